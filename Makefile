@@ -1,0 +1,83 @@
+# `make help` lists the targets. Each one first puts what it needs into .venv; nothing is global.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PYTEST = $(BIN)/python -m pytest $(ARGS)
+CODE := hessian_probe tests $(wildcard benchmarks examples notebooks docs)
+
+##@ The two that a new user runs
+demo: $(READY)/demo ## set up, then run the demonstration
+	$(BIN)/hessian-probe demo $(ARGS)
+
+test: $(READY)/test,demo ## set up, then run the suite in float64 and in float32
+	HESSIAN_PROBE_TEST_X64=1 $(PYTEST) -m "not slow"
+	HESSIAN_PROBE_TEST_X64=0 $(PYTEST) -m "not slow"
+
+##@ More tests and measurements
+slow: $(READY)/test,demo ## run the tests marked slow, in float64
+	HESSIAN_PROBE_TEST_X64=1 $(PYTEST) -m slow || test $$? -eq 5 # 5: there is none
+
+truth: $(READY)/demo ## label points of known type; print the table
+	$(BIN)/python -m benchmarks.truth $(ARGS)
+
+bench: $(READY)/demo ## print the speed of products and of both spectrum ends
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+##@ Checks on the source
+lint: $(READY)/lint ## ruff: rules and format
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(READY)/lint ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix-only $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+types: $(READY)/lint ## mypy in strict mode
+	$(BIN)/mypy
+
+##@ Documents
+docs: $(READY)/docs ## build the site into site/, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(READY)/notebook ## execute every notebook
+	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks
+
+##@ The rest
+setup: $(READY)/dev ## put everything that a developer needs into .venv
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .cache site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## print this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# .venv/ready/NAMES says that the extras NAMES of pyproject.toml are installed.
+$(READY)/%: pyproject.toml $(READY)/venv
+	@echo "Installing hessian_probe[$*] into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch '$@'
+
+$(READY)/venv:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	      >/dev/null 2>&1; then \
+	    echo "Setting up $(VENV) with $$("$$python" --version)"; \
+	    rm -rf $(VENV) && "$$python" -m venv $(VENV) && mkdir -p $(READY) && touch $@; \
+	    exit; \
+	  fi; \
+	done; \
+	echo "hessian_probe needs Python 3.11 or newer with the venv module, and none was found:" >&2; \
+	echo "install one (on Debian and Ubuntu: python3 and python3-venv), or name it with" >&2; \
+	echo "make PYTHON=/path/to/python3 ..." >&2; \
+	exit 1
+
+.PHONY: demo test slow truth bench lint format types docs notebooks setup clean help

@@ -1,0 +1,291 @@
+"""The vector space of a parameter pytree.
+
+A parameter pytree is split into *variables* (its real floating-point leaves) and the rest
+(integers, booleans, random keys, strings, functions).  A vector of the space is a tuple with one
+array per variable, in at least float32.  `Layout` remembers how to go back and forth; everything
+else here is linear algebra on such tuples and on bases (the same tuples with a leading axis).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+Vector = tuple[jax.Array, ...]
+Basis = tuple[jax.Array, ...]
+
+
+class Identity:
+    """Make any object hashable by identity, so that it can be a static argument of `jax.jit`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and other.value is self.value
+
+
+def hashable(value: object) -> Hashable:
+    """Return `value` itself if it can be hashed, else a wrapper that hashes by identity."""
+    try:
+        hash(value)
+    except TypeError:
+        return Identity(value)
+    return value
+
+
+class Layout(NamedTuple):
+    """How a pytree splits into variables, other arrays and static leaves (hashable).
+
+    `kinds` has one entry per leaf: "variable", "array" or "static".
+    """
+
+    treedef: Any
+    kinds: tuple[str, ...]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    statics: tuple[Hashable, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of scalar variables."""
+        return int(sum(np.prod(shape, dtype=np.int64) for shape in self.shapes))
+
+    @property
+    def work_dtypes(self) -> tuple[Any, ...]:
+        """Data type of each leaf of a vector: the variable's own, but at least float32."""
+        return tuple(jnp.promote_types(dtype, jnp.float32) for dtype in self.dtypes)
+
+    @property
+    def dtype(self) -> Any:
+        """Lowest precision among the variables; it sets every tolerance."""
+        return max(map(jnp.dtype, self.dtypes), key=lambda d: float(jnp.finfo(d).eps))
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """Name a leaf the way a user would index it, e.g. `params['w'][0]`."""
+    return "params" + jax.tree_util.keystr(path)
+
+
+def _kind(leaf: object, name: str) -> str:
+    if isinstance(leaf, complex):
+        raise TypeError(f"{name} is complex; real parameters are needed: split it into two leaves")
+    if isinstance(leaf, float):
+        return "variable"
+    if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+        return "static"
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name} has dtype {leaf.dtype}; real parameters are needed: "
+            "hold the real and the imaginary part as two leaves"
+        )
+    return "variable" if jnp.issubdtype(leaf.dtype, jnp.floating) else "array"
+
+
+def split(tree: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
+    """Split a pytree into its layout, its variables and its other arrays.
+
+    Args:
+        tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
+
+    Returns:
+        The layout, the variables (each in its own dtype) and the non-variable array leaves.
+
+    Raises:
+        TypeError: a leaf is complex; the message names it.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    kinds, names, statics, rest = [], [], [], []
+    variables: list[jax.Array] = []
+    for path, leaf in paths:
+        name = leaf_name(path)
+        kind = _kind(leaf, name)
+        kinds.append(kind)
+        if kind == "variable":
+            variables.append(jnp.asarray(leaf))
+            names.append(name)
+        elif kind == "array":
+            rest.append(leaf)
+        else:
+            statics.append(hashable(leaf))
+    layout = Layout(
+        treedef,
+        tuple(kinds),
+        tuple(names),
+        tuple(v.shape for v in variables),
+        tuple(str(v.dtype) for v in variables),
+        tuple(statics),
+    )
+    return layout, tuple(variables), tuple(rest)
+
+
+def merge(layout: Layout, variables: tuple[Any, ...], rest: tuple[Any, ...]) -> PyTree:
+    """Undo `split`: put variables, other arrays and static leaves back into the pytree."""
+    values, others, statics = iter(variables), iter(rest), iter(layout.statics)
+    leaves = []
+    for kind in layout.kinds:
+        if kind == "static":
+            leaf: Any = next(statics)
+            leaves.append(leaf.value if isinstance(leaf, Identity) else leaf)
+        else:
+            leaves.append(next(values if kind == "variable" else others))
+    return jax.tree_util.tree_unflatten(layout.treedef, leaves)
+
+
+def tangent(layout: Layout, vector: Vector, rest: tuple[Any, ...], axis: int | None = None) -> PyTree:
+    """Write a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
+
+    Leaves that are not variables become zeros of their own type; static leaves stay as they are.
+    """
+
+    def zeros(leaf: Any) -> Any:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return leaf
+        return np.zeros(np.shape(leaf) if axis is None else (axis, *np.shape(leaf)), leaf.dtype)
+
+    return merge(layout, vector, tuple(zeros(leaf) for leaf in rest))
+
+
+def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vector:
+    """Read a pytree like the parameters as a vector.
+
+    Args:
+        layout: layout of the parameters.
+        tree: pytree with the parameters' structure; only the variables' leaves are read.
+        what: what the error message calls the pytree.
+
+    Returns:
+        The vector, cast to the layout's working dtypes.
+
+    Raises:
+        ValueError: the structure or a leaf's shape differs; the message names the leaf.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten(tree)
+    if treedef != layout.treedef:
+        raise ValueError(f"{what} has structure {treedef}; expected {layout.treedef}, like params")
+    chosen = [leaf for leaf, kind in zip(leaves, layout.kinds, strict=True) if kind == "variable"]
+    for leaf, name, shape in zip(chosen, layout.names, layout.shapes, strict=True):
+        if np.shape(leaf) != shape:
+            raise ValueError(
+                f"{what} has shape {np.shape(leaf)} where {name} has {shape}; "
+                "give it the shapes of params"
+            )
+    return tuple(
+        jnp.asarray(leaf).astype(dtype)
+        for leaf, dtype in zip(chosen, layout.work_dtypes, strict=True)
+    )
+
+
+def random_normal(key: jax.Array, layout: Layout, active: tuple[bool, ...] | None = None) -> Vector:
+    """Draw a standard normal vector; leaves that are not `active` are zero."""
+    keys = jax.random.split(key, max(len(layout.shapes), 1))
+    active = active or (True,) * len(layout.shapes)
+    return tuple(
+        jax.random.normal(k, shape, dtype) if on else jnp.zeros(shape, dtype)
+        for k, shape, dtype, on in zip(keys, layout.shapes, layout.work_dtypes, active, strict=False)
+    )
+
+
+def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
+    """Cast each leaf to the dtype beside it."""
+    return tuple(v.astype(dtype) for v, dtype in zip(vector, dtypes, strict=True))
+
+
+def accumulator(vector: Vector) -> Any:
+    """Data type that sums over the vector's leaves are taken in."""
+    return jnp.result_type(jnp.float32, *(v.dtype for v in vector))
+
+
+@jax.jit
+def dot(a: Vector, b: Vector) -> jax.Array:
+    """Euclidean inner product over all leaves, accumulated in at least float32."""
+    dtype = accumulator(a)
+    with jax.default_matmul_precision("highest"):
+        return sum(
+            (jnp.vdot(x, y).astype(dtype) for x, y in zip(a, b, strict=True)), jnp.zeros((), dtype)
+        )
+
+
+@jax.jit
+def norm(a: Vector) -> jax.Array:
+    """Euclidean norm over all leaves; scaled first, so that it neither over- nor underflows."""
+    dtype = accumulator(a)
+    zero = jnp.zeros((), dtype)
+    top = zero
+    for x in a:
+        if x.size:
+            top = jnp.maximum(top, jnp.max(jnp.abs(x)).astype(dtype))
+    safe = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones((), dtype))
+    total = sum((jnp.sum(jnp.square(x.astype(dtype) / safe)) for x in a), zero)
+    return safe * jnp.sqrt(total)
+
+
+@jax.jit
+def scale(factor: Any, a: Vector) -> Vector:
+    """Return `factor * a`."""
+    return tuple(jnp.asarray(factor).astype(x.dtype) * x for x in a)
+
+
+@jax.jit
+def add_scaled(a: Vector, factor: Any, b: Vector) -> Vector:
+    """Return `a + factor * b` in the dtypes of `a`, computed in those of `b` where wider."""
+
+    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(x.dtype, y.dtype)
+        return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * y.astype(dtype)).astype(x.dtype)
+
+    return tuple(leaf(x, y) for x, y in zip(a, b, strict=True))
+
+
+@partial(jax.jit, static_argnames="rows")
+def row(basis: Basis, index: Any, rows: int | None = None) -> Vector:
+    """Take one row of a basis (or, with `rows`, a slice that starts at `index`)."""
+    if rows is None:
+        return tuple(b[index] for b in basis)
+    return tuple(jax.lax.dynamic_slice_in_dim(b, index, rows) for b in basis)
+
+
+@jax.jit
+def coefficients(basis: Basis, vector: Vector) -> jax.Array:
+    """Inner products of every row of the basis with the vector, shape (rows,)."""
+    dtype = accumulator(vector)
+    total = jnp.zeros((basis[0].shape[0],), dtype)
+    with jax.default_matmul_precision("highest"):
+        for b, v in zip(basis, vector, strict=True):
+            total = total + (b.reshape(b.shape[0], -1) @ v.reshape(-1)).astype(dtype)
+    return total
+
+
+@jax.jit
+def combine(basis: Basis, weights: jax.Array) -> Basis:
+    """Linear combinations of the rows: `weights` of shape (rows,) or (rows, k).
+
+    Returns a vector, or a basis of k rows.
+    """
+    out = []
+    with jax.default_matmul_precision("highest"):
+        for b in basis:
+            flat = b.reshape(b.shape[0], -1)
+            mixed = weights.astype(b.dtype).T @ flat
+            out.append(mixed.reshape(*weights.shape[1:], *b.shape[1:]))
+    return tuple(out)
+
+
+def first_nonfinite(layout: Layout, vector: Vector) -> str | None:
+    """Name the first leaf that holds a NaN or an infinity, or return None."""
+    for name, leaf in zip(layout.names, vector, strict=True):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            return name
+    return None

@@ -1,0 +1,1 @@
+"""A loss becomes a symmetric linear map on a pytree."""

@@ -1,0 +1,37 @@
+"""What the spectrum needs of an operator, whatever curvature it stands for."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from hessian_probe.arrays import Layout, Vector
+
+
+class SymmetricOperator(Protocol):
+    """A symmetric linear map on the vectors of a layout."""
+
+    num_hvps: int
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the parameters."""
+
+    @property
+    def active(self) -> tuple[bool, ...]:
+        """For each leaf, whether the map can be non-zero there."""
+
+    @property
+    def size(self) -> int:
+        """Number of scalar variables."""
+
+    @property
+    def dtype(self) -> Any:
+        """Lowest precision in which products are computed."""
+
+    def apply(self, v: Vector) -> Vector:
+        """Multiply a vector."""
+
+    def dense(self, *, max_bytes: int | None = None) -> np.ndarray:
+        """Form the matrix, float64, shape (n, n)."""

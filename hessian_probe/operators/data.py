@@ -1,0 +1,210 @@
+"""What a user may hand over as data, turned into weighted batches that can be passed over again.
+
+A list, or any other re-iterable that is not a pytree container, is a sequence of batches; an array,
+tuple, dict or registered pytree is one batch; `None` is no data at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hessian_probe.arrays import Layout, PyTree, hashable
+
+# Two passes see the same samples when the sums of their entries agree to this relative accuracy:
+# a thousand times the rounding of a float32 sum, far below any augmentation or changed sample.
+SAME_DATA = 1e-4
+
+
+class Batches:
+    """Batches with explicit weights, where the leading axis does not count the samples.
+
+    Args:
+        batches: a re-iterable of batches (pytrees of arrays).
+        weights: one positive weight per batch, for instance its number of tokens.
+
+    Raises:
+        TypeError: `batches` can be iterated only once.
+        ValueError: a weight is not positive and finite.
+    """
+
+    def __init__(self, batches: Iterable[PyTree], weights: Sequence[float]) -> None:
+        _refuse_one_shot(batches)
+        self.batches = batches
+        self.weights = tuple(float(w) for w in weights)
+        for index, weight in enumerate(self.weights):
+            if not (np.isfinite(weight) and weight > 0):
+                raise ValueError(f"weights[{index}] is {weight}; a positive finite number is needed")
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return iter(self.batches)
+
+
+class Batch(NamedTuple):
+    """One batch, split for compiled functions: static part, array leaves, weight."""
+
+    layout: Layout | None
+    arrays: tuple[Any, ...]
+    weight: float
+
+
+class DataChangedError(ValueError):
+    """The data was not the same on two passes, so no single loss is being probed."""
+
+
+def _refuse_one_shot(data: Any) -> None:
+    if iter(data) is data:
+        raise TypeError(
+            f"data is a {type(data).__name__}, which can be read only once; the loss is evaluated "
+            "many times: pass a list of batches, list(data), or an object that can be iterated again"
+        )
+
+
+def _is_sequence(data: Any) -> bool:
+    if isinstance(data, (list, Batches)):
+        return True
+    is_leaf = jax.tree_util.all_leaves([data])
+    is_array = hasattr(data, "shape") and hasattr(data, "dtype")
+    return is_leaf and not is_array and not isinstance(data, (str, bytes)) and hasattr(data, "__iter__")
+
+
+def _split_batch(tree: PyTree) -> tuple[Layout, tuple[Any, ...]]:
+    """Split a batch into array leaves (all passed as arguments) and static leaves."""
+    leaves, treedef = jax.tree_util.tree_flatten(tree)
+    kinds, arrays, statics = [], [], []
+    for leaf in leaves:
+        if isinstance(leaf, str) or callable(leaf):
+            kinds.append("static")
+            statics.append(hashable(leaf))
+        else:
+            kinds.append("array")
+            foreign = not hasattr(leaf, "shape") or type(leaf).__module__.startswith("torch")
+            arrays.append(np.asarray(leaf) if foreign else leaf)
+    return Layout(treedef, tuple(kinds), (), (), (), tuple(statics)), tuple(arrays)
+
+
+def _count(arrays: tuple[Any, ...], index: int) -> float:
+    for leaf in arrays:
+        if np.ndim(leaf) > 0:
+            count = np.shape(leaf)[0]
+            if count == 0:
+                raise ValueError(f"batch {index} of data holds no samples (leading axis 0)")
+            return float(count)
+    raise ValueError(
+        f"batch {index} of data has no array with a leading axis, so its samples cannot be counted; "
+        "pass data=Batches(batches, weights=[...])"
+    )
+
+
+class Data:
+    """The data of an objective: iterate to get `Batch` records whose weights sum to one."""
+
+    def __init__(self, data: Any) -> None:
+        self.source = data
+        self.is_sequence = data is not None and _is_sequence(data)
+        self._single: Batch | None = None
+        self._signature: tuple[float, ...] | None = None
+        self._total = 0.0
+        if data is None:
+            self._single = Batch(None, (), 1.0)
+        elif not self.is_sequence:
+            self._single = self._one_batch(data)
+        else:
+            _refuse_one_shot(data)
+
+    @staticmethod
+    def _one_batch(data: Any) -> Batch:
+        layout, arrays = _split_batch(data)
+        if not arrays:
+            raise ValueError(f"data ({type(data).__name__}) holds no array; pass arrays or data=None")
+        for leaf in arrays:
+            if np.ndim(leaf) > 0 and np.shape(leaf)[0] == 0:
+                raise ValueError("data holds no samples (an array with leading axis 0)")
+        return Batch(layout, arrays, 1.0)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is just one batch (or no data at all)."""
+        return self._single is not None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._single is not None:
+            yield self._single
+            return
+        if self._signature is None:
+            self._signature = self._first_pass()
+        sums: list[float] = []
+        for batch in self._raw():
+            sums.append(batch.weight)
+            sums.extend(self._sums(batch))
+            yield batch._replace(weight=batch.weight / self._total)
+        self._compare(sums)
+
+    def _raw(self) -> Iterator[Batch]:
+        weights = self.source.weights if isinstance(self.source, Batches) else None
+        first: tuple[Any, tuple[Any, ...]] | None = None
+        index = -1
+        for index, tree in enumerate(self.source):
+            layout, arrays = _split_batch(tree)
+            tails = tuple(np.shape(leaf)[1:] for leaf in arrays)
+            if first is None:
+                first = (layout.treedef, tails)
+            elif first != (layout.treedef, tails):
+                raise ValueError(
+                    f"data is a sequence of batches, but batch {index} has another structure or other "
+                    f"trailing shapes than batch 0 ({tails} against {first[1]}); if data is one batch, "
+                    "pass it as a tuple or dict"
+                )
+            if weights is not None and index >= len(weights):
+                raise ValueError(f"data has more batches than its {len(weights)} weights")
+            weight = _count(arrays, index) if weights is None else weights[index]
+            yield Batch(layout, arrays, weight)
+        if weights is not None and index + 1 != len(weights):
+            raise ValueError(f"data has {index + 1} batches but {len(weights)} weights")
+
+    def _first_pass(self) -> tuple[float, ...]:
+        sums: list[float] = []
+        self._total = 0.0
+        for batch in self._raw():
+            self._total += batch.weight
+            sums.append(batch.weight)
+            sums.extend(self._sums(batch))
+        if not sums:
+            raise ValueError("data is empty: it yields no batch")
+        return tuple(sums)
+
+    def _sums(self, batch: Batch) -> list[float]:
+        """Sums of a batch's entries; a list is kept by us and needs no such check."""
+        if isinstance(self.source, list):
+            return []
+        return [
+            float(np.sum(np.abs(leaf), dtype=np.float64))
+            for leaf in map(np.asarray, batch.arrays)
+            if leaf.dtype.kind in "fiub"
+        ]
+
+    def _compare(self, sums: list[float]) -> None:
+        expected = self._signature or ()
+        if not sums:
+            raise DataChangedError(
+                "data ran dry: it gave batches on the first pass and none on a later one; "
+                "pass list(data)"
+            )
+        if len(sums) != len(expected):
+            raise DataChangedError(
+                f"data changed between passes: another number of batches ({len(sums)} records "
+                f"against {len(expected)}); pass a fixed list of batches"
+            )
+        order = (np.sort(sums), np.sort(expected))
+        width = float(np.sum(expected)), float(np.sum(sums))
+        if not np.isclose(*width, rtol=SAME_DATA) or (
+            isinstance(self.source, list) and not np.array_equal(*order)
+        ):
+            raise DataChangedError(
+                "data changed between passes: its entries sum to "
+                f"{width[1]:.8g} after {width[0]:.8g}; switch off augmentation and dropping of "
+                "samples, or pass a fixed list of batches"
+            )

@@ -1,0 +1,150 @@
+"""Compiled derivatives of a loss on one batch.
+
+Every function takes the loss and the layouts as static arguments and all numbers as traced ones,
+so new parameters or batches of the same shapes never recompile.  Matrix products run at full
+precision: reduced ones (TF32, bfloat16) can flip the sign of a small curvature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hessian_probe.arrays import Identity, Layout, Vector, cast, dot, merge
+
+
+def _scalar(
+    loss: Hashable, layout: Layout, batch_layout: Layout | None, rest: Any, batch: Any
+) -> Callable[[Vector], jax.Array]:
+    """Return the loss as a function of the variables alone."""
+    function: Any = loss.value if isinstance(loss, Identity) else loss
+
+    def scalar(variables: Vector) -> jax.Array:
+        params = merge(layout, cast(variables, layout.dtypes), rest)
+        with jax.default_matmul_precision("highest"):
+            if batch_layout is None:
+                return real_scalar(function(params))
+            return real_scalar(function(params, merge(batch_layout, (), batch)))
+
+    return scalar
+
+
+def real_scalar(output: Any) -> jax.Array:
+    """Check that the loss returned one real number.
+
+    Raises:
+        TypeError: it returned several things, or a number that is complex or no float.
+        ValueError: it returned an array that is not a scalar.
+    """
+    if isinstance(output, (tuple, list, dict)) or output is None:
+        raise TypeError(
+            f"loss returned a {type(output).__name__}; expected one real scalar: return the loss "
+            "alone, without auxiliary values (wrap it: lambda params: loss(params)[0])"
+        )
+    array = jnp.asarray(output)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"loss returned {array.dtype}; expected a real scalar: take jnp.real or jnp.abs")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"loss returned {array.dtype}; expected a floating-point scalar")
+    if array.shape != ():
+        raise ValueError(
+            f"loss returned shape {array.shape}; expected a scalar (shape ()): "
+            "take jnp.mean over the samples"
+        )
+    return array
+
+
+def _work(layout: Layout, variables: Vector) -> Vector:
+    return cast(variables, layout.work_dtypes)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def value(loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any) -> jax.Array:
+    """Loss at `x`: scalar."""
+    return _scalar(loss, layout, blayout, rest, batch)(x)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def value_and_gradient(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+) -> tuple[jax.Array, Vector]:
+    """Loss and gradient at `x`."""
+    return jax.value_and_grad(_scalar(loss, layout, blayout, rest, batch))(_work(layout, x))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def linearized(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+) -> tuple[jax.Array, Vector, Any]:
+    """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
+    scalar = _scalar(loss, layout, blayout, rest, batch)
+    (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), _work(layout, x))
+    return v, g, tangent_map
+
+
+@jax.jit
+def apply_linearized(tangent_map: Any, v: Vector) -> Vector:
+    """Hessian-vector product from a stored linearisation."""
+    with jax.default_matmul_precision("highest"):
+        _, product = tangent_map(v)
+    return product  # type: ignore[no-any-return]
+
+
+@jax.jit
+def apply_to_rows(tangent_map: Any, rows: Vector) -> Vector:
+    """Hessian-vector products of every row of a basis, in one program."""
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(lambda v: tangent_map(v)[1])(rows)  # type: ignore[no-any-return]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def forward_over_reverse(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, v: Vector
+) -> Vector:
+    """Hessian-vector product as the directional derivative of the gradient; nothing is stored."""
+    gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
+    return jax.jvp(gradient, (_work(layout, x),), (v,))[1]  # type: ignore[no-any-return]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def reverse_over_reverse(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, v: Vector
+) -> Vector:
+    """Hessian-vector product as the gradient of ⟨gradient, v⟩: for losses without forward mode."""
+    gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
+    return jax.grad(lambda y: dot(gradient(y), v))(_work(layout, x))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def line_forward(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, d: Vector, ts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
+    scalar = _scalar(loss, layout, blayout, rest, batch)
+    x = _work(layout, x)
+
+    def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
+        return jax.jvp(scalar, (y,), (d,))
+
+    return jax.lax.map(at, ts)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def line_reverse(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, d: Vector, ts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same by reverse mode, for losses without a forward derivative."""
+    scalar = _scalar(loss, layout, blayout, rest, batch)
+    x = _work(layout, x)
+
+    def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
+        v, g = jax.value_and_grad(scalar)(y)
+        return v, dot(g, d)
+
+    return jax.lax.map(at, ts)

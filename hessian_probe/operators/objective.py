@@ -1,0 +1,218 @@
+"""A loss with its parameters' layout and its data: values, gradients and lines, weighted by samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import partial_eval
+
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, hashable, norm, scale, split
+from hessian_probe.operators import derivatives
+from hessian_probe.operators.data import Batch, Data
+
+
+class Route(NamedTuple):
+    """A way to differentiate the gradient, with what it costs in accuracy."""
+
+    name: str
+    accuracy: str
+
+
+FORWARD = Route("forward over reverse", "exact to rounding")
+REVERSE = Route("reverse over reverse", "exact to rounding")
+DIFFERENCES = Route(
+    "central differences of the gradient", "relative error about eps^(2/3) of the parameters' dtype"
+)
+
+
+def _note(error: BaseException, text: str) -> BaseException:
+    error.add_note(text)
+    return error
+
+
+class Objective:
+    """The loss to be probed, at any parameters of one layout.
+
+    Args:
+        loss: `loss(params)` or, with data, `loss(params, batch)`; traceable by JAX, real scalar.
+        params: pytree with at least one real floating-point leaf.
+        data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
+
+    Raises:
+        TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
+        ValueError: no variable in `params`, or empty data.
+    """
+
+    def __init__(self, loss: Callable[..., Any], params: PyTree, data: Any = None) -> None:
+        if not callable(loss):
+            raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
+        self.loss = hashable(loss)
+        self.layout, self.variables, self.rest = split(params)
+        if self.layout.size == 0:
+            found = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in jax.tree.leaves(params)})
+            raise ValueError(
+                "params has no floating-point entry to differentiate; its leaves are "
+                f"{found or 'absent'}: pass float arrays, e.g. jnp.asarray(params, jnp.float32)"
+            )
+        self.data = Data(data)
+        self.num_evaluations = 0
+        self._check_loss()
+        self.route = self._find_route()
+        self.forward = self._traces(
+            derivatives.line_forward, self._abstract(), jax.ShapeDtypeStruct((1,), self.scalar_dtype)
+        )
+        self.active = self._find_active()
+
+    @property
+    def scalar_dtype(self) -> Any:
+        """Widest working dtype among the variables; steps along a line are given in it."""
+        return jnp.result_type(*self.layout.work_dtypes)
+
+    def read(self, params: PyTree) -> Vector:
+        """Read other parameters of the same layout as variables."""
+        layout, variables, _ = split(params)
+        if (layout.treedef, layout.shapes) != (self.layout.treedef, self.layout.shapes):
+            raise ValueError(
+                f"params has leaves {dict(zip(layout.names, layout.shapes, strict=True))}; expected "
+                f"{dict(zip(self.layout.names, self.layout.shapes, strict=True))}"
+            )
+        return cast(variables, self.layout.dtypes)
+
+    def value(self, x: Vector) -> float:
+        """Loss at `x`, averaged over the batches by weight."""
+        self.num_evaluations += 1
+        return sum(b.weight * float(self._call(derivatives.value, b, x)) for b in self.data)
+
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
+        """Loss and gradient at `x`, averaged over the batches by weight."""
+        self.num_evaluations += 1
+        total, gradient = 0.0, None
+        for batch in self.data:
+            value, g = self._call(derivatives.value_and_gradient, batch, x)
+            total += batch.weight * float(value)
+            gradient = accumulate(gradient, batch.weight, g)
+        assert gradient is not None
+        return total, gradient
+
+    def line(self, x: Vector, direction: Vector, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and slope along a direction.
+
+        Args:
+            x: where the line starts.
+            direction: vector; the slope is ∇loss(x + t·direction)·direction.
+            ts: steps, shape (k,).
+
+        Returns:
+            Values and slopes, float64, each of shape (k,).
+        """
+        steps = np.atleast_1d(np.asarray(ts, np.float64))
+        self.num_evaluations += len(steps)
+        kernel = derivatives.line_forward if self.forward else derivatives.line_reverse
+        values, slopes = np.zeros(len(steps)), np.zeros(len(steps))
+        for batch in self.data:
+            v, s = self._call(kernel, batch, x, direction, jnp.asarray(steps, self.scalar_dtype))
+            values += batch.weight * np.asarray(v, np.float64)
+            slopes += batch.weight * np.asarray(s, np.float64)
+        return values, slopes
+
+    def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
+        """Loss, gradient and linearised gradient of one batch."""
+        return self._call(derivatives.linearized, batch, x)  # type: ignore[no-any-return]
+
+    def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
+        """Shapes of what `linearized` would return; nothing is computed."""
+        return jax.eval_shape(self._partial(derivatives.linearized, batch), x, self.rest, batch.arrays)
+
+    def products(self, x: Vector) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
+        """For each batch its weight and its Hessian-vector product, by the objective's route."""
+        for batch in self.data:
+            if self.route is DIFFERENCES:
+                yield batch.weight, partial(self._difference, batch, x)
+            else:
+                forward = self.route is FORWARD
+                kernel = derivatives.forward_over_reverse if forward else derivatives.reverse_over_reverse
+                yield batch.weight, partial(self._call, kernel, batch, x)
+
+    def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
+        length, size = float(norm(v)), float(norm(cast(x, self.layout.work_dtypes)))
+        if length == 0:
+            return v
+        # Central differences: error eps/h + h^2 is smallest near h = eps^(1/3) times the scale of x.
+        h = float(jnp.finfo(self.layout.dtype).eps) ** (1 / 3) * (size or 1.0) / length
+        work = cast(x, self.layout.work_dtypes)
+        ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
+        behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]
+        return scale(1 / (2 * h), add_scaled(ahead, -1.0, behind))
+
+    def _partial(self, kernel: Any, batch: Batch) -> Any:
+        return partial(kernel, self.loss, self.layout, batch.layout)
+
+    def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
+        return self._partial(kernel, batch)(x, self.rest, batch.arrays, *extra)
+
+    def _abstract(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        pairs = zip(self.layout.shapes, self.layout.work_dtypes, strict=True)
+        return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in pairs)
+
+    def _first_batch(self) -> Batch:
+        return next(iter(self.data))
+
+    def _check_loss(self) -> None:
+        batch = self._first_batch()
+        what = "loss(params)" if batch.layout is None else "loss(params, batch)"
+        kernel = self._partial(derivatives.value, batch)
+        try:
+            jax.eval_shape(kernel, self.variables, self.rest, batch.arrays)
+        except Exception as error:
+            raise _note(error, f"raised while hessian_probe traced {what}") from None
+        kernel = self._partial(derivatives.value_and_gradient, batch)
+        try:
+            jax.eval_shape(kernel, self.variables, self.rest, batch.arrays)
+        except Exception as error:
+            raise _note(error, f"raised while hessian_probe differentiated {what}") from None
+
+    def _traces(self, kernel: Any, *extra: Any) -> bool:
+        batch = self._first_batch()
+        try:
+            jax.eval_shape(self._partial(kernel, batch), self.variables, self.rest, batch.arrays, *extra)
+        except (TypeError, ValueError, NotImplementedError):
+            return False
+        return True
+
+    def _find_route(self) -> Route:
+        if self._traces(derivatives.forward_over_reverse, self._abstract()):
+            return FORWARD
+        if self._traces(derivatives.reverse_over_reverse, self._abstract()):
+            return REVERSE
+        return DIFFERENCES
+
+    def _find_active(self) -> tuple[bool, ...]:
+        """Tell which variables the loss reads at all, from its traced program."""
+        batch = self._first_batch()
+        kernel = derivatives.value.__wrapped__
+        closed = jax.make_jaxpr(partial(kernel, self.loss, self.layout, batch.layout))(
+            self.variables, self.rest, batch.arrays
+        )
+        _, used = partial_eval.dce_jaxpr(closed.jaxpr, [True])
+        flags = used[: len(self.variables)]
+        return tuple(
+            bool(flag) and bool(np.prod(shape)) for flag, shape in zip(flags, self.layout.shapes, strict=True)
+        )
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the variables that the loss does not read."""
+        pairs = zip(self.layout.names, self.active, self.layout.shapes, strict=True)
+        return tuple(name for name, on, shape in pairs if not on and np.prod(shape))
+
+
+def accumulate(total: Vector | None, weight: float, term: Vector) -> Vector:
+    """Return `total + weight * term`, where a missing total counts as zero."""
+    if total is None:
+        return term if weight == 1.0 else scale(weight, term)
+    return add_scaled(total, weight, term)

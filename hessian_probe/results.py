@@ -1,0 +1,94 @@
+"""What every result shares: a frozen dataclass that is a pytree and prints verdict first."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
+    """Turn a class into a frozen dataclass that JAX treats as a pytree.
+
+    Fields named in `leaves` hold arrays or pytrees; all others are static metadata.  Unflattening
+    bypasses `__init__`, so results pass through `jax.tree.map`, `jit` and `vmap` with any leaf.
+
+    Args:
+        leaves: names of the fields that are children of the pytree.
+
+    Returns:
+        A class decorator.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        new: Any = dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
+        names = tuple(field.name for field in dataclasses.fields(new))
+        metadata = tuple(name for name in names if name not in leaves)
+
+        def flatten(self: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            children = tuple(getattr(self, name) for name in leaves)
+            return children, tuple(getattr(self, name) for name in metadata)
+
+        def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+            self = object.__new__(new)
+            for name, value in zip((*leaves, *metadata), (*children, *aux), strict=True):
+                object.__setattr__(self, name, value)
+            return self
+
+        jax.tree_util.register_pytree_node(new, flatten, unflatten)
+        new.__repr__ = _safe_repr
+        new._repr_html_ = _repr_html
+        return new  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _safe_repr(self: Any) -> str:
+    """Print the result; under tracing or with odd leaves, one line that cannot raise."""
+    try:
+        title, rows = self._summary()
+        width = max((len(name) for name, _ in rows), default=0)
+        lines = [title, *(f"  {name:<{width}}  {text}" for name, text in rows)]
+        return "\n".join(lines)
+    except Exception:  # a result must always print
+        return f"{type(self).__name__}({_leaf_summary(self)})"
+
+
+def _repr_html(self: Any) -> str:
+    """Return the same facts as a plain escaped table for notebooks."""
+    try:
+        title, rows = self._summary()
+    except Exception:  # a result must always print
+        return f"<pre>{html.escape(_safe_repr(self))}</pre>"
+    body = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+        for name, text in rows
+    )
+    return f"<table><caption><b>{html.escape(title)}</b></caption>{body}</table>"
+
+
+def _leaf_summary(self: Any) -> str:
+    shapes = [f"{getattr(x, 'dtype', type(x).__name__)}{list(np.shape(x))}" for x in jax.tree.leaves(self)]
+    return ", ".join(shapes[:8]) + (", …" if len(shapes) > 8 else "")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Format a number for a report: plain where that is readable, else in powers of ten."""
+    value = float(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
+    return f"{value:.{max(digits - 1, 1)}e}"
+
+
+def signed(value: float, digits: int = 5) -> str:
+    """Format a number with its sign always shown."""
+    text = number(value, digits)
+    return text if text.startswith("-") else "+" + text

@@ -1,0 +1,1 @@
+"""A linear map becomes eigenvalues with errors."""
