@@ -1,10 +1,12 @@
 """Regenerate the tables under ``hessian_probe/data`` that problems are loaded from.
 
-    python benchmarks/make_problem_data.py closed_form
+    python -m benchmarks.make_problem_data closed_form
+    python -m benchmarks.make_problem_data lennard_jones
 
-polishes the tabulated points of functions of two variables by Newton's method in float64 and
-writes value, index and eigenvalues anew. Run it after adding a row: name and rough coordinates
-are enough.
+``closed_form`` polishes the tabulated points of functions of two variables by Newton's method in
+float64 and writes value, index and eigenvalues anew; after adding a row with a name and rough
+coordinates, run it. ``lennard_jones`` searches for minima and transition states of clusters of 5,
+6 and 7 atoms (about a minute).
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.problems import PLANE_FUNCTIONS
+from hessian_probe.problems import PLANE_FUNCTIONS, lennard_jones
 
 DATA = Path(__file__).parents[1] / "hessian_probe" / "data"
-COLUMNS = ("function", "x", "y", "f", "label", "index", "lambda_min", "lambda_max")
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV."""
+    with (DATA / name).open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def closed_form() -> None:
     """Polish the table of functions of two variables."""
-    path = DATA / "closed_form.csv"
     rows = []
-    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+    for row in csv.DictReader((DATA / "closed_form.csv").read_text("utf-8").splitlines()):
         loss = PLANE_FUNCTIONS[row["function"]]
         gradient, hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
         point = np.array([float(row["x"]), float(row["y"])])
@@ -52,12 +61,94 @@ def closed_form() -> None:
                 "lambda_max": f"{ends[1]:.10g}",
             }
         )
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write("closed_form.csv", rows)
+
+
+def energy(flat: jax.Array) -> jax.Array:
+    """Evaluate the Lennard-Jones energy of flattened positions."""
+    return lennard_jones(flat.reshape(-1, 3))
+
+
+def rigid_modes(flat: jax.Array) -> jax.Array:
+    """Return an orthonormal basis, shape (n, 6), of translations and rotations."""
+    positions = flat.reshape(-1, 3)
+    centred = positions - jnp.mean(positions, axis=0)
+    axes = jnp.eye(3)
+    moves = [jnp.broadcast_to(axis, positions.shape) for axis in axes]
+    moves += [jnp.cross(axis, centred) for axis in axes]
+    return jnp.linalg.qr(jnp.stack([move.ravel() for move in moves], axis=1))[0]
+
+
+def follow(flat: jax.Array, index: int, steps: int) -> jax.Array:
+    """Walk uphill along the lowest ``index`` vibrations and downhill along all others.
+
+    Each step is Newton's on |H| with rigid motions taken out, no longer than 0.1.
+    """
+
+    def step(_: int, x: jax.Array) -> jax.Array:
+        g, h = jax.grad(energy)(x), jax.hessian(energy)(x)
+        rigid = rigid_modes(x)
+        inside = jnp.eye(x.size) - rigid @ rigid.T
+        # Rigid modes go to the upper end, where the gradient has no part in them.
+        values, vectors = jnp.linalg.eigh(inside @ h @ inside + 1e5 * rigid @ rigid.T)
+        uphill = jnp.where(jnp.arange(x.size) < index, -1.0, 1.0)
+        move = -vectors @ (uphill * (vectors.T @ g) / jnp.maximum(jnp.abs(values), 1e-3))
+        length = jnp.linalg.norm(move)
+        return x + move * jnp.minimum(1.0, 0.1 / jnp.maximum(length, 1e-300))
+
+    return jax.lax.fori_loop(0, steps, step, flat)
+
+
+def search(
+    starts: np.ndarray[Any, Any], index: int
+) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Find bound critical points of one index; keep one of each energy."""
+    walk = jax.jit(jax.vmap(lambda x: follow(x, index, 150)))
+    derivatives = jax.jit(jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x))))
+    ends = np.asarray(walk(jnp.asarray(starts)))
+    found = {}
+    for x, e, g, h in zip(ends, *map(np.asarray, derivatives(jnp.asarray(ends))), strict=True):
+        if not np.isfinite(e) or np.linalg.norm(g) > 1e-11 * np.abs(h).max():
+            continue
+        values = np.linalg.eigvalsh(h)
+        flat = np.abs(values) < 1e-9 * values[-1]
+        positions = x.reshape(-1, 3)
+        far = np.linalg.norm(positions[:, None] - positions[None], axis=-1).max() > 4.0
+        if flat.sum() == 6 and np.sum(values[~flat] < 0.0) == index and not far:
+            found.setdefault(f"{e:.6f}", (positions - positions.mean(0), values[~flat]))
+    return found
+
+
+def clusters() -> None:
+    """Search for minima and transition states and write them."""
+    rows = []
+    for atoms in (5, 6, 7):
+        rng = np.random.default_rng([1924, atoms])
+        minima = search(rng.uniform(-1.0, 1.0, (300, 3 * atoms)), 0)
+        near = np.stack([positions.ravel() for positions, _ in minima.values()])
+        starts = near[rng.integers(len(near), size=1200)]
+        starts = starts + rng.uniform(0.05, 0.4, (1200, 1)) * rng.standard_normal(starts.shape)
+        saddles = search(starts, 1)
+        for index, kind, found in ((0, "minimum", minima), (1, "saddle", saddles)):
+            print(atoms, kind, sorted(map(float, found)))
+            for number, name in enumerate(sorted(found, key=float), 1):
+                positions, values = found[name]
+                rows += [
+                    {
+                        "point": f"lj{atoms}_{kind}_{number}",
+                        "index": index,
+                        "energy": name,
+                        "lambda_min": f"{min(values[0], 0.0):.8g}",
+                        "lambda_max": f"{values[-1]:.10g}",
+                        "x": repr(float(x)),
+                        "y": repr(float(y)),
+                        "z": repr(float(z)),
+                    }
+                    for x, y, z in positions
+                ]
+    write("lennard_jones.csv", rows)
 
 
 if __name__ == "__main__":
-    with jax.enable_x64(True):
-        {"closed_form": closed_form}[sys.argv[1]]()
+    jax.config.update("jax_enable_x64", True)
+    {"closed_form": closed_form, "lennard_jones": clusters}[sys.argv[1]]()

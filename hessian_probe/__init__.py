@@ -1,0 +1,13 @@
+"""hessian_probe: is it a minimum, a maximum, a saddle, or not a critical point at all?"""
+
+from hessian_probe import problems as problems
+from hessian_probe.operators.data import Batches as Batches
+from hessian_probe.operators.hessian import HessianOperator as HessianOperator
+from hessian_probe.operators.hessian import hessian as hessian
+from hessian_probe.points.classify import classify as classify
+from hessian_probe.points.result import CriticalPoint as CriticalPoint
+from hessian_probe.spectrum.eigsh import eigsh as eigsh
+from hessian_probe.spectrum.result import EigenResult as EigenResult
+from hessian_probe.spectrum.result import NotConvergedError as NotConvergedError
+
+__version__ = "0.1.0"

@@ -5,6 +5,7 @@ Everything is handed out as a ``KnownPoint``: a loss, parameters and the truth a
 """
 
 from hessian_probe.problems.clusters import cluster_points as cluster_points
+from hessian_probe.problems.clusters import lennard_jones as lennard_jones
 from hessian_probe.problems.degenerate import degenerate_points as degenerate_points
 from hessian_probe.problems.degenerate import trap_points as trap_points
 from hessian_probe.problems.known_point import KnownPoint as KnownPoint
@@ -24,6 +25,10 @@ from hessian_probe.problems.plane import closed_form_points as closed_form_point
 from hessian_probe.problems.plane import dixon_price as dixon_price
 from hessian_probe.problems.plane import styblinski_tang as styblinski_tang
 from hessian_probe.problems.plane import styblinski_tang_points as styblinski_tang_points
+from hessian_probe.problems.plateaus import PLATEAU_ACTIVATIONS as PLATEAU_ACTIVATIONS
+from hessian_probe.problems.plateaus import PLATEAU_STATES as PLATEAU_STATES
+from hessian_probe.problems.plateaus import descend as descend
+from hessian_probe.problems.plateaus import plateau_points as plateau_points
 from hessian_probe.problems.polynomials import axis_aligned_saddles as axis_aligned_saddles
 from hessian_probe.problems.polynomials import quadratic as quadratic
 from hessian_probe.problems.polynomials import random_polynomial as random_polynomial

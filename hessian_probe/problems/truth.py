@@ -10,6 +10,7 @@ from hessian_probe.problems.known_point import KnownPoint
 from hessian_probe.problems.linear_networks import linear_network_points
 from hessian_probe.problems.networks import lecture_points, zero_mlp_point
 from hessian_probe.problems.plane import closed_form_points, styblinski_tang_points
+from hessian_probe.problems.plateaus import plateau_points
 from hessian_probe.problems.polynomials import axis_aligned_saddles, quadratic, random_polynomial
 
 
@@ -49,17 +50,21 @@ _TABLES: dict[str, Callable[[], list[KnownPoint]]] = {
     "polynomial": _polynomials,
     "axis_saddle": axis_aligned_saddles,
     "cluster": cluster_points,
+    "plateau": plateau_points,
 }
 
 TRUTH_KINDS: tuple[str, ...] = tuple(_TABLES)
 """The kinds of points that ``truth_points`` knows."""
 
+_NEED_EXTRAS = frozenset({"plateau"})
+
 
 def truth_points(kinds: str | Iterable[str] | None = None) -> list[KnownPoint]:
-    """Collect points of known type that need neither training nor scikit-learn.
+    """Collect points of known type.
 
     Args:
-        kinds: One of ``TRUTH_KINDS`` or several; None for all.
+        kinds: One of ``TRUTH_KINDS`` or several; None for all but "plateau", which trains networks
+            and needs scikit-learn.
 
     Returns:
         The points, table by table.
@@ -67,7 +72,9 @@ def truth_points(kinds: str | Iterable[str] | None = None) -> list[KnownPoint]:
     Raises:
         ValueError: If a kind is unknown.
     """
-    wanted = TRUTH_KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    if kinds is None:
+        kinds = [kind for kind in TRUTH_KINDS if kind not in _NEED_EXTRAS]
+    wanted = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in wanted if kind not in _TABLES]
     if unknown:
         raise ValueError(f"unknown kinds {unknown}; there are {', '.join(TRUTH_KINDS)}")

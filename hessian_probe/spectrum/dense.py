@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import Basis, PyTree
+from hessian_probe.arrays import Basis
 from hessian_probe.operators.base import SymmetricOperator
 from hessian_probe.operators.hessian import unflatten_rows
 
@@ -28,4 +28,3 @@ def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
     return unflatten_rows(operator.layout, columns.T)
 
 
-__all__ = ["PyTree", "columns_to_basis", "dense_eigh"]

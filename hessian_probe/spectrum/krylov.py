@@ -103,6 +103,7 @@ class Krylov:
         invariant: a breakdown has shown that the space is invariant.
         exhausted: the basis spans the whole (active) space.
         nonfinite: a product held a NaN or an infinity; the basis before it is intact.
+        first: the start vector and its product, once there is one.
         largest: largest ‖Hv‖ over the basis vectors, a lower estimate of ‖H‖.
         asymmetry: largest deviation of ⟨u, Hv⟩ from ⟨Hu, v⟩ seen between basis vectors.
     """
@@ -119,6 +120,7 @@ class Krylov:
         self.size = self.steps = self.first_run = 0
         self.invariant = self.exhausted = self.nonfinite = self.restarted = False
         self.asymmetry = self.largest = 0.0
+        self.first: tuple[Vector, Vector] | None = None
         self._matrix = np.zeros((0, 0))
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
@@ -143,6 +145,8 @@ class Krylov:
             return False
         w = self.operator.apply(self._next)
         self.steps += 1
+        if self.first is None:
+            self.first = (self._next, w)
         index = self.size + 1
         if index >= self.basis[0].shape[0]:
             self.basis = _resized(self.basis, _segment(index + 1))
@@ -197,6 +201,20 @@ class Krylov:
         values, weights = np.linalg.eigh(self._matrix)
         kept = np.sqrt(np.square(self._kept) @ np.square(weights))
         return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
+
+    def least_squares(self, cutoff: float) -> tuple[np.ndarray, float]:
+        """Minimise ‖start + H·V·y‖ for a unit start, singular values below `cutoff` left out.
+
+        Returns:
+            y of shape (size,), and the norm that remains; valid before any restart.
+        """
+        system = np.vstack([self._matrix, self._tail[None, :]])
+        target = np.zeros(self.size + 1)
+        target[0] = -1.0
+        top = float(np.linalg.norm(system, 2)) if self.size else 0.0
+        rcond = cutoff / top if top > 0 else 1.0
+        y = np.linalg.lstsq(system, target, rcond=rcond)[0]
+        return y, float(np.linalg.norm(system @ y - target))
 
     def vectors(self, weights: np.ndarray) -> Basis:
         """Combinations of the basis vectors: `weights` of shape (size, k) gives a basis of k rows."""

@@ -1,0 +1,1 @@
+"""Eigenvalues and a gradient become a verdict."""

@@ -1,0 +1,92 @@
+"""How much of a loss, gradient or product is rounding: measured by moving the parameters by one.
+
+Parameters a rounding away are the same parameters; what loss, gradient and product change between
+the two is the accuracy with which they are known.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm
+from hessian_probe.operators.hessian import HessianOperator
+
+# A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
+# BAND_NOISE times the measured change of a product.  Chosen by `make truth`: on its zero modes
+# (Lennard-Jones, linear networks, degenerate points) the largest computed |zero| over this band is
+# printed, for float64 and float32.
+BAND_ROUNDING = 8.0
+BAND_NOISE = 8.0
+# The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.
+GRADIENT_ROUNDING = 4.0
+GRADIENT_NOISE = 4.0
+VALUE_ROUNDING = 4.0
+
+
+class Neighbour(NamedTuple):
+    """The operator one rounding away, and what differs there."""
+
+    operator: HessianOperator
+    value_noise: float
+    gradient_noise: float
+
+
+def neighbour(op: HessianOperator, key: jax.Array) -> Neighbour:
+    """Evaluate loss and gradient one rounding away.
+
+    Every variable moves by eps times the larger of its own size and its leaf's root mean square.
+    """
+    eps = float(jnp.finfo(op.dtype).eps)
+    keys = jax.random.split(key, max(len(op.x), 1))
+    moved = []
+    for leaf, k in zip(op.x, keys, strict=False):
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        rms = jnp.sqrt(jnp.mean(jnp.square(wide))) if leaf.size else jnp.zeros((), wide.dtype)
+        sign = jax.random.rademacher(k, leaf.shape, wide.dtype)
+        moved.append(wide + jnp.asarray(eps).astype(wide.dtype) * sign * jnp.maximum(jnp.abs(wide), rms))
+    other = op.at(cast(tuple(moved), op.layout.dtypes))
+    floor = VALUE_ROUNDING * eps * abs(op.value)
+    difference = add_scaled(other.gradient_vector, -1.0, op.gradient_vector)
+    return Neighbour(other, floor + abs(other.value - op.value), float(norm(difference)))
+
+
+class ProductNoise:
+    """Largest change of a product ‖H'v − Hv‖ (unit v) between the operator and its neighbour."""
+
+    def __init__(self, near: Neighbour) -> None:
+        self.near = near
+        self.largest = 0.0
+
+    def measure(self, v: Vector, product: Vector) -> None:
+        """Compare a known product with the neighbour's."""
+        other = self.near.operator.apply(v)
+        self.largest = max(self.largest, float(norm(add_scaled(other, -1.0, product))))
+
+    def rayleigh(self, v: Vector, value: float) -> tuple[float, float]:
+        """Multiply a Ritz vector at the neighbour.
+
+        Returns:
+            Its Rayleigh quotient there, and the residual ‖H'v − λv‖; the change of the quotient
+            enters the noise.
+        """
+        product = self.near.operator.apply(v)
+        quotient = float(dot(v, product))
+        self.largest = max(self.largest, abs(quotient - value))
+        return quotient, float(norm(add_scaled(product, -value, v)))
+
+    def band(self, op: HessianOperator, top: float, asymmetry: float = 0.0) -> float:
+        """Half-width of the zero band for an operator of norm `top`."""
+        eps = float(jnp.finfo(op.dtype).eps)
+        rounding = BAND_ROUNDING * eps * float(np.sqrt(min(op.size, 100))) * top
+        return rounding + BAND_NOISE * max(self.largest, asymmetry)
+
+
+def gradient_tolerance(op: HessianOperator, near: Neighbour, top: float) -> float:
+    """Gradient norm below which the gradient is zero to rounding, in loss / params."""
+    eps = float(jnp.finfo(op.dtype).eps)
+    length = float(norm(cast(op.x, op.layout.work_dtypes)))
+    return GRADIENT_ROUNDING * eps * top * length + GRADIENT_NOISE * near.gradient_noise
