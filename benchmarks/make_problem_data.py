@@ -104,7 +104,9 @@ def search(
 ) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Find bound critical points of one index; keep one of each energy."""
     walk = jax.jit(jax.vmap(lambda x: follow(x, index, 150)))
-    derivatives = jax.jit(jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x))))
+    derivatives = jax.jit(
+        jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x)))
+    )
     ends = np.asarray(walk(jnp.asarray(starts)))
     found = {}
     for x, e, g, h in zip(ends, *map(np.asarray, derivatives(jnp.asarray(ends))), strict=True):
@@ -127,7 +129,7 @@ def clusters() -> None:
         minima = search(rng.uniform(-1.0, 1.0, (300, 3 * atoms)), 0)
         near = np.stack([positions.ravel() for positions, _ in minima.values()])
         starts = near[rng.integers(len(near), size=1200)]
-        starts = starts + rng.uniform(0.05, 0.4, (1200, 1)) * rng.standard_normal(starts.shape)
+        starts = starts + rng.uniform(0.2, 0.5, (1200, 1)) * rng.standard_normal(starts.shape)
         saddles = search(starts, 1)
         for index, kind, found in ((0, "minimum", minima), (1, "saddle", saddles)):
             print(atoms, kind, sorted(map(float, found)))

@@ -1,6 +1,8 @@
 """hessian_probe: is it a minimum, a maximum, a saddle, or not a critical point at all?"""
 
 from hessian_probe import problems as problems
+from hessian_probe.escape.escape import escape as escape
+from hessian_probe.escape.result import Escape as Escape
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian

@@ -108,14 +108,17 @@ def plateau_points(
 
     Widths 64-12-12-10 (linear, tanh), 64-13-10 (gelu), 64-11-11-11-10 (silu), no biases, one-hot
     targets, loss the mean over samples of ‖output − target‖². Measured in float64 with the default
-    seed, from dense eigenvalues; s is the Newton step in the eigenvectors above 1e-3‖H‖:
+    seed, from dense eigenvalues; s is the Newton step in the eigenvectors above 1e-3‖H‖, and the flat
+    share is the part of ‖gradient‖² in the others:
 
-    ======= ============= ================ ============= ================= =====================
-    state   ‖gradient‖    λ_min            λ_max         loss change by s  share of the gradient
-                                                                           where curvature is nil
-    ======= ============= ================ ============= ================= =====================
-    TABLE
-    ======= ============= ================ ============= ================= =====================
+    =======  ================  ================  ==========  ====================  =============
+    state    ‖gradient‖        λ_min             λ_max       loss change by s      flat share
+    =======  ================  ================  ==========  ====================  =============
+    plateau  0.0009 … 0.013    −0.063 … −1.03    0.06 … 1.0  +4e-6 … +2e-4         below 5e-6
+    leaving  0.11 … 0.20       −0.28 … −1.3      0.16 … 1.1  −0.06 … +0.03         below 1e-5
+    slope    0.73 … 2.0        −0.88 … −2.4      22 … 59     −0.20 … −0.59         0.002
+    late     0.017 … 0.038     −0.009 … −0.030   26 … 55     −2e-4 … +8e-3         0.73 … 0.98
+    =======  ================  ================  ==========  ====================  =============
 
     Args:
         activations: Any of ``PLATEAU_ACTIVATIONS``.
@@ -132,7 +135,9 @@ def plateau_points(
     Cost: About ten seconds on two cores for all, mostly for "late".
     """
     wanted, kinds = tuple(activations), tuple(states)
-    unknown = [n for n in wanted if n not in _NETWORKS] + [n for n in kinds if n not in PLATEAU_STATES]
+    unknown = [n for n in wanted if n not in _NETWORKS] + [
+        n for n in kinds if n not in PLATEAU_STATES
+    ]
     if unknown:
         raise ValueError(
             f"unknown {unknown}; there are the activations {', '.join(_NETWORKS)} and the states "

@@ -1,0 +1,51 @@
+"""The outcome of an escape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hessian_probe.points.result import CriticalPoint
+from hessian_probe.results import number, result
+
+
+@result(leaves=("params", "point"))
+class Escape:
+    """What an attempt to leave a point brought; made by `escape`.
+
+    Attributes:
+        status: "escaped" (the loss fell beyond rounding below the critical point's),
+            "nothing_to_escape" (no direction of negative curvature: a minimum, or a slope),
+            "no_decrease" (no step along the direction lowered the loss), "undetermined" (the point
+            could not be classified, or second order is silent).
+        params: where to go on; never worse than what came in (the same object if nothing moved).
+        loss_before: loss at the parameters that came in.
+        loss_after: loss at `params`, on the same data.
+        distance: length of the step, in params.
+        step: signed step along `point.escape_direction`.
+        predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved.
+        num_hvps: Hessian-vector products spent, classification included.
+        num_evaluations: loss and gradient evaluations spent, classification included.
+        point: the classification it started from.
+        evidence: short sentences with the numbers that decided.
+    """
+
+    status: str
+    params: Any
+    loss_before: float
+    loss_after: float
+    distance: float
+    step: float
+    predicted: float
+    num_hvps: int
+    num_evaluations: int
+    point: CriticalPoint
+    evidence: tuple[str, ...]
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label}"
+        rows = [("loss", f"{number(self.loss_before, 6)} → {number(self.loss_after, 6)}")]
+        if self.distance > 0:
+            rows.append(("step", f"{number(self.distance, 3)} along the escape direction"))
+        rows.extend(("because", sentence) for sentence in self.evidence)
+        rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
+        return title, rows
