@@ -8,7 +8,8 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PYTEST = $(BIN)/python -m pytest $(ARGS)
+PYTEST = $(BIN)/python -m pytest
+SUITE = $(PYTEST) -n auto --maxprocesses 4
 CODE := hessian_probe tests $(wildcard benchmarks examples notebooks docs)
 
 ##@ The two that a new user runs
@@ -16,12 +17,17 @@ demo: $(READY)/demo ## set up, then run the demonstration
 	$(BIN)/hessian-probe demo $(ARGS)
 
 test: $(READY)/test,demo ## set up, then run the suite in float64 and in float32
-	HESSIAN_PROBE_TEST_X64=1 $(PYTEST) -m "not slow"
-	HESSIAN_PROBE_TEST_X64=0 $(PYTEST) -m "not slow"
+	HESSIAN_PROBE_TEST_X64=1 $(SUITE) -m "not slow" $(ARGS)
+	HESSIAN_PROBE_TEST_X64=0 $(SUITE) -m "not slow" $(ARGS)
+
+# Compiled programs are kept from run to run.
+test slow: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
+test slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test slow: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 ##@ More tests and measurements
 slow: $(READY)/test,demo ## run the tests marked slow, in float64
-	HESSIAN_PROBE_TEST_X64=1 $(PYTEST) -m slow || test $$? -eq 5 # 5: there is none
+	HESSIAN_PROBE_TEST_X64=1 $(SUITE) -m slow $(ARGS) || test $$? -eq 5 # 5: there is none
 
 truth: $(READY)/demo ## label points of known type; print the table
 	$(BIN)/python -m benchmarks.truth $(ARGS)
@@ -46,7 +52,7 @@ docs: $(READY)/docs ## build the site into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: $(READY)/notebook ## execute every notebook
-	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks
+	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks $(ARGS)
 
 ##@ The rest
 setup: $(READY)/dev ## put everything that a developer needs into .venv

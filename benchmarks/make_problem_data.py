@@ -128,8 +128,8 @@ def clusters() -> None:
         rng = np.random.default_rng([1924, atoms])
         minima = search(rng.uniform(-1.0, 1.0, (300, 3 * atoms)), 0)
         near = np.stack([positions.ravel() for positions, _ in minima.values()])
-        starts = near[rng.integers(len(near), size=1200)]
-        starts = starts + rng.uniform(0.2, 0.5, (1200, 1)) * rng.standard_normal(starts.shape)
+        starts = near[rng.integers(len(near), size=2400)]
+        starts = starts + rng.uniform(0.2, 0.8, (2400, 1)) * rng.standard_normal(starts.shape)
         saddles = search(starts, 1)
         for index, kind, found in ((0, "minimum", minima), (1, "saddle", saddles)):
             print(atoms, kind, sorted(map(float, found)))

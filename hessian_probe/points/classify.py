@@ -213,20 +213,33 @@ class _Probe:
         assert there is not None
         self.operators.append(there)
         if _is_saddle(ends):
-            assert ends.low is not None
-            assert ends.high is not None
-            low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (ends.low, ends.high))
-            found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
-            if low < -ends.band and high > ends.band:
-                verdict = self._by_signs(ends, evidence)
-                return verdict._replace(evidence=(*verdict.evidence, found))
-            return _undetermined(found + ": not of both signs as here", *evidence)
+            return self._saddle_there(ends, there, evidence)
+        if not self.nearness.regular:
+            return _undetermined(
+                "towards the predicted critical point curvature vanishes with the gradient, so second order "
+                "cannot tell what it is",
+                *evidence,
+                *self._curvature(ends),
+            )
         near = neighbour(there, self.noise_key)
         self.operators.append(near.operator)
         moved = self._search(there, near)
         if moved.low is None or moved.high is None:
             return _undetermined(_no_product(moved), *evidence)
         return self._by_signs(moved, (*evidence, "the spectrum was computed at that point"))
+
+    def _saddle_there(self, ends: Ends, there: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
+        assert ends.low is not None
+        assert ends.high is not None
+        low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (ends.low, ends.high))
+        found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
+        if not (low < -ends.band and high > ends.band):
+            return _undetermined(found + ": not of both signs as here", *evidence)
+        verdict = self._by_signs(ends, (*evidence, found))
+        if self.nearness.regular:
+            return verdict
+        vanishing = "both shrink with the gradient: the saddle is of higher order, not certified"
+        return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, vanishing))
 
     def _by_signs(self, ends: Ends, evidence: tuple[str, ...]) -> Verdict:
         """Label by the signs of the extreme eigenvalues at a critical point."""

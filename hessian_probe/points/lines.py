@@ -12,7 +12,8 @@ from hessian_probe.operators.hessian import HessianOperator
 # A direction is probed at ±t for t falling by halves, PER_CALL of them in one compiled call.
 PER_CALL = 4
 MAX_CALLS = 14
-# The quadratic model holds at t where the slope's change deviates from λt by at most this share.
+# The curvature holds over t where (slope(t) − slope(−t)) / 2t deviates from λ by at most this share.
+# The difference is symmetric, so that a cubic term, which only tilts, does not count.
 SLOPE_SHARE = 0.25
 # A difference of losses confirms λ where it deviates by at most this share, noise included.
 VALUE_SHARE = 0.5
@@ -22,7 +23,7 @@ class LineProbe(NamedTuple):
     """What the loss does along a direction.
 
     Attributes:
-        radius: largest probed distance over which the slope follows the quadratic model; 0 if none.
+        radius: largest probed distance over which the curvature holds; 0 if none.
         change: ½|λ|·radius², what the curvature changes the loss by over that distance.
         confirmed_by: "loss", "slope" (losses too noisy to difference) or "" (nothing confirms it).
         measured: the second difference, in loss / params².
@@ -44,7 +45,7 @@ def reach(op: HessianOperator) -> float:
 def probe_line(
     op: HessianOperator, direction: Vector, curvature: float, value_noise: float, slope_noise: float
 ) -> LineProbe:
-    """Find the distance over which `curvature` predicts slope and loss along a unit direction.
+    """Find the distance over which slope and loss show `curvature` along a unit direction.
 
     Args:
         op: operator at the parameters.
@@ -67,7 +68,7 @@ def probe_line(
                 continue
             if slope_noise > SLOPE_SHARE * size * t:
                 return LineProbe(0.0, 0.0, "", float("nan"), 0.0)
-            if max(abs(p - curvature * t) for p in pair) > SLOPE_SHARE * size * t:
+            if abs(pair[0] + pair[1] - 2 * curvature * t) > 2 * SLOPE_SHARE * size * t:
                 continue
             ahead, behind = values[i], values[PER_CALL + i]
             second = (ahead + behind - 2 * op.value) / t**2

@@ -33,9 +33,9 @@ def lennard_jones(positions: jax.Array) -> jax.Array:
 def cluster_points(num_atoms: int | None = None) -> list[KnownPoint]:
     """Load the minima and transition states of small Lennard-Jones clusters.
 
-    ``benchmarks/make_problem_data.py lennard_jones`` found and polished them. The counts agree with
-    the literature: 5 atoms 1 minimum and 2 transition states, 6 atoms 2 and 3, 7 atoms 4 and 12,
-    mirror images and permutations not counted.
+    ``benchmarks/make_problem_data.py lennard_jones`` found and polished them: with 5 atoms 1
+    minimum and 2 transition states, with 6 atoms 2 and 3, with 7 atoms 4 and 12, permutations and
+    mirror images not counted.
 
     Args:
         num_atoms: 5, 6 or 7; None for all.
@@ -45,8 +45,9 @@ def cluster_points(num_atoms: int | None = None) -> list[KnownPoint]:
         are six zero modes, so the minima are not isolated and second order alone does not prove
         them.
 
-    Source: Hoare & McInnes, "Morphology and statistical statics of simple microclusters" (Adv.
-        Phys. 32, 1983), doi:10.1080/00018738300101601, for the minima.
+    Source: Doye & Wales, "Saddle points and dynamics of Lennard-Jones clusters, solids, and
+        supercooled liquids" (J. Chem. Phys. 116, 2002), doi:10.1063/1.1436470, count the
+        stationary points of small clusters of every index.
     """
     table = resources.files("hessian_probe").joinpath("data", "lennard_jones.csv")
     clusters: dict[str, list[dict[str, str]]] = {}

@@ -205,7 +205,7 @@ def dixon_price(point: jax.Array) -> jax.Array:
         The value, a scalar.
 
     Source: Dixon & Price, "Truncated Newton method for sparse unconstrained optimization using
-        automatic differentiation" (J. Optim. Theory Appl. 60, 1989), doi:10.1007/BF00940007.
+        automatic differentiation" (J. Optim. Theory Appl. 60, 1989).
     """
     total = (point[0] - 1.0) ** 2
     for i in range(1, point.shape[0]):

@@ -108,8 +108,8 @@ def plateau_points(
 
     Widths 64-12-12-10 (linear, tanh), 64-13-10 (gelu), 64-11-11-11-10 (silu), no biases, one-hot
     targets, loss the mean over samples of ‖output − target‖². Measured in float64 with the default
-    seed, from dense eigenvalues; s is the Newton step in the eigenvectors above 1e-3‖H‖, and the flat
-    share is the part of ‖gradient‖² in the others:
+    seed, from dense eigenvalues; s is the Newton step in the eigenvectors above 1e-3‖H‖, and the
+    flat share is the part of ‖gradient‖² in the others:
 
     =======  ================  ================  ==========  ====================  =============
     state    ‖gradient‖        λ_min             λ_max       loss change by s      flat share

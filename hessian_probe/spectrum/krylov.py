@@ -202,19 +202,9 @@ class Krylov:
         kept = np.sqrt(np.square(self._kept) @ np.square(weights))
         return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
 
-    def least_squares(self, cutoff: float) -> tuple[np.ndarray, float]:
-        """Minimise ‖start + H·V·y‖ for a unit start, singular values below `cutoff` left out.
-
-        Returns:
-            y of shape (size,), and the norm that remains; valid before any restart.
-        """
-        system = np.vstack([self._matrix, self._tail[None, :]])
-        target = np.zeros(self.size + 1)
-        target[0] = -1.0
-        top = float(np.linalg.norm(system, 2)) if self.size else 0.0
-        rcond = cutoff / top if top > 0 else 1.0
-        y = np.linalg.lstsq(system, target, rcond=rcond)[0]
-        return y, float(np.linalg.norm(system @ y - target))
+    def extended(self) -> np.ndarray:
+        """The projected matrix with its last row: H·V = [V, next]·extended, shape (size + 1, size)."""
+        return np.vstack([self._matrix, self._tail[None, :]])
 
     def vectors(self, weights: np.ndarray) -> Basis:
         """Combinations of the basis vectors: `weights` of shape (size, k) gives a basis of k rows."""
