@@ -188,13 +188,36 @@ def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vect
     )
 
 
-def random_normal(key: jax.Array, layout: Layout, active: tuple[bool, ...] | None = None) -> Vector:
+def generator(key: Any = None) -> np.random.Generator:
+    """Make a random generator from a JAX key; None means the key of seed 0.
+
+    Vectors are drawn on the host: a draw costs no compilation, and is the same on every device.
+
+    Raises:
+        TypeError: `key` is not a JAX random key.
+    """
+    if key is None:
+        return np.random.default_rng([0, 0])
+    if isinstance(key, np.random.Generator):
+        return key
+    try:
+        data = np.asarray(jax.random.key_data(key))
+    except TypeError:
+        raise TypeError(
+            f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}"
+        ) from None
+    return np.random.default_rng(data.ravel().tolist())
+
+
+def random_normal(
+    rng: np.random.Generator, layout: Layout, active: tuple[bool, ...] | None = None
+) -> Vector:
     """Draw a standard normal vector; leaves that are not `active` are zero."""
-    keys = jax.random.split(key, max(len(layout.shapes), 1))
     active = active or (True,) * len(layout.shapes)
+    rows = zip(layout.shapes, layout.work_dtypes, active, strict=True)
     return tuple(
-        jax.random.normal(k, shape, dtype) if on else jnp.zeros(shape, dtype)
-        for k, shape, dtype, on in zip(keys, layout.shapes, layout.work_dtypes, active, strict=False)
+        jnp.asarray(rng.standard_normal(shape) if on else np.zeros(shape), dtype)
+        for shape, dtype, on in rows
     )
 
 
@@ -283,9 +306,14 @@ def combine(basis: Basis, weights: jax.Array) -> Basis:
     return tuple(out)
 
 
+@jax.jit
+def _finite(vector: Vector) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(leaf)) for leaf in vector]
+
+
 def first_nonfinite(layout: Layout, vector: Vector) -> str | None:
     """Name the first leaf that holds a NaN or an infinity, or return None."""
-    for name, leaf in zip(layout.names, vector, strict=True):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+    for name, good in zip(layout.names, _finite(vector), strict=True):
+        if not bool(good):
             return name
     return None

@@ -149,7 +149,7 @@ class HessianOperator:
     def apply(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space."""
         self._prepare()
-        self.num_hvps += 1
+        self._count(1)
         if self._maps is not None:
             if len(self._maps) == 1:
                 return derivatives.apply_linearized(self._maps[0][1], v)
@@ -197,7 +197,7 @@ class HessianOperator:
         self._prepare()
         count = len(vectors[0])
         if self._maps is not None and len(self._maps) == 1:
-            self.num_hvps += count
+            self._count(count)
             return derivatives.apply_to_rows(self._maps[0][1], vectors)
         rows = [self.apply(row(vectors, index)) for index in range(count)]
         return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
@@ -218,6 +218,10 @@ class HessianOperator:
             f"HessianOperator({self.size} variables, {np.dtype(self.dtype).name}, "
             f"{self.objective.route.name}, {self.num_hvps} products so far)"
         )
+
+    def _count(self, products: int) -> None:
+        self.num_hvps += products
+        self.objective.num_hvps += products
 
     def _prepare(self) -> None:
         """Evaluate loss and gradient once; keep the linearisation if it fits."""

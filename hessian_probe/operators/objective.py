@@ -43,6 +43,10 @@ class Objective:
         params: pytree with at least one real floating-point leaf.
         data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
 
+    Attributes:
+        num_evaluations: losses and gradients evaluated so far.
+        num_hvps: Hessian-vector products so far, of all operators of this objective.
+
     Raises:
         TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
         ValueError: no variable in `params`, or empty data.
@@ -61,6 +65,7 @@ class Objective:
             )
         self.data = Data(data)
         self.num_evaluations = 0
+        self.num_hvps = 0
         self._check_loss()
         self.route = self._find_route()
         self.forward = self._traces(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, dot, first_nonfinite, norm, scale, tangent
+from hessian_probe.arrays import PyTree, Vector, dot, first_nonfinite, generator, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, hessian
 from hessian_probe.points.ends import End, Ends, Search
 from hessian_probe.points.lines import LineProbe, probe_line
@@ -18,7 +18,7 @@ from hessian_probe.points.nearness import Nearness, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
-from hessian_probe.spectrum.eigsh import default_key, empty_result
+from hessian_probe.spectrum.eigsh import empty_result
 from hessian_probe.spectrum.result import EigenResult
 
 # Products allowed by default; a certified saddle takes about a dozen.
@@ -100,7 +100,7 @@ def classify(
         raise ValueError(f"max_hvps={max_hvps}; expected at least 1")
     op = hessian(loss, params, data)
     budget = MAX_HVPS if max_hvps is None else max_hvps
-    probe = _Probe(op, default_key(key), budget, confidence, negative_tol, rtol, progress)
+    probe = _Probe(op, generator(key), budget, confidence, negative_tol, rtol, progress)
     return probe.run()
 
 
@@ -110,7 +110,7 @@ class _Probe:
     def __init__(
         self,
         op: HessianOperator,
-        key: jax.Array,
+        rng: np.random.Generator,
         budget: int,
         confidence: float,
         negative_tol: float,
@@ -119,8 +119,7 @@ class _Probe:
     ) -> None:
         self.op, self.budget, self.confidence = op, budget, confidence
         self.negative_tol, self.rtol, self.progress = negative_tol, rtol, progress
-        self.noise_key, self.start_key, self.step_key = jax.random.split(key, 3)
-        self.operators = [op]
+        self.rng = rng
         self.ends: Ends | None = None
         self.probes: dict[str, LineProbe] = {}
         self.nearness = Nearness("unknown", math.nan, math.nan, None, "")
@@ -129,7 +128,7 @@ class _Probe:
     @property
     def spent(self) -> int:
         """Products spent so far, at every point that was looked at."""
-        return sum(op.num_hvps for op in self.operators)
+        return self.op.objective.num_hvps
 
     def run(self) -> CriticalPoint:
         bad = _nonfinite(self.op)
@@ -138,8 +137,7 @@ class _Probe:
         if not any(self.op.active):
             names = ", ".join(self.op.objective.ignored)
             return self._point(_degenerate(f"the loss reads none of the parameters ({names})"))
-        near = neighbour(self.op, self.noise_key)
-        self.operators.append(near.operator)
+        near = neighbour(self.op, self.rng)
         if not math.isfinite(near.gradient_noise) or not math.isfinite(near.value_noise):
             return self._point(_undetermined("the loss or its gradient is not finite one rounding away"))
         ends = self.ends = self._search(self.op, near)
@@ -158,7 +156,7 @@ class _Probe:
             ends,
             tuple(self.probes.values()),
             tolerance,
-            self.step_key,
+            self.rng,
             max(self.budget - self.spent, 0),
         )
         return self._point(self._verdict(ends))
@@ -168,7 +166,7 @@ class _Probe:
         return Search(
             op,
             self.noise,
-            self.start_key,
+            self.rng,
             budget=self.budget - self.spent,
             confidence=self.confidence,
             negative_tol=self.negative_tol,
@@ -211,7 +209,6 @@ class _Probe:
         """Check at the predicted critical point what was seen here; it is what the label is about."""
         there = self.nearness.operator
         assert there is not None
-        self.operators.append(there)
         if _is_saddle(ends):
             return self._saddle_there(ends, there, evidence)
         if not self.nearness.regular:
@@ -221,8 +218,7 @@ class _Probe:
                 *evidence,
                 *self._curvature(ends),
             )
-        near = neighbour(there, self.noise_key)
-        self.operators.append(near.operator)
+        near = neighbour(there, self.rng)
         moved = self._search(there, near)
         if moved.low is None or moved.high is None:
             return _undetermined(_no_product(moved), *evidence)

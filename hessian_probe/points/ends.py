@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from hessian_probe.arrays import Vector, norm, row
+from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.noise import ProductNoise
@@ -83,7 +82,7 @@ class Search:
         self,
         op: HessianOperator,
         noise: ProductNoise,
-        key: jax.Array,
+        rng: np.random.Generator,
         *,
         budget: int,
         confidence: float,
@@ -91,23 +90,23 @@ class Search:
         rtol: float | None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.op, self.noise, self.key = op, noise, key
+        self.op, self.noise, self.rng = op, noise, rng
         self.budget, self.confidence, self.negative_tol = budget, confidence, negative_tol
         self.rtol, self.progress = rtol, progress
-        self.before = op.num_hvps + noise.near.operator.num_hvps
+        self.before = op.objective.num_hvps
         flags = zip(op.active, op.layout.shapes, strict=True)
         self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
 
     @property
     def spent(self) -> int:
         """Products since the search began, those at the neighbour included."""
-        return self.op.num_hvps + self.noise.near.operator.num_hvps - self.before
+        return self.op.objective.num_hvps - self.before
 
     def run(self) -> Ends:
         """Search."""
         row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
         fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
-        self.krylov = Krylov(self.op, None, self.key, max(min(MAX_BASIS, fits), 8))
+        self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8))
         status = "max_hvps"
         try:
             if self.dimension <= DENSE_FIRST and self.budget >= self.op.size + 3:
@@ -280,5 +279,4 @@ class Search:
 
 
 def _unit(vector: Vector) -> Vector:
-    length = norm(vector)
-    return tuple(leaf / length.astype(leaf.dtype) for leaf in vector)
+    return scale(1.0 / float(norm(vector)), vector)

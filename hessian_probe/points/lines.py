@@ -9,9 +9,9 @@ import numpy as np
 from hessian_probe.arrays import Vector, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 
-# A direction is probed at ±t for t falling by halves, PER_CALL of them in one compiled call.
+# A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
 PER_CALL = 4
-MAX_CALLS = 14
+MAX_CALLS = 28
 # The curvature holds over t where (slope(t) − slope(−t)) / 2t deviates from λ by at most this share.
 # The difference is symmetric, so that a cubic term, which only tilts, does not count.
 SLOPE_SHARE = 0.25
@@ -60,7 +60,7 @@ def probe_line(
     slope = float(dot(op.gradient_vector, direction))
     size, start = abs(curvature), reach(op)
     for call in range(MAX_CALLS):
-        steps = start * 0.5 ** np.arange(call * PER_CALL, (call + 1) * PER_CALL)
+        steps = start * 0.5 ** (0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL))
         values, slopes = op.objective.line(op.x, direction, np.concatenate([steps, -steps]))
         for i, t in enumerate(steps):
             pair = (slopes[i] - slope, slope - slopes[PER_CALL + i])

@@ -6,7 +6,7 @@ the two is the accuracy with which they are known.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,23 +35,27 @@ class Neighbour(NamedTuple):
     gradient_noise: float
 
 
-def neighbour(op: HessianOperator, key: jax.Array) -> Neighbour:
+def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
     """Evaluate loss and gradient one rounding away.
 
     Every variable moves by eps times the larger of its own size and its leaf's root mean square.
     """
     eps = float(jnp.finfo(op.dtype).eps)
-    keys = jax.random.split(key, max(len(op.x), 1))
-    moved = []
-    for leaf, k in zip(op.x, keys, strict=False):
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        rms = jnp.sqrt(jnp.mean(jnp.square(wide))) if leaf.size else jnp.zeros((), wide.dtype)
-        sign = jax.random.rademacher(k, leaf.shape, wide.dtype)
-        moved.append(wide + jnp.asarray(eps).astype(wide.dtype) * sign * jnp.maximum(jnp.abs(wide), rms))
-    other = op.at(cast(tuple(moved), op.layout.dtypes))
+    signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
+    other = op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, eps))
     floor = VALUE_ROUNDING * eps * abs(op.value)
     difference = add_scaled(other.gradient_vector, -1.0, op.gradient_vector)
     return Neighbour(other, floor + abs(other.value - op.value), float(norm(difference)))
+
+
+@jax.jit
+def _moved(x: Vector, signs: Any, eps: float) -> Vector:
+    def leaf(value: jax.Array, sign: jax.Array) -> jax.Array:
+        size = jnp.sqrt(jnp.mean(jnp.square(value))) if value.size else jnp.zeros((), value.dtype)
+        step = jnp.asarray(eps).astype(value.dtype) * sign.astype(value.dtype)
+        return value + step * jnp.maximum(jnp.abs(value), size)
+
+    return tuple(leaf(value, sign) for value, sign in zip(x, signs, strict=True))
 
 
 class ProductNoise:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import (Basis, PyTree, Vector, add_scaled, from_tangent, norm, random_normal, row, scale, tangent)
+from hessian_probe.arrays import (Basis, PyTree, Vector, add_scaled, from_tangent, generator, norm, random_normal, row, scale, tangent)
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
@@ -28,11 +28,6 @@ ROUNDING = 8.0
 # The residual estimate is exact up to rounding, so nearly all of the tolerance is aimed at; halved
 # when a true residual turns out above it.
 AIM = 0.95
-
-
-def default_key(key: jax.Array | None) -> jax.Array:
-    """Return the key, or the fixed documented one (seed 0): the same call gives the same answer."""
-    return jax.random.key(0) if key is None else key
 
 
 def eigsh(
@@ -86,7 +81,7 @@ def eigsh(
     many = 4 * (lowest + highest) >= n and n <= DENSE_MANY
     if (n <= DENSE_SIZE or many) and (max_hvps is None or max_hvps >= n):
         return _dense(op, lowest, highest, rtol)
-    search = _Search(op, lowest, highest, rtol, max_hvps, default_key(key), max_basis, progress)
+    search = _Search(op, lowest, highest, rtol, max_hvps, generator(key), max_basis, progress)
     return search.run(None if initial is None else from_tangent(op.layout, initial, "initial"))
 
 
@@ -169,7 +164,7 @@ class _Search:
         highest: int,
         rtol: float,
         max_hvps: int | None,
-        key: jax.Array,
+        rng: np.random.Generator,
         max_basis: int | None,
         progress: Callable[[str], None] | None,
     ) -> None:
@@ -178,7 +173,7 @@ class _Search:
         self.aim = AIM
         self.budget = 20 * self.wanted + 1000 if max_hvps is None else max_hvps
         self.before = op.num_hvps
-        self.key, self.progress = key, progress
+        self.rng, self.progress = rng, progress
         row_bytes = sum(
             int(np.prod(shape)) * np.dtype(dtype).itemsize
             for shape, dtype in zip(op.layout.shapes, op.layout.work_dtypes, strict=True)
@@ -193,9 +188,8 @@ class _Search:
         return self.op.num_hvps - self.before
 
     def run(self, initial: Vector | None) -> EigenResult:
-        key, mix = jax.random.split(self.key)
-        start = None if initial is None else _mixed(initial, mix, self.op)
-        self.krylov = Krylov(self.op, start, key, self.max_basis)
+        start = None if initial is None else _mixed(initial, self.rng, self.op)
+        self.krylov = Krylov(self.op, start, self.rng, self.max_basis)
         while True:
             try:
                 status = self._iterate()
@@ -334,10 +328,10 @@ def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> n
     return residuals
 
 
-def _mixed(initial: Vector, key: jax.Array, op: HessianOperator) -> Vector | None:
+def _mixed(initial: Vector, rng: np.random.Generator, op: HessianOperator) -> Vector | None:
     """Add a random tenth to a given start."""
     length = float(norm(initial))
     if not 0 < length < np.inf:
         return None
-    noise = random_normal(key, op.layout, op.active)
+    noise = random_normal(rng, op.layout, op.active)
     return add_scaled(scale(1 / length, initial), 0.1 / float(norm(noise)), noise)

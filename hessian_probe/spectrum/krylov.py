@@ -33,7 +33,7 @@ from hessian_probe.operators.base import SymmetricOperator
 
 # The basis is stored, and worked on, in segments of growing static size: only the filled part is
 # touched, at the price of one small compilation a segment.
-SEGMENTS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # A remainder below BREAKDOWN * eps * ||H|| is rounding: the Krylov space is invariant.  Measured on
 # dense matrices of rank 1 ... 25, n = 50 ... 3000, float32 and float64: the remainder after `rank`
 # steps is 1 to 30 eps ||H|| where the spectrum is not graded.  A remainder above the threshold is
@@ -44,10 +44,16 @@ BREAKDOWN = 10.0
 @partial(jax.jit, donate_argnums=0)
 def _extend(basis: Basis, w: Vector, index: jax.Array) -> tuple[Basis, Vector, jax.Array, jax.Array]:
     """Orthogonalise `w` twice, write it as row `index`; rows from `index` on are zero before."""
-    first = coefficients(basis, w)
-    w = _subtract(w, combine(basis, first))
-    second = coefficients(basis, w)
-    w = _subtract(w, combine(basis, second))
+
+
+    def orthogonalise(_: int, state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
+        vector, total = state
+        part = coefficients(basis, vector)
+        rest = zip(vector, combine(basis, part), strict=True)
+        return tuple(v - p for v, p in rest), total + part
+
+    total = jnp.zeros((basis[0].shape[0],), accumulator(w))
+    w, total = jax.lax.fori_loop(0, 2, orthogonalise, (w, total))
     length = norm(w)
     one = jnp.ones((), length.dtype)
     w = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), w)
@@ -55,11 +61,7 @@ def _extend(basis: Basis, w: Vector, index: jax.Array) -> tuple[Basis, Vector, j
         jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
         for b, v in zip(basis, w, strict=True)
     )
-    return basis, w, first + second, length
-
-
-def _subtract(a: Vector, b: Vector) -> Vector:
-    return tuple(x - y for x, y in zip(a, b, strict=True))
+    return basis, w, total, length
 
 
 @partial(jax.jit, static_argnames="rows")
@@ -93,7 +95,7 @@ class Krylov:
     Args:
         operator: the map.
         start: first direction, any length; None draws a Gaussian one.
-        key: random key for the start and for fresh vectors after a breakdown.
+        rng: source of the start and of fresh vectors after a breakdown.
         max_basis: largest number of basis vectors.
 
     Attributes:
@@ -109,10 +111,10 @@ class Krylov:
     """
 
     def __init__(
-        self, operator: SymmetricOperator, start: Vector | None, key: jax.Array, max_basis: int
+        self, operator: SymmetricOperator, start: Vector | None, rng: np.random.Generator, max_basis: int
     ) -> None:
         self.operator = operator
-        self._key, first = jax.random.split(key)
+        self._rng = rng
         flags = zip(operator.active, operator.layout.shapes, strict=True)
         self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
         self.max_basis = max(1, min(max_basis, self.dimension))
@@ -125,7 +127,7 @@ class Krylov:
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
         if start is None or not 0 < float(norm(start)) < np.inf:
-            start = random_normal(first, operator.layout, operator.active)
+            start = random_normal(rng, operator.layout, operator.active)
         rows = _segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
         self.basis, self._next, _, _ = _extend(basis, start, jnp.asarray(0))
@@ -187,8 +189,7 @@ class Krylov:
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
-            self._key, key = jax.random.split(self._key)
-            draw = random_normal(key, self.operator.layout, self.operator.active)
+            draw = random_normal(self._rng, self.operator.layout, self.operator.active)
             draw = scale(1 / norm(draw), draw)
             cleared = _cleared(self.basis, jnp.asarray(self.size))
             self.basis, self._next, _, length = _extend(cleared, draw, jnp.asarray(self.size))
