@@ -3,6 +3,8 @@
 from hessian_probe import problems as problems
 from hessian_probe.escape.escape import escape as escape
 from hessian_probe.escape.result import Escape as Escape
+from hessian_probe.operators.checks import OperatorCheck as OperatorCheck
+from hessian_probe.operators.checks import OperatorCheckError as OperatorCheckError
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian

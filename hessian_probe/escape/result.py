@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, result
@@ -49,3 +52,32 @@ class Escape:
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
         return title, rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Profile:
+    """Loss along the escape direction, and what second order predicts; made by `loss_profile`.
+
+    Attributes:
+        distances: shape (k,), ascending, signed, in params; 0 is the point itself.
+        losses: shape (k,), the true loss.
+        loss: loss at the point.
+        slope: derivative of the loss along the direction at the point, in loss / params.
+        curvature: curvature along it, in loss / params².
+        step: signed step that an escape took; 0 if none.
+        step_loss: loss there.
+    """
+
+    distances: np.ndarray
+    losses: np.ndarray
+    loss: float
+    slope: float
+    curvature: float
+    step: float
+    step_loss: float
+
+    @property
+    def model(self) -> np.ndarray:
+        """Loss by the quadratic model at `distances`, shape (k,)."""
+        t = self.distances
+        return self.loss + self.slope * t + 0.5 * self.curvature * t**2

@@ -17,16 +17,28 @@ from hessian_probe.operators.data import Batch, Data
 
 
 class Route(NamedTuple):
-    """A way to differentiate the gradient, with what it costs in accuracy."""
+    """A way to differentiate the gradient, with what it costs in accuracy.
+
+    A product is accurate to `factor · eps^power` relative to ‖H‖, rounding aside.
+    """
 
     name: str
     accuracy: str
+    factor: float = 0.0
+    power: float = 0.0
+
+    def error(self, eps: float) -> float:
+        """Relative error of a product that is not rounding."""
+        return self.factor * eps**self.power
 
 
 FORWARD = Route("forward over reverse", "exact to rounding")
 REVERSE = Route("reverse over reverse", "exact to rounding")
 DIFFERENCES = Route(
-    "central differences of the gradient", "relative error about eps^(2/3) of the parameters' dtype"
+    "central differences of the gradient",
+    "relative error about 10 eps^(2/3) of the parameters' dtype: 2e-4 in float32, 4e-10 in float64",
+    factor=10.0,
+    power=2 / 3,
 )
 
 
@@ -182,12 +194,19 @@ class Objective:
             raise _note(error, f"raised while hessian_probe differentiated {what}") from None
 
     def _traces(self, kernel: Any, *extra: Any) -> bool:
+        """Whether a derivative exists: its program can be traced, and holds no part without one.
+
+        Forward mode through a `custom_vjp` function traces, and fails only when it is compiled: it
+        leaves a placeholder in the program.
+        """
         batch = self._first_batch()
+        function = partial(kernel.__wrapped__, self.loss, self.layout, batch.layout)
         try:
-            jax.eval_shape(self._partial(kernel, batch), self.variables, self.rest, batch.arrays, *extra)
+            program = jax.make_jaxpr(function)(self.variables, self.rest, batch.arrays, *extra)
         except (TypeError, ValueError, NotImplementedError):
             return False
-        return True
+        needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+        return not _holds(needed, "custom_lin")
 
     def _find_route(self) -> Route:
         if self._traces(derivatives.forward_over_reverse, self._abstract()):
@@ -214,6 +233,18 @@ class Objective:
         """Names of the variables that the loss does not read."""
         pairs = zip(self.layout.names, self.active, self.layout.shapes, strict=True)
         return tuple(name for name, on, shape in pairs if not on and np.prod(shape))
+
+
+def _holds(program: Any, primitive: str) -> bool:
+    """Whether a traced program, or one nested in it, uses a primitive of that name."""
+    for equation in program.eqns:
+        if equation.primitive.name == primitive:
+            return True
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns") and _holds(inner, primitive):
+                return True
+    return False
 
 
 def accumulate(total: Vector | None, weight: float, term: Vector) -> Vector:

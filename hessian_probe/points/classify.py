@@ -98,7 +98,7 @@ def classify(
         raise ValueError(f"negative_tol={negative_tol}; expected a positive number")
     if max_hvps is not None and max_hvps < 1:
         raise ValueError(f"max_hvps={max_hvps}; expected at least 1")
-    op = hessian(loss, params, data)
+    op = hessian(loss, params, data, check=False)  # its own measurements are sharper
     budget = MAX_HVPS if max_hvps is None else max_hvps
     probe = _Probe(op, generator(key), budget, confidence, negative_tol, rtol, progress)
     return probe.run()
@@ -155,7 +155,7 @@ class _Probe:
             self.op,
             ends,
             tuple(self.probes.values()),
-            tolerance,
+            (tolerance, near.value_noise),
             self.rng,
             max(self.budget - self.spent, 0),
         )
@@ -304,7 +304,7 @@ class _Probe:
             critical_loss=self.nearness.critical_loss if near else math.nan,
             lowest=self._eigen(low, 1),
             highest=self._eigen(high, 0),
-            index_at_least=ends.negatives if ends is not None else 0,
+            index_at_least=ends.negatives if ends is not None and trusted else 0,
             zero_band=ends.band if ends is not None else math.nan,
             escape_direction=self._escape_direction(low) if trusted else None,
             evidence=(*verdict.evidence, *self.notes),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, norm, row, scale
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, row, scale
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, reach
@@ -82,7 +82,7 @@ def judge_nearness(
     op: HessianOperator,
     ends: Ends,
     probes: tuple[LineProbe, ...],
-    tolerance: float,
+    noise: tuple[float, float],
     rng: np.random.Generator,
     budget: int,
 ) -> Nearness:
@@ -92,14 +92,14 @@ def judge_nearness(
         op: operator at the parameters.
         ends: spectrum ends found there.
         probes: line probes along the ends whose curvature is beyond the zero band.
-        tolerance: gradient norm that is zero to rounding.
+        noise: gradient norm that is zero to rounding, and accuracy of the loss.
         rng: source of randomness.
         budget: products that may be spent.
 
     Returns:
         The judgement.
     """
-    length = float(norm(op.gradient_vector))
+    length, tolerance = float(norm(op.gradient_vector)), noise[0]
     if length <= tolerance:
         reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
         return Nearness("exact", 0.0, op.value, None, reason)
@@ -109,7 +109,7 @@ def judge_nearness(
         return _unknown("the curvature holds at no distance probed")
     radius = max(p.radius for p in probes)
     change = min(p.change for p in probes)
-    return _Approach(op, ends, tolerance, change, radius, rng, min(budget, STEP_PRODUCTS)).run()
+    return _Approach(op, ends, noise, change, radius, rng, min(budget, STEP_PRODUCTS)).run()
 
 
 class _Approach:
@@ -119,13 +119,14 @@ class _Approach:
         self,
         op: HessianOperator,
         ends: Ends,
-        tolerance: float,
+        noise: tuple[float, float],
         change: float,
         radius: float,
         rng: np.random.Generator,
         budget: int,
     ) -> None:
-        self.op, self.ends, self.tolerance = op, ends, tolerance
+        self.op, self.ends = op, ends
+        self.tolerance, self.value_noise = noise
         self.change, self.radius, self.rng = change, radius, rng
         self.stop_at = op.objective.num_hvps + budget
         self.limit = reach(op)
@@ -199,16 +200,24 @@ class _Approach:
 
     def _moved_too_far(self, there: HessianOperator, step: Step) -> Nearness | None:
         """Say so if the loss, or the model along some eigenvector, changes too much on the way."""
-        moved = abs(there.value - self.op.value)
+        moved = self._moved(there)
         if moved > LOSS_SHARE * self.change:
             return _far(f"{self._numbers(there, moved)} (at most {LOSS_SHARE})")
         if step.change > MODEL_SHARE * self.change:
             return _far(f"{self._numbers(there, step.change)} eigenvector by eigenvector (at most {MODEL_SHARE})")
         return None
 
+    def _moved(self, there: HessianOperator) -> float:
+        """Change of the loss; from the gradients at both ends where losses are too coarse to subtract."""
+        if 10 * self.value_noise <= LOSS_SHARE * self.change:
+            return abs(there.value - self.op.value)
+        work = self.op.layout.work_dtypes
+        path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))
+        return 0.5 * abs(float(dot(path, self.op.gradient_vector)) + float(dot(path, there.gradient_vector)))
+
     def _numbers(self, there: HessianOperator, moved: float | None = None) -> str:
         kept = float(norm(there.gradient_vector)) / self.length
-        moved = abs(there.value - self.op.value) if moved is None else moved
+        moved = self._moved(there) if moved is None else moved
         return (
             f"predicted critical point {number(self._distance(there), 2)} away: the gradient falls to "
             f"{number(kept, 2)} of {number(self.length, 3)} there, the loss moves by {number(moved, 2)}, "

@@ -86,6 +86,7 @@ class ProductNoise:
         """Half-width of the zero band for an operator of norm `top`."""
         eps = float(jnp.finfo(op.dtype).eps)
         rounding = BAND_ROUNDING * eps * float(np.sqrt(min(op.size, 100))) * top
+        rounding += op.objective.route.error(eps) * top
         return rounding + BAND_NOISE * max(self.largest, asymmetry)
 
 

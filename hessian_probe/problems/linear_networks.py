@@ -38,10 +38,11 @@ def deep_linear_loss(weights: Sequence[jax.Array], batch: tuple[Any, Any]) -> ja
         Σ ½‖W_H⋯W₁x − y‖²/m, a scalar.
     """
     inputs, targets = batch
-    hidden = inputs
+    num_samples: int = inputs.shape[0]
+    outputs: jax.Array = inputs
     for weight in weights:
-        hidden = hidden @ weight.T
-    return jnp.sum((hidden - targets) ** 2) / (2.0 * inputs.shape[0])
+        outputs = outputs @ weight.T
+    return jnp.sum((outputs - targets) ** 2) / (2.0 * num_samples)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Results and reports as JSON: labels, numbers and evidence, never parameter arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from hessian_probe.display.record import Report, Section
+
+# Fields that hold parameters or vectors like them; JSON says only whether they are there.
+VECTORS = frozenset({"params", "escape_direction", "eigenvectors"})
+
+
+def to_json(item: Any) -> Any:
+    """Turn a result or a report into what `json.dumps` takes.
+
+    Numbers that are not finite become None, as JSON has no NaN.
+
+    Args:
+        item: a report, a result object, or a value that one holds.
+
+    Returns:
+        Dicts, lists, strings, numbers, booleans and None.
+
+    Raises:
+        TypeError: a value is of a kind that a report never holds.
+    """
+    if isinstance(item, Report):
+        return _report(item)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return _fields(item)
+    if item is None or isinstance(item, (str, bool)):
+        return item
+    if isinstance(item, (np.ndarray, np.generic)):
+        return to_json(item.tolist())
+    if isinstance(item, (int, float)):
+        return item if math.isfinite(item) else None
+    if isinstance(item, (list, tuple)):
+        return [to_json(entry) for entry in item]
+    raise TypeError(f"{type(item).__name__} has no place in JSON")
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    out = {}
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        if field.name in VECTORS:
+            out[f"has_{field.name}"] = value is not None
+        else:
+            out[field.name] = to_json(value)
+    return out
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "title": report.title,
+        "summary": report.summary,
+        "point": to_json(report.point),
+        "escape": to_json(report.escape),
+        "sections": {section.key: _section(section) for section in report.sections},
+        "spectra": to_json(report.spectra),
+        "profile": to_json(report.profile),
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    out: dict[str, Any] = {"title": section.title, "text": list(section.text)}
+    if section.facts:
+        out["facts"] = dict(section.facts)
+    if section.results:
+        out["results"] = {name: to_json(result) for name, result in section.results}
+    if section.table is not None:
+        out["table"] = to_json(section.table)
+    return out

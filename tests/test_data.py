@@ -1,0 +1,278 @@
+"""Data in batches: one weighted mean, whatever it is handed over as, and refusals that name a cause."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+
+FLOAT = np.asarray(jnp.zeros(())).dtype
+EPS = float(np.finfo(FLOAT).eps)
+RNG = np.random.default_rng(5)
+INPUTS = RNG.standard_normal((22, 3)).astype(FLOAT)
+TARGETS = RNG.standard_normal(22).astype(FLOAT)
+INPUTS[21] *= 9  # an outlier in the ragged last batch
+POINT = np.array([0.3, -0.2, 0.5], FLOAT)
+V = np.array([1.0, -2.0, 0.5], FLOAT)
+
+
+def least_squares(p, batch):
+    x, y = batch
+    return jnp.mean((x @ p - y) ** 2)
+
+
+def batches(size=7):
+    """22 samples in batches of 7: the last one holds a single sample."""
+    return [(INPUTS[i : i + size], TARGETS[i : i + size]) for i in range(0, 22, size)]
+
+
+def exact():
+    """Value, gradient and product of the mean over all samples, by hand."""
+    x, y, p = (a.astype(np.float64) for a in (INPUTS, TARGETS, POINT))
+    residual = x @ p - y
+    return np.mean(residual**2), 2 * x.T @ residual / 22, 2 * x.T @ (x @ V) / 22
+
+
+def assert_exact(op):
+    value, gradient, product = exact()
+    np.testing.assert_allclose(op.value, value, rtol=100 * EPS)
+    np.testing.assert_allclose(op.gradient, gradient, rtol=100 * EPS, atol=100 * EPS)
+    np.testing.assert_allclose(op(V), product, rtol=100 * EPS, atol=100 * EPS)
+
+
+class Loader:
+    """Iterable again and again, like a data loader of a training framework."""
+
+    def __init__(self, passes):
+        self.passes = passes
+        self.count = 0
+
+    def __iter__(self):
+        found = self.passes(self.count)
+        self.count += 1
+        return iter(found)
+
+
+class Samples(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+
+
+@pytest.mark.parametrize("stored", [None, 0])
+@pytest.mark.parametrize(
+    "data",
+    [
+        (INPUTS, TARGETS),
+        Samples(INPUTS, TARGETS),
+        batches(),
+        [Samples(*b) for b in batches()],
+        [list(b) for b in batches()],
+        Loader(lambda _: batches()),
+        hp.Batches(batches(), [7, 7, 7, 1]),
+        hp.Batches(Loader(lambda _: batches()), [21, 21, 21, 3]),
+    ],
+    ids=["tuple", "named", "list", "list-named", "list-list", "loader", "weights", "weights-loader"],
+)
+def test_every_form_of_the_data_is_the_same_mean(data, stored):
+    assert_exact(hp.hessian(least_squares, POINT, data, max_residual_bytes=stored))
+
+
+def test_a_ragged_batch_is_not_counted_as_a_full_one():
+    """The mean of batch means is another function, with another Hessian."""
+    wrong = np.mean([2 * x.T.astype(np.float64) @ (x @ V) / len(x) for x, _ in batches()], axis=0)
+    right = exact()[2]
+    assert np.linalg.norm(wrong - right) > np.linalg.norm(right)
+    assert_exact(hp.hessian(least_squares, POINT, batches()))
+
+
+def test_a_dict_is_one_batch_and_its_other_leaves_are_passed_on():
+    labels = np.arange(22) % 3
+    mask = labels > 0
+
+    def masked(p, batch):
+        assert batch["kind"] == "masked"
+        kept = jnp.where(batch["mask"], (batch["x"] @ p) ** 2, jnp.zeros_like(p[0]))
+        return jnp.sum(kept) * batch["factor"]
+
+    data = {"x": INPUTS, "mask": mask, "kind": "masked", "factor": FLOAT.type(0.5), "none": None}
+    x = INPUTS[mask].astype(np.float64)
+    np.testing.assert_allclose(
+        hp.hessian(masked, POINT, data)(V), x.T @ (x @ V), rtol=100 * EPS, atol=100 * EPS
+    )
+
+
+def test_weights_override_the_counts():
+    """Weights 1, 0.5, …: tokens, importance, whatever the user says."""
+    weights = np.array([1.0, 0.5, 3.0, 2.0])
+    op = hp.hessian(least_squares, POINT, hp.Batches(batches(), weights))
+    each = [2 * x.T.astype(np.float64) @ (x @ V) / len(x) for x, _ in batches()]
+    np.testing.assert_allclose(op(V), weights @ each / weights.sum(), rtol=100 * EPS)
+
+
+def test_a_loader_may_shuffle_its_samples():
+    """Another order is the same mean, up to rounding; four batches of sizes that differ too."""
+
+    def shuffled(count):
+        order = np.random.default_rng(count).permutation(22)
+        return [(INPUTS[order[i : i + 7]], TARGETS[order[i : i + 7]]) for i in range(0, 22, 7)]
+
+    op = hp.hessian(least_squares, POINT, Loader(shuffled), max_residual_bytes=0)
+    for _ in range(3):
+        assert_exact(op)
+
+
+def test_random_keys_in_a_list_of_batches():
+    data = [(x, y, jax.random.key(i)) for i, (x, y) in enumerate(batches())]
+    assert_exact(hp.hessian(lambda p, b: least_squares(p, b[:2]), POINT, data))
+
+
+def test_random_keys_in_the_batches_of_a_loader():
+    data = [(x, y, jax.random.key(i)) for i, (x, y) in enumerate(batches())]
+    assert_exact(hp.hessian(lambda p, b: least_squares(p, b[:2]), POINT, Loader(lambda _: data)))
+
+
+@pytest.mark.parametrize(
+    "once",
+    [lambda: (b for b in batches()), lambda: iter(batches()), lambda: map(tuple, batches())],
+    ids=["generator", "iterator", "map"],
+)
+def test_what_can_be_read_only_once_is_refused(once):
+    for job in (hp.hessian, hp.classify, hp.escape):
+        with pytest.raises(TypeError, match=r"only once.*list"):
+            job(least_squares, POINT, once())
+    with pytest.raises(TypeError, match="only once"):
+        hp.Batches(once(), [1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("empty", [[], Loader(lambda _: [])], ids=["list", "loader"])
+def test_empty_data_are_refused(empty):
+    for job in (hp.hessian, hp.classify, hp.escape):
+        with pytest.raises(ValueError, match="empty"):
+            job(least_squares, POINT, empty)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [(INPUTS[:0], TARGETS[:0]), [*batches(), (INPUTS[:0], TARGETS[:0])]],
+    ids=["whole", "last batch"],
+)
+def test_a_batch_without_samples_is_refused(data):
+    with pytest.raises(ValueError, match="no samples"):
+        hp.hessian(least_squares, POINT, data)
+
+
+def test_a_loader_that_runs_dry_is_named():
+    loader = Loader(lambda count: batches() if count == 0 else [])
+    with pytest.raises(ValueError, match=r"ran dry.*list"):
+        hp.hessian(least_squares, POINT, loader)(V)
+
+
+CHANGES = {
+    "fewer batches": lambda count: batches()[: 4 - count],
+    "more batches": lambda count: batches() + batches()[:count],
+    "smaller batches": lambda count: batches() if count == 0 else batches(5),
+    "rescaled": lambda count: [(x * FLOAT.type(1 + 0.1 * count), y) for x, y in batches()],
+    "noise": lambda count: [
+        (x + np.random.default_rng(count).normal(0, 0.3, x.shape).astype(FLOAT), y)
+        for x, y in batches()
+    ],
+    "another sample": lambda count: batches() if count == 0 else [*batches()[:3], batches()[0]],
+    "mirrored": lambda count: [
+        (x[:, :: (-1 if (i + count) % 2 else 1)], y) for i, (x, y) in enumerate(batches())
+    ],
+    "sign flips": lambda count: [((-1) ** (i * count) * x, y) for i, (x, y) in enumerate(batches())],
+    "labels shuffled apart": lambda count: [
+        (x, np.random.default_rng(count).permutation(y)) for x, y in batches()
+    ],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_data_that_change_between_passes_are_named(change):
+    """Augmentation and dropped samples make every pass another loss."""
+    loader = Loader(CHANGES[change])
+    if change == "smaller batches":
+        pytest.skip("the same samples in other batches are the same mean")
+    with pytest.raises(ValueError, match=r"changed between passes|ran dry"):
+        op = hp.hessian(least_squares, POINT, loader, max_residual_bytes=0)
+        for _ in range(3):
+            op(V)
+
+
+def test_the_same_samples_in_other_batches_are_the_same_mean():
+    op = hp.hessian(least_squares, POINT, Loader(CHANGES["smaller batches"]), max_residual_bytes=0)
+    try:
+        assert_exact(op)
+    except ValueError as error:
+        assert "changed between passes" in str(error)  # refused: honest, too
+
+
+def test_a_list_of_leaves_taken_for_one_batch_is_explained():
+    """`[x, y]` is two batches by the rule; the message must say how to hand over one."""
+    with pytest.raises(ValueError, match=r"batch 1.*tuple or dict"):
+        hp.hessian(least_squares, POINT, [INPUTS, TARGETS])
+
+
+def test_a_list_of_leaves_of_one_shape_is_explained_too():
+    """Here the batches look alike, and the loss fails on unpacking one of them."""
+
+    def line(p, batch):
+        x, y = batch
+        return jnp.mean((p[0] * x - y) ** 2)
+
+    with pytest.raises((ValueError, TypeError)) as caught:
+        hp.hessian(line, POINT, [INPUTS[:, 0], TARGETS])
+    told = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+    assert "list" in told, told
+    assert "tuple" in told, told
+
+
+def test_batches_that_cannot_be_counted_need_weights():
+    scalars = [FLOAT.type(1.0), FLOAT.type(2.0)]
+
+    def loss(p, factor):
+        return factor * jnp.sum(p**2)
+
+    with pytest.raises(ValueError, match="Batches"):
+        hp.hessian(loss, POINT, scalars)
+    op = hp.hessian(loss, POINT, hp.Batches(scalars, [3, 1]))
+    np.testing.assert_allclose(op(V), 2 * (0.75 * 1 + 0.25 * 2) * V, rtol=10 * EPS)
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, np.nan]])
+def test_wrong_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="weight"):
+        hp.hessian(least_squares, POINT, hp.Batches(batches(), weights))
+
+
+@pytest.mark.parametrize("data", ["train.csv", {"kind": "nothing"}, ()])
+def test_data_without_any_array_are_refused(data):
+    with pytest.raises(ValueError, match="no array"):
+        hp.hessian(least_squares, POINT, data)
+
+
+def test_batches_of_integers_and_of_other_libraries():
+    """Anything that numpy can read is a batch."""
+
+    class Foreign(list):
+        """A batch as loaders give it: a list of arrays."""
+
+    data = [Foreign([x.tolist(), y]) for x, y in batches()]
+
+    def loss(p, batch):
+        rows, y = batch
+        x = jnp.asarray(rows, FLOAT)
+        return jnp.mean((x @ p - y) ** 2)
+
+    with pytest.raises((TypeError, ValueError)):
+        hp.hessian(loss, POINT, data)  # a list subclass is no pytree: not guessed at
+
+
+def test_a_loss_with_data_but_none_given_says_so():
+    with pytest.raises(TypeError) as caught:
+        hp.hessian(least_squares, POINT)
+    told = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+    assert "loss(params)" in told
