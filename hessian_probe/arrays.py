@@ -148,10 +148,19 @@ def tangent(layout: Layout, vector: Vector, rest: tuple[Any, ...], axis: int | N
     """Write a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
 
     Leaves that are not variables become zeros of their own type; static leaves stay as they are.
+
+    Args:
+        layout: layout of the parameters.
+        vector: vector or basis.
+        rest: the parameters' other arrays, for their shapes.
+        axis: number of rows of a basis; None for a vector.
+
+    Returns:
+        A pytree like the parameters (with a leading axis, for a basis).
     """
 
     def zeros(leaf: Any) -> Any:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf
         return np.zeros(np.shape(leaf) if axis is None else (axis, *np.shape(leaf)), leaf.dtype)
 
@@ -179,12 +188,10 @@ def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vect
     for leaf, name, shape in zip(chosen, layout.names, layout.shapes, strict=True):
         if np.shape(leaf) != shape:
             raise ValueError(
-                f"{what} has shape {np.shape(leaf)} where {name} has {shape}; "
-                "give it the shapes of params"
+                f"{what} has shape {np.shape(leaf)} where {name} has {shape}; give it the shapes of params"
             )
     return tuple(
-        jnp.asarray(leaf).astype(dtype)
-        for leaf, dtype in zip(chosen, layout.work_dtypes, strict=True)
+        jnp.asarray(leaf).astype(dtype) for leaf, dtype in zip(chosen, layout.work_dtypes, strict=True)
     )
 
 
@@ -192,6 +199,12 @@ def generator(key: Any = None) -> np.random.Generator:
     """Make a random generator from a JAX key; None means the key of seed 0.
 
     Vectors are drawn on the host: a draw costs no compilation, and is the same on every device.
+
+    Args:
+        key: `jax.random.key(seed)` or an older raw key.
+
+    Returns:
+        A NumPy generator.
 
     Raises:
         TypeError: `key` is not a JAX random key.
@@ -209,15 +222,12 @@ def generator(key: Any = None) -> np.random.Generator:
     return np.random.default_rng(data.ravel().tolist())
 
 
-def random_normal(
-    rng: np.random.Generator, layout: Layout, active: tuple[bool, ...] | None = None
-) -> Vector:
+def random_normal(rng: np.random.Generator, layout: Layout, active: tuple[bool, ...] | None = None) -> Vector:
     """Draw a standard normal vector; leaves that are not `active` are zero."""
     active = active or (True,) * len(layout.shapes)
     rows = zip(layout.shapes, layout.work_dtypes, active, strict=True)
     return tuple(
-        jnp.asarray(rng.standard_normal(shape) if on else np.zeros(shape), dtype)
-        for shape, dtype, on in rows
+        jnp.asarray(rng.standard_normal(shape) if on else np.zeros(shape), dtype) for shape, dtype, on in rows
     )
 
 
@@ -236,9 +246,7 @@ def dot(a: Vector, b: Vector) -> jax.Array:
     """Euclidean inner product over all leaves, accumulated in at least float32."""
     dtype = accumulator(a)
     with jax.default_matmul_precision("highest"):
-        return sum(
-            (jnp.vdot(x, y).astype(dtype) for x, y in zip(a, b, strict=True)), jnp.zeros((), dtype)
-        )
+        return sum((jnp.vdot(x, y).astype(dtype) for x, y in zip(a, b, strict=True)), jnp.zeros((), dtype))
 
 
 @jax.jit
@@ -293,10 +301,7 @@ def coefficients(basis: Basis, vector: Vector) -> jax.Array:
 
 @jax.jit
 def combine(basis: Basis, weights: jax.Array) -> Basis:
-    """Linear combinations of the rows: `weights` of shape (rows,) or (rows, k).
-
-    Returns a vector, or a basis of k rows.
-    """
+    """Combine the rows linearly: weights of shape (rows,) give a vector, (rows, k) a basis of k rows."""
     out = []
     with jax.default_matmul_precision("highest"):
         for b in basis:

@@ -45,7 +45,7 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
         jax.tree_util.register_pytree_node(new, flatten, unflatten)
         new.__repr__ = _safe_repr
         new._repr_html_ = _repr_html
-        return new  # type: ignore[no-any-return]
+        return new
 
     return decorate
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from hessian_probe.display.record import Report, Section
 
-# Fields that hold parameters or vectors like them; JSON says only whether they are there.
-VECTORS = frozenset({"params", "escape_direction", "eigenvectors"})
+# Fields that hold parameters, or vectors like them.
+OMITTED = frozenset({"params", "eigenvectors"})
+DIRECTION = "escape_direction"  # of this one JSON says whether it is there
 
 
 def to_json(item: Any) -> Any:
@@ -47,9 +48,9 @@ def _fields(item: Any) -> dict[str, Any]:
     out = {}
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
-        if field.name in VECTORS:
-            out[f"has_{field.name}"] = value is not None
-        else:
+        if field.name == DIRECTION:
+            out[f"has_{DIRECTION}"] = value is not None
+        elif field.name not in OMITTED:
             out[field.name] = to_json(value)
     return out
 

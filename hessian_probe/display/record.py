@@ -120,6 +120,7 @@ class Report:
         curves: training curves.
         spectra: spectrum ends, one record for each place.
         profile: loss along the escape direction, or None.
+        loss_name: what the loss is, for the axes.
         footer: versions and the like.
     """
 
@@ -131,6 +132,7 @@ class Report:
     curves: tuple[Curve, ...] = ()
     spectra: tuple[Spectrum, ...] = ()
     profile: Profile | None = None
+    loss_name: str = "loss"
     footer: str = ""
 
     @property

@@ -106,12 +106,23 @@ def _no_direction(point: CriticalPoint) -> tuple[str, str]:
     if point.label == "minimum":
         return "nothing_to_escape", "a minimum: no direction of negative curvature"
     if point.label == "not_critical":
-        return "nothing_to_escape", "a slope without negative curvature: the gradient is the way down"
-    return "undetermined", f"the point is {point.label}, and no direction of negative curvature is known"
+        return (
+            "nothing_to_escape",
+            "a slope without negative curvature: the gradient is the way down",
+        )
+    return (
+        "undetermined",
+        f"the point is {point.label}, and no direction of negative curvature is known",
+    )
 
 
 def _stay(
-    point: CriticalPoint, params: PyTree, loss: float, objective: Objective, status: str, reason: str
+    point: CriticalPoint,
+    params: PyTree,
+    loss: float,
+    objective: Objective,
+    status: str,
+    reason: str,
 ) -> Escape:
     return Escape(
         status=status,

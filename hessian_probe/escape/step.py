@@ -50,6 +50,12 @@ class LineSearch:
 
         The step found lies before the first rise of the loss seen on the way, in the valley next to
         the start, and within LONGEST scales.
+
+        Args:
+            scale: the longest step that is tried at first.
+
+        Returns:
+            The best step; of length 0 if none lowers the loss.
         """
         for call in range(MAX_CALLS):
             steps = scale * 16.0**-call * 0.5 ** np.arange(POINTS // 2)[::-1]

@@ -190,8 +190,7 @@ class Data:
         expected = self._signature or ()
         if not sums:
             raise DataChangedError(
-                "data ran dry: it gave batches on the first pass and none on a later one; "
-                "pass list(data)"
+                "data ran dry: it gave batches on the first pass and none on a later one; pass list(data)"
             )
         if len(sums) != len(expected):
             raise DataChangedError(

@@ -36,6 +36,12 @@ def _scalar(
 def real_scalar(output: Any) -> jax.Array:
     """Check that the loss returned one real number.
 
+    Args:
+        output: what it returned.
+
+    Returns:
+        The same as a JAX scalar.
+
     Raises:
         TypeError: it returned several things, or a number that is complex or no float.
         ValueError: it returned an array that is not a scalar.
@@ -52,8 +58,7 @@ def real_scalar(output: Any) -> jax.Array:
         raise TypeError(f"loss returned {array.dtype}; expected a floating-point scalar")
     if array.shape != ():
         raise ValueError(
-            f"loss returned shape {array.shape}; expected a scalar (shape ()): "
-            "take jnp.mean over the samples"
+            f"loss returned shape {array.shape}; expected a scalar (shape ()): take jnp.mean over the samples"
         )
     return array
 
@@ -63,7 +68,9 @@ def _work(layout: Layout, variables: Vector) -> Vector:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def value(loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any) -> jax.Array:
+def value(
+    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+) -> jax.Array:
     """Loss at `x`: scalar."""
     return _scalar(loss, layout, blayout, rest, batch)(x)
 
@@ -91,28 +98,40 @@ def apply_linearized(tangent_map: Any, v: Vector) -> Vector:
     """Hessian-vector product from a stored linearisation."""
     with jax.default_matmul_precision("highest"):
         _, product = tangent_map(v)
-    return product  # type: ignore[no-any-return]
+    return product
 
 
 @jax.jit
 def apply_to_rows(tangent_map: Any, rows: Vector) -> Vector:
     """Hessian-vector products of every row of a basis, in one program."""
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(lambda v: tangent_map(v)[1])(rows)  # type: ignore[no-any-return]
+        return jax.vmap(lambda v: tangent_map(v)[1])(rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_over_reverse(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, v: Vector
+    loss: Hashable,
+    layout: Layout,
+    blayout: Layout | None,
+    x: Vector,
+    rest: Any,
+    batch: Any,
+    v: Vector,
 ) -> Vector:
     """Hessian-vector product as the directional derivative of the gradient; nothing is stored."""
     gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
-    return jax.jvp(gradient, (_work(layout, x),), (v,))[1]  # type: ignore[no-any-return]
+    return jax.jvp(gradient, (_work(layout, x),), (v,))[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def reverse_over_reverse(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, v: Vector
+    loss: Hashable,
+    layout: Layout,
+    blayout: Layout | None,
+    x: Vector,
+    rest: Any,
+    batch: Any,
+    v: Vector,
 ) -> Vector:
     """Hessian-vector product as the gradient of ⟨gradient, v⟩: for losses without forward mode."""
     gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
@@ -121,7 +140,14 @@ def reverse_over_reverse(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def line_forward(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, d: Vector, ts: jax.Array
+    loss: Hashable,
+    layout: Layout,
+    blayout: Layout | None,
+    x: Vector,
+    rest: Any,
+    batch: Any,
+    d: Vector,
+    ts: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
     scalar = _scalar(loss, layout, blayout, rest, batch)
@@ -136,7 +162,14 @@ def line_forward(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def line_reverse(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, d: Vector, ts: jax.Array
+    loss: Hashable,
+    layout: Layout,
+    blayout: Layout | None,
+    x: Vector,
+    rest: Any,
+    batch: Any,
+    d: Vector,
+    ts: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The same by reverse mode, for losses without a forward derivative."""
     scalar = _scalar(loss, layout, blayout, rest, batch)

@@ -148,6 +148,12 @@ class HessianOperator:
     def __call__(self, v: PyTree) -> PyTree:
         """Multiply: a pytree like params in, a pytree like params out (at least float32).
 
+        Args:
+            v: pytree like params.
+
+        Returns:
+            ∇²loss·v.
+
         Raises:
             ValueError: structure or shapes of `v` are not those of params.
         """

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Share of the free memory that cached residuals or a Krylov basis may take.
@@ -29,7 +30,7 @@ def tree_bytes(tree: Any) -> int:
     return sum(
         int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)
-        if hasattr(leaf, "shape") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+        if hasattr(leaf, "shape") and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
     )
 
 

@@ -1,7 +1,8 @@
-"""A loss with its parameters' layout and its data: values, gradients and lines, weighted by samples."""
+"""A loss with its parameters' layout and its data: values, gradients and lines."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,7 +82,9 @@ class Objective:
         self._check_loss()
         self.route = self._find_route()
         self.forward = self._traces(
-            derivatives.line_forward, self._abstract(), jax.ShapeDtypeStruct((1,), self.scalar_dtype)
+            derivatives.line_forward,
+            self._abstract(),
+            jax.ShapeDtypeStruct((1,), self.scalar_dtype),
         )
         self.active = self._find_active()
 
@@ -103,7 +106,7 @@ class Objective:
     def value(self, x: Vector) -> float:
         """Loss at `x`, averaged over the batches by weight."""
         self.num_evaluations += 1
-        return sum(b.weight * float(self._call(derivatives.value, b, x)) for b in self.data)
+        return float(sum(b.weight * float(self._call(derivatives.value, b, x)) for b in self.data))
 
     def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         """Loss and gradient at `x`, averaged over the batches by weight."""
@@ -139,7 +142,7 @@ class Objective:
 
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""
-        return self._call(derivatives.linearized, batch, x)  # type: ignore[no-any-return]
+        return self._call(derivatives.linearized, batch, x)
 
     def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
         """Shapes of what `linearized` would return; nothing is computed."""
@@ -198,9 +201,12 @@ class Objective:
 
         Forward mode through a `custom_vjp` function traces, and fails only when it is compiled: it
         leaves a placeholder in the program.
+
+        Returns:
+            False where JAX has no such derivative.
         """
         batch = self._first_batch()
-        function = partial(kernel.__wrapped__, self.loss, self.layout, batch.layout)
+        function = partial(inspect.unwrap(kernel), self.loss, self.layout, batch.layout)
         try:
             program = jax.make_jaxpr(function)(self.variables, self.rest, batch.arrays, *extra)
         except (TypeError, ValueError, NotImplementedError):
@@ -218,7 +224,7 @@ class Objective:
     def _find_active(self) -> tuple[bool, ...]:
         """Tell which variables the loss reads at all, from its traced program."""
         batch = self._first_batch()
-        kernel = derivatives.value.__wrapped__
+        kernel = inspect.unwrap(derivatives.value)
         closed = jax.make_jaxpr(partial(kernel, self.loss, self.layout, batch.layout))(
             self.variables, self.rest, batch.arrays
         )
@@ -240,7 +246,9 @@ def _holds(program: Any, primitive: str) -> bool:
     for equation in program.eqns:
         if equation.primitive.name == primitive:
             return True
-        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        for parameter in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns") and _holds(inner, primitive):
                 return True

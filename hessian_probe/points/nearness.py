@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, row, scale
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.arrays import add_scaled, cast, dot, norm
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, reach
+from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step
 from hessian_probe.results import number
-from hessian_probe.spectrum.krylov import Krylov
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
 # the quadratic model may change along each eigenvector on its own, where rises and falls cannot
@@ -26,8 +26,6 @@ from hessian_probe.spectrum.krylov import Krylov
 # most 0.04 and 0.25; on slopes and when leaving a plateau at least 1 for the latter.
 LOSS_SHARE = 0.1
 MODEL_SHARE = 0.5
-# Share of the gradient that the model may leave unexplained.
-UNEXPLAINED = 0.1
 # A Newton step that leaves at most this share of the true gradient shows a regular critical point.
 # Towards one where the Hessian itself vanishes (three or more layers started small) every step leaves
 # about 1/4, as it does where there is none at all (x³/3 + ax): then several steps must leave this much.
@@ -60,22 +58,6 @@ class Nearness(NamedTuple):
     operator: HessianOperator | None
     reason: str
     regular: bool = True
-
-
-class Step(NamedTuple):
-    """Newton step of the quadratic model.
-
-    Attributes:
-        vector: s, or None if there is none.
-        unexplained: ‖g + Hs‖ / ‖g‖.
-        change: ½ Σ gᵢ²/|λᵢ| over the spectrum seen, what the step changes the loss by at most.
-        outcome: "solved", "flat", "beyond" (too long), "costly" (too large a change) or "budget".
-    """
-
-    vector: Vector | None
-    unexplained: float
-    change: float
-    outcome: str
 
 
 def judge_nearness(
@@ -162,10 +144,10 @@ class _Approach:
 
     def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
         if spectrum is not None:
-            return _dense_step(op, spectrum, self.ends.band)
+            return dense_step(op, spectrum, self.ends.band)
         goal = max(UNEXPLAINED, self.tolerance / float(norm(op.gradient_vector)))
         limits = self.limit, MODEL_SHARE * self.change
-        return _krylov_step(op, self.ends.band, goal, limits, self.rng, self._left)
+        return krylov_step(op, self.ends.band, goal, limits, self.rng, self._left)
 
     def _distance(self, there: HessianOperator) -> float:
         work = self.op.layout.work_dtypes
@@ -175,10 +157,11 @@ class _Approach:
         """Say why no critical point follows from this step, or None if one may."""
         length = float(norm(here.gradient_vector))
         if step.outcome == "costly":
+            share = number(step.change / self.change, 2)
             return _far(
-                f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the loss "
-                f"differs by {number(step.change, 2)} or more, {number(step.change / self.change, 2)} of what the "
-                f"curvature does within {number(self.radius, 2)} (at most {MODEL_SHARE})"
+                f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the "
+                f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature does "
+                f"within {number(self.radius, 2)} (at most {MODEL_SHARE})"
             )
         if step.outcome == "budget" or step.vector is None:
             return _unknown(
@@ -204,7 +187,9 @@ class _Approach:
         if moved > LOSS_SHARE * self.change:
             return _far(f"{self._numbers(there, moved)} (at most {LOSS_SHARE})")
         if step.change > MODEL_SHARE * self.change:
-            return _far(f"{self._numbers(there, step.change)} eigenvector by eigenvector (at most {MODEL_SHARE})")
+            return _far(
+                f"{self._numbers(there, step.change)} eigenvector by eigenvector (at most {MODEL_SHARE})"
+            )
         return None
 
     def _moved(self, there: HessianOperator) -> float:
@@ -239,76 +224,3 @@ def _far(reason: str) -> Nearness:
 
 def _unknown(reason: str) -> Nearness:
     return Nearness("unknown", math.nan, math.nan, None, reason)
-
-
-def _krylov_step(
-    op: HessianOperator, band: float, goal: float, limits: tuple[float, float], rng: np.random.Generator, budget: int
-) -> Step:
-    """Solve H s = −g with the least remainder in the gradient's Krylov space.
-
-    A remainder r = g + Hs bounds what any solution must do: ½ Σ gᵢ²/|λᵢ| ≥ ½ ‖r‖³/‖Hr‖, by Cauchy and
-    Schwarz, since r is orthogonal to H times the space.  Where that is too much the search ends.
-
-    Args:
-        op: operator whose gradient is to vanish.
-        band: zero band.
-        goal: remainder to reach, relative to the gradient.
-        limits: longest step, and largest change of the loss, that would be accepted.
-        rng: source of randomness.
-        budget: products allowed.
-
-    Returns:
-        The step found, with how the search ended.
-    """
-    length = float(norm(op.gradient_vector))
-    if budget < 1:
-        return Step(None, 1.0, 0.0, "budget")
-    krylov = Krylov(op, op.gradient_vector, rng, budget)
-    y, rest, outcome, least = np.zeros(0), np.ones(1), "budget", 0.0
-    while krylov.step():
-        matrix = krylov.extended()
-        product = float(np.linalg.norm(matrix @ rest))
-        if product > 0:
-            least = 0.5 * length**2 * float(np.linalg.norm(rest)) ** 3 / product
-        y, rest = _least_squares(matrix, band)
-        if np.linalg.norm(rest) <= goal:
-            outcome = "solved"
-        elif least > limits[1]:
-            outcome = "costly"
-        elif length * float(np.linalg.norm(y)) > limits[0]:
-            outcome = "beyond"
-        elif krylov.invariant or krylov.exhausted:
-            outcome = "flat"
-        if outcome != "budget":
-            break
-    unexplained = float(np.linalg.norm(rest))
-    if krylov.size == 0 or outcome == "costly":
-        return Step(None, unexplained, least, outcome)
-    ritz = krylov.ritz()
-    beyond = np.abs(ritz.values) > band
-    change = 0.5 * length**2 * float(np.sum(ritz.weights[0, beyond] ** 2 / np.abs(ritz.values[beyond])))
-    vector = scale(length, row(krylov.vectors(y[:, None]), 0))
-    return Step(vector, unexplained, change, outcome)
-
-
-def _least_squares(matrix: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise ‖e₁ + matrix·y‖, singular values within the band left out; return y and the remainder."""
-    target = np.zeros(len(matrix))
-    target[0] = 1.0
-    top = float(np.linalg.norm(matrix, 2))
-    y = np.linalg.lstsq(matrix, -target, rcond=band / top if top > 0 else 1.0)[0]
-    return y, target + matrix @ y
-
-
-def _dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> Step:
-    """Solve H s = −g by the whole spectrum, eigenvalues within the zero band left out."""
-    values, vectors = spectrum
-    inside = np.abs(values) > band
-    gradient = flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
-    length = float(np.linalg.norm(gradient))
-    parts = vectors.T @ gradient
-    flat = vectors[:, inside] @ (-parts[inside] / values[inside])
-    rest = float(np.sqrt(max(length**2 - np.sum(parts[inside] ** 2), 0.0))) / length
-    change = 0.5 * float(np.sum(parts[inside] ** 2 / np.abs(values[inside])))
-    step = row(unflatten_rows(op.layout, flat[None]), 0)
-    return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")

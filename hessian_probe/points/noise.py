@@ -39,6 +39,13 @@ def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
     """Evaluate loss and gradient one rounding away.
 
     Every variable moves by eps times the larger of its own size and its leaf's root mean square.
+
+    Args:
+        op: operator at the parameters.
+        rng: source of the signs of the moves.
+
+    Returns:
+        The operator there, with the changes of loss and gradient.
     """
     eps = float(jnp.finfo(op.dtype).eps)
     signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)

@@ -97,8 +97,7 @@ class KnownPoint:
         index = "" if self.index is None else f", index {self.index}"
         second_order = ", second order cannot decide" if self.degenerate else ""
         return (
-            f"KnownPoint({self.kind}/{self.name}: {self.label}{index}{second_order}, "
-            f"{self.size} parameters)"
+            f"KnownPoint({self.kind}/{self.name}: {self.label}{index}{second_order}, {self.size} parameters)"
         )
 
 

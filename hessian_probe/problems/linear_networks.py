@@ -184,9 +184,7 @@ def _fault(
     return None
 
 
-def _descent(
-    weights: Sequence[Matrix], subset: Sequence[int], s: Matrix, parts: _Directions
-) -> list[Matrix]:
+def _descent(weights: Sequence[Matrix], subset: Sequence[int], s: Matrix, parts: _Directions) -> list[Matrix]:
     """Find a straight direction that fills the zeros of one hidden path of a non-strict saddle.
 
     Args:
@@ -302,9 +300,7 @@ def deep_linear_point(
         pairs = list(zip(turns[1:], turns[:-1], strict=True))
         weights = [after @ w @ before.T for w, (after, before) in zip(weights, pairs, strict=True)]
         if descent is not None:
-            descent = [
-                after @ w @ before.T for w, (after, before) in zip(descent, pairs, strict=True)
-            ]
+            descent = [after @ w @ before.T for w, (after, before) in zip(descent, pairs, strict=True)]
     if is_minimum:
         why = "fits the leading directions with all the rank there is (Baldi & Hornik 1989)"
     elif non_strict:
@@ -371,8 +367,5 @@ def linear_network_points() -> list[KnownPoint]:
         for r in range(min(widths) + 1)
         for subset in combinations((1, 2, 3), r)
     ]
-    points += [
-        deep_linear_point(widths, subset, carried=carried)
-        for widths, subset, carried in _DEEP_CASES
-    ]
+    points += [deep_linear_point(widths, subset, carried=carried) for widths, subset, carried in _DEEP_CASES]
     return points

@@ -48,9 +48,7 @@ def digits(*, one_hot: bool = True) -> tuple[Array, Any]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "the digits come with scikit-learn: pip install 'hessian_probe[demo]'"
-        ) from error
+        raise ImportError("the digits come with scikit-learn: pip install 'hessian_probe[demo]'") from error
     bunch = load_digits()
     labels = np.asarray(bunch.target, np.int32)
     inputs: Array = np.asarray(bunch.data, np.float64) / 16.0

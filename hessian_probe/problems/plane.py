@@ -288,9 +288,7 @@ def closed_form_points(function: str | None = None) -> list[KnownPoint]:
     return points
 
 
-def styblinski_tang_points(
-    n: int, *, indices: list[int] | None = None, seed: int = 0
-) -> list[KnownPoint]:
+def styblinski_tang_points(n: int, *, indices: list[int] | None = None, seed: int = 0) -> list[KnownPoint]:
     """Build one critical point of the Styblinski–Tang function for each index asked for.
 
     Each coordinate sits at one of the three roots of 4z³ − 32z + 5; the curvature there is

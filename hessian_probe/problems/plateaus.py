@@ -135,9 +135,7 @@ def plateau_points(
     Cost: About ten seconds on two cores for all, mostly for "late".
     """
     wanted, kinds = tuple(activations), tuple(states)
-    unknown = [n for n in wanted if n not in _NETWORKS] + [
-        n for n in kinds if n not in PLATEAU_STATES
-    ]
+    unknown = [n for n in wanted if n not in _NETWORKS] + [n for n in kinds if n not in PLATEAU_STATES]
     if unknown:
         raise ValueError(
             f"unknown {unknown}; there are the activations {', '.join(_NETWORKS)} and the states "
@@ -166,9 +164,7 @@ def plateau_points(
     return points
 
 
-def _reach(
-    loss: Callable[[Any, Any], jax.Array], network: _Network, state: str, data: Any, seed: int
-) -> Any:
+def _reach(loss: Callable[[Any, Any], jax.Array], network: _Network, state: str, data: Any, seed: int) -> Any:
     never = -float("inf")
     if state in ("slope", "late"):
         start = mlp_init(network.widths, scale=network.standard, bias=False, seed=seed)

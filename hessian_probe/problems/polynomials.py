@@ -133,9 +133,7 @@ def quadratic(
     """
     spectrum = np.asarray(eigenvalues, np.float64)
     if spectrum.ndim != 1 or spectrum.size == 0 or not np.all(np.isfinite(spectrum)):
-        raise ValueError(
-            f"expected a non-empty sequence of finite eigenvalues, got shape {spectrum.shape}"
-        )
+        raise ValueError(f"expected a non-empty sequence of finite eigenvalues, got shape {spectrum.shape}")
     if quartic < 0.0:
         raise ValueError(f"expected quartic >= 0, got {quartic}")
     n = spectrum.size

@@ -26,5 +26,3 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
 def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
     """Write columns (n, k) as a basis of k rows."""
     return unflatten_rows(operator.layout, columns.T)
-
-

@@ -9,7 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import (Basis, PyTree, Vector, add_scaled, from_tangent, generator, norm, random_normal, row, scale, tangent)
+from hessian_probe.arrays import (
+    Basis,
+    PyTree,
+    Vector,
+    add_scaled,
+    from_tangent,
+    generator,
+    norm,
+    random_normal,
+    row,
+    scale,
+    tangent,
+)
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh

@@ -45,7 +45,6 @@ BREAKDOWN = 10.0
 def _extend(basis: Basis, w: Vector, index: jax.Array) -> tuple[Basis, Vector, jax.Array, jax.Array]:
     """Orthogonalise `w` twice, write it as row `index`; rows from `index` on are zero before."""
 
-
     def orthogonalise(_: int, state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
         vector, total = state
         part = coefficients(basis, vector)
@@ -111,7 +110,11 @@ class Krylov:
     """
 
     def __init__(
-        self, operator: SymmetricOperator, start: Vector | None, rng: np.random.Generator, max_basis: int
+        self,
+        operator: SymmetricOperator,
+        start: Vector | None,
+        rng: np.random.Generator,
+        max_basis: int,
     ) -> None:
         self.operator = operator
         self._rng = rng

@@ -71,9 +71,7 @@ class EigenResult:
         good = int(np.sum(np.asarray(self.converged)))
         title = f"EigenResult: {self.status.upper()}   {good} of {len(values)} pairs converged"
         shown = range(len(values)) if len(values) <= 8 else [*range(4), *range(len(values) - 4, len(values))]
-        rows = [
-            (f"λ[{i}]", f"{signed(values[i])} ± {number(self.residual_norms[i], 1)}") for i in shown
-        ]
+        rows = [(f"λ[{i}]", f"{signed(values[i])} ± {number(self.residual_norms[i], 1)}") for i in shown]
         rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))
         if self.message:

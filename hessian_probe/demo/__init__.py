@@ -1,0 +1,1 @@
+"""The main job on real input: stuck, classified, escaped, trained on; what `hessian-probe demo` runs."""

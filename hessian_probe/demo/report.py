@@ -1,0 +1,215 @@
+"""The demo's measurements as a report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessian_probe.demo import digits
+from hessian_probe.demo.digits import Story
+from hessian_probe.demo.train import Training
+from hessian_probe.display.record import Curve, Report, Section, Spectrum, Table, spectrum_at
+from hessian_probe.display.words import outcome, verdict
+from hessian_probe.points.result import CriticalPoint
+from hessian_probe.results import number, signed
+from hessian_probe.spectrum.result import EigenResult
+
+# Numbers of further steps at which the two trainings are held against each other.
+CHECKPOINTS = (0, 250, 500, 1000, 2000, 3000, 3500)
+
+
+def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report:
+    """Gather what was measured.
+
+    Args:
+        lecture: the lecture's example, or None if it did not get that far.
+        story: the digits, as far as it got.
+        footer: closing line.
+
+    Returns:
+        The report.
+    """
+    parts = [lecture, _stall(story), _verdict(story), _way_out(story), _onward(story), _end(story)]
+    return Report(
+        title="hessian_probe demo: stuck, classified, escaped, trained on",
+        summary=_summary(story),
+        sections=tuple(part for part in parts if part is not None),
+        point=story.point,
+        escape=story.move,
+        curves=_curves(story),
+        spectra=_spectra(story),
+        profile=story.profile,
+        loss_name="training loss (cross-entropy)",
+        footer=footer,
+    )
+
+
+def _summary(story: Story) -> str:
+    if story.before is None or story.point is None or story.move is None:
+        return "Interrupted before the answer was known; what was measured follows."
+    said = (
+        f"A network on handwritten digits stalls at loss {number(story.point.loss, 5)}. "
+        f"{verdict(story.point).split(': ')[0]}. {outcome(story.move)}"
+    )
+    if story.after is not None and story.alone is not None:
+        steps = len(story.after.losses) - 1
+        said += (
+            f" After {steps:,} further steps of the same gradient descent the loss is "
+            f"{number(story.after.losses[-1], 3)}; without the escape it is "
+            f"{number(story.alone.losses[-1], 3)}."
+        )
+    return said
+
+
+def _stall(story: Story) -> Section | None:
+    before = story.before
+    if before is None:
+        return None
+    widths = "-".join(map(str, digits.WIDTHS))
+    size = sum(a * b + b for a, b in zip(digits.WIDTHS, digits.WIDTHS[1:], strict=False))
+    steps = len(before.losses) - 1
+    return Section(
+        key="stall",
+        title="2. Gradient descent stalls",
+        text=(
+            f"Data: scikit-learn's 1,797 handwritten digits. Network: {widths}, "
+            f"{digits.ACTIVATION}, {size:,} parameters, mean cross-entropy, float32. Plain gradient "
+            f"descent on all the data, rate {digits.RATE}.",
+            f"Start: all weights {1 / digits.SCALE:,.0f} times smaller than usual (Gaussian of "
+            f"deviation {digits.SCALE:g}/√inputs), biases zero. Why it stalls: the gradient of each "
+            "layer is a product with the weights of the other. Where all are small, it is small; "
+            "where all are zero, it is zero, and the network gives every image the same ten "
+            "probabilities: a critical point at loss log 10 = 2.3026, that of guessing.",
+            f"Stalled means: the loss fell by less than {digits.SHARE:.1%} over the last "
+            f"{digits.WINDOW} steps.",
+        ),
+        facts=(
+            ("steps", f"{steps:,}"),
+            ("loss", f"{before.losses[0]:.6f} → {before.losses[-1]:.6f}"),
+            ("accuracy", f"{before.accuracies[steps]:.1%} of the digits"),
+        ),
+    )
+
+
+def _verdict(story: Story) -> Section | None:
+    if story.point is None or story.ends is None:
+        return None
+    low, high = story.ends.eigenvalues[0], story.ends.eigenvalues[-1]
+    return Section(
+        key="plateau",
+        title="3. What kind of point is this?",
+        text=(verdict(story.point),),
+        results=(("point", story.point),),
+        facts=(
+            ("computed", f"extreme eigenvalues {signed(low)} and {signed(high)} (`hp.eigsh`)"),
+            (
+                "by hand",
+                f"∓{number(story.closed_form, 5)} couple the two layers where all weights are zero",
+            ),
+        ),
+    )
+
+
+def _way_out(story: Story) -> Section | None:
+    move, controls = story.move, story.controls
+    if move is None or controls is None or story.landed is None:
+        return None
+    return Section(
+        key="escape",
+        title="4. The way out",
+        text=(outcome(move),),
+        results=(("escape", move),),
+        facts=(
+            (
+                "control",
+                f"{len(controls)} random directions, steps of the same length: "
+                f"loss {number(np.min(controls), 5)} … {number(np.max(controls), 5)}",
+            ),
+            (
+                "now",
+                f"{story.landed.label}, gradient norm {number(story.landed.grad_norm, 3)}: "
+                "there is a slope to go down",
+            ),
+        ),
+    )
+
+
+def _onward(story: Story) -> Section | None:
+    after, alone, move = story.after, story.alone, story.move
+    if after is None or alone is None or move is None:
+        return None
+    there = np.flatnonzero(alone.losses <= move.loss_after)
+    if len(there):
+        caught_up = (
+            f"Left alone, gradient descent does leave the plateau in the end: it reaches the loss "
+            f"that the escape gave at once after {there[0]:,} further steps."
+        )
+    else:
+        caught_up = (
+            f"Left alone, gradient descent has not reached the loss that the escape gave at once "
+            f"after {len(alone.losses) - 1:,} further steps."
+        )
+    table = Table(
+        "The same gradient descent, from the plateau and from where the escape landed:",
+        ("further steps", "loss alone", "loss escaped", "digits right alone", "escaped"),
+        tuple(_row(k, alone, after) for k in CHECKPOINTS if k < len(alone.losses)),
+    )
+    return Section(
+        key="onward",
+        title="5. Training goes on",
+        text=(
+            caught_up,
+            f"The classification and the escape together cost {move.num_hvps} Hessian-vector "
+            f"products and {move.num_evaluations} evaluations of the loss or its gradient.",
+        ),
+        table=table,
+    )
+
+
+def _row(step: int, alone: Training, after: Training) -> tuple[str, ...]:
+    return (
+        f"{step:,}",
+        f"{alone.losses[step]:.4f}",
+        f"{after.losses[step]:.4f}",
+        f"{alone.accuracies[step]:.1%}",
+        f"{after.accuracies[step]:.1%}",
+    )
+
+
+def _end(story: Story) -> Section | None:
+    if story.final is None:
+        return None
+    return Section(
+        key="end",
+        title="6. Where training ended",
+        text=(verdict(story.final),),
+        results=(("point", story.final),),
+    )
+
+
+def _curves(story: Story) -> tuple[Curve, ...]:
+    curves: list[Curve] = []
+    if story.before is not None:
+        curves.append(_curve("gradient descent", "before", 0, story.before))
+        start = len(story.before.losses) - 1
+        if story.alone is not None:
+            curves.append(_curve("gradient descent, left alone", "alone", start, story.alone))
+        if story.after is not None:
+            curves.append(_curve("gradient descent after the escape", "after", start, story.after))
+    return tuple(curves)
+
+
+def _curve(name: str, role: str, start: int, training: Training) -> Curve:
+    return Curve(name, role, start + np.arange(len(training.losses)), training.losses)
+
+
+def _spectra(story: Story) -> tuple[Spectrum, ...]:
+    places: tuple[tuple[str, CriticalPoint | None, EigenResult | None], ...] = (
+        ("stalled", story.point, story.ends),
+        ("after the\nescape", story.landed, story.landed_ends),
+        ("at the\nend", story.final, story.final_ends),
+    )
+    return tuple(
+        spectrum_at(name, ends, zero_band=point.zero_band)
+        for name, point, ends in places
+        if point is not None and ends is not None
+    )

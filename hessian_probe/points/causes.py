@@ -1,0 +1,53 @@
+"""Why a point cannot be classified at all: nothing finite, or nothing that can be repeated."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+
+from hessian_probe.arrays import first_nonfinite
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.ends import Ends
+from hessian_probe.points.noise import ProductNoise
+from hessian_probe.results import number
+
+# A product that changes by more than this share of ‖H‖ between two evaluations a rounding apart
+# cannot carry a verdict: the loss is random, its data change, or it is not smooth here.
+UNSTABLE = 0.05
+
+
+def nonfinite(op: HessianOperator) -> str:
+    """Name what is not finite at the parameters themselves."""
+    where = first_nonfinite(op.layout, op.x)
+    if where:
+        return f"{where} holds a NaN or an infinity"
+    if not math.isfinite(op.value):
+        return f"the loss is {op.value} at these parameters"
+    where = first_nonfinite(op.layout, op.gradient_vector)
+    return f"the gradient with respect to {where} is not finite" if where else ""
+
+
+def no_product(ends: Ends) -> str:
+    """Say why there is not a single product."""
+    if ends.status == "interrupted":
+        return "interrupted before the first product"
+    return "a Hessian-vector product is not finite here, though loss and gradient are: no second derivative"
+
+
+def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
+    """Name the likely cause where products cannot be repeated."""
+    worst = max(noise.largest, ends.asymmetry)
+    if worst <= UNSTABLE * ends.top or worst <= float(jnp.finfo(op.dtype).tiny):
+        return ""
+    share = number(worst / ends.top if ends.top else math.inf, 2)
+    if ends.asymmetry > noise.largest:
+        return (
+            f"products are not symmetric (by {share} of ‖H‖): the gradient is not that of one loss; "
+            "a custom derivative, or a loss whose randomness depends on the parameters"
+        )
+    return (
+        f"products change by {share} of ‖H‖ when the parameters move by one rounding: randomness in the "
+        "loss (dropout key, data that change), a kink, or too little precision; fix the key and the data, "
+        "or use float64"
+    )

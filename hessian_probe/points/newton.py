@@ -1,0 +1,108 @@
+"""The step at which the quadratic model's gradient vanishes, or why there is none to be had."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.spectrum.krylov import Krylov
+
+# Share of the gradient that the model may leave unexplained.
+UNEXPLAINED = 0.1
+
+
+class Step(NamedTuple):
+    """Newton step of the quadratic model.
+
+    Attributes:
+        vector: s, or None if there is none.
+        unexplained: ‖g + Hs‖ / ‖g‖.
+        change: ½ Σ gᵢ²/|λᵢ| over the spectrum seen, what the step changes the loss by at most.
+        outcome: "solved", "flat", "beyond" (too long), "costly" (too large a change) or "budget".
+    """
+
+    vector: Vector | None
+    unexplained: float
+    change: float
+    outcome: str
+
+
+def krylov_step(
+    op: HessianOperator,
+    band: float,
+    goal: float,
+    limits: tuple[float, float],
+    rng: np.random.Generator,
+    budget: int,
+) -> Step:
+    """Solve H s = −g with the least remainder in the gradient's Krylov space.
+
+    A remainder r = g + Hs bounds what any solution must do: ½ Σ gᵢ²/|λᵢ| ≥ ½ ‖r‖³/‖Hr‖, by Cauchy and
+    Schwarz, since r is orthogonal to H times the space.  Where that is too much the search ends.
+
+    Args:
+        op: operator whose gradient is to vanish.
+        band: zero band.
+        goal: remainder to reach, relative to the gradient.
+        limits: longest step, and largest change of the loss, that would be accepted.
+        rng: source of randomness.
+        budget: products allowed.
+
+    Returns:
+        The step found, with how the search ended.
+    """
+    length = float(norm(op.gradient_vector))
+    if budget < 1:
+        return Step(None, 1.0, 0.0, "budget")
+    krylov = Krylov(op, op.gradient_vector, rng, budget)
+    y, rest, outcome, least = np.zeros(0), np.ones(1), "budget", 0.0
+    while krylov.step():
+        matrix = krylov.extended()
+        product = float(np.linalg.norm(matrix @ rest))
+        if product > 0:
+            least = 0.5 * length**2 * float(np.linalg.norm(rest)) ** 3 / product
+        y, rest = _least_squares(matrix, band)
+        if np.linalg.norm(rest) <= goal:
+            outcome = "solved"
+        elif least > limits[1]:
+            outcome = "costly"
+        elif length * float(np.linalg.norm(y)) > limits[0]:
+            outcome = "beyond"
+        elif krylov.invariant or krylov.exhausted:
+            outcome = "flat"
+        if outcome != "budget":
+            break
+    unexplained = float(np.linalg.norm(rest))
+    if krylov.size == 0 or outcome == "costly":
+        return Step(None, unexplained, least, outcome)
+    ritz = krylov.ritz()
+    beyond = np.abs(ritz.values) > band
+    change = 0.5 * length**2 * float(np.sum(ritz.weights[0, beyond] ** 2 / np.abs(ritz.values[beyond])))
+    vector = scale(length, row(krylov.vectors(y[:, None]), 0))
+    return Step(vector, unexplained, change, outcome)
+
+
+def _least_squares(matrix: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise ‖e₁ + matrix·y‖, singular values within the band left out; return y and the remainder."""
+    target = np.zeros(len(matrix))
+    target[0] = 1.0
+    top = float(np.linalg.norm(matrix, 2))
+    y = np.linalg.lstsq(matrix, -target, rcond=band / top if top > 0 else 1.0)[0]
+    return y, target + matrix @ y
+
+
+def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> Step:
+    """Solve H s = −g by the whole spectrum, eigenvalues within the zero band left out."""
+    values, vectors = spectrum
+    inside = np.abs(values) > band
+    gradient = flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
+    length = float(np.linalg.norm(gradient))
+    parts = vectors.T @ gradient
+    flat = vectors[:, inside] @ (-parts[inside] / values[inside])
+    rest = float(np.sqrt(max(length**2 - np.sum(parts[inside] ** 2), 0.0))) / length
+    change = 0.5 * float(np.sum(parts[inside] ** 2 / np.abs(values[inside])))
+    step = row(unflatten_rows(op.layout, flat[None]), 0)
+    return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")

@@ -1,0 +1,250 @@
+"""Search for both ends of the spectrum, only as far as the label needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.operators import memory
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.ends import End, Ends
+from hessian_probe.points.noise import ProductNoise
+from hessian_probe.spectrum.bounds import missed_fraction, steps_for
+from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
+from hessian_probe.spectrum.eigsh import MAX_BASIS
+from hessian_probe.spectrum.krylov import Krylov
+
+# Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
+# is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
+DENSE_FIRST = 9
+DENSE_AFTER = 20
+DENSE_SIZE = 256
+# A Ritz value shows a sign where it lies twice the zero band away from zero, and an eigenvalue of
+# that sign is near where its residual is at most half of it.
+SIGN_MARGIN = 2.0
+SIGN_RESIDUAL = 0.5
+# An end is resolved where its residual is below this share of its value.
+END_RESIDUAL = 1e-2
+# After both ends are resolved the search goes on for half as long again before "no negative
+# eigenvalue" is said: an outlier that the start vector barely holds shows late.
+PATIENCE = 1.5
+
+
+class Settings(NamedTuple):
+    """What was asked of a classification; the arguments of `classify`."""
+
+    budget: int
+    confidence: float
+    negative_tol: float
+    rtol: float | None
+    progress: Callable[[str], None] | None
+
+
+class Search:
+    """Search for both ends of an operator until the label is settled or the budget spent."""
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        noise: ProductNoise,
+        rng: np.random.Generator,
+        settings: Settings,
+        budget: int,
+    ) -> None:
+        self.op, self.noise, self.rng = op, noise, rng
+        self.settings, self.budget = settings, budget
+        self.before = op.objective.num_hvps
+        flags = zip(op.active, op.layout.shapes, strict=True)
+        self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+
+    @property
+    def spent(self) -> int:
+        """Products since the search began, those at the neighbour included."""
+        return self.op.objective.num_hvps - self.before
+
+    def run(self) -> Ends:
+        """Search."""
+        row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
+        fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
+        self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8))
+        status = "max_hvps"
+        try:
+            if self.dimension <= DENSE_FIRST and self.budget >= self.op.size + 3:
+                return self._dense()
+            status = self._iterate()
+            if status == "dense":
+                return self._dense()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except FloatingPointError:
+            status = "nonfinite"
+        return self._ends(status)
+
+    def _iterate(self) -> str:
+        krylov, resolved_at = self.krylov, None
+        while True:
+            if krylov.nonfinite:
+                return "nonfinite"
+            if self.spent + 3 >= self.budget and krylov.size:
+                return "max_hvps"
+            if krylov.full:
+                if krylov.exhausted:
+                    return "converged"
+                self._restart()
+            if not krylov.step():
+                continue
+            if krylov.steps == 1:
+                assert krylov.first is not None
+                self.noise.measure(*krylov.first)
+            if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
+                continue
+            values, residuals = self._ends_of_ritz()
+            if self._saddle(values, residuals):
+                return "converged"
+            affordable = self.budget >= self.spent + self.op.size + 3
+            if krylov.steps >= DENSE_AFTER and self.dimension <= DENSE_SIZE and affordable:
+                return "dense"
+            if self._resolved(values, residuals):
+                resolved_at = resolved_at or krylov.steps
+                enough = max(PATIENCE * resolved_at, self.steps_needed(values))
+                if krylov.steps >= enough:
+                    return "converged"
+            else:
+                resolved_at = None
+
+    def _ends_of_ritz(self) -> tuple[np.ndarray, np.ndarray]:
+        ritz = self.krylov.ritz()
+        pair = [0, len(ritz.values) - 1]
+        values, residuals = ritz.values[pair], ritz.residuals[pair]
+        if self.settings.progress is not None:
+            self.settings.progress(
+                f"{self.spent} products: {values[0]:+.4e} … {values[1]:+.4e}, "
+                f"residuals {residuals[0]:.1e}, {residuals[1]:.1e}"
+            )
+        return values, residuals
+
+    def _band(self, values: np.ndarray) -> float:
+        return self.noise.band(self.op, float(np.max(np.abs(values))), self.krylov.asymmetry)
+
+    def _sharp(self, values: np.ndarray, residuals: np.ndarray) -> bool:
+        """Whether the ends are as accurate as the caller asked."""
+        return self.settings.rtol is None or bool(
+            np.all(residuals <= self.settings.rtol * np.max(np.abs(values)))
+        )
+
+    def _saddle(self, values: np.ndarray, residuals: np.ndarray) -> bool:
+        margin = SIGN_MARGIN * self._band(values)
+        beyond = values[0] < -margin and values[1] > margin
+        near = bool(np.all(residuals <= SIGN_RESIDUAL * np.abs(values)))
+        return bool(beyond) and near and self._sharp(values, residuals)
+
+    def _resolved(self, values: np.ndarray, residuals: np.ndarray) -> bool:
+        """Whether both ends have a sign, or are zero, beyond doubt of their residuals."""
+        band = self._band(values)
+        return self._sharp(values, residuals) and all(
+            r <= max(END_RESIDUAL * abs(v), 0.5 * band) for v, r in zip(values, residuals, strict=True)
+        )
+
+    def steps_needed(self, values: np.ndarray) -> int:
+        """Length of a Krylov space that the probability statement needs."""
+        spread = float(values[1] - values[0])
+        top = float(np.max(np.abs(values)))
+        if spread <= 0 or top == 0:
+            return 1
+        return min(
+            steps_for(self.dimension, self.settings.negative_tol * top / spread, self.settings.confidence),
+            self.krylov.max_basis,
+        )
+
+    def _restart(self) -> None:
+        size = self.krylov.size
+        keep = max(1, self.krylov.max_basis // 6)
+        self.krylov.restart(np.unique(np.r_[0:keep, size - keep : size]))
+
+    def _dense(self) -> Ends:
+        """Compute the whole spectrum of the leaves that the loss reads."""
+        if self.krylov.first is None:
+            self.krylov.step()
+            if self.krylov.nonfinite:
+                raise FloatingPointError
+            assert self.krylov.first is not None
+            self.noise.measure(*self.krylov.first)
+        values, vectors = dense_eigh(self.op)
+        if self.dimension < self.op.size:
+            values, vectors = self._drop_ignored(values, vectors)
+        low, high = (
+            self._measured(float(values[i]), row(columns_to_basis(self.op, vectors[:, [i]]), 0))
+            for i in (0, -1)
+        )
+        top = float(np.max(np.abs(values)))
+        band = self.noise.band(self.op, top, self.krylov.asymmetry)
+        return Ends(
+            low,
+            high,
+            top,
+            band,
+            int(np.sum(values < -band)),
+            int(np.sum(values > band)),
+            True,
+            True,
+            0.0,
+            self.dimension,
+            (values, vectors),
+            self.krylov.asymmetry,
+            "converged",
+        )
+
+    def _drop_ignored(self, values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leave out the exact zeros that belong to leaves which the loss does not read."""
+        widths = [int(np.prod(shape)) for shape in self.op.layout.shapes]
+        mask = np.repeat(np.asarray(self.op.active, bool), widths)
+        inside = np.sum(np.square(vectors[mask]), axis=0)
+        chosen = np.sort(np.argsort(-inside, kind="stable")[: self.dimension])
+        return values[chosen], vectors[:, chosen]
+
+    def _measured(self, value: float, vector: Vector) -> End:
+        """Multiply a Ritz vector once more, a rounding away: its residual and its noise."""
+        _, residual = self.noise.rayleigh(vector, value)
+        return End(value, vector, residual)
+
+    def _ends(self, status: str) -> Ends:
+        krylov = self.krylov
+        if krylov.size == 0:
+            return Ends(None, None, 0.0, 0.0, 0, 0, False, False, math.inf, 0, None, 0.0, status)
+        ritz = krylov.ritz()
+        pair = np.array([0, krylov.size - 1])
+        vectors = krylov.vectors(ritz.weights[:, pair])
+        ends = [
+            End(float(ritz.values[i]), row(vectors, j), float(ritz.residuals[i])) for j, i in enumerate(pair)
+        ]
+        if status in ("converged", "max_hvps"):
+            ends = [self._measured(end.value, _unit(end.vector)) for end in ends]
+        top = float(np.max(np.abs(ritz.values)))
+        band = self.noise.band(self.op, top, krylov.asymmetry)
+        spread = ends[1].value - ends[0].value
+        fraction = missed_fraction(self.dimension, krylov.first_run, self.settings.confidence)
+        whole = krylov.exhausted or krylov.invariant
+        hidden = band if whole else spread * fraction / max(1.0 - fraction, 1e-12)
+        return Ends(
+            ends[0],
+            ends[1],
+            top,
+            band,
+            int(np.sum(ritz.values < -band)),
+            int(np.sum(ritz.values > band)),
+            krylov.exhausted,
+            status == "converged",
+            hidden,
+            krylov.first_run,
+            None,
+            krylov.asymmetry,
+            status,
+        )
+
+
+def _unit(vector: Vector) -> Vector:
+    return scale(1.0 / float(norm(vector)), vector)

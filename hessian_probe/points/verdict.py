@@ -1,0 +1,132 @@
+"""From measurements to a label: what the signs of the curvature say at a critical point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.points.ends import Ends
+from hessian_probe.points.lines import LineProbe
+from hessian_probe.points.search import Settings
+from hessian_probe.results import number, signed
+
+Probes = Mapping[str, LineProbe]
+
+
+class Verdict(NamedTuple):
+    """A label with what it rests on."""
+
+    label: str
+    strict: bool
+    certified: bool
+    confidence: float | None
+    evidence: tuple[str, ...]
+
+
+def is_saddle(ends: Ends) -> bool:
+    """Whether curvature of both signs lies beyond the zero band."""
+    assert ends.low is not None
+    assert ends.high is not None
+    return ends.low.value < -ends.band and ends.high.value > ends.band
+
+
+def undetermined(*evidence: str) -> Verdict:
+    """Make no claim, for the reasons given."""
+    return Verdict("undetermined", False, False, None, evidence)
+
+
+def degenerate(*evidence: str) -> Verdict:
+    """Say that second order is silent."""
+    return Verdict("degenerate", False, False, None, evidence)
+
+
+def _silent(ends: Ends) -> str:
+    if ends.spectrum is not None:
+        count = int(np.sum(np.abs(ends.spectrum[0]) <= ends.band))
+        return f"second order is silent along {count} of {len(ends.spectrum[0])} directions"
+    return "second order is silent along at least one direction"
+
+
+class Judge:
+    """Labels a critical point by the signs of the extreme eigenvalues found there.
+
+    Args:
+        probes: line probes along the ends "low" and "high".
+        ignored: names of the leaves that the loss does not read.
+        settings: what was asked of the classification.
+    """
+
+    def __init__(self, probes: Probes, ignored: tuple[str, ...], settings: Settings) -> None:
+        self.probes, self.ignored, self.settings = probes, ignored, settings
+
+    def by_signs(self, ends: Ends, evidence: tuple[str, ...]) -> Verdict:
+        """Label by the signs of the extreme eigenvalues at a critical point."""
+        assert ends.low is not None
+        assert ends.high is not None
+        evidence = (*evidence, *self.curvature(ends))
+        low, high, band = ends.low.value, ends.high.value, ends.band
+        if is_saddle(ends):
+            return Verdict("saddle", True, True, None, evidence)
+        if not ends.settled:
+            need = f"not settled within {self.settings.budget} products ({ends.status}); raise max_hvps"
+            return undetermined(need, *evidence)
+        if (low < -band and high < -band) or (low > band and high > band):
+            label = "minimum" if low > band else "maximum"
+            return self._extremum(label, ends, evidence)
+        return Verdict("degenerate", False, False, None, (*evidence, _silent(ends)))
+
+    def _extremum(self, label: str, ends: Ends, evidence: tuple[str, ...]) -> Verdict:
+        strict = not self.ignored
+        if ends.complete:
+            claim = f"all {ends.steps} eigenvalues have one sign"
+            return Verdict(label, strict, True, None, (*evidence, claim))
+        assert ends.low is not None
+        assert ends.high is not None
+        edge = ends.low.value if label == "minimum" else -ends.high.value
+        allowed = max(ends.hidden - edge, ends.band)
+        side = f"below {signed(-allowed, 2)}" if label == "minimum" else f"above {signed(allowed, 2)}"
+        claim = (
+            f"no eigenvalue {side} with probability {self.settings.confidence:g} "
+            f"(random start, {ends.steps} Lanczos steps)"
+        )
+        if allowed > self.settings.negative_tol * ends.top:
+            return undetermined(
+                f"{claim}; asked: {self.settings.negative_tol:g}·‖H‖; raise max_hvps", *evidence
+            )
+        return Verdict(label, strict, False, self.settings.confidence, (*evidence, claim))
+
+    def curvature(self, ends: Ends) -> tuple[str, ...]:
+        """State the curvature with how it was confirmed."""
+        assert ends.low is not None
+        assert ends.high is not None
+        sentences = [
+            f"curvature from {signed(ends.low.value)} to {signed(ends.high.value)}, "
+            f"zero band ±{number(ends.band, 2)}"
+        ]
+        for name, side in (("low", "lowest"), ("high", "highest")):
+            probe = self.probes.get(name)
+            if probe is not None and probe.confirmed_by:
+                what = "the loss" if probe.confirmed_by == "loss" else "the slope"
+                where = f"±{number(probe.radius, 2)} along the {side} direction"
+                sentences.append(f"differences of {what} at {where}: {signed(probe.measured)}")
+        return tuple(sentences)
+
+    def unconfirmed(self, ends: Ends) -> str:
+        """Say which claimed curvature the loss itself does not show."""
+        for name, end in (("low", ends.low), ("high", ends.high)):
+            probe = self.probes.get(name)
+            if probe is None or probe.confirmed_by or end is None:
+                continue
+            if math.isnan(probe.measured):
+                return (
+                    f"the Hessian claims curvature {signed(end.value)}, but no probed distance shows it in "
+                    "the loss or its gradient: a kink, a custom derivative, or rounding; float64 would tell"
+                )
+            return (
+                f"the Hessian claims curvature {signed(end.value)}, the loss shows {signed(probe.measured)} "
+                "over the same direction: its derivative is not that of the loss (custom_vjp or custom_jvp?)"
+            )
+        return ""
