@@ -46,15 +46,16 @@ def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report
 def _summary(story: Story) -> str:
     if story.before is None or story.point is None or story.move is None:
         return "Interrupted before the answer was known; what was measured follows."
+    point, move = story.point, story.move
+    proved = " (certified)" if point.certified else ""
     said = (
-        f"A network on handwritten digits stalls at loss {number(story.point.loss, 5)}. "
-        f"{verdict(story.point).split(': ')[0]}. {outcome(story.move)}"
+        f"A network on handwritten digits stalls at loss {number(point.loss, 5)}. The point is labelled "
+        f"{point.label.replace('_', ' ')}{proved}. {outcome(move)}"
     )
     if story.after is not None and story.alone is not None:
-        steps = len(story.after.losses) - 1
         said += (
-            f" After {steps:,} further steps of the same gradient descent the loss is "
-            f"{number(story.after.losses[-1], 3)}; without the escape it is "
+            f" After {len(story.after.losses) - 1:,} further steps of the same gradient descent the loss "
+            f"is {number(story.after.losses[-1], 3)}; without the escape it is "
             f"{number(story.alone.losses[-1], 3)}."
         )
     return said
@@ -97,13 +98,18 @@ def _verdict(story: Story) -> Section | None:
     return Section(
         key="plateau",
         title="3. What kind of point is this?",
-        text=(verdict(story.point),),
+        text=(verdict(story.point, advice=False),),
         results=(("point", story.point),),
         facts=(
-            ("computed", f"extreme eigenvalues {signed(low)} and {signed(high)} (`hp.eigsh`)"),
+            (
+                "sharper",
+                f"`hp.eigsh` puts the ends at {signed(low)} and {signed(high)}, to a residual of 1e-3·‖H‖; "
+                "`hp.classify` ends as soon as both signs are proved",
+            ),
             (
                 "by hand",
-                f"∓{number(story.closed_form, 5)} couple the two layers where all weights are zero",
+                f"where all weights are zero, ∓{number(story.closed_form, 4)} couple the two layers, "
+                f"once for each of the {digits.WIDTHS[1]} hidden units",
             ),
         ),
     )
@@ -126,8 +132,7 @@ def _way_out(story: Story) -> Section | None:
             ),
             (
                 "now",
-                f"{story.landed.label}, gradient norm {number(story.landed.grad_norm, 3)}: "
-                "there is a slope to go down",
+                f"{story.landed.label.replace('_', ' ')}, gradient norm {number(story.landed.grad_norm, 3)}",
             ),
         ),
     )

@@ -13,10 +13,10 @@ from hessian_probe.display.record import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# 8.3 inches at 100 dots per inch are the 830 pixels of a README; the file holds twice as many.
+# A README is about 8.3 inches wide; the file holds nearly two dots for each pixel there.
 WIDTH = 8.3
 HEIGHTS = (2.7, 3.3)  # of the upper and the lower row, in inches
-DPI = 200
+DPI = 180
 FONT_SIZE = 9.5
 
 
@@ -49,6 +49,22 @@ LIGHT = Theme("#ffffff", "#222222", "#dddddd", "#d55e00", "#0072b2", "#007f5f", 
 DARK = Theme("#14171a", "#e4e4e4", "#3a3f44", "#ff9a52", "#56b4e9", "#3fd0a4", "#a9a9a9", "#8a7a3a")
 
 
+def require_matplotlib() -> type[Figure]:
+    """Import matplotlib.
+
+    Returns:
+        Its class of figures.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the figure needs matplotlib: pip install 'hessian_probe[plot]'") from error
+    return Figure
+
+
 def draw(report: Report, *, theme: Theme = LIGHT) -> Figure:
     """Draw the panels for which the report has data.
 
@@ -63,15 +79,12 @@ def draw(report: Report, *, theme: Theme = LIGHT) -> Figure:
         ImportError: matplotlib is not installed.
         ValueError: the report has nothing to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the figure needs matplotlib: pip install 'hessian_probe[plot]'") from error
+    figure_class = require_matplotlib()
     if not report.has_figure:
         raise ValueError("this report has no curves, spectra or profile to draw")
     lower = [p for p, data in _lower_panels() if getattr(report, data)]
     heights = [h for h, on in zip(HEIGHTS, (report.curves, lower), strict=True) if on]
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    figure = figure_class(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=theme.paper, layout="constrained")
     grid = figure.add_gridspec(len(heights), max(len(lower), 1), height_ratios=heights)
     if report.curves:
         panels.training(_axes(figure, grid[0, :], theme), report, theme)
@@ -102,7 +115,19 @@ def _axes(figure: Figure, place: Any, theme: Theme) -> Any:
 def png_bytes(report: Report, *, theme: Theme = LIGHT) -> bytes:
     """Draw the figure as a PNG."""
     stream = io.BytesIO()
-    draw(report, theme=theme).savefig(stream, format="png", metadata={"Software": None})
+    figure = draw(report, theme=theme)
+    figure.savefig(stream, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+    return stream.getvalue()
+
+
+def svg_bytes(report: Report, *, theme: Theme = LIGHT) -> bytes:
+    """Draw the figure as an SVG; the same report gives the same bytes."""
+    figure = draw(report, theme=theme)
+    import matplotlib
+
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "hessian_probe"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
 
 

@@ -92,7 +92,7 @@ def spectra(axes: Any, report: Report, theme: Theme) -> None:
     axes.set_yticks(range(len(shown)), [s.name for s in reversed(shown)])
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel("eigenvalue ± residual (loss / params²)")
-    _title(axes, "Both ends of the spectrum", theme)
+    _title(axes, "Both ends of the Hessian's spectrum", theme)
     _legend(axes, theme, columns=3)
 
 
@@ -106,7 +106,7 @@ def _curvature_axis(axes: Any, shown: tuple[Spectrum, ...]) -> None:
     low, high = np.ceil(np.log10(linear)), np.floor(np.log10(largest))
     ticks = 10.0 ** np.arange(high, low, -DECADES)
     ticks = np.concatenate([-ticks, [0.0], ticks])
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlim(-4 * largest, 4 * largest)
 
@@ -126,7 +126,7 @@ def profile(axes: Any, report: Report, theme: Theme) -> None:
     if line.step:
         label = f"step taken: {signed(line.step, 3)}"
         axes.plot(line.step, line.step_loss, "*", color=theme.down, markersize=13, label=label)
-    axes.set_xlabel("distance along ±direction (params)")
+    axes.set_xlabel("distance, both ways (params)")
     axes.set_ylabel(report.loss_name)
     _title(axes, "Along the escape direction", theme)
     _legend(axes, theme, columns=2)

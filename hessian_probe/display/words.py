@@ -12,13 +12,13 @@ ADVICE = {
     "maximum": "Every direction leads down: `hp.escape` takes one.",
     "minimum": "There is nothing to escape: look at the model or the data.",
     "degenerate": "Second order does not decide; the evidence says what was seen.",
-    "not_critical": "Training has not stopped at a critical point: the gradient still leads down.",
+    "not_critical": "The gradient still leads down: go on training.",
     "undetermined": "The evidence says what an answer would take.",
 }
 
 
-def verdict(point: CriticalPoint) -> str:
-    """Say in a sentence or two what a classification found."""
+def verdict(point: CriticalPoint, *, advice: bool = True) -> str:
+    """Say in a sentence what a classification found, and in another what to do about it."""
     low, high = _curvature(point.lowest), _curvature(point.highest)
     between = f"curvature {low} to {high}" if low and high else "no curvature known"
     found = {
@@ -31,7 +31,7 @@ def verdict(point: CriticalPoint) -> str:
         f"({between}).",
         "undetermined": f"Undetermined ({between}).",
     }
-    return f"{found[point.label]} {ADVICE[point.label]}"
+    return f"{found[point.label]} {ADVICE[point.label]}" if advice else found[point.label]
 
 
 def outcome(move: Escape) -> str:
@@ -50,4 +50,7 @@ def outcome(move: Escape) -> str:
 
 
 def _curvature(end: EigenResult) -> str:
-    return signed(end.eigenvalues[0], 3) if len(end.eigenvalues) else ""
+    """The extreme eigenvalue of one end, with its error."""
+    if not len(end.eigenvalues):
+        return ""
+    return f"{signed(end.eigenvalues[0], 3)} ± {number(end.residual_norms[0], 1)}"

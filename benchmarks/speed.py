@@ -1,0 +1,102 @@
+"""Speed of products and of both spectrum ends on an 85,002-parameter network; prints one table.
+
+Run as `python -m benchmarks.speed` (or `make bench`).  Gradient, product and searches take turns in
+one process, so that ratios hold even where the machine's speed wanders; medians are printed with the
+quartiles' spread.  Compilation is measured apart, in this process's first calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hessian_probe as hp
+from hessian_probe.arrays import generator, random_normal
+from hessian_probe.problems import digits_mlp_85k
+
+# What `make bench` must show; the last column of the table says whether it does.
+BARS = {"ratio": 1.4, "products_1e-3": 45, "wall": 1.25, "products_1e-5": 100}
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Time one call, its result waited for."""
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - began
+
+
+def spread(samples: list[float]) -> str:
+    """Median in milliseconds with the distance between the quartiles."""
+    low, middle, high = statistics.quantiles(samples, n=4)
+    return f"{1e3 * middle:8.2f} ms  (quartiles {1e3 * low:.2f} … {1e3 * high:.2f})"
+
+
+def verdict(value: float, bar: float) -> str:
+    """Compare with a bar."""
+    return f"{value:8.3g}   bar {bar:g}: {'met' if value <= bar else 'MISSED'}"
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="searches timed for each tolerance")
+    rounds = parser.parse_args().rounds
+    known = digits_mlp_85k().astype(np.float32)
+    params, batch = jax.tree.map(jnp.asarray, known.args)
+    gradient = jax.jit(jax.grad(known.loss))
+
+    compile_gradient = seconds(lambda: gradient(params, batch))
+    op = hp.hessian(known.loss, params, batch)
+    vector = random_normal(generator(), op.layout)
+    compile_product = seconds(lambda: op.apply(vector))
+    compile_search = seconds(lambda: hp.eigsh(op, rtol=1e-5).eigenvalues)
+
+    cores = os.cpu_count()
+    device = jax.devices()[0].device_kind
+    print(f"{op.size} variables, {op.dtype}, jax {jax.__version__}, {device} ({platform.machine()}, {cores} cores)")
+    print(f"route: {op.route}")
+    print(
+        f"first calls, compilation included: gradient {compile_gradient:.1f} s, operator with its "
+        f"self-check {compile_product:.1f} s, search {compile_search:.1f} s"
+    )
+
+    times: dict[str, list[float]] = {"gradient": [], "product": [], "1e-3": [], "1e-5": []}
+    found: dict[str, hp.EigenResult] = {}
+    for _ in range(rounds):
+        for _ in range(10):  # alternate, so that both see the same machine
+            times["gradient"].append(seconds(lambda: gradient(params, batch)))
+            times["product"].append(seconds(lambda: op.apply(vector)))
+        for name in ("1e-3", "1e-5"):
+            began = time.perf_counter()
+            found[name] = hp.eigsh(op, rtol=float(name))
+            times[name].append(time.perf_counter() - began)
+
+    product = statistics.median(times["product"])
+    print(f"gradient           {spread(times['gradient'])}")
+    print(f"product            {spread(times['product'])}")
+    results = [("product ÷ gradient", product / statistics.median(times["gradient"]), BARS["ratio"])]
+    for name in ("1e-3", "1e-5"):
+        eig = found[name]
+        wall = statistics.median(times[name])
+        low, high = eig.eigenvalues
+        print(f"both ends to {name}  {spread(times[name])}")
+        print(f"    λ {low:+.6f} ± {eig.residual_norms[0]:.1e}, {high:+.6f} ± {eig.residual_norms[1]:.1e}, {eig.status}")
+        results.append((f"products, {name}", eig.num_hvps, BARS[f"products_{name}"]))
+        results.append((f"wall ÷ products, {name}", wall / (eig.num_hvps * product), BARS["wall"]))
+    for name, value, bar in results:
+        print(f"{name:<24}{verdict(value, bar)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

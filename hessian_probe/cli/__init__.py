@@ -1,0 +1,3 @@
+"""The program `hessian-probe`."""
+
+from hessian_probe.cli.program import main as main

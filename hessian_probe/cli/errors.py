@@ -1,0 +1,25 @@
+"""Errors that are the caller's to mend, told in a message without a traceback."""
+
+from __future__ import annotations
+
+# The operators note on an exception where in the caller's loss it was raised.
+IN_THE_LOSS = "raised while hessian_probe"
+
+
+class BadInputError(Exception):
+    """What was asked cannot be done; the message names the file, function or argument."""
+
+
+def told(error: BaseException) -> str:
+    """Write an exception in a few lines: its kind, its first paragraph, where in the loss it was."""
+    said = f"{type(error).__name__}: {str(error).strip()}".split("\n\n")[0]
+    return "\n".join([said, *(f"({note})" for note in _notes(error))])
+
+
+def raised_in_loss(error: BaseException) -> bool:
+    """Whether an exception came out of the caller's loss."""
+    return bool(_notes(error))
+
+
+def _notes(error: BaseException) -> list[str]:
+    return [note for note in getattr(error, "__notes__", []) if note.startswith(IN_THE_LOSS)]

@@ -1,0 +1,115 @@
+"""`hessian-probe probe`: classify the point that a function of the caller's returns."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hessian_probe.cli.errors import BadInputError, raised_in_loss, told
+from hessian_probe.cli.interrupt import Interrupt
+from hessian_probe.cli.load import Target, load_target
+from hessian_probe.cli.progress import Progress
+from hessian_probe.display.record import Report, Section, Spectrum, spectrum_at
+from hessian_probe.display.words import outcome, verdict
+from hessian_probe.escape.escape import escape
+from hessian_probe.escape.profile import loss_profile
+from hessian_probe.escape.result import Escape, Profile
+from hessian_probe.points.classify import classify
+from hessian_probe.points.result import CriticalPoint
+
+
+def probe(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
+    """Classify, escape if asked, and gather what was found.
+
+    Args:
+        options: the command line.
+        progress: told how far it got.
+        interrupt: tells whether Ctrl-C was pressed.
+
+    Returns:
+        The report; with `point` None where Ctrl-C came before anything was known.
+
+    Raises:
+        BadInputError: the target cannot be loaded or probed.
+    """
+    point: CriticalPoint | None = None
+    move: Escape | None = None
+    profile: Profile | None = None
+    with precision(options.x64), contextlib.suppress(KeyboardInterrupt):
+        target = _load(options)
+        key = None if options.seed is None else jax.random.key(options.seed)
+        point = _checked(target, classify, key=key, max_hvps=options.max_hvps, progress=progress)
+        if options.escape and not interrupt.heard:
+            move = _checked(target, escape, point=point, progress=progress)
+        if options.html is not None and not interrupt.heard:
+            profile = loss_profile(target.loss, target.params, target.data, point=point, move=move)
+    return _report(options, point, move, profile, progress.last if interrupt.heard else "")
+
+
+def precision(x64: bool) -> contextlib.AbstractContextManager[Any]:
+    """64-bit numbers within the context alone, if asked for."""
+    if not x64:
+        return contextlib.nullcontext()
+    # Older releases have it in jax.experimental, newer ones in jax alone.
+    home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return home.enable_x64(True)
+
+
+def _load(options: argparse.Namespace) -> Target:
+    target = load_target(options.target)
+    if not options.x64:
+        return target
+
+    def widen(leaf: Any) -> Any:
+        real = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, jnp.float64) if real else leaf
+
+    return target._replace(params=jax.tree.map(widen, target.params))
+
+
+def _checked(target: Target, verb: Callable[..., Any], **keywords: Any) -> Any:
+    """Call a verb on the target; what it refuses is bad input."""
+    try:
+        return verb(target.loss, target.params, target.data, **keywords)
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError)) or raised_in_loss(error):
+            raise BadInputError(f"{target.name}: {told(error)}") from error
+        raise
+
+
+def _report(
+    options: argparse.Namespace,
+    point: CriticalPoint | None,
+    move: Escape | None,
+    profile: Profile | None,
+    interrupted: str,
+) -> Report:
+    said = [f"Interrupted; it had got to: {interrupted}."] if interrupted else []
+    sections = []
+    if point is not None:
+        said.append(verdict(point, advice=move is None))
+        sections.append(Section("point", "The point", results=(("point", point),)))
+    if move is not None:
+        said.append(outcome(move))
+        sections.append(Section("escape", "The way out", results=(("escape", move),)))
+    return Report(
+        title=f"hessian-probe: {options.target}",
+        summary=" ".join(said) or "Interrupted before anything was known.",
+        sections=tuple(sections),
+        point=point,
+        escape=move,
+        spectra=_spectra(point),
+        profile=profile,
+    )
+
+
+def _spectra(point: CriticalPoint | None) -> tuple[Spectrum, ...]:
+    if point is None or not len(point.lowest.eigenvalues):
+        return ()
+    return (spectrum_at("here", point.lowest, point.highest, zero_band=point.zero_band),)

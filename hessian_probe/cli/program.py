@@ -1,0 +1,152 @@
+"""Run a command, say what came of it, and end with the right exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import hessian_probe
+from hessian_probe.cli.arguments import build_parser
+from hessian_probe.cli.demo import demo
+from hessian_probe.cli.errors import BadInputError, told
+from hessian_probe.cli.interrupt import Interrupt
+from hessian_probe.cli.probe import probe
+from hessian_probe.cli.progress import Progress
+from hessian_probe.display.document import to_json
+from hessian_probe.display.figure import require_matplotlib, save_figure
+from hessian_probe.display.record import Report
+from hessian_probe.display.report import save_html
+from hessian_probe.display.text import to_text
+
+ANSWERED, UNEXPECTED, BAD_INPUT, UNDETERMINED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `hessian-probe`.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0 answered, 1 unexpected error, 2 usage or bad input, 3 undetermined, 130
+        interrupted.
+    """
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as end:  # argparse has printed help, or what is wrong
+        return int(end.code or 0)
+    if options.version:
+        print(f"hessian-probe {hessian_probe.__version__}")
+        return ANSWERED
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return BAD_INPUT
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNEXPECTED
+    except BadInputError as error:
+        return _failed(options, str(error), BAD_INPUT)
+    except Exception as error:
+        said = f"unexpected error: {told(error)}"
+        return _failed(options, said, UNEXPECTED)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command; print and save its report."""
+    _check_folder(options.html)
+    start, progress = time.perf_counter(), Progress(sys.stderr)
+    command = {"demo": demo, "probe": probe}[options.command]
+    # What the caller's file prints must not get into a JSON document.
+    aside = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with Interrupt() as interrupt, aside:
+        try:
+            report = command(options, progress, interrupt)
+        finally:
+            progress.close()
+    code = INTERRUPTED if interrupt.heard else _code(report)
+    report = dataclasses.replace(report, footer=_footer(time.perf_counter() - start))
+    if options.json:
+        _print_json(options, code, to_json(report))
+    else:
+        print(to_text(report))
+    _save(options, report)
+    return code
+
+
+def _code(report: Report) -> int:
+    unknown = report.point is None or report.point.label == "undetermined"
+    stuck = report.escape is not None and report.escape.status == "undetermined"
+    return UNDETERMINED if unknown or stuck else ANSWERED
+
+
+def _footer(seconds: float) -> str:
+    return (
+        f"hessian_probe {hessian_probe.__version__}, jax {jax.__version__} on {jax.default_backend()}, "
+        f"{seconds:.1f} s with compilation."
+    )
+
+
+def _print_json(options: argparse.Namespace, code: int, content: dict[str, Any]) -> None:
+    head = {"hessian_probe": hessian_probe.__version__, "command": options.command, "exit_code": code}
+    print(json.dumps({**head, **content}, indent=2, allow_nan=False))
+
+
+def _check_folder(path: Path | None) -> None:
+    """Refuse before the work, not after it, a page that cannot be saved."""
+    if path is not None and not path.parent.is_dir():
+        raise BadInputError(f"--html {path}: there is no folder {str(path.parent)!r}")
+
+
+def _save(options: argparse.Namespace, report: Report) -> None:
+    """Save the page, and of the demo the figure."""
+    paths = []
+    page: Path | None = options.html
+    try:
+        if options.command == "demo" and report.has_figure:
+            page = page or options.output / "report.html"
+            paths.append(options.output / "figure.png")
+            save_figure(report, paths[0])
+        if page is not None:
+            paths.append(page)
+            save_html(_drawable(report), page)
+    except OSError as error:
+        raise BadInputError(f"{paths[-1]} cannot be written: {error.strerror or error}") from error
+    if paths:
+        print(f"\nsaved: {', '.join(map(str, paths))}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _drawable(report: Report) -> Report:
+    """Leave out the figure where matplotlib is missing, and say so."""
+    try:
+        require_matplotlib()
+    except ImportError as error:
+        footer = f"{report.footer} No figure: {error}."
+        return dataclasses.replace(report, curves=(), spectra=(), profile=None, footer=footer)
+    return report
+
+
+def _failed(options: argparse.Namespace, said: str, code: int) -> int:
+    """Tell what went wrong."""
+    if options.debug:
+        traceback.print_exc()
+    hint = "" if options.debug else "\n(--debug shows the traceback)"
+    print(f"hessian-probe {options.command}: {said}{hint}", file=sys.stderr)
+    if options.json:
+        _print_json(options, code, {"error": said})
+    return code
