@@ -8,7 +8,7 @@ else here is linear algebra on such tuples and on bases (the same tuples with a 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,6 +45,16 @@ def hashable(value: object) -> Hashable:
     return value
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """Widen a floating dtype to float32 where it is narrower; under any promotion mode."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def widest(dtypes: Iterable[Any]) -> Any:
+    """Widest of some floating dtypes."""
+    return max(map(jnp.dtype, dtypes), key=lambda d: int(jnp.finfo(d).bits))
+
+
 class Layout(NamedTuple):
     """How a pytree splits into variables, other arrays and static leaves (hashable).
 
@@ -66,7 +76,7 @@ class Layout(NamedTuple):
     @property
     def work_dtypes(self) -> tuple[Any, ...]:
         """Data type of each leaf of a vector: the variable's own, but at least float32."""
-        return tuple(jnp.promote_types(dtype, jnp.float32) for dtype in self.dtypes)
+        return tuple(at_least_float32(dtype) for dtype in self.dtypes)
 
     @property
     def dtype(self) -> Any:
@@ -238,7 +248,7 @@ def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
 
 def accumulator(vector: Vector) -> Any:
     """Data type that sums over the vector's leaves are taken in."""
-    return jnp.result_type(jnp.float32, *(v.dtype for v in vector))
+    return widest(at_least_float32(v.dtype) for v in vector)
 
 
 @jax.jit
@@ -274,7 +284,7 @@ def add_scaled(a: Vector, factor: Any, b: Vector) -> Vector:
     """Return `a + factor * b` in the dtypes of `a`, computed in those of `b` where wider."""
 
     def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
-        dtype = jnp.promote_types(x.dtype, y.dtype)
+        dtype = widest((x.dtype, y.dtype))
         return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * y.astype(dtype)).astype(x.dtype)
 
     return tuple(leaf(x, y) for x, y in zip(a, b, strict=True))

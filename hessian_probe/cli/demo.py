@@ -29,17 +29,32 @@ def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) 
     Raises:
         BadInputError: an extra is missing, or the folder for the output cannot be made.
     """
+
+    def stage(text: str) -> None:
+        _stop_if_heard(interrupt)
+        progress.stage(text)
+
+    def tell(text: str) -> None:
+        _stop_if_heard(interrupt)
+        progress(text)
+
     lecture: Section | None = None
     story = Story()
     try:
         require_matplotlib()
         options.output.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(KeyboardInterrupt):
-            progress.stage("the lecture's example: w = (0, 0) of (1 - w1 w2)^2")
+            stage("the lecture's example: w = (0, 0) of (1 - w1 w2)^2")
             lecture = lecture_section()
-            run(story, quick=options.quick, stage=progress.stage, progress=progress)
+            run(story, quick=options.quick, stage=stage, progress=tell)
     except ImportError as error:
         raise BadInputError(str(error)) from error
     except OSError as error:
         raise BadInputError(f"--output {options.output}: {error.strerror or error}") from error
     return report(lecture, story)
+
+
+def _stop_if_heard(interrupt: Interrupt) -> None:
+    """End what follows a search that caught Ctrl-C and returned its best answer."""
+    if interrupt.heard:
+        raise KeyboardInterrupt

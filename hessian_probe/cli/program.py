@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNEXPECTED
     except BadInputError as error:
-        return _failed(options, str(error), BAD_INPUT)
+        return _failed(options, str(error), BAD_INPUT, hint=error.__cause__ is not None)
     except Exception as error:
         said = f"unexpected error: {told(error)}"
         return _failed(options, said, UNEXPECTED)
@@ -141,12 +141,12 @@ def _drawable(report: Report) -> Report:
     return report
 
 
-def _failed(options: argparse.Namespace, said: str, code: int) -> int:
+def _failed(options: argparse.Namespace, said: str, code: int, *, hint: bool = True) -> int:
     """Tell what went wrong."""
     if options.debug:
         traceback.print_exc()
-    hint = "" if options.debug else "\n(--debug shows the traceback)"
-    print(f"hessian-probe {options.command}: {said}{hint}", file=sys.stderr)
+    more = "\n(--debug shows the traceback)" if hint and not options.debug else ""
+    print(f"hessian-probe {options.command}: {said}{more}", file=sys.stderr)
     if options.json:
         _print_json(options, code, {"error": said})
     return code

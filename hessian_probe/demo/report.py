@@ -44,9 +44,11 @@ def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report
 
 
 def _summary(story: Story) -> str:
-    if story.before is None or story.point is None or story.move is None:
-        return "Interrupted before the answer was known; what was measured follows."
     point, move = story.point, story.move
+    if point is None:
+        return "Interrupted before anything was known; what was measured follows."
+    if move is None:
+        return f"Interrupted before the escape. {verdict(point)}"
     proved = " (certified)" if point.certified else ""
     said = (
         f"A network on handwritten digits stalls at loss {number(point.loss, 5)}. The point is labelled "

@@ -10,15 +10,17 @@ import numpy as np
 
 from hessian_probe.display.record import Report, Section
 
-# Fields that hold parameters, or vectors like them.
-OMITTED = frozenset({"params", "eigenvectors"})
+# Fields that hold parameters or vectors like them, and the classification within an escape, which
+# stands beside it.
+OMITTED = frozenset({"params", "eigenvectors", "point"})
 DIRECTION = "escape_direction"  # of this one JSON says whether it is there
 
 
 def to_json(item: Any) -> Any:
     """Turn a result or a report into what `json.dumps` takes.
 
-    Numbers that are not finite become None, as JSON has no NaN.
+    Numbers that are not finite become None, as JSON has no NaN.  The point and the escape that a
+    report is about stand at its top level, and not a second time in its sections.
 
     Args:
         item: a report, a result object, or a value that one holds.
@@ -61,18 +63,19 @@ def _report(report: Report) -> dict[str, Any]:
         "summary": report.summary,
         "point": to_json(report.point),
         "escape": to_json(report.escape),
-        "sections": {section.key: _section(section) for section in report.sections},
+        "sections": {section.key: _section(report, section) for section in report.sections},
         "spectra": to_json(report.spectra),
         "profile": to_json(report.profile),
     }
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(report: Report, section: Section) -> dict[str, Any]:
     out: dict[str, Any] = {"title": section.title, "text": list(section.text)}
     if section.facts:
         out["facts"] = dict(section.facts)
-    if section.results:
-        out["results"] = {name: to_json(result) for name, result in section.results}
+    own = [pair for pair in section.results if pair[1] not in (report.point, report.escape)]
+    if own:
+        out["results"] = {name: to_json(result) for name, result in own}
     if section.table is not None:
         out["table"] = to_json(section.table)
     return out

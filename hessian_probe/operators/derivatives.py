@@ -89,23 +89,38 @@ def linearized(
 ) -> tuple[jax.Array, Vector, Any]:
     """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
     scalar = _scalar(loss, layout, blayout, rest, batch)
-    (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), _work(layout, x))
-    return v, g, tangent_map
+    x = _work(layout, x)
+    (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), x)
+    program = jax.make_jaxpr(lambda t: tangent_map(t)[1])(x)
+    return v, g, jax.tree_util.Partial(_Program(program.jaxpr), program.consts)
+
+
+class _Program:
+    """The linear program of a tangent map, with its residuals as arguments.
+
+    `jax.linearize` returns a pytree of residuals itself, but its static part may hold values of the
+    trace (seen in JAX 0.6 to 0.8, where a part of the gradient is constant), so it cannot leave `jit`.
+    """
+
+    def __init__(self, jaxpr: Any) -> None:
+        self.jaxpr = jaxpr
+
+    def __call__(self, residuals: list[jax.Array], v: Vector) -> Vector:
+        return tuple(jax.core.eval_jaxpr(self.jaxpr, residuals, *v))
 
 
 @jax.jit
 def apply_linearized(tangent_map: Any, v: Vector) -> Vector:
     """Hessian-vector product from a stored linearisation."""
     with jax.default_matmul_precision("highest"):
-        _, product = tangent_map(v)
-    return product
+        return tangent_map(v)
 
 
 @jax.jit
 def apply_to_rows(tangent_map: Any, rows: Vector) -> Vector:
     """Hessian-vector products of every row of a basis, in one program."""
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(lambda v: tangent_map(v)[1])(rows)
+        return jax.vmap(tangent_map)(rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, hashable, norm, scale, split
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, hashable, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 
@@ -91,7 +91,7 @@ class Objective:
     @property
     def scalar_dtype(self) -> Any:
         """Widest working dtype among the variables; steps along a line are given in it."""
-        return jnp.result_type(*self.layout.work_dtypes)
+        return widest(self.layout.work_dtypes)
 
     def read(self, params: PyTree) -> Vector:
         """Read other parameters of the same layout as variables."""

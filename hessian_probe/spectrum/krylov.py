@@ -97,7 +97,7 @@ def _resized(basis: Basis, rows: int) -> Basis:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _cleared(basis: Basis, index: jax.Array) -> Basis:
+def _cleared(basis: Basis, index: Any) -> Basis:
     """Set one row to zero."""
     return tuple(b.at[index].set(jnp.zeros((), b.dtype)) for b in basis)
 
@@ -164,7 +164,7 @@ class Krylov:
             start = random_normal(rng, operator.layout, operator.active)
         rows = _segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
-        self.basis, self._next, _, _ = _extend(basis, start, _zeros(start), jnp.asarray(0))
+        self.basis, self._next, _, _ = _extend(basis, start, _zeros(start), np.int32(0))
 
     @property
     def full(self) -> bool:
@@ -186,7 +186,7 @@ class Krylov:
         index = self.size + 1
         if index >= self.basis[0].shape[0]:
             self.basis = _resized(self.basis, _segment(index + 1))
-        self.basis, self._next, column, length = _extend(self.basis, w, self._next, jnp.asarray(index))
+        self.basis, self._next, column, length = _extend(self.basis, w, self._next, np.int32(index))
         coefficient, beta = np.asarray(column, np.float64)[:index], float(length)
         if not (np.all(np.isfinite(coefficient)) and np.isfinite(beta)):
             self.nonfinite = True
@@ -225,8 +225,8 @@ class Krylov:
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
             draw = random_normal(self._rng, self.operator.layout, self.operator.active)
             draw = scale(1 / norm(draw), draw)
-            cleared = _cleared(self.basis, jnp.asarray(self.size))
-            self.basis, self._next, _, length = _extend(cleared, draw, _zeros(draw), jnp.asarray(self.size))
+            cleared = _cleared(self.basis, np.int32(self.size))
+            self.basis, self._next, _, length = _extend(cleared, draw, _zeros(draw), np.int32(self.size))
             if float(length) > 100 * self.eps * np.sqrt(self.dimension):
                 return
         self.exhausted = True
@@ -272,5 +272,5 @@ class Krylov:
             self._refresh()
         else:
             self.basis, self._next, _, _ = _extend(
-                self.basis, remainder, _zeros(remainder), jnp.asarray(self.size)
+                self.basis, remainder, _zeros(remainder), np.int32(self.size)
             )
