@@ -131,38 +131,41 @@ def test_signs_are_shown():
     assert signed(0) == "+0"
 
 
-class TestEigenResult:
-    """The one result that carries a table."""
+@pytest.fixture(scope="module")
+def many():
+    """Forty pairs."""
+    values = np.linspace(-1, 1, 40).astype(FLOAT)
+    op = hp.hessian(lambda p, d: 0.5 * jnp.sum(d * p["w"] ** 2), {"w": np.zeros(40, FLOAT)}, values)
+    return hp.eigsh(op, lowest=20, highest=20)
 
-    @pytest.fixture(scope="class")
-    def many(self):
-        values = np.linspace(-1, 1, 40).astype(FLOAT)
-        op = hp.hessian(lambda p, d: 0.5 * jnp.sum(d * p["w"] ** 2), {"w": np.zeros(40, FLOAT)}, values)
-        return hp.eigsh(op, lowest=20, highest=20)
 
-    def test_it_prints_the_ends_and_no_arrays(self, many):
-        text = repr(many)
-        assert text.startswith("EigenResult: CONVERGED")
-        assert "λ[0]" in text
-        assert "λ[39]" in text
-        assert "λ[20]" not in text
-        assert "rray" not in text
-        assert len(text) < 1000
+def test_eigenpairs_print_their_ends_and_no_arrays(many):
+    text = repr(many)
+    assert text.startswith("EigenResult: CONVERGED")
+    assert "λ[0]" in text
+    assert "λ[39]" in text
+    assert "λ[20]" not in text
+    assert "rray" not in text
+    assert len(text) < 1000
 
-    def test_one_eigenvector_is_like_the_parameters(self, many):
-        vector = many.vector(-1)
-        assert set(vector) == {"w"}
-        np.testing.assert_allclose(np.abs(vector["w"][-1]), 1, atol=1e-5)
 
-    def test_require_passes_what_converged(self, many):
-        assert many.require() is many
+def test_one_eigenvector_is_like_the_parameters(many):
+    vector = many.vector(-1)
+    assert set(vector) == {"w"}
+    np.testing.assert_allclose(np.abs(vector["w"][-1]), 1, atol=1e-5)
 
-    def test_pickling_keeps_everything(self, many):
-        copy = pickle.loads(pickle.dumps(many))
-        assert repr(copy) == repr(many)
-        np.testing.assert_array_equal(copy.eigenvectors["w"], many.eigenvectors["w"])
 
-    def test_it_passes_through_jit(self, many):
-        double = jax.jit(lambda e: jax.tree.map(lambda leaf: 2 * leaf.astype(FLOAT), e))(many)
-        np.testing.assert_allclose(double.eigenvalues, 2 * many.eigenvalues, atol=1e-6)
-        assert "λ[0]" in repr(double)
+def test_require_passes_what_converged(many):
+    assert many.require() is many
+
+
+def test_pickled_eigenpairs_keep_everything(many):
+    copy = pickle.loads(pickle.dumps(many))
+    assert repr(copy) == repr(many)
+    np.testing.assert_array_equal(copy.eigenvectors["w"], many.eigenvectors["w"])
+
+
+def test_eigenpairs_pass_through_jit(many):
+    double = jax.jit(lambda e: jax.tree.map(lambda leaf: 2 * leaf.astype(FLOAT), e))(many)
+    np.testing.assert_allclose(double.eigenvalues, 2 * many.eigenvalues, atol=1e-6)
+    assert "λ[0]" in repr(double)

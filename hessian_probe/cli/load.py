@@ -46,7 +46,7 @@ def load_target(text: str) -> Target:
     function = _function(_run_file(path), path, name)
     try:
         returned = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInputError(f"{text} raised {told(error)}") from error
     return Target(text, *_unpack(text, returned))
 

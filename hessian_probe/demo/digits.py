@@ -148,7 +148,7 @@ def _stalled(losses: np.ndarray) -> bool:
 @jax.jit
 def _accuracy(params: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
     outputs = mlp_apply(params, inputs, activation=ACTIVATION)
-    return jnp.mean((jnp.argmax(outputs, axis=1) == labels).astype(jnp.float32))
+    return jnp.mean((jnp.argmax(outputs, axis=1).astype(labels.dtype) == labels).astype(jnp.float32))
 
 
 def closed_form(inputs: np.ndarray, labels: np.ndarray) -> float:

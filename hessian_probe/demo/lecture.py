@@ -24,6 +24,7 @@ def lecture_section() -> Section:
         key="lecture",
         title="1. The lecture's example: y = w₁w₂x, trained on x = y = 1",
         text=(
+            'From Hung-yi Lee\'s lecture "What to do if my network fails to train", which teaches the test. '
             "The loss is (1 − w₁w₂)². At w = (0, 0) its gradient is zero, and gradient descent "
             "stays there. By hand: the Hessian is [[0, −2], [−2, 0]], its eigenvalues are −2 and 2, "
             "and the loss falls along ±(1, 1)/√2 = ±(0.7071, 0.7071).",

@@ -156,8 +156,8 @@ def _onward(story: Story) -> Section | None:
             f"after {len(alone.losses) - 1:,} further steps."
         )
     table = Table(
-        "The same gradient descent, from the plateau and from where the escape landed:",
-        ("further steps", "loss alone", "loss escaped", "digits right alone", "escaped"),
+        "The same gradient descent from the plateau and from where the escape landed: loss, and digits right",
+        ("further steps", "loss, alone", "loss, escaped", "right, alone", "right, escaped"),
         tuple(_row(k, alone, after) for k in CHECKPOINTS if k < len(alone.losses)),
     )
     return Section(

@@ -18,8 +18,8 @@ TITLE = 10.5
 DRAWN = 800
 # Where along a curve its name stands, as a share of its steps, and how far off, in points.
 NAME_AT = {"alone": (0.34, -13), "after": (0.3, 8)}
-# Decades between the marked ticks of the axis of eigenvalues.
-DECADES = 2
+# Ticks on either side of zero on the axis of eigenvalues, at most.
+TICKS = 3
 
 
 def training(axes: Any, report: Report, theme: Theme) -> None:
@@ -104,7 +104,7 @@ def _curvature_axis(axes: Any, shown: tuple[Spectrum, ...]) -> None:
     linear = max(bands, default=float(np.min(sizes[sizes > 0], initial=largest)) / 10)
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
     low, high = np.ceil(np.log10(linear)), np.floor(np.log10(largest))
-    ticks = 10.0 ** np.arange(high, low, -DECADES)
+    ticks = 10.0 ** np.arange(high, low, -max(2, np.ceil((high - low) / TICKS)))
     ticks = np.concatenate([-ticks, [0.0], ticks])
     axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     axes.set_xticks([], minor=True)

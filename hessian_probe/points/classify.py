@@ -25,6 +25,9 @@ from hessian_probe.spectrum.result import EigenResult
 
 # Products allowed by default; a certified saddle takes about a dozen.
 MAX_HVPS = 400
+# Two Lanczos steps, the noise of a product, both ends once more, and two at the critical point.
+MIN_HVPS = 7
+RESERVE = 2
 
 
 def classify(
@@ -119,6 +122,9 @@ class _Probe:
         if not any(self.op.active):
             names = ", ".join(self.op.objective.ignored)
             return self._point(degenerate(f"the loss reads none of the parameters ({names})"))
+        if self.settings.budget < MIN_HVPS:
+            need = f"max_hvps={self.settings.budget} is too few: at least {MIN_HVPS} are needed"
+            return self._point(undetermined(need))
         near = neighbour(self.op, self.rng)
         if not math.isfinite(near.gradient_noise) or not math.isfinite(near.value_noise):
             return self._point(undetermined("the loss or its gradient is not finite one rounding away"))
@@ -139,13 +145,13 @@ class _Probe:
             tuple(self.probes.values()),
             (tolerance, near.value_noise),
             self.rng,
-            self._left,
+            self._left - RESERVE,
         )
         return self._point(self._verdict(ends))
 
     def _search(self, op: HessianOperator, near: Neighbour) -> Ends:
         self.noise = ProductNoise(near)
-        return Search(op, self.noise, self.rng, self.settings, self._left).run()
+        return Search(op, self.noise, self.rng, self.settings, self._left - RESERVE).run()
 
     def _verdict(self, ends: Ends) -> Verdict:
         """Join curvature and nearness."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, cast, dot, norm
+from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
 
 # A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
@@ -17,6 +18,9 @@ MAX_CALLS = 28
 SLOPE_SHARE = 0.25
 # A difference of losses confirms λ where it deviates by at most this share, noise included.
 VALUE_SHARE = 0.5
+# The curvature must hold nearer too, at these shares of that distance: a kink shows as one that grows
+# like 1/t.
+NEARER = np.array([1 / 4, 1 / 16, 1 / 64, 1 / 256])
 
 
 class LineProbe(NamedTuple):
@@ -25,7 +29,7 @@ class LineProbe(NamedTuple):
     Attributes:
         radius: largest probed distance over which the curvature holds; 0 if none.
         change: ½|λ|·radius², what the curvature changes the loss by over that distance.
-        confirmed_by: "loss", "slope" (losses too noisy to difference) or "" (nothing confirms it).
+        confirmed_by: "loss", "slope" (losses too noisy to difference) or "" (not confirmed).
         measured: the second difference, in loss / params².
         downhill: sign of the direction whose loss was lower at the radius; 0 where they are equal.
     """
@@ -35,6 +39,9 @@ class LineProbe(NamedTuple):
     confirmed_by: str
     measured: float
     downhill: float
+
+
+NOTHING = LineProbe(0.0, 0.0, "", math.nan, 0.0)
 
 
 def reach(op: HessianOperator) -> float:
@@ -55,30 +62,73 @@ def probe_line(
         slope_noise: accuracy of the gradient.
 
     Returns:
-        The probe; `confirmed_by` is "" where no distance shows the claimed curvature.
+        The probe; `confirmed_by` is "" where no distance shows the claimed curvature, or where it
+        holds at a distance but not nearer (a kink, which a second derivative cannot see).
     """
-    slope = float(dot(op.gradient_vector, direction))
-    size, start = abs(curvature), reach(op)
+    line = _Line(op, direction, curvature, value_noise, slope_noise)
+    start = reach(op)
     for call in range(MAX_CALLS):
-        steps = start * 0.5 ** (0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL))
-        values, slopes = op.objective.line(op.x, direction, np.concatenate([steps, -steps]))
-        for i, t in enumerate(steps):
-            pair = (slopes[i] - slope, slope - slopes[PER_CALL + i])
-            if not np.all(np.isfinite(pair)):
-                continue
-            if slope_noise > SLOPE_SHARE * size * t:
-                return LineProbe(0.0, 0.0, "", float("nan"), 0.0)
-            if abs(pair[0] + pair[1] - 2 * curvature * t) > 2 * SLOPE_SHARE * size * t:
-                continue
-            ahead, behind = values[i], values[PER_CALL + i]
-            second = (ahead + behind - 2 * op.value) / t**2
-            noise = 4 * value_noise / t**2
-            apart = ahead - behind
-            downhill = 0.0 if abs(apart) <= 4 * value_noise else -float(np.sign(apart))
-            if noise > VALUE_SHARE * size:
-                measured, by = (pair[0] + pair[1]) / (2 * t), "slope"
-            else:
-                measured = second
-                by = "loss" if abs(second - curvature) <= VALUE_SHARE * size + noise else ""
-            return LineProbe(float(t), 0.5 * size * t**2, by, float(measured), downhill)
-    return LineProbe(0.0, 0.0, "", float("nan"), 0.0)
+        exponents = 0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL)
+        pairs = line.pairs(start * 0.5**exponents)
+        for pair in pairs:
+            if slope_noise > SLOPE_SHARE * abs(curvature) * pair.step:
+                return NOTHING
+            if line.holds(pair):
+                nearer = line.pairs(pair.step * NEARER)
+                return line.judge(pair, nearer)
+    return NOTHING
+
+
+class _Pair(NamedTuple):
+    """Curvature seen between +step and −step: from slopes, from losses; and ahead minus behind."""
+
+    step: float
+    by_slope: float
+    by_loss: float
+    apart: float
+
+
+class _Line:
+    """The loss along one direction, with what is claimed of it."""
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        direction: Vector,
+        curvature: float,
+        value_noise: float,
+        slope_noise: float,
+    ) -> None:
+        self.op, self.direction, self.curvature = op, direction, curvature
+        self.value_noise, self.slope_noise = value_noise, slope_noise
+
+    def pairs(self, steps: np.ndarray) -> list[_Pair]:
+        """Evaluate at ± every step."""
+        values, slopes = self.op.objective.line(self.op.x, self.direction, np.concatenate([steps, -steps]))
+        count = len(steps)
+        with np.errstate(invalid="ignore", over="ignore"):
+            by_slope = (slopes[:count] - slopes[count:]) / (2 * steps)
+            by_loss = (values[:count] + values[count:] - 2 * self.op.value) / steps**2
+            apart = values[:count] - values[count:]
+        return [_Pair(*map(float, row)) for row in zip(steps, by_slope, by_loss, apart, strict=True)]
+
+    def holds(self, pair: _Pair) -> bool:
+        """Whether the slopes show the claimed curvature there (never for NaN)."""
+        error = abs(pair.by_slope - self.curvature)
+        return math.isfinite(pair.by_loss) and error <= SLOPE_SHARE * abs(self.curvature)
+
+    def judge(self, pair: _Pair, nearer: list[_Pair]) -> LineProbe:
+        """Confirm the curvature at the widest distance where it holds, and see that it holds within."""
+        size, step = abs(self.curvature), pair.step
+        downhill = 0.0 if abs(pair.apart) <= 4 * self.value_noise else -math.copysign(1.0, pair.apart)
+        noise = 4 * self.value_noise / step**2
+        measured, by = pair.by_loss, "loss"
+        if noise > VALUE_SHARE * size:
+            measured, by = pair.by_slope, "slope"
+        elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
+            by = ""
+        for inner in nearer:
+            blur = self.slope_noise / inner.step
+            if blur <= SLOPE_SHARE * size and not self.holds(inner):
+                measured, by = inner.by_slope, ""
+        return LineProbe(step, 0.5 * size * step**2, by, measured, downhill)

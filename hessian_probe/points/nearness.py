@@ -28,10 +28,17 @@ LOSS_SHARE = 0.1
 MODEL_SHARE = 0.5
 # A Newton step that leaves at most this share of the true gradient shows a regular critical point.
 # Towards one where the Hessian itself vanishes (three or more layers started small) every step leaves
-# about 1/4, as it does where there is none at all (x³/3 + ax): then several steps must leave this much.
+# about 1/4, as it does where there is none at all (x³/3 + ax).  A fast fall along some directions can
+# hide a slow one along others, so for a minimum or a maximum, and always in few dimensions, steps go on
+# until the gradient is zero to rounding.  For a saddle among many variables one regular step is taken
+# as enough, or else several that together leave KEPT_IN_ALL.
 KEPT = 0.15
 KEPT_IN_ALL = 0.02
 MAX_STEPS = 4
+FEW_VARIABLES = 40
+POLISHED_IN_ALL = 1e-6
+MAX_POLISH_STEPS = 12
+POLISH_UNEXPLAINED = 1e-3
 # A step that leaves more than this share of the gradient leads nowhere.
 PROGRESS = 0.5
 # A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
@@ -89,9 +96,12 @@ def judge_nearness(
         return _far(f"gradient norm {number(length, 3)} with no curvature beyond the zero band: a slope")
     if any(p.radius == 0.0 for p in probes):
         return _unknown("the curvature holds at no distance probed")
+    both_signs = ends.negatives > 0 and ends.positives > 0
+    # A saddle needs both curvatures to matter; where all have one sign the strongest sets the scale.
+    change = (min if both_signs else max)(p.change for p in probes)
     radius = max(p.radius for p in probes)
-    change = min(p.change for p in probes)
-    return _Approach(op, ends, noise, change, radius, rng, min(budget, STEP_PRODUCTS)).run()
+    polish = not both_signs or op.size <= FEW_VARIABLES
+    return _Approach(op, ends, noise, (change, radius), rng, min(budget, STEP_PRODUCTS), polish).run()
 
 
 class _Approach:
@@ -102,14 +112,14 @@ class _Approach:
         op: HessianOperator,
         ends: Ends,
         noise: tuple[float, float],
-        change: float,
-        radius: float,
+        scale: tuple[float, float],
         rng: np.random.Generator,
         budget: int,
+        polish: bool,
     ) -> None:
         self.op, self.ends = op, ends
         self.tolerance, self.value_noise = noise
-        self.change, self.radius, self.rng = change, radius, rng
+        (self.change, self.radius), self.rng, self.polish = scale, rng, polish
         self.stop_at = op.objective.num_hvps + budget
         self.limit = reach(op)
         self.length = float(norm(op.gradient_vector))
@@ -119,8 +129,8 @@ class _Approach:
         return self.stop_at - self.op.objective.num_hvps
 
     def run(self) -> Nearness:
-        here, spectrum = self.op, self.ends.spectrum
-        for _ in range(MAX_STEPS):
+        here, spectrum, ratio = self.op, self.ends.spectrum, 1.0
+        for _ in range(MAX_POLISH_STEPS if self.polish else MAX_STEPS):
             step = self._step(here, spectrum)
             stop = self._hopeless(here, step)
             if stop is not None:
@@ -133,19 +143,30 @@ class _Approach:
             far = self._moved_too_far(there, step)
             if far is not None:
                 return far
-            regular = after <= KEPT * before or after <= self.tolerance
-            if regular or after <= KEPT_IN_ALL * self.length:
+            # Rounding may spoil the last ratio, hence the better one of the last two.
+            ratio, last = after / before, ratio
+            regular = min(ratio, last) <= KEPT
+            if self._arrived(before, after, regular):
                 distance, numbers = self._distance(there), self._numbers(there)
                 return Nearness("near", distance, there.value, there, numbers, regular)
             if after > PROGRESS * before:
-                return self._no_progress(there, after, before)
+                break
             here, spectrum = there, None
         return self._no_progress(there, after, before)
+
+    def _arrived(self, before: float, after: float, regular: bool) -> bool:
+        stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
+        if after <= self.tolerance or stuck:
+            return True
+        if self.polish:
+            return after <= POLISHED_IN_ALL * self.length and not regular
+        return regular or after <= KEPT_IN_ALL * self.length
 
     def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
         if spectrum is not None:
             return dense_step(op, spectrum, self.ends.band)
-        goal = max(UNEXPLAINED, self.tolerance / float(norm(op.gradient_vector)))
+        goal = POLISH_UNEXPLAINED if self.polish else UNEXPLAINED
+        goal = max(goal, 0.5 * self.tolerance / float(norm(op.gradient_vector)))
         limits = self.limit, MODEL_SHARE * self.change
         return krylov_step(op, self.ends.band, goal, limits, self.rng, self._left)
 
@@ -210,11 +231,9 @@ class _Approach:
         )
 
     def _no_progress(self, there: HessianOperator, after: float, before: float) -> Nearness:
-        if after <= DOUBT * self.tolerance:
-            return _unknown(f"{self._numbers(there)}; what is left could be rounding")
-        return _far(
+        return _unknown(
             f"{self._numbers(there)}; a Newton step leaves {number(after / before, 2)} of it (at most "
-            f"{KEPT}), as where there is no critical point"
+            f"{KEPT} towards a regular critical point): there may be none, or it has flat directions"
         )
 
 

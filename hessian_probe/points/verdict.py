@@ -127,6 +127,6 @@ class Judge:
                 )
             return (
                 f"the Hessian claims curvature {signed(end.value)}, the loss shows {signed(probe.measured)} "
-                "over the same direction: its derivative is not that of the loss (custom_vjp or custom_jvp?)"
+                "over the same direction: a kink, or a custom derivative that is not that of the loss"
             )
         return ""
