@@ -104,9 +104,7 @@ def search(
 ) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Find bound critical points of one index; keep one of each energy."""
     walk = jax.jit(jax.vmap(lambda x: follow(x, index, 150)))
-    derivatives = jax.jit(
-        jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x)))
-    )
+    derivatives = jax.jit(jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x))))
     ends = np.asarray(walk(jnp.asarray(starts)))
     found = {}
     for x, e, g, h in zip(ends, *map(np.asarray, derivatives(jnp.asarray(ends))), strict=True):

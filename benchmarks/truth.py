@@ -65,12 +65,8 @@ def run(dtype: Any, kinds: list[str] | None = None, *, verbose: bool = False) ->
             f"{kind:<22}{count:>8}{row['right']:>8}{row['honest']:>8}{row['wrong']:>8}{row['degenerate']:>12}"
         )
     share = decided / max(total, 1)
-    print(
-        f"non-degenerate points decided: {decided} of {total} ({share:.1%}); wrong labels: {len(wrong)}"
-    )
-    print(
-        f"certified saddles with n >= 10: {len(costs)}, median {median(costs or [0]):g} products each"
-    )
+    print(f"non-degenerate points decided: {decided} of {total} ({share:.1%}); wrong labels: {len(wrong)}")
+    print(f"certified saddles with n >= 10: {len(costs)}, median {median(costs or [0]):g} products each")
     for text in wrong:
         print(f"WRONG {text}")
     return len(wrong), share

@@ -14,13 +14,13 @@ from hessian_probe.operators.hessian import HessianOperator, flatten_rows, hessi
 from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.lines import LineProbe, probe_line
-from hessian_probe.points.nearness import Nearness, judge_nearness
+from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.search import Search, Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, is_saddle, undetermined
 from hessian_probe.results import signed
-from hessian_probe.spectrum.eigsh import empty_result
+from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult
 
 # Products allowed by default; a certified saddle takes about a dozen.
@@ -143,7 +143,7 @@ class _Probe:
             self.op,
             ends,
             tuple(self.probes.values()),
-            (tolerance, near.value_noise),
+            Noise(tolerance, near.value_noise, near.gradient_noise),
             self.rng,
             self._left - RESERVE,
         )

@@ -62,8 +62,9 @@ def probe_line(
         slope_noise: accuracy of the gradient.
 
     Returns:
-        The probe; `confirmed_by` is "" where no distance shows the claimed curvature, or where it
-        holds at a distance but not nearer (a kink, which a second derivative cannot see).
+        The probe; `confirmed_by` is "" where no distance shows the claimed curvature.  A distance
+        counts only if the curvature holds nearer too: it does not at a kink, nor where the loss
+        comes back by chance.
     """
     line = _Line(op, direction, curvature, value_noise, slope_noise)
     start = reach(op)
@@ -73,9 +74,8 @@ def probe_line(
         for pair in pairs:
             if slope_noise > SLOPE_SHARE * abs(curvature) * pair.step:
                 return NOTHING
-            if line.holds(pair):
-                nearer = line.pairs(pair.step * NEARER)
-                return line.judge(pair, nearer)
+            if line.holds(pair) and line.holds_within(pair.step):
+                return line.judge(pair)
     return NOTHING
 
 
@@ -117,8 +117,16 @@ class _Line:
         error = abs(pair.by_slope - self.curvature)
         return math.isfinite(pair.by_loss) and error <= SLOPE_SHARE * abs(self.curvature)
 
-    def judge(self, pair: _Pair, nearer: list[_Pair]) -> LineProbe:
-        """Confirm the curvature at the widest distance where it holds, and see that it holds within."""
+    def holds_within(self, distance: float) -> bool:
+        """Whether it holds nearer too, as far as the gradient's accuracy allows to see."""
+        allowed = SLOPE_SHARE * abs(self.curvature)
+        return all(
+            self.holds(pair) or self.slope_noise > allowed * pair.step
+            for pair in self.pairs(distance * NEARER)
+        )
+
+    def judge(self, pair: _Pair) -> LineProbe:
+        """Confirm the curvature by the losses at the widest distance where it holds."""
         size, step = abs(self.curvature), pair.step
         downhill = 0.0 if abs(pair.apart) <= 4 * self.value_noise else -math.copysign(1.0, pair.apart)
         noise = 4 * self.value_noise / step**2
@@ -127,8 +135,4 @@ class _Line:
             measured, by = pair.by_slope, "slope"
         elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
             by = ""
-        for inner in nearer:
-            blur = self.slope_noise / inner.step
-            if blur <= SLOPE_SHARE * size and not self.holds(inner):
-                measured, by = inner.by_slope, ""
         return LineProbe(step, 0.5 * size * step**2, by, measured, downhill)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import add_scaled, cast, dot, norm
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
-from hessian_probe.points.lines import LineProbe, reach
+from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step
 from hessian_probe.results import number
 
@@ -47,6 +47,14 @@ DOUBT = 10.0
 STEP_PRODUCTS = 200
 
 
+class Noise(NamedTuple):
+    """Gradient norm that is zero to rounding, accuracy of the loss, accuracy of a slope."""
+
+    tolerance: float
+    value: float
+    slope: float
+
+
 class Nearness(NamedTuple):
     """Where the nearest predicted critical point is.
 
@@ -71,7 +79,7 @@ def judge_nearness(
     op: HessianOperator,
     ends: Ends,
     probes: tuple[LineProbe, ...],
-    noise: tuple[float, float],
+    noise: Noise,
     rng: np.random.Generator,
     budget: int,
 ) -> Nearness:
@@ -81,14 +89,14 @@ def judge_nearness(
         op: operator at the parameters.
         ends: spectrum ends found there.
         probes: line probes along the ends whose curvature is beyond the zero band.
-        noise: gradient norm that is zero to rounding, and accuracy of the loss.
+        noise: accuracy of loss and gradient.
         rng: source of randomness.
         budget: products that may be spent.
 
     Returns:
         The judgement.
     """
-    length, tolerance = float(norm(op.gradient_vector)), noise[0]
+    length, tolerance = float(norm(op.gradient_vector)), noise.tolerance
     if length <= tolerance:
         reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
         return Nearness("exact", 0.0, op.value, None, reason)
@@ -97,11 +105,13 @@ def judge_nearness(
     if any(p.radius == 0.0 for p in probes):
         return _unknown("the curvature holds at no distance probed")
     both_signs = ends.negatives > 0 and ends.positives > 0
-    # A saddle needs both curvatures to matter; where all have one sign the strongest sets the scale.
+    # A saddle needs both curvatures to matter; where all have one sign, that along the step will do.
     change = (min if both_signs else max)(p.change for p in probes)
     radius = max(p.radius for p in probes)
-    polish = not both_signs or op.size <= FEW_VARIABLES
-    return _Approach(op, ends, noise, (change, radius), rng, min(budget, STEP_PRODUCTS), polish).run()
+    approach = _Approach(op, ends, noise, (change, radius), rng, min(budget, STEP_PRODUCTS))
+    approach.polish = not both_signs or op.size <= FEW_VARIABLES
+    approach.one_sign = not both_signs
+    return approach.run()
 
 
 class _Approach:
@@ -111,15 +121,15 @@ class _Approach:
         self,
         op: HessianOperator,
         ends: Ends,
-        noise: tuple[float, float],
-        scale: tuple[float, float],
+        noise: Noise,
+        extent: tuple[float, float],
         rng: np.random.Generator,
         budget: int,
-        polish: bool,
     ) -> None:
         self.op, self.ends = op, ends
-        self.tolerance, self.value_noise = noise
-        (self.change, self.radius), self.rng, self.polish = scale, rng, polish
+        self.noise, self.tolerance = noise, noise.tolerance
+        (self.change, self.radius), self.rng = extent, rng
+        self.polish = self.one_sign = False
         self.stop_at = op.objective.num_hvps + budget
         self.limit = reach(op)
         self.length = float(norm(op.gradient_vector))
@@ -136,6 +146,8 @@ class _Approach:
             if stop is not None:
                 return stop
             assert step.vector is not None
+            if self.one_sign and here is self.op:
+                self._probe_step(step.vector)
             there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
             if not math.isfinite(after):
@@ -153,6 +165,13 @@ class _Approach:
                 break
             here, spectrum = there, None
         return self._no_progress(there, after, before)
+
+    def _probe_step(self, step: Vector) -> None:
+        """Take the distance checked, and what the curvature does over it, along the step itself."""
+        distance = float(norm(step))
+        curvature = -float(dot(self.op.gradient_vector, step)) / distance**2
+        probe = probe_line(self.op, scale(1 / distance, step), curvature, self.noise.value, self.noise.slope)
+        self.change, self.radius = probe.change, probe.radius
 
     def _arrived(self, before: float, after: float, regular: bool) -> bool:
         stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
@@ -178,7 +197,7 @@ class _Approach:
         """Say why no critical point follows from this step, or None if one may."""
         length = float(norm(here.gradient_vector))
         if step.outcome == "costly":
-            share = number(step.change / self.change, 2)
+            share = number(step.change / max(self.change, 1e-300), 2)
             return _far(
                 f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the "
                 f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature does "
@@ -215,7 +234,7 @@ class _Approach:
 
     def _moved(self, there: HessianOperator) -> float:
         """Change of the loss; from the gradients at both ends where losses are too coarse to subtract."""
-        if 10 * self.value_noise <= LOSS_SHARE * self.change:
+        if 10 * self.noise.value <= LOSS_SHARE * self.change:
             return abs(there.value - self.op.value)
         work = self.op.layout.work_dtypes
         path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))
@@ -224,10 +243,11 @@ class _Approach:
     def _numbers(self, there: HessianOperator, moved: float | None = None) -> str:
         kept = float(norm(there.gradient_vector)) / self.length
         moved = self._moved(there) if moved is None else moved
+        share = number(moved / max(self.change, 1e-300), 2)
         return (
             f"predicted critical point {number(self._distance(there), 2)} away: the gradient falls to "
             f"{number(kept, 2)} of {number(self.length, 3)} there, the loss moves by {number(moved, 2)}, "
-            f"{number(moved / self.change, 2)} of what the curvature does within {number(self.radius, 2)}"
+            f"{share} of what the curvature does within {number(self.radius, 2)}"
         )
 
     def _no_progress(self, there: HessianOperator, after: float, before: float) -> Nearness:

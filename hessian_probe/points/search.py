@@ -15,8 +15,8 @@ from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.noise import ProductNoise
 from hessian_probe.spectrum.bounds import missed_fraction, steps_for
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
-from hessian_probe.spectrum.eigsh import MAX_BASIS
 from hessian_probe.spectrum.krylov import Krylov
+from hessian_probe.spectrum.search import MAX_BASIS
 
 # Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
 # is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
