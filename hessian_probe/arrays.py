@@ -79,6 +79,11 @@ class Layout(NamedTuple):
         return tuple(at_least_float32(dtype) for dtype in self.dtypes)
 
     @property
+    def work_dtype(self) -> Any:
+        """Lowest precision among a vector's leaves."""
+        return at_least_float32(self.dtype)
+
+    @property
     def dtype(self) -> Any:
         """Lowest precision among the variables; it sets every tolerance."""
         return max(map(jnp.dtype, self.dtypes), key=lambda d: float(jnp.finfo(d).eps))
@@ -89,11 +94,13 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return "params" + jax.tree_util.keystr(path)
 
 
-def _kind(leaf: object, name: str) -> str:
+def _kind(leaf: object, name: str, static_numbers: bool) -> str:
     if isinstance(leaf, complex):
         raise TypeError(f"{name} is complex; real parameters are needed: split it into two leaves")
     if isinstance(leaf, float):
         return "variable"
+    if isinstance(leaf, int):  # bool is one too
+        return "static" if static_numbers else "array"
     if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
         return "static"
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
@@ -104,11 +111,12 @@ def _kind(leaf: object, name: str) -> str:
     return "variable" if jnp.issubdtype(leaf.dtype, jnp.floating) else "array"
 
 
-def split(tree: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
+def split(tree: PyTree, *, static_numbers: bool = False) -> tuple[Layout, Vector, tuple[Any, ...]]:
     """Split a pytree into its layout, its variables and its other arrays.
 
     Args:
         tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
+        static_numbers: keep Python integers and booleans as they are, instead of as arrays.
 
     Returns:
         The layout, the variables (each in its own dtype) and the non-variable array leaves.
@@ -121,7 +129,7 @@ def split(tree: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
     variables: list[jax.Array] = []
     for path, leaf in paths:
         name = leaf_name(path)
-        kind = _kind(leaf, name)
+        kind = _kind(leaf, name, static_numbers)
         kinds.append(kind)
         if kind == "variable":
             variables.append(jnp.asarray(leaf))
@@ -170,6 +178,8 @@ def tangent(layout: Layout, vector: Vector, rest: tuple[Any, ...], axis: int | N
     """
 
     def zeros(leaf: Any) -> Any:
+        if isinstance(leaf, int):
+            leaf = np.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf
         return np.zeros(np.shape(leaf) if axis is None else (axis, *np.shape(leaf)), leaf.dtype)
@@ -271,6 +281,12 @@ def norm(a: Vector) -> jax.Array:
     safe = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones((), dtype))
     total = sum((jnp.sum(jnp.square(x.astype(dtype) / safe)) for x in a), zero)
     return safe * jnp.sqrt(total)
+
+
+def host_norm(entries: np.ndarray) -> float:
+    """Euclidean norm that neither over- nor underflows."""
+    top = float(np.max(np.abs(entries), initial=0.0))
+    return top * float(np.linalg.norm(entries / top)) if top > 0 else 0.0
 
 
 @jax.jit

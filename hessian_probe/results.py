@@ -33,7 +33,7 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
         metadata = tuple(name for name in names if name not in leaves)
 
         def flatten(self: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            children = tuple(getattr(self, name) for name in leaves)
+            children = tuple(_array(getattr(self, name)) for name in leaves)
             return children, tuple(getattr(self, name) for name in metadata)
 
         def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
@@ -48,6 +48,11 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
         return new
 
     return decorate
+
+
+def _array(value: Any) -> Any:
+    """Give a number the attributes of an array, as JAX's own functions expect of a leaf."""
+    return np.float64(value) if type(value) is float else value
 
 
 def _safe_repr(self: Any) -> str:

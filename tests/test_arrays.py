@@ -101,9 +101,7 @@ def test_inner_product_and_norm_are_those_of_the_flat_vector(pair):
     _, a, b = pair
     np.testing.assert_allclose(float(arrays.dot(a, b)), flat(a) @ flat(b), atol=20 * EPS)
     np.testing.assert_allclose(float(arrays.norm(a)), np.linalg.norm(flat(a)), rtol=20 * EPS)
-    np.testing.assert_allclose(
-        flat(arrays.add_scaled(a, -2.5, b)), flat(a) - 2.5 * flat(b), atol=20 * EPS
-    )
+    np.testing.assert_allclose(flat(arrays.add_scaled(a, -2.5, b)), flat(a) - 2.5 * flat(b), atol=20 * EPS)
     np.testing.assert_allclose(flat(arrays.scale(3, a)), 3 * flat(a), atol=20 * EPS)
 
 

@@ -161,9 +161,7 @@ def test_a_saddle_by_a_little(share, n):
         assert point.label in {"saddle", *NO_TYPE}
 
 
-@pytest.mark.parametrize(
-    "name", ["badly scaled", "low rank", "rank 1", "flat", "badly scaled, one negative"]
-)
+@pytest.mark.parametrize("name", ["badly scaled", "low rank", "rank 1", "flat", "badly scaled, one negative"])
 @pytest.mark.parametrize("n", [40, 400])
 def test_hard_spectra_are_never_given_a_wrong_label(name, n):
     spectrum, right = {
@@ -230,9 +228,14 @@ def test_a_constant_changes_no_label(label, at, offset):
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 @pytest.mark.parametrize("label", ["saddle", "minimum"])
 def test_the_units_of_the_parameters_change_no_label(label, unit):
-    """x in nanometres or in kilometres: the same function of x/unit."""
+    """x in nanometres or in kilometres: the same function of x/unit.
+
+    Off the point, distances are judged against the larger of |x| and 1.  In large units that is |x|
+    itself, and a step as long as x is a slope, as for any bowl seen from as far away as its origin.
+    """
     assert family(label, 0.0, unit=unit).label == label
-    assert family(label, 3e-3, unit=unit).label in {label, "undetermined"}
+    allowed = {label, "undetermined"} | ({"not_critical"} if unit > 1 else set())
+    assert family(label, 3e-3, unit=unit).label in allowed
 
 
 @pytest.mark.parametrize("label", FAMILY)
@@ -290,7 +293,18 @@ def bell(p):
     return jnp.exp(-0.5 * jnp.sum(p * p))
 
 
+def hidden_slope(p):
+    """y³/6 + 0.0018y rises throughout; Newton's step explains nine tenths without it."""
+    return 0.5 * jnp.sum(p[:-1] ** 2) + p[-1] ** 3 / 6 + 1.8e-3 * p[-1]
+
+
+def beside(n):
+    return [0.02, *[0.0] * (n - 2), -0.01]
+
+
 SLOPES = {
+    "hidden slope, 20": (hidden_slope, beside(20)),
+    "hidden slope, 60": (hidden_slope, beside(60)),
     "cubic 2e-3": (no_critical_point, [0, 2e-3, 0]),
     "cubic 1e-3": (no_critical_point, [0, 1e-3, 0]),
     "cubic 1e-2": (no_critical_point, [0, 1e-2, 0]),
@@ -342,16 +356,25 @@ def test_degenerate_points(known):
         assert not point.certified
 
 
-@pytest.mark.parametrize("point", [(0.9, 0.81), (0.0, 0.0), (-1.0, 1.0), (1.2, 1.4), (-0.5, 0.3)])
-def test_the_banana_valley_is_not_its_minimum(point):
-    def loss(p):
-        return 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
+def banana(p):
+    return 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
 
-    assert hp.classify(loss, array(*point)).label in NO_CLAIM
-    assert hp.classify(loss, array(1, 1)).label == "minimum"
-    near = hp.classify(loss, array(1.001, 1.002))
-    assert near.label == "minimum"
-    np.testing.assert_allclose(near.distance, math.hypot(0.001, 0.002), rtol=0.2)
+
+@pytest.mark.parametrize("at", [(0.9, 0.81), (0.0, 0.0), (-1.0, 1.0), (1.2, 1.4), (-0.5, 0.3)])
+def test_the_banana_valley_is_not_its_minimum(at):
+    assert hp.classify(banana, array(*at)).label in NO_CLAIM
+
+
+def test_the_end_of_the_banana_valley_is_its_minimum(x64):
+    assert hp.classify(banana, array(1, 1)).label == "minimum"
+    near = hp.classify(banana, array(1.001, 1.002))
+    if x64:
+        assert near.label == "minimum"
+        np.testing.assert_allclose(near.distance, math.hypot(0.001, 0.002), rtol=0.2)
+    else:
+        assert near.label in {"minimum", "undetermined"}
+    # The curvature there is 0.4 and 1,002, and stays so; what is left of the gradient is rounding.
+    assert "vanishes" not in " ".join(near.evidence)
 
 
 def concave_kink(p):
@@ -365,8 +388,25 @@ def rectified(p):
     return p["w"] ** 2 - jax.nn.relu(p["w"]) + (p["c"] - 10) ** 2
 
 
+def rectified_between(p):
+    """The same, with more and with less curved directions around it: neither end shows the kink."""
+    q = p["c"] - 10
+    return p["w"] ** 2 - jax.nn.relu(p["w"]) + 0.3 * q[0] ** 2 + 2 * q[1] ** 2
+
+
+INPUTS = np.random.default_rng(0).standard_normal((20, 3)).astype(FLOAT)
+
+
+def rectifier_network(p):
+    """Units that sum to 1 with biases of 1/4, all weights zero: raising a bias lowers the loss."""
+    hidden = jax.nn.relu(INPUTS @ p["weight"] + p["bias"][None, :])
+    others = 0.5 * jnp.sum((p["a"] - 1) ** 2) + 0.005 * jnp.sum((p["b"] - 1) ** 2)
+    decay = 0.01 * (jnp.sum(p["weight"] ** 2) + jnp.sum(p["bias"] ** 2))
+    return jnp.mean((jnp.sum(hidden, axis=1) - 1) ** 2) + decay + others
+
+
 def stairs(p):
-    """A bowl under steps that fall outwards: the derivative does not see them."""
+    """A bowl on stairs that go down outwards: the derivative does not see them."""
     return 0.1 * jnp.sum(p**2) - 10.0 * jnp.sum(jnp.floor(jnp.abs(p) * 2**10))
 
 
@@ -374,6 +414,16 @@ KINKS = {
     "concave kink": (concave_kink, array(10, 10)),
     "rectifier": (rectified, {"w": FLOAT.type(0), "c": FLOAT.type(10)}),
     "rectifier beside much": (rectified, {"w": FLOAT.type(0), "c": FLOAT.type(10.001)}),
+    "rectifier between": (rectified_between, {"w": FLOAT.type(0), "c": array(10, 10)}),
+    "rectifier network": (
+        rectifier_network,
+        {
+            "weight": np.zeros((3, 4), FLOAT),
+            "bias": np.zeros(4, FLOAT),
+            "a": np.ones(2, FLOAT),
+            "b": np.ones(2, FLOAT),
+        },
+    ),
     "stairs": (stairs, array(0, 0)),
 }
 

@@ -1,5 +1,6 @@
 """Escapes are proved on the loss: out of saddles and maxima, never upwards, never out of a minimum."""
 
+import contextlib
 import math
 
 import jax
@@ -176,7 +177,7 @@ def test_negative_and_large_losses(offset):
     params = array(0, 0)
     move = hp.escape(loss, params)
     assert_proved(move, loss, params)
-    if 0.25 > 100 * EPS * abs(offset):
+    if 100 * EPS * abs(offset) < 0.25:
         assert move.status == "escaped"
 
 
@@ -220,9 +221,7 @@ def test_the_mean_over_ragged_batches_decides():
     assert move.status == "escaped"
     mean = float(np.mean(np.concatenate(data)))
     x, y = (float(v) for v in move.params)
-    np.testing.assert_allclose(
-        move.loss_after, mean * x**2 + 0.25 * x**4 + y**2, rtol=1e-4, atol=100 * EPS
-    )
+    np.testing.assert_allclose(move.loss_after, mean * x**2 + 0.25 * x**4 + y**2, rtol=1e-4, atol=100 * EPS)
     np.testing.assert_allclose(move.loss_after, -(mean**2), rtol=1e-2)
 
 
@@ -259,12 +258,8 @@ def test_a_classification_of_other_parameters_with_the_same_loss_does_no_harm():
     """cos x + y²: x = 0 and x = 2π look alike, and x = 1 with y chosen so has the same loss."""
     point = hp.classify(wave, array(0, 0))
     params = array(1.0, math.sqrt(1 - math.cos(1.0)))
-    try:
-        move = hp.escape(wave, params, point=point)
-    except ValueError as error:
-        assert "other parameters" in str(error)
-    else:
-        assert_proved(move, wave, params)
+    with contextlib.suppress(ValueError):  # refused: better still
+        assert_proved(hp.escape(wave, params, point=point), wave, params)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -74,9 +74,7 @@ def test_the_label_is_that_of_the_spectrum_in_any_axes(d, seed):
 def test_a_factor_changes_no_label_and_a_sign_swaps_minimum_and_maximum(d, power, sign):
     point = classify(d, factor=sign * 10.0**power)
     assert_label(point, sign * d)
-    np.testing.assert_allclose(
-        [point.lowest.norm], [np.abs(d).max() * 10.0**power], rtol=0.5
-    )
+    np.testing.assert_allclose([point.lowest.norm], [np.abs(d).max() * 10.0**power], rtol=0.5)
 
 
 @FEW
@@ -188,9 +186,7 @@ def test_no_pair_is_counted_twice_or_left_out(values, seed, copies):
     result = hp.eigsh(op, lowest=copies, highest=copies)
     wanted = np.r_[exact[:copies], exact[-copies:]]
     noise = 100 * EPS * np.abs(exact).max() + float(np.finfo(FLOAT).tiny)
-    np.testing.assert_allclose(
-        result.eigenvalues, wanted, atol=3e-3 * np.abs(exact).max() + noise
-    )
+    np.testing.assert_allclose(result.eigenvalues, wanted, atol=3e-3 * np.abs(exact).max() + noise)
     vectors = np.asarray(result.eigenvectors, np.float64)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(2 * copies), atol=100 * EPS)
 

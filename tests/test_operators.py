@@ -420,7 +420,7 @@ def test_a_random_loss_is_named_by_the_first_product():
         )
         return jnp.sum((mask * p) ** 2)
 
-    with pytest.raises(ValueError, match="random|dropout"):
+    with pytest.raises(ValueError, match=r"random|dropout"):
         hp.hessian(loss, W, max_residual_bytes=0)(V)
 
 

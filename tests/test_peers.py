@@ -52,14 +52,10 @@ def test_r3_copies_by_symmetry_of_hidden_units(hidden):
     ends = hp.eigsh(op, max_hvps=31)
     np.testing.assert_allclose(ends.eigenvalues, [-top, top], atol=2e-3 * top)
     copies = hp.eigsh(op, lowest=hidden, highest=hidden)
-    np.testing.assert_allclose(
-        copies.eigenvalues, [-top] * hidden + [top] * hidden, atol=2e-3 * top
-    )
+    np.testing.assert_allclose(copies.eigenvalues, [-top] * hidden + [top] * hidden, atol=2e-3 * top)
     if hidden == 8:
         every = hp.eigsh(op, lowest=16, highest=16)
-        np.testing.assert_allclose(
-            every.eigenvalues, [-top] * 8 + [0] * 16 + [top] * 8, atol=1e3 * EPS
-        )
+        np.testing.assert_allclose(every.eigenvalues, [-top] * 8 + [0] * 16 + [top] * 8, atol=1e3 * EPS)
     point = hp.classify(loss, params, data)
     assert point.label == "saddle"
     assert point.certified
@@ -99,9 +95,7 @@ def test_r5_the_lowest_five_of_a_thousand_are_those_five():
 def test_r5b_zeros_of_a_large_matrix_are_zeros():
     op = hp.hessian(*known(problems.quadratic([4e5, 2e5, 1e5, *[0.0] * 47])))
     result = hp.eigsh(op, lowest=4, highest=4)
-    np.testing.assert_allclose(
-        result.eigenvalues, [0, 0, 0, 0, 0, 1e5, 2e5, 4e5], atol=4e2
-    )
+    np.testing.assert_allclose(result.eigenvalues, [0, 0, 0, 0, 0, 1e5, 2e5, 4e5], atol=4e2)
     np.testing.assert_allclose(result.eigenvalues[:5], 0, atol=1e2 * EPS * 4e5 * 50)
 
 

@@ -57,9 +57,7 @@ def inertia(values):
     """Counts of negative, zero and positive eigenvalues; zero is below 1e-9 of the largest."""
     # 1e-9: no non-zero eigenvalue of any table is below 1e-4 of its largest, no zero above 1e-12.
     zero = 1e-9 * np.abs(values).max()
-    return tuple(
-        int(np.sum(which)) for which in (values < -zero, np.abs(values) <= zero, values > zero)
-    )
+    return tuple(int(np.sum(which)) for which in (values < -zero, np.abs(values) <= zero, values > zero))
 
 
 def check_second_order(point):
@@ -119,9 +117,7 @@ def lower_curve(point):
         "peano": lambda t: np.array([t, 1.5 * t**2]),
         "dixon_price3": lambda t: np.array([1.0 / 3.0, 2.0 * t**2, t]),
         # Each term of the tail vanishes on x_i = 2 x_{i+1}^2.
-        "dixon_price6": lambda t: np.array(
-            [1.0 / 3.0, 2**15 * t**16, 2**7 * t**8, 2**3 * t**4, 2 * t**2, t]
-        ),
+        "dixon_price6": lambda t: np.array([1.0 / 3.0, 2**15 * t**16, 2**7 * t**8, 2**3 * t**4, 2 * t**2, t]),
     }
     if point.name in curves:
         return curves[point.name]
@@ -409,9 +405,7 @@ def test_mlp_with_biases_matches_numpy():
     assert problems.mlp_loss("tanh", "cross_entropy") is loss
     params, x, hot = jax.tree.map(jax.numpy.asarray, (params, x, np.eye(3)[labels]))
     whole = labels.astype(np.int32)
-    np.testing.assert_allclose(
-        loss(params, (x, jax.numpy.asarray(whole))), cross_entropy, rtol=1e-5
-    )
+    np.testing.assert_allclose(loss(params, (x, jax.numpy.asarray(whole))), cross_entropy, rtol=1e-5)
     np.testing.assert_allclose(loss(params, (x, hot)), cross_entropy, rtol=1e-5)
     np.testing.assert_allclose(
         problems.mlp_loss("tanh", "squared_error")(params, (x, hot)), squared, rtol=1e-5

@@ -94,7 +94,7 @@ def test_results_are_frozen_and_compare_by_identity(sample):
         sample.name = "other"
     other = Sample(values=np.arange(3.0), name="<b>")
     assert sample != other  # arrays have no truth value
-    assert sample == sample  # noqa: PLR0124
+    assert sample == sample
     assert dataclasses.replace(sample, name="new").name == "new"
 
 

@@ -71,7 +71,7 @@ def escape(
         return _stay(point, params, before, objective, *_no_direction(point))
     direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
     margin = ROUNDING * float(jnp.finfo(objective.layout.dtype).eps) * abs(before)
-    search = LineSearch(objective, objective.variables, direction, before, margin)
+    search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
     best = search.run(max(float(norm(cast(objective.variables, objective.layout.work_dtypes))), 1.0))
     if progress is not None:
         progress(f"best step {signed(best.length)}: loss {number(best.value, 6)}")
@@ -157,7 +157,7 @@ def _moved(
         f"it is {number(min(before, point.critical_loss) - after, 4)} below the critical point's: going on "
         "downhill cannot return there"
         if math.isfinite(point.critical_loss)
-        else "the point was not critical; the step uses its negative curvature all the same",
+        else f"the point was {point.label}; the step uses its negative curvature all the same",
     )
     return Escape(
         status="escaped",

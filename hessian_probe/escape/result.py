@@ -11,7 +11,7 @@ from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, result
 
 
-@result(leaves=("params", "point"))
+@result(leaves=("params", "loss_before", "loss_after", "distance", "step", "predicted", "point"))
 class Escape:
     """What an attempt to leave a point brought; made by `escape`.
 

@@ -36,13 +36,14 @@ class LineSearch:
         direction: unit vector.
         value: loss at `x`.
         margin: a decrease below this is rounding.
+        both: take the better side; else +direction if the loss falls there at all.
     """
 
     def __init__(
-        self, objective: Objective, x: Vector, direction: Vector, value: float, margin: float
+        self, objective: Objective, x: Vector, direction: Vector, value: float, margin: float, both: bool
     ) -> None:
         self._objective, self._x, self._direction = objective, x, direction
-        self._start, self._margin = value, margin
+        self._start, self._margin, self._both = value, margin, both
         self.best = Step(0.0, value)
 
     def run(self, scale: float) -> Step:
@@ -62,7 +63,8 @@ class LineSearch:
             values = self._values(np.concatenate([steps, -steps]))
             ahead, behind = np.split(values, 2)
             for sign, side in ((1.0, ahead), (-1.0, behind)):
-                self._walk(sign * steps, side)
+                if sign > 0 or self._both or self.best.length == 0:
+                    self._walk(sign * steps, side)
             if self.best.value < self._start - self._margin:
                 break
         else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, dot, generator, norm, random_normal
-from hessian_probe.operators.objective import DIFFERENCES
+from hessian_probe.operators.tracing import DIFFERENCES
 from hessian_probe.results import number, result
 
 if TYPE_CHECKING:

@@ -182,8 +182,8 @@ class Data:
             return []
         return [
             float(np.sum(np.abs(leaf), dtype=np.float64))
-            for leaf in map(np.asarray, batch.arrays)
-            if leaf.dtype.kind in "fiub"
+            for leaf in batch.arrays
+            if isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "fiub"
         ]
 
     def _compare(self, sums: list[float]) -> None:

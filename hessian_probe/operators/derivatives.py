@@ -1,13 +1,13 @@
 """Compiled derivatives of a loss on one batch.
 
-Every function takes the loss and the layouts as static arguments and all numbers as traced ones,
-so new parameters or batches of the same shapes never recompile.  Matrix products run at full
+Every function takes the loss (a `tracing.LossKey`) and the layouts as static arguments and all numbers
+as traced ones, so new parameters or batches of the same shapes never recompile.  Matrix products run at full
 precision: reduced ones (TF32, bfloat16) can flip the sign of a small curvature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,10 @@ from hessian_probe.arrays import Identity, Layout, Vector, cast, dot, merge
 
 
 def _scalar(
-    loss: Hashable, layout: Layout, batch_layout: Layout | None, rest: Any, batch: Any
+    loss: Any, layout: Layout, batch_layout: Layout | None, rest: Any, batch: Any
 ) -> Callable[[Vector], jax.Array]:
     """Return the loss as a function of the variables alone."""
-    function: Any = loss.value if isinstance(loss, Identity) else loss
+    function: Any = loss.function.value if isinstance(loss.function, Identity) else loss.function
 
     def scalar(variables: Vector) -> jax.Array:
         params = merge(layout, cast(variables, layout.dtypes), rest)
@@ -68,16 +68,14 @@ def _work(layout: Layout, variables: Vector) -> Vector:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def value(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
-) -> jax.Array:
+def value(loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any) -> jax.Array:
     """Loss at `x`: scalar."""
     return _scalar(loss, layout, blayout, rest, batch)(x)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def value_and_gradient(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
 ) -> tuple[jax.Array, Vector]:
     """Loss and gradient at `x`."""
     return jax.value_and_grad(_scalar(loss, layout, blayout, rest, batch))(_work(layout, x))
@@ -85,7 +83,7 @@ def value_and_gradient(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def linearized(
-    loss: Hashable, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
 ) -> tuple[jax.Array, Vector, Any]:
     """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
     scalar = _scalar(loss, layout, blayout, rest, batch)
@@ -125,7 +123,7 @@ def apply_to_rows(tangent_map: Any, rows: Vector) -> Vector:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_over_reverse(
-    loss: Hashable,
+    loss: Any,
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
@@ -140,7 +138,7 @@ def forward_over_reverse(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def reverse_over_reverse(
-    loss: Hashable,
+    loss: Any,
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
@@ -155,7 +153,7 @@ def reverse_over_reverse(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def line_forward(
-    loss: Hashable,
+    loss: Any,
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
@@ -177,7 +175,7 @@ def line_forward(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def line_reverse(
-    loss: Hashable,
+    loss: Any,
     layout: Layout,
     blayout: Layout | None,
     x: Vector,

@@ -11,7 +11,8 @@ import numpy as np
 from hessian_probe.arrays import Basis, Layout, PyTree, Vector, cast, from_tangent, row, tangent
 from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.checks import OperatorCheck, check_operator
-from hessian_probe.operators.objective import FORWARD, Objective, accumulate
+from hessian_probe.operators.objective import Objective, accumulate
+from hessian_probe.operators.tracing import FORWARD
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -69,7 +70,7 @@ class HessianOperator:
     Attributes:
         objective: the loss with its data.
         x: the variables at which the Hessian is taken.
-        num_hvps: products computed so far.
+        num_hvps: products computed so far, those of the self-check left out.
         unchecked: the self-check is still to come, at the first product.
     """
 
@@ -163,7 +164,10 @@ class HessianOperator:
     def check(self) -> OperatorCheck:
         """Check that products are repeatable, symmetric and linear; see `check_operator`."""
         self.unchecked = False
-        return check_operator(self)
+        counted = self.num_hvps, self.objective.num_hvps
+        found = check_operator(self)
+        self.num_hvps, self.objective.num_hvps = counted
+        return found
 
     def apply(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space, after the self-check if that is still to come."""
@@ -290,6 +294,6 @@ def unflatten_rows(layout: Layout, flat: Any) -> Basis:
     out, start = [], 0
     for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
         width = int(np.prod(shape))
-        out.append(jnp.asarray(flat[:, start : start + width]).astype(dtype).reshape(-1, *shape))
+        out.append(jnp.asarray(flat[:, start : start + width]).astype(dtype).reshape(len(flat), *shape))
         start += width
     return tuple(out)

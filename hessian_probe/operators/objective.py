@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, hashable, norm, scale, split, widest
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
-
-
-class Route(NamedTuple):
-    """A way to differentiate the gradient, with what it costs in accuracy.
-
-    A product is accurate to `factor · eps^power` relative to ‖H‖, rounding aside.
-    """
-
-    name: str
-    accuracy: str
-    factor: float = 0.0
-    power: float = 0.0
-
-    def error(self, eps: float) -> float:
-        """Relative error of a product that is not rounding."""
-        return self.factor * eps**self.power
-
-
-FORWARD = Route("forward over reverse", "exact to rounding")
-REVERSE = Route("reverse over reverse", "exact to rounding")
-DIFFERENCES = Route(
-    "central differences of the gradient",
-    "relative error about 10 eps^(2/3) of the parameters' dtype: 2e-4 in float32, 4e-10 in float64",
-    factor=10.0,
-    power=2 / 3,
-)
-
-
-def _note(error: BaseException, text: str) -> BaseException:
-    error.add_note(text)
-    return error
+from hessian_probe.operators.tracing import DIFFERENCES, FORWARD, find_route, has_forward, shapes_of, trace
 
 
 class Objective:
@@ -68,25 +36,58 @@ class Objective:
     def __init__(self, loss: Callable[..., Any], params: PyTree, data: Any = None) -> None:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
-        self.loss = hashable(loss)
-        self.layout, self.variables, self.rest = split(params)
+        self.data = Data(data)
+        self.num_evaluations = 0
+        self.num_hvps = 0
+        self._read(loss, params)
+        batch = next(iter(self.data))
+        shapes = shapes_of(self.variables, self.rest, batch)
+        try:
+            jax.eval_shape(
+                self._partial(derivatives.value_and_gradient, batch), self.variables, self.rest, batch.arrays
+            )
+        except Exception as error:
+            error.add_note("raised while hessian_probe differentiated the loss")
+            raise
+        self.route = find_route(self.loss, self.layout, batch.layout, shapes)
+        self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
+
+    def _read(self, loss: Callable[..., Any], params: PyTree) -> None:
+        """Split the parameters and trace the loss.
+
+        Python numbers are traced like arrays, so that a new one compiles nothing; where the loss needs
+        them as numbers (a width, a count of layers) they are kept as they are.
+        """
+        batch = next(iter(self.data))
+        for static_numbers in (False, True):
+            self.layout, self.variables, self.rest = split(params, static_numbers=static_numbers)
+            self._check_variables(params)
+            try:
+                traced = trace(loss, self.layout, self.variables, self.rest, batch)
+            except Exception as error:
+                numbers = any(isinstance(leaf, int) for leaf in self.rest)
+                if isinstance(error, TypeError | ValueError) and numbers and not static_numbers:
+                    continue
+                raise self._explained(error) from None
+            self.loss, self.active = traced
+            return
+
+    def _check_variables(self, params: PyTree) -> None:
         if self.layout.size == 0:
             found = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in jax.tree.leaves(params)})
             raise ValueError(
                 "params has no floating-point entry to differentiate; its leaves are "
                 f"{found or 'absent'}: pass float arrays, e.g. jnp.asarray(params, jnp.float32)"
             )
-        self.data = Data(data)
-        self.num_evaluations = 0
-        self.num_hvps = 0
-        self._check_loss()
-        self.route = self._find_route()
-        self.forward = self._traces(
-            derivatives.line_forward,
-            self._abstract(),
-            jax.ShapeDtypeStruct((1,), self.scalar_dtype),
-        )
-        self.active = self._find_active()
+
+    def _explained(self, error: Exception) -> Exception:
+        what = "loss(params)" if self.data.source is None else "loss(params, batch)"
+        error.add_note(f"raised while hessian_probe traced {what}")
+        if isinstance(self.data.source, list):
+            error.add_note(
+                "data is a list, so every item of it was passed as a batch; if it is one batch, pass a tuple"
+            )
+        return error
 
     @property
     def scalar_dtype(self) -> Any:
@@ -175,84 +176,11 @@ class Objective:
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
         return self._partial(kernel, batch)(x, self.rest, batch.arrays, *extra)
 
-    def _abstract(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        pairs = zip(self.layout.shapes, self.layout.work_dtypes, strict=True)
-        return tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in pairs)
-
-    def _first_batch(self) -> Batch:
-        return next(iter(self.data))
-
-    def _check_loss(self) -> None:
-        batch = self._first_batch()
-        what = "loss(params)" if batch.layout is None else "loss(params, batch)"
-        kernel = self._partial(derivatives.value, batch)
-        try:
-            jax.eval_shape(kernel, self.variables, self.rest, batch.arrays)
-        except Exception as error:
-            raise _note(error, f"raised while hessian_probe traced {what}") from None
-        kernel = self._partial(derivatives.value_and_gradient, batch)
-        try:
-            jax.eval_shape(kernel, self.variables, self.rest, batch.arrays)
-        except Exception as error:
-            raise _note(error, f"raised while hessian_probe differentiated {what}") from None
-
-    def _traces(self, kernel: Any, *extra: Any) -> bool:
-        """Whether a derivative exists: its program can be traced, and holds no part without one.
-
-        Forward mode through a `custom_vjp` function traces, and fails only when it is compiled: it
-        leaves a placeholder in the program.
-
-        Returns:
-            False where JAX has no such derivative.
-        """
-        batch = self._first_batch()
-        function = partial(inspect.unwrap(kernel), self.loss, self.layout, batch.layout)
-        try:
-            program = jax.make_jaxpr(function)(self.variables, self.rest, batch.arrays, *extra)
-        except (TypeError, ValueError, NotImplementedError):
-            return False
-        needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-        return not _holds(needed, "custom_lin")
-
-    def _find_route(self) -> Route:
-        if self._traces(derivatives.forward_over_reverse, self._abstract()):
-            return FORWARD
-        if self._traces(derivatives.reverse_over_reverse, self._abstract()):
-            return REVERSE
-        return DIFFERENCES
-
-    def _find_active(self) -> tuple[bool, ...]:
-        """Tell which variables the loss reads at all, from its traced program."""
-        batch = self._first_batch()
-        kernel = inspect.unwrap(derivatives.value)
-        closed = jax.make_jaxpr(partial(kernel, self.loss, self.layout, batch.layout))(
-            self.variables, self.rest, batch.arrays
-        )
-        _, used = partial_eval.dce_jaxpr(closed.jaxpr, [True])
-        flags = used[: len(self.variables)]
-        return tuple(
-            bool(flag) and bool(np.prod(shape)) for flag, shape in zip(flags, self.layout.shapes, strict=True)
-        )
-
     @property
     def ignored(self) -> tuple[str, ...]:
         """Names of the variables that the loss does not read."""
         pairs = zip(self.layout.names, self.active, self.layout.shapes, strict=True)
         return tuple(name for name, on, shape in pairs if not on and np.prod(shape))
-
-
-def _holds(program: Any, primitive: str) -> bool:
-    """Whether a traced program, or one nested in it, uses a primitive of that name."""
-    for equation in program.eqns:
-        if equation.primitive.name == primitive:
-            return True
-        for parameter in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns") and _holds(inner, primitive):
-                return True
-    return False
 
 
 def accumulate(total: Vector | None, weight: float, term: Vector) -> Vector:

@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from hessian_probe.arrays import first_nonfinite
+from hessian_probe.arrays import cast, first_nonfinite, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.noise import ProductNoise
@@ -15,6 +15,12 @@ from hessian_probe.results import number
 # A product that changes by more than this share of ‖H‖ between two evaluations a rounding apart
 # cannot carry a verdict: the loss is random, its data change, or it is not smooth here.
 UNSTABLE = 0.05
+# Moving the parameters by one rounding changes the gradient by about eps ‖H‖ ‖x‖; this many are allowed.
+GRADIENT_ROUNDINGS = 1e3
+RANDOMNESS = (
+    "when the parameters move by one rounding: randomness in the loss (a dropout key, data that change "
+    "between passes), a kink, or too little precision; fix the key and the data, or use float64"
+)
 
 
 def nonfinite(op: HessianOperator) -> str:
@@ -36,7 +42,12 @@ def no_product(ends: Ends) -> str:
 
 
 def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
-    """Name the likely cause where products cannot be repeated."""
+    """Name the likely cause where gradients or products cannot be repeated."""
+    near = noise.near
+    length = float(norm(cast(op.x, op.layout.work_dtypes)))
+    expected = GRADIENT_ROUNDINGS * float(jnp.finfo(op.dtype).eps) * ends.top * length
+    if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
+        return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
     worst = max(noise.largest, ends.asymmetry)
     if worst <= UNSTABLE * ends.top or worst <= float(jnp.finfo(op.dtype).tiny):
         return ""
@@ -46,8 +57,4 @@ def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
             f"products are not symmetric (by {share} of ‖H‖): the gradient is not that of one loss; "
             "a custom derivative, or a loss whose randomness depends on the parameters"
         )
-    return (
-        f"products change by {share} of ‖H‖ when the parameters move by one rounding: randomness in the "
-        "loss (dropout key, data that change), a kink, or too little precision; fix the key and the data, "
-        "or use float64"
-    )
+    return f"products change by {share} of ‖H‖ {RANDOMNESS}"

@@ -17,9 +17,10 @@ from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.sampling import beyond
 from hessian_probe.points.search import Search, Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, is_saddle, undetermined
-from hessian_probe.results import signed
+from hessian_probe.results import number, signed
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult
 
@@ -88,6 +89,8 @@ def classify(
         raise ValueError(f"confidence={confidence}; expected a probability between 0 and 1")
     if not negative_tol > 0:
         raise ValueError(f"negative_tol={negative_tol}; expected a positive number")
+    if rtol is not None and not rtol > 0:
+        raise ValueError(f"rtol={rtol}; expected None or a positive number")
     if max_hvps is not None and max_hvps < 1:
         raise ValueError(f"max_hvps={max_hvps}; expected at least 1")
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
@@ -134,6 +137,7 @@ class _Probe:
         cause = unstable(self.op, ends, self.noise)
         if cause:
             return self._point(undetermined(cause))
+        self.value_noise = near.value_noise
         tolerance = gradient_tolerance(self.op, near, ends.top)
         for name, end in (("low", ends.low), ("high", ends.high)):
             if abs(end.value) > ends.band:
@@ -171,7 +175,23 @@ class _Probe:
         evidence = (self.nearness.reason,)
         if self.nearness.operator is not None:
             return self._verdict_there(ends, evidence)
-        return self.judge.by_signs(ends, evidence)
+        return self._looked_around(self.judge.by_signs(ends, evidence), self.op)
+
+    def _looked_around(self, verdict: Verdict, op: HessianOperator) -> Verdict:
+        """Withdraw a minimum or maximum if a sample near it is lower or higher."""
+        if verdict.label not in ("minimum", "maximum"):
+            return verdict
+        sign = 1.0 if verdict.label == "minimum" else -1.0
+        radius = min(probe.radius for probe in self.probes.values())
+        found = beyond(op, sign, radius, self.value_noise, self.rng)
+        if found is None:
+            return verdict
+        side = "lower" if sign > 0 else "higher"
+        return undetermined(
+            f"by its curvature a {verdict.label}, but a {side} loss was sampled {number(found, 2)} away: a "
+            "kink or a step, which derivatives do not see",
+            *verdict.evidence,
+        )
 
     def _verdict_there(self, ends: Ends, evidence: tuple[str, ...]) -> Verdict:
         """Check at the predicted critical point what was seen here; it is what the label is about."""
@@ -190,7 +210,8 @@ class _Probe:
         moved = self._search(there, near)
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
-        return self.judge.by_signs(moved, (*evidence, "the spectrum was computed at that point"))
+        verdict = self.judge.by_signs(moved, (*evidence, "the spectrum was computed at that point"))
+        return self._looked_around(verdict, there)
 
     def _saddle_there(self, ends: Ends, there: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
         assert ends.low is not None

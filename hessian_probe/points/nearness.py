@@ -30,9 +30,10 @@ MODEL_SHARE = 0.5
 # Towards one where the Hessian itself vanishes (three or more layers started small) every step leaves
 # about 1/4, as it does where there is none at all (x³/3 + ax).  A fast fall along some directions can
 # hide a slow one along others, so for a minimum or a maximum, and always in few dimensions, steps go on
-# until the gradient is zero to rounding.  For a saddle among many variables one regular step is taken
-# as enough, or else several that together leave KEPT_IN_ALL.
+# until the gradient is zero to rounding.  For a saddle among many variables two regular steps in a row
+# are taken as enough (the second shows what the first left), or several that leave KEPT_IN_ALL.
 KEPT = 0.15
+REGULAR_STEPS = 2
 KEPT_IN_ALL = 0.02
 MAX_STEPS = 4
 FEW_VARIABLES = 40
@@ -139,7 +140,7 @@ class _Approach:
         return self.stop_at - self.op.objective.num_hvps
 
     def run(self) -> Nearness:
-        here, spectrum, ratio = self.op, self.ends.spectrum, 1.0
+        here, spectrum, ratio, in_a_row = self.op, self.ends.spectrum, 1.0, 0
         for _ in range(MAX_POLISH_STEPS if self.polish else MAX_STEPS):
             step = self._step(here, spectrum)
             stop = self._hopeless(here, step)
@@ -158,7 +159,8 @@ class _Approach:
             # Rounding may spoil the last ratio, hence the better one of the last two.
             ratio, last = after / before, ratio
             regular = min(ratio, last) <= KEPT
-            if self._arrived(before, after, regular):
+            in_a_row = in_a_row + 1 if ratio <= KEPT else 0
+            if self._arrived(before, after, regular, in_a_row):
                 distance, numbers = self._distance(there), self._numbers(there)
                 return Nearness("near", distance, there.value, there, numbers, regular)
             if after > PROGRESS * before:
@@ -173,13 +175,13 @@ class _Approach:
         probe = probe_line(self.op, scale(1 / distance, step), curvature, self.noise.value, self.noise.slope)
         self.change, self.radius = probe.change, probe.radius
 
-    def _arrived(self, before: float, after: float, regular: bool) -> bool:
+    def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
         stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
         if after <= self.tolerance or stuck:
             return True
         if self.polish:
             return after <= POLISHED_IN_ALL * self.length and not regular
-        return regular or after <= KEPT_IN_ALL * self.length
+        return in_a_row >= REGULAR_STEPS or after <= KEPT_IN_ALL * self.length
 
     def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
         if spectrum is not None:
@@ -215,10 +217,11 @@ class _Approach:
             return _far(f"{share} lies where there is no curvature: a slope along a flat direction")
         distance = float(norm(step.vector))
         if step.outcome == "beyond" or distance > self.limit:
-            return _far(
+            reason = (
                 f"the nearest predicted critical point is {number(distance, 2)} away or more, further than "
                 f"the {number(self.limit, 2)} over which predictions are checked"
             )
+            return _far(reason) if step.change > MODEL_SHARE * self.change else _unknown(reason)
         return None
 
     def _moved_too_far(self, there: HessianOperator, step: Step) -> Nearness | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.arrays import Vector, host_norm, norm, row, scale
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
 from hessian_probe.spectrum.krylov import Krylov
 
@@ -57,19 +57,19 @@ def krylov_step(
     length = float(norm(op.gradient_vector))
     if budget < 1:
         return Step(None, 1.0, 0.0, "budget")
-    krylov = Krylov(op, op.gradient_vector, rng, budget)
+    krylov = Krylov(op, op.gradient_vector, rng, budget, op.active)
     y, rest, outcome, least = np.zeros(0), np.ones(1), "budget", 0.0
     while krylov.step():
         matrix = krylov.extended()
-        product = float(np.linalg.norm(matrix @ rest))
+        product = host_norm(matrix @ rest)
         if product > 0:
-            least = 0.5 * length**2 * float(np.linalg.norm(rest)) ** 3 / product
+            least = 0.5 * length * (length * float(np.linalg.norm(rest)) ** 3 / product)
         y, rest = _least_squares(matrix, band)
         if np.linalg.norm(rest) <= goal:
             outcome = "solved"
         elif least > limits[1]:
             outcome = "costly"
-        elif length * float(np.linalg.norm(y)) > limits[0]:
+        elif length * host_norm(y) > limits[0]:
             outcome = "beyond"
         elif krylov.invariant or krylov.exhausted:
             outcome = "flat"
@@ -80,7 +80,9 @@ def krylov_step(
         return Step(None, unexplained, least, outcome)
     ritz = krylov.ritz()
     beyond = np.abs(ritz.values) > band
-    change = 0.5 * length**2 * float(np.sum(ritz.weights[0, beyond] ** 2 / np.abs(ritz.values[beyond])))
+    change = (
+        0.5 * length * float(np.sum(ritz.weights[0, beyond] ** 2 * (length / np.abs(ritz.values[beyond]))))
+    )
     vector = scale(length, row(krylov.vectors(y[:, None]), 0))
     return Step(vector, unexplained, change, outcome)
 
@@ -98,11 +100,12 @@ def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], ban
     """Solve H s = −g by the whole spectrum, eigenvalues within the zero band left out."""
     values, vectors = spectrum
     inside = np.abs(values) > band
-    gradient = flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
-    length = float(np.linalg.norm(gradient))
-    parts = vectors.T @ gradient
-    flat = vectors[:, inside] @ (-parts[inside] / values[inside])
-    rest = float(np.sqrt(max(length**2 - np.sum(parts[inside] ** 2), 0.0))) / length
-    change = 0.5 * float(np.sum(parts[inside] ** 2 / np.abs(values[inside])))
+    length = float(norm(op.gradient_vector))
+    gradient = flatten_rows(tuple(g[None] for g in op.gradient_vector))[0] / length
+    parts = vectors.T @ gradient  # of the unit gradient: squares of tiny or huge ones do not exist
+    steps = length / values[inside] * parts[inside]
+    flat = vectors[:, inside] @ -steps
+    rest = float(np.sqrt(max(1.0 - np.sum(parts[inside] ** 2), 0.0)))
+    change = 0.5 * length * float(np.sum(np.abs(steps * parts[inside])))
     step = row(unflatten_rows(op.layout, flat[None]), 0)
     return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")

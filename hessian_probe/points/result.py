@@ -8,7 +8,18 @@ from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.result import EigenResult
 
 
-@result(leaves=("lowest", "highest", "escape_direction"))
+@result(
+    leaves=(
+        "loss",
+        "grad_norm",
+        "distance",
+        "critical_loss",
+        "lowest",
+        "highest",
+        "zero_band",
+        "escape_direction",
+    )
+)
 class CriticalPoint:
     """What kind of point the parameters are at, or near; made by `classify`.
 

@@ -70,7 +70,7 @@ class Search:
         """Search."""
         row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
         fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
-        self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8))
+        self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
         status = "max_hvps"
         try:
             if self.dimension <= DENSE_FIRST and self.budget >= self.op.size + 3:

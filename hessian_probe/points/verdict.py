@@ -71,7 +71,9 @@ class Judge:
         if is_saddle(ends):
             return Verdict("saddle", True, True, None, evidence)
         if not ends.settled:
-            need = f"not settled within {self.settings.budget} products ({ends.status}); raise max_hvps"
+            need = f"not settled within {self.settings.budget} products; raise max_hvps"
+            if ends.status == "interrupted":
+                need = f"interrupted after {ends.steps} Lanczos steps, before the label was settled"
             return undetermined(need, *evidence)
         if (low < -band and high < -band) or (low > band and high > band):
             label = "minimum" if low > band else "maximum"

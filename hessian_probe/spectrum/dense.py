@@ -9,6 +9,12 @@ from hessian_probe.operators.base import SymmetricOperator
 from hessian_probe.operators.hessian import HessianOperator, unflatten_rows
 from hessian_probe.spectrum.result import EigenResult
 
+EMPTY = {
+    "nonfinite": "a Hessian-vector product is not finite at these parameters",
+    "max_hvps": "the budget leaves no products to search with; raise max_hvps",
+    "interrupted": "interrupted before the first product",
+}
+
 
 def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     """Return all eigenvalues (n,), ascending, and eigenvectors (n, n) by column, float64.
@@ -29,8 +35,10 @@ def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
     return unflatten_rows(operator.layout, columns.T)
 
 
-def empty_result(op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str) -> EigenResult:
-    """Return a result without pairs, for operators that give no finite product."""
+def empty_result(
+    op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
+) -> EigenResult:
+    """Return a result without any of the pairs wanted, with the reason."""
     zero = np.zeros(0)
     basis = columns_to_basis(op, np.zeros((op.size, 0)))
     return EigenResult(
@@ -45,5 +53,5 @@ def empty_result(op: HessianOperator, num_hvps: int, method: str, rtol: float, s
         norm=0.0,
         rtol=rtol,
         size=op.size,
-        message="no pair is given: a Hessian-vector product is not finite at these parameters",
+        message=f"0 of {wanted} pairs: {EMPTY.get(status, 'no product was computed')}",
     )

@@ -82,6 +82,9 @@ def _check(
 ) -> None:
     if not hasattr(op, "apply"):
         raise TypeError(f"op must be made by hp.hessian; got {type(op).__name__}")
+    for name, count in (("lowest", lowest), ("highest", highest), ("max_hvps", max_hvps)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer)):
+            raise TypeError(f"{name}={count!r}; expected a whole number")
     for name, count in (("lowest", lowest), ("highest", highest)):
         if count < 0 or count > op.size:
             raise ValueError(f"{name}={count}; expected 0 to {op.size}, the number of variables")
@@ -100,24 +103,25 @@ def _dense(op: HessianOperator, lowest: int, highest: int, rtol: float) -> Eigen
     try:
         values, vectors = dense_eigh(op)
     except FloatingPointError:
-        return empty_result(op, op.num_hvps - before, "dense", rtol, "nonfinite")
+        return empty_result(op, op.num_hvps - before, "dense", rtol, "nonfinite", lowest + highest)
     if lowest + highest >= n:
         chosen = np.arange(n)
         overlap = lowest + highest > n
     else:
         chosen, overlap = np.r_[0:lowest, n - highest : n], False
     top = float(np.max(np.abs(values)))
-    rounding = np.finfo(np.float64).eps * n * top
+    rounding = float(np.finfo(op.layout.work_dtype).eps) * np.sqrt(n) * top
+    good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],
         eigenvectors=tangent(
             op.layout, columns_to_basis(op, vectors[:, chosen]), op.objective.rest, len(chosen)
         ),
         residual_norms=np.full(len(chosen), rounding),
-        converged=np.full(len(chosen), True),
+        converged=np.full(len(chosen), good),
         num_lowest=lowest,
         num_hvps=op.num_hvps - before,
-        status="converged",
+        status="converged" if good else "stagnated",
         method="dense",
         norm=top,
         rtol=rtol,

@@ -1,13 +1,14 @@
 """The one Lanczos kernel: an orthonormal basis that grows by products with a symmetric map.
 
 Each step multiplies the newest basis vector, orthogonalises the product against it, then against the
-whole basis until that takes nothing more away, and keeps the coefficients as a column of the projected matrix, in float64 on the host.
+whole basis until that takes nothing more away, and keeps the coefficients as a column of the projected
+matrix, in float64 on the host.
 Because the projected matrix is kept whole, thick restarts and fresh vectors after a breakdown need
 no formulas of their own: they only change what the basis holds.
 
-Source: C. Lanczos 1950; full re-orthogonalisation, "twice is enough": W. Kahan in B. N.
-Parlett, The Symmetric Eigenvalue Problem, 1980, §6.9; thick restart: K. Wu and H. Simon, SIAM J. Matrix Anal.
-Appl. 22, 2000, doi:10.1137/S0895479898334605.
+Source: C. Lanczos 1950; full re-orthogonalisation, "twice is enough": W. Kahan in B. N. Parlett, The
+Symmetric Eigenvalue Problem, 1980, §6.9; thick restart: K. Wu and H. Simon, SIAM J. Matrix Anal. Appl.
+22, 2000, doi:10.1137/S0895479898334605.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hessian_probe.arrays import (
     coefficients,
     combine,
     dot,
+    host_norm,
     norm,
     random_normal,
     scale,
@@ -106,6 +108,12 @@ def _zeros(vector: Vector) -> Vector:
     return tuple(jnp.zeros_like(leaf) for leaf in vector)
 
 
+def _quadrature(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Root of the sum of squares of independent errors, weighted by column."""
+    top = float(np.max(errors, initial=0.0))
+    return top * np.sqrt(np.square(errors / top) @ np.square(weights)) if top > 0 else errors @ weights
+
+
 def _segment(rows: int) -> int:
     """Size of the storage that holds this many rows."""
     return next((size for size in SEGMENTS if size >= rows), rows)
@@ -127,6 +135,7 @@ class Krylov:
         start: first direction, any length; None draws a Gaussian one.
         rng: source of the start and of fresh vectors after a breakdown.
         max_basis: largest number of basis vectors.
+        active: leaves to search in; None means all.
 
     Attributes:
         size: columns of the projected matrix, that is, multiplied basis vectors.
@@ -146,10 +155,12 @@ class Krylov:
         start: Vector | None,
         rng: np.random.Generator,
         max_basis: int,
+        active: tuple[bool, ...] | None = None,
     ) -> None:
         self.operator = operator
         self._rng = rng
-        flags = zip(operator.active, operator.layout.shapes, strict=True)
+        self._active = active or (True,) * len(operator.layout.shapes)
+        flags = zip(self._active, operator.layout.shapes, strict=True)
         self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
         self.max_basis = max(1, min(max_basis, self.dimension))
         self.eps = float(jnp.finfo(operator.dtype).eps)
@@ -161,7 +172,7 @@ class Krylov:
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
         if start is None or not 0 < float(norm(start)) < np.inf:
-            start = random_normal(rng, operator.layout, operator.active)
+            start = random_normal(rng, operator.layout, self._active)
         rows = _segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
         self.basis, self._next, _, _ = _extend(basis, start, _zeros(start), np.int32(0))
@@ -190,6 +201,7 @@ class Krylov:
         coefficient, beta = np.asarray(column, np.float64)[:index], float(length)
         if not (np.all(np.isfinite(coefficient)) and np.isfinite(beta)):
             self.nonfinite = True
+            self.basis = _cleared(self.basis, np.int32(index))
             return False
         self._grow(coefficient)
         self._settle(beta)
@@ -210,7 +222,7 @@ class Krylov:
 
     def _settle(self, beta: float) -> None:
         """Record the remainder; where it is rounding, go on from a fresh orthogonal vector."""
-        self.largest = max(self.largest, float(np.hypot(np.linalg.norm(self._matrix[-1]), beta)))
+        self.largest = max(self.largest, host_norm(np.append(self._matrix[-1], beta)))
         self._tail[-1] = beta
         if self.size >= self.dimension:
             self.exhausted, self._tail[-1] = True, 0.0
@@ -223,7 +235,7 @@ class Krylov:
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
-            draw = random_normal(self._rng, self.operator.layout, self.operator.active)
+            draw = random_normal(self._rng, self.operator.layout, self._active)
             draw = scale(1 / norm(draw), draw)
             cleared = _cleared(self.basis, np.int32(self.size))
             self.basis, self._next, _, length = _extend(cleared, draw, _zeros(draw), np.int32(self.size))
@@ -237,7 +249,7 @@ class Krylov:
             values, weights = np.linalg.eigh(self._matrix)
         else:  # tridiagonal to rounding
             values, weights = eigh_tridiagonal(np.diag(self._matrix), np.diag(self._matrix, 1))
-        kept = np.sqrt(np.square(self._kept) @ np.square(weights))
+        kept = _quadrature(self._kept, weights)
         return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
 
     def extended(self) -> np.ndarray:
@@ -264,7 +276,7 @@ class Krylov:
         weights = ritz.weights[:, chosen]
         vectors, remainder = self.vectors(weights), self._next
         self._matrix = np.diag(ritz.values[chosen])
-        self._kept = np.sqrt(np.square(self._kept) @ np.square(weights))
+        self._kept = _quadrature(self._kept, weights)
         self._tail = self._tail @ weights
         self.size, self.restarted, self.exhausted = len(chosen), True, False
         self.basis = _resized(vectors, _segment(self.size + 1))

@@ -14,8 +14,11 @@ class NotConvergedError(RuntimeError):
     """Raised by `EigenResult.require`; carries the partial result as `result`."""
 
     def __init__(self, message: str, partial: Any) -> None:
-        super().__init__(message)
+        super().__init__(message, partial)
         self.result = partial
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @result(leaves=("eigenvalues", "eigenvectors", "residual_norms", "converged"))

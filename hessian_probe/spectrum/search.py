@@ -59,6 +59,7 @@ class EndSearch:
         return self.op.num_hvps - self.before
 
     def run(self, initial: Vector | None) -> EigenResult:
+        """Search, from a given vector if there is one."""
         start = None if initial is None else _mixed(initial, self.rng, self.op)
         self.krylov = Krylov(self.op, start, self.rng, self.max_basis)
         while True:
@@ -95,7 +96,7 @@ class EndSearch:
             self._report(ritz.values, ritz.residuals, chosen)
             if done and (settle or krylov.exhausted):
                 return "converged"
-            if done and self._guarded(ritz, top):
+            if done and self._guarded(ritz, goal):
                 values = ritz.values[chosen]
                 if checked is not None and np.all(np.abs(values - checked) <= 2 * goal):
                     return "converged"
@@ -117,13 +118,18 @@ class EndSearch:
             return np.arange(count)
         return np.r_[0 : self.lowest, count - self.highest : count]
 
-    def _guarded(self, ritz: Any, top: float) -> bool:
-        """After a fresh start, wait until the pair next to the wanted ones is known to 5 % of ‖H‖."""
+    def _guarded(self, ritz: Any, goal: float) -> bool:
+        """After a fresh start, wait until no copy can hide in the pairs next to the wanted ones."""
         if not self.krylov.restarted:
             return True
         count = len(ritz.values)
-        neighbours = [i for i in (self.lowest, count - self.highest - 1) if 0 <= i < count]
-        return bool(np.all(ritz.residuals[neighbours] <= max(0.05 * top, self.rtol * top)))
+        low, high = self.lowest, count - self.highest - 1
+        for wanted, beside, sought in ((low - 1, low, self.lowest), (high + 1, high, self.highest)):
+            if sought and 0 <= beside < count:
+                gap = abs(float(ritz.values[beside] - ritz.values[wanted]))
+                if ritz.residuals[beside] > max(goal, 0.5 * gap):
+                    return False
+        return True
 
     def _retained(self, values: np.ndarray, extra: int) -> np.ndarray:
         """Indices kept in a restart: the wanted ends and, shared between them, their neighbours."""
@@ -147,7 +153,7 @@ class EndSearch:
         """Form the wanted Ritz vectors and multiply them for their true residuals."""
         krylov, op = self.krylov, self.op
         if krylov.size == 0:
-            return empty_result(op, self.spent, "lanczos", self.rtol, status)
+            return empty_result(op, self.spent, "lanczos", self.rtol, status, self.wanted)
         ritz = krylov.ritz()
         chosen = self._chosen(krylov.size)
         vectors = krylov.vectors(ritz.weights[:, chosen])
@@ -204,5 +210,5 @@ def _mixed(initial: Vector, rng: np.random.Generator, op: HessianOperator) -> Ve
     length = float(norm(initial))
     if not 0 < length < np.inf:
         return None
-    noise = random_normal(rng, op.layout, op.active)
+    noise = random_normal(rng, op.layout)
     return add_scaled(scale(1 / length, initial), 0.1 / float(norm(noise)), noise)
