@@ -63,9 +63,8 @@ def main() -> int:
 
     cores = os.cpu_count()
     device = jax.devices()[0].device_kind
-    print(
-        f"{op.size} variables, {op.dtype}, jax {jax.__version__}, {device} ({platform.machine()}, {cores} cores)"
-    )
+    where = f"{device} ({platform.machine()}, {cores} cores)"
+    print(f"{op.size} variables, {op.dtype}, jax {jax.__version__}, {where}")
     print(f"route: {op.route}")
     print(
         f"first calls, compilation included: gradient {compile_gradient:.1f} s, operator with its "
@@ -92,9 +91,8 @@ def main() -> int:
         wall = statistics.median(times[name])
         low, high = eig.eigenvalues
         print(f"both ends to {name}  {spread(times[name])}")
-        print(
-            f"    λ {low:+.6f} ± {eig.residual_norms[0]:.1e}, {high:+.6f} ± {eig.residual_norms[1]:.1e}, {eig.status}"
-        )
+        errors = eig.residual_norms
+        print(f"    λ {low:+.6f} ± {errors[0]:.1e}, {high:+.6f} ± {errors[1]:.1e}, {eig.status}")
         results.append((f"products, {name}", eig.num_hvps, BARS[f"products_{name}"]))
         results.append((f"wall ÷ products, {name}", wall / (eig.num_hvps * product), BARS["wall"]))
     for name, value, bar in results:

@@ -63,7 +63,9 @@ def test_only_real_floating_leaves_are_variables():
     )
     assert layout.size == 0 + 1 + 6 + 2
     assert [v.shape for v in variables] == [(0, 4), (), (2, 3), (2,)]
-    assert len(rest) == 4  # steps, mask, key, keys: arrays that are not variables
+    # Steps, mask, key, keys, and Python's own numbers: passed on as they are, but not differentiated.
+    assert len(rest) == 6
+    assert len(arrays.split(odd_tree(), static_numbers=True)[2]) == 4
 
 
 def test_merge_undoes_split_and_keeps_the_very_objects():
