@@ -172,7 +172,7 @@ def test_hard_spectra_are_never_given_a_wrong_label(name, n):
         "badly scaled, one negative": (np.r_[-1e-5, np.logspace(-9, 0, n - 1)], {"saddle"}),
     }[name]
     loss, params, data = quadratic(spectrum, seed=n)
-    assert hp.classify(loss, params, data).label in right | NO_TYPE
+    assert hp.classify(loss, params, data, max_hvps=150).label in right | NO_TYPE
 
 
 # ---------------------------------------------------------------- invariances
@@ -394,6 +394,12 @@ def rectified_between(p):
     return p["w"] ** 2 - jax.nn.relu(p["w"]) + 0.3 * q[0] ** 2 + 2 * q[1] ** 2
 
 
+def rectified_among_many(p):
+    """One kink among many smooth directions: a random one holds a fourteenth of it."""
+    curvatures = jnp.linspace(0.5, 1.5, p["c"].size, dtype=FLOAT)
+    return p["w"] ** 2 - jax.nn.relu(p["w"]) + jnp.sum(curvatures * (p["c"] - 10) ** 2)
+
+
 INPUTS = np.random.default_rng(0).standard_normal((20, 3)).astype(FLOAT)
 
 
@@ -415,6 +421,10 @@ KINKS = {
     "rectifier": (rectified, {"w": FLOAT.type(0), "c": FLOAT.type(10)}),
     "rectifier beside much": (rectified, {"w": FLOAT.type(0), "c": FLOAT.type(10.001)}),
     "rectifier between": (rectified_between, {"w": FLOAT.type(0), "c": array(10, 10)}),
+    "rectifier among many": (
+        rectified_among_many,
+        {"w": FLOAT.type(0), "c": np.full(200, 10, FLOAT)},
+    ),
     "rectifier network": (
         rectifier_network,
         {

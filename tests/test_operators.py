@@ -308,6 +308,7 @@ def test_new_parameters_and_batches_compile_nothing():
 
 
 @pytest.mark.any_promotion
+@pytest.mark.any_promotion
 @pytest.mark.parametrize("kind", [jnp.asarray, np.int32, int])
 def test_a_new_number_in_a_leaf_that_is_no_variable_compiles_nothing(kind):
     """A step count among the parameters is data like any other."""

@@ -147,7 +147,7 @@ class _Probe:
             self.op,
             ends,
             tuple(self.probes.values()),
-            Noise(tolerance, near.value_noise, near.gradient_noise),
+            Noise(tolerance, near.value_noise, near.gradient_noise, near.operator.gradient_vector),
             self.rng,
             self._left - RESERVE,
         )
@@ -201,8 +201,8 @@ class _Probe:
             return self._saddle_there(ends, there, evidence)
         if not self.nearness.regular:
             return undetermined(
-                "towards the predicted critical point curvature vanishes with the gradient, so second order "
-                "cannot tell what it is",
+                "the gradient falls towards the predicted critical point only as fast as where there is no "
+                "curvature, so second order cannot tell what it is (rounding can do the same)",
                 *evidence,
                 *self.judge.curvature(ends),
             )

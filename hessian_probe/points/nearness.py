@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, probe_line, reach
-from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step
+from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step, split_gradient
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
@@ -42,6 +43,8 @@ MAX_POLISH_STEPS = 12
 POLISH_UNEXPLAINED = 1e-3
 # A step that leaves more than this share of the gradient leads nowhere.
 PROGRESS = 0.5
+# A Newton step, and a gradient in the zero band, of at most so many roundings are zero.
+STEP_ROUNDINGS = 32.0
 # A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
 DOUBT = 10.0
 # Products allowed for the Newton step.
@@ -49,11 +52,19 @@ STEP_PRODUCTS = 200
 
 
 class Noise(NamedTuple):
-    """Gradient norm that is zero to rounding, accuracy of the loss, accuracy of a slope."""
+    """What rounding does here.
+
+    Attributes:
+        tolerance: gradient norm that is zero to rounding.
+        value: accuracy of the loss.
+        slope: accuracy of a slope.
+        moved: gradient one rounding away.
+    """
 
     tolerance: float
     value: float
     slope: float
+    moved: Vector
 
 
 class Nearness(NamedTuple):
@@ -98,7 +109,8 @@ def judge_nearness(
         The judgement.
     """
     length, tolerance = float(norm(op.gradient_vector)), noise.tolerance
-    if length <= tolerance:
+    small = length <= tolerance
+    if small and _small_along_all(op, ends, noise):
         reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
         return Nearness("exact", 0.0, op.value, None, reason)
     if not probes:
@@ -112,7 +124,26 @@ def judge_nearness(
     approach = _Approach(op, ends, noise, (change, radius), rng, min(budget, STEP_PRODUCTS))
     approach.polish = not both_signs or op.size <= FEW_VARIABLES
     approach.one_sign = not both_signs
+    if small:  # as a whole, but not along weak curvature: steps must show that it falls there
+        approach.tolerance = KEPT_IN_ALL * length
     return approach.run()
+
+
+def _small_along_all(op: HessianOperator, ends: Ends, noise: Noise) -> bool:
+    """Whether a gradient that is small as a whole is small along every eigenvector."""
+    # Along weak curvature a gradient below the rounding of the strong one can still be a slope.  Where
+    # the spectrum is known, the Newton step and what lies in the zero band are compared with those of
+    # the change that one rounding makes.
+    if ends.spectrum is None:
+        return True
+    work = op.layout.work_dtypes
+    eps, length = float(jnp.finfo(op.dtype).eps), float(norm(cast(op.x, work)))
+    step, flat = split_gradient(op, op.gradient_vector, ends.spectrum, ends.band)
+    change = add_scaled(noise.moved, -1.0, op.gradient_vector)
+    step_noise, flat_noise = split_gradient(op, change, ends.spectrum, ends.band)
+    return step <= STEP_ROUNDINGS * (step_noise + eps * length) and flat <= STEP_ROUNDINGS * (
+        flat_noise + eps * ends.band * length
+    )
 
 
 class _Approach:

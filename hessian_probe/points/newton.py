@@ -109,3 +109,13 @@ def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], ban
     change = 0.5 * length * float(np.sum(np.abs(steps * parts[inside])))
     step = row(unflatten_rows(op.layout, flat[None]), 0)
     return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")
+
+
+def split_gradient(
+    op: HessianOperator, gradient: Vector, spectrum: tuple[np.ndarray, np.ndarray], band: float
+) -> tuple[float, float]:
+    """Length of a gradient's Newton step outside the zero band, and of the gradient inside it."""
+    values, vectors = spectrum
+    inside = np.abs(values) > band
+    parts = vectors.T @ flatten_rows(tuple(g[None] for g in gradient))[0]
+    return host_norm(parts[inside] / values[inside]), host_norm(parts[~inside])
