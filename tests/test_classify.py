@@ -1,5 +1,6 @@
 """Labels: points whose type is proved by hand, traps, bad input, and what a result promises."""
 
+import functools
 import math
 import pickle
 
@@ -298,6 +299,18 @@ def hidden_slope(p):
     return 0.5 * jnp.sum(p[:-1] ** 2) + p[-1] ** 3 / 6 + 1.8e-3 * p[-1]
 
 
+CENTRES = {
+    2: ([(0.8, 0.5), (1.4, 0.3), (-0.1, 0.5)], [0.2, -0.8, 0.3]),
+    4: ([(0.8, -1.4), (1.4, -0.5), (2.3, 0.5)], [0.3, -1.6, 1.2]),
+}
+
+
+def bumps(which, p):
+    """Gaussian hills and hollows; from their flanks Newton's steps run off to where all is flat."""
+    centres, heights = (np.asarray(part, FLOAT) for part in CENTRES[which])
+    return jnp.sum(heights * jnp.exp(-0.5 * jnp.sum((p[None, :] - centres) ** 2, axis=1)))
+
+
 def beside(n):
     return [0.02, *[0.0] * (n - 2), -0.01]
 
@@ -317,6 +330,8 @@ SLOPES = {
     "separable 1": (separable, [1, 1, 0]),
     "separable 8": (separable, [8, 8, 0]),
     "separable 20": (separable, [20, 20, 0]),
+    "flank 1": (functools.partial(bumps, 2), [0.0, -2.1]),
+    "flank 2": (functools.partial(bumps, 4), [4.2, -1.8]),
     "bell": (bell, [30.0, 5.0]),
     "bell, near": (bell, [3.0, 1.0]),
 }

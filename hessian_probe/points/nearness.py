@@ -233,7 +233,7 @@ class _Approach:
             share = number(step.change / max(self.change, 1e-300), 2)
             return _far(
                 f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the "
-                f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature does "
+                f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature makes "
                 f"within {number(self.radius, 2)} (at most {MODEL_SHARE})"
             )
         if step.outcome == "budget" or step.vector is None:
@@ -281,7 +281,7 @@ class _Approach:
         return (
             f"predicted critical point {number(self._distance(there), 2)} away: the gradient falls to "
             f"{number(kept, 2)} of {number(self.length, 3)} there, the loss moves by {number(moved, 2)}, "
-            f"{share} of what the curvature does within {number(self.radius, 2)}"
+            f"{share} of what the curvature makes within {number(self.radius, 2)}"
         )
 
     def _no_progress(self, there: HessianOperator, after: float, before: float) -> Nearness:
