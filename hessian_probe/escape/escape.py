@@ -62,6 +62,8 @@ def escape(
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
         Math. Programming 16, 1979, doi:10.1007/BF01582091.
     """
+    if point is not None and not isinstance(point, CriticalPoint):
+        raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
     if point is None:
         point = classify(loss, params, data, key=key, max_hvps=max_hvps, progress=progress)
     objective = Objective(loss, params, data)
@@ -110,10 +112,8 @@ def _no_direction(point: CriticalPoint) -> tuple[str, str]:
             "nothing_to_escape",
             "a slope without negative curvature: the gradient is the way down",
         )
-    return (
-        "undetermined",
-        f"the point is {point.label}, and no direction of negative curvature is known",
-    )
+    known = f"the point is {point.label}, and no direction of negative curvature is known"
+    return "undetermined", f"{known}: {point.evidence[0]}"
 
 
 def _stay(

@@ -199,6 +199,8 @@ class Data:
             )
         order = (np.sort(sums), np.sort(expected))
         width = float(np.sum(expected)), float(np.sum(sums))
+        if not np.all(np.isfinite(width)):  # the loss will show it, and say so
+            return
         if not np.isclose(*width, rtol=SAME_DATA) or (
             isinstance(self.source, list) and not np.array_equal(*order)
         ):

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 
 from hessian_probe.arrays import Identity, Layout, Vector, cast, dot, merge
 
@@ -90,7 +91,9 @@ def linearized(
     x = _work(layout, x)
     (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), x)
     program = jax.make_jaxpr(lambda t: tangent_map(t)[1])(x)
-    return v, g, jax.tree_util.Partial(_Program(program.jaxpr), program.consts)
+    # What only the loss's own derivative needs is dropped: it may have no forward mode at all.
+    needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), True)
+    return v, g, jax.tree_util.Partial(_Program(needed), program.consts)
 
 
 class _Program:

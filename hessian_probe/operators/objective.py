@@ -75,9 +75,10 @@ class Objective:
     def _check_variables(self, params: PyTree) -> None:
         if self.layout.size == 0:
             found = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in jax.tree.leaves(params)})
+            empty = ", all of them empty" if self.layout.names else ""
             raise ValueError(
-                "params has no floating-point entry to differentiate; its leaves are "
-                f"{found or 'absent'}: pass float arrays, e.g. jnp.asarray(params, jnp.float32)"
+                f"params has no floating-point entry to differentiate; its leaves are {found or 'absent'}"
+                f"{empty}: pass float arrays with entries, e.g. jnp.asarray(params, jnp.float32)"
             )
 
     def _explained(self, error: Exception) -> Exception:

@@ -18,7 +18,7 @@ from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.sampling import beyond
-from hessian_probe.points.search import Search, Settings
+from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, is_saddle, undetermined
 from hessian_probe.results import number, signed
 from hessian_probe.spectrum.dense import empty_result
@@ -50,7 +50,7 @@ def classify(
     counts as zero; curvature beyond it is confirmed on the loss itself.
 
     * saddle: curvature of both signs, each a computed Rayleigh quotient beyond the zero band.
-    * minimum, maximum: no curvature of the wrong sign.  Proved where the whole spectrum is computed
+    * minimum, maximum: no curvature of the wrong sign.  Certified where the whole spectrum is computed
       (up to 256 variables); beyond that a probability, stated in the evidence.
     * degenerate: second order is silent along some direction and does not decide.
     * not_critical: the gradient is too large; curvature is reported all the same.
@@ -85,6 +85,11 @@ def classify(
         Test: H.-y. Lee, What to do if my network fails to train (lecture, 2021).  Probability:
         J. Kuczyński and H. Woźniakowski 1992, doi:10.1137/0613066.
     """
+    for name, option in (("confidence", confidence), ("negative_tol", negative_tol), ("rtol", rtol)):
+        if option is not None and not isinstance(option, int | float):
+            raise TypeError(f"{name}={option!r}; expected a number")
+    if max_hvps is not None and not isinstance(max_hvps, int | np.integer):
+        raise TypeError(f"max_hvps={max_hvps!r}; expected a whole number")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a probability between 0 and 1")
     if not negative_tol > 0:
@@ -147,7 +152,7 @@ class _Probe:
             self.op,
             ends,
             tuple(self.probes.values()),
-            Noise(tolerance, near.value_noise, near.gradient_noise, near.operator.gradient_vector),
+            Noise(tolerance, near.value_noise, near.gradient_noise, near.changes),
             self.rng,
             self._left - RESERVE,
         )
@@ -218,11 +223,15 @@ class _Probe:
         assert ends.high is not None
         low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (ends.low, ends.high))
         found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
-        if not (low < -ends.band and high > ends.band):
+        margin = SIGN_MARGIN * ends.band
+        if not (low < -margin and high > margin):
             return undetermined(found + ": not of both signs as here", *evidence)
         verdict = self.judge.by_signs(ends, (*evidence, found))
-        if self.nearness.regular:
+        if self.nearness.regular and self.nearness.polished:
             return verdict
+        if self.nearness.regular:
+            predicted = "both signs are computed; that a critical point is there is predicted, not certified"
+            return verdict._replace(certified=False, evidence=(*verdict.evidence, predicted))
         vanishing = "both shrink with the gradient: the saddle is of higher order, not certified"
         return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, vanishing))
 
@@ -260,7 +269,8 @@ class _Probe:
         op, ends = self.op, self.ends
         rtol = 1e-3 if self.settings.rtol is None else self.settings.rtol
         if end is None or ends is None:
-            return empty_result(op, self.spent, "lanczos", rtol, "nonfinite")
+            status = "skipped" if ends is None else ends.status
+            return empty_result(op, self.spent, "lanczos", rtol, status)
         good = end.residual <= rtol * ends.top
         early = "ended when the label was settled; rtol=… asks for more accuracy"
         return EigenResult(

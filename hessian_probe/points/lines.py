@@ -18,9 +18,9 @@ MAX_CALLS = 28
 SLOPE_SHARE = 0.25
 # A difference of losses confirms λ where it deviates by at most this share, noise included.
 VALUE_SHARE = 0.5
-# The curvature must hold nearer too, at these shares of that distance: a kink shows as one that grows
-# like 1/t.
-NEARER = np.array([1 / 4, 1 / 16, 1 / 64, 1 / 256])
+# The curvature must hold nearer too, at these shares of that distance, as far as rounding lets see: a
+# kink shows as one that grows like 1/t.
+NEARER = 0.5 ** np.array([2.0, 6.0, 12.0, 20.0])
 
 
 class LineProbe(NamedTuple):

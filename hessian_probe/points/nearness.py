@@ -19,11 +19,12 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step, split_gradient
+from hessian_probe.points.noise import hides_slope
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
 # the quadratic model may change along each eigenvector on its own, where rises and falls cannot
-# cancel.  Measured on digits networks over 12 random starts (`tests/test_plateaus.py`): on plateaus at
+# cancel.  Measured on digits networks over 12 random starts (`tests/test_classify.py`): on plateaus at
 # most 0.04 and 0.25; on slopes and when leaving a plateau at least 1 for the latter.
 LOSS_SHARE = 0.1
 MODEL_SHARE = 0.5
@@ -41,8 +42,11 @@ FEW_VARIABLES = 40
 POLISHED_IN_ALL = 1e-6
 MAX_POLISH_STEPS = 12
 POLISH_UNEXPLAINED = 1e-3
-# A step that leaves more than this share of the gradient leads nowhere.
+# A step that leaves more than this share of the gradient leads nowhere.  Newton steps out along the
+# tail of exp(−x) leave 1/e of it, along 1/xᵖ more; towards a degenerate point xᵐ they leave less
+# (((m−2)/(m−1))^(m−1): 0.25, 0.30, 0.32 … for m = 3, 4, 5 …).
 PROGRESS = 0.5
+TAIL = 0.34
 # A Newton step, and a gradient in the zero band, of at most so many roundings are zero.
 STEP_ROUNDINGS = 32.0
 # A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
@@ -58,13 +62,13 @@ class Noise(NamedTuple):
         tolerance: gradient norm that is zero to rounding.
         value: accuracy of the loss.
         slope: accuracy of a slope.
-        moved: gradient one rounding away.
+        moved: changes of the gradient over one rounding, a few draws.
     """
 
     tolerance: float
     value: float
     slope: float
-    moved: Vector
+    moved: tuple[Vector, ...]
 
 
 class Nearness(NamedTuple):
@@ -76,6 +80,8 @@ class Nearness(NamedTuple):
         critical_loss: loss at x + s.
         operator: the Hessian at x + s where "near", else None.
         regular: False where the gradient fell only as fast as towards a point without curvature.
+        polished: whether the gradient at x + s is zero to rounding; else that it vanishes nearby is a
+            prediction.
         reason: one sentence with the numbers.
     """
 
@@ -85,6 +91,7 @@ class Nearness(NamedTuple):
     operator: HessianOperator | None
     reason: str
     regular: bool = True
+    polished: bool = True
 
 
 def judge_nearness(
@@ -135,12 +142,12 @@ def _small_along_all(op: HessianOperator, ends: Ends, noise: Noise) -> bool:
     # the spectrum is known, the Newton step and what lies in the zero band are compared with those of
     # the change that one rounding makes.
     if ends.spectrum is None:
-        return True
+        return not hides_slope(op.gradient_vector, noise.moved, noise.tolerance)
     work = op.layout.work_dtypes
     eps, length = float(jnp.finfo(op.dtype).eps), float(norm(cast(op.x, work)))
     step, flat = split_gradient(op, op.gradient_vector, ends.spectrum, ends.band)
-    change = add_scaled(noise.moved, -1.0, op.gradient_vector)
-    step_noise, flat_noise = split_gradient(op, change, ends.spectrum, ends.band)
+    noises = [split_gradient(op, change, ends.spectrum, ends.band) for change in noise.moved]
+    step_noise, flat_noise = (max(parts) for parts in zip(*noises, strict=True))
     return step <= STEP_ROUNDINGS * (step_noise + eps * length) and flat <= STEP_ROUNDINGS * (
         flat_noise + eps * ends.band * length
     )
@@ -193,8 +200,11 @@ class _Approach:
             in_a_row = in_a_row + 1 if ratio <= KEPT else 0
             if self._arrived(before, after, regular, in_a_row):
                 distance, numbers = self._distance(there), self._numbers(there)
-                return Nearness("near", distance, there.value, there, numbers, regular)
-            if after > PROGRESS * before:
+                if not regular and distance > self.radius:
+                    return _unknown(f"{numbers}; that is further than the curvature was seen to hold")
+                polished = after <= DOUBT * self.tolerance
+                return Nearness("near", distance, there.value, there, numbers, regular, polished)
+            if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
         return self._no_progress(there, after, before)
@@ -208,11 +218,13 @@ class _Approach:
 
     def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
         stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
-        if after <= self.tolerance or stuck:
+        if regular and (after <= self.tolerance or stuck):
             return True
         if self.polish:
             return after <= POLISHED_IN_ALL * self.length and not regular
-        return in_a_row >= REGULAR_STEPS or after <= KEPT_IN_ALL * self.length
+        if in_a_row:
+            return in_a_row >= REGULAR_STEPS
+        return after <= KEPT_IN_ALL * self.length
 
     def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
         if spectrum is not None:

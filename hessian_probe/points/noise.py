@@ -6,13 +6,14 @@ the two is the accuracy with which they are known.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm
+from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 
 # A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
@@ -25,14 +26,21 @@ BAND_NOISE = 8.0
 GRADIENT_ROUNDING = 4.0
 GRADIENT_NOISE = 4.0
 VALUE_ROUNDING = 4.0
+# Draws of the rounding.  An entry of the gradient above EXCESS times its own change in all of them is a
+# slope: by chance that happens once in EXCESS³ entries.  Entries below FLOOR_SHARE of what the tolerance
+# allows each are left out.
+DRAWS = 3
+EXCESS = 1e3
+FLOOR_SHARE = 1e-6
 
 
 class Neighbour(NamedTuple):
-    """The operator one rounding away, and what differs there."""
+    """The operator one rounding away, and what differs there (the most, of a few draws)."""
 
     operator: HessianOperator
     value_noise: float
     gradient_noise: float
+    changes: tuple[Vector, ...]
 
 
 def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
@@ -48,11 +56,33 @@ def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
         The operator there, with the changes of loss and gradient.
     """
     eps = float(jnp.finfo(op.dtype).eps)
-    signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
-    other = op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, eps))
-    floor = VALUE_ROUNDING * eps * abs(op.value)
-    difference = add_scaled(other.gradient_vector, -1.0, op.gradient_vector)
-    return Neighbour(other, floor + abs(other.value - op.value), float(norm(difference)))
+    others = []
+    for _ in range(DRAWS):
+        signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
+        others.append(op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, eps)))
+    changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
+    value_noise = VALUE_ROUNDING * eps * abs(op.value) + max(abs(o.value - op.value) for o in others)
+    return Neighbour(others[0], value_noise, max(float(norm(c)) for c in changes), changes)
+
+
+@jax.jit
+def _largest_excess(gradient: Vector, changes: tuple[Vector, ...], floor: Any) -> jax.Array:
+    """Largest |gᵢ| / (max over draws |Δgᵢ| + floor)."""
+    ratios = [jnp.zeros((), accumulator(gradient))]
+    for index, leaf in enumerate(gradient):
+        if leaf.size:
+            noise = jnp.max(jnp.stack([jnp.abs(change[index]) for change in changes]), axis=0)
+            ratio = jnp.max(jnp.abs(leaf) / (noise + jnp.asarray(floor).astype(leaf.dtype)))
+            ratios.append(ratio.astype(ratios[0].dtype))
+    return jnp.max(jnp.stack(ratios))
+
+
+def hides_slope(gradient: Vector, changes: tuple[Vector, ...], tolerance: float) -> bool:
+    """Whether some entry of a gradient, small as a whole, is far above its own rounding."""
+    # Rounding in a stiff variable makes the tolerance wide; a slope along a soft one hides in it.
+    size = sum(leaf.size for leaf in gradient)
+    floor = max(FLOOR_SHARE * tolerance / math.sqrt(size), float(np.finfo(np.float32).tiny))
+    return float(_largest_excess(gradient, changes, floor)) > EXCESS
 
 
 @jax.jit

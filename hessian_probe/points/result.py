@@ -26,8 +26,9 @@ class CriticalPoint:
     Attributes:
         label: "minimum", "maximum", "saddle", "degenerate", "not_critical" or "undetermined".
         strict: True if second order alone decides the label; False if flat directions are involved.
-        certified: True if the label's curvature claims are computed inequalities; False if they
-            rest on a probability or on samples.
+        certified: True if the label's curvature claims are computed inequalities at a point where the
+            gradient is zero to rounding; False if they rest on a probability or on samples, or if the
+            critical point is only predicted.
         confidence: probability attached to the label, or None where none applies.
         loss: loss at the parameters.
         grad_norm: Euclidean norm of the gradient, in loss / params.
@@ -81,7 +82,8 @@ class CriticalPoint:
             if len(end.eigenvalues):
                 text = f"{signed(end.eigenvalues[0])} ± {number(end.residual_norms[0], 2)}"
                 rows.append((name, text))
-        rows.append(("zero band", f"± {number(self.zero_band, 2)}"))
+        if self.zero_band == self.zero_band:
+            rows.append(("zero band", f"± {number(self.zero_band, 2)}"))
         if self.index_at_least:
             rows.append(("index", f"at least {self.index_at_least}"))
         rows.extend(("because", sentence) for sentence in self.evidence)

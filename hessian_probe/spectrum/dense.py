@@ -13,6 +13,7 @@ EMPTY = {
     "nonfinite": "a Hessian-vector product is not finite at these parameters",
     "max_hvps": "the budget leaves no products to search with; raise max_hvps",
     "interrupted": "interrupted before the first product",
+    "skipped": "no product was computed; the point's evidence says why",
 }
 
 

@@ -67,14 +67,16 @@ def eigsh(
         K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S0895479898334605.
     """
     _check(op, lowest, highest, rtol, max_hvps, max_basis)
+    rng = generator(key)
+    start = None if initial is None else from_tangent(op.layout, initial, "initial")
     if op.unchecked:
         op.check().require()
     n = op.size
     many = 4 * (lowest + highest) >= n and n <= DENSE_MANY
     if (n <= DENSE_SIZE or many) and (max_hvps is None or max_hvps >= n):
         return _dense(op, lowest, highest, rtol)
-    search = EndSearch(op, lowest, highest, rtol, max_hvps, generator(key), max_basis, progress)
-    return search.run(None if initial is None else from_tangent(op.layout, initial, "initial"))
+    search = EndSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress)
+    return search.run(start)
 
 
 def _check(

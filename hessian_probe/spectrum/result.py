@@ -34,7 +34,8 @@ class EigenResult:
         num_lowest: how many of the pairs were asked for at the lowest end (they come first).
         num_hvps: Hessian-vector products spent.
         status: "converged", "max_hvps" (the budget ran out), "stagnated" (rounding forbids more),
-            "nonfinite" (a product held NaN or infinity), "interrupted" (Ctrl-C).
+            "nonfinite" (a product held NaN or infinity), "interrupted" (Ctrl-C); in a classification
+            also "settled" (the label was settled before the pair had converged) and "skipped".
         method: "dense" or "lanczos".
         norm: largest Ritz value in magnitude, the estimate of ‖H‖.
         rtol: tolerance asked for.
@@ -75,7 +76,8 @@ class EigenResult:
         title = f"EigenResult: {self.status.upper()}   {good} of {len(values)} pairs converged"
         shown = range(len(values)) if len(values) <= 8 else [*range(4), *range(len(values) - 4, len(values))]
         rows = [(f"λ[{i}]", f"{signed(values[i])} ± {number(self.residual_norms[i], 1)}") for i in shown]
-        rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
+        if len(values):
+            rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))
         if self.message:
             rows.append(("note", self.message))
