@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, cast, norm
+from hessian_probe.arrays import Vector, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 
 # A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
@@ -16,6 +17,8 @@ MAX_CALLS = 28
 # The curvature holds over t where (slope(t) − slope(−t)) / 2t deviates from λ by at most this share.
 # The difference is symmetric, so that a cubic term, which only tilts, does not count.
 SLOPE_SHARE = 0.25
+# Rounding of one slope, in eps of the slope along the direction.
+SLOPE_ROUNDINGS = 16.0
 # A difference of losses confirms λ where it deviates by at most this share, noise included.
 VALUE_SHARE = 0.5
 # The curvature must hold nearer too, at these shares of that distance, as far as rounding lets see: a
@@ -72,7 +75,7 @@ def probe_line(
         exponents = 0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL)
         pairs = line.pairs(start * 0.5**exponents)
         for pair in pairs:
-            if slope_noise > SLOPE_SHARE * abs(curvature) * pair.step:
+            if line.slope_noise > SLOPE_SHARE * abs(curvature) * pair.step:
                 return NOTHING
             if line.holds(pair) and line.holds_within(pair.step):
                 return line.judge(pair)
@@ -100,7 +103,11 @@ class _Line:
         slope_noise: float,
     ) -> None:
         self.op, self.direction, self.curvature = op, direction, curvature
-        self.value_noise, self.slope_noise = value_noise, slope_noise
+        self.value_noise = value_noise
+        # A slope is itself rounded, and below the smallest normal number it is cut off.
+        finfo = jnp.finfo(op.objective.scalar_dtype)
+        rounding = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
+        self.slope_noise = slope_noise + rounding + SLOPE_ROUNDINGS * float(finfo.tiny)
 
     def pairs(self, steps: np.ndarray) -> list[_Pair]:
         """Evaluate at ± every step."""
