@@ -247,8 +247,9 @@ class Krylov:
         """Ritz values with estimates of their residuals ‖Hy − θy‖."""
         if self.restarted or self.size < 3:
             values, weights = np.linalg.eigh(self._matrix)
-        else:  # tridiagonal to rounding
-            values, weights = eigh_tridiagonal(np.diag(self._matrix), np.diag(self._matrix, 1))
+        else:  # tridiagonal to rounding; QR, since the faster drivers' vectors are less orthogonal
+            diagonals = np.diag(self._matrix), np.diag(self._matrix, 1)
+            values, weights = eigh_tridiagonal(*diagonals, lapack_driver="stev")
         kept = _quadrature(self._kept, weights)
         return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
 
