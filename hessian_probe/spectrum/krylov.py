@@ -41,7 +41,6 @@ SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 # A pass that leaves more than this share of a vector leaves it orthogonal to rounding ("twice is
 # enough"; Daniel, Gragg, Kaufman and Stewart, Math. Comp. 30, 1976, give 1/√2); else another follows.
 SHRINKAGE = 0.7
-MAX_PASSES = 4
 # A remainder below BREAKDOWN * eps * ||H|| is rounding: the Krylov space is invariant.  Measured on
 # dense matrices of rank 1 ... 25, n = 50 ... 3000, float32 and float64: the remainder after `rank`
 # steps is 1 to 30 eps ||H|| where the spectrum is not graded.  A remainder above the threshold is
@@ -55,8 +54,8 @@ def _extend(
 ) -> tuple[Basis, Vector, jax.Array, jax.Array]:
     """Orthogonalise `w` and write it as row `index`; rows from `index` on are zero before.
 
-    First against the newest vector, then against all of them, and again as long as that takes away
-    more than SHRINKAGE of what is left: then what is left is orthogonal to rounding.
+    First against the newest vector, then against all of them, and once more if that left less than
+    SHRINKAGE of the vector: then what is left is orthogonal to rounding.
 
     Returns:
         The basis, the new row, the coefficients that were taken away, and the length before scaling.
@@ -67,18 +66,16 @@ def _extend(
     total = jnp.zeros((basis[0].shape[0],), dtype)
     total = jax.lax.dynamic_update_index_in_dim(total, alpha, jnp.maximum(index - 1, 0), 0)
 
-    def more(state: tuple[Vector, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        _, _, before, after, count = state
-        return (count == 0) | ((count < MAX_PASSES) & (after < SHRINKAGE * before))
-
-    def once(state: Any) -> Any:
-        vector, coefs, _, before, count = state
+    def full_pass(state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
+        vector, coefs = state
         part = coefficients(basis, vector)
-        vector = _minus(vector, combine(basis, part))
-        return vector, coefs + part, before, norm(vector), count + 1
+        return _minus(vector, combine(basis, part)), coefs + part
 
+    before = norm(w)
+    w, total = full_pass((w, total))
+    again = norm(w) < SHRINKAGE * before
+    w, total = jax.lax.cond(again, full_pass, lambda state: state, (w, total))
     length = norm(w)
-    w, total, _, length, _ = jax.lax.while_loop(more, once, (w, total, length, length, jnp.asarray(0)))
     one = jnp.ones((), length.dtype)
     w = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), w)
     basis = tuple(
