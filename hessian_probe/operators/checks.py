@@ -17,8 +17,8 @@ from hessian_probe.results import number, result
 if TYPE_CHECKING:
     from hessian_probe.operators.hessian import HessianOperator
 
-# Relative defects allowed.  Rounding stays below 1e-4 in float32 unless the Hessian cancels badly; a
-# real defect is of order one.  Differences of gradients are accurate to eps^(2/3), 2e-5 in float32.
+# Relative defects allowed: far above rounding unless the Hessian cancels badly, far below a real defect,
+# which is of order one.  Differences of gradients are accurate to about eps^(2/3).
 TOLERANCE = 1e-2
 TOLERANCE_DIFFERENCES = 5e-2
 

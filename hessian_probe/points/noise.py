@@ -17,9 +17,8 @@ from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, nor
 from hessian_probe.operators.hessian import HessianOperator
 
 # A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
-# BAND_NOISE times the measured change of a product.  Chosen by `make truth`: on its zero modes
-# (Lennard-Jones, linear networks, degenerate points) the largest computed |zero| over this band is
-# printed, for float64 and float32.
+# BAND_NOISE times the measured change of a product.  With these no zero mode of `make truth`
+# (Lennard-Jones, linear networks, degenerate points) gives a wrong label in float64 or float32.
 BAND_ROUNDING = 8.0
 BAND_NOISE = 8.0
 # The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.

@@ -17,8 +17,7 @@ from hessian_probe.spectrum.result import EigenResult
 
 # Basis vectors kept at most; 128 lets the 85,002-parameter network reach 1e-5 without a restart.
 MAX_BASIS = 128
-# Residuals below ROUNDING * eps * ||H|| cannot be told from zero.  Measured on the 85,002-parameter
-# network in float32: true residuals stop falling near 3 eps ||H||.
+# Residuals below ROUNDING * eps * ||H|| are not asked for: they cannot be told from rounding.
 ROUNDING = 8.0
 # The residual estimate is exact up to rounding, so nearly all of the tolerance is aimed at; halved
 # when a true residual turns out above it.
