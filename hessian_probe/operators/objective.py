@@ -27,6 +27,7 @@ class Objective:
     Attributes:
         num_evaluations: losses and gradients evaluated so far.
         num_hvps: Hessian-vector products so far, of all operators of this objective.
+        noticed: what the loss's program shows: chance, low precision, kinks, custom derivatives.
 
     Raises:
         TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
@@ -69,7 +70,7 @@ class Objective:
                 if isinstance(error, TypeError | ValueError) and numbers and not static_numbers:
                     continue
                 raise self._explained(error) from None
-            self.loss, self.active = traced
+            self.loss, self.active, self.noticed = traced
             return
 
     def _check_variables(self, params: PyTree) -> None:

@@ -21,6 +21,8 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
+from hessian_probe.operators.program import nested_programs
+from hessian_probe.operators.scan import Noticed, scan
 
 
 class Route(NamedTuple):
@@ -57,10 +59,11 @@ class LossKey(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """The key of a loss, and for each variable whether the loss reads it."""
+    """The key of a loss, for each variable whether the loss reads it, and what its program shows."""
 
     key: LossKey
     active: tuple[bool, ...]
+    noticed: Noticed
 
 
 def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], batch: Batch) -> Traced:
@@ -88,7 +91,8 @@ def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], b
     _, used = partial_eval.dce_jaxpr(program.jaxpr, [True])
     flags = zip(used[: len(variables)], layout.shapes, strict=True)
     active = tuple(bool(flag) and bool(np.prod(shape)) for flag, shape in flags)
-    return Traced(key._replace(fingerprint=digest.hexdigest()), active)
+    noticed = scan(program, len(variables))
+    return Traced(key._replace(fingerprint=digest.hexdigest()), active, noticed)
 
 
 class Shapes(NamedTuple):
@@ -164,9 +168,6 @@ def _holds(program: Any, primitive: str) -> bool:
     for equation in program.eqns:
         if equation.primitive.name == primitive:
             return True
-        nested = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-        for parameter in nested:
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns") and _holds(inner, primitive):
-                return True
+        if any(_holds(inner, primitive) for _, inner in nested_programs(equation)):
+            return True
     return False
