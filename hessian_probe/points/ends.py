@@ -29,8 +29,10 @@ class Ends(NamedTuple):
         positives: Ritz values above +band.
         complete: every eigenvalue is known (dense, or the whole space was spanned).
         settled: the search ended because the signs were decided, not because the budget did.
-        hidden: with the asked confidence no eigenvalue lies further than this beyond either end.
-        steps: length of the Krylov space on which that statement rests.
+        lower: with the asked confidence no eigenvalue lies below this.
+        upper: with the asked confidence none lies above this; each of the two holds by itself.
+        steps: products on which these statements rest.
+        needed: products after which they would have allowed a label, if that is known, else None.
         spectrum: all eigenvalues and, by column, vectors where dense, else None.
         asymmetry: largest |⟨u,Hv⟩ − ⟨v,Hu⟩| seen.
         status: "converged", "max_hvps", "nonfinite" or "interrupted".
@@ -44,8 +46,10 @@ class Ends(NamedTuple):
     positives: int
     complete: bool
     settled: bool
-    hidden: float
+    lower: float
+    upper: float
     steps: int
+    needed: int | None
     spectrum: tuple[np.ndarray, np.ndarray] | None
     asymmetry: float
     status: str

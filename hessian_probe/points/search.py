@@ -13,8 +13,9 @@ from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.noise import ProductNoise
-from hessian_probe.spectrum.bounds import missed_fraction, steps_for
+from hessian_probe.spectrum.bounds import log_inverse_weight, steps_for
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
+from hessian_probe.spectrum.growth import Growth
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.search import MAX_BASIS
 
@@ -110,8 +111,7 @@ class Search:
                 return "dense"
             if self._resolved(values, residuals):
                 resolved_at = resolved_at or krylov.steps
-                enough = max(PATIENCE * resolved_at, self.steps_needed(values))
-                if krylov.steps >= enough:
+                if krylov.steps >= PATIENCE * resolved_at and self._covered(values):
                     return "converged"
             else:
                 resolved_at = None
@@ -149,16 +149,36 @@ class Search:
             r <= max(END_RESIDUAL * abs(v), 0.5 * band) for v, r in zip(values, residuals, strict=True)
         )
 
-    def steps_needed(self, values: np.ndarray) -> int:
-        """Length of a Krylov space that the probability statement needs."""
-        spread = float(values[1] - values[0])
-        top = float(np.max(np.abs(values)))
-        if spread <= 0 or top == 0:
-            return 1
-        return min(
-            steps_for(self.dimension, self.settings.negative_tol * top / spread, self.settings.confidence),
-            self.krylov.max_basis,
-        )
+    def _growth(self) -> Growth:
+        """What the run from the random start says of the eigenvalues that it has not shown."""
+        return self.krylov.first_growth or self.krylov.growth()
+
+    def _doubtful(self, values: np.ndarray) -> list[float]:
+        """Beyond which values an unseen eigenvalue would change the label."""
+        band, allowed = self._band(values), self.settings.negative_tol * float(np.max(np.abs(values)))
+        below = [-allowed] if values[0] >= -band else []
+        return below + ([allowed] if values[1] <= band else [])
+
+    def _covered(self, values: np.ndarray) -> bool:
+        """Whether there is none, with the confidence asked; or, after a breakdown, no more to learn."""
+        if self.krylov.first_growth is not None:
+            return True
+        growth, log = self._growth(), log_inverse_weight(self.dimension, self.settings.confidence)
+        return all(growth.log_at(x) >= log for x in self._doubtful(values))
+
+    def _needed(self, values: np.ndarray) -> int | None:
+        """Products that `_covered` takes: bounded beforehand, or from the growth so far after a restart."""
+        if self.krylov.first_growth is not None:
+            return None
+        log, growth = log_inverse_weight(self.dimension, self.settings.confidence), self._growth()
+        needed = 0
+        for x in self._doubtful(values):
+            near, far = sorted(abs(value - x) for value in values)
+            steps = steps_for(self.dimension, near / max(far, 1e-300), self.settings.confidence)
+            if steps > self.krylov.max_basis and growth.log_at(x) > 0:
+                steps = math.ceil(growth.steps * log / growth.log_at(x))
+            needed = max(needed, steps)
+        return needed
 
     def _restart(self) -> None:
         size = self.krylov.size
@@ -191,8 +211,10 @@ class Search:
             int(np.sum(values > band)),
             True,
             True,
-            0.0,
+            low.value,
+            high.value,
             self.dimension,
+            None,
             (values, vectors),
             self.krylov.asymmetry,
             "converged",
@@ -214,7 +236,8 @@ class Search:
     def _ends(self, status: str) -> Ends:
         krylov = self.krylov
         if krylov.size == 0:
-            return Ends(None, None, 0.0, 0.0, 0, 0, False, False, math.inf, 0, None, 0.0, status)
+            nothing = (0.0, 0.0, 0, 0, False, False, -math.inf, math.inf, 0, None, None, 0.0)
+            return Ends(None, None, *nothing, status)
         ritz = krylov.ritz()
         pair = np.array([0, krylov.size - 1])
         vectors = krylov.vectors(ritz.weights[:, pair])
@@ -225,10 +248,8 @@ class Search:
             ends = [self._measured(end.value, _unit(end.vector)) for end in ends]
         top = float(np.max(np.abs(ritz.values)))
         band = self.noise.band(self.op, top, krylov.asymmetry)
-        spread = ends[1].value - ends[0].value
-        fraction = missed_fraction(self.dimension, krylov.first_run, self.settings.confidence)
-        whole = krylov.exhausted or krylov.invariant
-        hidden = band if whole else spread * fraction / max(1.0 - fraction, 1e-12)
+        growth, known = self._growth(), krylov.exhausted
+        confidence = self.settings.confidence
         return Ends(
             ends[0],
             ends[1],
@@ -238,8 +259,10 @@ class Search:
             int(np.sum(ritz.values > band)),
             krylov.exhausted,
             status == "converged",
-            hidden,
-            krylov.first_run,
+            float(ritz.values[0]) if known else growth.lower(self.dimension, confidence),
+            float(ritz.values[-1]) if known else growth.upper(self.dimension, confidence),
+            krylov.steps if known else growth.steps,
+            None if known else self._needed(ritz.values[pair]),
             None,
             krylov.asymmetry,
             status,

@@ -50,6 +50,13 @@ def _silent(ends: Ends) -> str:
     return "second order is silent along at least one direction"
 
 
+def _about(ends: Ends) -> str:
+    """Say how many products the probability statement needs, where that is known and not reached."""
+    if ends.needed is None or ends.needed <= ends.steps:
+        return ""
+    return f": about {ends.needed} Lanczos steps would be needed"
+
+
 class Judge:
     """Labels a critical point by the signs of the extreme eigenvalues found there.
 
@@ -71,7 +78,7 @@ class Judge:
         if is_saddle(ends):
             return Verdict("saddle", True, True, None, evidence)
         if not ends.settled:
-            need = f"not settled within {self.settings.budget} products; raise max_hvps"
+            need = f"not settled within {self.settings.budget} products; raise max_hvps{_about(ends)}"
             if ends.status == "interrupted":
                 need = f"interrupted after {ends.steps} Lanczos steps, before the label was settled"
             return undetermined(need, *evidence)
@@ -85,18 +92,21 @@ class Judge:
         if ends.complete:
             claim = f"all {ends.steps} eigenvalues have one sign"
             return Verdict(label, strict, True, None, (*evidence, claim))
-        assert ends.low is not None
-        assert ends.high is not None
-        edge = ends.low.value if label == "minimum" else -ends.high.value
-        allowed = max(ends.hidden - edge, ends.band)
+        beyond = -ends.lower if label == "minimum" else ends.upper
+        allowed, asked = max(beyond, ends.band), self.settings.negative_tol * ends.top
         side = f"below {signed(-allowed, 2)}" if label == "minimum" else f"above {signed(allowed, 2)}"
         claim = (
             f"no eigenvalue {side} with probability {self.settings.confidence:g} "
             f"(random start, {ends.steps} Lanczos steps)"
         )
-        if allowed > self.settings.negative_tol * ends.top:
+        if allowed > asked:
+            # Products help where the start has not been used up and rounding is not in the way.
+            need = "float64 or a larger negative_tol would be needed"
+            if ends.band <= asked and ends.needed is not None:
+                need = f"raise max_hvps{_about(ends)}"
             return undetermined(
-                f"{claim}; asked: {self.settings.negative_tol:g}·‖H‖; raise max_hvps", *evidence
+                f"{claim}; asked: {number(asked, 2)}, that is {self.settings.negative_tol:g}·‖H‖; {need}",
+                *evidence,
             )
         return Verdict(label, strict, False, self.settings.confidence, (*evidence, claim))
 

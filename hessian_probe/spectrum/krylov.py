@@ -34,6 +34,7 @@ from hessian_probe.arrays import (
     scale,
 )
 from hessian_probe.operators.base import SymmetricOperator
+from hessian_probe.spectrum.growth import Growth, Run
 
 # The basis is stored, and worked on, in segments of growing static size: only the filled part is
 # touched, at the price of one small compilation a segment.
@@ -137,7 +138,8 @@ class Krylov:
     Attributes:
         size: columns of the projected matrix, that is, multiplied basis vectors.
         steps: products made.
-        first_run: length of the Krylov space before any restart; the probability bounds hold for it.
+        first_growth: what the run from the start vector says of the rest, once a breakdown or a
+            fresh vector has ended it; None before that.
         invariant: a breakdown has shown that the space is invariant.
         exhausted: the basis spans the whole (active) space.
         nonfinite: a product held a NaN or an infinity; the basis before it is intact.
@@ -161,13 +163,15 @@ class Krylov:
         self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
         self.max_basis = max(1, min(max_basis, self.dimension))
         self.eps = float(jnp.finfo(operator.dtype).eps)
-        self.size = self.steps = self.first_run = 0
+        self.size = self.steps = 0
         self.invariant = self.exhausted = self.nonfinite = self.restarted = False
         self.asymmetry = self.largest = 0.0
         self.first: tuple[Vector, Vector] | None = None
         self._matrix = np.zeros((0, 0))
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
+        self.first_growth: Growth | None = None
+        self._run = Run(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
             start = random_normal(rng, operator.layout, self._active)
         rows = _segment(2)
@@ -202,8 +206,6 @@ class Krylov:
             return False
         self._grow(coefficient)
         self._settle(beta)
-        if not self.restarted:
-            self.first_run = self.size
         return True
 
     def _grow(self, column: np.ndarray) -> None:
@@ -221,14 +223,23 @@ class Krylov:
         """Record the remainder; where it is rounding, go on from a fresh orthogonal vector."""
         self.largest = max(self.largest, host_norm(np.append(self._matrix[-1], beta)))
         self._tail[-1] = beta
+        rounding = BREAKDOWN * self.eps * self.largest
+        self._run.add(beta + rounding)
         if self.size >= self.dimension:
             self.exhausted, self._tail[-1] = True, 0.0
-        elif beta <= BREAKDOWN * self.eps * self.largest:
+        elif beta <= rounding:
             self.invariant = True
             self._refresh()
 
+    def growth(self) -> Growth:
+        """How much an unseen eigenvector outside the older vectors grew since the last random one."""
+        return self._run.growth(self._matrix, self._tail)
+
     def _refresh(self) -> None:
         """Go on from a fresh random vector, orthogonal to the basis; the remainder is dropped."""
+        if self.first_growth is None:
+            self.first_growth = self.growth()
+        self._run = Run(self.size)
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
@@ -273,6 +284,7 @@ class Krylov:
         ritz = self.ritz()
         weights = ritz.weights[:, chosen]
         vectors, remainder = self.vectors(weights), self._next
+        self._run.restart(np.delete(ritz.values, chosen))
         self._matrix = np.diag(ritz.values[chosen])
         self._kept = _quadrature(self._kept, weights)
         self._tail = self._tail @ weights
