@@ -1,0 +1,1 @@
+"""Why is training stuck: measured tests, ranked by evidence."""

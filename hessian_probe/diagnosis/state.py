@@ -1,0 +1,214 @@
+"""The state of an optimiser as a tree of named fields: which hold momentum, which a preconditioner.
+
+Optax keeps each transformation's memory in a named tuple, nested as the transformations are.  Only
+field names are read, so nothing is imported, and a state built elsewhere with these names is read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Fields by what they do, as named in optax 0.2.3 to 0.2.8.
+MOMENTUM = ("trace", "mu", "ema", "acc_grads")
+SECOND_MOMENT = ("nu", "sum_of_squares", "nu_max")
+ACCUMULATION = ("mini_step", "gradient_step", "acc_grads")
+
+
+class UnreadableError(Exception):
+    """The optimiser cannot be understood; the message says what is missing."""
+
+
+def is_named(node: Any) -> bool:
+    """Whether a node is a named tuple."""
+    return isinstance(node, tuple) and hasattr(node, "_fields")
+
+
+def second_moments(node: Any) -> tuple[str, ...]:
+    """Fields of one node that scale the step.  In the centred RMSProp the mean gradient is one."""
+    fields = tuple(name for name in SECOND_MOMENT if name in node._fields)
+    return (*fields, "mu") if "StdDev" in type(node).__name__ else fields
+
+
+def momenta(node: Any) -> tuple[str, ...]:
+    """Fields of one node that carry gradients from step to step."""
+    second = second_moments(node)
+    return tuple(name for name in MOMENTUM if name in node._fields and name not in second)
+
+
+def accumulates(node: Any) -> bool:
+    """Whether a node gathers several gradients for one step (`optax.MultiSteps`)."""
+    return all(name in node._fields for name in ACCUMULATION)
+
+
+def rewrite(state: Any, visit: Callable[..., Any], *others: Any) -> Any:
+    """Rebuild a state, with each named node replaced by what `visit` makes of it.
+
+    Args:
+        state: the state.
+        visit: given a node, and the nodes at its place in `others`, returns a node of its type.
+        *others: states of the same structure.
+
+    Returns:
+        The new state; `visit` is called on outer nodes first.
+    """
+
+    def walk(node: Any, *beside: Any) -> Any:
+        if is_named(node):
+            node = visit(node, *beside)
+        return jax.tree.map(
+            lambda child, *rest: walk(child, *rest) if is_named(child) else child,
+            node,
+            *beside,
+            is_leaf=lambda child: child is not node and is_named(child),
+        )
+
+    return walk(state, *others)
+
+
+def nodes(state: Any) -> Iterator[Any]:
+    """All named nodes, outer ones first."""
+    found: list[Any] = []
+
+    def visit(node: Any) -> Any:
+        found.append(node)
+        return node
+
+    rewrite(state, visit)
+    yield from found
+
+
+def zeros(tree: Any) -> Any:
+    """The same tree with every array zero."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def unknown_memory(state: Any) -> str:
+    """Name a field that holds numbers for single variables and is not known, or return ""."""
+    for node in nodes(state):
+        known = {*second_moments(node), *momenta(node)}
+        for name in set(node._fields) - known:
+            for leaf in jax.tree.leaves(getattr(node, name), is_leaf=is_named):
+                if not is_named(leaf) and np.ndim(leaf) > 0 and jnp.issubdtype(leaf.dtype, jnp.floating):
+                    return f"{type(node).__name__}.{name}"
+    return ""
+
+
+def keep_momentum(frozen: Any, after: Any) -> Any:
+    """The state after a step with everything but momentum as it was frozen."""
+
+    def visit(old: Any, new: Any) -> Any:
+        carried = list(momenta(old))
+        if accumulates(old):
+            carried += ["mini_step", "gradient_step"]
+        return old._replace(**{name: getattr(new, name) for name in carried})
+
+    return rewrite(frozen, visit, after)
+
+
+def rested(state: Any) -> Any:
+    """The state with all momentum zero, at the start of an accumulation."""
+
+    def visit(node: Any) -> Any:
+        changes = {name: zeros(getattr(node, name)) for name in momenta(node)}
+        if accumulates(node):
+            changes["mini_step"] = jnp.zeros_like(node.mini_step)
+        return node._replace(**changes)
+
+    return rewrite(state, visit)
+
+
+def held(state: Any, after_zero: Any) -> Any:
+    """The state whose preconditioner, after one step with a zero gradient, is that of `state`.
+
+    Moving averages decay when the gradient is zero; each is divided by the decay that was measured,
+    and the count for its bias correction goes one step back.
+
+    Args:
+        state: the state.
+        after_zero: the same after a step with a zero gradient.
+
+    Returns:
+        The state to probe.
+
+    Raises:
+        UnreadableError: no step has filled a moving average yet, or it does not decay evenly.
+    """
+
+    def visit(node: Any, after: Any) -> Any:
+        changes: dict[str, Any] = {}
+        for name in second_moments(node):
+            decay = _decay(node, name, getattr(node, name), getattr(after, name))
+            changes[name] = jax.tree.map(
+                lambda leaf, d=decay: leaf / jnp.asarray(d, leaf.dtype), getattr(node, name)
+            )
+        if changes and "count" in node._fields:
+            changes["count"] = jnp.maximum(node.count - 1, 0)
+        return node._replace(**changes)
+
+    return rewrite(state, visit, after_zero)
+
+
+# Decay is one number for all variables; beyond float32 rounding of a quotient it is something else.
+EVEN = 1e-4
+
+
+def _decay(node: Any, name: str, before: Any, after: Any) -> float:
+    old, new = (
+        np.concatenate([np.zeros(0), *(np.ravel(x) for x in map(np.asarray, jax.tree.leaves(t)))])
+        for t in (before, after)
+    )
+    filled = np.abs(old) > 1e-30  # smaller squares are subnormal after a step in float32
+    if name == "mu" and not np.any(filled):
+        return 1.0
+    if not np.any(filled):
+        if not len(old):
+            return 1.0
+        raise UnreadableError(
+            f"{type(node).__name__}.{name} is zero: no step has been taken with this state, so its "
+            "preconditioner does not exist yet; pass the opt_state of a step in training"
+        )
+    ratios = new[filled] / old[filled]
+    decay = float(np.median(ratios))
+    if not 0 < decay <= 1 or np.max(np.abs(ratios - decay)) > EVEN:
+        raise UnreadableError(f"{type(node).__name__}.{name} does not decay evenly when the gradient is zero")
+    return decay
+
+
+def second_moment(before: Any, after: Any) -> Any:
+    """The second moment that scaled a step, corrected for its bias as optax does.
+
+    Args:
+        before: the node before a step with a zero gradient.
+        after: the node after it.
+
+    Returns:
+        A tree like the node's second moment.
+    """
+    if "nu_max" in after._fields:
+        return after.nu_max
+    field = second_moments(after)[0]
+    moment = getattr(after, field)
+    correction = 1.0
+    if "count" in after._fields and int(after.count) > 0:
+        correction = 1 - _decay(before, field, getattr(before, field), moment) ** int(after.count)
+    if "mu" in second_moments(after):
+        return jax.tree.map(lambda nu, mu: nu / correction - jnp.square(mu / correction), moment, after.mu)
+    return jax.tree.map(lambda nu: nu / correction, moment)
+
+
+def advanced(state: Any, steps: int) -> Any:
+    """The state with every schedule's count so many steps on; preconditioners stay."""
+
+    def visit(node: Any) -> Any:
+        changes = {}
+        for name in ("count", "gradient_step"):
+            if name in node._fields and not second_moments(node):
+                changes[name] = getattr(node, name) + steps
+        return node._replace(**changes)
+
+    return rewrite(state, visit)
