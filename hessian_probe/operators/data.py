@@ -7,6 +7,7 @@ tuple, dict or registered pytree is one batch; `None` is no data at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,16 @@ class Batch(NamedTuple):
 
 class DataChangedError(ValueError):
     """The data was not the same on two passes, so no single loss is being probed."""
+
+
+class _Every:
+    """Every `step`-th item of a re-iterable from `start` on."""
+
+    def __init__(self, source: Iterable[Any], start: int, step: int) -> None:
+        self.source, self.start, self.step = source, start, step
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.source), self.start, None, self.step)
 
 
 def _refuse_one_shot(data: Any) -> None:
@@ -107,7 +118,7 @@ class Data:
         self.is_sequence = data is not None and _is_sequence(data)
         self._single: Batch | None = None
         self._signature: tuple[float, ...] | None = None
-        self._total = 0.0
+        self._total, self._count = 1.0, 1
         if data is None:
             self._single = Batch(None, (), 1.0)
         elif not self.is_sequence:
@@ -130,12 +141,35 @@ class Data:
         """Whether there is just one batch (or no data at all)."""
         return self._single is not None
 
+    @property
+    def count(self) -> int:
+        """Number of batches."""
+        self._look()
+        return self._count
+
+    @property
+    def total(self) -> float:
+        """Weight of all batches together: the number of samples, unless weights were given."""
+        self._look()
+        return self._total
+
+    def part(self, start: int, step: int) -> Data:
+        """Every `step`-th batch from `start` on."""
+        if isinstance(self.source, list):
+            return Data(self.source[start::step])
+        if isinstance(self.source, Batches):
+            return Data(Batches(_Every(self.source, start, step), self.source.weights[start::step]))
+        return Data(_Every(self.source, start, step))
+
+    def _look(self) -> None:
+        if self._single is None and self._signature is None:
+            self._signature = self._first_pass()
+
     def __iter__(self) -> Iterator[Batch]:
         if self._single is not None:
             yield self._single
             return
-        if self._signature is None:
-            self._signature = self._first_pass()
+        self._look()
         sums: list[float] = []
         for batch in self._raw():
             sums.append(batch.weight)
@@ -167,9 +201,10 @@ class Data:
 
     def _first_pass(self) -> tuple[float, ...]:
         sums: list[float] = []
-        self._total = 0.0
+        self._total, self._count = 0.0, 0
         for batch in self._raw():
             self._total += batch.weight
+            self._count += 1
             sums.append(batch.weight)
             sums.extend(self._sums(batch))
         if not sums:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -177,20 +178,31 @@ class HessianOperator:
 
     def multiply(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space."""
-        self._prepare()
-        self._count(1)
-        if self._maps is not None:
-            if len(self._maps) == 1:
-                return derivatives.apply_linearized(self._maps[0][1], v)
-            total: Vector | None = None
-            for weight, tangent_map in self._maps:
-                total = accumulate(total, weight, derivatives.apply_linearized(tangent_map, v))
-        else:
-            total = None
-            for weight, product in self.objective.products(self.x):
-                total = accumulate(total, weight, product(v))
+        self.count(1)
+        total: Vector | None = None
+        for weight, product in self.batch_products():
+            total = accumulate(total, weight, product(v))
         assert total is not None
         return total
+
+    def batch_products(self) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
+        """For each batch its weight and its product; the caller counts."""
+        if self._maps is None:
+            self._prepare()
+        if self._maps is None:
+            yield from self.objective.products(self.x)
+            return
+        for weight, tangent_map in self._maps:
+            yield weight, partial(derivatives.apply_linearized, tangent_map)
+
+    def sharing(self, objective: Objective, batches: slice) -> HessianOperator:
+        """Return the Hessian of an objective of some of the batches; what is stored of them is shared."""
+        other = HessianOperator(objective, self.x, max_residual_bytes=self._max_residual_bytes)
+        if self._maps is not None:
+            chosen = self._maps[batches]
+            total = sum(weight for weight, _ in chosen)
+            other._maps = [(weight / total, tangent_map) for weight, tangent_map in chosen]
+        return other
 
     def dense(self, *, max_bytes: int | None = None) -> np.ndarray:
         """Form the whole Hessian.
@@ -228,7 +240,7 @@ class HessianOperator:
         self._prepare()
         count = len(vectors[0])
         if self._maps is not None and len(self._maps) == 1:
-            self._count(count)
+            self.count(count)
             return derivatives.apply_to_rows(self._maps[0][1], vectors)
         rows = [self.apply(row(vectors, index)) for index in range(count)]
         return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
@@ -250,7 +262,8 @@ class HessianOperator:
             f"{self.objective.route.name}, {self.num_hvps} products so far)"
         )
 
-    def _count(self, products: int) -> None:
+    def count(self, products: int) -> None:
+        """Count products, here and in the objective."""
         self.num_hvps += products
         self.objective.num_hvps += products
 

@@ -115,12 +115,16 @@ class Objective:
         """Loss and gradient at `x`, averaged over the batches by weight."""
         self.num_evaluations += 1
         total, gradient = 0.0, None
-        for batch in self.data:
-            value, g = self._call(derivatives.value_and_gradient, batch, x)
-            total += batch.weight * float(value)
-            gradient = accumulate(gradient, batch.weight, g)
+        for weight, value, g in self.batch_gradients(x):
+            total += weight * float(value)
+            gradient = accumulate(gradient, weight, g)
         assert gradient is not None
         return total, gradient
+
+    def batch_gradients(self, x: Vector) -> Iterator[tuple[float, Any, Vector]]:
+        """For each batch its weight, loss and gradient at `x`; the caller counts."""
+        for batch in self.data:
+            yield batch.weight, *self._call(derivatives.value_and_gradient, batch, x)
 
     def line(self, x: Vector, direction: Vector, ts: Any) -> tuple[np.ndarray, np.ndarray]:
         """Loss and slope along a direction.

@@ -16,6 +16,7 @@ from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
+from hessian_probe.points.population import PRODUCTS, Place, Population, Sampling
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.sampling import beyond
 from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
@@ -41,6 +42,7 @@ def classify(
     confidence: float = 0.99,
     negative_tol: float = 1e-2,
     rtol: float | None = None,
+    sampled: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> CriticalPoint:
     """Say what kind of point the parameters are at or near, how sure that is, and why.
@@ -69,6 +71,9 @@ def classify(
         negative_tol: for that statement, how negative a missed eigenvalue may be, relative to ‖H‖.
         rtol: None stops as soon as the label is settled; a number asks for both ends to residual
             rtol·‖H‖ as well.
+        sampled: with data in at least four batches, whether these are a sample of something larger: then
+            the label must hold for that, on batches that the directions were not fitted to; False: they
+            are all there is.  Held-out batches say nothing of data that the parameters were fitted to.
         progress: called with a line of text as the search goes on.
 
     Returns:
@@ -79,7 +84,8 @@ def classify(
         ValueError: `params` has no variable, data is empty, or an option is out of range.
 
     Cost:
-        About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.
+        About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  With data in
+        batches, as many again and two gradients for the noise of the data.
 
     Source:
         Test: H.-y. Lee, What to do if my network fails to train (lecture, 2021).  Probability:
@@ -98,9 +104,11 @@ def classify(
         raise ValueError(f"rtol={rtol}; expected None or a positive number")
     if max_hvps is not None and max_hvps < 1:
         raise ValueError(f"max_hvps={max_hvps}; expected at least 1")
+    if not isinstance(sampled, bool):
+        raise TypeError(f"sampled={sampled!r}; expected True or False")
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
     budget = MAX_HVPS if max_hvps is None else max_hvps
-    settings = Settings(budget, confidence, negative_tol, rtol, progress)
+    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled)
     return _Probe(op, generator(key), settings).run()
 
 
@@ -113,6 +121,8 @@ class _Probe:
         self.probes: dict[str, LineProbe] = {}
         self.judge = Judge(self.probes, op.objective.ignored, settings)
         self.nearness = Nearness("unknown", math.nan, math.nan, None, "")
+        self.sampling = Sampling()
+        self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
 
     @property
     def spent(self) -> int:
@@ -154,13 +164,23 @@ class _Probe:
             tuple(self.probes.values()),
             Noise(tolerance, near.value_noise, near.gradient_noise, near.changes),
             self.rng,
-            self._left - RESERVE,
+            self._left - self.reserve,
         )
-        return self._point(self._verdict(ends))
+        self.judged = Place(self.op, ends)
+        return self._point(self._over_the_data(self._verdict(ends), Place(self.op, ends)))
+
+    def _over_the_data(self, verdict: Verdict, here: Place) -> Verdict:
+        """Check that the label holds for what the batches are a sample of."""
+        if not (self.settings.sampled and self.op.objective.data.is_sequence):
+            return verdict
+        confidence, left = self.settings.confidence, lambda: self._left
+        population = Population(here, self.judged, self.probes, confidence, self.rng, left)
+        verdict, self.sampling = population.judge(verdict)
+        return verdict
 
     def _search(self, op: HessianOperator, near: Neighbour) -> Ends:
         self.noise = ProductNoise(near)
-        return Search(op, self.noise, self.rng, self.settings, self._left - RESERVE).run()
+        return Search(op, self.noise, self.rng, self.settings, self._left - self.reserve).run()
 
     def _verdict(self, ends: Ends) -> Verdict:
         """Join curvature and nearness."""
@@ -215,6 +235,7 @@ class _Probe:
         moved = self._search(there, near)
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
+        self.judged = Place(there, moved)
         verdict = self.judge.by_signs(moved, (*evidence, "the spectrum was computed at that point"))
         return self._looked_around(verdict, there)
 
@@ -226,6 +247,7 @@ class _Probe:
         margin = SIGN_MARGIN * ends.band
         if not (low < -margin and high > margin):
             return undetermined(found + ": not of both signs as here", *evidence)
+        self.judged = Place(there, ends)
         verdict = self.judge.by_signs(ends, (*evidence, found))
         if self.nearness.regular and self.nearness.polished:
             return verdict
@@ -249,8 +271,10 @@ class _Probe:
             grad_norm=float(norm(op.gradient_vector)),
             distance=self.nearness.distance if near else math.nan,
             critical_loss=self.nearness.critical_loss if near else math.nan,
-            lowest=self._eigen(low, 1),
-            highest=self._eigen(high, 0),
+            grad_norm_error=self.sampling.gradient,
+            samples_needed=self.sampling.samples,
+            lowest=self._eigen(low, 1, self.sampling.low),
+            highest=self._eigen(high, 0, self.sampling.high),
             index_at_least=ends.negatives if ends is not None and trusted else 0,
             zero_band=ends.band if ends is not None else math.nan,
             escape_direction=self._escape_direction(low) if trusted else None,
@@ -265,7 +289,7 @@ class _Probe:
         names = self.op.objective.ignored
         return tuple(f"the loss ignores {name}: it is flat along it" for name in names)
 
-    def _eigen(self, end: End | None, num_lowest: int) -> EigenResult:
+    def _eigen(self, end: End | None, num_lowest: int, error: float | None) -> EigenResult:
         op, ends = self.op, self.ends
         rtol = 1e-3 if self.settings.rtol is None else self.settings.rtol
         if end is None or ends is None:
@@ -286,6 +310,7 @@ class _Probe:
             rtol=rtol,
             size=op.size,
             message="" if good else early,
+            standard_errors=None if error is None else np.array([error]),
         )
 
     def _escape_direction(self, low: End | None) -> PyTree | None:

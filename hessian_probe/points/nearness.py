@@ -191,6 +191,8 @@ class _Approach:
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
             if not math.isfinite(after):
                 return _unknown("the loss is not finite at the predicted critical point")
+            # At params of zero nothing is rounded; where the step leads, something is.
+            self.tolerance = max(self.tolerance, self._rounding(there))
             far = self._moved_too_far(there, step)
             if far is not None:
                 return far
@@ -208,6 +210,11 @@ class _Approach:
                 break
             here, spectrum = there, None
         return self._no_progress(there, after, before)
+
+    def _rounding(self, there: HessianOperator) -> float:
+        """Gradient that the rounding of the parameters alone leaves at a critical point."""
+        eps, work = float(jnp.finfo(there.dtype).eps), there.layout.work_dtypes
+        return eps * self.ends.top * float(norm(cast(there.x, work)))
 
     def _probe_step(self, step: Vector) -> None:
         """Take the distance checked, and what the curvature does over it, along the step itself."""

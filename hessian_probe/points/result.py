@@ -12,6 +12,7 @@ from hessian_probe.spectrum.result import EigenResult
     leaves=(
         "loss",
         "grad_norm",
+        "grad_norm_error",
         "distance",
         "critical_loss",
         "lowest",
@@ -32,6 +33,9 @@ class CriticalPoint:
         confidence: probability attached to the label, or None where none applies.
         loss: loss at the parameters.
         grad_norm: Euclidean norm of the gradient, in loss / params.
+        grad_norm_error: standard error of the gradient over the data (root mean square length of its
+            error), where these are at least four batches; else None.  The square of `grad_norm` exceeds
+            that of the gradient of all there could be by its square, in the mean.
         distance: distance to the critical point that the label is about, in params; 0 if the
             gradient is zero to rounding, NaN if there is none.
         critical_loss: loss at that critical point (`loss` if the distance is 0, else NaN if none).
@@ -42,7 +46,9 @@ class CriticalPoint:
         escape_direction: pytree like params of unit norm along which the curvature is negative,
             its sign chosen downhill; None if there is none.
         evidence: short sentences with the numbers that decided.
-        num_hvps: Hessian-vector products spent.
+        samples_needed: where the noise of the data leaves the label undetermined, how many samples in
+            all would settle it with probability 0.9; None elsewhere, and where no number would.
+        num_hvps: Hessian-vector products spent; one with half of the batches counts as half.
         num_evaluations: loss or gradient evaluations spent beside them.
         size: number of variables.
         dtype: precision of the computation.
@@ -66,6 +72,8 @@ class CriticalPoint:
     num_evaluations: int
     size: int
     dtype: str
+    grad_norm_error: float | None = None
+    samples_needed: int | None = None
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         kind = "certified" if self.certified else "not certified"
@@ -75,17 +83,20 @@ class CriticalPoint:
             title = f"CriticalPoint: {self.label.upper()}   loss {number(self.loss, 5)}"
         else:
             title = f"CriticalPoint: {self.label.upper()} ({kind})   loss {number(self.loss, 5)}"
-        rows = [("|grad|", number(self.grad_norm, 3))]
+        rows = [("|grad|", number(self.grad_norm, 3) + _over_the_data(self.grad_norm_error))]
         if self.distance > 0:
             rows.append(("distance", f"{number(self.distance, 3)} to the predicted critical point"))
         for name, end in (("lowest", self.lowest), ("highest", self.highest)):
             if len(end.eigenvalues):
                 text = f"{signed(end.eigenvalues[0])} ± {number(end.residual_norms[0], 2)}"
-                rows.append((name, text))
+                error = None if end.standard_errors is None else end.standard_errors[0]
+                rows.append((name, text + _over_the_data(error)))
         if self.zero_band == self.zero_band:
             rows.append(("zero band", f"± {number(self.zero_band, 2)}"))
         if self.index_at_least:
             rows.append(("index", f"at least {self.index_at_least}"))
+        if self.samples_needed is not None:
+            rows.append(("would settle it", f"about {self.samples_needed:,} samples"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(
             (
@@ -95,3 +106,7 @@ class CriticalPoint:
             )
         )
         return title, rows
+
+
+def _over_the_data(error: float | None) -> str:
+    return "" if error is None else f" ± {number(error, 2)} over the data"

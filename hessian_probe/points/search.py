@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     negative_tol: float
     rtol: float | None
     progress: Callable[[str], None] | None
+    sampled: bool = True
 
 
 class Search:

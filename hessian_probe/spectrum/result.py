@@ -21,7 +21,7 @@ class NotConvergedError(RuntimeError):
         return str(self.args[0])
 
 
-@result(leaves=("eigenvalues", "eigenvectors", "residual_norms", "converged"))
+@result(leaves=("eigenvalues", "eigenvectors", "residual_norms", "converged", "standard_errors"))
 class EigenResult:
     """Eigenpairs of a symmetric map, ascending, each with its true residual.
 
@@ -41,6 +41,8 @@ class EigenResult:
         rtol: tolerance asked for.
         size: number of variables.
         message: one sentence on anything the caller should know, else "".
+        standard_errors: shape (k,): standard error of each eigenvalue over the data, where these are
+            batches out of something larger; None where it was not measured.
     """
 
     eigenvalues: np.ndarray
@@ -55,6 +57,7 @@ class EigenResult:
     rtol: float
     size: int
     message: str = ""
+    standard_errors: np.ndarray | None = None
 
     def require(self) -> EigenResult:
         """Return self if every pair has converged.
@@ -70,12 +73,19 @@ class EigenResult:
         """One eigenvector, a pytree like params of unit norm."""
         return jax.tree.map(lambda leaf: leaf[index] if np.ndim(leaf) else leaf, self.eigenvectors)
 
+    def _shown(self, index: int) -> str:
+        """One eigenvalue with its errors."""
+        text = f"{signed(self.eigenvalues[index])} ± {number(self.residual_norms[index], 1)}"
+        if self.standard_errors is None:
+            return text
+        return f"{text} ± {number(self.standard_errors[index], 1)} over the data"
+
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         values = np.asarray(self.eigenvalues)
         good = int(np.sum(np.asarray(self.converged)))
         title = f"EigenResult: {self.status.upper()}   {good} of {len(values)} pairs converged"
         shown = range(len(values)) if len(values) <= 8 else [*range(4), *range(len(values) - 4, len(values))]
-        rows = [(f"λ[{i}]", f"{signed(values[i])} ± {number(self.residual_norms[i], 1)}") for i in shown]
+        rows = [(f"λ[{i}]", self._shown(i)) for i in shown]
         if len(values):
             rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))

@@ -1,0 +1,69 @@
+"""What single batches say: products and gradients batch by batch, and the loss of some of the batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, dot
+from hessian_probe.operators.hessian import HessianOperator
+
+
+def part(op: HessianOperator, start: int, step: int) -> HessianOperator:
+    """Return the Hessian of the mean over every `step`-th batch from `start` on, at the same parameters.
+
+    Its products are counted by itself alone; `charge` adds them to those of the whole.
+
+    Args:
+        op: operator whose data are a sequence of batches.
+        start: first batch taken.
+        step: distance between batches taken.
+
+    Returns:
+        The operator; a stored linearisation is shared, not computed again.
+    """
+    objective = copy.copy(op.objective)
+    objective.data = op.objective.data.part(start, step)
+    objective.num_hvps = objective.num_evaluations = 0
+    return op.sharing(objective, slice(start, None, step))
+
+
+def charge(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
+    """Add the products of parts to those of the whole, each by its share of the batches, rounded up."""
+    whole = op.objective.data.count
+    spent = sum(p.objective.num_hvps * p.objective.data.count / whole for p in parts)
+    op.objective.num_hvps += math.ceil(spent)
+    op.num_hvps += math.ceil(spent)
+    for one in parts:
+        one.objective.num_hvps = 0
+
+
+def quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients vᵀH_b v of unit vectors on every batch b.
+
+    Args:
+        op: operator.
+        vectors: unit vectors.
+
+    Returns:
+        Weights of the batches, shape (batches,), of sum 1; quotients, shape (batches, vectors).
+
+    Cost:
+        One product a vector, and one pass over the data.
+    """
+    weights, rows = [], []
+    for weight, product in op.batch_products():
+        weights.append(weight)
+        rows.append([dot(v, product(v)) for v in vectors])
+    op.count(len(vectors))
+    return np.array(weights), np.array(rows, np.float64).reshape(len(weights), len(vectors))
+
+
+def gradients(op: HessianOperator) -> Iterator[tuple[float, Vector]]:
+    """Weight and gradient of every batch at the operator's parameters; one evaluation in all."""
+    op.objective.num_evaluations += 1
+    for weight, _, gradient in op.objective.batch_gradients(op.x):
+        yield weight, gradient

@@ -1,0 +1,250 @@
+"""Does the label hold for what the batches are a sample of?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import chi2
+
+from hessian_probe.arrays import norm
+from hessian_probe.operators.batchwise import quotients
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.ends import Ends
+from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
+from hessian_probe.points.lines import LineProbe
+from hessian_probe.points.nearness import MODEL_SHARE
+from hessian_probe.points.needed import POWER, rounded_up, times_the_data
+from hessian_probe.points.slopes import displacement, held_out_slope, measure_slopes
+from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
+from hessian_probe.results import number, signed
+from hessian_probe.spectrum.errors import Estimate, weighted_mean
+
+# Two batches in each half are the fewest that show how much a half scatters.
+FEWEST_BATCHES = 4
+# Products for the standard errors of both ends, and of one end at the critical point.
+PRODUCTS = 3
+# A gradient too large to be near a critical point is believed where noise makes at most this share of
+# its square: the rest then moves the measure of nearness by no more than its own steps do.
+NOISE_SHARE = 0.2
+DECIDED = ("saddle", "minimum", "maximum", "not_critical")
+
+
+class Sampling(NamedTuple):
+    """Errors over the data; None where they were not measured.
+
+    Attributes:
+        low: standard error of the lowest eigenvalue at the parameters.
+        high: of the highest.
+        gradient: root mean square length of the gradient's error.
+        samples: samples, in all, that would settle an undetermined label.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    gradient: float | None = None
+    samples: int | None = None
+
+
+class Place(NamedTuple):
+    """An operator and what is known of its spectrum: the parameters, or the predicted critical point."""
+
+    operator: HessianOperator
+    ends: Ends
+
+
+class Population:
+    """Checks on the batches whether a verdict on their mean is one on what they are a sample of.
+
+    Args:
+        here: the parameters.
+        judged: the place that the verdict is about.
+        probes: line probes along both ends.
+        confidence: probability with which a sign must hold.
+        rng: source of start vectors.
+        left: products that may still be spent.
+    """
+
+    def __init__(
+        self,
+        here: Place,
+        judged: Place,
+        probes: Mapping[str, LineProbe],
+        confidence: float,
+        rng: np.random.Generator,
+        left: Callable[[], int],
+    ) -> None:
+        self.here, self.judged, self.probes = here, judged, probes
+        self.level, self.rng, self.left = confidence, rng, left
+        self.data = here.operator.objective.data
+        self.times: list[float | None] = []
+
+    def judge(self, verdict: Verdict) -> tuple[Verdict, Sampling]:
+        """Return the verdict as it holds for the whole, with the errors measured."""
+        if self.data.count < FEWEST_BATCHES:
+            few = (
+                f"{self.data.count} batches (fewer than {FEWEST_BATCHES}) do not show how much the data "
+                "scatter: the label is about these data"
+            )
+            return verdict._replace(evidence=(*verdict.evidence, few)), Sampling()
+        try:
+            return self._judge(verdict)
+        except KeyboardInterrupt:
+            return undetermined("interrupted before the noise of the data was measured"), Sampling()
+
+    def _judge(self, verdict: Verdict) -> tuple[Verdict, Sampling]:
+        if self.left() < PRODUCTS:
+            if verdict.label not in DECIDED:
+                return verdict, Sampling()
+            short = "no products were left to measure how much the data scatter; raise max_hvps"
+            return undetermined(short, *verdict.evidence), Sampling()
+        op, ends = self.here
+        assert ends.low is not None
+        assert ends.high is not None
+        self.weights, self.quotients = quotients(op, (ends.low.vector, ends.high.vector))
+        low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
+        # The gradient's noise at the parameters is taken for that at the critical point beside them.
+        self.slopes = measure_slopes(op, self.judged.ends)
+        checks = {"saddle": self._saddle, "not_critical": self._slope}
+        if verdict.label in DECIDED:
+            verdict = checks.get(verdict.label, self._extremum)(verdict)
+        return verdict, Sampling(low.error, high.error, self.slopes.error, self._samples())
+
+    def _saddle(self, verdict: Verdict) -> Verdict:
+        op, ends = self.judged
+        if not is_saddle(ends):
+            return self._silent(verdict)
+        steps = steps_for_halves(op, ends.steps, self.left())
+        if steps == 0:
+            short = (
+                f"{self.left()} products are too few to check the signs on held-out batches; raise max_hvps"
+            )
+            return undetermined(short, *verdict.evidence)
+        found = held_out(op, steps, self.rng)
+        if found is None:
+            return undetermined("a product with half of the batches is not finite", *verdict.evidence)
+        assert ends.low is not None
+        assert ends.high is not None
+        doubts, facts = [], []
+        for side, sign, halves, end in zip(
+            ("lowest", "highest"), (-1.0, 1.0), found, (ends.low, ends.high), strict=True
+        ):
+            fact = f"{side} curvature on batches that it was not fitted to: {_shown(halves)}"
+            if halves.show(sign, self.level, ends.band):
+                facts.append(fact)
+            else:
+                doubts.append(f"{fact}: not {'negative' if sign < 0 else 'positive'} beyond its noise")
+                self._need_sign(-sign * halves.both.value, -sign * end.value, halves.both)
+        return self._concluded(verdict, doubts, facts)
+
+    def _extremum(self, verdict: Verdict) -> Verdict:
+        op, ends = self.judged
+        column, sign = (0, 1.0) if verdict.label == "minimum" else (1, -1.0)
+        end = (ends.low, ends.high)[column]
+        assert end is not None
+        if sign * end.value <= ends.band:
+            return self._silent(verdict)
+        weights, values = self.weights, self.quotients[:, column]
+        if op is not self.here.operator:
+            weights, rows = quotients(op, (end.vector,))
+            values = rows[:, 0]
+        halves = split_halves(values, weights)
+        side, what = ("lowest", "positive") if sign > 0 else ("highest", "negative")
+        fact = f"{side} curvature over the data: {_shown(halves)}"
+        if halves.show(sign, self.level, ends.band):
+            return self._concluded(verdict, [], [fact])
+        mean = sign * halves.both.value
+        self._need_sign(mean, mean, halves.both)
+        return self._concluded(verdict, [f"{fact}: not {what} beyond its noise"], [])
+
+    def _silent(self, verdict: Verdict) -> Verdict:
+        """Ends within the zero band must be there on every batch, not by chance of these data."""
+        op, ends = self.judged
+        flat = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) <= ends.band]
+        if not flat:
+            return verdict
+        if self.left() < len(flat):
+            return undetermined("no products were left for the noise of flat directions; raise max_hvps")
+        weights, rows = quotients(op, [end.vector for end in flat])
+        errors = [weighted_mean(column, weights).within(self.level) for column in rows.T]
+        if max(errors) <= ends.band:
+            return verdict._replace(certified=False)
+        doubt = (
+            f"second order is silent on the mean of these data, but along the same direction the curvature "
+            f"is known only to ± {number(max(errors), 2)} over the data (zero band {number(ends.band, 2)})"
+        )
+        return undetermined(doubt, *verdict.evidence)
+
+    def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
+        """Add where the critical point of the whole may be, and settle the confidence."""
+        both = is_saddle(self.judged.ends)
+        change = (min if both else max)(probe.change for probe in self.probes.values())
+        moved, limit = displacement(self.slopes, self.judged.ends.band, self.level), MODEL_SHARE * change
+        share = number(moved / max(change, 1e-300), 2)
+        place = (
+            f"noise of the gradient (norm {number(self.slopes.error, 2)}) moves the critical point's loss by "
+            f"up to {number(moved, 2)}, {share} of what the curvature makes (at most {MODEL_SHARE})"
+        )
+        if moved > limit:
+            doubts.append(place)
+            tail = chi2.ppf(0.5 - 0.5 * POWER, self.slopes.freedom) / self.slopes.freedom
+            self.times.append(moved / limit / tail if limit > 0 else None)
+        else:
+            facts.append(place)
+        if doubts:
+            return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
+        missed = 1.0 - self.level + (0.0 if verdict.confidence is None else 1.0 - verdict.confidence)
+        return verdict._replace(
+            certified=False, confidence=max(1.0 - missed, 0.0), evidence=(*verdict.evidence, *facts)
+        )
+
+    def _slope(self, verdict: Verdict) -> Verdict:
+        """A gradient too large must be so for the whole."""
+        length, noise = float(norm(self.here.operator.gradient_vector)), self.slopes.error
+        halves = held_out_slope(self.here.operator, self.slopes)
+        share = (noise / length) ** 2 if length > 0 else 1.0
+        without = length * max(1.0 - share, 0.0) ** 0.5
+        fact = (
+            f"gradient norm {number(length, 3)}, {number(without, 3)} without its "
+            f"noise of {number(noise, 2)}; slope on held-out batches along the other half's gradient "
+            f"{_shown(halves)}"
+        )
+        if halves.show(1.0, self.level) and share <= NOISE_SHARE:
+            return verdict._replace(evidence=(*verdict.evidence, fact))
+        doubt = f"{fact}: too much of it may be noise to say that it is a slope"
+        if share < 1.0:
+            self._need_sign(halves.both.value, halves.both.value, halves.both)
+            wanted = (1.0 - NOISE_SHARE) / NOISE_SHARE * share / (1.0 - share)
+            tail = chi2.ppf(0.5 - 0.5 * POWER, self.slopes.freedom) / self.slopes.freedom
+            self.times.append(wanted / tail)
+        return undetermined(*self._doubts([doubt]), *verdict.evidence)
+
+    def _need_sign(self, first: float, second: float, mean: Estimate) -> None:
+        low, high = min(first, second), max(first, second)
+        self.times.append(
+            times_the_data(low, high, mean.error, mean.freedom, self.level, bias=max(first - second, 0.0))
+        )
+
+    def _doubts(self, doubts: list[str]) -> list[str]:
+        samples = self._samples()
+        if samples is None:
+            return [*doubts, "no number of samples can be named that would settle it"]
+        here = number(self.data.total, 6)
+        return [
+            *doubts,
+            f"about {samples:,} samples in all (these are {here}) would settle it with probability {POWER:g}",
+        ]
+
+    def _samples(self) -> int | None:
+        if not self.times or any(times is None for times in self.times):
+            return None
+        return rounded_up(max(max(t for t in self.times if t is not None), 1.0) * self.data.total)
+
+
+def _shown(halves: Halves) -> str:
+    even, odd, both = halves
+    return (
+        f"{signed(both.value, 3)} ± {number(both.error, 2)} (halves {signed(even.value, 3)} ± "
+        f"{number(even.error, 2)}, {signed(odd.value, 3)} ± {number(odd.error, 2)})"
+    )

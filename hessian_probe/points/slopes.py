@@ -1,0 +1,135 @@
+"""The gradient as an estimate: its noise over the data, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import chi2
+
+from hessian_probe.arrays import Vector, add_scaled, dot, norm, scale
+from hessian_probe.operators.batchwise import gradients
+from hessian_probe.operators.hessian import HessianOperator, flatten_rows
+from hessian_probe.operators.objective import accumulate
+from hessian_probe.points.ends import Ends
+from hessian_probe.points.heldout import Halves, split_halves
+from hessian_probe.spectrum.errors import Estimate, weighted_mean
+
+
+class Slopes(NamedTuple):
+    """What the batches' gradients say.
+
+    Attributes:
+        error: root mean square length of the error of the mean gradient over the data.
+        freedom: its degrees of freedom.
+        along: slope along each direction that was asked for, with its error.
+        curvatures: the curvature along each of them.
+        halves: mean gradients of the even and of the odd batches.
+    """
+
+    error: float
+    freedom: float
+    along: tuple[Estimate, ...]
+    curvatures: np.ndarray
+    halves: tuple[Vector, Vector]
+
+
+def measure_slopes(op: HessianOperator, ends: Ends) -> Slopes:
+    """Pass over the batches' gradients once.
+
+    Args:
+        op: operator at the parameters, over at least two batches.
+        ends: spectrum whose directions the gradients are projected on: all where they are known, else
+            both ends.
+
+    Returns:
+        The noise, from |ḡ|² = |G|² + tr Σ/N in the mean.
+
+    Cost:
+        One gradient.
+
+    Source:
+        S. McCandlish, J. Kaplan, D. Amodei et al. 2018, appendix A, arXiv:1812.06162.
+    """
+    curvatures, project = _directions(ends)
+    weights, lengths, rows = [], [], []
+    sums: list[Vector | None] = [None, None]
+    totals = [0.0, 0.0]
+    mean = op.gradient_vector
+    for index, (weight, gradient) in enumerate(gradients(op)):
+        weights.append(weight)
+        lengths.append(float(norm(add_scaled(gradient, -1.0, mean))))
+        rows.append(project(gradient))
+        sums[index % 2] = accumulate(sums[index % 2], weight, gradient)
+        totals[index % 2] += weight
+    shares = np.array(weights)
+    concentration = float(np.sum(np.square(shares)))
+    # Scaled first: squares of tiny gradients do not exist.
+    top = max(max(lengths), 1e-300)
+    spread = top * float(np.linalg.norm(shares * np.array(lengths) / top))
+    error = spread / math.sqrt(max(1.0 - concentration, 1e-300))
+    even, odd = (scale(1.0 / t, s) for s, t in zip(sums, totals, strict=True) if s is not None)
+    along = tuple(weighted_mean(column, shares) for column in np.array(rows).T)
+    return Slopes(error, 1.0 / concentration - 1.0, along, curvatures, (even, odd))
+
+
+def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
+    if ends.spectrum is not None:
+        values, columns = ends.spectrum
+        return values, lambda g: flatten_rows(tuple(leaf[None] for leaf in g))[0] @ columns
+    pairs = [end for end in (ends.low, ends.high) if end is not None]
+    return (
+        np.array([end.value for end in pairs]),
+        lambda g: np.array([float(dot(g, end.vector)) for end in pairs]),
+    )
+
+
+def displacement(slopes: Slopes, band: float, level: float) -> float:
+    """By how much the loss differs between the critical points of these data and of all there could be.
+
+    The noise ε of the gradient moves the critical point by H⁻¹ε, and the loss by at most ½ Σ εᵢ²/|λᵢ|
+    eigenvector by eigenvector: a weighted sum of χ² variables, taken as one scaled χ² of the same mean
+    and variance.
+
+    Args:
+        slopes: slopes along eigenvectors, with errors.
+        band: zero band; curvature within it is left out.
+        level: probability of staying below what is returned.
+
+    Returns:
+        That quantile, in units of the loss.
+
+    Source:
+        F. E. Satterthwaite, Biometrics Bulletin 2, 1946, doi:10.2307/3002019.
+    """
+    beyond = np.abs(slopes.curvatures) > band
+    errors = np.array([estimate.error for estimate in slopes.along])[beyond]
+    parts = 0.5 * errors * (errors / np.abs(slopes.curvatures[beyond]))
+    total = float(np.sum(parts))
+    if not (parts.size and total > 0):
+        return 0.0
+    freedom = total * (total / float(np.sum(np.square(parts))))
+    return total * float(chi2.ppf(level, freedom)) / freedom
+
+
+def held_out_slope(op: HessianOperator, slopes: Slopes) -> Halves:
+    """Slope along each half's mean gradient, judged on the batches of the other half.
+
+    Args:
+        op: operator at the parameters.
+        slopes: what the first pass found.
+
+    Returns:
+        The slopes: of mean zero where the gradient of all there could be is zero, and at most |G|.
+
+    Cost:
+        One gradient.
+    """
+    directions = [scale(1.0 / max(float(norm(half)), 1e-300), half) for half in slopes.halves]
+    weights, values = [], []
+    for index, (weight, gradient) in enumerate(gradients(op)):
+        weights.append(weight)
+        values.append(float(dot(gradient, directions[1 - index % 2])))
+    return split_halves(np.array(values), np.array(weights))

@@ -1,0 +1,337 @@
+"""Noise over the data: standard errors, signs on held-out batches, sample numbers."""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hessian_probe as hp
+from hessian_probe.operators.batchwise import charge, part, quotients
+from hessian_probe.points.heldout import held_out, split_halves, steps_for_halves
+from hessian_probe.points.needed import POWER, rounded_up, times_the_data
+from hessian_probe.points.population import PRODUCTS
+from hessian_probe.spectrum.errors import weighted_mean
+
+FLOAT = np.dtype(jnp.zeros(()).dtype)
+TOL = 1e-9 if np.float64 == FLOAT else 2e-4
+
+
+def quadratic(w, batch):
+    """Mean of ½ wᵀA w + bᵀw over the samples (A, b) of a batch."""
+    matrices, slopes = batch
+    w = w.astype(matrices.dtype)
+    return jnp.mean(0.5 * jnp.einsum("i,bij,j->b", w, matrices, w) + slopes @ w)
+
+
+def samples(rng, matrix, count, noise, slope=None, slope_noise=0.0):
+    """Symmetric matrices and slopes that scatter about a known mean."""
+    n = len(matrix)
+    scatter = noise * rng.standard_normal((count, n, n))
+    matrices = np.asarray(matrix) + (scatter + scatter.transpose(0, 2, 1)) / 2
+    slopes = slope_noise * rng.standard_normal((count, n)) + (0.0 if slope is None else np.asarray(slope))
+    return matrices.astype(FLOAT), slopes.astype(FLOAT)
+
+
+def cut(arrays, sizes):
+    """Batches of the given sizes."""
+    edges = np.cumsum([0, *sizes])
+    return [tuple(a[i:j] for a in arrays) for i, j in itertools.pairwise(edges)]
+
+
+def point(n, at=0.0):
+    return jnp.full(n, at, FLOAT)
+
+
+def saddle_matrix(n, low=-1.0):
+    return np.diag(np.r_[low, np.linspace(0.5, 2.0, n - 1)])
+
+
+# ---------------------------------------------------------------- the estimator
+
+
+def test_equal_batches_give_the_textbook_error():
+    values = np.array([1.0, 3.0, 2.0, 6.0, 4.0])
+    found = weighted_mean(values, np.full(5, 0.2))
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.error == pytest.approx(np.std(values, ddof=1) / math.sqrt(5))
+    assert found.freedom == pytest.approx(4)
+
+
+def test_ragged_batches_of_independent_samples_give_an_unbiased_variance():
+    """The oracle is the known variance of the mean of all samples."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([32, 32, 32, 32, 7, 1])
+    weights = sizes / sizes.sum()
+    draws = [weighted_mean(rng.standard_normal(6) / np.sqrt(sizes), weights) for _ in range(20_000)]
+    assert np.mean([d.error**2 for d in draws]) * sizes.sum() == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_error_agrees_with_a_jackknife():
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(20, 30, 40)
+    values = rng.standard_normal(40) + 3
+    total, mass = values @ sizes, sizes.sum()
+    left_out = (total - values * sizes) / (mass - sizes)
+    jackknife = math.sqrt(39 / 40 * np.sum((left_out - left_out.mean()) ** 2))
+    assert weighted_mean(values, sizes / mass).error == pytest.approx(jackknife, rel=0.03)
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(1, 50)), min_size=2, max_size=12), st.randoms())
+def test_the_order_of_batches_is_nothing(rows, random):
+    shuffled = rows[:]
+    random.shuffle(shuffled)
+    one, two = (
+        weighted_mean(np.array([v for v, _ in r]), np.array([m for _, m in r]) / sum(m for _, m in r))
+        for r in (rows, shuffled)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(1e-200, 1e200), st.floats(-5, 5))
+def test_units_scale_the_error_and_nothing_else(unit, shift):
+    values = np.array([1.0, 2.0, 4.0, 3.0])
+    plain, scaled = (weighted_mean(v, np.full(4, 0.25)) for v in (values, unit * (values + shift)))
+    assert scaled.error == pytest.approx(unit * plain.error, rel=1e-9)
+    assert scaled.freedom == plain.freedom
+
+
+def test_a_single_batch_shows_no_scatter():
+    assert weighted_mean(np.array([2.0]), np.array([1.0])).error == math.inf
+    assert not weighted_mean(np.array([2.0]), np.array([1.0])).beyond(1.0, 0.9)
+
+
+# ---------------------------------------------------------------- batch by batch
+
+
+@pytest.mark.parametrize("stored", [None, 0])
+@pytest.mark.parametrize("kind", ["list", "batches", "loader"])
+def test_quotients_and_parts_are_those_of_the_matrices(stored, kind):
+    rng = np.random.default_rng(2)
+    sizes = [5, 3, 5, 2, 4]
+    arrays = samples(rng, saddle_matrix(4), sum(sizes), 0.5)
+    batches = cut(arrays, sizes)
+
+    class Loader:
+        def __iter__(self):
+            return iter(batches)
+
+    data = {"list": batches, "batches": hp.Batches(batches, sizes), "loader": Loader()}[kind]
+    op = hp.hessian(quadratic, point(4), data, max_residual_bytes=stored, check=False)
+    vector = rng.standard_normal(4)
+    vector = (jnp.asarray(vector / np.linalg.norm(vector), FLOAT),)
+    flat = np.asarray(vector[0], np.float64)
+    weights, values = quotients(op, [vector])
+    np.testing.assert_allclose(weights, np.array(sizes) / 19, rtol=1e-12)
+    means = [flat @ b[0].astype(np.float64).mean(0) @ flat for b in batches]
+    np.testing.assert_allclose(values[:, 0], means, rtol=1e-5, atol=1e-5)
+    assert op.num_hvps == 1
+    halves = [part(op, start, 2) for start in (0, 1)]
+    for half, start in zip(halves, (0, 1), strict=True):
+        matrix = np.concatenate([b[0] for b in batches[start::2]]).astype(np.float64).mean(0)
+        np.testing.assert_allclose(half.apply(vector)[0], matrix @ flat, rtol=1e-4, atol=1e-5)
+    charge(op, halves)
+    assert op.num_hvps == 2  # 3/5 and 2/5 of a product
+
+
+def test_eigsh_gives_standard_errors():
+    rng = np.random.default_rng(3)
+    sizes = [8] * 6 + [3]
+    arrays = samples(rng, saddle_matrix(5), sum(sizes), 0.3)
+    op = hp.hessian(quadratic, point(5), cut(arrays, sizes))
+    found = hp.eigsh(op, lowest=2, highest=1, standard_errors=True)
+    vectors = np.asarray(found.eigenvectors, np.float64)
+    weights = np.array(sizes) / sum(sizes)
+    for value, vector, error in zip(found.eigenvalues, vectors, found.standard_errors, strict=True):
+        means = np.array([vector @ b[0].astype(np.float64).mean(0) @ vector for b in cut(arrays, sizes)])
+        variance = np.sum(weights**2 * (means - value) ** 2) / (1 - np.sum(weights**2))
+        assert error == pytest.approx(math.sqrt(variance), rel=1e-3)
+    assert "over the data" in repr(found)
+    assert found.num_hvps == op.num_hvps
+    assert hp.eigsh(op).standard_errors is None
+
+
+def test_standard_errors_need_batches():
+    op = hp.hessian(quadratic, point(3), samples(np.random.default_rng(0), np.eye(3), 8, 0.1))
+    with pytest.raises(ValueError, match="at least two batches"):
+        hp.eigsh(op, standard_errors=True)
+
+
+# ---------------------------------------------------------------- held out
+
+
+def test_held_out_quotients_are_not_fitted_to_their_batches():
+    """All curvature is noise about 0.1: the sample's lowest eigenvalue is negative, held out it is not."""
+    rng = np.random.default_rng(4)
+    arrays = samples(rng, 0.1 * np.eye(20), 64, 1.0)
+    op = hp.hessian(quadratic, point(20), cut(arrays, [4] * 16), check=False)
+    sample = float(np.linalg.eigvalsh(arrays[0].astype(np.float64).mean(0))[0])
+    assert sample < -0.2
+    low, high = held_out(op, 20, rng)
+    assert low.both.value > -3 * low.both.error > sample
+    assert abs(low.both.value - 0.1) < 4 * low.both.error
+    assert abs(high.both.value - 0.1) < 4 * high.both.error
+
+
+def test_halves_are_the_even_and_the_odd_batches():
+    values, weights = np.array([1.0, 10.0, 3.0, 20.0, 2.0]), np.array([0.1, 0.2, 0.3, 0.2, 0.2])
+    halves = split_halves(values, weights)
+    assert halves.even.value == pytest.approx((0.1 * 1 + 0.3 * 3 + 0.2 * 2) / 0.6)
+    assert halves.odd.value == pytest.approx(15)
+    assert halves.both.value == pytest.approx(weights @ values)
+
+
+# ---------------------------------------------------------------- the label
+
+
+def test_a_clear_saddle_stays_one_and_carries_errors():
+    rng = np.random.default_rng(5)
+    arrays = samples(rng, saddle_matrix(12), 256, 1.0, slope_noise=0.01)
+    found = hp.classify(quadratic, point(12), cut(arrays, [16] * 16))
+    assert found.label == "saddle"
+    assert not found.certified
+    assert found.confidence == 0.99
+    assert found.samples_needed is None
+    assert found.lowest.standard_errors[0] == pytest.approx(1.0 / 16, rel=0.6)
+    assert found.grad_norm_error == pytest.approx(0.01 * math.sqrt(12 / 256), rel=0.3)
+    assert "over the data" in repr(found)
+    assert found.num_hvps <= 80
+
+
+def test_noise_is_not_a_saddle():
+    """Without the re-check this minimum is called a saddle, since its sample's lowest curvature is −0.7."""
+    rng = np.random.default_rng(6)
+    batches = cut(samples(rng, 0.3 * np.eye(12), 64, 3.0), [4] * 16)
+    found = hp.classify(quadratic, point(12), batches)
+    assert found.label == "undetermined"
+    assert "not fitted to" in found.evidence[0]
+    assert hp.classify(quadratic, point(12), batches, sampled=False).label == "saddle"
+
+
+def test_the_number_of_samples_settles_it():
+    rng = np.random.default_rng(7)
+    matrix = saddle_matrix(6, low=-0.3)
+    few = hp.classify(quadratic, point(6), cut(samples(rng, matrix, 64, 1.0), [4] * 16))
+    assert few.label == "undetermined"
+    needed = few.samples_needed
+    assert needed is not None
+    assert 64 < needed < 20_000
+    assert f"{needed:,}" in " ".join(few.evidence)
+    many = cut(samples(rng, matrix, needed, 1.0), [needed // 16] * 16)
+    assert hp.classify(quadratic, point(6), many).label == "saddle"
+
+
+def test_a_minimum_needs_its_lowest_curvature_beyond_its_error():
+    rng = np.random.default_rng(8)
+    matrix = np.diag([0.5, 1.0, 2.0])
+    clear = hp.classify(quadratic, point(3), cut(samples(rng, matrix, 160, 0.2), [10] * 16))
+    assert (clear.label, clear.certified, clear.confidence) == ("minimum", False, 0.99)
+    noisy = cut(samples(rng, matrix, 40, 3.0), [4] * 10)
+    assert hp.classify(quadratic, point(3), noisy).label in ("undetermined", "not_critical")
+
+
+def test_a_slope_of_noise_alone_is_not_decided():
+    rng = np.random.default_rng(9)
+    noisy = samples(rng, np.diag([1.0, 2.0, -1e-3]), 64, 0.0, slope_noise=1.0)
+    found = hp.classify(quadratic, point(3), cut(noisy, [4] * 16))
+    assert found.label == "undetermined"
+    assert "may be noise" in found.evidence[0]
+    sloping = samples(rng, np.diag([1.0, 2.0, -1e-3]), 64, 0.0, slope=[1.0, 0.0, 1.0], slope_noise=1.0)
+    assert hp.classify(quadratic, point(3), cut(sloping, [4] * 16)).label == "not_critical"
+
+
+def test_a_critical_point_that_noise_moves_about_is_not_decided():
+    """The mean gradient happens to vanish; the gradient of all the data may be far from it."""
+    rng = np.random.default_rng(10)
+    matrices, slopes = samples(rng, np.diag([1.0, 2.0, 3.0]), 64, 0.0, slope_noise=10.0)
+    slopes = np.concatenate([np.round(slopes[:32]), -np.round(slopes[:32])])
+    center = point(3, 0.25)
+    found = hp.classify(lambda w, b: quadratic(w - center, b), center, cut((matrices, slopes), [4] * 16))
+    assert found.label == "undetermined"
+    assert "moves the critical point" in found.evidence[0]
+    assert found.samples_needed > 64
+
+
+def test_few_batches_are_said_to_be_all_there_is():
+    rng = np.random.default_rng(11)
+    found = hp.classify(quadratic, point(6), cut(samples(rng, saddle_matrix(6), 48, 1.0), [16] * 3))
+    assert found.label == "saddle"
+    assert found.certified
+    assert "the label is about these data" in found.evidence[-1]
+    assert found.grad_norm_error is None
+
+
+def test_a_budget_too_small_for_the_check_says_so():
+    rng = np.random.default_rng(12)
+    batches = cut(samples(rng, saddle_matrix(40), 64, 0.1), [4] * 16)
+    full = hp.classify(quadratic, point(40), batches)
+    assert full.label == "saddle"
+    for budget in (6, 7, 10, 13, 16, full.num_hvps - 1, full.num_hvps + PRODUCTS):
+        found = hp.classify(quadratic, point(40), batches, max_hvps=budget)
+        assert found.num_hvps <= budget
+        assert found.label == "saddle" or "max_hvps" in " ".join(found.evidence)
+
+
+def test_batches_in_another_order_give_the_same_kind_of_answer():
+    rng = np.random.default_rng(13)
+    batches = cut(samples(rng, saddle_matrix(8), 128, 0.5), [16] * 8)
+    one, two = (hp.classify(quadratic, point(8), b) for b in (batches, batches[::-1]))
+    assert one.label == two.label == "saddle"
+    np.testing.assert_allclose(one.lowest.standard_errors, two.lowest.standard_errors, rtol=0.05)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_the_unit_of_the_loss_changes_no_label(unit):
+    rng = np.random.default_rng(14)
+    for noise, expected in ((0.5, "saddle"), (12.0, "undetermined")):
+        batches = cut(samples(rng, saddle_matrix(8), 64, noise), [8] * 8)
+        plain = hp.classify(quadratic, point(8), batches)
+        scaled = hp.classify(lambda w, b: unit * quadratic(w, b) + unit, point(8), batches)
+        assert plain.label == scaled.label == expected
+        assert plain.samples_needed == scaled.samples_needed
+
+
+def test_sampled_is_a_flag():
+    with pytest.raises(TypeError, match="sampled"):
+        hp.classify(lambda w: w @ w, point(2), sampled=1)
+
+
+# ---------------------------------------------------------------- the gradient
+
+
+def test_the_noise_of_the_gradient_is_that_of_its_samples():
+    rng = np.random.default_rng(15)
+    arrays = samples(rng, np.eye(30), 4000, 0.0, slope=np.full(30, 0.1), slope_noise=1.0)
+    found = hp.classify(quadratic, point(30), cut(arrays, [80] * 50))
+    assert found.grad_norm_error == pytest.approx(math.sqrt(30 / 4000), rel=0.15)
+
+
+def test_more_samples_for_less_curvature():
+    needs = [times_the_data(value, value, 1.0, 15.0, 0.99) for value in (4.0, 2.0, 1.0)]
+    assert 1.0 <= needs[0] < needs[1] < needs[2]
+    assert times_the_data(0.0, 0.0, math.inf, 0.0, 0.99) is None
+    assert times_the_data(3.0, 3.0, 0.0, 3.0, 0.99) == 1.0
+    assert times_the_data(3.0, 3.0, 1.0, 3.0, 0.99) > times_the_data(3.0, 3.0, 1.0, 63.0, 0.99)
+    assert times_the_data(2.0, 2.0, 1.0, 15.0, 0.99, bias=2.0) > needs[1]
+    assert 0 < POWER < 1
+
+
+@pytest.mark.parametrize(("samples_wanted", "shown"), [(1.2, 2), (99.0, 99), (12_345.0, 13_000)])
+def test_numbers_of_samples_are_rounded_up(samples_wanted, shown):
+    assert rounded_up(samples_wanted) == shown
+
+
+def test_the_halves_search_keeps_to_its_budget():
+    rng = np.random.default_rng(16)
+    op = hp.hessian(
+        quadratic, point(30), cut(samples(rng, saddle_matrix(30), 40, 0.1), [4] * 10), check=False
+    )
+    assert steps_for_halves(op, 10, 5) == 0
+    steps = steps_for_halves(op, 10, 13)
+    assert steps == 9
+    before = op.num_hvps
+    held_out(op, steps, rng)
+    assert op.num_hvps - before <= 13
