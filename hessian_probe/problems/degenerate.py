@@ -94,6 +94,7 @@ def _point(
     kind: str = "degenerate",
     descent: list[float] | None = None,
     eigenvalue_range: tuple[float, float] | None = None,
+    decidable: bool = True,
 ) -> KnownPoint:
     """Fill in a record from the counts (negative, zero, positive) of Hessian eigenvalues.
 
@@ -108,6 +109,7 @@ def _point(
         kind: See ``KnownPoint``.
         descent: See ``KnownPoint``.
         eigenvalue_range: See ``KnownPoint``.
+        decidable: See ``KnownPoint``.
 
     Returns:
         The record.
@@ -125,6 +127,7 @@ def _point(
         isolated=isolated,
         eigenvalue_range=eigenvalue_range,
         descent=None if descent is None else np.array(descent) / np.linalg.norm(descent),
+        decidable=decidable,
         why=why,
     )
 
@@ -171,7 +174,8 @@ def degenerate_points() -> list[KnownPoint]:
         ),
         _point(
             "x2y2", _crossed_valleys, o2, "minimum", (0, 2, 0),
-            "nowhere negative, and zero on both axes", isolated=False,
+            "nowhere negative; zero on both axes, which no finite order proves",
+            isolated=False, decidable=False,
         ),
         _point(
             "peano", _peano, o2, "saddle", (0, 1, 1),
@@ -197,6 +201,7 @@ def degenerate_points() -> list[KnownPoint]:
         _point(
             "exp(-1/x2)", _flat_exponential, [0.0], "minimum", (0, 1, 0),
             "positive off 0, though every derivative at 0 is zero: no finite order decides",
+            decidable=False,
         ),
         _point(
             "dixon_price3", dixon_price, [third, 0.0, 0.0], "saddle", (0, 1, 2),
@@ -204,7 +209,8 @@ def degenerate_points() -> list[KnownPoint]:
         ),
         _point(
             "dixon_price6", dixon_price, [third, *[0.0] * 5], "saddle", (0, 1, 5),
-            "as dixon_price3, with the last coordinate the flat one",
+            "as dixon_price3, with the last coordinate the flat one; along the curve that falls, by order 32",
+            decidable=False,
         ),
     ]  # fmt: skip
 

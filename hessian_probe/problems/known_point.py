@@ -9,6 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+# Roundings of ‖H‖ that the smallest eigenvalue which decides a label must be above.
+GAP_ROUNDINGS = 64.0
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class KnownPoint:
@@ -27,7 +30,8 @@ class KnownPoint:
         label: ``"minimum"``, ``"maximum"``, ``"saddle"``, ``"degenerate"`` or
             ``"not_critical"``. A minimum need not be isolated.
         index: Number of negative eigenvalues of the Hessian; None where it was not derived.
-        data: One batch for ``loss``, samples along the leading axes, or None.
+        data: One batch for ``loss``, samples along the leading axes; a list of batches drawn from
+            a population; or None.
         degenerate: True where the signs of the Hessian's eigenvalues alone do not settle the label
             (some are zero, and the others are not of both signs). ``"degenerate"`` is then an
             honest answer, too.
@@ -37,6 +41,13 @@ class KnownPoint:
             None.
         descent: Pytree like ``params``: a straight direction along which the loss falls although
             second order does not show it; None where there is none or none is needed.
+        decidable: False where finitely many evaluations in any precision, or the data given, do not
+            hold the answer; ``why`` says what is missing. The criterion is each family's own and
+            never asks what a classifier answers.
+        gap: The smallest eigenvalue that the label rests on, in magnitude and as a share of ‖H‖; or
+            the share of another quantity that has to be told from zero.
+        fixed_dtype: Whether the precision of ``params`` is part of the problem; ``astype`` then
+            leaves them alone.
         why: One sentence of proof, or the source.
     """
 
@@ -52,6 +63,9 @@ class KnownPoint:
     isolated: bool = True
     eigenvalue_range: tuple[float, float] | None = None
     descent: Any = None
+    decidable: bool = True
+    gap: float = 1.0
+    fixed_dtype: bool = False
     why: str = ""
 
     @property
@@ -69,9 +83,30 @@ class KnownPoint:
         """Labels that are right; "undetermined" is never wrong and is not listed."""
         return frozenset({self.label, "degenerate"} if self.degenerate else {self.label})
 
+    def decidable_in(self, dtype: Any) -> bool:
+        """Say whether the label can be known from evaluations in a floating dtype.
+
+        Args:
+            dtype: Precision of the evaluations.
+
+        Returns:
+            ``decidable``, and ``gap`` at least 64·ε·√n: eigenvalues are computed with an error of
+            a moderate multiple of ε‖H‖, which grows like √n where roundings are independent
+            (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 2.8 and 3.1).
+        """
+        rounding = GAP_ROUNDINGS * float(np.finfo(dtype).eps) * np.sqrt(self.size)
+        return self.decidable and self.gap >= rounding
+
+    @property
+    def batches(self) -> list[Any]:
+        """The batches that ``data`` consists of, each a tuple to be given to ``loss`` after ``params``."""
+        if self.data is None:
+            return [()]
+        return [(batch,) for batch in self.data] if isinstance(self.data, list) else [(self.data,)]
+
     @property
     def args(self) -> tuple[Any, ...]:
-        """What ``loss`` is to be called with: ``(params,)`` or ``(params, data)``."""
+        """What ``classify`` takes after ``loss``: ``(params,)`` or ``(params, data)``."""
         return (self.params,) if self.data is None else (self.params, self.data)
 
     def astype(self, dtype: Any) -> KnownPoint:
@@ -84,6 +119,8 @@ class KnownPoint:
             The same point in another precision. The truth was derived in float64: a point rounded
             to float32 is critical to float32's rounding only.
         """
+        if self.fixed_dtype:
+            return self
 
         def cast(leaf: Any) -> Any:
             array = np.asarray(leaf)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import jax
@@ -23,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.problems.known_point import KnownPoint, random_rotation
-
-Matrix = np.ndarray[Any, np.dtype[np.float64]]
+from hessian_probe.problems.linear_theory import Matrix, index_depth_2, is_tightened
 
 
 def deep_linear_loss(weights: Sequence[jax.Array], batch: tuple[Any, Any]) -> jax.Array:
@@ -112,36 +110,6 @@ def _weights(
     return weights
 
 
-def _product(weights: Iterable[Matrix], size: int) -> Matrix:
-    product = np.eye(size)
-    for weight in weights:
-        product = weight @ product
-    return product
-
-
-def _is_tightened(weights: Sequence[Matrix], r: int) -> bool:
-    """Decide whether a critical point that fits the top r directions is second-order flat.
-
-    Args:
-        weights: W₁ … W_H.
-        r: Rank of their product.
-
-    Returns:
-        True if for every pair of layers i > j one of W_H⋯W_{i+1}, W_{i−1}⋯W_{j+1}, W_{j−1}⋯W₁ has
-        rank r (an empty product is an identity).
-    """
-    depth = len(weights)
-    for j, i in combinations(range(depth), 2):
-        blocks = (
-            _product(weights[i + 1 :], weights[i].shape[0]),
-            _product(weights[j + 1 : i], weights[j].shape[0]),
-            _product(weights[:j], weights[0].shape[1]),
-        )
-        if all(np.linalg.matrix_rank(block) != r for block in blocks):
-            return False
-    return True
-
-
 def _fault(
     widths: Sequence[int],
     subset: Sequence[int],
@@ -209,24 +177,6 @@ def _descent(weights: Sequence[Matrix], subset: Sequence[int], s: Matrix, parts:
     return [m / norm for m in missing]
 
 
-def _index_depth_2(widths: Sequence[int], subset: Sequence[int], s: Matrix) -> tuple[int, int]:
-    """Count negative and zero eigenvalues of a two-layer network, free hidden units zero.
-
-    Args:
-        widths: d₀, p, d₂.
-        subset: Fitted directions S.
-        s: Singular values, one for each of the min(d₀, d₂) = d directions (zeros included).
-
-    Returns:
-        n₋ = #{i ∈ S, j ∉ S: sⱼ > sᵢ} + (p − r)(d − r) and n₀ = r² + (p − r)(d₀ + d₂ − 2(d − r)),
-        counted with d replaced by the number of directions that have a singular value.
-    """
-    d_in, p, d_out = widths
-    r, d = len(subset), s.size
-    swaps = sum(1 for i in subset for j in range(d) if j not in subset and s[j] > s[i])
-    return swaps + (p - r) * (d - r), r**2 + (p - r) * (d_in + d_out - 2 * (d - r))
-
-
 def deep_linear_point(
     widths: Sequence[int],
     subset: Sequence[int],
@@ -283,12 +233,12 @@ def deep_linear_point(
     weights = _weights(widths, chosen, s, parts, layers)
     fits_top = chosen == list(range(r))
     is_minimum = fits_top and r in (min(widths), s.size)
-    non_strict = fits_top and not is_minimum and _is_tightened(weights, r)
+    non_strict = fits_top and not is_minimum and is_tightened(weights, r)
     descent = _descent(weights, chosen, s, parts) if non_strict else None
     index: int | None = None
     num_zero: int | None = None
     if depth == 2:
-        index, num_zero = _index_depth_2(widths, chosen, s)
+        index, num_zero = index_depth_2(widths, chosen, s)
     elif r == 0 and not any(layers.values()):
         index, num_zero = 0, sum(w.size for w in weights)
     elif is_minimum or non_strict:
@@ -323,49 +273,3 @@ def deep_linear_point(
         descent=None if descent is None else tuple(descent),
         why=why,
     )
-
-
-# widths, subset, carried: depth 3 and 4, every branch of the classification.
-_DEEP_CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[int, tuple[int, ...]]], ...] = (
-    ((2, 2, 2, 2), (), {}),
-    ((3, 3, 3, 3), (), {0: (2,)}),
-    ((3, 3, 3, 3), (), {0: (2,), 1: (1,)}),
-    ((3, 3, 3, 3), (1,), {}),
-    ((3, 3, 3, 3), (1,), {1: (1,)}),
-    ((3, 3, 3, 3), (1,), {1: (2,)}),
-    ((3, 3, 3, 3), (2,), {}),
-    ((3, 3, 3, 3), (1, 2), {}),
-    ((3, 3, 3, 3), (1, 2), {2: (3,)}),
-    ((3, 3, 3, 3), (1, 3), {}),
-    ((3, 3, 3, 3), (1, 2, 3), {}),
-    ((5, 4, 2, 3), (1, 2), {}),
-    ((5, 4, 2, 3), (2, 3), {}),
-    ((5, 4, 2, 3), (1,), {1: (1,)}),
-    ((2, 2, 2, 2, 2), (), {}),
-    ((3, 3, 3, 3, 3), (1,), {}),
-    ((3, 3, 3, 3, 3), (1,), {1: (1,)}),
-    ((3, 3, 3, 3, 3), (1,), {1: (1, 4)}),
-    ((3, 3, 3, 3, 3), (1,), {1: (2, 3)}),
-    ((3, 3, 3, 3, 3), (1, 2), {}),
-    ((3, 3, 3, 3, 3), (3,), {}),
-    ((4, 3, 2, 3, 3), (1, 2), {}),
-    ((4, 3, 2, 3, 3), (1, 3), {}),
-)
-
-
-def linear_network_points() -> list[KnownPoint]:
-    """Build critical points of linear networks with two, three and four layers.
-
-    Returns:
-        For widths 4-2-3, 3-3-3 and 5-4-3 and singular values 3, 2, 1, all 23 subsets that fit; and
-        deeper networks with saddles that second order sees, saddles that it does not see, and
-        global minima.
-    """
-    points = [
-        deep_linear_point(widths, subset, (3.0, 2.0, 1.0))
-        for widths in ((4, 2, 3), (3, 3, 3), (5, 4, 3))
-        for r in range(min(widths) + 1)
-        for subset in combinations((1, 2, 3), r)
-    ]
-    points += [deep_linear_point(widths, subset, carried=carried) for widths, subset, carried in _DEEP_CASES]
-    return points

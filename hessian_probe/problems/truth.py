@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from hessian_probe.problems.certificates import certificate_points
 from hessian_probe.problems.clusters import cluster_points
 from hessian_probe.problems.degenerate import degenerate_points, trap_points
+from hessian_probe.problems.flat_forms import flat_form_points, peano_points
+from hessian_probe.problems.flat_valleys import flat_valley_points
+from hessian_probe.problems.kinked import kink_points
 from hessian_probe.problems.known_point import KnownPoint
-from hessian_probe.problems.linear_networks import linear_network_points
+from hessian_probe.problems.linear_tables import linear_network_points
+from hessian_probe.problems.low_precision import precision_points
 from hessian_probe.problems.networks import lecture_points, zero_mlp_point
-from hessian_probe.problems.plane import closed_form_points, styblinski_tang_points
+from hessian_probe.problems.plane_tables import closed_form_points, styblinski_tang_points
 from hessian_probe.problems.plateaus import plateau_points
 from hessian_probe.problems.polynomials import axis_aligned_saddles, quadratic, random_polynomial
+from hessian_probe.problems.sampled import sampled_points
+from hessian_probe.problems.scales import scale_points
+from hessian_probe.problems.slopes import slope_points
 
 
 def _styblinski_tang() -> list[KnownPoint]:
@@ -39,6 +47,10 @@ def _polynomials() -> list[KnownPoint]:
     return points
 
 
+def _flat() -> list[KnownPoint]:
+    return flat_form_points() + peano_points() + flat_valley_points()
+
+
 _TABLES: dict[str, Callable[[], list[KnownPoint]]] = {
     "plane": closed_form_points,
     "degenerate": degenerate_points,
@@ -50,6 +62,13 @@ _TABLES: dict[str, Callable[[], list[KnownPoint]]] = {
     "polynomial": _polynomials,
     "axis_saddle": axis_aligned_saddles,
     "cluster": cluster_points,
+    "certificate": certificate_points,
+    "noise": sampled_points,
+    "precision": precision_points,
+    "flat": _flat,
+    "scale": scale_points,
+    "kink": kink_points,
+    "slope": slope_points,
     "plateau": plateau_points,
 }
 
