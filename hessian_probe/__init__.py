@@ -1,6 +1,7 @@
 """hessian_probe: is it a minimum, a maximum, a saddle, or not a critical point at all?"""
 
 from hessian_probe import problems as problems
+from hessian_probe import training as training
 from hessian_probe.diagnosis.stability import Stability as Stability
 from hessian_probe.diagnosis.stability import stability as stability
 from hessian_probe.escape.escape import escape as escape

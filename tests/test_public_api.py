@@ -22,6 +22,7 @@ def exported(folder: str) -> list[str]:
 
 
 EXPORTED = exported("hessian_probe")
+TRAINING = exported("hessian_probe/training")
 PROBLEMS = [name for name in exported("hessian_probe/problems") if not name.isupper()]
 PAGES = "\n".join(page.read_text("utf-8") for page in sorted(API.glob("*.md")))
 
@@ -45,6 +46,13 @@ def test_every_problem_is_documented(name):
     assert getattr(hessian_probe.problems, name).__doc__
     page = (API / "problems.md").read_text("utf-8")
     assert f"- {name}\n" in page, f"docs/api/problems.md does not list {name}"
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_hook_is_documented(name):
+    assert getattr(hessian_probe.training, name).__doc__
+    page = (API / "training.md").read_text("utf-8")
+    assert f"::: hessian_probe.training.{name}\n" in page, f"docs/api/training.md does not show {name}"
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -1,0 +1,151 @@
+"""What a hook reports: events, their log, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+
+from hessian_probe.escape.result import Escape
+from hessian_probe.points.result import CriticalPoint
+from hessian_probe.results import number, result
+
+
+@result(leaves=("params", "opt_state", "value", "point", "escape"))
+class Event:
+    """What `Monitor.update` saw and did at one step.
+
+    Attributes:
+        kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
+            `PlateauTest`); "escaped": the parameters were moved off a saddle or a maximum;
+            "at_minimum": the loss is flat and the latest look found a minimum.
+        step: the step that was given.
+        value: the loss that was given.
+        params: what to go on with; the same object if nothing was changed.
+        opt_state: what to go on with; the same object if nothing was changed.
+        point: the classification, if one was made at this step, else None.
+        escape: the escape, if one was tried at this step, else None.
+        evidence: short sentences with the numbers that decided.
+        num_hvps: Hessian-vector products spent at this step.
+        num_evaluations: loss or gradient evaluations spent at this step.
+        seconds: time spent at this step, compilation included.
+    """
+
+    kind: str
+    step: int
+    value: float
+    params: Any
+    opt_state: Any
+    point: CriticalPoint | None
+    escape: Escape | None
+    evidence: tuple[str, ...]
+    num_hvps: int
+    num_evaluations: int
+    seconds: float
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        title = f"Event: {self.kind.upper()}   step {self.step}, loss {number(self.value, 5)}"
+        rows = [("because", sentence) for sentence in self.evidence]
+        if self.point is not None:
+            rows.append(("point", f"{self.point.label}, loss {number(self.point.loss, 5)}"))
+        if self.escape is not None:
+            losses = f"{number(self.escape.loss_before, 5)} → {number(self.escape.loss_after, 5)}"
+            rows.append(("escape", f"{self.escape.status}, loss {losses}"))
+        rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
+        return title, rows
+
+    def record(self) -> dict[str, Any]:
+        """Return the event as a flat dict of numbers and strings, for a log."""
+        row: dict[str, Any] = {
+            "step": self.step,
+            "kind": self.kind,
+            "value": _plain(self.value),
+            "evidence": "; ".join(self.evidence),
+            "num_hvps": self.num_hvps,
+            "num_evaluations": self.num_evaluations,
+            "seconds": self.seconds,
+        }
+        if self.point is not None:
+            lowest = self.point.lowest.eigenvalues
+            row |= {
+                "label": self.point.label,
+                "grad_norm": _plain(self.point.grad_norm),
+                "lowest": _plain(lowest[0]) if len(lowest) else None,
+            }
+        if self.escape is not None:
+            row |= {
+                "status": self.escape.status,
+                "loss_before": _plain(self.escape.loss_before),
+                "loss_after": _plain(self.escape.loss_after),
+                "distance": _plain(self.escape.distance),
+            }
+        return row
+
+
+@dataclasses.dataclass
+class Cost:
+    """What a monitor has cost beside the steps it watched.
+
+    Attributes:
+        num_steps: updates seen.
+        num_probes: classifications made.
+        num_escapes: escapes accepted.
+        num_hvps: Hessian-vector products.
+        num_evaluations: loss or gradient evaluations.
+        seconds: time in `update`, compilation included.
+        probe_seconds: the part of it spent on classifications and escapes.
+    """
+
+    num_steps: int = 0
+    num_probes: int = 0
+    num_escapes: int = 0
+    num_hvps: int = 0
+    num_evaluations: int = 0
+    seconds: float = 0.0
+    probe_seconds: float = 0.0
+
+
+def _plain(value: Any) -> float | str:
+    """Return a number that JSON knows; infinities and NaN as strings."""
+    value = float(value)
+    return value if math.isfinite(value) else repr(value)
+
+
+def append_event(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
+    """Append one event to a file of JSON lines."""
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a monitor's log back as a table: one dict per event, all with the same keys.
+
+    Args:
+        path: file of JSON lines, as `Monitor(log=path)` writes it.
+
+    Returns:
+        Rows in the order written; what an event lacks is None; NaN and infinities are floats again.
+
+    Raises:
+        ValueError: a line is no JSON object; the message names it.
+    """
+    rows = []
+    with open(path, encoding="utf-8") as stream:
+        for number_of_line, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{os.fspath(path)}, line {number_of_line}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{os.fspath(path)}, line {number_of_line}: expected a JSON object")
+            rows.append({key: _number(value) for key, value in row.items()})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value

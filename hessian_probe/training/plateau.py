@@ -1,0 +1,112 @@
+"""The plateau test on the host: is a stream of losses still falling, and how does one know?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict, absorb, judge, new_stream
+
+
+class PlateauTest:
+    """Tell from a stream of losses whether training still gets anywhere.
+
+    The kinds: "none" (it falls as the run so far lets expect, or too little was seen yet), "flat" (no
+    progress, beyond doubt of the noise), "slow" (progress, small beside the run's own, or only just
+    beginning to grow), "oscillating", "diverging" (rises, or is not finite), "noisy" (a trend worth
+    having can be neither shown nor excluded).  The answer is the same for a·loss + b, a > 0, up to
+    rounding, and a spike does not change it.
+
+    Args:
+        window: steps that show the present trend; nothing is said before so many.
+        every: steps between judgements, a multiple of 4; the kind holds in between.
+
+    Attributes:
+        stream: what is remembered.
+        pending: values that wait for their chunk.
+        broken: the latest value was not finite.
+        verdict: the numbers behind the kind, or None before the first.
+
+    Raises:
+        ValueError: `window` is below 16, or one of the two is no multiple of 4.
+
+    Cost:
+        Time and memory for a few hundred numbers per value, whatever the length of the run.
+    """
+
+    def __init__(self, *, window: int = 64, every: int = 8) -> None:
+        check_lengths(window, every)
+        self.window, self.every = window, every
+        self.broken = False
+        self.pending: list[float] = []
+        self.stream = new_stream(np, window, np.float64)
+        self.verdict: Verdict | None = None
+
+    @property
+    def kind(self) -> str:
+        """The verdict that stands."""
+        return "diverging" if self.broken else KINDS[int(self.stream.kind)]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the latest value was judged at once."""
+        return not self.pending and int(self.stream.count) % self.every == 0 and self.verdict is not None
+
+    @property
+    def level(self) -> float:
+        """Median of the window."""
+        return float(np.median(self.stream.recent))
+
+    def update(self, value: Any) -> str:
+        """Add a value and return the kind, judged anew every `every` values.
+
+        Args:
+            value: real scalar; one that is not finite is "diverging" and not remembered.
+
+        Returns:
+            The kind.
+        """
+        self.broken = not np.isfinite(value)
+        if not self.broken:
+            self.pending.append(float(value))
+        if len(self.pending) == CHUNK:
+            self.stream = absorb(np, self.stream, np.asarray(self.pending))
+            self.pending.clear()
+            if int(self.stream.count) % self.every == 0:
+                self.stream, self.verdict = judge(np, self.stream)
+        return self.kind
+
+    def restart(self, gain: float = 0.0) -> None:
+        """Forget the stream, after a jump that brought `gain`; the next kind takes a window."""
+        self.resume(new_stream(np, self.window, np.float64, gain), [])
+
+    def resume(self, stream: Stream, pending: list[float]) -> None:
+        """Go on with a stream that was kept."""
+        self.stream, self.pending = stream, pending
+        self.verdict = judge(np, stream)[1] if int(stream.count) >= self.window else None
+
+    def evidence(self) -> str:
+        """Say in one sentence which numbers decided."""
+        found = self.verdict
+        if self.broken:
+            return "the loss is not finite"
+        if found is None or int(self.stream.count) < self.window:
+            return f"{int(self.stream.count) + len(self.pending)} of {self.window} values seen"
+        sentence = (
+            f"over {self.window} steps the loss fell by {float(found.fall):.3g} ± {float(found.error):.2g}, "
+            f"single values vary by {float(found.noise):.2g}"
+        )
+        if float(found.reference) > 0:
+            sentence += f"; that is {float(found.speed):.3g} of the run's own speed"
+        return sentence
+
+
+def check_lengths(window: int, every: int) -> None:
+    """Refuse a window or an interval that the test cannot work with."""
+    if window < 16 or window % CHUNK:
+        raise ValueError(
+            f"window={window}; expected a multiple of {CHUNK}, at least 16: a trend is fitted to it"
+        )
+    if every < CHUNK or every % CHUNK:
+        raise ValueError(f"every={every}; expected a multiple of {CHUNK}")

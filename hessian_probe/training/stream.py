@@ -1,0 +1,285 @@
+"""What is remembered of a stream of losses, and how it is judged; for NumPy and JAX alike.
+
+* The last `window` values show the present trend; means over ever longer, equal blocks show the whole
+  run in bounded memory.
+* A trend is a least-squares slope of values freed of spikes; its standard error allows for noise that
+  is correlated from step to step.
+* What counts as progress is measured by the run itself: the fall over the second half of the run so
+  far. A loss that falls like a power of time keeps a fixed ratio to it, a plateau does not.
+
+So the answer is the same for a·loss + b, a > 0, and no scale of the loss has to be known.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hessian_probe.training.trends import GAUSSIAN, Trend, fit, oscillates, quantiles
+
+KINDS = ("none", "flat", "slow", "oscillating", "diverging", "noisy")
+NONE, FLAT, SLOW, OSCILLATING, DIVERGING, NOISY = range(len(KINDS))
+
+# Values are taken in together, so many at a time.
+CHUNK = 4
+# Blocks that hold the whole run; between half of them and all are in use.
+BLOCKS = 128
+# Progress is shown where it is this many standard errors from zero, and excluded where it is as many
+# from what would count. Measured by tests/test_training_plateau.py on streams with known trends.
+SIGNIFICANT = 3.5
+# Present speed over the run's own: below FLAT_SPEED nothing happens, below SLOW_SPEED it is slow. A loss
+# that falls like t^-p has a speed of about 0.5 for p = 1 and 0.4 for p = 2 at any time; one that falls like
+# exp(-t / T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its way are left.
+FLAT_SPEED = 0.02
+SLOW_SPEED = 0.1
+# Without progress to compare with, a trend below this share of the noise over half the run is flat.
+NOISE_SHARE = 0.4
+# A rise must be this many standard errors from zero: correlated noise drifts both ways.
+RISING = 5.0
+# How much faster than in the middle third of the run the loss must fall in the last one to be called
+# accelerating.
+ACCELERATION = 2.0
+
+
+class Stream(NamedTuple):
+    """What is remembered of a stream of values; bounded, whatever its length.
+
+    Attributes:
+        count: values seen.
+        recent: the last `window` values, newest last.
+        blocks: means over `stride` chunks each, oldest first; `filled` of them are in use.
+        filled: blocks in use.
+        stride: chunks in each block; doubles when the blocks are full.
+        partial: mean of the block that is being filled.
+        held: chunks in it.
+        reference: fall over half the run that progress is compared with, in the stream's unit.
+        reference_at: `count` when it was seen.
+        kind: index into `KINDS` of the verdict that stands.
+        candidate: what the latest judgement alone says.
+    """
+
+    count: Any
+    recent: Any
+    blocks: Any
+    filled: Any
+    stride: Any
+    partial: Any
+    held: Any
+    reference: Any
+    reference_at: Any
+    kind: Any
+    candidate: Any
+
+
+class Verdict(NamedTuple):
+    """What the test found: kind (index into `KINDS`) and the numbers behind it.
+
+    `fall` and `error` are those of the window, `speed` is the present speed over the run's own (NaN if
+    the run has none), `noise` the standard deviation of single values, `reference` what speed is
+    compared with.
+    """
+
+    kind: Any
+    fall: Any
+    error: Any
+    noise: Any
+    speed: Any
+    reference: Any
+
+
+def new_stream(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> Stream:
+    """Start a stream.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        window: values that show the present trend.
+        dtype: floating dtype of the values.
+        gain: what a jump just brought, as a first measure of progress.
+
+    Returns:
+        The empty stream.
+    """
+
+    def whole(value: int) -> Any:
+        return xp.full((), value, np.int32)
+
+    def real(value: Any) -> Any:
+        return xp.asarray(value, dtype)
+
+    return Stream(
+        count=whole(0),
+        recent=xp.zeros(window, dtype),
+        blocks=xp.zeros(BLOCKS, dtype),
+        filled=whole(0),
+        stride=whole(1),
+        partial=real(0.0),
+        held=whole(0),
+        reference=real(gain),
+        reference_at=real(2.0 * window),
+        kind=whole(NONE),
+        candidate=whole(NONE),
+    )
+
+
+def absorb(xp: ModuleType, s: Stream, values: Any) -> Stream:
+    """Add a chunk of values.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        s: the stream.
+        values: shape (CHUNK,), finite, of the stream's dtype.
+
+    Returns:
+        The stream after them.
+
+    Cost:
+        A pass over `window + BLOCKS` numbers.
+    """
+    held = s.held + 1
+    mean = values[0] + xp.sum(values - values[0]) / CHUNK
+    partial = s.partial + (mean - s.partial) / held.astype(s.partial.dtype)
+    done = held >= s.stride
+    index = xp.arange(BLOCKS, dtype=np.int32)
+    blocks = xp.where((index == s.filled) & done, partial, s.blocks)
+    filled = s.filled + done.astype(np.int32)
+    full = filled >= BLOCKS
+    pairs = blocks.reshape(BLOCKS // 2, 2)
+    merged = xp.concatenate([pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) / 2, xp.zeros_like(pairs[:, 0])])
+    return s._replace(
+        count=s.count + CHUNK,
+        recent=xp.concatenate([s.recent[CHUNK:], values]),
+        blocks=xp.where(full, merged, blocks),
+        filled=xp.where(full, np.int32(BLOCKS // 2), filled),
+        stride=xp.where(full, 2 * s.stride, s.stride),
+        partial=xp.where(done, xp.zeros_like(partial), partial),
+        held=xp.where(done, xp.zeros_like(held), held),
+    )
+
+
+def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
+    """Judge the stream at its present end.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        s: the stream.
+
+    Returns:
+        The stream with its reference and kind brought up to date, and the verdict.
+
+    Cost:
+        A few sorts of a few hundred numbers.
+    """
+    dtype, window = s.recent.dtype, s.recent.shape[0]
+    total = xp.maximum(s.count, 1).astype(dtype)
+    length = max(window, BLOCKS)
+    blocks = s.blocks - s.recent[-1]
+    history = _padded(xp, blocks, length)
+    index = xp.arange(length, dtype=np.int32)
+    used = index < s.filled
+    lines = xp.stack([_padded(xp, s.recent - s.recent[-1], length), history, history])
+    masks = [index < window, used & (2 * index >= s.filled), used & (4 * index >= 3 * s.filled)]
+    trends = fit(xp, lines, xp.stack(masks), _rounding(xp, s))
+    short, half, quarter = (trends.at(number) for number in range(3))
+
+    aged = s.reference * xp.square(s.reference_at / xp.maximum(total, s.reference_at))
+    first, second, doubt = _thirds(xp, s, blocks, s.filled // 2)
+    # Between the middles of the first and the last third lie two thirds of the half.
+    seen = 1.5 * (first + second - SIGNIFICANT * doubt * float(np.sqrt(2.0)))
+    renewed = (seen > aged) & (s.count >= window)
+    reference = xp.where(renewed, seen, aged)
+    s = s._replace(
+        reference=xp.where(renewed, seen, s.reference),
+        reference_at=xp.where(renewed, total, s.reference_at),
+    )
+    return _decide(xp, s, short, half, quarter, reference, _accelerating(xp, s, blocks))
+
+
+def _padded(xp: ModuleType, y: Any, length: int) -> Any:
+    return xp.concatenate([y, xp.zeros(length - y.shape[0], y.dtype)])
+
+
+def _decide(
+    xp: ModuleType,
+    s: Stream,
+    short: Trend,
+    half: Trend,
+    quarter: Trend,
+    reference: Any,
+    accelerating: Any,
+) -> tuple[Stream, Verdict]:
+    """Weigh the trends at three lengths against the run's own progress."""
+    dtype = s.recent.dtype
+    window = s.recent.shape[0]
+    total = xp.maximum(s.count, 1).astype(dtype)
+    known = reference > 0
+    unit = xp.where(known, reference, xp.ones_like(reference))
+
+    def in_units(trend: Trend, length: Any) -> tuple[Any, Any]:
+        per_half = total / (2 * length)
+        return trend.fall * per_half / unit, SIGNIFICANT * trend.error * per_half / unit
+
+    speed, doubt = in_units(short, float(window))
+    far_speed, far_doubt = in_units(quarter, xp.maximum(total / 4, float(window)))
+    falls = short.fall > SIGNIFICANT * short.error
+    long = s.count >= 4 * window
+    far_falls = (quarter.fall > SIGNIFICANT * quarter.error) & long
+    flat = known & (speed + doubt < FLAT_SPEED) & (2 * s.count >= 3 * window)
+    far_flat = known & long & (far_speed + far_doubt < FLAT_SPEED)
+    silent = ~falls & (half.fall < SIGNIFICANT * half.error)
+    excluded = xp.maximum(half.fall, 0.0) + SIGNIFICANT * half.error
+    lost = silent & long & (excluded < NOISE_SHARE * short.noise)
+    still = short.noise <= 4 * _rounding(xp, s)  # a few units in the last place
+    rises = (-short.fall > RISING * short.error) & (-short.fall > short.noise)
+    worse = rises & (-short.fall > SLOW_SPEED * reference)
+    swings = oscillates(xp, short, window) & ~falls & ~still
+
+    slow = known & xp.where(falls, speed < SLOW_SPEED, far_falls & (far_speed < SLOW_SPEED))
+    accelerating = accelerating & falls
+    kind = xp.where(falls | far_falls, np.int32(NONE), np.int32(NOISY))
+    kind = xp.where(slow | accelerating, np.int32(SLOW), kind)
+    kind = xp.where(flat | (far_flat & ~falls) | lost | (still & ~falls), np.int32(FLAT), kind)
+    kind = xp.where(swings, np.int32(OSCILLATING), kind)
+    kind = xp.where(worse, np.int32(DIVERGING), kind)
+    kind = xp.where(s.count < window, np.int32(NONE), kind)
+    # An alarm is raised when two judgements in a row agree; before, the older kind holds.
+    sure = (kind == s.candidate) | (kind == NONE) | (kind == NOISY)
+    stands = xp.where(sure, kind, s.kind)
+    nan = xp.full_like(speed, np.nan)
+    verdict = Verdict(stands, short.fall, short.error, short.noise, xp.where(known, speed, nan), reference)
+    return s._replace(kind=stands, candidate=kind), verdict
+
+
+def _rounding(xp: ModuleType, s: Stream) -> Any:
+    """Rounding of the newest value."""
+    return np.asarray(np.finfo(s.recent.dtype).eps, s.recent.dtype) * xp.abs(s.recent[-1])
+
+
+def _thirds(xp: ModuleType, s: Stream, blocks: Any, first: Any) -> tuple[Any, Any, Any]:
+    """Compare the medians of the thirds of the blocks from `first` on.
+
+    Their noise comes from second differences, which know no trend.
+
+    Returns:
+        Fall from the first third to the second, fall from there to the last, and the standard error of
+        one median (√(π/2) that of a mean).
+    """
+    part = (s.filled - first) // 3
+    index = xp.arange(BLOCKS, dtype=np.int32)[None, :]
+    third = xp.arange(3, dtype=np.int32)[:, None]
+    inside = (index >= first + third * part) & (index < first + (third + 1) * part)
+    middle = quantiles(xp, xp.stack([blocks, blocks, blocks]), inside, (0.5,))[0][:, 0]
+    bends = xp.abs(blocks[2:] - 2 * blocks[1:-1] + blocks[:-2])[None, :]
+    bend = quantiles(xp, bends, (index[:, 2:] < s.filled) & (index[:, :-2] >= first), (0.5,))[0][0, 0]
+    size = xp.maximum(part, 1).astype(blocks.dtype)
+    error = GAUSSIAN / float(np.sqrt(6.0)) * bend * xp.sqrt(float(np.pi / 2) / size) + _rounding(xp, s)
+    return middle[0] - middle[1], middle[1] - middle[2], error
+
+
+def _accelerating(xp: ModuleType, s: Stream, blocks: Any) -> Any:
+    """Whether the loss has fallen faster and faster since the start: a run that began on a plateau."""
+    earlier, later, error = _thirds(xp, s, blocks, xp.zeros_like(s.filled))
+    # The difference of the falls weighs the three medians with 1, −1 − ACCELERATION and ACCELERATION.
+    spread = float(np.sqrt(1 + (1 + ACCELERATION) ** 2 + ACCELERATION**2))
+    return later - ACCELERATION * xp.maximum(earlier, 0.0) > SIGNIFICANT * spread * error
