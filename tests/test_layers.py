@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hessian_probe"
 ROOMS = (
     "arrays",
     "results",
+    "storage",
     "operators",
     "spectrum",
     "points",

@@ -124,6 +124,11 @@ class HessianOperator:
         return self.objective.route.accuracy
 
     @property
+    def evaluated(self) -> bool:
+        """Whether loss and gradient have been computed."""
+        return self._value is not None
+
+    @property
     def value(self) -> float:
         """Loss at the operator's parameters."""
         self._prepare()

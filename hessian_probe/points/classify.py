@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,12 @@ from hessian_probe.points.population import PRODUCTS, Place, Population, Samplin
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.sampling import beyond
 from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
-from hessian_probe.points.verdict import Judge, Verdict, degenerate, is_saddle, undetermined
+from hessian_probe.points.verdict import Judge, Verdict, degenerate, interrupted, is_saddle, undetermined
 from hessian_probe.results import number, signed
+from hessian_probe.spectrum.checkpoint import Job, Saving
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult
+from hessian_probe.spectrum.state import random_state
 
 # Products allowed by default; a certified saddle takes about a dozen.
 MAX_HVPS = 400
@@ -44,6 +47,9 @@ def classify(
     rtol: float | None = None,
     sampled: bool = True,
     progress: Callable[[str], None] | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    save_every: float = 30.0,
+    resume: bool | str | os.PathLike[str] = True,
 ) -> CriticalPoint:
     """Say what kind of point the parameters are at or near, how sure that is, and why.
 
@@ -75,13 +81,18 @@ def classify(
             the label must hold for that, on batches that the directions were not fitted to; False: they
             are all there is.  Held-out batches say nothing of data that the parameters were fitted to.
         progress: called with a line of text as the search goes on.
+        save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.
+        save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
+        resume: True goes on from `save_to` if that file exists, to the answer that an uninterrupted
+            call gives; a path goes on from that file; False starts over and overwrites.
 
     Returns:
-        CriticalPoint.
+        CriticalPoint.  Ctrl-C makes it "undetermined", with what was measured until then.
 
     Raises:
         TypeError: `loss` is not callable or gives no real scalar; data can be read only once.
-        ValueError: `params` has no variable, data is empty, or an option is out of range.
+        ValueError: `params` has no variable, data is empty, or an option is out of range; the file to go
+            on from is cut off, damaged, or of another job.
 
     Cost:
         About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  With data in
@@ -109,14 +120,19 @@ def classify(
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
     budget = MAX_HVPS if max_hvps is None else max_hvps
     settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled)
-    return _Probe(op, generator(key), settings).run()
+    rng = generator(key)
+    options = {"key": random_state(rng)} | settings._asdict()
+    for spent in ("budget", "progress"):
+        del options[spent]
+    job = Job("classify", op, options, Saving(save_to, save_every, resume))
+    return _Probe(op, rng, settings, job).run()
 
 
 class _Probe:
     """One classification: what was measured so far, and how it becomes a verdict."""
 
-    def __init__(self, op: HessianOperator, rng: np.random.Generator, settings: Settings) -> None:
-        self.op, self.rng, self.settings = op, rng, settings
+    def __init__(self, op: HessianOperator, rng: np.random.Generator, settings: Settings, job: Job) -> None:
+        self.op, self.rng, self.settings, self.job = op, rng, settings, job
         self.ends: Ends | None = None
         self.probes: dict[str, LineProbe] = {}
         self.judge = Judge(self.probes, op.objective.ignored, settings)
@@ -134,6 +150,14 @@ class _Probe:
         return max(self.settings.budget - self.spent, 0)
 
     def run(self) -> CriticalPoint:
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            if not self.op.evaluated:
+                raise  # nothing is known
+            return self._point(interrupted(self.ends))
+
+    def _run(self) -> CriticalPoint:
         bad = nonfinite(self.op)
         if bad:
             return self._point(undetermined(bad))
@@ -149,6 +173,8 @@ class _Probe:
         ends = self.ends = self._search(self.op, near)
         if ends.low is None or ends.high is None:
             return self._point(undetermined(no_product(ends)))
+        if ends.status == "interrupted":
+            return self._point(interrupted(ends))
         cause = unstable(self.op, ends, self.noise)
         if cause:
             return self._point(undetermined(cause))
@@ -180,7 +206,8 @@ class _Probe:
 
     def _search(self, op: HessianOperator, near: Neighbour) -> Ends:
         self.noise = ProductNoise(near)
-        return Search(op, self.noise, self.rng, self.settings, self._left - self.reserve).run()
+        left = self._left - self.reserve
+        return Search(op, self.noise, self.rng, self.settings, left, self.job).run()
 
     def _verdict(self, ends: Ends) -> Verdict:
         """Join curvature and nearness."""
@@ -233,6 +260,8 @@ class _Probe:
             )
         near = neighbour(there, self.rng)
         moved = self._search(there, near)
+        if moved.status == "interrupted":
+            raise KeyboardInterrupt
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
         self.judged = Place(there, moved)

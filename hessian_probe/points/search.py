@@ -14,10 +14,12 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.noise import ProductNoise
 from hessian_probe.spectrum.bounds import log_inverse_weight, steps_for
+from hessian_probe.spectrum.checkpoint import Job
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.growth import Growth
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.search import MAX_BASIS
+from hessian_probe.spectrum.state import State, merged, pack, parted, random_state, set_random_state, unpack
 
 # Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
 # is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
@@ -56,10 +58,15 @@ class Search:
         rng: np.random.Generator,
         settings: Settings,
         budget: int,
+        job: Job,
     ) -> None:
+        self.job = job
         self.op, self.noise, self.rng = op, noise, rng
         self.settings, self.budget = settings, budget
         self.before = op.objective.num_hvps
+        self.judged = 0  # steps after which the ends were looked at last
+        self.resolved_at = 0  # steps after which both ends were resolved first
+        self.top = (0, 0)  # products and steps when the last step began
         flags = zip(op.active, op.layout.shapes, strict=True)
         self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
 
@@ -73,22 +80,55 @@ class Search:
         row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
         fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
         self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
-        status = "max_hvps"
+        saved = self.job.begin(self.op, self.rng)
+        if saved is not None:
+            self._restore(saved)
         try:
             if self.dimension <= DENSE_FIRST and self.budget >= self.op.size + 3:
                 return self._dense()
             status = self._iterate()
+            self.job.finish(self.state)
             if status == "dense":
                 return self._dense()
         except KeyboardInterrupt:
+            self.job.save(self.state)
             status = "interrupted"
         except FloatingPointError:
             status = "nonfinite"
         return self._ends(status)
 
+    def state(self) -> State:
+        """Everything from which the search can go on to the same answer."""
+        spent = self.top[0] + self.krylov.steps - self.top[1]
+        own = pack(
+            {
+                "judged": self.judged,
+                "resolved_at": self.resolved_at,
+                "spent": spent,
+                "noise": self.noise.largest,
+                "random": random_state(self.rng),
+            }
+        )
+        return merged(own, krylov=self.krylov.state())
+
+    def _restore(self, saved: State) -> None:
+        own, krylov = parted(saved, "krylov")
+        self.krylov.restore(krylov)
+        values = unpack(own)
+        self.judged, self.resolved_at = values["judged"], values["resolved_at"]
+        self.noise.largest = values["noise"]
+        set_random_state(self.rng, values["random"])
+        self.op.objective.num_hvps = self.before + values["spent"]
+        self.top = values["spent"], self.krylov.steps
+
     def _iterate(self) -> str:
-        krylov, resolved_at = self.krylov, None
+        krylov = self.krylov
         while True:
+            if krylov.steps > self.judged:
+                status = self._judge()
+                if status:
+                    return status
+            self.judged, self.top = krylov.steps, (self.spent, krylov.steps)
             if krylov.nonfinite:
                 return "nonfinite"
             if self.spent + 3 >= self.budget and krylov.size:
@@ -97,25 +137,31 @@ class Search:
                 if krylov.exhausted:
                     return "converged"
                 self._restart()
-            if not krylov.step():
-                continue
-            if krylov.steps == 1:
-                assert krylov.first is not None
-                self.noise.measure(*krylov.first)
-            if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
-                continue
-            values, residuals = self._ends_of_ritz()
-            if self._saddle(values, residuals):
-                return "converged"
-            affordable = self.budget >= self.spent + self.op.size + 3
-            if krylov.steps >= DENSE_AFTER and self.dimension <= DENSE_SIZE and affordable:
-                return "dense"
-            if self._resolved(values, residuals):
-                resolved_at = resolved_at or krylov.steps
-                if krylov.steps >= PATIENCE * resolved_at and self._covered(values):
-                    return "converged"
-            else:
-                resolved_at = None
+            self.job.offer(self.state)
+            krylov.step()
+
+    def _judge(self) -> str:
+        """Look at the ends after a step: how the search ends, or "" where it goes on."""
+        krylov = self.krylov
+        if krylov.nonfinite:
+            return ""
+        if krylov.steps == 1:
+            assert krylov.first is not None
+            self.noise.measure(*krylov.first)
+        if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
+            return ""
+        values, residuals = self._ends_of_ritz()
+        if self._saddle(values, residuals):
+            return "converged"
+        affordable = self.budget >= self.spent + self.op.size + 3
+        if krylov.steps >= DENSE_AFTER and self.dimension <= DENSE_SIZE and affordable:
+            return "dense"
+        if not self._resolved(values, residuals):
+            self.resolved_at = 0
+            return ""
+        self.resolved_at = self.resolved_at or krylov.steps
+        enough = krylov.steps >= PATIENCE * self.resolved_at and self._covered(values)
+        return "converged" if enough else ""
 
     def _ends_of_ritz(self) -> tuple[np.ndarray, np.ndarray]:
         ritz = self.krylov.ritz()

@@ -38,6 +38,21 @@ def undetermined(*evidence: str) -> Verdict:
     return Verdict("undetermined", False, False, None, evidence)
 
 
+# How the first piece of evidence begins where Ctrl-C ended a classification.
+INTERRUPTED = "interrupted"
+
+
+def interrupted(ends: Ends | None) -> Verdict:
+    """Make no claim, since Ctrl-C came first; say what had been measured."""
+    if ends is None or ends.low is None or ends.high is None:
+        return undetermined(f"{INTERRUPTED} before the curvature was measured")
+    return undetermined(
+        f"{INTERRUPTED} after {ends.steps} Lanczos steps, before the label was settled",
+        f"curvature from {signed(ends.low.value)} to {signed(ends.high.value)} was found, "
+        f"zero band ±{number(ends.band, 2)}",
+    )
+
+
 def degenerate(*evidence: str) -> Verdict:
     """Say that second order is silent."""
     return Verdict("degenerate", False, False, None, evidence)
@@ -79,8 +94,6 @@ class Judge:
             return Verdict("saddle", True, True, None, evidence)
         if not ends.settled:
             need = f"not settled within {self.settings.budget} products; raise max_hvps{_about(ends)}"
-            if ends.status == "interrupted":
-                need = f"interrupted after {ends.steps} Lanczos steps, before the label was settled"
             return undetermined(need, *evidence)
         if (low < -band and high < -band) or (low > band and high > band):
             label = "minimum" if low > band else "maximum"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, from_tangent, generator, tangent
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.spectrum.checkpoint import Job, Saving
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
 from hessian_probe.spectrum.errors import eigenvalue_errors
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.search import EndSearch
+from hessian_probe.spectrum.state import random_state
 
 # Below this size n products and LAPACK are cheaper than compiling and running Lanczos.
 DENSE_SIZE = 32
@@ -34,6 +37,9 @@ def eigsh(
     max_basis: int | None = None,
     progress: Callable[[str], None] | None = None,
     standard_errors: bool = False,
+    save_to: str | os.PathLike[str] | None = None,
+    save_every: float = 30.0,
+    resume: bool | str | os.PathLike[str] = True,
 ) -> EigenResult:
     """Estimate the algebraically smallest and largest eigenpairs of a Hessian.
 
@@ -55,6 +61,11 @@ def eigsh(
         progress: called with a line of text every few products.
         standard_errors: measure the standard error of each eigenvalue over the data, batch by batch;
             the data must be a sequence of at least two batches.
+        save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.  A
+            search by the dense route is not saved.
+        save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
+        resume: True goes on from `save_to` if that file exists, to the answer that an uninterrupted
+            search gives; a path goes on from that file; False starts over and overwrites.
 
     Returns:
         EigenResult with lowest + highest pairs (all n where these overlap).  Fewer only with status
@@ -62,7 +73,8 @@ def eigsh(
 
     Raises:
         ValueError: counts negative, both zero, or above the number of variables; rtol not positive;
-            standard errors of data that are one batch.
+            standard errors of data that are one batch; the file to go on from is cut off, damaged, or of
+            another search.
 
     Cost:
         On the Hessian of an 85,002-parameter network about 40 products for rtol 1e-3 and 90 for
@@ -79,15 +91,20 @@ def eigsh(
             "standard_errors=True needs data that are a sequence of at least two batches: with one batch "
             "nothing shows how much the data scatter; pass a list of batches"
         )
+    saving = Saving(save_to, save_every, resume)
     rng = generator(key)
     start = None if initial is None else from_tangent(op.layout, initial, "initial")
-    if op.unchecked:
-        op.check().require()
-    if standard_errors:
-        pairs = min(lowest + highest, op.size)
-        rest = None if max_hvps is None else max(max_hvps - pairs, 1)
-        return _with_errors(op, _search(op, lowest, highest, rtol, rest, rng, start, max_basis, progress))
-    return _search(op, lowest, highest, rtol, max_hvps, rng, start, max_basis, progress)
+    counted = op.num_hvps
+    rest = max_hvps
+    if standard_errors and max_hvps is not None:
+        rest = max(max_hvps - min(lowest + highest, op.size), 1)
+    try:
+        if op.unchecked:
+            op.check().require()
+        found = _search(op, lowest, highest, rtol, rest, rng, start, max_basis, progress, saving)
+    except KeyboardInterrupt:
+        return empty_result(op, op.num_hvps - counted, "lanczos", rtol, "interrupted", lowest + highest)
+    return _with_errors(op, found) if standard_errors else found
 
 
 def _search(
@@ -100,20 +117,30 @@ def _search(
     start: Vector | None,
     max_basis: int | None,
     progress: Callable[[str], None] | None,
+    saving: Saving,
 ) -> EigenResult:
     n = op.size
     many = 4 * (lowest + highest) >= n and n <= DENSE_MANY
     if (n <= DENSE_SIZE or many) and (max_hvps is None or max_hvps >= n):
         return _dense(op, lowest, highest, rtol)
-    search = EndSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress)
+    options = {"lowest": lowest, "highest": highest, "rtol": rtol, "max_basis": max_basis}
+    chance = {"key": random_state(rng), "initial": start}
+    job = Job("eigsh", op, options | chance, saving)
+    search = EndSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress, job)
     return search.run(start)
 
 
 def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:
     """Measure the standard error of each eigenvalue over the batches."""
+    if found.status == "interrupted":
+        return found
     before = op.num_hvps
     vectors = [from_tangent(op.layout, found.vector(index)) for index in range(len(found.eigenvalues))]
-    errors = np.array([estimate.error for estimate in eigenvalue_errors(op, vectors)])
+    try:
+        errors = np.array([estimate.error for estimate in eigenvalue_errors(op, vectors)])
+    except KeyboardInterrupt:
+        text = f"{found.message}; " if found.message else ""
+        return dataclasses.replace(found, message=f"{text}interrupted before the standard errors")
     spent = found.num_hvps + op.num_hvps - before
     return dataclasses.replace(found, standard_errors=errors, num_hvps=spent)
 

@@ -13,10 +13,8 @@ Symmetric Eigenvalue Problem, 1980, §6.9; thick restart: K. Wu and H. Simon, SI
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
@@ -25,23 +23,20 @@ from hessian_probe.arrays import (
     Basis,
     Vector,
     accumulator,
-    coefficients,
     combine,
-    dot,
     host_norm,
     norm,
     random_normal,
     scale,
 )
 from hessian_probe.operators.base import SymmetricOperator
+from hessian_probe.spectrum.basis import cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.growth import Growth, Run
+from hessian_probe.spectrum.interrupt import uninterrupted
+from hessian_probe.spectrum.state import State, pack, unpack
 
-# The basis is stored, and worked on, in segments of growing static size: only the filled part is
-# touched, at the price of one small compilation a segment.
-SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
-# A pass that leaves more than this share of a vector leaves it orthogonal to rounding ("twice is
-# enough"; Daniel, Gragg, Kaufman and Stewart, Math. Comp. 30, 1976, give 1/√2); else another follows.
-SHRINKAGE = 0.7
+# What a run's state does not hold: it is given again when the run goes on.
+GIVEN = ("operator", "_rng", "_active")
 # A remainder below BREAKDOWN * eps * ||H|| is rounding: the Krylov space is invariant.  Measured on
 # dense matrices of rank 1 ... 25, n = 50 ... 3000, float32 and float64: the remainder after `rank`
 # steps is 1 to 30 eps ||H|| where the spectrum is not graded.  A remainder above the threshold is
@@ -49,72 +44,10 @@ SHRINKAGE = 0.7
 BREAKDOWN = 10.0
 
 
-@partial(jax.jit, donate_argnums=0)
-def _extend(
-    basis: Basis, w: Vector, newest: Vector, index: jax.Array
-) -> tuple[Basis, Vector, jax.Array, jax.Array]:
-    """Orthogonalise `w` and write it as row `index`; rows from `index` on are zero before.
-
-    First against the newest vector, then against all of them, and once more if that left less than
-    SHRINKAGE of the vector: then what is left is orthogonal to rounding.
-
-    Returns:
-        The basis, the new row, the coefficients that were taken away, and the length before scaling.
-    """
-    dtype = accumulator(w)
-    alpha = dot(newest, w)
-    w = _minus(w, scale(alpha, newest))
-    total = jnp.zeros((basis[0].shape[0],), dtype)
-    total = jax.lax.dynamic_update_index_in_dim(total, alpha, jnp.maximum(index - 1, 0), 0)
-
-    def full_pass(state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
-        vector, coefs = state
-        part = coefficients(basis, vector)
-        return _minus(vector, combine(basis, part)), coefs + part
-
-    before = norm(w)
-    w, total = full_pass((w, total))
-    again = norm(w) < SHRINKAGE * before
-    w, total = jax.lax.cond(again, full_pass, lambda state: state, (w, total))
-    length = norm(w)
-    one = jnp.ones((), length.dtype)
-    w = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), w)
-    basis = tuple(
-        jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
-        for b, v in zip(basis, w, strict=True)
-    )
-    return basis, w, total, length
-
-
-def _minus(a: Vector, b: Vector) -> Vector:
-    return tuple(x - y for x, y in zip(a, b, strict=True))
-
-
-@partial(jax.jit, static_argnames="rows")
-def _resized(basis: Basis, rows: int) -> Basis:
-    """Pad the basis with zero rows up to `rows`."""
-    return tuple(jnp.pad(b, [(0, rows - b.shape[0])] + [(0, 0)] * (b.ndim - 1)) for b in basis)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _cleared(basis: Basis, index: Any) -> Basis:
-    """Set one row to zero."""
-    return tuple(b.at[index].set(jnp.zeros((), b.dtype)) for b in basis)
-
-
-def _zeros(vector: Vector) -> Vector:
-    return tuple(jnp.zeros_like(leaf) for leaf in vector)
-
-
 def _quadrature(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Root of the sum of squares of independent errors, weighted by column."""
     top = float(np.max(errors, initial=0.0))
     return top * np.sqrt(np.square(errors / top) @ np.square(weights)) if top > 0 else errors @ weights
-
-
-def _segment(rows: int) -> int:
-    """Size of the storage that holds this many rows."""
-    return next((size for size in SEGMENTS if size >= rows), rows)
 
 
 class Ritz(NamedTuple):
@@ -174,9 +107,9 @@ class Krylov:
         self._run = Run(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
             start = random_normal(rng, operator.layout, self._active)
-        rows = _segment(2)
+        rows = segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
-        self.basis, self._next, _, _ = _extend(basis, start, _zeros(start), np.int32(0))
+        self.basis, self._next, _, _ = extend(basis, start, zeros(start), np.int32(0))
 
     @property
     def full(self) -> bool:
@@ -192,17 +125,22 @@ class Krylov:
         if self.full:
             return False
         w = self.operator.apply(self._next)
+        with uninterrupted():
+            return self._add(w)
+
+    def _add(self, w: Vector) -> bool:
+        """Add the newest vector's product to the basis."""
         self.steps += 1
         if self.first is None:
             self.first = (self._next, w)
         index = self.size + 1
         if index >= self.basis[0].shape[0]:
-            self.basis = _resized(self.basis, _segment(index + 1))
-        self.basis, self._next, column, length = _extend(self.basis, w, self._next, np.int32(index))
+            self.basis = resized(self.basis, segment(index + 1))
+        self.basis, self._next, column, length = extend(self.basis, w, self._next, np.int32(index))
         coefficient, beta = np.asarray(column, np.float64)[:index], float(length)
         if not (np.all(np.isfinite(coefficient)) and np.isfinite(beta)):
             self.nonfinite = True
-            self.basis = _cleared(self.basis, np.int32(index))
+            self.basis = cleared(self.basis, np.int32(index))
             return False
         self._grow(coefficient)
         self._settle(beta)
@@ -245,8 +183,9 @@ class Krylov:
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
             draw = random_normal(self._rng, self.operator.layout, self._active)
             draw = scale(1 / norm(draw), draw)
-            cleared = _cleared(self.basis, np.int32(self.size))
-            self.basis, self._next, _, length = _extend(cleared, draw, _zeros(draw), np.int32(self.size))
+            index = np.int32(self.size)
+            emptied = cleared(self.basis, index)
+            self.basis, self._next, _, length = extend(emptied, draw, zeros(draw), index)
             if float(length) > 100 * self.eps * np.sqrt(self.dimension):
                 return
         self.exhausted = True
@@ -281,6 +220,10 @@ class Krylov:
             fresh: continue from a random vector instead of the remainder, so that copies of
                 repeated eigenvalues, which one Krylov space cannot show, can be found.
         """
+        with uninterrupted():
+            self._restart(chosen, fresh)
+
+    def _restart(self, chosen: np.ndarray, fresh: bool) -> None:
         ritz = self.ritz()
         weights = ritz.weights[:, chosen]
         vectors, remainder = self.vectors(weights), self._next
@@ -289,10 +232,24 @@ class Krylov:
         self._kept = _quadrature(self._kept, weights)
         self._tail = self._tail @ weights
         self.size, self.restarted, self.exhausted = len(chosen), True, False
-        self.basis = _resized(vectors, _segment(self.size + 1))
+        self.basis = resized(vectors, segment(self.size + 1))
         if fresh or not np.any(self._tail):
             self._refresh()
         else:
-            self.basis, self._next, _, _ = _extend(
-                self.basis, remainder, _zeros(remainder), np.int32(self.size)
+            self.basis, self._next, _, _ = extend(
+                self.basis, remainder, zeros(remainder), np.int32(self.size)
             )
+
+    def state(self) -> State:
+        """Everything from which the run can be continued to the same answer, bit for bit."""
+        values = {name: value for name, value in vars(self).items() if name not in GIVEN}
+        values["basis"] = tuple(b[: self.size + 1] for b in self.basis)
+        return pack({**values, "rows": int(self.basis[0].shape[0])})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that `state` gave, of a run with the same operator."""
+        values = unpack(state)
+        # The same storage as before: another size would sum in another order.
+        rows = values.pop("rows")
+        vars(self).update(values)
+        self.basis = resized(values["basis"], rows)

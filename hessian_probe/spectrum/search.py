@@ -11,9 +11,12 @@ import numpy as np
 from hessian_probe.arrays import Basis, Vector, add_scaled, norm, random_normal, row, scale, tangent
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.spectrum.checkpoint import Job
 from hessian_probe.spectrum.dense import empty_result
+from hessian_probe.spectrum.interrupt import uninterrupted
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.result import EigenResult
+from hessian_probe.spectrum.state import State, merged, pack, parted, random_state, set_random_state, unpack
 
 # Basis vectors kept at most; 128 lets the 85,002-parameter network reach 1e-5 without a restart.
 MAX_BASIS = 128
@@ -37,12 +40,16 @@ class EndSearch:
         rng: np.random.Generator,
         max_basis: int | None,
         progress: Callable[[str], None] | None,
+        job: Job,
     ) -> None:
+        self.job = job
         self.op, self.lowest, self.highest, self.rtol = op, lowest, highest, rtol
         self.wanted = lowest + highest
         self.aim = AIM
         self.budget = 20 * self.wanted + 1000 if max_hvps is None else max_hvps
-        self.before = op.num_hvps
+        self.finishing = 0  # products for true residuals, after which the search went on
+        self.judged = 0  # steps after which the pairs were looked at last
+        self.checked: np.ndarray | None = None  # what was found before the last fresh start
         self.rng, self.progress = rng, progress
         row_bytes = sum(
             int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -54,55 +61,91 @@ class EndSearch:
 
     @property
     def spent(self) -> int:
-        """Products since the search began."""
-        return self.op.num_hvps - self.before
+        """Products since the search began, in an earlier session too."""
+        return self.krylov.steps + self.finishing
 
     def run(self, initial: Vector | None) -> EigenResult:
         """Search, from a given vector if there is one."""
         start = None if initial is None else _mixed(initial, self.rng, self.op)
         self.krylov = Krylov(self.op, start, self.rng, self.max_basis)
+        saved = self.job.begin(self.op, self.rng)
+        if saved is not None:
+            self._restore(saved)
+        try:
+            return self._search()
+        except KeyboardInterrupt:
+            self.job.save(self.state)
+            return self._finish("interrupted")
+
+    def _search(self) -> EigenResult:
         while True:
-            try:
-                status = self._iterate()
-            except KeyboardInterrupt:
-                return self._finish("interrupted")
+            status = self._iterate()
+            self.job.finish(self.state)
             found = self._finish(status)
             retry = found.status == "stagnated" and self.aim > 0.2 and not self.krylov.exhausted
             if not retry or self._floor(found.norm) > self.aim * self.rtol * found.norm:
                 return found
-            self.aim *= 0.5
+            with uninterrupted():
+                self.job.reopen()
+                self.aim *= 0.5
+                self.finishing = found.num_hvps - self.krylov.steps
+                self.judged, self.checked = self.krylov.steps, None
+
+    def state(self) -> State:
+        """Everything from which the search can go on to the same answer."""
+        own = {name: getattr(self, name) for name in ("aim", "finishing", "judged", "checked")}
+        return merged(pack({**own, "random": random_state(self.rng)}), krylov=self.krylov.state())
+
+    def _restore(self, saved: State) -> None:
+        own, krylov = parted(saved, "krylov")
+        self.krylov.restore(krylov)
+        values = unpack(own)
+        set_random_state(self.rng, values.pop("random"))
+        vars(self).update(values)
 
     def _iterate(self) -> str:
         """Grow, restart and verify until every wanted pair has converged."""
-        krylov, checked = self.krylov, None
-        # Copies of a repeated eigenvalue matter only where more than one pair is wanted at an end.
-        settle = max(self.lowest, self.highest) <= 1
+        krylov = self.krylov
         while True:
+            if krylov.steps > self.judged and self._judge():
+                return "converged"
             if krylov.nonfinite:
                 return "nonfinite"
             if krylov.exhausted:
                 return "converged"
             if self.spent + min(self.wanted, krylov.size + 1) >= self.budget:
                 return "max_hvps"
+            self.job.offer(self.state)
             krylov.step()
-            if krylov.size <= self.wanted or not self._due():
-                continue
-            ritz = krylov.ritz()
-            chosen = self._chosen(len(ritz.values))
-            top = float(np.max(np.abs(ritz.values)))
-            goal = max(self.aim * self.rtol * top, self._floor(top))
-            done = bool(np.all(ritz.residuals[chosen] <= goal)) and krylov.size > self.wanted
-            self._report(ritz.values, ritz.residuals, chosen)
-            if done and (settle or krylov.exhausted):
-                return "converged"
-            if done and self._guarded(ritz, goal):
-                values = ritz.values[chosen]
-                if checked is not None and np.all(np.abs(values - checked) <= 2 * goal):
-                    return "converged"
-                checked = values
+
+    def _judge(self) -> bool:
+        """Look at the pairs after a step: have they converged, is it time to restart?"""
+        krylov = self.krylov
+        if krylov.nonfinite or krylov.size <= self.wanted or not self._due():
+            self.judged = krylov.steps
+            return False
+        # Copies of a repeated eigenvalue matter only where more than one pair is wanted at an end.
+        settle = max(self.lowest, self.highest) <= 1
+        ritz = krylov.ritz()
+        chosen = self._chosen(len(ritz.values))
+        top = float(np.max(np.abs(ritz.values)))
+        goal = max(self.aim * self.rtol * top, self._floor(top))
+        done = bool(np.all(ritz.residuals[chosen] <= goal)) and krylov.size > self.wanted
+        self._report(ritz.values, ritz.residuals, chosen)
+        if done and (settle or krylov.exhausted):
+            return True
+        values, before = ritz.values[chosen], self.checked
+        again = done and self._guarded(ritz, goal)
+        if again and before is not None and np.all(np.abs(values - before) <= 2 * goal):
+            return True
+        with uninterrupted():
+            if again:
                 krylov.restart(self._retained(ritz.values, 0), fresh=True)
+                self.checked = values
             elif krylov.full and not krylov.exhausted and not krylov.nonfinite:
                 krylov.restart(self._retained(ritz.values, krylov.max_basis // 3))
+            self.judged = krylov.steps
+        return False
 
     def _due(self) -> bool:
         """Look at the Ritz values after every product at first, then at every third."""
@@ -158,14 +201,19 @@ class EndSearch:
         vectors = krylov.vectors(ritz.weights[:, chosen])
         values, residuals = ritz.values[chosen], ritz.residuals[chosen]
         top = float(np.max(np.abs(ritz.values)))
+        spent = self.spent
         if status in ("converged", "max_hvps"):
-            residuals = true_residuals(op, vectors, values)
+            try:
+                residuals = true_residuals(op, vectors, values)
+                spent += len(values)
+            except KeyboardInterrupt:
+                status = "interrupted"
         converged = residuals <= self.rtol * top
         if top == 0.0:
             converged = residuals == 0.0
         message = ""
         if len(values) < self.wanted and self.wanted <= op.size:
-            message = f"{len(values)} of {self.wanted} pairs: {status} after {self.spent} products"
+            message = f"{len(values)} of {self.wanted} pairs: {status} after {spent} products"
         if status == "converged" and not np.all(converged):
             status = "stagnated"
             message = (
@@ -185,7 +233,7 @@ class EndSearch:
             residual_norms=residuals,
             converged=converged,
             num_lowest=min(self.lowest, len(values)),
-            num_hvps=self.spent,
+            num_hvps=spent,
             status=status,
             method="lanczos",
             norm=top,
