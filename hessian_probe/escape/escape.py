@@ -18,8 +18,10 @@ from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
 
-# A decrease must exceed this many roundings of the loss to count.
+# A decrease must exceed this many roundings of the loss to count: of the parameters' precision, and of a
+# lower one in which the loss computes.
 ROUNDING = 16.0
+COARSE_ROUNDING = 2.0
 
 
 def escape(
@@ -72,7 +74,8 @@ def escape(
     if point.escape_direction is None:
         return _stay(point, params, before, objective, *_no_direction(point))
     direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
-    margin = ROUNDING * float(jnp.finfo(objective.layout.dtype).eps) * abs(before)
+    eps = float(jnp.finfo(objective.layout.dtype).eps)
+    margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
     search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
     best = search.run(max(float(norm(cast(objective.variables, objective.layout.work_dtypes))), 1.0))
     if progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Layout, Vector
@@ -35,3 +36,8 @@ class SymmetricOperator(Protocol):
 
     def dense(self, *, max_bytes: int | None = None) -> np.ndarray:
         """Form the matrix, float64, shape (n, n)."""
+
+
+def rounding_of(op: SymmetricOperator) -> float:
+    """Relative spacing of the coarsest numbers that products are computed with."""
+    return float(getattr(op, "eps", jnp.finfo(op.dtype).eps))

@@ -112,6 +112,11 @@ class HessianOperator:
         return self.layout.dtype
 
     @property
+    def eps(self) -> float:
+        """Relative spacing of the coarsest numbers that the loss computes with; sets every tolerance."""
+        return self.objective.eps
+
+    @property
     def route(self) -> str:
         """How products are computed: derivative route, and whether the linearisation is stored."""
         self._prepare()

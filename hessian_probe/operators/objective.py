@@ -13,6 +13,7 @@ import numpy as np
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
+from hessian_probe.operators.precision import rounding_unit
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD, find_route, has_forward, shapes_of, trace
 
 
@@ -28,6 +29,7 @@ class Objective:
         num_evaluations: losses and gradients evaluated so far.
         num_hvps: Hessian-vector products so far, of all operators of this objective.
         noticed: what the loss's program shows: chance, low precision, kinks, custom derivatives.
+        eps: relative spacing of the coarsest numbers that the loss computes with.
 
     Raises:
         TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
@@ -71,6 +73,7 @@ class Objective:
                     continue
                 raise self._explained(error) from None
             self.loss, self.active, self.noticed = traced
+            self.eps = rounding_unit(self.layout, self.noticed)
             return
 
     def _check_variables(self, params: PyTree) -> None:
@@ -95,6 +98,15 @@ class Objective:
     def scalar_dtype(self) -> Any:
         """Widest working dtype among the variables; steps along a line are given in it."""
         return widest(self.layout.work_dtypes)
+
+    @property
+    def precision(self) -> str:
+        """Precision of the parameters and, where the loss computes in less, that too."""
+        own = np.dtype(self.layout.dtype)
+        if self.eps <= float(jnp.finfo(own).eps):
+            return own.name
+        less = self.noticed.lowest_float
+        return f"{own.name} computed in {less if less and less != own.name else 'reduced products'}"
 
     def read(self, params: PyTree) -> Vector:
         """Read other parameters of the same layout as variables."""
@@ -170,7 +182,7 @@ class Objective:
         if length == 0:
             return v
         # Central differences: error eps/h + h^2 is smallest near h = eps^(1/3) times the scale of x.
-        h = float(jnp.finfo(self.layout.dtype).eps) ** (1 / 3) * (size or 1.0) / length
+        h = self.eps ** (1 / 3) * (size or 1.0) / length
         work = cast(x, self.layout.work_dtypes)
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
         behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]

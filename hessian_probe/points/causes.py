@@ -45,7 +45,7 @@ def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
     """Name the likely cause where gradients or products cannot be repeated."""
     near = noise.near
     length = float(norm(cast(op.x, op.layout.work_dtypes)))
-    expected = GRADIENT_ROUNDINGS * float(jnp.finfo(op.dtype).eps) * ends.top * length
+    expected = GRADIENT_ROUNDINGS * op.eps * ends.top * length
     if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
         return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
     worst = max(noise.largest, ends.asymmetry)

@@ -16,7 +16,7 @@ from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
-from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour
+from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour, slope_noise
 from hessian_probe.points.population import PRODUCTS, Place, Population, Sampling
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.sampling import beyond
@@ -182,8 +182,8 @@ class _Probe:
         tolerance = gradient_tolerance(self.op, near, ends.top)
         for name, end in (("low", ends.low), ("high", ends.high)):
             if abs(end.value) > ends.band:
-                slope_noise = near.gradient_noise
-                self.probes[name] = probe_line(self.op, end.vector, end.value, near.value_noise, slope_noise)
+                noise = slope_noise(self.op, near, end.vector)
+                self.probes[name] = probe_line(self.op, end.vector, end.value, near.value_noise, noise)
         self.nearness = judge_nearness(
             self.op,
             ends,
@@ -311,7 +311,7 @@ class _Probe:
             num_hvps=self.spent,
             num_evaluations=op.objective.num_evaluations,
             size=op.size,
-            dtype=np.dtype(op.dtype).name,
+            dtype=op.objective.precision,
         )
 
     def _notes(self) -> tuple[str, ...]:

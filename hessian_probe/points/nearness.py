@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
@@ -19,7 +18,7 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step, split_gradient
-from hessian_probe.points.noise import hides_slope
+from hessian_probe.points.noise import SINGLE, hides_slope
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
@@ -117,7 +116,7 @@ def judge_nearness(
     """
     length, tolerance = float(norm(op.gradient_vector)), noise.tolerance
     small = length <= tolerance
-    if small and _small_along_all(op, ends, noise):
+    if small and _small_along_all(op, ends, noise) and _small_beside_change(op, ends, probes):
         reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
         return Nearness("exact", 0.0, op.value, None, reason)
     if not probes:
@@ -144,13 +143,29 @@ def _small_along_all(op: HessianOperator, ends: Ends, noise: Noise) -> bool:
     if ends.spectrum is None:
         return not hides_slope(op.gradient_vector, noise.moved, noise.tolerance)
     work = op.layout.work_dtypes
-    eps, length = float(jnp.finfo(op.dtype).eps), float(norm(cast(op.x, work)))
+    eps, length = op.eps, float(norm(cast(op.x, work)))
     step, flat = split_gradient(op, op.gradient_vector, ends.spectrum, ends.band)
     noises = [split_gradient(op, change, ends.spectrum, ends.band) for change in noise.moved]
     step_noise, flat_noise = (max(parts) for parts in zip(*noises, strict=True))
     return step <= STEP_ROUNDINGS * (step_noise + eps * length) and flat <= STEP_ROUNDINGS * (
         flat_noise + eps * ends.band * length
     )
+
+
+def _small_beside_change(op: HessianOperator, ends: Ends, probes: tuple[LineProbe, ...]) -> bool:
+    """Whether a gradient below coarse rounding also moves the loss by little, as the model has it."""
+    # Rounding in bfloat16 is wide enough to hide the slope of a tail like exp(−x), far out.
+    if op.eps <= SINGLE or not probes or not float(norm(op.gradient_vector)) > 0:
+        return True
+    if ends.spectrum is not None:
+        parts = [(dense_step(op, ends.spectrum, ends.band).change, max(p.change for p in probes))]
+    else:
+        found = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) > ends.band]
+        parts = [
+            (0.5 * float(dot(op.gradient_vector, end.vector)) ** 2 / abs(end.value), probe.change)
+            for end, probe in zip(found, probes, strict=True)
+        ]
+    return all(moved <= MODEL_SHARE * change for moved, change in parts)
 
 
 class _Approach:
@@ -213,7 +228,7 @@ class _Approach:
 
     def _rounding(self, there: HessianOperator) -> float:
         """Gradient that the rounding of the parameters alone leaves at a critical point."""
-        eps, work = float(jnp.finfo(there.dtype).eps), there.layout.work_dtypes
+        eps, work = there.eps, there.layout.work_dtypes
         return eps * self.ends.top * float(norm(cast(there.x, work)))
 
     def _probe_step(self, step: Vector) -> None:

@@ -21,10 +21,18 @@ from hessian_probe.operators.hessian import HessianOperator
 # (Lennard-Jones, linear networks, degenerate points) gives a wrong label in float64 or float32.
 BAND_ROUNDING = 8.0
 BAND_NOISE = 8.0
+# Where the loss computes in less than single precision, rounding is coarse enough to be measured in full,
+# and what is not (constants rounded once) is below BAND_REDUCED * eps * ||H||.  With these, 600 networks
+# and quadratic forms in bfloat16, float16 and TensorFloat-32 products, λ_min/‖H‖ from −0.5 to 0.2, were
+# given no wrong label; decided were |λ_min| above 0.05 ‖H‖ (TF32, float16) or 0.2 ‖H‖ (bfloat16).
+BAND_REDUCED = 2.0
+SINGLE = float(np.finfo(np.float32).eps)
 # The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.
 GRADIENT_ROUNDING = 4.0
 GRADIENT_NOISE = 4.0
 VALUE_ROUNDING = 4.0
+# A slope changes along one direction by up to this many times what a few draws show.
+SLOPE_NOISE = 4.0
 # Draws of the rounding.  An entry of the gradient above EXCESS times its own change in all of them is a
 # slope: by chance that happens once in EXCESS³ entries.  Entries below FLOOR_SHARE of what the tolerance
 # allows each are left out.
@@ -54,7 +62,7 @@ def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
     Returns:
         The operator there, with the changes of loss and gradient.
     """
-    eps = float(jnp.finfo(op.dtype).eps)
+    eps = op.eps
     others = []
     for _ in range(DRAWS):
         signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
@@ -62,6 +70,14 @@ def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
     changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
     value_noise = VALUE_ROUNDING * eps * abs(op.value) + max(abs(o.value - op.value) for o in others)
     return Neighbour(others[0], value_noise, max(float(norm(c)) for c in changes), changes)
+
+
+def slope_noise(op: HessianOperator, near: Neighbour, direction: Vector) -> float:
+    """Accuracy of the slope along a unit direction."""
+    if op.eps <= SINGLE:
+        return near.gradient_noise  # at least; what reduced precision does is too coarse for that
+    along = max(abs(float(dot(direction, change))) for change in near.changes)
+    return min(SLOPE_NOISE * along, near.gradient_noise)
 
 
 @jax.jit
@@ -120,14 +136,15 @@ class ProductNoise:
 
     def band(self, op: HessianOperator, top: float, asymmetry: float = 0.0) -> float:
         """Half-width of the zero band for an operator of norm `top`."""
-        eps = float(jnp.finfo(op.dtype).eps)
-        rounding = BAND_ROUNDING * eps * float(np.sqrt(min(op.size, 100))) * top
+        eps = op.eps
+        roundings = BAND_ROUNDING * math.sqrt(min(op.size, 100)) if eps <= SINGLE else BAND_REDUCED
+        rounding = roundings * eps * top
         rounding += op.objective.route.error(eps) * top
         return rounding + BAND_NOISE * max(self.largest, asymmetry)
 
 
 def gradient_tolerance(op: HessianOperator, near: Neighbour, top: float) -> float:
     """Gradient norm below which the gradient is zero to rounding, in loss / params."""
-    eps = float(jnp.finfo(op.dtype).eps)
+    eps = op.eps
     length = float(norm(cast(op.x, op.layout.work_dtypes)))
     return GRADIENT_ROUNDING * eps * top * length + GRADIENT_NOISE * near.gradient_noise

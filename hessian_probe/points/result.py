@@ -51,7 +51,7 @@ class CriticalPoint:
         num_hvps: Hessian-vector products spent; one with half of the batches counts as half.
         num_evaluations: loss or gradient evaluations spent beside them.
         size: number of variables.
-        dtype: precision of the computation.
+        dtype: precision of the parameters and, where the loss computes in less, that too.
     """
 
     label: str

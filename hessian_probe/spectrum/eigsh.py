@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, from_tangent, generator, tangent
+from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.checkpoint import Job, Saving
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
@@ -178,7 +179,7 @@ def _dense(op: HessianOperator, lowest: int, highest: int, rtol: float) -> Eigen
     else:
         chosen, overlap = np.r_[0:lowest, n - highest : n], False
     top = float(np.max(np.abs(values)))
-    rounding = float(np.finfo(op.layout.work_dtype).eps) * np.sqrt(n) * top
+    rounding = rounding_of(op) * np.sqrt(n) * top
     good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],

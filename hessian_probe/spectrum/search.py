@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Basis, Vector, add_scaled, norm, random_normal, row, scale, tangent
 from hessian_probe.operators import memory
+from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.checkpoint import Job
 from hessian_probe.spectrum.dense import empty_result
@@ -153,7 +153,7 @@ class EndSearch:
         return krylov.full or krylov.size <= 24 or krylov.size % 3 == 0
 
     def _floor(self, top: float) -> float:
-        return ROUNDING * float(jnp.finfo(self.op.dtype).eps) * top
+        return ROUNDING * rounding_of(self.op) * top
 
     def _chosen(self, count: int) -> np.ndarray:
         if self.wanted >= count:
@@ -218,7 +218,7 @@ class EndSearch:
             status = "stagnated"
             message = (
                 f"residuals stay above rtol·‖H‖ = {self.rtol * top:.1e}: rounding in "
-                f"{np.dtype(op.dtype).name} forbids more; use float64 or rtol ≥ "
+                f"{op.objective.precision} forbids more; use float64 or rtol ≥ "
                 f"{float(np.max(residuals)) / max(top, 1e-300):.0e}"
             )
         elif status == "max_hvps":
