@@ -197,3 +197,17 @@ def line_reverse(
         return v, dot(g, d)
 
     return jax.lax.map(at, ts)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def values_and_gradients(
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, moves: Vector
+) -> tuple[jax.Array, Vector]:
+    """Loss and gradient at `x + move` for every row of a basis of moves, one after the other."""
+    scalar = _scalar(loss, layout, blayout, rest, batch)
+    x = _work(layout, x)
+
+    def at(move: Vector) -> tuple[jax.Array, Vector]:
+        return jax.value_and_grad(scalar)(tuple(a + b for a, b in zip(x, move, strict=True)))
+
+    return jax.lax.map(at, moves)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, norm, scale, split, widest
+from hessian_probe.arrays import Basis, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.precision import rounding_unit
@@ -137,6 +137,17 @@ class Objective:
         """For each batch its weight, loss and gradient at `x`; the caller counts."""
         for batch in self.data:
             yield batch.weight, *self._call(derivatives.value_and_gradient, batch, x)
+
+    def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[np.ndarray, Basis]:
+        """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
+        values, gradients = np.zeros(len(moves[0])), None
+        self.num_evaluations += len(values)
+        for batch in self.data:
+            v, g = self._call(derivatives.values_and_gradients, batch, x, moves)
+            values += batch.weight * np.asarray(v, np.float64)
+            gradients = accumulate(gradients, batch.weight, g)
+        assert gradients is not None
+        return values, gradients
 
     def line(self, x: Vector, direction: Vector, ts: Any) -> tuple[np.ndarray, np.ndarray]:
         """Loss and slope along a direction.

@@ -19,6 +19,7 @@ from hessian_probe.spectrum.result import EigenResult
         "highest",
         "zero_band",
         "escape_direction",
+        "descent",
     )
 )
 class CriticalPoint:
@@ -44,7 +45,11 @@ class CriticalPoint:
         index_at_least: number of negative eigenvalues that are proved (interlacing).
         zero_band: curvature smaller than this in magnitude cannot be told from zero here.
         escape_direction: pytree like params of unit norm along which the curvature is negative,
-            its sign chosen downhill; None if there is none.
+            its sign chosen downhill; at a non-strict saddle or maximum the straight direction along which
+            higher order falls, the curvature along it being zero; None if there is none.
+        descent: pytree like params, a displacement to a lower loss that second order does not show, as far
+            out as the loss was seen to fall; the way there may be curved, so that the loss need not fall
+            along the straight line to it.  None if there is none, or second order shows a way down.
         evidence: short sentences with the numbers that decided.
         samples_needed: where the noise of the data leaves the label undetermined, how many samples in
             all would settle it with probability 0.9; None elsewhere, and where no number would.
@@ -67,6 +72,7 @@ class CriticalPoint:
     index_at_least: int
     zero_band: float
     escape_direction: Any
+    descent: Any
     evidence: tuple[str, ...]
     num_hvps: int
     num_evaluations: int
@@ -97,6 +103,9 @@ class CriticalPoint:
             rows.append(("index", f"at least {self.index_at_least}"))
         if self.samples_needed is not None:
             rows.append(("would settle it", f"about {self.samples_needed:,} samples"))
+        if self.descent is not None:
+            way = "straight" if self.escape_direction is not None else "curved"
+            rows.append(("way down", f"{way}, of higher order than second"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(
             (

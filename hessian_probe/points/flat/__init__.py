@@ -1,0 +1,1 @@
+"""Higher order and sampling decide where second order is silent."""
