@@ -20,6 +20,7 @@ from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
 from hessian_probe.training.events import Cost, Event, append_event
+from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
 from hessian_probe.training.moments import MOMENTS, adjust_moments
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.samples import draw
@@ -106,6 +107,7 @@ class Monitor:
         if moments not in MOMENTS:
             raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
         self._loss, self._data, self._key = loss, data, key
+        self._joined = with_fixed(loss)
         self._max_hvps, self._max_share, self._moments, self._log = max_hvps, max_share, moments, log
         self.test = PlateauTest(window=window, every=every)
         self.cost = Cost()
@@ -123,6 +125,7 @@ class Monitor:
         value: Any,
         opt_state: PyTree = None,
         batch: PyTree = None,
+        fixed: PyTree = None,
     ) -> Event:
         """Tell the monitor about a step, and go on with `event.params` and `event.opt_state`.
 
@@ -132,6 +135,8 @@ class Monitor:
             value: the loss of the step; a device array is waited for.
             opt_state: the optimiser's state, any pytree.
             batch: the step's batch; needed where `loss` takes one and the monitor has no data.
+            fixed: arrays that the loss reads and nobody trains (batch statistics, frozen layers, random
+                keys); `loss` is then called as `loss(params, fixed)` or `loss(params, fixed, batch)`.
 
         Returns:
             Event.
@@ -153,7 +158,7 @@ class Monitor:
         evidence: tuple[str, ...] = (self.test.evidence(),)
         looks = kind in LOOK_AT and self.cost.num_steps >= self._next_look
         if looks:
-            point, move, reasons = self._look(params, batch)
+            point, move, reasons = self._look(params, batch, fixed)
             evidence = (*evidence, *reasons)
             if move is not None and move.status == "escaped":
                 kind, new_params = "escaped", move.params
@@ -188,9 +193,17 @@ class Monitor:
             self._level = math.nan
 
     def _look(
-        self, params: PyTree, batch: PyTree
+        self, params: PyTree, batch: PyTree, fixed: PyTree
     ) -> tuple[CriticalPoint | None, Escape | None, tuple[str, ...]]:
-        """Classify, and leave if that is proved to help."""
+        """Classify, and leave if that is proved to help; results are about the parameters alone."""
+        if fixed is None:
+            return self._probe(self._loss, params, batch)
+        point, move, reasons = self._probe(self._joined, WithFixed(params, fixed), batch)
+        return *only_params((point, move)), reasons
+
+    def _probe(
+        self, loss: Callable[..., Any], params: PyTree, batch: PyTree
+    ) -> tuple[CriticalPoint | None, Escape | None, tuple[str, ...]]:
         sample = draw(self._data, batch, self.cost.num_probes)
         key = jax.random.fold_in(jax.random.key(0) if self._key is None else self._key, self.cost.num_probes)
         self.cost.num_probes += 1
@@ -198,15 +211,15 @@ class Monitor:
         assert verdict is not None
         self._level = self.test.level
         self._scale = max(abs(float(verdict.fall)), float(verdict.noise))
-        point = classify(self._loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
+        point = classify(loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
         evaluations = point.num_evaluations
         move: Escape | None = None
         reasons: tuple[str, ...] = (f"{point.label} on {sample.what}: {point.evidence[0]}",)
         if point.escape_direction is not None and point.label not in HANDS_OFF:
-            move = escape(self._loss, params, sample.probe, point=point)
+            move = escape(loss, params, sample.probe, point=point)
             evaluations = move.num_evaluations
             if move.status == "escaped":
-                doubt, spent = self._doubt(move, params, sample.fresh, max(float(verdict.fall), 0.0))
+                doubt, spent = self._doubt(loss, move, params, sample.fresh, max(float(verdict.fall), 0.0))
                 evaluations += spent
                 move = move if doubt is None else _withdrawn(move, params, doubt)
             reasons = (*reasons, *move.evidence)
@@ -217,14 +230,16 @@ class Monitor:
         self._schedule(gain, point.num_hvps, evaluations)
         return point, move, reasons
 
-    def _doubt(self, move: Escape, params: PyTree, fresh: Any, fall: float) -> tuple[str | None, int]:
+    def _doubt(
+        self, loss: Callable[..., Any], move: Escape, params: PyTree, fresh: Any, fall: float
+    ) -> tuple[str | None, int]:
         """Say why an escape should not be taken, if so; and the evaluations spent to know."""
         gain = move.loss_before - move.loss_after
         if not gain > WORTH * fall:
             return f"the step gains {number(gain, 3)}, the last window {number(fall, 3)} without it", 0
         if fresh is None:
             return None, 0
-        objective = Objective(self._loss, params, fresh)
+        objective = Objective(loss, params, fresh)
         before, after = objective.value(objective.variables), objective.value(objective.read(move.params))
         if before - after > 0.5 * gain:
             return None, 2

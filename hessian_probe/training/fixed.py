@@ -1,0 +1,117 @@
+"""Parameters beside arrays that the loss reads and nobody trains.
+
+Batch statistics, frozen layers and random keys are numbers that change from step to step, so they must
+be arguments of compiled functions; and they are no variables, so no curvature may be taken along them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import PyTree
+
+Spec = tuple[Any, tuple[tuple[str, Hashable], ...]]
+
+
+class WithFixed:
+    """Parameters together with fixed arrays, as one pytree whose only variables are the parameters.
+
+    The fixed floating-point arrays travel as the unsigned integers of their bits: JAX passes them along
+    as it does any integer array, and they come back unchanged in `fixed`.
+
+    Args:
+        params: pytree; its floating-point leaves are the variables.
+        fixed: pytree of arrays; other leaves (functions, strings) must be hashable.
+
+    Raises:
+        TypeError: an array of `fixed` is complex.
+    """
+
+    __slots__ = ("bits", "params", "spec")
+
+    def __init__(self, params: PyTree, fixed: PyTree) -> None:
+        leaves, treedef = jax.tree.flatten(fixed)
+        packed = [_pack(leaf) for leaf in leaves]
+        self.params = params
+        self.bits = tuple(bits for bits, _ in packed if bits is not None)
+        self.spec: Spec = (treedef, tuple(kind for _, kind in packed))
+
+    @property
+    def fixed(self) -> PyTree:
+        """The fixed arrays, as they came in."""
+        treedef, kinds = self.spec
+        bits = iter(self.bits)
+        return jax.tree.unflatten(treedef, [_unpack(kind, bits) for kind in kinds])
+
+
+def _pack(leaf: Any) -> tuple[Any, tuple[str, Hashable]]:
+    """Split a leaf into what travels as an array (or None) and what its type must be afterwards."""
+    if not hasattr(leaf, "dtype"):
+        if isinstance(leaf, (bool, int, float)):
+            return _pack(np.asarray(leaf))
+        return None, ("static", leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"fixed holds an array of dtype {leaf.dtype}; pass its real and imaginary parts as two arrays"
+        )
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf, ("array", "")
+    bits = jnp.dtype(f"uint{8 * jnp.dtype(leaf.dtype).itemsize}")
+    if isinstance(leaf, np.ndarray | np.generic):
+        return np.asarray(leaf).view(bits), ("bits", str(leaf.dtype))
+    return jax.lax.bitcast_convert_type(leaf, bits), ("bits", str(leaf.dtype))
+
+
+def _unpack(kind: tuple[str, Hashable], bits: Any) -> Any:
+    name, what = kind
+    if name == "static":
+        return what
+    leaf = next(bits)
+    if name == "array":
+        return leaf
+    return jax.lax.bitcast_convert_type(jnp.asarray(leaf), jnp.dtype(str(what)))
+
+
+def _flatten(self: WithFixed) -> tuple[tuple[tuple[Any, Any], ...], Spec]:
+    key = jax.tree_util.GetAttrKey
+    return ((key("params"), self.params), (key("fixed"), self.bits)), self.spec
+
+
+def _unflatten(spec: Spec, children: Any) -> WithFixed:
+    self = object.__new__(WithFixed)
+    self.params, self.bits = children
+    self.spec = spec
+    return self
+
+
+jax.tree_util.register_pytree_with_keys(WithFixed, _flatten, _unflatten)
+
+
+def with_fixed(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a loss of parameters and fixed arrays be probed as a loss of `WithFixed`.
+
+    Args:
+        loss: `loss(params, fixed) -> scalar`, or `loss(params, fixed, batch)`.
+
+    Returns:
+        The function of one `WithFixed`, and of a batch if there is one.
+    """
+
+    def joined(both: WithFixed, *batch: Any) -> Any:
+        return loss(both.params, both.fixed, *batch)
+
+    return joined
+
+
+def only_params(results: PyTree) -> PyTree:
+    """Replace every `WithFixed` inside results by its parameters alone."""
+
+    def joined(node: Any) -> bool:
+        return isinstance(node, WithFixed)
+
+    return jax.tree.map(lambda node: node.params if joined(node) else node, results, is_leaf=joined)

@@ -1,0 +1,87 @@
+"""Fixed arrays beside the parameters: unchanged on the way, and no variables."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.operators import derivatives
+from hessian_probe.training import Monitor, WithFixed, with_fixed
+
+FLOAT = np.asarray(jnp.zeros(())).dtype
+
+
+def scaled_well(p, fixed):
+    """The well of a quartic, its depth a fixed number."""
+    return fixed["depth"] * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2)
+
+
+def fixed_arrays():
+    return {
+        "depth": jnp.asarray(2.0, FLOAT),
+        "half": np.asarray([-1.5, 0.0, np.inf], np.float16),
+        "narrow": jnp.asarray([1.0, -0.0], jnp.bfloat16),
+        "count": np.arange(3),
+        "key": jax.random.key(3),
+        "name": "layer",
+        "nothing": None,
+    }
+
+
+def test_fixed_arrays_come_back_as_they_went_in():
+    fixed = fixed_arrays()
+    leaves, treedef = jax.tree.flatten(WithFixed(jnp.ones(2, FLOAT), fixed))
+    back = jax.tree.unflatten(treedef, leaves).fixed
+    assert jax.tree.structure(back) == jax.tree.structure(fixed)
+    for name, leaf in fixed.items():
+        if hasattr(leaf, "dtype") and name != "key":
+            assert back[name].dtype == leaf.dtype
+            np.testing.assert_array_equal(np.asarray(back[name]), np.asarray(leaf))
+    assert back["key"] == fixed["key"]
+    assert back["name"] == "layer"
+
+
+def test_only_the_parameters_are_variables():
+    both = WithFixed(jnp.zeros(2, FLOAT), fixed_arrays())
+    op = hp.hessian(with_fixed(scaled_well), both)
+    assert op.size == 2
+    point = hp.classify(with_fixed(scaled_well), both)
+    assert point.label == "saddle"
+    np.testing.assert_allclose(point.lowest.eigenvalues, [-2.0], rtol=1e-5)
+    np.testing.assert_allclose(point.highest.eigenvalues, [4.0], rtol=1e-5)
+
+
+def test_new_fixed_values_compile_nothing():
+    params = jnp.zeros(2, FLOAT)
+    loss = with_fixed(scaled_well)
+    kernels = (derivatives.value_and_gradient, derivatives.linearized, derivatives.line_forward)
+    hp.classify(loss, WithFixed(params, {"depth": jnp.asarray(2.0, FLOAT)}))
+    before = [kernel._cache_size() for kernel in kernels]
+    point = hp.classify(loss, WithFixed(params, {"depth": jnp.asarray(3.0, FLOAT)}))
+    assert [kernel._cache_size() for kernel in kernels] == before
+    np.testing.assert_allclose(point.lowest.eigenvalues, [-3.0], rtol=1e-5)
+
+
+def test_complex_arrays_are_refused():
+    with pytest.raises(TypeError, match="real and imaginary"):
+        WithFixed(jnp.ones(2, FLOAT), jnp.ones(2, jnp.complex64))
+
+
+def test_the_monitor_moves_the_parameters_alone():
+    fixed = {"depth": jnp.asarray(2.0, FLOAT), "count": jnp.arange(2)}
+    monitor = Monitor(scaled_well)
+    params = jnp.asarray([0.0, 0.5], FLOAT)
+    step = jax.jit(jax.value_and_grad(scaled_well))
+    kinds = []
+    for number in range(400):
+        value, gradient = step(params, fixed)
+        event = monitor.update(number, params, value, fixed=fixed)
+        kinds.append(event.kind)
+        moved = event.kind == "escaped"
+        if moved:
+            assert event.point.escape_direction.shape == (2,)
+            assert event.escape.params.shape == (2,)
+        params = event.params if moved else params - 0.05 * gradient
+    assert kinds.count("escaped") == 1
+    assert abs(float(params[0])) > 0.9
