@@ -255,6 +255,43 @@ def test_a_critical_point_that_noise_moves_about_is_not_decided():
     assert found.samples_needed > 64
 
 
+def test_noise_in_many_directions_moves_the_critical_point():
+    """Neither end shows it: the gradient scatters along soft directions in the middle of the spectrum."""
+    rng = np.random.default_rng(17)
+    n = 300
+    matrix = np.diag(np.r_[-1.0, np.full(n - 2, 0.01), 1.0])
+    slopes = np.zeros((64, n), FLOAT)
+    slopes[:32, 1:-1] = np.round(rng.standard_normal((32, n - 2)))
+    slopes[32:] = -slopes[:32]
+    matrices = np.repeat(matrix[None].astype(FLOAT), 64, 0)
+    center = point(n, 0.25)
+
+    def loss(w, batch):
+        return quadratic(w - center, batch)
+
+    found = hp.classify(loss, center, cut((matrices, slopes), [4] * 16))
+    assert found.label == "undetermined"
+    assert "moves the critical point" in found.evidence[0]
+    quiet = hp.classify(loss, center, cut((matrices, slopes / 128), [4] * 16))
+    assert quiet.label == "saddle"
+
+
+def test_parameters_fitted_to_the_batches_are_noticed():
+    """At the minimum of a mean its halves' slopes cancel; a slope there is left by the rounding of a stop."""
+    rng = np.random.default_rng(18)
+    x = rng.standard_normal((64, 8))
+    y = x @ np.ones(8) + rng.standard_normal(64)
+    fit = np.linalg.lstsq(x, y, rcond=None)[0]
+    batches = cut((x.astype(FLOAT), y.astype(FLOAT)), [4] * 16)
+
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    found = hp.classify(loss, jnp.asarray(fit, FLOAT), batches)
+    assert found.label in ("minimum", "undetermined")
+    assert "fitted to these very data" in " ".join(found.evidence) or found.label == "undetermined"
+
+
 def test_few_batches_are_said_to_be_all_there_is():
     rng = np.random.default_rng(11)
     found = hp.classify(quadratic, point(6), cut(samples(rng, saddle_matrix(6), 48, 1.0), [16] * 3))

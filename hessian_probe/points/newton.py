@@ -37,6 +37,7 @@ def krylov_step(
     limits: tuple[float, float],
     rng: np.random.Generator,
     budget: int,
+    gradient: Vector | None = None,
 ) -> Step:
     """Solve H s = −g with the least remainder in the gradient's Krylov space.
 
@@ -50,14 +51,16 @@ def krylov_step(
         limits: longest step, and largest change of the loss, that would be accepted.
         rng: source of randomness.
         budget: products allowed.
+        gradient: what is to vanish in place of the operator's own gradient.
 
     Returns:
         The step found, with how the search ended.
     """
-    length = float(norm(op.gradient_vector))
+    gradient = op.gradient_vector if gradient is None else gradient
+    length = float(norm(gradient))
     if budget < 1:
         return Step(None, 1.0, 0.0, "budget")
-    krylov = Krylov(op, op.gradient_vector, rng, budget, op.active)
+    krylov = Krylov(op, gradient, rng, budget, op.active)
     y, rest, outcome, least = np.zeros(0), np.ones(1), "budget", 0.0
     while krylov.step():
         matrix = krylov.extended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_f
 from hessian_probe.points.lines import LineProbe
 from hessian_probe.points.nearness import MODEL_SHARE
 from hessian_probe.points.needed import POWER, rounded_up, times_the_data
-from hessian_probe.points.slopes import displacement, held_out_slope, measure_slopes
+from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
 from hessian_probe.results import number, signed
 from hessian_probe.spectrum.errors import Estimate, weighted_mean
@@ -105,7 +106,8 @@ class Population:
         self.weights, self.quotients = quotients(op, (ends.low.vector, ends.high.vector))
         low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
         # The gradient's noise at the parameters is taken for that at the critical point beside them.
-        self.slopes = measure_slopes(op, self.judged.ends)
+        self.slopes = measure_slopes(op, self.judged.ends, self.rng)
+        self.slope = held_out_slope(op, self.slopes)
         checks = {"saddle": self._saddle, "not_critical": self._slope}
         if verdict.label in DECIDED:
             verdict = checks.get(verdict.label, self._extremum)(verdict)
@@ -178,47 +180,87 @@ class Population:
 
     def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
         """Add where the critical point of the whole may be, and settle the confidence."""
-        both = is_saddle(self.judged.ends)
-        change = (min if both else max)(probe.change for probe in self.probes.values())
-        moved, limit = displacement(self.slopes, self.judged.ends.band, self.level), MODEL_SHARE * change
-        share = number(moved / max(change, 1e-300), 2)
+        limit = MODEL_SHARE * self._change()
+        moved = displacement(*self.judged, self.slopes, self.level, limit, self.left())
+        if not moved.enough:
+            short = f"{self.left()} products are too few to see where noise moves the critical point"
+            return undetermined(f"{short}; raise max_hvps", *facts, *verdict.evidence)
         place = (
             f"noise of the gradient (norm {number(self.slopes.error, 2)}) moves the critical point's loss by "
-            f"up to {number(moved, 2)}, {share} of what the curvature makes (at most {MODEL_SHARE})"
+            f"up to {number(moved.change, 2)} (near: at most {number(limit, 2)}, {MODEL_SHARE} of what the "
+            "curvature makes)"
         )
-        if moved > limit:
+        if moved.change > limit:
             doubts.append(place)
-            tail = chi2.ppf(0.5 - 0.5 * POWER, self.slopes.freedom) / self.slopes.freedom
-            self.times.append(moved / limit / tail if limit > 0 else None)
+            self._need_nearness(moved, limit)
         else:
             facts.append(place)
         if doubts:
             return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
         missed = 1.0 - self.level + (0.0 if verdict.confidence is None else 1.0 - verdict.confidence)
         return verdict._replace(
-            certified=False, confidence=max(1.0 - missed, 0.0), evidence=(*verdict.evidence, *facts)
+            certified=False,
+            confidence=max(1.0 - missed, 0.0),
+            evidence=(*verdict.evidence, *facts, *self._fitted()),
+        )
+
+    def _change(self) -> float:
+        """What the curvature changes the loss by over the distance along which it was seen to hold."""
+        both = is_saddle(self.judged.ends)
+        return (min if both else max)((probe.change for probe in self.probes.values()), default=0.0)
+
+    def _fitted(self) -> tuple[str, ...]:
+        """Say so where the halves' gradients oppose each other: by chance they would not."""
+        slope = self.slope
+        if not slope.both.beyond(-1.0, self.level):
+            return ()
+        return (
+            f"the gradients of both halves of the batches oppose each other ({_shown(slope)}) as they do "
+            "where the parameters were fitted to these very data, which then say too little of others: "
+            "give batches that were not trained on, or sampled=False",
         )
 
     def _slope(self, verdict: Verdict) -> Verdict:
         """A gradient too large must be so for the whole."""
         length, noise = float(norm(self.here.operator.gradient_vector)), self.slopes.error
-        halves = held_out_slope(self.here.operator, self.slopes)
         share = (noise / length) ** 2 if length > 0 else 1.0
         without = length * max(1.0 - share, 0.0) ** 0.5
         fact = (
             f"gradient norm {number(length, 3)}, {number(without, 3)} without its "
             f"noise of {number(noise, 2)}; slope on held-out batches along the other half's gradient "
-            f"{_shown(halves)}"
+            f"{_shown(self.slope)}"
         )
-        if halves.show(1.0, self.level) and share <= NOISE_SHARE:
+        if self.slope.show(1.0, self.level) and share <= NOISE_SHARE:
             return verdict._replace(evidence=(*verdict.evidence, fact))
         doubt = f"{fact}: too much of it may be noise to say that it is a slope"
+        fitted = self._fitted()
+        if fitted:
+            return undetermined(doubt, *fitted, *verdict.evidence)
         if share < 1.0:
-            self._need_sign(halves.both.value, halves.both.value, halves.both)
-            wanted = (1.0 - NOISE_SHARE) / NOISE_SHARE * share / (1.0 - share)
-            tail = chi2.ppf(0.5 - 0.5 * POWER, self.slopes.freedom) / self.slopes.freedom
-            self.times.append(wanted / tail)
+            mean = self.slope.both
+            self._need_sign(mean.value, mean.value, mean)
+            self.times.append((1.0 - NOISE_SHARE) / NOISE_SHARE * share / (1.0 - share) / self._tail())
+        else:
+            self._need_a_critical_point()
         return undetermined(*self._doubts([doubt]), *verdict.evidence)
+
+    def _need_a_critical_point(self) -> None:
+        """Where all of the gradient is noise: what a label of the critical point would need."""
+        limit = MODEL_SHARE * self._change()
+        self._need_nearness(displacement(*self.here, self.slopes, self.level, math.inf, self.left()), limit)
+        for column in self.quotients.T:
+            halves = split_halves(column, self.weights)
+            if not halves.show(float(np.sign(halves.both.value)), self.level):
+                self._need_sign(halves.both.value, halves.both.value, halves.both)
+
+    def _need_nearness(self, moved: Displacement, limit: float) -> None:
+        known = limit > 0 and moved.enough and not moved.flat
+        self.times.append(moved.change / limit / self._tail() if known else None)
+
+    def _tail(self) -> float:
+        """By how much a variance may be under-estimated, at most, with the probability stated."""
+        freedom = self.slopes.freedom
+        return float(chi2.ppf(1.0 - POWER, freedom)) / freedom
 
     def _need_sign(self, first: float, second: float, mean: Estimate) -> None:
         low, high = min(first, second), max(first, second)

@@ -15,7 +15,11 @@ from hessian_probe.operators.hessian import HessianOperator, flatten_rows
 from hessian_probe.operators.objective import accumulate
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.heldout import Halves, split_halves
+from hessian_probe.points.newton import UNEXPLAINED, krylov_step
 from hessian_probe.spectrum.errors import Estimate, weighted_mean
+
+# Products for one draw of the gradient's noise where only the ends of the spectrum are known.
+DRAW_PRODUCTS = 12
 
 
 class Slopes(NamedTuple):
@@ -27,6 +31,7 @@ class Slopes(NamedTuple):
         along: slope along each direction that was asked for, with its error.
         curvatures: the curvature along each of them.
         halves: mean gradients of the even and of the odd batches.
+        draw: one draw of the mean gradient's error: the batches' deviations with random signs.
     """
 
     error: float
@@ -34,15 +39,17 @@ class Slopes(NamedTuple):
     along: tuple[Estimate, ...]
     curvatures: np.ndarray
     halves: tuple[Vector, Vector]
+    draw: Vector
 
 
-def measure_slopes(op: HessianOperator, ends: Ends) -> Slopes:
+def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) -> Slopes:
     """Pass over the batches' gradients once.
 
     Args:
         op: operator at the parameters, over at least two batches.
         ends: spectrum whose directions the gradients are projected on: all where they are known, else
             both ends.
+        rng: source of the signs of the draw.
 
     Returns:
         The noise, from |ḡ|² = |G|² + tr Σ/N in the mean.
@@ -51,16 +58,20 @@ def measure_slopes(op: HessianOperator, ends: Ends) -> Slopes:
         One gradient.
 
     Source:
-        S. McCandlish, J. Kaplan, D. Amodei et al. 2018, appendix A, arXiv:1812.06162.
+        S. McCandlish, J. Kaplan, D. Amodei et al. 2018, appendix A, arXiv:1812.06162; random signs:
+        C. F. J. Wu, Annals of Statistics 14, 1986, doi:10.1214/aos/1176350142.
     """
     curvatures, project = _directions(ends)
     weights, lengths, rows = [], [], []
     sums: list[Vector | None] = [None, None]
+    draw: Vector | None = None
     totals = [0.0, 0.0]
     mean = op.gradient_vector
     for index, (weight, gradient) in enumerate(gradients(op)):
         weights.append(weight)
-        lengths.append(float(norm(add_scaled(gradient, -1.0, mean))))
+        deviation = add_scaled(gradient, -1.0, mean)
+        lengths.append(float(norm(deviation)))
+        draw = accumulate(draw, weight * float(rng.choice((-1.0, 1.0))), deviation)
         rows.append(project(gradient))
         sums[index % 2] = accumulate(sums[index % 2], weight, gradient)
         totals[index % 2] += weight
@@ -69,10 +80,13 @@ def measure_slopes(op: HessianOperator, ends: Ends) -> Slopes:
     # Scaled first: squares of tiny gradients do not exist.
     top = max(max(lengths), 1e-300)
     spread = top * float(np.linalg.norm(shares * np.array(lengths) / top))
-    error = spread / math.sqrt(max(1.0 - concentration, 1e-300))
+    correction = 1.0 / math.sqrt(max(1.0 - concentration, 1e-300))
+    assert draw is not None
     even, odd = (scale(1.0 / t, s) for s, t in zip(sums, totals, strict=True) if s is not None)
     along = tuple(weighted_mean(column, shares) for column in np.array(rows).T)
-    return Slopes(error, 1.0 / concentration - 1.0, along, curvatures, (even, odd))
+    freedom = 1.0 / concentration - 1.0
+    draw = scale(correction, draw)
+    return Slopes(correction * spread, freedom, along, curvatures, (even, odd), draw)
 
 
 def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
@@ -86,27 +100,65 @@ def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]
     )
 
 
-def displacement(slopes: Slopes, band: float, level: float) -> float:
-    """By how much the loss differs between the critical points of these data and of all there could be.
+class Displacement(NamedTuple):
+    """How far noise of the gradient moves the critical point, in the loss.
+
+    Attributes:
+        change: quantile of ½ Σ εᵢ²/|λᵢ|, the most that the loss may differ by, in units of the loss.
+        flat: whether much of the noise lies where there is no curvature.
+        enough: whether the budget allowed to look.
+    """
+
+    change: float
+    flat: bool
+    enough: bool = True
+
+
+def displacement(
+    op: HessianOperator, ends: Ends, slopes: Slopes, level: float, limit: float, budget: int
+) -> Displacement:
+    """Compare the critical points of these data and of all there could be.
 
     The noise ε of the gradient moves the critical point by H⁻¹ε, and the loss by at most ½ Σ εᵢ²/|λᵢ|
     eigenvector by eigenvector: a weighted sum of χ² variables, taken as one scaled χ² of the same mean
-    and variance.
+    and variance.  Where only the ends of the spectrum are known, one draw of ε is solved for in a short
+    Krylov space as well.
 
     Args:
+        op: operator at the place that is judged.
+        ends: spectrum there.
         slopes: slopes along eigenvectors, with errors.
-        band: zero band; curvature within it is left out.
         level: probability of staying below what is returned.
+        limit: change of the loss above which nothing more need be known.
+        budget: products that may be spent.
 
     Returns:
-        That quantile, in units of the loss.
+        The displacement.
+
+    Cost:
+        Nothing where the whole spectrum is known, else at most DRAW_PRODUCTS products.
 
     Source:
         F. E. Satterthwaite, Biometrics Bulletin 2, 1946, doi:10.2307/3002019.
     """
-    beyond = np.abs(slopes.curvatures) > band
-    errors = np.array([estimate.error for estimate in slopes.along])[beyond]
-    parts = 0.5 * errors * (errors / np.abs(slopes.curvatures[beyond]))
+    beyond = np.abs(slopes.curvatures) > ends.band
+    errors = np.array([estimate.error for estimate in slopes.along])
+    known = _quantile(errors[beyond], slopes.curvatures[beyond], level)
+    if ends.spectrum is not None:
+        inside = float(np.linalg.norm(errors[~beyond]))
+        return Displacement(known, inside > UNEXPLAINED * slopes.error)
+    if known > limit or float(norm(slopes.draw)) == 0.0:
+        return Displacement(known, False)
+    if budget < DRAW_PRODUCTS:
+        return Displacement(known, False, enough=False)
+    rng = np.random.default_rng(0)  # only after a breakdown, where any direction will do
+    step = krylov_step(op, ends.band, UNEXPLAINED, (math.inf, limit), rng, DRAW_PRODUCTS, slopes.draw)
+    return Displacement(max(known, step.change), step.outcome == "flat")
+
+
+def _quantile(errors: np.ndarray, curvatures: np.ndarray, level: float) -> float:
+    """Quantile of ½ Σ εᵢ²/|λᵢ|."""
+    parts = 0.5 * errors * (errors / np.abs(curvatures))
     total = float(np.sum(parts))
     if not (parts.size and total > 0):
         return 0.0
