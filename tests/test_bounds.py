@@ -71,7 +71,7 @@ def test_the_steps_said_beforehand_are_enough(n, negative_tol):
     krylov = Krylov(diagonal_operator(values), None, rng, steps)
     while krylov.steps < steps:
         krylov.step()
-    growth = krylov.first_growth or krylov.growth()
+    growth = krylov.ended[0] if krylov.ended else krylov.growth()
     assert growth.lower(n, 0.99) >= -negative_tol
     assert growth.log_at(-negative_tol) >= log_inverse_weight(n, 0.99)
 
@@ -106,7 +106,7 @@ def test_after_a_breakdown_the_statement_is_that_of_the_run_before():
     for _ in range(5):
         krylov.step()
     assert krylov.invariant
-    growth = krylov.first_growth
+    growth = krylov.ended[0]
     assert growth.steps == 1
     assert growth.lower(500, 0.99) > 0.9
     assert krylov.growth().steps < 5

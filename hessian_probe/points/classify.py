@@ -13,6 +13,7 @@ import numpy as np
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, generator, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, hessian
 from hessian_probe.points.causes import no_product, nonfinite, unstable
+from hessian_probe.points.counting import count_negative
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.flat.resolve import Lower, resolve
 from hessian_probe.points.lines import LineProbe, probe_line
@@ -47,6 +48,7 @@ def classify(
     negative_tol: float = 1e-2,
     rtol: float | None = None,
     sampled: bool = True,
+    count: bool = False,
     progress: Callable[[str], None] | None = None,
     save_to: str | os.PathLike[str] | None = None,
     save_every: float = 30.0,
@@ -74,8 +76,8 @@ def classify(
         params: pytree; its real floating-point leaves are the variables.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
-        max_hvps: products allowed; None means 400, or one for each variable where up to 256 of them
-            are multiplied densely.
+        max_hvps: products allowed; None means 400 (800 with `count`), or one for each variable where up
+            to 256 of them are multiplied densely.
         confidence: probability with which a minimum by Lanczos must hold.
         negative_tol: for that statement, how negative a missed eigenvalue may be, relative to ‖H‖.
         rtol: None stops as soon as the label is settled; a number asks for both ends to residual
@@ -83,6 +85,9 @@ def classify(
         sampled: with data in at least four batches, whether these are a sample of something larger: then
             the label must hold for that, on batches that the directions were not fitted to; False: they
             are all there is.  Held-out batches say nothing of data that the parameters were fitted to.
+        count: count the negative eigenvalues beyond what the label needs: exactly where `max_hvps` covers
+            one product for each of up to 4,096 variables, else by deflation, or with an interval by
+            quadrature.  See `CriticalPoint.index_estimate`.
         progress: called with a line of text as the search goes on.
         save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.
         save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
@@ -123,8 +128,8 @@ def classify(
     if not isinstance(sampled, bool):
         raise TypeError(f"sampled={sampled!r}; expected True or False")
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
-    budget = MAX_HVPS if max_hvps is None else max_hvps
-    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled)
+    budget = MAX_HVPS * (2 if count else 1) if max_hvps is None else max_hvps
+    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, bool(count))
     rng = generator(key)
     options = {"key": random_state(rng)} | settings._asdict()
     for spent in ("budget", "progress"):
@@ -303,6 +308,7 @@ class _Probe:
         ends, op = self.ends, self.op
         low, high = (None, None) if ends is None else (ends.low, ends.high)
         trusted = bool(self.probes.get("low") and self.probes["low"].confirmed_by)
+        counted = count_negative(op, ends, self.settings, self._left, self.rng, trusted=trusted)
         near = verdict.label not in ("not_critical", "undetermined")
         return CriticalPoint(
             label=verdict.label,
@@ -317,7 +323,9 @@ class _Probe:
             samples_needed=self.sampling.samples,
             lowest=self._eigen(low, 1, self.sampling.low),
             highest=self._eigen(high, 0, self.sampling.high),
-            index_at_least=ends.negatives if ends is not None and trusted else 0,
+            index_at_least=counted.at_least,
+            index_estimate=counted.estimate,
+            multiplicities=counted.multiplicities,
             zero_band=ends.band if ends is not None else math.nan,
             escape_direction=self._escape_direction(low) if trusted else self._straight_descent(),
             descent=self._descent(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hessian_probe.results import number, result, signed
-from hessian_probe.spectrum.result import EigenResult
+from hessian_probe.spectrum.multiplicity import Multiplicity
+from hessian_probe.spectrum.result import EigenResult, IndexEstimate
 
 
 @result(
@@ -20,6 +21,7 @@ from hessian_probe.spectrum.result import EigenResult
         "zero_band",
         "escape_direction",
         "descent",
+        "index_estimate",
     )
 )
 class CriticalPoint:
@@ -42,7 +44,10 @@ class CriticalPoint:
         critical_loss: loss at that critical point (`loss` if the distance is 0, else NaN if none).
         lowest: EigenResult of the lowest end of the Hessian's spectrum at the parameters.
         highest: the same of the highest end.
-        index_at_least: number of negative eigenvalues that are proved (interlacing).
+        index_at_least: number of negative eigenvalues, at the parameters, that are proved (interlacing).
+        index_estimate: IndexEstimate, how many there are; exact where the whole spectrum was computed,
+            else made with `count=True` only, and None without.
+        multiplicities: eigenvalues that were found more than once (value, copies, whether that is exact).
         zero_band: curvature smaller than this in magnitude cannot be told from zero here.
         escape_direction: pytree like params of unit norm along which the curvature is negative,
             its sign chosen downhill; at a non-strict saddle or maximum the straight direction along which
@@ -70,6 +75,8 @@ class CriticalPoint:
     lowest: EigenResult
     highest: EigenResult
     index_at_least: int
+    index_estimate: IndexEstimate | None
+    multiplicities: tuple[Multiplicity, ...]
     zero_band: float
     escape_direction: Any
     descent: Any
@@ -99,13 +106,17 @@ class CriticalPoint:
                 rows.append((name, text + _over_the_data(error)))
         if self.zero_band == self.zero_band:
             rows.append(("zero band", f"± {number(self.zero_band, 2)}"))
-        if self.index_at_least:
+        if self.index_estimate is not None and (self.index_estimate.high or self.index_at_least):
+            rows.append(("index", f"{self.index_estimate}; at least {self.index_at_least} proved"))
+        elif self.index_at_least:
             rows.append(("index", f"at least {self.index_at_least}"))
         if self.samples_needed is not None:
             rows.append(("would settle it", f"about {self.samples_needed:,} samples"))
         if self.descent is not None:
             way = "straight" if self.escape_direction is not None else "curved"
             rows.append(("way down", f"{way}, of higher order than second"))
+        if self.multiplicities:
+            rows.append(("repeated", ", ".join(str(group) for group in self.multiplicities[:8])))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(
             (

@@ -26,6 +26,12 @@ from hessian_probe.spectrum.state import State, merged, pack, parted, random_sta
 DENSE_FIRST = 9
 DENSE_AFTER = 20
 DENSE_SIZE = 256
+# Where all negative eigenvalues are to be counted the whole spectrum is computed up to DENSE_COUNT, if
+# the budget covers it: the matrix is then 128 MiB.
+DENSE_COUNT = 4096
+# A sign that is settled in fewer products than this may come from few distinct eigenvalues: up to
+# DENSE_SIZE variables the search looks that far for a breakdown, which proves that they repeat.
+BREAKDOWN_AFTER = 5
 # A Ritz value shows a sign where it lies twice the zero band away from zero, and an eigenvalue of
 # that sign is near where its residual is at most half of it.
 SIGN_MARGIN = 2.0
@@ -46,6 +52,7 @@ class Settings(NamedTuple):
     rtol: float | None
     progress: Callable[[str], None] | None
     sampled: bool = True
+    counting: bool = False
 
 
 class Search:
@@ -84,7 +91,7 @@ class Search:
         if saved is not None:
             self._restore(saved)
         try:
-            if self.dimension <= DENSE_FIRST and self.budget >= self.op.size + 3:
+            if self._dense_at_once():
                 return self._dense()
             status = self._iterate()
             self.job.finish(self.state)
@@ -121,6 +128,12 @@ class Search:
         self.op.objective.num_hvps = self.before + values["spent"]
         self.top = values["spent"], self.krylov.steps
 
+    def _dense_at_once(self) -> bool:
+        """Whether to multiply all variables: there are few, or every eigenvalue is to be counted."""
+        fits = 8 * self.op.size**2 <= memory.free_bytes() * memory.SHARE
+        counted = self.settings.counting and self.dimension <= DENSE_COUNT and fits
+        return (self.dimension <= DENSE_FIRST or counted) and self.budget >= self.op.size + 3
+
     def _iterate(self) -> str:
         krylov = self.krylov
         while True:
@@ -151,9 +164,13 @@ class Search:
         if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
             return ""
         values, residuals = self._ends_of_ritz()
+        affordable = self.dimension <= DENSE_SIZE and self.budget >= self.spent + self.op.size + 3
         if self._saddle(values, residuals):
-            return "converged"
-        affordable = self.budget >= self.spent + self.op.size + 3 and self.dimension <= DENSE_SIZE
+            # After a breakdown eigenvalues repeat: one Krylov space does not count them.
+            if krylov.invariant and affordable:
+                return "dense"
+            if krylov.steps >= BREAKDOWN_AFTER or not affordable:
+                return "converged"
         if krylov.steps >= DENSE_AFTER and affordable:
             return "dense"
         if not self._resolved(values, residuals):
@@ -200,7 +217,7 @@ class Search:
 
     def _growth(self) -> Growth:
         """What the run from the random start says of the eigenvalues that it has not shown."""
-        return self.krylov.first_growth or self.krylov.growth()
+        return self.krylov.ended[0] if self.krylov.ended else self.krylov.growth()
 
     def _doubtful(self, values: np.ndarray) -> list[float]:
         """Beyond which values an unseen eigenvalue would change the label."""
@@ -210,14 +227,14 @@ class Search:
 
     def _covered(self, values: np.ndarray) -> bool:
         """Whether there is none, with the confidence asked; or, after a breakdown, no more to learn."""
-        if self.krylov.first_growth is not None:
+        if self.krylov.ended:
             return True
         growth, log = self._growth(), log_inverse_weight(self.dimension, self.settings.confidence)
         return all(growth.log_at(x) >= log for x in self._doubtful(values))
 
     def _needed(self, values: np.ndarray) -> int | None:
         """Products that `_covered` takes: bounded beforehand, or from the growth so far after a restart."""
-        if self.krylov.first_growth is not None:
+        if self.krylov.ended:
             return None
         log, growth = log_inverse_weight(self.dimension, self.settings.confidence), self._growth()
         needed = 0

@@ -71,8 +71,8 @@ class Krylov:
     Attributes:
         size: columns of the projected matrix, that is, multiplied basis vectors.
         steps: products made.
-        first_growth: what the run from the start vector says of the rest, once a breakdown or a
-            fresh vector has ended it; None before that.
+        ended: what each run from a random vector said of the rest, when a breakdown or a fresh vector
+            ended it.
         invariant: a breakdown has shown that the space is invariant.
         exhausted: the basis spans the whole (active) space.
         nonfinite: a product held a NaN or an infinity; the basis before it is intact.
@@ -103,13 +103,23 @@ class Krylov:
         self._matrix = np.zeros((0, 0))
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
-        self.first_growth: Growth | None = None
+        self.ended: tuple[Growth, ...] = ()
         self._run = Run(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
             start = random_normal(rng, operator.layout, self._active)
         rows = segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
         self.basis, self._next, _, _ = extend(basis, start, zeros(start), np.int32(0))
+
+    @property
+    def settled(self) -> np.ndarray:
+        """Ritz values, ascending, of the columns that were there when the last random vector was drawn."""
+        return np.linalg.eigvalsh(self._matrix[: self._run.first, : self._run.first])
+
+    @property
+    def coupling(self) -> float:
+        """Frobenius norm of the map's coupling of those columns to all that lies outside them."""
+        return host_norm(self._kept[: self._run.first])
 
     @property
     def full(self) -> bool:
@@ -175,8 +185,7 @@ class Krylov:
 
     def _refresh(self) -> None:
         """Go on from a fresh random vector, orthogonal to the basis; the remainder is dropped."""
-        if self.first_growth is None:
-            self.first_growth = self.growth()
+        self.ended = (*self.ended, self.growth())
         self._run = Run(self.size)
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from hessian_probe.results import number, result, signed
+from hessian_probe.spectrum.multiplicity import Multiplicity, multiplicities
 
 
 class NotConvergedError(RuntimeError):
@@ -19,6 +20,45 @@ class NotConvergedError(RuntimeError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@result(leaves=())
+class IndexEstimate:
+    """How many eigenvalues lie below a value, with an interval.
+
+    Attributes:
+        estimate: the likeliest number.
+        low: the number is at least this.
+        high: the number is at most this.
+        below: the value, negative, in loss / params²: the zero band where the count is exact, else what
+            the products can resolve.  Eigenvalues between it and zero are not counted.
+        confidence: probability with which the interval holds; 1 where it is proved.
+        method: "exact" (the whole spectrum), "deflation" (found one by one until a fresh run showed
+            nothing more) or "quadrature" (Gauss quadrature of random probes).
+        num_probes: random vectors used.
+    """
+
+    estimate: int
+    low: int
+    high: int
+    below: float
+    confidence: float
+    method: str
+    num_probes: int
+
+    def __str__(self) -> str:
+        limit = f"below {signed(self.below, 2)}"
+        if self.method == "exact":
+            return f"{self.estimate} {limit}, exact"
+        span = f"{self.low}" if self.low == self.high else f"{self.low} to {self.high}"
+        if self.method == "quadrature":
+            span += f", about {self.estimate},"
+        return (
+            f"{span} {limit} with probability {self.confidence:g} ({self.method}, {self.num_probes} probes)"
+        )
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        return f"IndexEstimate: {self}", []
 
 
 @result(leaves=("eigenvalues", "eigenvectors", "residual_norms", "converged", "standard_errors"))
@@ -69,23 +109,44 @@ class EigenResult:
             raise NotConvergedError(f"{self.status}: {self.message or repr(self)}", self)
         return self
 
+    @property
+    def multiplicities(self) -> tuple[Multiplicity, ...]:
+        """Eigenvalues grouped where they agree within their residuals, ascending.
+
+        A count is exact where the whole spectrum was computed and no neighbour of the group was left
+        out; by Lanczos further copies can exist.
+        """
+        values = np.asarray(self.eigenvalues)
+        known = np.full(len(values), self.method == "dense")
+        if len(values) < self.size and len(values):
+            edges = [self.num_lowest - 1] if self.num_lowest else []
+            edges += [self.num_lowest] if self.num_lowest < len(values) else []
+            known[edges] = False
+        return multiplicities(values, np.asarray(self.residual_norms), known)
+
     def vector(self, index: int) -> Any:
         """One eigenvector, a pytree like params of unit norm."""
         return jax.tree.map(lambda leaf: leaf[index] if np.ndim(leaf) else leaf, self.eigenvectors)
 
-    def _shown(self, index: int) -> str:
-        """One eigenvalue with its errors."""
-        text = f"{signed(self.eigenvalues[index])} ± {number(self.residual_norms[index], 1)}"
-        if self.standard_errors is None:
-            return text
-        return f"{text} ± {number(self.standard_errors[index], 1)} over the data"
+    def _row(self, first: int, group: Multiplicity) -> tuple[str, str]:
+        """One eigenvalue, or several that cannot be told apart, with errors."""
+        last = first + group.copies - 1
+        text = f"{str(group) if group.copies > 1 else signed(group.value)} ± "
+        text += number(np.max(np.asarray(self.residual_norms)[first : last + 1]), 1)
+        if self.standard_errors is not None:
+            text += (
+                f" ± {number(np.max(np.asarray(self.standard_errors)[first : last + 1]), 1)} over the data"
+            )
+        return f"λ[{first}]" if last == first else f"λ[{first}…{last}]", text
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         values = np.asarray(self.eigenvalues)
         good = int(np.sum(np.asarray(self.converged)))
         title = f"EigenResult: {self.status.upper()}   {good} of {len(values)} pairs converged"
-        shown = range(len(values)) if len(values) <= 8 else [*range(4), *range(len(values) - 4, len(values))]
-        rows = [(f"λ[{i}]", self._shown(i)) for i in shown]
+        groups = self.multiplicities
+        firsts = np.cumsum([0, *(group.copies for group in groups)])
+        shown = range(len(groups)) if len(groups) <= 8 else [*range(4), *range(len(groups) - 4, len(groups))]
+        rows = [self._row(int(firsts[i]), groups[i]) for i in shown]
         if len(values):
             rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))
