@@ -231,17 +231,17 @@ class HessianOperator:
         """
         n = self.size
         limit = memory.free_bytes() * memory.SHARE if max_bytes is None else max_bytes
-        if 8 * n * n > limit:
-            raise MemoryError(
-                f"the dense Hessian of {n} variables needs {memory.readable(8 * n * n)}, "
-                f"{memory.readable(limit)} are allowed; use hp.eigsh for the ends of its spectrum"
-            )
-        columns = np.zeros((n, n))
+        what = f"the dense Hessian of {n} variables"
+        memory.require(memory.matrix_bytes(n), limit, what, ENDS_INSTEAD)
+        matrix = np.zeros((n, n))
         for start in range(0, n, DENSE_BLOCK):
-            units = jnp.eye(n, dtype=self.objective.scalar_dtype)[start : start + DENSE_BLOCK]
-            block = self._block(unflatten_rows(self.layout, units))
-            columns[start : start + len(units)] = flatten_rows(block)[: len(units)]
-        return 0.5 * (columns + columns.T)
+            units = np.eye(min(DENSE_BLOCK, n - start), n, start)
+            matrix[start : start + len(units)] = flatten_rows(self._block(unflatten_rows(self.layout, units)))
+        for start in range(0, n, DENSE_BLOCK):  # in place: there may be no room for another matrix
+            rows, rest = slice(start, start + DENSE_BLOCK), slice(start, None)
+            mean = 0.5 * (matrix[rows, rest] + matrix[rest, rows].T)
+            matrix[rows, rest], matrix[rest, rows] = mean, mean.T
+        return matrix
 
     def _block(self, vectors: Basis) -> Basis:
         """Products with the rows of a basis; one compiled program where the map is stored."""
@@ -302,6 +302,7 @@ class HessianOperator:
         return True
 
 
+ENDS_INSTEAD = "hp.eigsh finds the ends of the spectrum without the matrix, hp.classify the label"
 # Rows of the identity that one compiled program multiplies; bounds memory, not the answer.
 DENSE_BLOCK = 64
 

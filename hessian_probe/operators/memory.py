@@ -34,6 +34,40 @@ def tree_bytes(tree: Any) -> int:
     )
 
 
+# Float64 matrices of size n by n that are there at once while all eigenvectors are computed: the
+# Hessian, LAPACK's copy of it, two in syevd's workspace (1 + 6n + 2n² numbers), and the eigenvectors.
+EIGH_MATRICES = 5
+
+
+def matrix_bytes(size: int, count: int = 1) -> int:
+    """Bytes of `count` float64 matrices of size n by n."""
+    return 8 * count * size * size
+
+
+def eigh_fits(size: int) -> bool:
+    """Whether all eigenpairs of a dense matrix can be computed in half of the free memory."""
+    return matrix_bytes(size, EIGH_MATRICES) <= 2 * SHARE * free_bytes()
+
+
+def require(needed: float, limit: float, what: str, instead: str) -> None:
+    """Refuse what does not fit.
+
+    Args:
+        needed: bytes.
+        limit: bytes allowed.
+        what: what would be formed.
+        instead: what to do instead.
+
+    Raises:
+        MemoryError: it needs more than is allowed.
+    """
+    if needed > limit:
+        raise MemoryError(
+            f"{what} needs {readable(needed)}; {readable(limit)} are allowed, {readable(free_bytes())} are "
+            f"free: {instead}"
+        )
+
+
 def readable(count: float) -> str:
     """Write a number of bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -87,12 +87,12 @@ class Search:
         row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
         fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
         self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
-        saved = self.job.begin(self.op, self.rng)
-        if saved is not None:
-            self._restore(saved)
         try:
             if self._dense_at_once():
                 return self._dense()
+            saved = self.job.begin(self.op, self.rng)
+            if saved is not None:
+                self._restore(saved)
             status = self._iterate()
             self.job.finish(self.state)
             if status == "dense":
@@ -130,9 +130,8 @@ class Search:
 
     def _dense_at_once(self) -> bool:
         """Whether to multiply all variables: there are few, or every eigenvalue is to be counted."""
-        fits = 8 * self.op.size**2 <= memory.free_bytes() * memory.SHARE
-        counted = self.settings.counting and self.dimension <= DENSE_COUNT and fits
-        return (self.dimension <= DENSE_FIRST or counted) and self.budget >= self.op.size + 3
+        counted = self.settings.counting and self.dimension <= DENSE_COUNT
+        return (self.dimension <= DENSE_FIRST or counted) and self._affords_dense()
 
     def _iterate(self) -> str:
         krylov = self.krylov
@@ -164,7 +163,7 @@ class Search:
         if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
             return ""
         values, residuals = self._ends_of_ritz()
-        affordable = self.dimension <= DENSE_SIZE and self.budget >= self.spent + self.op.size + 3
+        affordable = self.dimension <= DENSE_SIZE and self._affords_dense()
         if self._saddle(values, residuals):
             # After a breakdown eigenvalues repeat: one Krylov space does not count them.
             if krylov.invariant and affordable:
@@ -181,6 +180,10 @@ class Search:
             return ""
         # A probability is stated down to −band, and coarse rounding makes that too far.
         return "dense" if self.op.eps > SINGLE and affordable else "converged"
+
+    def _affords_dense(self) -> bool:
+        size = self.op.size
+        return self.budget >= self.spent + size + 3 and memory.eigh_fits(size)
 
     def _ends_of_ritz(self) -> tuple[np.ndarray, np.ndarray]:
         ritz = self.krylov.ritz()

@@ -83,7 +83,7 @@ class Job:
         self._path = None if saving.save_to is None else Path(saving.save_to)
         self._saved: list[State] = []
         self._done: list[State] = []
-        self._start = ""
+        self._start, self._begun = "", False
         self._failed = False
         source = saving.source
         if self._path is not None or source is not None:
@@ -102,6 +102,7 @@ class Job:
         Returns:
             The saved state of this very search, or None where there is none.
         """
+        self._begun = True
         if self._path is None and not self._saved:
             return None
         self._start = f"{digest(op.x)} {digest([np.frombuffer(random_state(rng).encode(), np.uint8)])}"
@@ -117,20 +118,21 @@ class Job:
             self.save(state)
 
     def save(self, state: Callable[[], State]) -> None:
-        """Save now: what is done, and the search in progress."""
-        self._write(state)
+        """Save now: what is done, and the search in progress, if there is one."""
+        self._write(state if self._begun else None)
 
     def finish(self, state: Callable[[], State]) -> None:
         """Keep the state of a search as it is when it is done, and save."""
         if self._path is not None:
-            self._done.append(self._begun(state))
+            self._done.append(self._marked(state))
+            self._begun = False
             self._write()
 
     def reopen(self) -> None:
         """Take back that the last search is done."""
-        self._done = self._done[:-1]
+        self._done, self._begun = self._done[:-1], True
 
-    def _begun(self, state: Callable[[], State]) -> State:
+    def _marked(self, state: Callable[[], State]) -> State:
         return merged(State({"start": self._start}, {}), search=state())
 
     def _write(self, state: Callable[[], State] | None = None) -> None:
@@ -138,7 +140,7 @@ class Job:
             return
         began = time.monotonic()
         with uninterrupted():
-            current = [] if state is None else [self._begun(state)]
+            current = [] if state is None else [self._marked(state)]
             # What was saved of later searches is kept until they are come to.
             states = [*self._done, *current, *self._saved]
             header = {**self._header, "searches": [state.header for state in states]}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.arrays import Basis, tangent
+from hessian_probe.operators import memory
 from hessian_probe.operators.base import SymmetricOperator
-from hessian_probe.operators.hessian import HessianOperator, unflatten_rows
+from hessian_probe.operators.hessian import ENDS_INSTEAD, HessianOperator, unflatten_rows
 from hessian_probe.spectrum.result import EigenResult
 
 EMPTY = {
@@ -24,7 +25,10 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
         FloatingPointError: the matrix holds a NaN or an infinity.
         MemoryError: the matrix does not fit.
     """
-    matrix = operator.dense()
+    n = operator.size
+    needed, limit = memory.matrix_bytes(n, memory.EIGH_MATRICES), 2 * memory.SHARE * memory.free_bytes()
+    memory.require(needed, limit, f"the whole spectrum of {n} variables", ENDS_INSTEAD)
+    matrix = operator.dense(max_bytes=needed)
     if not np.all(np.isfinite(matrix)):
         raise FloatingPointError("a Hessian-vector product is not finite")
     values, vectors = np.linalg.eigh(matrix)

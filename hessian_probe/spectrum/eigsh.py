@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, from_tangent, generator, tangent
+from hessian_probe.operators import memory
 from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.checkpoint import Job, Saving
@@ -121,14 +122,19 @@ def _search(
     saving: Saving,
 ) -> EigenResult:
     n = op.size
-    many = 4 * (lowest + highest) >= n and n <= DENSE_MANY
-    if (n <= DENSE_SIZE or many) and (max_hvps is None or max_hvps >= n):
+    if (max_hvps is None or max_hvps >= n) and takes_dense(n, lowest + highest):
         return _dense(op, lowest, highest, rtol)
     options = {"lowest": lowest, "highest": highest, "rtol": rtol, "max_basis": max_basis}
     chance = {"key": random_state(rng), "initial": start}
     job = Job("eigsh", op, options | chance, saving)
     search = EndSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress, job)
     return search.run(start)
+
+
+def takes_dense(size: int, wanted: int) -> bool:
+    """Whether n products and LAPACK are the better route, and fit."""
+    many = 4 * wanted >= size and size <= DENSE_MANY
+    return (size <= DENSE_SIZE or many) and memory.eigh_fits(size)
 
 
 def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:

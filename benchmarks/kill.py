@@ -1,0 +1,213 @@
+"""Kill long jobs at random times and continue them; the answer must be the uninterrupted one.
+
+Run as `python -m benchmarks.kill` (or `make bench-kill`).  An eigenvalue search and a classification of a
+network on the digits (8,970 parameters) run in processes of their own.  Each is killed by SIGINT and
+by SIGKILL at random times (and killed again, with even odds, after it went on) until it may finish.
+Exits with 1 if any saved file is not whole, a resumed answer differs in one bit, or anything saved was
+lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hessian_probe as hp
+from hessian_probe import storage
+from hessian_probe.problems import digits, mlp_init, mlp_loss
+
+JOBS = ("eigsh", "classify")
+SIGNALS = ("SIGINT", "SIGKILL")
+STARTED, INTERRUPTED = "searching", 3
+SAVE_EVERY = 0.2
+SEARCH: dict[str, Any] = {"lowest": 16, "highest": 16, "rtol": 1e-5, "max_basis": 80}
+
+
+def problem(job: str) -> tuple[Any, Any, Any]:
+    """Loss, parameters and data: a random start, or for "classify" the plateau near zero weights."""
+    scale = 1.0 if job == "eigsh" else 0.02
+    params = jax.tree.map(jnp.float32, mlp_init((64, 64, 64, 10), scale=scale))
+    batch = jax.tree.map(jnp.float32, digits())
+    return mlp_loss("tanh", "cross_entropy"), params, batch
+
+
+def work(job: str, save_to: Path | None, answer: Path) -> int:
+    """Run one job in this process and write its answer.
+
+    Returns:
+        0, or INTERRUPTED where Ctrl-C ended it with what there was.
+    """
+    loss, params, batch = problem(job)
+    began: list[float] = []
+
+    def progress(_: str) -> None:
+        if not began:
+            began.append(time.monotonic())
+            print(STARTED, flush=True)
+
+    saving: dict[str, Any] = {"save_to": save_to, "save_every": SAVE_EVERY, "progress": progress}
+    result: Any
+    if job == "eigsh":
+        result = hp.eigsh(hp.hessian(loss, params, batch), **SEARCH, **saving)
+        stopped = result.status == "interrupted"
+    else:
+        result = hp.classify(loss, params, batch, rtol=1e-6, max_hvps=2000, **saving)
+        stopped = result.evidence[0].startswith("interrupted")
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(result))}
+    seconds = time.monotonic() - began[0] if began else 0.0
+    storage.write(answer, storage.Record("answer", {"text": repr(result), "seconds": seconds}, leaves))
+    return INTERRUPTED if stopped else 0
+
+
+class Outcome(NamedTuple):
+    """What became of one job that was killed."""
+
+    kills: int
+    saved: int
+    fault: str
+
+
+def start(job: str, save_to: Path | None, answer: Path) -> subprocess.Popen[str]:
+    """Start a job in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.kill", "--work", job, "--answer", str(answer)]
+    if save_to is not None:
+        command += ["--save-to", str(save_to)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def searched(save_to: Path) -> int:
+    """Products held in a saved file, which must be whole; 0 if there is none.
+
+    Raises:
+        ValueError: it is cut off or damaged.
+    """
+    if not save_to.exists():
+        return 0
+    return sum(s["search"]["krylov"]["steps"] for s in storage.read(save_to).header["searches"])
+
+
+def kill_and_resume(
+    job: str, name: str, folder: Path, truth: storage.Record, rng: np.random.Generator
+) -> Outcome:
+    """Kill one job at a random time, go on, maybe kill again, and compare the answer."""
+    save_to, answer = folder / "job", folder / "answer"
+    kills, most = 0, 0
+    while True:
+        process = start(job, save_to, answer)
+        again = kills == 0 or (kills < 4 and rng.random() < 0.5)
+        assert process.stdout is not None
+        process.stdout.readline()
+        if again:
+            time.sleep(rng.uniform(0.0, truth.header["seconds"]) / (1 + kills))
+            process.send_signal(getattr(signal, name))
+        _, told = process.communicate()
+        code = process.returncode
+        try:
+            now = searched(save_to)
+        except ValueError as error:
+            return Outcome(kills, most, str(error))
+        if now < most:
+            return Outcome(kills, most, f"{most} products were saved, {now} are left")
+        most = now
+        if code == 0:
+            return Outcome(kills, most, difference(truth, storage.read(answer)))
+        if code not in (INTERRUPTED, -signal.SIGKILL, -signal.SIGINT, 1) or (code == 1 and not again):
+            return Outcome(kills, most, f"ended with {code}: {told[-500:]}")
+        if code == 1 and "KeyboardInterrupt" not in told:
+            return Outcome(kills, most, f"failed: {told[-500:]}")
+        kills += 1
+
+
+def difference(truth: storage.Record, found: storage.Record) -> str:
+    """Say in what two answers differ, or "" where every bit is the same."""
+    if truth.header["text"] != found.header["text"]:
+        return f"another answer:\n{found.header['text']}\ninstead of\n{truth.header['text']}"
+    pairs = ((truth.arrays[key], found.arrays[key]) for key in truth.arrays)
+    return "" if all(a.tobytes() == b.tobytes() for a, b in pairs) else "the arrays differ"
+
+
+def uninterrupted(job: str, save_to: Path | None, answer: Path) -> storage.Record:
+    """Let a job run to its end.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    process = start(job, save_to, answer)
+    _, told = process.communicate()
+    if process.returncode:
+        raise RuntimeError(told)
+    return storage.read(answer)
+
+
+def campaign(times: int, seed: int, folder: Path, jobs: tuple[str, ...] = JOBS) -> list[str]:
+    """Kill each job `times` times by each signal; print one line for each, return the faults."""
+    faults = []
+    for job in jobs:
+        truth = uninterrupted(job, None, folder / f"{job}-truth")
+        print(f"{job}: uninterrupted {truth.header['seconds']:.1f} s of searching")
+        for name in SIGNALS:
+            outcomes = []
+            for index in range(times):
+                place = folder / f"{job}-{name}-{index}"
+                place.mkdir()
+                rng = np.random.default_rng([seed, JOBS.index(job), SIGNALS.index(name), index])
+                outcomes.append(kill_and_resume(job, name, place, truth, rng))
+            wrong = [outcome.fault for outcome in outcomes if outcome.fault]
+            kills = sum(outcome.kills for outcome in outcomes)
+            print(
+                f"  {name:<8} {times} jobs, {kills} kills, products saved at the end "
+                f"{min(o.saved for o in outcomes)} … {max(o.saved for o in outcomes)}: "
+                f"{times - len(wrong)} answers equal bit for bit, {len(wrong)} faults",
+                flush=True,
+            )
+            faults += wrong
+    return faults
+
+
+def overhead(rounds: int, folder: Path) -> None:
+    """Print how much longer a search takes when it is saved."""
+    op = hp.hessian(*problem("eigsh"))
+    ratios = []
+    hp.eigsh(op, **SEARCH)
+    for index in range(rounds):
+        began = time.perf_counter()
+        hp.eigsh(op, **SEARCH)
+        middle = time.perf_counter()
+        hp.eigsh(op, **SEARCH, save_to=folder / f"cost-{index}", save_every=0)
+        ratios.append((time.perf_counter() - middle) / (middle - began))
+    print(f"saving as often as allowed: {statistics.median(ratios):.3f} times the time (median of {rounds})")
+
+
+def main() -> int:
+    """Run the campaign, or one job for it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=10, help="kills of each job by each signal")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", choices=JOBS, help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--save-to", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        return work(options.work, options.save_to, options.answer)
+    with tempfile.TemporaryDirectory() as folder:
+        faults = campaign(options.times, options.seed, Path(folder))
+        overhead(5, Path(folder))
+    for fault in faults:
+        print(f"FAULT {fault}")
+    print(f"{len(faults)} faults")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
