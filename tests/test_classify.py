@@ -601,7 +601,7 @@ def test_an_interrupt_gives_what_there_is():
         ({"confidence": 1.0}, "confidence"),
         ({"confidence": 0.0}, "confidence"),
         ({"negative_tol": 0.0}, "negative_tol"),
-        ({"max_hvps": 0}, "max_hvps"),
+        ({"max_hvps": -1}, "max_hvps"),
         ({"rtol": -1.0}, "rtol"),
     ],
 )

@@ -319,3 +319,63 @@ def test_off_a_real_plateau_at_once(plateau):
     assert move.status == "escaped"
     assert_proved(move, plateau.loss, *plateau.args)
     assert move.loss_before - move.loss_after > 0.05
+
+
+SILENT = [
+    p for p in problems.degenerate_points() if p.name in {"x2-y4", "monkey", "peano", "xyz", "dixon_price3"}
+]
+
+
+@pytest.mark.parametrize("known", SILENT, ids=lambda known: known.name)
+def test_out_of_saddles_that_second_order_does_not_show(known):
+    cast = known.astype(FLOAT)
+    move = hp.escape(cast.loss, *cast.args)
+    assert_proved(move, cast.loss, *cast.args)
+    assert move.status == "escaped"
+
+
+def test_a_curved_way_down():
+    """Peano: the loss rises along every straight line, and falls along y = 1.5 x²."""
+    peano = next(p for p in SILENT if p.name == "peano").astype(FLOAT)
+    move = hp.escape(peano.loss, *peano.args)
+    assert move.status == "escaped"
+    assert math.isnan(move.step)
+    assert move.point.escape_direction is None
+    there = np.add(peano.params, move.point.descent)
+    assert float(peano.loss(there)) < 0
+    assert "curved" in repr(move.point)
+    assert "descent" in repr(move)
+
+
+def test_out_of_a_maximum_that_second_order_does_not_show():
+    def hill(p):
+        return -jnp.sum(p**4)
+
+    move = hp.escape(hill, array(0, 0))
+    assert move.point.label == "maximum"
+    assert move.status == "escaped"
+    assert_proved(move, hill, array(0, 0))
+
+
+def shallow_saddle(p, data):
+    """Σ ¼x⁴ − ½εx² over the first two, and positive curvature along the others."""
+    depth, others = data
+    x = p[:2]
+    return jnp.sum(x**4) / 4 - depth * jnp.sum(x**2) / 2 + jnp.sum(others * p[2:] ** 2) / 2
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 12, None])
+@pytest.mark.parametrize("depth", [1e-2, 1e-4, 1e-6])
+def test_r15_a_shallow_saddle_is_left_and_never_made_worse(depth, budget):
+    """An escape sized to the noise floor stayed, and with more budget wandered and ended worse."""
+    params = np.zeros(5, FLOAT)
+    data = (FLOAT.type(depth), np.linspace(0.5, 2, 3).astype(FLOAT))
+    move = hp.escape(shallow_saddle, params, data, max_hvps=budget)
+    assert_proved(move, shallow_saddle, params, data)
+    assert budget is None or move.num_hvps <= budget
+    if budget in (0, 1, 2, 3):
+        assert move.status == "undetermined"
+        assert f"max_hvps={budget}" in " ".join(move.evidence)
+    elif depth > 100 * EPS:
+        assert move.status == "escaped"
+        assert move.loss_after < -0.2 * depth**2

@@ -13,7 +13,7 @@ from hessian_probe.display.record import Report, Section
 # Fields that hold parameters or vectors like them, and the classification within an escape, which
 # stands beside it.
 OMITTED = frozenset({"params", "eigenvectors", "point"})
-DIRECTION = "escape_direction"  # of this one JSON says whether it is there
+DIRECTIONS = frozenset({"escape_direction", "descent"})  # of these JSON says whether they are there
 
 
 def to_json(item: Any) -> Any:
@@ -50,8 +50,8 @@ def _fields(item: Any) -> dict[str, Any]:
     out = {}
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
-        if field.name == DIRECTION:
-            out[f"has_{DIRECTION}"] = value is not None
+        if field.name in DIRECTIONS:
+            out[f"has_{field.name}"] = value is not None
         elif field.name not in OMITTED:
             out[field.name] = to_json(value)
     return out

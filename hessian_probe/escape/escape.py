@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm
+from hessian_probe.escape.bent import go_on_from
 from hessian_probe.escape.result import Escape
 from hessian_probe.escape.step import LineSearch
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.results import number, signed
+from hessian_probe.results import number
 
 # A decrease must exceed this many roundings of the loss to count: of the parameters' precision, and of a
 # lower one in which the loss computes.
@@ -38,7 +39,9 @@ def escape(
 
     The direction comes from the classification.  Both signs are tried, the step length is searched
     on the true loss, and the step is accepted only if the loss falls beyond rounding, below the
-    loss of the critical point itself: going on downhill from there cannot lead back to it.
+    loss of the critical point itself: going on downhill from there cannot lead back to it.  Where
+    second order shows no way down, but higher order does (a non-strict saddle), the search goes on from
+    the lower point that the classification found, `point.descent`, since the way there may be curved.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -46,7 +49,7 @@ def escape(
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         key: random key; None means `jax.random.key(0)`.
         point: a classification of these very parameters, to save classifying again.
-        max_hvps: products allowed for the classification.
+        max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) nothing moves.
         progress: called with a line of text as the search goes on.
 
     Returns:
@@ -58,7 +61,7 @@ def escape(
 
     Cost:
         The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
-        slope along the line.
+        slope along the line; as many again where higher order shows the way.
 
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
@@ -71,26 +74,51 @@ def escape(
     objective = Objective(loss, params, data)
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
-    if point.escape_direction is None:
+    if point.escape_direction is None and point.descent is None:
         return _stay(point, params, before, objective, *_no_direction(point))
-    direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
     eps = float(jnp.finfo(objective.layout.dtype).eps)
     margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
-    search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
-    best = search.run(max(float(norm(cast(objective.variables, objective.layout.work_dtypes))), 1.0))
+    ways = []
+    if point.escape_direction is not None:
+        ways.append(_straight(objective, point, before, margin))
+    if point.descent is not None:
+        move = from_tangent(objective.layout, point.descent, "point.descent")
+        ways.append(_Way(go_on_from(objective, move, margin), math.nan, math.nan))
+    values = [objective.value(way.moved) for way in ways]
+    after, way = min(
+        zip(values, ways, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
+    )
     if progress is not None:
-        progress(f"best step {signed(best.length)}: loss {number(best.value, 6)}")
-    work = cast(objective.variables, objective.layout.work_dtypes)
-    moved = cast(add_scaled(work, best.length, direction), objective.layout.dtypes)
-    after = objective.value(moved)
+        progress(f"best step: loss {number(after, 6)}")
     floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
     if not after < floor - margin:
         reason = (
-            f"no step along the direction lowers the loss below {number(floor, 6)} by more than "
+            f"no step tried lowers the loss below {number(floor, 6)} by more than "
             f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
         )
         return _stay(point, params, before, objective, "no_decrease", reason)
-    return _moved(point, objective, moved, direction, before, after, best.length)
+    return _moved(point, objective, way, before, after)
+
+
+class _Way(NamedTuple):
+    """Where a search ended: the variables, the signed step if straight, and the loss predicted there."""
+
+    moved: Vector
+    step: float
+    predicted: float
+
+
+def _straight(objective: Objective, point: CriticalPoint, before: float, margin: float) -> _Way:
+    """Search along the escape direction."""
+    layout = objective.layout
+    direction = from_tangent(layout, point.escape_direction, "point.escape_direction")
+    work = cast(objective.variables, layout.work_dtypes)
+    search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
+    best = search.run(max(float(norm(work)), 1.0))
+    _, slopes = objective.line(objective.variables, direction, np.zeros(1))
+    curvature = float(point.lowest.eigenvalues[0])
+    predicted = before + float(slopes[0]) * best.length + 0.5 * curvature * best.length**2
+    return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted)
 
 
 def _check_point(point: CriticalPoint, objective: Objective, value: float) -> None:
@@ -145,18 +173,20 @@ def _stay(
 def _moved(
     point: CriticalPoint,
     objective: Objective,
-    moved: Vector,
-    direction: Vector,
+    way: _Way,
     before: float,
     after: float,
-    step: float,
 ) -> Escape:
-    _, slopes = objective.line(objective.variables, direction, np.zeros(1))
-    curvature = float(point.lowest.eigenvalues[0])
-    predicted = before + float(slopes[0]) * step + 0.5 * curvature * step**2
+    work = objective.layout.work_dtypes
+    gone = add_scaled(cast(way.moved, work), -1.0, cast(objective.variables, work))
+    distance = float(norm(gone)) if math.isnan(way.step) else abs(way.step)
+    fell = f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}"
+    if point.descent is not None:
+        fell += "; second order shows no way down, higher order does"
+    elif not math.isnan(way.predicted):
+        fell += f"; the quadratic model predicts a fall by {number(before - way.predicted, 4)}"
     evidence = (
-        f"the loss fell by {number(before - after, 4)} over {number(abs(step), 3)}; the quadratic model "
-        f"predicts a fall by {number(before - predicted, 4)}",
+        fell,
         f"it is {number(min(before, point.critical_loss) - after, 4)} below the critical point's: going on "
         "downhill cannot return there"
         if math.isfinite(point.critical_loss)
@@ -164,12 +194,12 @@ def _moved(
     )
     return Escape(
         status="escaped",
-        params=merge(objective.layout, moved, objective.rest),
+        params=merge(objective.layout, way.moved, objective.rest),
         loss_before=before,
         loss_after=after,
-        distance=abs(step),
-        step=step,
-        predicted=predicted,
+        distance=distance,
+        step=way.step,
+        predicted=way.predicted,
         num_hvps=point.num_hvps,
         num_evaluations=point.num_evaluations + objective.num_evaluations,
         point=point,

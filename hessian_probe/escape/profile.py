@@ -47,7 +47,7 @@ def loss_profile(
         return None
     objective = Objective(loss, params, data)
     direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
-    step = 0.0 if move is None else move.step
+    step = 0.0 if move is None or move.step != move.step else move.step
     reach = BEYOND * abs(step) or DEFAULT_REACH
     distances = np.linspace(-reach, reach, 2 * (num // 2) + 1)
     losses, slopes = objective.line(objective.variables, direction, distances)
@@ -58,5 +58,5 @@ def loss_profile(
         slope=float(slopes[len(slopes) // 2]),
         curvature=float(point.lowest.eigenvalues[0]),
         step=step,
-        step_loss=point.loss if move is None else move.loss_after,
+        step_loss=point.loss if move is None or step == 0 else move.loss_after,
     )

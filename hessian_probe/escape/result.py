@@ -24,8 +24,8 @@ class Escape:
         loss_before: loss at the parameters that came in.
         loss_after: loss at `params`, on the same data.
         distance: length of the step, in params.
-        step: signed step along `point.escape_direction`.
-        predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved.
+        step: signed step along `point.escape_direction`; NaN where the way is that of `point.descent`.
+        predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved, or `step` is.
         num_hvps: Hessian-vector products spent, classification included.
         num_evaluations: loss and gradient evaluations spent, classification included.
         point: the classification it started from.
@@ -48,7 +48,8 @@ class Escape:
         title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label}"
         rows = [("loss", f"{number(self.loss_before, 6)} → {number(self.loss_after, 6)}")]
         if self.distance > 0:
-            rows.append(("step", f"{number(self.distance, 3)} along the escape direction"))
+            way = "by the descent of higher order" if self.step != self.step else "along the escape direction"
+            rows.append(("step", f"{number(self.distance, 3)} {way}"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
         return title, rows

@@ -123,8 +123,8 @@ def classify(
         raise ValueError(f"negative_tol={negative_tol}; expected a positive number")
     if rtol is not None and not rtol > 0:
         raise ValueError(f"rtol={rtol}; expected None or a positive number")
-    if max_hvps is not None and max_hvps < 1:
-        raise ValueError(f"max_hvps={max_hvps}; expected at least 1")
+    if max_hvps is not None and max_hvps < 0:
+        raise ValueError(f"max_hvps={max_hvps}; expected None, 0 or more")
     if not isinstance(sampled, bool):
         raise TypeError(f"sampled={sampled!r}; expected True or False")
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
