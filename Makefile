@@ -35,6 +35,9 @@ truth: $(READY)/demo ## label points of known type; print the table
 bench: $(READY)/demo ## print the speed of products and of both spectrum ends
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
+bench-noise: $(READY)/demo ## count how often what is said about noisy data holds
+	$(BIN)/python -m benchmarks.noise $(ARGS)
+
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
@@ -64,7 +67,7 @@ clean: ## remove what the other targets made
 help: ## print this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # .venv/ready/NAMES says that the extras NAMES of pyproject.toml are installed.
 $(READY)/%: pyproject.toml $(READY)/venv
@@ -86,4 +89,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-noise lint format types docs notebooks setup clean help

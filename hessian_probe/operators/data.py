@@ -153,6 +153,11 @@ class Data:
         self._look()
         return self._total
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Share of the samples in each batch."""
+        return tuple(batch.weight for batch in self)
+
     def part(self, start: int, step: int) -> Data:
         """Every `step`-th batch from `start` on."""
         if isinstance(self.source, list):

@@ -16,7 +16,7 @@ from hessian_probe.points.ends import Ends
 from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
 from hessian_probe.points.lines import LineProbe
 from hessian_probe.points.nearness import MODEL_SHARE
-from hessian_probe.points.needed import POWER, rounded_up, times_the_data
+from hessian_probe.points.needed import AIM, BATCHES, POWER, rounded_up, times_the_data
 from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
 from hessian_probe.results import number, signed
@@ -128,7 +128,7 @@ class Population:
             return undetermined("a product with half of the batches is not finite", *verdict.evidence)
         assert ends.low is not None
         assert ends.high is not None
-        doubts, facts = [], []
+        doubts, facts, needs = [], [], []
         for side, sign, halves, end in zip(
             ("lowest", "highest"), (-1.0, 1.0), found, (ends.low, ends.high), strict=True
         ):
@@ -137,7 +137,9 @@ class Population:
                 facts.append(fact)
             else:
                 doubts.append(f"{fact}: not {'negative' if sign < 0 else 'positive'} beyond its noise")
-                self._need_sign(-sign * halves.both.value, -sign * end.value, halves.both)
+                needs.append((-sign * halves.both.value, -sign * end.value, halves.both))
+        for need in needs:
+            self._need_sign(*need, signs=len(needs))
         return self._concluded(verdict, doubts, facts)
 
     def _extremum(self, verdict: Verdict) -> Verdict:
@@ -251,32 +253,33 @@ class Population:
         for column in self.quotients.T:
             halves = split_halves(column, self.weights)
             if not halves.show(float(np.sign(halves.both.value)), self.level):
-                self._need_sign(halves.both.value, halves.both.value, halves.both)
+                self._need_sign(halves.both.value, halves.both.value, halves.both, signs=2)
 
     def _need_nearness(self, moved: Displacement, limit: float) -> None:
         known = limit > 0 and moved.enough and not moved.flat
         self.times.append(moved.change / limit / self._tail() if known else None)
 
     def _tail(self) -> float:
-        """By how much a variance may be under-estimated, at most, with the probability stated."""
+        """By how much a variance may be under-estimated, with what is left of the probability stated."""
         freedom = self.slopes.freedom
-        return float(chi2.ppf(1.0 - POWER, freedom)) / freedom
+        return float(chi2.ppf(AIM - POWER, freedom)) / freedom
 
-    def _need_sign(self, first: float, second: float, mean: Estimate) -> None:
-        low, high = min(first, second), max(first, second)
-        self.times.append(
-            times_the_data(low, high, mean.error, mean.freedom, self.level, bias=max(first - second, 0.0))
-        )
+    def _need_sign(self, first: float, second: float, mean: Estimate, signs: int = 1) -> None:
+        """Ask for a sign of a mean between the value on held-out batches and that on the sample."""
+        low, high, bias = min(first, second), max(first, second), max(first - second, 0.0)
+        error, freedom = mean.error, mean.freedom
+        self.times.append(times_the_data(low, high, error, freedom, self.level, bias=bias, signs=signs))
 
     def _doubts(self, doubts: list[str]) -> list[str]:
         samples = self._samples()
         if samples is None:
             return [*doubts, "no number of samples can be named that would settle it"]
-        here = number(self.data.total, 6)
-        return [
-            *doubts,
-            f"about {samples:,} samples in all (these are {here}) would settle it with probability {POWER:g}",
-        ]
+        batches = max(self.data.count, BATCHES)
+        would = (
+            f"about {samples:,} samples in all (these are {number(self.data.total, 6)}), in {batches} "
+            f"batches or more, would settle it with probability {POWER:g}"
+        )
+        return [*doubts, would]
 
     def _samples(self) -> int | None:
         if not self.times or any(times is None for times in self.times):

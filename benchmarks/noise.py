@@ -1,0 +1,329 @@
+"""State probabilities about noisy data, draw such data many times, and count.
+
+Run as `python -m benchmarks.noise` (or `make bench-noise`): about five minutes.  Exits with 1 if a stated
+probability is missed by more than the counting error.
+
+Quadratic losses ½ wᵀA w + bᵀw whose matrices scatter about a known mean, regressions with known
+expected Hessian, and networks on the digits with the whole data set as the population.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import beta
+
+import hessian_probe as hp
+from hessian_probe.points.needed import POWER
+from hessian_probe.problems.plateaus import plateau_points
+from hessian_probe.spectrum.errors import quantile
+
+LEVEL = 0.99
+BATCHES = 16
+
+
+def mean_quadratic(w: jax.Array, batch: Any) -> jax.Array:
+    """½ wᵀA w + bᵀw for a batch that holds its mean matrix and its mean slope."""
+    matrix, slope = batch
+    return 0.5 * w @ matrix @ w + slope @ w
+
+
+def logistic(w: jax.Array, batch: Any) -> jax.Array:
+    """Mean logistic loss."""
+    x, y = batch
+    return jnp.mean(jax.nn.softplus(x @ w) - y * (x @ w))
+
+
+def squares(w: jax.Array, batch: Any) -> jax.Array:
+    """Half the mean squared error."""
+    x, y = batch
+    return 0.5 * jnp.mean((x @ w - y) ** 2)
+
+
+class Share(NamedTuple):
+    """How often something happened, of how many."""
+
+    count: int
+    total: int
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "none drawn"
+        low, high = self.interval()
+        return f"{self.count / self.total:6.1%} ({low:.1%} to {high:.1%}, {self.total} draws)"
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval (Clopper and Pearson 1934)."""
+        k, n = self.count, self.total
+        low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+        high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+        return low, high
+
+
+# ---------------------------------------------------------------- populations
+
+
+def noise(rng: np.random.Generator, n: int, kind: str) -> np.ndarray:
+    """One symmetric matrix of mean zero, entries off the diagonal of variance ½."""
+    if kind == "skewed":  # x xᵀ − 1: samples of a covariance
+        x = rng.standard_normal((1, n))
+        return (x.T @ x - np.eye(n)) / np.sqrt(2.0)
+    entries = rng.standard_t(5, (n, n)) / np.sqrt(5 / 3) if kind == "heavy" else rng.standard_normal((n, n))
+    return 0.5 * (entries + entries.T)
+
+
+def batch_means(
+    rng: np.random.Generator, matrix: np.ndarray, sizes: Any, scatter: float, kind: str = "gaussian",
+    slope: Any = 0.0, slope_scatter: float = 0.0,
+) -> hp.Batches:  # fmt: skip
+    """Draw batches of so many samples; each is given by its means, with its number of samples as weight."""
+    n, batches = len(matrix), []
+    for size in sizes:
+        if kind == "gaussian":
+            mean = noise(rng, n, kind) / np.sqrt(size)
+        else:
+            mean = np.mean([noise(rng, n, kind) for _ in range(size)], axis=0)
+        slopes = slope + slope_scatter / np.sqrt(size) * rng.standard_normal(n)
+        batches.append((matrix + scatter * mean, slopes))
+    return hp.Batches(batches, [float(size) for size in sizes])
+
+
+def regression(rng: np.random.Generator, sizes: Any, kind: str) -> list[Any]:
+    """Batches of Gaussian features with variances 1, 2 … 6; the labels do not enter the Hessian's mean."""
+    batches = []
+    for size in sizes:
+        x = rng.standard_normal((size, 6)) * np.sqrt(np.arange(1.0, 7.0))
+        y = rng.integers(0, 2, size).astype(float) if kind == "logistic" else rng.standard_normal(size)
+        batches.append((x, y))
+    return batches
+
+
+# ---------------------------------------------------------------- (a) coverage
+
+
+def coverage(draws: int) -> bool:
+    """Count how often eigenvalue ± t·standard error holds the eigenvalue of the expected Hessian."""
+    print(f"\n(a) 95 % intervals of eigenvalues, {draws} draws each: how often they hold the true one")
+    print(f"{'problem':<44}{'lowest':>36}{'highest':>36}{'error/scatter':>15}")
+    good = True
+    for name, loss, at, truth, draw in coverage_cases():
+        rng = np.random.default_rng(0)
+        held, values, errors = np.zeros(2, int), [], []
+        for _ in range(draws):
+            op = hp.hessian(loss, at, draw(rng), check=False)
+            found = hp.eigsh(op, standard_errors=True)
+            weights = op.objective.data.weights
+            freedom = 1.0 / float(np.sum(np.square(weights))) - 1.0
+            error = found.standard_errors
+            held += np.abs(found.eigenvalues - truth) <= quantile(0.975, freedom) * error
+            values.append(found.eigenvalues)
+            errors.append(error)
+        shares = [Share(int(h), draws) for h in held]
+        ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / np.std(values, axis=0)
+        print(f"{name:<44}{shares[0]!s:>36}{shares[1]!s:>36}{ratio[0]:>8.2f}{ratio[1]:>7.2f}")
+        good &= all(share.interval()[1] >= 0.93 for share in shares)
+    return good
+
+
+def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray, Callable[..., Any]]]:
+    """Yield problem, loss, parameters, true lowest and highest eigenvalue, and how its data are drawn."""
+    matrix = np.diag([-1.0, 0.5, 1.0, 1.5, 3.0])
+    ends, zero = np.array([-1.0, 3.0]), np.zeros(5)
+    ragged = [32] * 12 + [7, 1]
+    for kind in ("gaussian", "heavy", "skewed"):
+        for name, sizes in (("16 × 16", [16] * 16), ("4 × 64", [64] * 4), ("12 × 32 + 7 + 1", ragged)):
+            if kind != "gaussian" and name == "4 × 64":
+                continue
+
+            def draw(rng: np.random.Generator, sizes: Any = sizes, kind: str = kind) -> Any:
+                return batch_means(rng, matrix, sizes, 1.0, kind)
+
+            yield f"quadratic, {kind}, {name}", mean_quadratic, zero, ends, draw
+    variances = np.array([1.0, 6.0])
+    yield (
+        "least squares, 16 × 64",
+        squares,
+        np.zeros(6),
+        variances,
+        lambda rng: regression(rng, [64] * 16, "squares"),
+    )
+    yield (
+        "logistic regression at 0, 16 × 64",
+        logistic,
+        np.zeros(6),
+        0.25 * variances,
+        lambda rng: regression(rng, [64] * 16, "logistic"),
+    )
+
+
+# ---------------------------------------------------------------- (b) held out
+
+
+def held_out(draws: int) -> bool:
+    """Count saddles called at noisy minima, and at true saddles, with and without the re-check."""
+    print(f"\n(b) labels at the origin, {draws} draws each, confidence {LEVEL}")
+    print(f"{'population':<52}{'called':>14}{'held-out re-check':>38}{'none':>38}")
+    good = True
+    for name, truth, n, matrix, scatter, kind in held_out_cases():
+        rng = np.random.default_rng(1)
+        labels = {True: Counter[str](), False: Counter[str]()}
+        for _ in range(draws):
+            data = batch_means(rng, matrix, [4] * BATCHES, scatter, kind)
+            for sampled, count in labels.items():
+                point = hp.classify(mean_quadratic, np.zeros(n), data, confidence=LEVEL, sampled=sampled)
+                count[point.label] += 1
+        for label in ("minimum", "saddle"):
+            with_, without = (Share(labels[s][label], draws) for s in (True, False))
+            print(f"{name if label == 'minimum' else '':<52}{label:>14}{with_!s:>38}{without!s:>38}")
+            if label != truth:
+                good &= with_.interval()[0] <= 1.0 - LEVEL
+    return good
+
+
+def held_out_cases() -> Iterator[tuple[str, str, int, np.ndarray, float, str]]:
+    """Yield name, true label, size, mean matrix, scatter, kind of scatter; 64 samples in 16 batches."""
+    for n, scatter, kind in (
+        (5, 2.0, "gaussian"),
+        (20, 2.0, "gaussian"),
+        (5, 1.0, "skewed"),
+        (5, 1.0, "heavy"),
+    ):
+        barely = np.diag(np.r_[np.full(n - 1, 1e-3), 5.0])
+        yield f"minimum, curvature 0.001 and 5, n={n}, {kind}", "minimum", n, barely, scatter, kind
+    clear = np.diag(np.linspace(0.5, 2.0, 5))
+    yield "minimum, curvature 0.5 … 2, n=5", "minimum", 5, clear, 0.5, "gaussian"
+    for low in (-0.25, -0.5, -1.0):
+        matrix = np.diag(np.r_[low, np.linspace(0.5, 2.0, 11)])
+        yield f"saddle, curvature {low} … 2, n=12", "saddle", 12, matrix, 1.0, "gaussian"
+
+
+# ---------------------------------------------------------------- (c) numbers of samples
+
+
+def promised(pilots: int) -> bool:
+    """Give undetermined points the number of samples they ask for, drawn afresh."""
+    print(f"\n(c) fresh data of the size asked for: settled with probability {POWER}, as stated?")
+    print(
+        f"{'population (64 samples in 16 batches at first)':<52}{'asked for':>22}{'settled':>36}{'wrong':>8}"
+    )
+    good = True
+    for name, matrix, slope, scatter in promise_cases():
+        truth = hp.classify(mean_quadratic, np.zeros(len(matrix)), (matrix, slope)).label
+        rng = np.random.default_rng(2)
+        n, asked, labels, silent = len(matrix), [], Counter[str](), 0
+        for _ in range(8 * pilots):
+            if len(asked) == pilots:
+                break
+            first = batch_means(rng, matrix, [4] * BATCHES, *scatter[:1], "gaussian", slope, *scatter[1:])
+            point = hp.classify(mean_quadratic, np.zeros(n), first, confidence=LEVEL)
+            if point.label != "undetermined":
+                continue
+            if point.samples_needed is None:
+                silent += 1
+                continue
+            asked.append(point.samples_needed)
+            sizes = [point.samples_needed / BATCHES] * BATCHES
+            fresh = batch_means(rng, matrix, sizes, *scatter[:1], "gaussian", slope, *scatter[1:])
+            labels[hp.classify(mean_quadratic, np.zeros(n), fresh, confidence=LEVEL).label] += 1
+        total = sum(labels.values())
+        share = Share(total - labels["undetermined"] - labels["degenerate"], total)
+        wrong = share.count - labels[truth]
+        asked_for = f"median {int(np.median(asked or [0])):,}"
+        note = f"  (no number given: {silent})" if silent else ""
+        print(f"{name:<52}{asked_for:>22}{share!s:>36}{wrong:>8}{note}")
+        good &= not total or share.interval()[1] >= POWER
+    return good
+
+
+def promise_cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float]]]:
+    """Populations whose lowest curvature is so many standard errors of 64 samples (scatter/8) from zero.
+
+    Yields:
+        Name, mean matrix, mean slope, scatter of matrices and of slopes.
+    """
+    rest = np.linspace(1.0, 2.0, 5)
+    for times in (0.5, 1.0, 2.0, 3.0, 5.0):
+        for sign, label in ((-1.0, "saddle"), (1.0, "minimum")):
+            matrix = np.diag(np.r_[sign * times / 8.0, rest])
+            yield f"{label}, lowest curvature {sign * times:+} errors", matrix, np.zeros(6), (1.0, 0.0)
+    matrix = np.diag([-1.0, 0.5, 1.0, 2.0])
+    for length in (0.25, 0.5, 1.0):
+        yield f"slope {length}, its noise 0.25", matrix, np.full(4, length / 2.0), (0.1, 1.0)
+    yield "saddle, slope all noise", matrix, np.zeros(4), (0.1, 4.0)
+
+
+# ---------------------------------------------------------------- digits
+
+
+def on_digits(pilots: int) -> bool:
+    """The same on networks that learn the digits; all 1,797 are the population."""
+    print("\n(d) digits, about 1,000 parameters; batches drawn at random, all 1,797 are the population")
+    heads = f"{'point':<16}{'truth':>14}{'batches':>10}{'label':>14}{'samples needed':>16}"
+    print(f"{heads}  lowest, gradient, products")
+    good = True
+    for known in plateau_points(("tanh", "silu"), ("plateau", "slope", "late")):
+        x, y = known.data
+        rng = np.random.default_rng(3)
+        for batches, size in ((16, 4), (56, 32)):
+            rows = rng.permutation(len(x))[: batches * size].reshape(batches, size)
+            point = hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows])
+            low = point.lowest
+            numbers = (
+                f"{low.eigenvalues[0]:+.3g} ± {low.standard_errors[0]:.1g}, {point.grad_norm:.2g} ± "
+                f"{point.grad_norm_error:.1g}, {point.num_hvps}"
+            )
+            needed = "" if point.samples_needed is None else f"{point.samples_needed:,}"
+            drawn = f"{batches} × {size}"
+            print(f"{known.name:<16}{known.label:>14}{drawn:>10}{point.label:>14}{needed:>16}  {numbers}")
+            good &= point.label in (known.label, "undetermined", "degenerate")
+    return good & digits_promise(pilots)
+
+
+def digits_promise(pilots: int) -> bool:
+    """Eight batches of two digits at a plateau, then as many digits as are asked for."""
+    (known,) = plateau_points(("silu",), ("plateau",))
+    x, y = known.data
+    rng, asked, labels = np.random.default_rng(4), [], Counter[str]()
+    first: Counter[str] = Counter()
+    for _ in range(pilots):
+        rows = rng.integers(0, len(x), (8, 2))
+        point = hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows])
+        first[point.label] += 1
+        if point.samples_needed is None:
+            continue
+        asked.append(point.samples_needed)
+        rows = rng.integers(0, len(x), (BATCHES, -(-point.samples_needed // BATCHES)))
+        labels[hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows]).label] += 1
+    print(
+        f"silu_plateau, first 8 batches of 2: {dict(first)}; asked for {sorted(asked)}; then {dict(labels)}"
+    )
+    return set(first) | set(labels) <= {known.label, "undetermined", "degenerate"}
+
+
+def main() -> int:
+    """Run all four parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=("a", "b", "c", "d"), action="append")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the draws")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    parts = {"a": (coverage, 500), "b": (held_out, 400), "c": (promised, 60), "d": (on_digits, 12)}
+    good, began = True, time.perf_counter()
+    for name in arguments.part or parts:
+        part, draws = parts[name]
+        good &= part(max(int(draws * arguments.share), 4))
+        print(f"{time.perf_counter() - began:.0f} s so far")
+    print("every stated probability holds" if good else "A STATED PROBABILITY DOES NOT HOLD")
+    return int(not good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
