@@ -89,12 +89,6 @@ class Population:
                 "scatter: the label is about these data"
             )
             return verdict._replace(evidence=(*verdict.evidence, few)), Sampling()
-        try:
-            return self._judge(verdict)
-        except KeyboardInterrupt:
-            return undetermined("interrupted before the noise of the data was measured"), Sampling()
-
-    def _judge(self, verdict: Verdict) -> tuple[Verdict, Sampling]:
         if self.left() < PRODUCTS:
             if verdict.label not in DECIDED:
                 return verdict, Sampling()
