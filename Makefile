@@ -38,6 +38,9 @@ bench: $(READY)/demo ## print the speed of products and of both spectrum ends
 bench-noise: $(READY)/demo ## count how often what is said about noisy data holds
 	$(BIN)/python -m benchmarks.noise $(ARGS)
 
+bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the answers
+	$(BIN)/python -m benchmarks.kill $(ARGS)
+
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
@@ -89,4 +92,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-noise lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-noise bench-kill lint format types docs notebooks setup clean help

@@ -12,6 +12,8 @@ from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
 from hessian_probe.points.classify import classify as classify
+from hessian_probe.points.plan import plan as plan
+from hessian_probe.points.plan_result import Plan as Plan
 from hessian_probe.points.result import CriticalPoint as CriticalPoint
 from hessian_probe.spectrum.eigsh import eigsh as eigsh
 from hessian_probe.spectrum.multiplicity import Multiplicity as Multiplicity

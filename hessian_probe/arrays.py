@@ -74,6 +74,12 @@ class Layout(NamedTuple):
         return int(sum(np.prod(shape, dtype=np.int64) for shape in self.shapes))
 
     @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector."""
+        rows = zip(self.shapes, self.work_dtypes, strict=True)
+        return sum(int(np.prod(shape, dtype=np.int64)) * jnp.dtype(dtype).itemsize for shape, dtype in rows)
+
+    @property
     def work_dtypes(self) -> tuple[Any, ...]:
         """Data type of each leaf of a vector: the variable's own, but at least float32."""
         return tuple(at_least_float32(dtype) for dtype in self.dtypes)

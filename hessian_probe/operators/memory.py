@@ -25,6 +25,11 @@ def free_bytes() -> int:
         return 4 * 2**30
 
 
+def vectors_that_fit(vector_bytes: int) -> int:
+    """How many vectors the share of the free memory that a basis may take holds."""
+    return int(free_bytes() * SHARE / max(vector_bytes, 1))
+
+
 def tree_bytes(tree: Any) -> int:
     """Bytes that the arrays (or abstract arrays) of a pytree take."""
     return sum(

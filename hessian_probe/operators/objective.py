@@ -181,12 +181,19 @@ class Objective:
     def products(self, x: Vector) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
         """For each batch its weight and its Hessian-vector product, by the objective's route."""
         for batch in self.data:
-            if self.route is DIFFERENCES:
-                yield batch.weight, partial(self._difference, batch, x)
-            else:
-                forward = self.route is FORWARD
-                kernel = derivatives.forward_over_reverse if forward else derivatives.reverse_over_reverse
-                yield batch.weight, partial(self._call, kernel, batch, x)
+            yield batch.weight, self.product_of(batch, x)
+
+    def product_of(self, batch: Batch, x: Vector) -> Callable[[Vector], Vector]:
+        """Hessian-vector product of one batch, by the objective's route."""
+        if self.route is DIFFERENCES:
+            return partial(self._difference, batch, x)
+        return partial(self._call, self.product_kernel, batch, x)
+
+    @property
+    def product_kernel(self) -> Any:
+        """Compiled function of a product that stores nothing."""
+        forward = self.route is FORWARD
+        return derivatives.forward_over_reverse if forward else derivatives.reverse_over_reverse
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
         length, size = float(norm(v)), float(norm(cast(x, self.layout.work_dtypes)))

@@ -62,25 +62,26 @@ class Noticed(NamedTuple):
     loops: tuple[str, ...] = ()
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        """The same for people, each point a sentence."""
+    def remarks(self) -> tuple[tuple[str, str], ...]:
+        """The same as pairs of a code for programs and a sentence for people."""
         said = []
         if self.callback:
-            said.append("calls back to Python: its value may change from call to call")
+            said.append(("callback", "calls back to Python: its value may change from call to call"))
         if self.random:
-            said.append("draws random numbers inside: one draw is probed, that of the key it is given")
-        if self.lowest_float is not None and jnp.finfo(self.lowest_float).bits < 32:
-            said.append(f"computes in {self.lowest_float}: curvature below its rounding is not seen")
+            text = "draws random numbers inside: one draw is probed, that of the key it is given"
+            said.append(("random", text))
+        low = self.lowest_float
+        if low is not None and jnp.finfo(low).bits < 32:
+            said.append((f"precision:{low}", f"computes in {low}: curvature below its rounding is not seen"))
         if self.reduced_matmul:
-            said.append("asks for matrix products of reduced precision")
-        if self.custom_derivative:
-            names = ", ".join(self.custom_derivative)
-            said.append(f"custom derivatives are taken on trust: {names}")
-        if self.kinks:
-            names = ", ".join(self.kinks)
-            said.append(f"has kinks or jumps, to which second derivatives are blind: {names}")
-        if self.loops:
-            said.append(f"loops or branches: {', '.join(self.loops)}")
+            said.append(("reduced_matmul", "asks for matrix products of reduced precision"))
+        for name in self.custom_derivative:
+            text = f"the derivative of {name} is the user's own, and taken on trust"
+            said.append((f"custom_derivative:{name}", text))
+        for name in self.kinks:
+            text = f"has a kink or a jump, to which second derivatives are blind: {name}"
+            said.append((f"kink:{name}", text))
+        said.extend((f"loop:{name}", f"runs a loop or a branch: {name}") for name in self.loops)
         return tuple(said)
 
 

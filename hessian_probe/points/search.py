@@ -84,8 +84,7 @@ class Search:
 
     def run(self) -> Ends:
         """Search."""
-        row_bytes = sum(np.prod(s) for s in self.op.layout.shapes) * 4
-        fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
+        fits = memory.vectors_that_fit(self.op.layout.vector_bytes)
         self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
         try:
             if self._dense_at_once():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hessian_probe.arrays import Basis, Vector, add_scaled, norm, random_normal, row, scale, tangent
+from hessian_probe.arrays import Basis, Layout, Vector, add_scaled, norm, random_normal, row, scale, tangent
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
@@ -51,13 +51,7 @@ class EndSearch:
         self.judged = 0  # steps after which the pairs were looked at last
         self.checked: np.ndarray | None = None  # what was found before the last fresh start
         self.rng, self.progress = rng, progress
-        row_bytes = sum(
-            int(np.prod(shape)) * np.dtype(dtype).itemsize
-            for shape, dtype in zip(op.layout.shapes, op.layout.work_dtypes, strict=True)
-        )
-        fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
-        default = max(MAX_BASIS, 2 * self.wanted + 32)
-        self.max_basis = max(min(default, fits), self.wanted + 4) if max_basis is None else max_basis
+        self.max_basis = default_basis(op.layout, self.wanted) if max_basis is None else max_basis
 
     @property
     def spent(self) -> int:
@@ -241,6 +235,12 @@ class EndSearch:
             size=op.size,
             message=message,
         )
+
+
+def default_basis(layout: Layout, wanted: int) -> int:
+    """Basis vectors held at most where the caller does not say."""
+    fits = memory.vectors_that_fit(layout.vector_bytes)
+    return max(min(max(MAX_BASIS, 2 * wanted + 32), fits), wanted + 4)
 
 
 def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> np.ndarray:
