@@ -515,7 +515,7 @@ def test_a_gradient_that_is_not_finite_is_named():
 
 def test_a_second_derivative_that_is_not_finite():
     point = hp.classify(lambda p: jnp.sum(jnp.abs(p) ** 1.5), array(0, 1, 2))
-    assert point.label == "undetermined"
+    assert point.label == "not_critical"  # by finite steps: the slope at 1 and 2 is 1.5 and more
     assert "second derivative" in " ".join(point.evidence)
     assert point.grad_norm == pytest.approx(1.5 * math.sqrt(3), rel=1e-5)
 

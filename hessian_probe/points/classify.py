@@ -16,6 +16,7 @@ from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.counting import count_negative
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.flat.resolve import Lower, resolve
+from hessian_probe.points.kinks.second_look import Seen, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour, slope_noise
@@ -150,6 +151,9 @@ class _Probe:
         self.sampling = Sampling()
         self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
         self.lower: Lower | None = None
+        self.value_noise = self.slope_noise = math.nan
+        self.looked = False
+        self.blind = False  # the second derivative fails, or is not what the loss shows
 
     @property
     def spent(self) -> int:
@@ -171,7 +175,8 @@ class _Probe:
     def _run(self) -> CriticalPoint:
         bad = nonfinite(self.op)
         if bad:
-            return self._point(undetermined(bad))
+            self.blind = math.isfinite(self.op.value)
+            return self._point(self._second_look(undetermined(bad)))
         if not any(self.op.active):
             names = ", ".join(self.op.objective.ignored)
             return self._point(degenerate(f"the loss reads none of the parameters ({names})"))
@@ -180,16 +185,20 @@ class _Probe:
             return self._point(undetermined(need))
         near = neighbour(self.op, self.rng)
         if not math.isfinite(near.gradient_noise) or not math.isfinite(near.value_noise):
-            return self._point(undetermined("the loss or its gradient is not finite one rounding away"))
+            self.blind = True
+            cause = "the loss or its gradient is not finite one rounding away"
+            return self._point(self._second_look(undetermined(cause)))
+        self.value_noise, self.slope_noise = near.value_noise, near.gradient_noise
         ends = self.ends = self._search(self.op, near)
         if ends.low is None or ends.high is None:
-            return self._point(undetermined(no_product(ends)))
+            self.blind = ends.status == "nonfinite"
+            return self._point(self._second_look(undetermined(no_product(ends))))
         if ends.status == "interrupted":
             return self._point(interrupted(ends))
         cause = unstable(self.op, ends, self.noise)
         if cause:
-            return self._point(undetermined(cause))
-        self.value_noise = near.value_noise
+            self.blind = True
+            return self._point(self._second_look(undetermined(cause)))
         tolerance = gradient_tolerance(self.op, near, ends.top)
         for name, end in (("low", ends.low), ("high", ends.high)):
             if abs(end.value) > ends.band:
@@ -204,7 +213,28 @@ class _Probe:
             self._left - self.reserve,
         )
         self.judged = Place(self.op, ends)
-        return self._point(self._over_the_data(self._verdict(ends), Place(self.op, ends)))
+        verdict = self._over_the_data(self._verdict(ends), Place(self.op, ends))
+        return self._point(self._second_look(verdict))
+
+    def _second_look(self, verdict: Verdict) -> Verdict:
+        """Let finite steps judge where the loss has kinks or the second derivative fails."""
+        if self.looked:
+            return verdict
+        self.looked = verdict.label == "degenerate"  # what higher order makes of it is not asked again
+        op = self.nearness.operator or self.op
+        seen = Seen(self.ends, self.probes, self.value_noise, self.slope_noise, self.blind)
+        verdict, found = second_look(op, seen, verdict, self.rng)
+        if found is None:
+            return verdict
+        if self.settings.sampled and self.op.objective.data.count > 1:
+            need = "batches are a sample, and finite steps were not repeated on held-out ones; sampled=False"
+            return undetermined(need, *verdict.evidence)
+        if op is self.op:
+            critical = self.op.value if found.offset == 0 else math.nan
+            self.nearness = Nearness("exact", found.offset, critical, None, "")
+        if found.direction is not None:
+            self.lower = Lower(scale(found.scales[0][0], found.direction), straight=True)
+        return verdict
 
     def _over_the_data(self, verdict: Verdict, here: Place) -> Verdict:
         """Check that the label holds for what the batches are a sample of."""
@@ -224,6 +254,7 @@ class _Probe:
         """Join curvature and nearness."""
         unconfirmed = self.judge.unconfirmed(ends)
         if unconfirmed:
+            self.blind = True
             return undetermined(unconfirmed)
         if self.nearness.kind == "far":
             return Verdict(
@@ -243,6 +274,8 @@ class _Probe:
     def _resolved(self, ends: Ends, op: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
         """Judge a critical point by second order, and by higher order where that is silent."""
         verdict = self.judge.by_signs(ends, evidence)
+        if verdict.label == "degenerate" and op.objective.noticed.kinks:
+            verdict = self._second_look(verdict)
         if verdict.label == "degenerate":
             verdict, self.lower = resolve(op, ends, verdict, self._left, self.rng)
         return verdict
@@ -256,6 +289,7 @@ class _Probe:
         found = beyond(op, sign, radius, self.value_noise, self.rng)
         if found is None:
             return verdict
+        self.blind = True
         side = "lower" if sign > 0 else "higher"
         return undetermined(
             f"by its curvature a {verdict.label}, but a {side} loss was sampled {number(found, 2)} away: a "
@@ -327,6 +361,7 @@ class _Probe:
             index_estimate=counted.estimate,
             multiplicities=counted.multiplicities,
             zero_band=ends.band if ends is not None else math.nan,
+            radius=min((p.radius for p in self.probes.values() if p.confirmed_by), default=math.nan),
             escape_direction=self._escape_direction(low) if trusted else self._straight_descent(),
             descent=self._descent(),
             evidence=(*verdict.evidence, *self._notes()),
@@ -366,7 +401,7 @@ class _Probe:
 
     def _escape_direction(self, low: End | None) -> PyTree | None:
         if low is None or self.ends is None or low.value >= -self.ends.band:
-            return None
+            return self._straight_descent()
         slope = float(dot(self.op.gradient_vector, low.vector))
         sign = -float(np.sign(slope)) or self.probes["low"].downhill or _leading_sign(low.vector)
         return tangent(self.op.layout, scale(sign, low.vector), self.op.objective.rest)

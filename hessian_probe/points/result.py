@@ -19,6 +19,7 @@ from hessian_probe.spectrum.result import EigenResult, IndexEstimate
         "lowest",
         "highest",
         "zero_band",
+        "radius",
         "escape_direction",
         "descent",
         "index_estimate",
@@ -49,6 +50,8 @@ class CriticalPoint:
             else made with `count=True` only, and None without.
         multiplicities: eigenvalues that were found more than once (value, copies, whether that is exact).
         zero_band: curvature smaller than this in magnitude cannot be told from zero here.
+        radius: distance up to which slopes and losses along the ends' directions show their curvature, in
+            params; further out it predicts nothing.  NaN where none was confirmed.
         escape_direction: pytree like params of unit norm along which the curvature is negative,
             its sign chosen downhill; at a non-strict saddle or maximum the straight direction along which
             higher order falls, the curvature along it being zero; None if there is none.
@@ -79,6 +82,7 @@ class CriticalPoint:
     index_estimate: IndexEstimate | None
     multiplicities: tuple[Multiplicity, ...]
     zero_band: float
+    radius: float
     escape_direction: Any
     descent: Any
     evidence: tuple[str, ...]

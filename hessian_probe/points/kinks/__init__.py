@@ -1,0 +1,1 @@
+"""Curvature by finite steps, where the second derivative is blind: kinks."""

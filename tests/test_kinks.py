@@ -1,0 +1,136 @@
+"""Kinks: points whose type is proved by hand, and random networks, where second derivatives are blind."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.points.kinks.hull import shortest
+
+FLOAT = np.asarray(jnp.zeros(())).dtype
+NO_TYPE = {"undetermined", "degenerate"}
+relu = jax.nn.relu
+
+
+def zeros(*shape):
+    return np.zeros(shape, FLOAT)
+
+
+def rectified(p):
+    """max(2x, −x)."""
+    return jnp.maximum(2 * p, -p)
+
+
+def kinked_banana(p):
+    return 100 * jnp.abs(p[1] - p[0] ** 2) + (1 - p[0]) ** 2
+
+
+# The sign of every directional derivative, or of the second order where those vanish, proves the label.
+# In the last column "decided": both precisions must say so; else "undetermined" is allowed as well.
+CLOSED = {
+    "l1": (lambda p: jnp.sum(jnp.abs(p)), zeros(2), "minimum", True),
+    "l1 in 20": (lambda p: jnp.sum(jnp.abs(p)), zeros(20), "minimum", True),
+    "l1, elsewhere": (lambda p: jnp.sum(jnp.abs(p - 3)) + 2, zeros(2) + 3, "minimum", False),
+    "minus l1": (lambda p: -jnp.sum(jnp.abs(p)), zeros(3), "maximum", False),
+    "|x| - |y|": (lambda p: jnp.abs(p[0]) - jnp.abs(p[1]), zeros(2), "saddle", True),
+    "|x| + y²": (lambda p: jnp.abs(p[0]) + p[1] ** 2, zeros(2), "minimum", True),
+    "|x| - y²": (lambda p: jnp.abs(p[0]) - p[1] ** 2, zeros(2), "saddle", True),
+    "|x| - y² + 1": (lambda p: jnp.abs(p[0]) - p[1] ** 2 + 1, zeros(2), "saddle", True),
+    "y² - |x|": (lambda p: p[1] ** 2 - jnp.abs(p[0]), zeros(2), "saddle", True),
+    "uneven": (lambda p: rectified(p[0]) + p[1] ** 2, zeros(2), "minimum", True),
+    "beside |x| + y²": (lambda p: jnp.abs(p[0] - 1e-3) + p[1] ** 2, zeros(2), "minimum", False),
+    "norm": (lambda p: jnp.linalg.norm(p), zeros(3), "minimum", True),
+    "|x|^1.5": (lambda p: jnp.sum(jnp.abs(p) ** 1.5), zeros(2), "minimum", True),
+    "a slope in two rectifiers": (
+        lambda p: relu(p[0]) - relu(-p[0]) + p[1] ** 2,
+        zeros(2),
+        "not_critical",
+        True,
+    ),
+    "a slope beside a saddle": (
+        lambda p: relu(p[0]) - relu(-p[0]) + p[1] ** 2 - p[2] ** 2,
+        zeros(3),
+        "not_critical",
+        True,
+    ),
+    "a slope along a kink": (lambda p: jnp.abs(p[0]) + p[1], zeros(2), "not_critical", True),
+    "banana, on the way": (kinked_banana, zeros(2), "not_critical", True),
+    "banana, at its end": (kinked_banana, zeros(2) + 1, "minimum", False),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_kinks_in_closed_form(name):
+    loss, params, truth, decided = CLOSED[name]
+    point = hp.classify(loss, params)
+    assert point.label == truth or (point.label in NO_TYPE and not decided), point
+    if truth in ("minimum", "maximum", "saddle") and point.label == truth:
+        assert not point.strict
+        assert not point.certified
+
+
+@pytest.mark.parametrize("name", ["|x| - |y|", "|x| - y²", "y² - |x|"])
+def test_a_kinked_saddle_is_left(name):
+    loss, params, _, _ = CLOSED[name]
+    move = hp.escape(loss, params)
+    assert move.status == "escaped"
+    assert move.loss_after < move.loss_before
+    np.testing.assert_allclose(move.loss_after, loss(move.params), rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_rectifier_network_at_zero_is_a_saddle(depth):
+    """All weights zero: the Hessian is exactly zero, and the loss falls and rises along the layers."""
+    rng = np.random.default_rng(depth)
+    x, y = rng.standard_normal((30, 4)).astype(FLOAT), rng.standard_normal((30, 1)).astype(FLOAT)
+    params = [zeros(a, b) for a, b in zip([4] + [3] * (depth - 1), [3] * (depth - 1) + [1], strict=True)]
+
+    def loss(layers):
+        h = x
+        for weight in layers[:-1]:
+            h = relu(h @ weight)
+        return jnp.mean((h @ layers[-1] - y) ** 2)
+
+    point = hp.classify(loss, params)
+    assert point.label == "saddle"
+    assert not point.certified
+    assert point.highest.eigenvalues[0] == 0
+    move = hp.escape(loss, params, point=point)
+    assert move.status == "escaped"
+
+
+def test_the_shortest_combination():
+    """Of points of the plane: zero inside their hull, else the foot of the perpendicular."""
+    for points, length in (([(1, 0), (-1, 0)], 0), ([(2, 1), (2, -3)], 2), ([(1, 1), (3, 3)], np.sqrt(2))):
+        g = np.asarray(points, float)
+        weights, found = shortest(g @ g.T)
+        np.testing.assert_allclose(found, length, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(weights @ g), length, atol=1e-6)
+        assert np.all(weights >= 0)
+        np.testing.assert_allclose(np.sum(weights), 1)
+
+
+def dead(p):
+    return jnp.mean((relu(p * 2 - 1000) - 1) ** 2)
+
+
+def test_dead_units_are_named():
+    point = hp.classify(dead, zeros(4))
+    assert point.label in NO_TYPE
+    assert any("plateau" in sentence for sentence in point.evidence)
+
+
+def test_the_radius_is_where_the_curvature_holds():
+    """½x² inside |x| < 0.1 and straight outside: curvature 1 predicts up to there and not much further."""
+
+    def loss(p, edge):
+        a = jnp.abs(p)
+        return jnp.sum(jnp.where(a < edge, 0.5 * p * p, edge * a - 0.5 * edge * edge))
+
+    for edge in (0.1, 0.01):
+        point = hp.classify(partial(loss, edge=FLOAT.type(edge)), zeros(3))
+        assert point.label == "minimum"
+        assert 0.5 * edge < point.radius < 3 * edge
