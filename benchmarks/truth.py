@@ -43,6 +43,7 @@ class Table:
     undecided: list[str] = dataclasses.field(default_factory=list)
     costs: list[int] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    began: float = dataclasses.field(default_factory=time.process_time)
 
     def add(self, known: KnownPoint, point: hp.CriticalPoint, seconds: float) -> None:
         """Count one answer."""
@@ -82,7 +83,8 @@ class Table:
         """Return the confusion table: a row for each kind and true label, a column for each answer."""
         heads = [f"{label[:12]:>13}" for label in LABELS]
         lines = [
-            f"Truth set in {np.dtype(self.dtype).name}, {self.seconds:.0f} s",
+            f"Truth set in {np.dtype(self.dtype).name}: {self.seconds:.0f} s, of the processor "
+            f"{time.process_time() - self.began:.0f} s",
             f"{'kind':<16}{'truth':<14}" + "".join(heads) + f"{'wrong':>8}{'decided':>12}{'seconds':>9}",
         ]
         for (kind, truth), row in self.given.items():

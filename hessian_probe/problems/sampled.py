@@ -12,14 +12,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from hessian_probe.problems.known_point import KnownPoint, label_from_signs, random_rotation
 
-# A point counts as decidable where the eigenvalues that decide are this many standard errors from zero:
-# signs that are found on one half of the data and judged on the other have √2 times the error, and 4 of
-# those leave a chance of 6e-5 for each of a dozen eigenvalues (Gaussian tail).
-STANDARD_ERRORS = 6.0
-SIZE, BATCH = 12, 64
+# A point counts as decidable where a sign that is found on one half of the batches stands on the other
+# beyond Student's t at this one-sided level: the half's standard error is √2 times the whole's, and known
+# from B/2 batch means only.  A dozen eigenvalues of two halves make it a chance of about 1 %.
+LEVEL = 5e-4
+SIZE, BATCH = 12, 32
+
+
+def standard_errors_needed(num_batches: int) -> float:
+    """Distance from zero, in standard errors of all the data, from which a sign is decidable.
+
+    Args:
+        num_batches: Number of batches B, at least 4.
+
+    Returns:
+        √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8 batches, 5.8 for
+        32.
+    """
+    return float(np.sqrt(2.0) * scipy.stats.t.isf(LEVEL, num_batches // 2 - 1))
 
 
 class Population(NamedTuple):
@@ -56,7 +70,7 @@ def sampled_quartic(params: jax.Array, batch: tuple[Any, Any, Any, Any]) -> jax.
 
 
 def sampled_point(population: Population, num_batches: int, *, seed: int = 0) -> KnownPoint:
-    """Draw batches of 64 samples from a population, at the population's critical point if it has one.
+    """Draw batches of 32 samples from a population, at the population's critical point if it has one.
 
     Args:
         population: What to draw from.  Where mᵢ ≠ 0 and λᵢ = 0 the point c is a slope: mᵢ + z³ vanishes
@@ -87,20 +101,21 @@ def sampled_point(population: Population, num_batches: int, *, seed: int = 0) ->
         loss=sampled_quartic,
         params=center,
         label=label,
-        index=negative,
+        index=None,  # that of the sample's Hessian may differ
         data=batches,
-        decidable=_decidable(population, label, samples),
+        decidable=_decidable(population, label, num_batches),
         gap=1.0,
         why="mean and spread of the samples' curvatures and slopes are given",
     )
 
 
-def _decidable(population: Population, label: str, samples: int) -> bool:
+def _decidable(population: Population, label: str, num_batches: int) -> bool:
     """Compare what decides with its true standard error."""
     curvature, slope, spread, slope_spread = population
-    error, slope_error = spread / np.sqrt(samples), slope_spread / np.sqrt(samples)
+    root, needed = np.sqrt(num_batches * BATCH), standard_errors_needed(num_batches)
+    error, slope_error = spread / root, slope_spread / root
     if label == "not_critical":
-        return bool(np.max(np.abs(slope)) > STANDARD_ERRORS * slope_error)
+        return bool(np.max(np.abs(slope)) > needed * slope_error)
     if label == "saddle":
         decisive = min(-curvature.min(), curvature.max())
     else:
@@ -109,13 +124,13 @@ def _decidable(population: Population, label: str, samples: int) -> bool:
     # quartic changes the curvature by 3z² there.
     moved = slope_error / np.abs(curvature)
     kept = bool(np.all(3.0 * moved**2 < 0.1 * np.abs(curvature)))
-    return bool(decisive > STANDARD_ERRORS * error) and kept
+    return bool(decisive > needed * error) and kept
 
 
 def sampled_points(*, seed: int = 0) -> list[KnownPoint]:
     """Build populations of every type, seen through samples that are large enough and too small.
 
-    The curvature that decides lies at 0.3, 1, 2, 8, 20 and 100 standard errors of the whole sample; the
+    The curvature that decides lies at 0.3, 1, 2, 10, 30 and 100 standard errors of the whole sample; the
     others are of order 1.  Slopes lie at 0.3 … 100 standard errors, along a direction in which the
     population has a slope of 1 and no curvature.
 
@@ -123,11 +138,11 @@ def sampled_points(*, seed: int = 0) -> list[KnownPoint]:
         seed: Draws everything.
 
     Returns:
-        48 points in 12 variables, with 4 or 16 batches of 64 samples.
+        48 points in 12 variables, with 8 or 32 batches of 32 samples.
     """
     points = []
-    for number, multiple in enumerate((0.3, 1.0, 2.0, 8.0, 20.0, 100.0)):
-        for num_batches in (4, 16):
+    for number, multiple in enumerate((0.3, 1.0, 2.0, 10.0, 30.0, 100.0)):
+        for num_batches in (8, 32):
             root = np.sqrt(num_batches * BATCH)
             for kind, name in enumerate(("minimum", "saddle", "maximum", "not_critical")):
                 rng = np.random.default_rng([seed, number, num_batches, kind])
