@@ -44,13 +44,15 @@ def no_product(ends: Ends) -> str:
 def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
     """Name the likely cause where gradients or products cannot be repeated."""
     near = noise.near
-    length = float(norm(cast(op.x, op.layout.work_dtypes)))
-    expected = GRADIENT_ROUNDINGS * op.eps * ends.top * length
+    rounding = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    expected = rounding * (ends.top + noise.largest)
     if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
         return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
     worst = max(noise.largest, ends.asymmetry)
     if worst <= UNSTABLE * ends.top or worst <= float(jnp.finfo(op.dtype).tiny):
         return ""
+    if ends.top <= ends.band and 0 < near.gradient_noise <= rounding * noise.largest:
+        return ""  # no curvature here, and a little one rounding away: a smooth loss of higher order
     share = number(worst / ends.top if ends.top else math.inf, 2)
     if ends.asymmetry > noise.largest:
         return (
