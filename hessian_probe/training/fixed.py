@@ -26,7 +26,8 @@ class WithFixed:
 
     Args:
         params: pytree; its floating-point leaves are the variables.
-        fixed: pytree of arrays; other leaves (functions, strings) must be hashable.
+        fixed: pytree of arrays; other leaves (functions, strings, Python numbers) must be hashable, and a new
+            one compiles anew.
 
     Raises:
         TypeError: an array of `fixed` is complex.
@@ -52,8 +53,6 @@ class WithFixed:
 def _pack(leaf: Any) -> tuple[Any, tuple[str, Hashable]]:
     """Split a leaf into what travels as an array (or None) and what its type must be afterwards."""
     if not hasattr(leaf, "dtype"):
-        if isinstance(leaf, (bool, int, float)):
-            return _pack(np.asarray(leaf))
         return None, ("static", leaf)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         raise TypeError(

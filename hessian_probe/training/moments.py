@@ -66,13 +66,20 @@ def _matcher(params: PyTree) -> Callable[[Any], bool]:
 
 
 def _restart_counts(state: Any, alike: Any) -> Any:
-    """Set `count` to zero in every named tuple that also holds a part shaped like the parameters."""
+    """Set `count` to zero wherever it stands beside a part shaped like the parameters."""
+
+    def fields(node: Any) -> dict[str, Any]:
+        return node if isinstance(node, dict) else node._asdict() if hasattr(node, "_fields") else {}
 
     def counted(node: Any) -> bool:
-        return hasattr(node, "_fields") and "count" in node._fields and any(alike(field) for field in node)
+        parts = fields(node)
+        return "count" in parts and any(alike(part) for part in parts.values())
 
     def restart(node: Any) -> Any:
-        return node._replace(count=jnp.zeros_like(node.count)) if counted(node) else node
+        if not counted(node):
+            return node
+        zero = jnp.zeros_like(fields(node)["count"])
+        return {**node, "count": zero} if isinstance(node, dict) else node._replace(count=zero)
 
     return jax.tree.map(restart, state, is_leaf=counted)
 
