@@ -1,7 +1,9 @@
 """Jobs that are stopped go on to the same answer; files are whole or refused."""
 
+import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -11,7 +13,10 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe import storage
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.objective import Objective
 from hessian_probe.spectrum import checkpoint
+from hessian_probe.spectrum.interrupt import uninterrupted
 
 N = 60
 SPECTRA = {
@@ -141,3 +146,286 @@ def test_a_spent_budget_is_raised_and_the_search_goes_on(tmp_path):
     short = hp.classify(loss, params, max_hvps=20, save_to=tmp_path / "point")
     assert short.label == "undetermined"
     same(hp.classify(loss, params, save_to=tmp_path / "point"), hp.classify(loss, params))
+
+
+# Ctrl-C at any moment ------------------------------------------------------------------------
+
+
+def stops_at(monkeypatch, cls, name, count):
+    """Press Ctrl-C at one call of a method, before it does anything."""
+    real, calls = getattr(cls, name), []
+
+    def stopping(self, *args, **keywords):
+        calls.append(name)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return real(self, *args, **keywords)
+
+    monkeypatch.setattr(cls, name, stopping)
+    return calls
+
+
+def curved(x):
+    """A saddle near, not at, where it is looked at."""
+    return 0.5 * (jnp.sum(x[1:] ** 2) - x[0] ** 2) + 0.1 * jnp.sum(x**4) + 1e-3 * jnp.sum(x)
+
+
+CALLS = [(Objective, name) for name in ("line", "value", "value_and_gradient", "linearized")]
+
+
+@pytest.mark.parametrize(("cls", "name"), [(HessianOperator, "multiply"), *CALLS])
+def test_ctrl_c_anywhere_in_a_classification_gives_no_label_or_the_right_one(cls, name, monkeypatch):
+    x = jnp.zeros(40)
+    truth = hp.classify(curved, x)
+    assert truth.label == "saddle"
+    count, stopped = 1, 0
+    while True:
+        with monkeypatch.context() as patch:
+            calls = stops_at(patch, cls, name, count)
+            try:
+                point = hp.classify(curved, x)
+            except KeyboardInterrupt:  # nothing was known yet
+                assert count <= 1
+                count += 1
+                continue
+        if len(calls) < count:
+            break
+        stopped += 1
+        assert point.label == "undetermined"
+        assert point.evidence[0].startswith("interrupted")
+        assert repr(point)
+        if point.escape_direction is not None:
+            assert abs(float(point.escape_direction[0])) > 0.9
+        count += max(count // 3, 1)
+    same(point, truth)
+    assert stopped or not calls
+
+
+@pytest.mark.parametrize("name", ["line", "value"])
+def test_ctrl_c_in_an_escape_keeps_the_best_step(name, monkeypatch):
+    x = jnp.zeros(40)
+    point = hp.classify(curved, x)
+    outcomes, count = set(), 1
+    while True:
+        with monkeypatch.context() as patch:
+            calls = stops_at(patch, Objective, name, count)
+            move = hp.escape(curved, x, point=point)
+        outcomes.add(move.status)
+        assert move.status in ("escaped", "undetermined")
+        assert float(curved(move.params)) <= move.loss_before
+        assert move.loss_after == pytest.approx(float(curved(move.params)), rel=1e-5, abs=1e-7)
+        if move.status == "undetermined":
+            assert move.params is x
+            assert "interrupted" in move.evidence[0]
+        if len(calls) < count:
+            break
+        count += 1
+    assert move.status == "escaped"
+    assert "undetermined" in outcomes
+    interrupted = hp.escape(curved, x, progress=raises_after(2))
+    assert (interrupted.status, interrupted.params is x) == ("undetermined", True)
+
+
+def test_ctrl_c_in_the_check_or_the_dense_route_gives_an_empty_result(monkeypatch):
+    for size in (10, 60):
+        with monkeypatch.context() as patch:
+            stops_at(patch, HessianOperator, "multiply", 2)
+            op = hp.hessian(lambda x: jnp.sum(x**2), jnp.zeros(size))
+            found = hp.eigsh(op)
+        assert found.status == "interrupted"
+        assert len(found.eigenvalues) == 0
+        assert "interrupted" in found.message
+
+
+def test_ctrl_c_waits_for_the_end_of_what_must_not_be_cut():
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def pressed():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        pressed()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def elsewhere():  # where no signal arrives
+        with uninterrupted():
+            done.append("in a thread")
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert done == ["all of it", "in a thread"]
+
+
+# Files ---------------------------------------------------------------------------------------
+
+RECORD = storage.Record(
+    "test",
+    {"seed": 2**100, "nothing": None, "infinite": float("inf")},
+    {"a": np.arange(6.0).reshape(2, 3), "b": np.asarray(jnp.ones(3, jnp.bfloat16)), "c": np.zeros((0, 4))},
+)
+
+
+def test_a_file_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "file"
+    assert storage.write(path, RECORD) == path.stat().st_size
+    found = storage.read(path)
+    assert (found.kind, found.header) == (RECORD.kind, RECORD.header)
+    for name, array in RECORD.arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.arrays[name], array)
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
+    path = tmp_path / "file"
+    storage.write(path, RECORD)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="cut off"):
+            storage.read(path)
+    for position in range(len(whole)):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << (position % 8)
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"cut off|damaged|not saved by|is in format"):
+            storage.read(path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(ValueError, match="damaged"):
+        storage.read(path)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_the_job_alone(tmp_path, monkeypatch):
+    path = tmp_path / "job"
+    storage.write(path, RECORD)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        storage.write(path, RECORD)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["job"]
+    op = hp.hessian(*problem(SPECTRA["spread"]), check=False)
+    with pytest.warns(UserWarning, match="could not be saved"):
+        result = hp.eigsh(op, save_to=path, resume=False)
+    assert result.status == "converged"
+    assert path.read_bytes() == before
+
+
+def job_file(tmp_path):
+    op = hp.hessian(*problem(SPECTRA["spread"]), check=False)
+    hp.eigsh(op, save_to=tmp_path / "job")
+    return tmp_path / "job"
+
+
+def test_a_foreign_job_is_refused_with_what_differs(tmp_path):
+    path = job_file(tmp_path)
+    loss, params = problem(SPECTRA["spread"])
+    cases = {
+        "parameters of other values": (loss, {**params, "a": params["a"] + 1}, {}),
+        "parameters of other names": (loss, {**params, "c": params["a"]}, {}),
+        "another loss": (problem(SPECTRA["spread"], seed=1)[0], params, {}),
+        "lowest=1, this call has 2": (loss, params, {"lowest": 2}),
+        "rtol=0.001, this call has 0.01": (loss, params, {"rtol": 1e-2}),
+        "key": (loss, params, {"key": jax.random.key(7)}),
+        "initial": (loss, params, {"initial": params | {"a": params["a"] + 1}}),
+    }
+    for match, (other, at, options) in cases.items():
+        op = hp.hessian(other, at, check=False)
+        for where in ({"resume": path}, {"save_to": path}):
+            with pytest.raises(ValueError, match=match):
+                hp.eigsh(op, **options, **where)
+    with pytest.raises(ValueError, match="holds a eigsh job, not a classify job"):
+        hp.classify(loss, params, resume=path)
+    op = hp.hessian(problem(SPECTRA["spread"], seed=1)[0], params, check=False)
+    assert hp.eigsh(op, save_to=path, resume=False).status == "converged"  # starts over
+
+
+def test_another_version_is_refused(tmp_path, monkeypatch):
+    path = job_file(tmp_path)
+    op = hp.hessian(*problem(SPECTRA["spread"]), check=False)
+    monkeypatch.setattr(hp, "__version__", "9.9")
+    with pytest.raises(ValueError, match=r"saved with hessian_probe 0\..*this is 9\.9"):
+        hp.eigsh(op, resume=path)
+    content = bytearray(path.read_bytes())
+    content[len(storage.MAGIC)] = 2
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is in format 2, this hessian_probe reads format 1"):
+        hp.eigsh(op, resume=path)
+
+
+def test_data_are_told_apart_as_far_as_shuffling_lets(tmp_path):
+    rng = np.random.default_rng(0)
+    data = [jnp.asarray(rng.standard_normal((4, N))) for _ in range(3)]
+
+    def loss(x, batch):
+        return jnp.mean((batch @ x) ** 2)
+
+    x = jnp.zeros(N, data[0].dtype)
+
+    class Loader:
+        def __init__(self, batches):
+            self.batches, self.passes = batches, 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(self.batches[:: 1 if self.passes % 2 else -1])
+
+    def run(batches, name):
+        return hp.eigsh(hp.hessian(loss, x, batches, check=False), save_to=tmp_path / name)
+
+    same(run(data, "list"), run(list(data), "list"))
+    run(Loader(data), "loader")
+    assert run(Loader(data), "loader").status == "converged"
+    for name, kind in (("list", list), ("loader", Loader)):
+        with pytest.raises(ValueError, match="other data"):
+            run(kind([*data[:2], data[2] + 1e-2]), name)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"save_to": "absent-folder/job"}, ValueError, "there is no folder"),
+        ({"resume": "absent-file"}, ValueError, "there is no such file"),
+        ({"save_every": -1.0}, ValueError, "at least 0"),
+        ({"save_every": "often"}, TypeError, "expected seconds"),
+    ],
+)
+def test_misuse_of_saving_is_refused(options, error, match):
+    loss, params = problem(SPECTRA["spread"])
+    with pytest.raises(error, match=match):
+        hp.eigsh(hp.hessian(loss, params), **options)
+    with pytest.raises(error, match=match):
+        hp.classify(loss, params, **options)
+
+
+def test_saving_waits_fifty_times_as_long_as_it_takes(tmp_path, monkeypatch):
+    """A clock that a save moves by one second and a step by a tenth: 2 % of the time at most."""
+    now, saves = [0.0], []
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    write = storage.write
+
+    def slow(path, record):
+        now[0] += 1.0
+        saves.append(now[0])
+        return write(path, record)
+
+    monkeypatch.setattr(storage, "write", slow)
+    op = hp.hessian(*problem(SPECTRA["spread"]), check=False)
+    saving = checkpoint.Saving(tmp_path / "job", 0.0)
+    job = checkpoint.Job("test", op, {}, saving)
+    job.begin(op, np.random.default_rng(0))
+    state = checkpoint.State({}, {})
+    for _ in range(2000):
+        now[0] += 0.1
+        job.offer(lambda: state)
+    assert len(saves) >= 3
+    assert len(saves) / now[0] <= 0.02 + 1.0 / now[0]

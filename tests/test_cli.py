@@ -156,6 +156,25 @@ def test_html_without_matplotlib_says_what_is_missing(target, tmp_path, capsys, 
     assert "hessian_probe[plot]" in text
 
 
+def test_a_plan_is_shown_and_nothing_is_searched(target, capsys, monkeypatch):
+    monkeypatch.setattr(probe_module, "classify", None)
+    assert main(["probe", target("saddle"), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "Plan: classify FITS" in said
+    assert main(["probe", target("saddle"), "--plan", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["sections"]["plan"]["results"]["plan"]["fits"] is True
+    assert document["point"] is None
+
+
+def test_a_job_of_another_function_is_refused(target, tmp_path, capsys):
+    job = str(tmp_path / "job")
+    assert main(["probe", target("with_data"), "--save-to", job]) == 0
+    (tmp_path / "job").write_bytes(b"nothing of ours")
+    assert main(["probe", target("with_data"), "--save-to", job]) == 2
+    assert "was not saved by hessian_probe" in capsys.readouterr().err
+
+
 # Bad input -----------------------------------------------------------------------------------
 
 

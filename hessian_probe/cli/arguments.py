@@ -78,9 +78,16 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     probe.add_argument("target", metavar="FILE.py:FUNCTION", help="the function to call")
     probe.add_argument("--escape", action="store_true", help="also look for a lower loss")
+    probe.add_argument("--plan", action="store_true", help="say what it would cost, and stop")
     probe.add_argument("--x64", action="store_true", help="compute in float64; params are converted")
     probe.add_argument(
         "--max-hvps", type=_positive, metavar="N", help="Hessian-vector products allowed (default: 400)"
+    )
+    probe.add_argument(
+        "--save-to",
+        type=Path,
+        metavar="PATH",
+        help="save the job as it goes; called again, go on",
     )
     probe.add_argument("--seed", type=int, metavar="N", help="seed of the random start (default: 0)")
     _add_common(probe, "save the report as one HTML page")

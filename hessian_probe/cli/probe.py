@@ -21,7 +21,10 @@ from hessian_probe.escape.escape import escape
 from hessian_probe.escape.profile import loss_profile
 from hessian_probe.escape.result import Escape, Profile
 from hessian_probe.points.classify import classify
+from hessian_probe.points.plan import plan
+from hessian_probe.points.plan_result import Plan
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.results import number
 
 
 def probe(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
@@ -43,8 +46,11 @@ def probe(options: argparse.Namespace, progress: Progress, interrupt: Interrupt)
     profile: Profile | None = None
     with precision(options.x64), contextlib.suppress(KeyboardInterrupt):
         target = _load(options)
+        if options.plan:
+            return _planned(options, _checked(target, plan, max_hvps=options.max_hvps))
         key = None if options.seed is None else jax.random.key(options.seed)
-        point = _checked(target, classify, key=key, max_hvps=options.max_hvps, progress=progress)
+        asked = {"key": key, "max_hvps": options.max_hvps, "save_to": options.save_to}
+        point = _checked(target, classify, progress=progress, **asked)
         if options.escape and not interrupt.heard:
             move = _checked(target, escape, point=point, progress=progress)
         if options.html is not None and not interrupt.heard:
@@ -81,6 +87,16 @@ def _checked(target: Target, verb: Callable[..., Any], **keywords: Any) -> Any:
         if isinstance(error, (TypeError, ValueError)) or raised_in_loss(error):
             raise BadInputError(f"{target.name}: {told(error)}") from error
         raise
+
+
+def _planned(options: argparse.Namespace, found: Plan) -> Report:
+    time = "an unknown time" if found.seconds is None else f"about {number(found.seconds, 2)} s"
+    fits = "It fits" if found.fits else "It does not fit"
+    return Report(
+        title=f"hessian-probe: {options.target}",
+        summary=f"{fits} in memory, and takes {time} and about {found.num_hvps} products.",
+        sections=(Section("plan", "The plan", results=(("plan", found),)),),
+    )
 
 
 def _report(

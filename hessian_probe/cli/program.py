@@ -90,6 +90,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _code(report: Report) -> int:
+    if any(section.key == "plan" for section in report.sections):
+        return ANSWERED
     unknown = report.point is None or report.point.label == "undetermined"
     stuck = report.escape is not None and report.escape.status == "undetermined"
     return UNDETERMINED if unknown or stuck else ANSWERED

@@ -17,6 +17,7 @@ from hessian_probe.escape.step import LineSearch
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.verdict import was_interrupted
 from hessian_probe.results import number
 
 # A decrease must exceed this many roundings of the loss to count: of the parameters' precision, and of a
@@ -53,7 +54,7 @@ def escape(
         progress: called with a line of text as the search goes on.
 
     Returns:
-        Escape; its `params` are never worse than what came in.
+        Escape; its `params` are never worse than what came in.  Ctrl-C returns the best step so far.
 
     Raises:
         TypeError: `loss` or `data` are of the wrong kind.
@@ -69,9 +70,23 @@ def escape(
     """
     if point is not None and not isinstance(point, CriticalPoint):
         raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
+    classified = point is None
     if point is None:
         point = classify(loss, params, data, key=key, max_hvps=max_hvps, progress=progress)
     objective = Objective(loss, params, data)
+    if classified and was_interrupted(point):
+        return _stay(point, params, point.loss, objective, "undetermined", point.evidence[0])
+    try:
+        return _search(point, objective, params, progress)
+    except KeyboardInterrupt:
+        reason = "interrupted before a lower loss was found"
+        return _stay(point, params, point.loss, objective, "undetermined", reason)
+
+
+def _search(
+    point: CriticalPoint, objective: Objective, params: PyTree, progress: Callable[[str], None] | None
+) -> Escape:
+    """Search along what is known of the point, and prove what was found."""
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
     if point.escape_direction is None and point.descent is None:
@@ -81,7 +96,8 @@ def escape(
     ways = []
     if point.escape_direction is not None:
         ways.append(_straight(objective, point, before, margin))
-    if point.descent is not None:
+    ended = not ways or ways[0].ended
+    if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
         ways.append(_Way(go_on_from(objective, move, margin), math.nan, math.nan))
     values = [objective.value(way.moved) for way in ways]
@@ -92,6 +108,8 @@ def escape(
         progress(f"best step: loss {number(after, 6)}")
     floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
     if not after < floor - margin:
+        if not ended:
+            raise KeyboardInterrupt
         reason = (
             f"no step tried lowers the loss below {number(floor, 6)} by more than "
             f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
@@ -101,11 +119,15 @@ def escape(
 
 
 class _Way(NamedTuple):
-    """Where a search ended: the variables, the signed step if straight, and the loss predicted there."""
+    """Where a search ended: the variables, the signed step if straight, and the loss predicted there.
+
+    `ended` is False where Ctrl-C ended it: the best step so far.
+    """
 
     moved: Vector
     step: float
     predicted: float
+    ended: bool = True
 
 
 def _straight(objective: Objective, point: CriticalPoint, before: float, margin: float) -> _Way:
@@ -114,11 +136,18 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
     direction = from_tangent(layout, point.escape_direction, "point.escape_direction")
     work = cast(objective.variables, layout.work_dtypes)
     search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
-    best = search.run(max(float(norm(work)), 1.0))
+    ended = True
+    try:
+        search.run(max(float(norm(work)), 1.0))
+    except KeyboardInterrupt:
+        if search.best.length == 0:
+            raise
+        ended = False
+    best = search.best
     _, slopes = objective.line(objective.variables, direction, np.zeros(1))
     curvature = float(point.lowest.eigenvalues[0])
     predicted = before + float(slopes[0]) * best.length + 0.5 * curvature * best.length**2
-    return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted)
+    return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended)
 
 
 def _check_point(point: CriticalPoint, objective: Objective, value: float) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.operators.data import SAME_DATA, Data
+from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.hessian import HessianOperator
 
 
@@ -54,17 +54,14 @@ def _data(data: Data) -> dict[str, Any]:
         return {}
     if data.is_single or isinstance(data.source, list):
         return {"prints": [digest((*batch.arrays, np.float64(batch.weight))) for batch in data]}
-    sums = [[float(np.sum(np.abs(np.asarray(x, np.float64)))) for x in b.arrays if _real(x)] for b in data]
-    return {"batches": len(sums), "sums": np.sum(sums, axis=0).tolist()}
+    batches = list(map(_samples, data))
+    weights = list(getattr(data.source, "weights", ()))
+    return {"batches": len(batches), "samples": sum(batches) % 2**128, "weights": weights}
 
 
-def _real(leaf: Any) -> bool:
-    return isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "fiub"
-
-
-def same_data(saved: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two prints are of the same data, as far as shuffling lets see."""
-    if saved.get("batches") != here.get("batches") or "sums" not in saved:
-        return saved == here
-    sums = np.asarray(saved["sums"]), np.asarray(here["sums"])
-    return sums[0].shape == sums[1].shape and bool(np.allclose(*sums, rtol=SAME_DATA, atol=0.0))
+def _samples(batch: Batch) -> int:
+    """Sum of the digests of a batch's samples: the same in any order, in any batches."""
+    leaves = [np.asarray(leaf) for leaf in batch.arrays if np.ndim(leaf)]
+    count = len(leaves[0]) if leaves else 0
+    rows = [leaf for leaf in leaves if len(leaf) == count]
+    return sum(int(digest(leaf[index] for leaf in rows), 16) for index in range(count))

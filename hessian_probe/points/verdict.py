@@ -10,6 +10,7 @@ import numpy as np
 
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe
+from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.search import Settings
 from hessian_probe.results import number, signed
 
@@ -51,6 +52,11 @@ def interrupted(ends: Ends | None) -> Verdict:
         f"curvature from {signed(ends.low.value)} to {signed(ends.high.value)} was found, "
         f"zero band ±{number(ends.band, 2)}",
     )
+
+
+def was_interrupted(point: CriticalPoint) -> bool:
+    """Whether Ctrl-C ended the classification."""
+    return point.label == "undetermined" and point.evidence[0].startswith(INTERRUPTED)
 
 
 def degenerate(*evidence: str) -> Verdict:
