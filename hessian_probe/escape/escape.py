@@ -34,6 +34,7 @@ def escape(
     key: jax.Array | None = None,
     point: CriticalPoint | None = None,
     max_hvps: int | None = None,
+    null_space: PyTree | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Escape:
     """Find a lower loss along the most negative curvature, or say that there is nothing to escape.
@@ -51,6 +52,7 @@ def escape(
         key: random key; None means `jax.random.key(0)`.
         point: a classification of these very parameters, to save classifying again.
         max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) nothing moves.
+        null_space: passed on to `hp.classify`.
         progress: called with a line of text as the search goes on.
 
     Returns:
@@ -72,7 +74,9 @@ def escape(
         raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
     classified = point is None
     if point is None:
-        point = classify(loss, params, data, key=key, max_hvps=max_hvps, progress=progress)
+        point = classify(
+            loss, params, data, key=key, max_hvps=max_hvps, null_space=null_space, progress=progress
+        )
     objective = Objective(loss, params, data)
     if classified and was_interrupted(point):
         return _stay(point, params, point.loss, objective, "undetermined", point.evidence[0])

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Layout, Vector
+from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine
 
 
 class SymmetricOperator(Protocol):
@@ -41,3 +41,18 @@ class SymmetricOperator(Protocol):
 def rounding_of(op: SymmetricOperator) -> float:
     """Relative spacing of the coarsest numbers that products are computed with."""
     return float(getattr(op, "eps", jnp.finfo(op.dtype).eps))
+
+
+def dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> int:
+    """Dimension of the space to search: the variables of active leaves, less a null space left out."""
+    flags = zip(active, operator.layout.shapes, strict=True)
+    null = getattr(operator, "null_basis", None)
+    return int(sum(np.prod(s, dtype=np.int64) for on, s in flags if on)) - (
+        0 if null is None else len(null[0])
+    )
+
+
+def restrict(operator: SymmetricOperator, v: Vector) -> Vector:
+    """Project onto the space to search: the complement of a null space, if one is left out."""
+    null = getattr(operator, "null_basis", None)
+    return v if null is None else add_scaled(v, -1.0, combine(null, coefficients(null, v)))

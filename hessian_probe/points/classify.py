@@ -12,9 +12,11 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, generator, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, hessian
+from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.counting import count_negative
 from hessian_probe.points.ends import End, Ends
+from hessian_probe.points.flat.null import about, why_not_flat
 from hessian_probe.points.flat.resolve import Lower, resolve
 from hessian_probe.points.kinks.second_look import Seen, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
@@ -50,6 +52,7 @@ def classify(
     rtol: float | None = None,
     sampled: bool = True,
     count: bool = False,
+    null_space: PyTree | None = None,
     progress: Callable[[str], None] | None = None,
     save_to: str | os.PathLike[str] | None = None,
     save_every: float = 30.0,
@@ -90,6 +93,10 @@ def classify(
             one product for each of up to 4,096 variables, else by deflation, or with an interval by
             quadrature.  See `CriticalPoint.index_estimate`.
         progress: called with a line of text as the search goes on.
+        null_space: directions along which the loss is known not to change, to be left out: vectors (a
+            pytree like params with a leading axis), or functions from params to a pytree like them that
+            generate a symmetry (one, or a list).  Second order then decides alone in what is left.
+            They are tested, by slope, product and loss; one that is not flat makes the point undetermined.
         save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.
         save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
         resume: True goes on from `save_to` if that file exists, to the answer that an uninterrupted
@@ -99,7 +106,8 @@ def classify(
         CriticalPoint.  Ctrl-C makes it "undetermined", with what was measured until then.
 
     Raises:
-        TypeError: `loss` is not callable or gives no real scalar; data can be read only once.
+        TypeError: `loss` is not callable or gives no real scalar; data can be read only once; null_space is
+            neither vectors nor functions.
         ValueError: `params` has no variable, data is empty, or an option is out of range; the file to go
             on from is cut off, damaged, or of another job.
 
@@ -129,10 +137,14 @@ def classify(
     if not isinstance(sampled, bool):
         raise TypeError(f"sampled={sampled!r}; expected True or False")
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
+    if null_space is not None:
+        op = RestrictedHessian(op.objective, NullDirections(op.objective, null_space))
     budget = MAX_HVPS * (2 if count else 1) if max_hvps is None else max_hvps
     settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, bool(count))
     rng = generator(key)
-    options = {"key": random_state(rng)} | settings._asdict()
+    options: dict[str, Any] = {"key": random_state(rng)} | settings._asdict()
+    if isinstance(op, RestrictedHessian):
+        options["null_space"] = flatten_rows(op.null_basis).ravel().tolist()
     for spent in ("budget", "progress"):
         del options[spent]
     job = Job("classify", op, options, Saving(save_to, save_every, resume))
@@ -199,6 +211,10 @@ class _Probe:
         if cause:
             self.blind = True
             return self._point(self._second_look(undetermined(cause)))
+        if isinstance(self.op, RestrictedHessian):
+            problem = why_not_flat(self.op, ends, near, self.rng)
+            if problem:
+                return self._point(undetermined(problem))
         tolerance = gradient_tolerance(self.op, near, ends.top)
         for name, end in (("low", ends.low), ("high", ends.high)):
             if abs(end.value) > ends.band:
@@ -373,7 +389,8 @@ class _Probe:
 
     def _notes(self) -> tuple[str, ...]:
         names = self.op.objective.ignored
-        return tuple(f"the loss ignores {name}: it is flat along it" for name in names)
+        left_out = (about(self.op),) if isinstance(self.op, RestrictedHessian) else ()
+        return left_out + tuple(f"the loss ignores {name}: it is flat along it" for name in names)
 
     def _eigen(self, end: End | None, num_lowest: int, error: float | None) -> EigenResult:
         op, ends = self.op, self.ends

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.operators.base import dimension
 from hessian_probe.operators.batchwise import charge, part, quotients
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.errors import Estimate, weighted_mean
@@ -48,11 +49,11 @@ def split_halves(values: np.ndarray, weights: np.ndarray) -> Halves:
 
 def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
     """Products that the search on each half may make; 0 where the budget does not allow the check."""
-    dimension = sum(int(np.prod(s)) for on, s in zip(op.active, op.layout.shapes, strict=True) if on)
-    wanted = min(dimension, min(max(steps, FEWEST_STEPS), MOST_STEPS))
+    size = dimension(op, op.active)
+    wanted = min(size, min(max(steps, FEWEST_STEPS), MOST_STEPS))
     # Two halves of `allowed` products each, and two vectors judged on either half, rounded up.
     allowed = budget - 4
-    return min(wanted, allowed) if allowed >= min(dimension, FEWEST_STEPS) else 0
+    return min(wanted, allowed) if allowed >= min(size, FEWEST_STEPS) else 0
 
 
 def held_out(op: HessianOperator, steps: int, rng: np.random.Generator) -> tuple[Halves, Halves] | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.operators import memory
+from hessian_probe.operators.base import dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.noise import SINGLE, ProductNoise
@@ -74,8 +75,7 @@ class Search:
         self.judged = 0  # steps after which the ends were looked at last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
-        flags = zip(op.active, op.layout.shapes, strict=True)
-        self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+        self.dimension = dimension(op, op.active)
 
     @property
     def spent(self) -> int:
@@ -262,7 +262,7 @@ class Search:
             assert self.krylov.first is not None
             self.noise.measure(*self.krylov.first)
         values, vectors = dense_eigh(self.op)
-        if self.dimension < self.op.size:
+        if self.dimension < len(values):
             values, vectors = self._drop_ignored(values, vectors)
         low, high = (
             self._measured(float(values[i]), row(columns_to_basis(self.op, vectors[:, [i]]), 0))

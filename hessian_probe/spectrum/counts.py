@@ -18,6 +18,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, norm, random_normal
 from hessian_probe.operators import memory
+from hessian_probe.operators.base import dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.multiplicity import Multiplicity, multiplicities
@@ -73,8 +74,7 @@ class Counter:
         self.op, self.band, self.allowed = op, band, max(allowed, band)
         self.confidence, self.budget, self.rng = confidence, budget, rng
         self.before = op.objective.num_hvps
-        flags = zip(op.active, op.layout.shapes, strict=True)
-        self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+        self.dimension = dimension(op, op.active)
         self.runs = self.ended = 0
         self.seen = np.zeros(0)  # eigenvalues of the projected matrix with most of them below −band
         self.multiplicities: tuple[Multiplicity, ...] = ()

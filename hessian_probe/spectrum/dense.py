@@ -21,6 +21,8 @@ EMPTY = {
 def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     """Return all eigenvalues (n,), ascending, and eigenvectors (n, n) by column, float64.
 
+    Where a null space of k dimensions is left out, these are the n − k of the complement.
+
     Raises:
         FloatingPointError: the matrix holds a NaN or an infinity.
         MemoryError: the matrix does not fit.
@@ -31,8 +33,12 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     matrix = operator.dense(max_bytes=needed)
     if not np.all(np.isfinite(matrix)):
         raise FloatingPointError("a Hessian-vector product is not finite")
-    values, vectors = np.linalg.eigh(matrix)
-    return values, vectors
+    complement = getattr(operator, "complement", None)
+    if complement is None:
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
+    values, vectors = np.linalg.eigh(complement.T @ matrix @ complement)
+    return values, complement @ vectors
 
 
 def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:

@@ -29,7 +29,7 @@ from hessian_probe.arrays import (
     random_normal,
     scale,
 )
-from hessian_probe.operators.base import SymmetricOperator
+from hessian_probe.operators.base import SymmetricOperator, dimension, restrict
 from hessian_probe.spectrum.basis import cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.growth import Growth, Run
 from hessian_probe.spectrum.interrupt import uninterrupted
@@ -92,8 +92,7 @@ class Krylov:
         self.operator = operator
         self._rng = rng
         self._active = active or (True,) * len(operator.layout.shapes)
-        flags = zip(self._active, operator.layout.shapes, strict=True)
-        self.dimension = int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+        self.dimension = dimension(operator, self._active)
         self.max_basis = max(1, min(max_basis, self.dimension))
         self.eps = float(jnp.finfo(operator.dtype).eps)
         self.size = self.steps = 0
@@ -106,7 +105,7 @@ class Krylov:
         self.ended: tuple[Growth, ...] = ()
         self._run = Run(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
-            start = random_normal(rng, operator.layout, self._active)
+            start = restrict(operator, random_normal(rng, operator.layout, self._active))
         rows = segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
         self.basis, self._next, _, _ = extend(basis, start, zeros(start), np.int32(0))
@@ -153,8 +152,17 @@ class Krylov:
             self.basis = cleared(self.basis, np.int32(index))
             return False
         self._grow(coefficient)
-        self._settle(beta)
+        self._settle(beta * self._cleaned(index))
         return True
+
+    def _cleaned(self, index: int) -> float:
+        """Take out again what rounding let in of a null space that is left out; return the share kept."""
+        projected = restrict(self.operator, self._next)
+        if projected is self._next:
+            return 1.0
+        emptied = cleared(self.basis, np.int32(index))
+        self.basis, self._next, _, length = extend(emptied, projected, zeros(projected), np.int32(index))
+        return float(length)
 
     def _grow(self, column: np.ndarray) -> None:
         size = len(column)
@@ -190,7 +198,7 @@ class Krylov:
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
-            draw = random_normal(self._rng, self.operator.layout, self._active)
+            draw = restrict(self.operator, random_normal(self._rng, self.operator.layout, self._active))
             draw = scale(1 / norm(draw), draw)
             index = np.int32(self.size)
             emptied = cleared(self.basis, index)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import cast
@@ -105,7 +104,7 @@ class Reduced:
         self.flat, self.stiff = vectors[:, flat], vectors[:, ~flat]
         self.curvature = sign * values[~flat]
         self._x = flatten_rows(tuple(leaf[None] for leaf in cast(op.x, op.layout.work_dtypes)))[0]
-        self._eps = float(jnp.finfo(op.dtype).eps)
+        self._eps = op.eps
         self.here = sign * flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
 
     @property

@@ -58,8 +58,8 @@ def resolve(
         spectrum = dense_eigh(op)
     values = spectrum[0]
     up, down = bool(np.any(values > ends.band)), bool(np.any(values < -ends.band))
-    if up and down:
-        return verdict, None
+    if (up and down) or not np.any(np.abs(values) <= ends.band):
+        return verdict, None  # not what the ends showed: rounding
     if up or down:
         sign = 1.0 if up else -1.0
         reduced = Reduced(op, spectrum, ends.band, sign, rng)
