@@ -12,3 +12,5 @@ from hessian_probe.training.keras_callback import keras_callback as keras_callba
 from hessian_probe.training.moments import adjust_moments as adjust_moments
 from hessian_probe.training.monitor import Monitor as Monitor
 from hessian_probe.training.plateau import PlateauTest as PlateauTest
+from hessian_probe.training.transform import EscapeState as EscapeState
+from hessian_probe.training.transform import escape_saddles as escape_saddles

@@ -21,7 +21,9 @@ from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
 from hessian_probe.training.events import Cost, Event, append_event
 from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
+from hessian_probe.training.look import CONFIRMED, WORTH
 from hessian_probe.training.moments import MOMENTS, adjust_moments
+from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.samples import draw
 from hessian_probe.training.stream import CHUNK, KINDS, Stream
@@ -30,19 +32,6 @@ from hessian_probe.training.stream import CHUNK, KINDS, Stream
 LOOK_AT = ("flat", "slow")
 # Labels at which nothing is moved: there is nothing to escape, and training is the way down.
 HANDS_OFF = ("minimum", "not_critical")
-# A look that found nothing is followed by a pause of so many windows, and every further one multiplies the
-# pause: by 2, and by 4 at a minimum, where there is nothing to wait for.
-PAUSE = 2.0
-BACKOFF = 2.0
-BACKOFF_AT_MINIMUM = 4.0
-# A product is at most this many gradients (facts measured by benchmarks/speed.py: 1.2 stored, 1.7
-# recomputed), an evaluation at most one.
-PRODUCT_COST = 1.7
-# An escape must bring this many times what the loss fell by over the last window.
-WORTH = 2.0
-# The loss has left its plateau, and pauses start anew, when it is lower by this many times the larger of
-# its noise and its fall over the window at the last look.
-LEFT = 10.0
 
 
 class Monitor:
@@ -241,7 +230,7 @@ class Monitor:
             return None, 0
         objective = Objective(loss, params, fresh)
         before, after = objective.value(objective.variables), objective.value(objective.read(move.params))
-        if before - after > 0.5 * gain:
+        if before - after > CONFIRMED * gain:
             return None, 2
         return f"on other data the loss changes by {signed(after - before, 3)}, not by {signed(-gain, 3)}", 2
 

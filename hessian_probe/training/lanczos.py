@@ -1,0 +1,150 @@
+"""A Lanczos run of fixed length in pure JAX, for use inside compiled training steps.
+
+`spectrum.krylov` grows its basis from the host until an answer is sure; here the number of products is
+fixed, so that the run fits into `lax.cond` and `lax.scan` and nothing is ever compiled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hessian_probe.arrays import (
+    Basis,
+    Vector,
+    accumulator,
+    add_scaled,
+    coefficients,
+    combine,
+    dot,
+    norm,
+    row,
+    scale,
+)
+
+# A remainder below BREAKDOWN * eps * ||H|| is rounding; measured for `spectrum.krylov`.
+BREAKDOWN = 10.0
+
+
+# Basis, diagonal, off-diagonal, largest ‖Hv‖ and largest asymmetry so far.
+_State = tuple[Basis, jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+class Space(NamedTuple):
+    """Ritz pairs of a Krylov space, and the gradient in their coordinates.
+
+    Attributes:
+        basis: orthonormal rows, shape (m, ...) each; rows after a breakdown are zero.
+        values: Ritz values, ascending, shape (m,), in loss / params².
+        weights: coordinates of the Ritz vectors by column, shape (m, m).
+        slopes: ⟨gradient, Ritz vector⟩, shape (m,), in loss / params.
+        rest: what the basis does not hold of the gradient.
+        lowest: unit Ritz vector of the lowest value.
+        curvature: its Rayleigh quotient, by a product of its own.
+        residual: ‖H·lowest − curvature·lowest‖.
+        band: curvature smaller than this in magnitude is rounding.
+        size: estimate of ‖H‖.
+    """
+
+    basis: Basis
+    values: jax.Array
+    weights: jax.Array
+    slopes: jax.Array
+    rest: Vector
+    lowest: Vector
+    curvature: jax.Array
+    residual: jax.Array
+    band: jax.Array
+    size: jax.Array
+
+
+def krylov_space(
+    product: Callable[[Vector], Vector], start: Vector, gradient: Vector, num_steps: int
+) -> Space:
+    """Run Lanczos with full re-orthogonalisation, twice, for a fixed number of products.
+
+    Args:
+        product: v ↦ H·v.
+        start: first direction, any length above zero.
+        gradient: gradient, expressed in the space for the strategies that need it.
+        num_steps: m, products of the run; one more measures the lowest pair.
+
+    Returns:
+        The space.
+
+    Cost:
+        m + 1 products; m vectors of memory.
+
+    Source:
+        C. Lanczos 1950; full re-orthogonalisation: B. N. Parlett, The Symmetric Eigenvalue Problem,
+        1980, §6.9.
+    """
+    dtype = accumulator(start)
+    eps = float(jnp.finfo(dtype).eps)
+    basis = tuple(jnp.zeros((num_steps, *leaf.shape), leaf.dtype) for leaf in start)
+    basis = _write(basis, 0, scale(1 / norm(start), start))
+    zeros = jnp.zeros((num_steps,), dtype)
+    zero = jnp.zeros((), dtype)
+
+    def step(j: jax.Array, state: _State) -> _State:
+        basis, alphas, betas, largest, asymmetry = state
+        w = product(row(basis, j))
+        largest = jnp.maximum(largest, norm(w))
+        first = coefficients(basis, w)
+        w = _minus(w, combine(basis, first))
+        second = coefficients(basis, w)
+        w = _minus(w, combine(basis, second))
+        before = jnp.maximum(j - 1, 0)
+        off = jnp.where(j > 0, jnp.abs((first + second)[before] - betas[before]), zero)
+        beta = norm(w)
+        beta = jnp.where(beta > BREAKDOWN * eps * largest, beta, zero)
+        inverse = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, jnp.ones_like(beta)), zero)
+        basis = jax.lax.cond(
+            j + 1 < num_steps, lambda: _write(basis, j + 1, scale(inverse, w)), lambda: basis
+        )
+        alphas, betas = alphas.at[j].set((first + second)[j]), betas.at[j].set(beta)
+        # Rows after a breakdown are zero and say nothing about symmetry.
+        asymmetry = jnp.maximum(asymmetry, jnp.where(betas[before] > 0, off, zero))
+        return basis, alphas, betas, largest, asymmetry
+
+    basis, alphas, betas, largest, asymmetry = jax.lax.fori_loop(
+        0, num_steps, step, (basis, zeros, zeros, zero, zero)
+    )
+    # Rows after a breakdown are zero: they belong to no eigenvalue, and are put out of the way.
+    held = jnp.concatenate([jnp.ones((1,), jnp.bool_), jnp.cumprod(betas[:-1] > 0) > 0])
+    alphas = jnp.where(held, alphas, largest)
+    tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+    values, weights = jnp.linalg.eigh(tridiagonal)
+    lowest = combine(basis, weights[:, 0])
+    length = norm(lowest)
+    lowest = scale(1 / jnp.where(length > 0, length, jnp.ones_like(length)), lowest)
+    image = product(lowest)
+    curvature = dot(lowest, image)
+    inside = coefficients(basis, gradient)
+    size = jnp.maximum(largest, norm(image))
+    return Space(
+        basis=basis,
+        values=values,
+        weights=weights,
+        slopes=weights.T @ inside,
+        rest=_minus(gradient, combine(basis, inside)),
+        lowest=lowest,
+        curvature=curvature,
+        residual=norm(add_scaled(image, -curvature, lowest)),
+        band=asymmetry + BREAKDOWN * eps * size,
+        size=size,
+    )
+
+
+def _write(basis: Basis, index: jax.Array | int, vector: Vector) -> Basis:
+    return tuple(
+        jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
+        for b, v in zip(basis, vector, strict=True)
+    )
+
+
+def _minus(a: Vector, b: Vector) -> Vector:
+    return tuple(x - y for x, y in zip(a, b, strict=True))

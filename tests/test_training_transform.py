@@ -1,0 +1,240 @@
+"""The optax transformation: one compiled program leaves saddles, and costs nothing where none is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessian_probe import problems
+from hessian_probe.training import EscapeState, escape_saddles
+from hessian_probe.training.lanczos import krylov_space
+from hessian_probe.training.strategies import STRATEGIES, best_of, displacement
+
+optax = pytest.importorskip("optax")
+FLOAT = np.asarray(jnp.zeros(())).dtype
+EPS = float(np.finfo(FLOAT).eps)
+# optax mixes dtypes inside.
+pytestmark = pytest.mark.any_promotion
+
+
+def well(p):
+    """Minima −1/4 at (±1, 0); a saddle with eigenvalues −1 and 2 at the origin."""
+    return 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + p["y"] ** 2
+
+
+def start(x=0.0, y=0.5):
+    return {"x": jnp.asarray(x, FLOAT), "y": jnp.asarray(y, FLOAT)}
+
+
+def train(loss, params, optimizer, steps, batches=None):
+    """One scan; the number of traces, the states of all steps and the losses."""
+    traces = []
+
+    def step(carry, batch):
+        traces.append(None)
+        params, state = carry
+        args = (params,) if batch is None else (params, batch)
+        value, gradient = jax.value_and_grad(loss)(*args)
+        updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
+        return (optax.apply_updates(params, updates), state), (value, state.num_escapes)
+
+    @jax.jit
+    def run(params, state, batches):
+        return jax.lax.scan(step, (params, state), batches, length=steps)
+
+    (params, state), (losses, escapes) = run(params, optimizer.init(params), batches)
+    return params, state, np.asarray(losses), np.asarray(escapes), len(traces)
+
+
+@pytest.mark.parametrize("strategy", ["negative_curvature", "cubic_newton"])
+def test_it_leaves_a_saddle_inside_scan(strategy):
+    optimizer = escape_saddles(optax.sgd(0.05), well, strategy=strategy, num_products=4)
+    params, state, losses, escapes, traces = train(well, start(), optimizer, 400)
+    assert isinstance(state, EscapeState)
+    assert traces == 1
+    assert int(state.num_escapes) == 1
+    assert losses[-1] < -0.249
+    np.testing.assert_allclose(abs(float(params["x"])), 1, atol=1e-3)
+    at = int(np.argmax(escapes > 0))
+    assert int(state.last_step) == at + 1
+    np.testing.assert_allclose(losses[at] - losses[at + 1], state.last_gain, rtol=1e-3)
+    assert int(state.num_hvps) == 3 * int(state.num_probes)
+
+
+def test_without_a_strategy_it_only_watches():
+    optimizer = escape_saddles(optax.sgd(0.05), well, strategy="none")
+    params, state, _, _, _ = train(well, start(), optimizer, 300)
+    assert float(params["x"]) == 0
+    assert int(state.num_escapes) == 0
+
+
+def test_a_perturbation_leaves_too_in_its_time():
+    optimizer = escape_saddles(optax.sgd(0.05), well, strategy="perturbation", radius=0.01)
+    params, state, losses, _, _ = train(well, start(), optimizer, 600)
+    assert int(state.num_hvps) == 0
+    assert int(state.num_probes) >= 1
+    assert losses[-1] < -0.2
+    assert abs(float(params["x"])) > 0.9
+
+
+def bowl(p):
+    return jnp.sum(jnp.asarray([1.0, 3.0], p.dtype) * (p - 0.3) ** 2)
+
+
+def test_at_a_minimum_looks_grow_rare_and_nothing_moves():
+    optimizer = escape_saddles(optax.sgd(0.05), bowl, num_products=4, max_share=1.0)
+    _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
+    assert 2 <= int(state.num_probes) <= 5
+    assert int(state.num_escapes) == 0
+    assert float(state.last_curvature) > 0
+
+
+def test_a_healthy_run_is_the_run_without_the_hook():
+    """Bit for bit; and updates outside of jit compile once."""
+    known = problems.zero_mlp_point()
+    data = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), known.data)
+    params = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), problems.mlp_init((3, 8, 1), seed=1))
+    both = jax.jit(jax.value_and_grad(known.loss))
+    plain = optax.with_extra_args_support(optax.sgd(1e-2, momentum=0.9))
+    hooked = escape_saddles(plain, known.loss)
+    state, hook_state = plain.init(params), hooked.init(params)
+    other = params
+    for _ in range(60):
+        _, gradient = both(params, data)
+        updates, state = plain.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        value, gradient = both(other, data)
+        updates, hook_state = hooked.update(gradient, hook_state, other, value=value, batch=data)
+        other = optax.apply_updates(other, updates)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), params, other))
+    assert int(hook_state.num_probes) == 0
+
+
+def noisy_well(p, batch):
+    """The mean over samples is `well`; single batches tilt it."""
+    return well(p) + jnp.mean(batch[:, 0]) * p["x"] + jnp.mean(batch[:, 1]) * p["y"]
+
+
+def test_the_next_batch_confirms():
+    noise = np.random.default_rng(0).standard_normal((300, 32, 2))
+    batches = jnp.asarray(1e-3 * noise, FLOAT)
+    optimizer = escape_saddles(optax.sgd(0.0), noisy_well, num_products=4)
+    params, state, _, _, _ = train(noisy_well, start(0.0, 0.0), optimizer, 300, batches)
+    assert int(state.num_escapes) >= 1
+    assert abs(float(params["x"])) > 0.5
+
+
+def test_a_step_that_the_next_batch_denies_is_not_taken():
+    """The sign of the curvature changes from batch to batch, the loss at the saddle does not."""
+
+    def loss(p, batch):
+        return jnp.mean(batch) * (0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2) + 0.0 * p["y"]
+
+    signs = jnp.asarray(np.resize([1.0, -1.0], (300, 1)), FLOAT)
+    optimizer = escape_saddles(optax.sgd(0.0), loss, num_products=2)
+    params, state, _, _, _ = train(loss, start(0.0, 0.0), optimizer, 300, signs)
+    assert int(state.num_probes) >= 1
+    assert int(state.num_escapes) == 0
+    assert float(params["x"]) == 0
+
+
+def test_a_loss_that_is_not_finite_moves_nothing():
+    optimizer = escape_saddles(optax.sgd(0.1), well, strategy="none")
+    state = optimizer.init(start())
+    for value in [1.0, jnp.nan, jnp.inf] * 50:
+        updates, state = optimizer.update(start(0.0, 0.0), state, start(), value=value)
+    assert int(state.num_steps) == 150
+    assert np.isfinite(float(state.watch.level)) or int(state.watch.stream.count) < 8
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
+
+
+def test_moments_are_reset_at_an_escape():
+    optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", num_products=4)
+    _, state, _, escapes, _ = train(well, start(0.0, 0.0), optimizer, 100)
+    assert int(state.num_escapes) == 1
+    since = len(escapes) - 1 - int(np.argmax(escapes > 0))
+    assert int(state.inner[0].count) == since
+
+
+def test_misuse_is_refused():
+    with pytest.raises(TypeError, match="loss must be"):
+        escape_saddles(optax.sgd(0.1), 3)
+    with pytest.raises(ValueError, match="strategy"):
+        escape_saddles(optax.sgd(0.1), well, strategy="luck")
+    with pytest.raises(ValueError, match="num_products"):
+        escape_saddles(optax.sgd(0.1), well, num_products=1)
+    optimizer = escape_saddles(optax.sgd(0.1), well)
+    with pytest.raises(ValueError, match="needs params"):
+        optimizer.update(start(), optimizer.init(start()), value=0.0)
+
+
+def matrix_space(matrix, gradient, steps, seed=0):
+    start = jax.random.normal(jax.random.key(seed), (len(matrix),), FLOAT)
+    return krylov_space(lambda v: (matrix @ v[0],), (start,), (gradient,), steps)
+
+
+@pytest.mark.parametrize("rank", [3, 40])
+def test_the_fixed_lanczos_run_against_dense_eigenvalues(rank):
+    """Also where the Krylov space ends early: rank 3 of 40 has a space of four dimensions."""
+    rng = np.random.default_rng(rank)
+    basis, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    values = np.zeros(40)
+    values[:rank] = np.linspace(-3, 5, rank)
+    matrix = jnp.asarray(basis * values @ basis.T, FLOAT)
+    gradient = jnp.asarray(rng.standard_normal(40), FLOAT)
+    space = matrix_space(matrix, gradient, 30)
+    np.testing.assert_allclose(space.curvature, -3, rtol=1e-3)
+    assert float(space.residual) < 0.1
+    assert float(space.values[0]) > -3 - 1e3 * EPS
+    assert float(space.values[-1]) < 5 + 1e3 * EPS
+    inside = displacement(space, -space.slopes, jnp.asarray(-1.0, FLOAT))
+    np.testing.assert_allclose(inside[0], -gradient, atol=1e3 * EPS)
+
+
+def test_a_positive_spectrum_has_no_negative_curvature():
+    matrix = jnp.diag(jnp.asarray([0.0, 0.0, 1.0, 2.0, 5.0], FLOAT))
+    space = matrix_space(matrix, jnp.ones(5, FLOAT), 5)
+    assert float(space.curvature) > -float(space.band)
+
+
+def model(matrix, gradient, sigma, step):
+    """The cubic model, on the host."""
+    return gradient @ step + 0.5 * step @ matrix @ step + sigma / 3 * np.linalg.norm(step) ** 3
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_cubic_step_minimises_its_model(hard):
+    """Against the secular equation solved by NumPy in the dense eigenbasis, hard case included."""
+    matrix = np.diag([-2.0, 0.5, 1.0, 3.0])
+    gradient = np.array([0.0 if hard else 0.3, 0.2, -0.1, 0.4])
+    space = matrix_space(jnp.asarray(matrix, FLOAT), jnp.asarray(gradient, FLOAT), 4)
+    longest = 2.0
+    ladder = STRATEGIES["cubic_newton"](space, jnp.asarray(longest, FLOAT))
+    sigmas = float(space.size) / longest * 2.0 ** np.arange(len(ladder.inside))
+    rng = np.random.default_rng(0)
+    for number in (0, 3, 7):
+        step = np.asarray(displacement(space, ladder.inside[number], ladder.outside[number])[0], np.float64)
+        reached = model(matrix, gradient, sigmas[number], step)
+        near = step + 0.02 * np.linalg.norm(step) * rng.standard_normal((500, 4))
+        others = [model(matrix, gradient, sigmas[number], other) for other in near]
+        assert reached <= min(others) + 1e-3 * abs(reached)
+        assert reached < 0
+
+
+def test_the_saddle_free_step_turns_signs():
+    matrix = np.diag([-2.0, 0.5, 1.0, 4.0])
+    gradient = np.array([0.2, 0.1, -0.1, 0.4])
+    space = matrix_space(jnp.asarray(matrix, FLOAT), jnp.asarray(gradient, FLOAT), 4)
+    ladder = STRATEGIES["saddle_free_newton"](space, jnp.asarray(10.0, FLOAT))
+    steps = [np.asarray(displacement(space, a, b)[0]) for a, b in zip(*ladder, strict=True)]
+    expected = -gradient / np.abs(np.diag(matrix))
+    np.testing.assert_allclose(steps[1], expected, rtol=1e-3)
+    np.testing.assert_allclose(steps[0], 2 * expected, rtol=1e-3)
+
+
+def test_the_best_candidate_is_finite():
+    space = matrix_space(jnp.diag(jnp.asarray([-1.0, 1.0], FLOAT)), jnp.zeros(2, FLOAT), 2)
+    ladder = STRATEGIES["negative_curvature"](space, jnp.asarray(4.0, FLOAT))
+    best = best_of(space, ladder, (jnp.zeros(2, FLOAT),), lambda x: jnp.log(0.5 - jnp.sum(x[0] ** 2)))
+    assert np.isfinite(float(best.value))
+    np.testing.assert_allclose(jnp.linalg.norm(best.step[0]), 0.5, rtol=1e-3)
