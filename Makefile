@@ -41,6 +41,9 @@ bench-noise: $(READY)/demo ## count how often what is said about noisy data hold
 bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the answers
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
+bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
+	$(BIN)/python -m benchmarks.stability $(ARGS)
+
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
@@ -70,7 +73,7 @@ clean: ## remove what the other targets made
 help: ## print this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # .venv/ready/NAMES says that the extras NAMES of pyproject.toml are installed.
 $(READY)/%: pyproject.toml $(READY)/venv
@@ -92,4 +95,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-noise bench-kill lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability lint format types docs notebooks setup clean help

@@ -1,0 +1,256 @@
+"""Stability limits against observed divergence, and the edge of stability; prints two tables.
+
+Run as `python -m benchmarks.stability` (or `make bench-stability`), in float64.
+
+First table: the learning rate at which `hp.stability` puts the limit, against the one found by bisection
+at which two runs that start a hair apart along the top eigenvector drift apart instead of together.  On
+quadratics the preconditioner of adaptive methods is held (decay of the second moment next to 1), since
+the limit is that of a held one; on networks it moves as it does in training.
+
+Second table: a network on digits trained with one rate; sharpness ÷ limit over the second half of the
+training.  Training that reaches its limit stays there (Cohen et al. 2021, 2022).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import hessian_probe as hp
+from hessian_probe.problems.networks import digits, mlp_init, mlp_loss
+
+BARS = {"quadratic": 0.10, "network": 0.25}
+STEPS = {"quadratic": 400, "network": 150}
+BISECTIONS = 12
+# Distance of the two runs at first, relative to the parameters: MultiSteps gathers in float32.
+HAIR = 1e-5
+# Two runs have parted when their distance has grown by this factor.  Measured at 0.5
+# to 2 times the predicted rate: below the limit it grows at most 9-fold (along flat directions); above it
+# Adagrad and RMSProp, whose preconditioner answers, stop it at 16 to 1,000 and at 11 to 170, Adam at 10⁴.
+GROWN = 10
+COUNT = 10**6  # steps that a held state claims to have seen
+Build = Callable[[Any], Any]
+
+# Each optimiser as a function of its rate: with its own second moment, and with a held one.
+LIVE: dict[str, Build] = {
+    "gradient descent": optax.sgd,
+    "  with decay 0.1": lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)),
+    "heavy ball 0.9": lambda rate: optax.sgd(rate, 0.9),
+    "Nesterov 0.9": lambda rate: optax.sgd(rate, 0.9, nesterov=True),
+    "Adagrad": optax.adagrad,
+    "RMSProp": lambda rate: optax.rmsprop(rate, decay=0.99),
+    "Adam": optax.adam,
+    "AdamW, decay 0.1": lambda rate: optax.adamw(rate, weight_decay=0.1),
+    "MultiSteps(Adam, 3)": lambda rate: optax.MultiSteps(optax.adam(rate), 3).gradient_transformation(),
+}
+HELD: dict[str, Build] = {
+    **LIVE,
+    "RMSProp": lambda rate: optax.rmsprop(rate, decay=1 - 1e-12),
+    "Adam": lambda rate: optax.adam(rate, b2=1 - 1e-9),
+    "AdamW, decay 0.1": lambda rate: optax.adamw(rate, b2=1 - 1e-9, weight_decay=0.1),
+    "MultiSteps(Adam, 3)": lambda rate: optax.MultiSteps(
+        optax.adam(rate, b2=1 - 1e-9), 3
+    ).gradient_transformation(),
+}
+
+
+def quadratic(seed: int, size: int = 40) -> tuple[Any, Any]:
+    """A quadratic with eigenvalues from 0.001 to 1 in a random basis, and a start near its minimum."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    matrix = jnp.asarray(basis * np.geomspace(1e-3, 1.0, size) @ basis.T)
+    return lambda x: 0.5 * x @ matrix @ x, jnp.asarray(1e-6 * rng.standard_normal(size))
+
+
+def held_state(state: Any, rng: np.random.Generator) -> Any:
+    """A state whose second moment is spread over two decades and hardly moves."""
+
+    def visit(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        moment = jnp.asarray(10.0 ** rng.uniform(-4, 0, np.shape(leaf)))
+        if name.endswith(".nu"):
+            return moment * (1 - (1 - 1e-9) ** COUNT) if counted else moment
+        if name.endswith(".sum_of_squares"):
+            return moment
+        return jnp.full_like(leaf, COUNT) if name.endswith(".count") else leaf
+
+    counted = any(
+        jax.tree_util.keystr(path).endswith(".count")
+        for path, _ in jax.tree_util.tree_leaves_with_path(state)
+    )
+    return jax.tree_util.tree_map_with_path(visit, state)
+
+
+def predicted_rate(build: Build, loss: Any, params: Any, state: Any, start: float) -> float:
+    """The rate at which sharpness and limit meet; found where decay makes the limit nonlinear in it."""
+    rate = start
+    for _ in range(4):
+        rate /= hp.stability(loss, params, optimizer=build(rate), opt_state=state).ratio
+    return rate
+
+
+def observed_rate(
+    build: Build, loss: Any, params: Any, state: Any, near: float, steps: int, direction: Any
+) -> float:
+    """The rate, by bisection between half and twice the predicted one, above which two runs part."""
+    hair = HAIR * float(optax.tree.norm(params))
+    moved = jax.tree.map(lambda x, d: x + hair * d, params, direction)
+
+    @jax.jit
+    def apart(rate: Any) -> Any:
+        optimizer = build(rate)
+
+        def step(carry: Any, _: None) -> Any:
+            out = []
+            for at, inner in carry:
+                update, inner = optimizer.update(jax.grad(loss)(at), inner, at)
+                out.append((optax.apply_updates(at, update), inner))
+            distance = optax.tree.norm(jax.tree.map(jnp.subtract, out[0][0], out[1][0]))
+            return tuple(out), distance
+
+        _, distances = jax.lax.scan(step, ((params, state), (moved, state)), None, length=steps)
+        return distances
+
+    low, high = near / 2, near * 2
+    for _ in range(BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        distances = np.asarray(apart(middle)) / hair
+        if not np.max(distances) < GROWN:
+            high = middle
+        else:
+            low = middle
+    return float(np.sqrt(low * high))
+
+
+def top_direction(found: hp.Stability) -> Any:
+    """The direction in which the optimiser is least stable, in its scaled variables."""
+    assert found.eigen is not None
+    return found.eigen.vector(0)
+
+
+def divergence_table(rounds: int) -> bool:
+    """Print predicted against observed rates; say whether all are within their bars."""
+    print(f"{'optimiser':22s}{'problem':>10s}{'predicted':>12s}{'observed':>12s}{'off by':>9s}   bar")
+    good = True
+    for name in LIVE:
+        for seed in range(rounds):
+            rng = np.random.default_rng(seed)
+            loss, params = quadratic(seed)
+            state = held_state(HELD[name](1.0).init(params), rng)
+            good &= row(name, "quadratic", HELD[name], loss, params, state, 0.1)
+            loss, params, state, start = trained(LIVE[name], seed)
+            good &= row(name, "network", LIVE[name], loss, params, state, start)
+    return good
+
+
+def row(name: str, problem: str, build: Build, loss: Any, params: Any, state: Any, start: float) -> bool:
+    """Measure and print one line."""
+    rate = predicted_rate(build, loss, params, state, start)
+    found = hp.stability(loss, params, optimizer=build(rate), opt_state=state)
+    steps = STEPS[problem] * (3 if "MultiSteps" in name else 1)
+    seen = observed_rate(build, loss, params, state, rate, steps, top_direction(found))
+    off = abs(rate / seen - 1)
+    verdict = "met" if off <= BARS[problem] else "MISSED"
+    print(f"{name:22s}{problem:>10s}{rate:12.5g}{seen:12.5g}{off:9.2%}   {BARS[problem]:.0%} {verdict}")
+    return off <= BARS[problem]
+
+
+def network(count: int) -> tuple[Any, Any]:
+    """Mean squared error of a tanh network on digits, and its data."""
+    inputs, targets = (jnp.asarray(leaf[:count]) for leaf in digits())
+    base = mlp_loss("tanh", "squared_error")
+    return lambda params: base(params, (inputs, targets)) / targets.shape[1], (inputs, targets)
+
+
+def train(optimizer: Any, loss: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
+    """Take steps on the whole data."""
+
+    @jax.jit
+    def run(params: Any, state: Any) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            at, inner = carry
+            update, inner = optimizer.update(jax.grad(loss)(at), inner, at)
+            return (optax.apply_updates(at, update), inner), None
+
+        return jax.lax.scan(step, (params, state), None, length=steps)[0]
+
+    return run(params, state)
+
+
+def trained(build: Build, seed: int) -> tuple[Any, Any, Any, float]:
+    """A network trained for a while with a rate well below the limit."""
+    loss, _ = network(200)
+    params = jax.tree.map(jnp.asarray, mlp_init((64, 12, 10), seed=seed))
+    state = build(1.0).init(params)
+    adaptive = any(
+        jax.tree_util.keystr(path).split(".")[-1].startswith(("nu", "sum_of"))
+        for path, _ in jax.tree_util.tree_leaves_with_path(state)
+    )
+    rate = 2e-4 if adaptive else 0.05
+    optimizer = build(rate)
+    gathered = 3 if "mini_step" in getattr(state, "_fields", ()) else 1
+    params, state = train(optimizer, loss, params, state, 1500 * gathered)
+    return loss, params, state, rate
+
+
+# Rates at which the limit is met early enough for half of the training to show the plateau; found among
+# 12 rates and momenta.  With more momentum (0.5 and 0.9) the sharpness meets its limit and then falls
+# below it by itself as the loss vanishes.
+PLATEAU = {
+    "gradient descent 0.8": (lambda: optax.sgd(0.8), 1.0),
+    "heavy ball 0.3, 0.8": (lambda: optax.sgd(0.8, 0.3), 1.0),
+    "Nesterov 0.5, 0.5": (lambda: optax.sgd(0.5, 0.5, nesterov=True), 1.0),
+    "Adam 0.005": (lambda: optax.adam(5e-3), 1.0),
+    "control, gradient descent 0.02": (lambda: optax.sgd(0.02), 0.0),
+}
+PLATEAU_STEPS = 4000
+LOOKS = 20
+
+
+def plateau_table(seed: int) -> bool:
+    """Print sharpness ÷ limit over the second half of training; say whether all are as they must be."""
+    print(f"\n{'optimiser, rate':32s}{'mean':>8s}{'least':>8s}{'most':>8s}{'loss':>10s}   bar (mean)")
+    loss, _ = network(1797)
+    good = True
+    for name, (build, expected) in PLATEAU.items():
+        optimizer = build()
+        params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
+        state, ratios = optimizer.init(params), []
+        for _ in range(LOOKS):
+            params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // LOOKS)
+            ratios.append(hp.stability(loss, params, optimizer=optimizer, opt_state=state).ratio)
+        late = np.array(ratios[LOOKS // 2 :])
+        met = 0.95 <= late.mean() <= 1.05 if expected else late.max() < 0.1
+        good &= bool(met)
+        bar = "0.95 … 1.05" if expected else "below 0.1"
+        print(
+            f"{name:32s}{late.mean():8.3f}{late.min():8.3f}{late.max():8.3f}{float(loss(params)):10.2e}   "
+            f"{bar} {'met' if met else 'MISSED'}",
+            flush=True,
+        )
+    return good
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="seeds for each optimiser and problem")
+    parser.add_argument("--seed", type=int, default=2, help="seed of the plateau's network")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    limits = divergence_table(options.rounds)
+    plateau = plateau_table(options.seed)
+    return 0 if limits and plateau else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
