@@ -41,6 +41,9 @@ bench-noise: $(READY)/demo ## count how often what is said about noisy data hold
 bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the answers
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
+bench-diagnose: $(READY)/demo ## diagnose planted troubles; print the confusion table
+	$(BIN)/python -m benchmarks.diagnose $(ARGS)
+
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
 	$(BIN)/python -m benchmarks.stability $(ARGS)
 
@@ -95,4 +98,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability bench-diagnose lint format types docs notebooks setup clean help

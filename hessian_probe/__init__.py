@@ -2,6 +2,10 @@
 
 from hessian_probe import problems as problems
 from hessian_probe import training as training
+from hessian_probe.diagnosis.diagnose import diagnose as diagnose
+from hessian_probe.diagnosis.result import Diagnosis as Diagnosis
+from hessian_probe.diagnosis.result import Finding as Finding
+from hessian_probe.diagnosis.result import NotChecked as NotChecked
 from hessian_probe.diagnosis.stability import Stability as Stability
 from hessian_probe.diagnosis.stability import stability as stability
 from hessian_probe.escape.escape import escape as escape

@@ -30,6 +30,21 @@ FILE.py:FUNCTION names a function without arguments that returns (loss, params),
 """
 
 
+DIAGNOSE = """\
+Find out why training is stuck: measured tests, ranked by evidence.
+
+FILE.py:FUNCTION names a function without arguments that returns a dict with loss and
+params, and what else there is; the more, the more is checked:
+
+    def stuck():                        # in train.py
+        return {"loss": loss, "params": params, "train": batches, "test": (x, y),
+                "optimizer": optimizer, "opt_state": opt_state, "apply": apply,
+                "history": {"loss": losses}}
+
+    hessian-probe diagnose train.py:stuck
+"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of `hessian-probe`."""
     parser = argparse.ArgumentParser(
@@ -42,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_demo(commands)
     _add_probe(commands)
+    _add_diagnose(commands)
     return parser
 
 
@@ -91,6 +107,19 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     probe.add_argument("--seed", type=int, metavar="N", help="seed of the random start (default: 0)")
     _add_common(probe, "save the report as one HTML page")
+
+
+def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="why training is stuck: measured tests on what a function of yours returns",
+        description=DIAGNOSE,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    diagnose.add_argument("target", metavar="FILE.py:FUNCTION", help="the function to call")
+    diagnose.add_argument("--seed", type=int, metavar="N", help="seed of random choices (default: 0)")
+    _add_common(diagnose, "save the report as one HTML page")
 
 
 def _add_common(parser: argparse.ArgumentParser, html_help: str) -> None:

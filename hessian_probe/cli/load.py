@@ -37,6 +37,33 @@ def load_target(text: str) -> Target:
     Raises:
         BadInputError: the file or the function does not exist, fails, or returns something else.
     """
+    return Target(text, *_unpack(text, _returned(text)))
+
+
+def load_arguments(text: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """Call the function that FILE.py:FUNCTION names; it returns keywords.
+
+    Args:
+        text: FILE.py:FUNCTION.
+        allowed: names that may stand beside loss and params.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        BadInputError: the file or the function does not exist, fails, or returns something else.
+    """
+    returned = _returned(text)
+    expected = f"a dict with loss, params and any of {', '.join(allowed)}"
+    if not isinstance(returned, Mapping):
+        raise BadInputError(f"{text} returned {type(returned).__name__}; expected {expected}")
+    if not {"loss", "params"} <= set(returned) <= {"loss", "params", *allowed}:
+        keys = sorted(map(str, returned))
+        raise BadInputError(f"{text} returned a dict with keys {keys}; expected {expected}")
+    return dict(returned)
+
+
+def _returned(text: str) -> Any:
     file, colon, name = text.rpartition(":")
     if not colon or not file or not name.isidentifier():
         raise BadInputError(f"expected FILE.py:FUNCTION, got {text!r}")
@@ -45,10 +72,9 @@ def load_target(text: str) -> Target:
         raise BadInputError(f"there is no file {file!r}")
     function = _function(_run_file(path), path, name)
     try:
-        returned = function()
+        return function()
     except (Exception, SystemExit) as error:
         raise BadInputError(f"{text} raised {told(error)}") from error
-    return Target(text, *_unpack(text, returned))
 
 
 def _run_file(path: Path) -> ModuleType:

@@ -19,6 +19,7 @@ import jax
 import hessian_probe
 from hessian_probe.cli.arguments import build_parser
 from hessian_probe.cli.demo import demo
+from hessian_probe.cli.diagnose import diagnose
 from hessian_probe.cli.errors import BadInputError, told
 from hessian_probe.cli.interrupt import Interrupt
 from hessian_probe.cli.probe import probe
@@ -71,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     """Run the command; print and save its report."""
     _check_folder(options.html)
     start, progress = time.perf_counter(), Progress(sys.stderr)
-    command = {"demo": demo, "probe": probe}[options.command]
+    command = {"demo": demo, "probe": probe, "diagnose": diagnose}[options.command]
     # What the caller's file prints must not get into a JSON document.
     aside = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     with Interrupt() as interrupt, aside:
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _code(report: Report) -> int:
-    if any(section.key == "plan" for section in report.sections):
+    if any(section.key in ("plan", "diagnosis") for section in report.sections):
         return ANSWERED
     unknown = report.point is None or report.point.label == "undetermined"
     stuck = report.escape is not None and report.escape.status == "undetermined"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, scale
+from hessian_probe.arrays import PyTree, Vector, from_tangent, norm, scale, tangent
 from hessian_probe.diagnosis.optimizers import recognise
 from hessian_probe.diagnosis.response import SIZE, Probe, Response, measure, signs
 from hessian_probe.diagnosis.state import UnreadableError, advanced
@@ -31,7 +31,7 @@ CAVEAT = (
 )
 
 
-@result(leaves=("eigen",))
+@result(leaves=("eigen", "direction"))
 class Stability:
     """Sharpness seen through an optimiser, against its stability limit; made by `stability`.
 
@@ -54,6 +54,8 @@ class Stability:
         schedule: pairs (steps from here, learning rate there ÷ here), empty for a constant one.  The
             limit changes by the inverse.
         accumulation: gradients gathered for one step.
+        direction: pytree like params of unit norm along which the optimiser is least stable: the
+            gradient along it alternates once the limit is passed; None if undetermined.
         eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
         reason: why the status is "undetermined", else "".
         notes: what the figures do not cover.
@@ -74,6 +76,7 @@ class Stability:
     source: str
     schedule: tuple[tuple[int, float], ...]
     accumulation: int
+    direction: Any
     eigen: EigenResult | None
     reason: str
     notes: tuple[str, ...]
@@ -196,6 +199,7 @@ def _stability(
         source=method.source,
         schedule=schedule,
         accumulation=response.accumulation,
+        direction=_direction(op, response, eigen),
         eigen=eigen,
         reason="" if bool(eigen.converged[-1]) else f"the sharpness did not converge: {eigen.message}",
         notes=notes,
@@ -227,11 +231,30 @@ def _notes(eigen: EigenResult, whole: bool, response: Response) -> tuple[str, ..
     return tuple(notes)
 
 
+def _direction(op: HessianOperator, response: Response, eigen: EigenResult) -> PyTree:
+    """The top eigenvector of D^½HD^½ as a direction of the parameters: D^½ times it."""
+    top = from_tangent(op.layout, eigen.vector(len(eigen.eigenvalues) - 1), "an eigenvector")
+    scaled = tuple(leaf * gain**0.5 for leaf, gain in zip(top, response.gain, strict=True))
+    return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.rest)
+
+
 def _undetermined(reason: str) -> Stability:
     nan = float("nan")
+    unknown: dict[str, Any] = dict.fromkeys(
+        ("sharpness", "error", "limit", "ratio", "learning_rate", "momentum", "decay"), nan
+    )
+    texts: dict[str, Any] = dict.fromkeys(("method", "preconditioner", "formula", "source"), "")
     return Stability(
-        *("undetermined", "", nan, nan, nan, nan, nan, nan, nan),
-        *("", "", "", (), 1, None, reason, (), 0),
+        status="undetermined",
+        **texts,
+        **unknown,
+        schedule=(),
+        accumulation=1,
+        direction=None,
+        eigen=None,
+        reason=reason,
+        notes=(),
+        num_hvps=0,
     )
 
 

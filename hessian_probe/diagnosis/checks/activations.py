@@ -1,0 +1,92 @@
+"""Do the hidden units still answer to the data?"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis.context import MAX_SINGLE, Context
+from hessian_probe.diagnosis.evidence import Found, confidence
+from hessian_probe.diagnosis.forward import Activation, run, traced
+from hessian_probe.diagnosis.result import Finding, NotChecked
+
+# Half of a layer, chosen on the tuning half of the planted troubles.
+SHARE = 0.5
+SPREAD = 0.1
+# A tanh beyond this has a derivative below 0.02; for the logistic function the same.
+SATURATED = 0.99
+SOURCE = "half of a layer; chosen on the planted troubles (make bench-diagnose)"
+
+
+def check(context: Context) -> Found:
+    """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
+    samples = context.samples
+    if samples is None:
+        return [NotChecked("dead_units, saturation", "train, batches of arrays with samples along axis 0")]
+    rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
+    batch = jax.tree.map(jnp.asarray, samples.take(rows))
+    try:
+        program, count = traced(context.loss, context.params, batch)
+        seen = run(program, count, context.params, batch)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return [NotChecked("dead_units, saturation", f"a program that can be run in parts; {error}")]
+    context.num_evaluations += 1
+    hidden = [seen.activations[i] for i in sorted(seen.hidden)]
+    out: Found = []
+    if seen.loops:
+        out.append(NotChecked("dead_units, saturation within loops", "layers outside scan, while and cond"))
+    if not hidden:
+        need = "hidden layers with relu, tanh or sigmoid"
+        return [*out, NotChecked("dead_units, saturation", need)]
+    dead = [_dead(a) for a in hidden if a.kind == "relu"]
+    flat = [_flat(a) for a in hidden if a.kind != "relu"]
+    if dead:
+        context.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
+        out.append(_finding("dead_units", dead))
+    if flat:
+        context.measured["saturated outputs by layer"] = ", ".join(f"{share:.2f}" for share in flat)
+        out.append(_finding("saturation", flat))
+    return out
+
+
+def _dead(activation: Activation) -> float:
+    """Share of units (last axis) that are zero for every sample."""
+    value = activation.value
+    return float(jnp.mean(jnp.all(value <= 0, axis=tuple(range(value.ndim - 1)))))
+
+
+def _flat(activation: Activation) -> float:
+    """Share of outputs at a flat end."""
+    value = activation.value if activation.kind == "tanh" else 2 * activation.value - 1
+    return float(jnp.mean(jnp.abs(value) > SATURATED))
+
+
+def _finding(cause: str, shares: list[float]) -> Finding:
+    worst = max(shares)
+    layer = shares.index(worst) + 1
+    what, claim, experiment = {
+        "dead_units": (
+            "share of dead units in the worst layer",
+            f"in hidden layer {layer} {worst:.0%} of the ReLU units are zero for every sample",
+            "start again with biases of zero and a smaller learning rate, or with leaky ReLU",
+        ),
+        "saturation": (
+            "share of saturated outputs in the worst layer",
+            f"in hidden layer {layer} {worst:.0%} of the outputs lie at the flat ends of the activation",
+            "start again with smaller weights (variance 1/inputs), or normalise before the activation",
+        ),
+    }[cause]
+    return Finding(
+        cause=cause,
+        claim=claim,
+        quantity=what,
+        number=worst,
+        low=max(worst - 2 * SPREAD, 0.0),
+        high=min(worst + 2 * SPREAD, 1.0),
+        threshold=SHARE,
+        source=SOURCE,
+        confidence=confidence(worst - SHARE, SPREAD),
+        experiment=experiment,
+        cost="one forward pass over 512 samples",
+    )

@@ -1,0 +1,118 @@
+"""The training loss is large: is it the model or the optimisation?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis.baselines import FEATURES
+from hessian_probe.diagnosis.context import ADAM_STEPS, ONE_BATCH, Context
+from hessian_probe.diagnosis.evidence import Found, log_confidence
+from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.trial import best_by_adam
+from hessian_probe.results import number
+
+# How much better another way must do on the training loss to prove that this one falls short.
+BETTER = 1.25
+SPREAD = 0.15
+LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
+APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or squared error, and targets"
+
+
+def check(context: Context) -> Found:
+    """Hold the training loss against simpler models, a richer one, and more training by other means."""
+    if context.samples is None:
+        return [NotChecked("optimization, model_bias", "train, batches of arrays with samples along axis 0")]
+    out: Found = []
+    _measure(context)
+    simpler = _simpler(context)
+    if not simpler:
+        out.append(NotChecked("optimization, against a simpler model", f"baseline, or {APPLY}"))
+    out.append(_optimization(context, simpler))
+    if "rich" in context.fitted:
+        out.append(_model_bias(context))
+    else:
+        out.append(NotChecked("model_bias", APPLY))
+    return out
+
+
+def _measure(context: Context) -> None:
+    before, after = context.one_batch
+    said = context.measured
+    said["loss without any use of the inputs"] = number(context.trivial, 4)
+    said[f"loss after {ADAM_STEPS} steps of Adam from here"] = number(context.adam, 4)
+    said[f"loss on {ONE_BATCH} samples, before and after training on them"] = (
+        f"{number(before, 3)} → {number(after, 3)}"
+    )
+    for name, loss in context.fitted.items():
+        said[f"loss of a {name} model trained here"] = number(loss, 4)
+
+
+def _simpler(context: Context) -> dict[str, float]:
+    """Training losses that simpler models reach."""
+    out = {}
+    if "linear" in context.fitted:
+        out["a linear model trained here"] = context.fitted["linear"]
+    baseline = context.baseline
+    if isinstance(baseline, int | float):
+        out["the baseline given"] = float(baseline)
+    elif baseline is not None:
+        loss, params = baseline
+        out["the baseline model, trained here"] = _train_baseline(context, loss, params)
+    return out
+
+
+def _train_baseline(context: Context, loss: Callable[..., Any], params: Any) -> float:
+    assert context.samples is not None
+    context.num_evaluations += 2 * ADAM_STEPS
+    batch = jax.tree.map(jnp.asarray, context.samples.batch)
+    return best_by_adam(loss, params, batch, ADAM_STEPS)
+
+
+def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
+    """The loss can be lower: a simpler model shows it, or other steps from the same place do."""
+    ways = {**simpler, f"{ADAM_STEPS} steps of Adam from here": context.adam}
+    ways = {name: loss for name, loss in ways.items() if math.isfinite(loss)}
+    name = min(ways, key=lambda way: ways[way]) if ways else ""
+    best = ways.get(name, math.nan)
+    factor = context.value / best if best > 0 else (math.inf if best <= 0 < context.value else math.nan)
+    return Finding(
+        cause="optimization",
+        claim=f"the loss {number(context.value, 3)} is no limit of the model: {name} reaches "
+        f"{number(best, 3)}",
+        quantity="training loss ÷ what another way reaches",
+        number=factor,
+        low=factor * math.exp(-2 * SPREAD),
+        high=factor * math.exp(2 * SPREAD),
+        threshold=BETTER,
+        source=LEE,
+        confidence=log_confidence(factor, BETTER, SPREAD),
+        experiment="Adam with rates 1e-3 and 1e-2 from here; then a start with other weights",
+        cost=f"{2 * ADAM_STEPS} full gradients; a linear model by L-BFGS",
+    )
+
+
+def _model_bias(context: Context) -> Finding:
+    """A richer model does better even on samples that it has not seen, and more training does not."""
+    rich = context.fitted["rich"]
+    reached = np.nanmin([context.value, context.adam, context.fitted.get("linear", np.nan)])
+    factor = float(reached) / rich if rich > 0 else math.inf
+    return Finding(
+        cause="model_bias",
+        claim=f"training from here stops at {number(context.adam, 3)}; {FEATURES} random features, fitted "
+        f"linearly, reach {number(rich, 3)} on samples they were not fitted to",
+        quantity="best loss of this model ÷ held-out loss of a richer one",
+        number=factor,
+        low=factor * math.exp(-2 * SPREAD),
+        high=factor * math.exp(2 * SPREAD),
+        threshold=BETTER,
+        source="a richer model that does better on held-out samples; margin chosen on the planted troubles",
+        confidence=log_confidence(factor, BETTER, SPREAD),
+        experiment="a wider or deeper model, or more informative inputs",
+        cost=f"{2 * ADAM_STEPS} full gradients; two small models by L-BFGS",
+    )

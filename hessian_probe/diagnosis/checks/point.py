@@ -1,0 +1,74 @@
+"""Is it a critical point at all, and of what kind?"""
+
+from __future__ import annotations
+
+import math
+
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
+from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.escape.escape import escape
+from hessian_probe.results import number
+
+# Share of the loss that a way out must bring; smaller negative curvature is met all along any training.
+MATERIAL = 0.05
+SPREAD = 0.5
+# Probability of a label that carries none: it was settled by samples or by a prediction.
+UNCERTIFIED = 0.9
+
+
+def check(context: Context) -> Found:
+    """Classify; at a saddle also measure what leaving it brings."""
+    point = context.point
+    context.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
+    cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
+    sure = MOST if point.certified else (point.confidence or UNCERTIFIED)
+    if point.label == "undetermined":
+        return [NotChecked("saddle, minimum", f"a label: {'; '.join(point.evidence[:1])}")]
+    if point.label == "minimum":
+        return [_minimum(context, min(sure, MOST), cost)]
+    if point.label not in ("saddle", "degenerate") or point.escape_direction is None:
+        return []
+    move = escape(context.loss, context.params, context.data, point=point, key=context.key)
+    context.num_evaluations += move.num_evaluations - point.num_evaluations
+    fall = (move.loss_before - move.loss_after) / max(abs(move.loss_before), 1e-300)
+    context.measured["share of the loss that one escape gains"] = number(fall, 3)
+    lowest = float(point.lowest.eigenvalues[0])
+    return [
+        Finding(
+            cause="saddle",
+            claim=f"a saddle near here (λ_min = {number(lowest, 3)}); one step along it takes "
+            f"{number(100 * fall, 3)} % off the loss",
+            quantity="share of the loss that one escape gains",
+            number=fall,
+            low=fall,
+            high=fall,
+            threshold=MATERIAL,
+            source="negative curvature that gains less is met all along training; chosen on planted troubles",
+            confidence=min(sure, log_confidence(fall, MATERIAL, SPREAD)),
+            experiment="hp.escape(loss, params, data), then train on from its params",
+            cost=f"{cost}, and {move.num_evaluations - point.num_evaluations} evaluations for the step",
+        )
+    ]
+
+
+def _minimum(context: Context, sure: float, cost: str) -> Finding:
+    """A minimum is a cause only where the loss is large; the ranking sees to that."""
+    share = context.value / context.trivial if context.trivial > 0 else math.nan
+    return Finding(
+        cause="minimum",
+        claim=f"a minimum: no direction leads down, and the loss is {number(context.value, 3)}",
+        quantity="loss ÷ loss without any use of the inputs",
+        number=share,
+        low=share,
+        high=share,
+        threshold=LARGE,
+        source="a loss below this share is small; chosen on the planted troubles",
+        confidence=min(sure, log_confidence(share, LARGE, SPREAD)),
+        experiment="a larger model, or better data: going on cannot lower this loss",
+        cost=cost,
+    )
+
+
+# Share of the loss without inputs above which a training loss is large.
+LARGE = 0.2

@@ -1,0 +1,132 @@
+"""Why is training stuck?  Every check that the given things allow, ranked by evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hessian_probe.arrays import PyTree
+from hessian_probe.diagnosis.checks import (
+    activations,
+    conditioning,
+    divergence,
+    fit,
+    generalisation,
+    inputs,
+    layers,
+    point,
+    steps,
+)
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.ranking import rank
+from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
+
+CHECKS = (
+    inputs.check,
+    activations.check,
+    layers.check,
+    point.check,
+    steps.check,
+    conditioning.check,
+    fit.check,
+    generalisation.check,
+)
+HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
+
+
+def diagnose(
+    loss: Callable[..., Any],
+    params: PyTree,
+    *,
+    train: Any = None,
+    test: Any = None,
+    history: Mapping[str, Any] | None = None,
+    optimizer: Any = None,
+    opt_state: Any = None,
+    apply: Callable[..., Any] | None = None,
+    baseline: Any = None,
+    key: jax.Array | None = None,
+) -> Diagnosis:
+    """Find out why training is stuck, by measurements alone.
+
+    Each check measures a number, holds it against a threshold and turns the distance into a confidence.
+    Every hint is tried on a copy before it is given: the optimiser with shorter and longer steps, with larger
+    batches, the way out of a saddle, conjugate gradients along a valley, other models on the same data.  What
+    could not be measured stands in `not_checked`.  The order is explained in
+    `hessian_probe.diagnosis.ranking`: strong evidence first, then causes before what they bring about.
+
+    Args:
+        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `train`.
+        params: pytree where training stopped.
+        train: training data: one batch, or the list of batches that training uses (noise is checked only
+            then).  A pair (inputs, targets) or a dict with such names allows more checks.
+        test: test data of the same kind.
+        history: equal-length arrays: "loss", and optionally "grad_norm", "test_loss", "learning_rate".
+        optimizer: the optax transformation in use.
+        opt_state: its state at `params`.
+        apply: `apply(params, inputs) -> outputs`; allows other models to be trained on the same task.
+        baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
+        key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
+
+    Returns:
+        Diagnosis.
+
+    Raises:
+        TypeError: `loss`, `apply` or the data are of the wrong kind.
+        ValueError: `params` has no variable, data is empty, or `history` is irregular.
+
+    Cost:
+        About 1,000 gradients over the training data and 100 to 300 Hessian-vector products with all that
+        can be given; memory for one batch with all training samples where they are arrays.
+
+    Source:
+        H.-y. Lee, What to do if my network fails to train (lecture, 2021): the guide.
+    """
+    if apply is not None and not callable(apply):
+        raise TypeError(f"apply must be a function of params and inputs; got {type(apply).__name__}")
+    if (optimizer is None) != (opt_state is None):
+        missing = "opt_state" if opt_state is None else "optimizer"
+        raise ValueError(f"{missing} is missing: pass optimizer and opt_state together")
+    if test is not None and train is None:
+        raise ValueError("test was given without train; pass both, or neither")
+    recorded = None if history is None else _read_history(history)
+    context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key)
+    found = divergence.check(context)
+    if divergence.nonfinite(context):
+        found.append(NotChecked("everything else", "finite parameters: those before the loss ran away"))
+    else:
+        for check in CHECKS:
+            found += check(context)
+    return _diagnosis(context, found)
+
+
+def _diagnosis(context: Context, found: list[Finding | NotChecked]) -> Diagnosis:
+    findings = rank(context, [item for item in found if isinstance(item, Finding)])
+    return Diagnosis(
+        findings=findings,
+        not_checked=tuple(item for item in found if isinstance(item, NotChecked)),
+        loss=context.value,
+        measured=tuple(context.measured.items()),
+        num_hvps=context.num_hvps,
+        num_evaluations=context.num_evaluations,
+    )
+
+
+def _read_history(history: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            f"history must map names to arrays, e.g. {{'loss': […]}}; got {type(history).__name__}"
+        )
+    unknown = sorted(set(map(str, history)) - set(HISTORY))
+    if unknown:
+        raise ValueError(f"history has unknown entries {unknown}; expected some of {list(HISTORY)}")
+    arrays = {name: np.asarray(values, np.float64) for name, values in history.items()}
+    lengths = {name: values.shape for name, values in arrays.items()}
+    if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
+        raise ValueError(f"history has arrays of shapes {lengths}; expected equal lengths, one axis")
+    if any(len(values) == 0 for values in arrays.values()):
+        raise ValueError("history is empty; leave it out, or record at least one step")
+    return arrays

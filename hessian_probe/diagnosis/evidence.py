@@ -1,0 +1,33 @@
+"""From a number and its uncertainty to a confidence; what a check returns."""
+
+from __future__ import annotations
+
+import math
+
+from hessian_probe.diagnosis.result import Finding, NotChecked
+
+Found = list[Finding | NotChecked]
+# No measurement here is worth more than this.
+MOST = 0.99
+
+
+def confidence(distance: float, spread: float) -> float:
+    """Probability that a normal quantity, measured `distance` beyond a threshold, is beyond it.
+
+    Args:
+        distance: how far the number lies beyond the threshold, in any unit.
+        spread: standard deviation of the number in that unit.
+
+    Returns:
+        Φ(distance / spread), at most 0.99.
+    """
+    if not math.isfinite(distance):
+        return MOST if distance > 0 else 0.0
+    return min(0.5 * math.erfc(-distance / (spread * math.sqrt(2))), MOST)
+
+
+def log_confidence(number: float, threshold: float, spread: float) -> float:
+    """The same for positive numbers whose logarithm is normal."""
+    if not number > 0:
+        return 0.0
+    return confidence(math.log(number / threshold), spread)

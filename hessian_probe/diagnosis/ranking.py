@@ -1,0 +1,90 @@
+"""One rule that puts findings in order.
+
+1. Evidence: findings below an even chance are dropped.  The rest are strong (confidence at least 0.9) or
+   moderate, and strong ones come first.
+2. Within each, a cause comes before what it brings about: inputs of a bad scale saturate units and stretch
+   valleys; dead units stop gradients; a step that is too long or too short, or a saddle, is a reason why
+   optimisation falls short of what the model can do; a limit of the model is what is left when nothing
+   hinders training.  `CAUSES` lists them in this order.
+3. Then by confidence.
+
+Two findings need others to be absent.  A limit of the model is claimed only where nothing that hinders
+training was found, since both show in the same way.  What hinders training matters only where the training
+loss can be lower; where no other way was seen to lower it, such findings are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.result import CAUSES, Finding
+
+STRONG = 0.9
+EVEN = 0.5
+# Hinder training: with one of them, the loss says nothing about the model.
+HINDRANCES = frozenset({
+    "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
+    "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+})  # fmt: skip
+# Matter only where the training loss can be lower.
+NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
+# Share of the loss without inputs by which the training loss must be above what is reachable.
+ROOM = 0.05
+
+
+def rank(context: Context, found: list[Finding]) -> tuple[Finding, ...]:
+    """Drop what is not supported and order the rest; "healthy" where nothing remains.
+
+    Args:
+        context: the measurements.
+        found: all findings, of any confidence.
+
+    Returns:
+        Ranked findings, at least one.
+    """
+    room = _room(context)
+    kept = [f for f in found if f.confidence >= EVEN]
+    if not room >= ROOM:
+        kept = [f for f in kept if f.cause not in NEED_ROOM]
+    if any(f.cause in HINDRANCES for f in kept):
+        kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
+    if not kept:
+        return (_healthy(context, found, room),)
+    return tuple(sorted(kept, key=lambda f: (f.confidence < STRONG, CAUSES.index(f.cause), -f.confidence)))
+
+
+def _room(context: Context) -> float:
+    """How far the training loss is above what is known to be reachable, as a share of the trivial loss."""
+    if not math.isfinite(context.value):
+        return math.inf
+    trivial = context.trivial if context.samples is not None else math.nan
+    if not (math.isfinite(trivial) and trivial > 0):
+        return math.inf  # nothing to measure it by: nothing is dropped
+    reached = [context.adam, *context.fitted.values()] if context.fitted else [0.0]
+    best = min((loss for loss in reached if math.isfinite(loss)), default=0.0)
+    context.measured["room: (loss − reachable) ÷ loss without inputs"] = (
+        f"{(context.value - best) / trivial:.3g}"
+    )
+    return (context.value - best) / trivial
+
+
+def _healthy(context: Context, found: list[Finding], room: float) -> Finding:
+    worst = max(found, key=lambda f: f.confidence, default=None)
+    doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
+    nearest = (
+        f"; the nearest to one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
+    )
+    return Finding(
+        cause="healthy",
+        claim=f"nothing wrong was found{nearest}",
+        quantity="share of the loss without inputs that training could still gain",
+        number=room,
+        low=room,
+        high=room,
+        threshold=ROOM,
+        source="chosen on the planted troubles",
+        confidence=1 - doubt,
+        experiment="nothing: what was not checked is listed",
+        cost="all checks together",
+    )

@@ -1,0 +1,140 @@
+"""A diagnosis: findings ranked by evidence, and what was not checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from hessian_probe.results import number, result
+
+CAUSES = (
+    "divergence",
+    "input_scale",
+    "dead_units",
+    "saturation",
+    "exploding_gradients",
+    "vanishing_gradients",
+    "oscillation",
+    "noise",
+    "slow",
+    "ill_conditioned",
+    "saddle",
+    "optimization",
+    "minimum",
+    "model_bias",
+    "mismatch",
+    "overfitting",
+    "healthy",
+)
+
+
+@result(leaves=())
+class Finding:
+    """One cause that was measured; made by `diagnose`.
+
+    Attributes:
+        cause: "model_bias", "optimization", "overfitting", "mismatch", "saddle", "minimum", "oscillation",
+            "slow", "ill_conditioned", "noise", "divergence", "dead_units", "saturation",
+            "vanishing_gradients", "exploding_gradients", "input_scale" or "healthy".
+        claim: what was found, in a sentence.
+        quantity: what `number` is.
+        number: the measured number that decides.
+        low: lower end of its uncertainty.
+        high: upper end of its uncertainty.
+        threshold: the value that it is held against.
+        source: where the threshold comes from.
+        confidence: probability that the number is beyond its threshold, given the uncertainty; not that
+            the cause is the only one.
+        experiment: the one next thing to try.
+        cost: what the measurement took.
+    """
+
+    cause: str
+    claim: str
+    quantity: str
+    number: float
+    low: float
+    high: float
+    threshold: float
+    source: str
+    confidence: float
+    experiment: str
+    cost: str
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        title = f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}"
+        return title, self.rows()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Number, threshold, experiment and cost as rows of text."""
+        spread = ""
+        if math.isfinite(self.low) and math.isfinite(self.high) and self.low != self.high:
+            spread = f" ({number(self.low, 3)} to {number(self.high, 3)})"
+        return [
+            ("number", f"{self.quantity} = {number(self.number, 3)}{spread}"),
+            ("threshold", f"{number(self.threshold, 3)}: {self.source}"),
+            ("try", self.experiment),
+            ("cost", self.cost),
+        ]
+
+
+@result(leaves=())
+class NotChecked:
+    """A check that could not be made.
+
+    Attributes:
+        check: what was to be checked: a cause, or several joined by commas.
+        needs: what it would need.
+    """
+
+    check: str
+    needs: str
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        return f"not checked: {self.check}", [("needs", self.needs)]
+
+
+@result(leaves=())
+class Diagnosis:
+    """Why training is stuck; made by `diagnose`.
+
+    Attributes:
+        findings: ranked, the strongest evidence first; "healthy" alone where nothing was found.
+        not_checked: checks that were not made, each with what it would need.
+        loss: training loss at the parameters.
+        measured: names and texts of the figures that the findings rest on, found or not.
+        num_hvps: Hessian-vector products spent.
+        num_evaluations: losses or gradients over the training data spent, in all.
+    """
+
+    findings: tuple[Finding, ...]
+    not_checked: tuple[NotChecked, ...]
+    loss: float
+    measured: tuple[tuple[str, str], ...]
+    num_hvps: int
+    num_evaluations: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        first = self.findings[0].cause.upper() if self.findings else "NOTHING COULD BE CHECKED"
+        rows: list[tuple[str, str]] = []
+        for rank, finding in enumerate(self.findings, 1):
+            head = f"{finding.cause} ({finding.confidence:.2f})"
+            rows.append((f"{rank}. {head}", finding.claim))
+            rows.extend((f"   {name}", text) for name, text in finding.rows())
+        rows.extend(("not checked", f"{item.check}: needs {item.needs}") for item in self.not_checked)
+        rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
+        return f"Diagnosis: {first}   training loss {number(self.loss, 5)}", rows
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {name: _plain(value) for name, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [_plain(value) for value in item]
+    return item if not isinstance(item, float) or math.isfinite(item) else None

@@ -1,0 +1,87 @@
+"""Training and test data as samples: one array for each leaf, inputs beside targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hessian_probe.operators.data import Data
+
+INPUTS = ("x", "inputs", "input", "image", "images", "features", "tokens")
+TARGETS = ("y", "targets", "target", "label", "labels")
+
+
+class Samples(NamedTuple):
+    """All batches of a data set joined along their leading axis.
+
+    Attributes:
+        batch: one pytree of NumPy arrays.
+        size: number of samples.
+        inputs: the input array, or None where it cannot be told which one it is.
+        targets: the target array, or None.
+        batch_size: median number of samples in a batch, or None where there was one batch.
+    """
+
+    batch: Any
+    size: int
+    inputs: np.ndarray | None
+    targets: np.ndarray | None
+    batch_size: int | None
+
+    def take(self, index: Any) -> Any:
+        """A batch of some of the samples."""
+        return jax.tree.map(lambda leaf: leaf[index], self.batch)
+
+    def with_targets(self, targets: np.ndarray) -> Any:
+        """The whole batch with other targets."""
+        return _replaced(self.batch, targets)
+
+
+def join(source: Any) -> Samples | None:
+    """Join the batches of a data set.
+
+    Args:
+        source: as `hp.hessian` takes it.
+
+    Returns:
+        The samples; None where leaves do not share a leading axis that counts samples.
+    """
+    data = Data(source)
+    batches = list(source) if data.is_sequence else [source]
+    trees = [jax.tree.map(np.asarray, batch) for batch in batches]
+    leaves = jax.tree.leaves(trees[0])
+    if not leaves or any(leaf.ndim == 0 or leaf.dtype == object for leaf in leaves):
+        return None
+    counts = [jax.tree.leaves(tree)[0].shape[0] for tree in trees]
+    for tree, count in zip(trees, counts, strict=True):
+        if any(leaf.shape[0] != count for leaf in jax.tree.leaves(tree)):
+            return None
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *trees)
+    inputs, targets = _inputs_targets(joined)
+    size = int(np.median(counts)) if len(counts) > 1 else None
+    return Samples(joined, int(sum(counts)), inputs, targets, size)
+
+
+def _inputs_targets(batch: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if isinstance(batch, Mapping):
+        names = {str(name).lower(): name for name in batch}
+        found = [next((batch[names[n]] for n in wanted if n in names), None) for wanted in (INPUTS, TARGETS)]
+        arrays = [leaf if isinstance(leaf, np.ndarray) else None for leaf in found]
+        return arrays[0], arrays[1]
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        first, second = batch
+        if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+            return first, second
+    if isinstance(batch, np.ndarray):
+        return batch, None
+    return None, None
+
+
+def _replaced(batch: Any, targets: np.ndarray) -> Any:
+    if isinstance(batch, Mapping):
+        name = next(name for name in batch if str(name).lower() in TARGETS)
+        return {**batch, name: targets}
+    return (batch[0], targets)

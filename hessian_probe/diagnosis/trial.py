@@ -1,0 +1,188 @@
+"""A few steps of training on a copy, to measure what a change would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis.samples import Samples
+
+# Steps of a trial: enough for a rate sixteen times too small to show, few enough to be cheap.
+STEPS = 40
+# Own Adam, for what can be gained by any means: constants of Kingma and Ba 2015, arXiv:1412.6980.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class Trial(NamedTuple):
+    """Loss on the whole training data before and after some steps.
+
+    Attributes:
+        before: loss at the start.
+        after: loss at the end; infinite if it was not finite.
+        flips: share of consecutive full gradients, along the direction asked for, that change sign;
+            NaN if none was asked for.
+    """
+
+    before: float
+    after: float
+    flips: float = float("nan")
+
+    @property
+    def gain(self) -> float:
+        """Share of the loss that was gained; negative where it rose."""
+        return (self.before - self.after) / self.before if self.before > 0 else self.before - self.after
+
+
+def float_leaf(leaf: Any) -> bool:
+    """Whether a leaf is trained."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def moved(params: Any, updates: Any) -> Any:
+    """Add updates where there are any."""
+
+    def leaf(x: Any, u: Any) -> Any:
+        return x + u.astype(x.dtype) if float_leaf(x) else x
+
+    return jax.tree.map(leaf, params, updates)
+
+
+class Steps:
+    """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
+
+    Multiplying the update is the same as multiplying the learning rate.
+
+    Args:
+        loss: `loss(params, batch)`.
+        optimizer: the optax transformation.
+        samples: the training data.
+        batch_size: samples in a step; None takes all of them.
+        count: number of steps.
+    """
+
+    def __init__(
+        self, loss: Callable[..., Any], optimizer: Any, samples: Samples, batch_size: int | None, count: int
+    ) -> None:
+        self.loss, self.samples = loss, samples
+        self.batch = jax.tree.map(jnp.asarray, samples.batch)
+        self.index = _order(samples.size, batch_size, count)
+        told = "ExtraArgs" in type(optimizer).__name__
+
+        @jax.jit
+        def run(params: Any, state: Any, factor: Any, data: Any, index: Any, direction: Any) -> Any:
+            def step(carry: Any, rows: Any) -> Any:
+                at, inner = carry
+                batch = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
+                value, gradient = jax.value_and_grad(loss, allow_int=True)(at, batch)
+                slope = sum(
+                    jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False)
+                )
+                keywords = {"value": value} if told else {}
+                updates, inner = optimizer.update(gradient, inner, at, **keywords)
+                scaled = jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates)
+                return (moved(at, scaled), inner), jnp.asarray(slope, jnp.float32)
+
+            length = None if index is not None else count
+            (end, _), slopes = jax.lax.scan(step, (params, state), index, length=length)
+            return end, loss(end, data), slopes
+
+        self._run = run
+
+    def run(
+        self, params: Any, state: Any, before: float, factor: float = 1.0, direction: Any = None
+    ) -> Trial:
+        """Take the steps.
+
+        Args:
+            params: start.
+            state: state of the optimiser.
+            before: loss there.
+            factor: multiplies every update.
+            direction: leaves of a direction along which the gradient's sign is followed.
+
+        Returns:
+            Trial.
+        """
+        leaves = () if direction is None else tuple(jax.tree.leaves(direction))
+        _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
+        value = float(after)
+        flips = float("nan")
+        if direction is not None:
+            signs = np.sign(np.asarray(slopes, np.float64))
+            flips = float(np.mean(signs[1:] * signs[:-1] < 0))
+        return Trial(before, value if np.isfinite(value) else float("inf"), flips)
+
+
+def _order(count: int, batch_size: int | None, steps: int) -> Any:
+    """Rows of each step, from reshuffled passes over the data; None for all of them."""
+    if batch_size is None or batch_size >= count:
+        return None
+    rng = np.random.default_rng(0)
+    passes = -(-steps * batch_size // (count - count % batch_size))
+    rows = np.concatenate([rng.permutation(count)[: count - count % batch_size] for _ in range(passes)])
+    return jnp.asarray(rows[: steps * batch_size].reshape(steps, batch_size))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _adam(loss: Callable[..., Any], params: Any, batch: Any, rate: Any, steps: int) -> tuple[Any, Any]:
+    """The best loss seen in some steps of Adam on one batch, and where it ended."""
+    leaves, structure = jax.tree.flatten(params)
+    trained = [float_leaf(leaf) for leaf in leaves]
+
+    def merge(values: Any) -> Any:
+        return jax.tree.unflatten(structure, values)
+
+    def value(values: Any) -> Any:
+        free = iter(values)
+        return loss(
+            merge([next(free) if on else leaf for leaf, on in zip(leaves, trained, strict=True)]), batch
+        )
+
+    start = [leaf for leaf, on in zip(leaves, trained, strict=True) if on]
+    zero = [jnp.zeros_like(leaf) for leaf in start]
+
+    def step(carry: Any, count: Any) -> Any:
+        at, mean, square, best = carry
+        now, gradient = jax.value_and_grad(value)(at)
+        mean = [(BETA1 * m + (1 - BETA1) * g).astype(g.dtype) for m, g in zip(mean, gradient, strict=True)]
+        square = [
+            (BETA2 * s + (1 - BETA2) * g * g).astype(g.dtype) for s, g in zip(square, gradient, strict=True)
+        ]
+        size = jnp.sqrt(1 - BETA2**count) / (1 - BETA1**count)
+        at = [
+            x - (rate * size).astype(x.dtype) * m / (jnp.sqrt(s) + EPSILON)
+            for x, m, s in zip(at, mean, square, strict=True)
+        ]
+        return (at, mean, square, jnp.where(now < best, now, best)), None
+
+    counts = jnp.arange(1, steps + 1, dtype=jnp.float32)
+    first = value(start)
+    (end, _, _, best), _ = jax.lax.scan(step, (start, zero, zero, first), counts)
+    last = value(end)
+    return jnp.where(last < best, last, best), end
+
+
+# Rates tried by the own Adam, in units of the root mean square of each model's parameters' usual size.
+RATES = (1e-3, 1e-2)
+
+
+def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> float:
+    """Lowest loss that Adam sees in some steps, the better of two rates.
+
+    Args:
+        loss: `loss(params, batch)`.
+        params: start.
+        batch: the data, all of it used in each step.
+        steps: number of steps for each rate.
+
+    Returns:
+        The loss.
+    """
+    arrays = jax.tree.map(jnp.asarray, batch)
+    found = [float(_adam(loss, params, arrays, jnp.float32(rate), steps)[0]) for rate in RATES]
+    return float(np.nanmin(found)) if np.any(np.isfinite(found)) else float("nan")

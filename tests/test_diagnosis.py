@@ -1,0 +1,316 @@
+"""Why training is stuck: each measurement against a closed form or NumPy, and whole diagnoses."""
+
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.cli import main
+from hessian_probe.diagnosis import baselines
+from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
+from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
+from hessian_probe.diagnosis.checks.generalisation import area_under_curve
+from hessian_probe.diagnosis.checks.steps import noise_scale
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.forward import layer_gradients, run, traced
+from hessian_probe.diagnosis.result import CAUSES, Finding
+from hessian_probe.diagnosis.samples import join
+
+optax = pytest.importorskip("optax")
+pytestmark = pytest.mark.any_promotion
+
+
+def context(loss, params, train=None, **more):
+    names = ("test", "history", "optimizer", "opt_state", "apply", "baseline", "key")
+    return Context(loss, params, train, *(more.get(name) for name in names))
+
+
+def mlp(widths, seed=0, gain=1.0):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "w": jnp.asarray(rng.standard_normal((a, b)) * gain / np.sqrt(a), jnp.float32),
+            "b": jnp.zeros(b, jnp.float32),
+        }
+        for a, b in itertools.pairwise(widths)
+    ]
+
+
+def forward(activation):
+    def apply(params, x):
+        for layer in params[:-1]:
+            x = activation(x @ layer["w"] + layer["b"])
+        return x @ params[-1]["w"] + params[-1]["b"]
+
+    return apply
+
+
+def cross_entropy(apply):
+    def loss(params, batch):
+        log = jax.nn.log_softmax(apply(params, batch[0]))
+        return -jnp.mean(jnp.take_along_axis(log, batch[1][:, None], axis=1))
+
+    return loss
+
+
+def blobs(count=60, seed=0, classes=3):
+    """Three clouds that a line can tell apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    centres = 2.5 * np.random.default_rng(1).standard_normal((classes, 5))
+    return (centres[labels] + 0.5 * rng.standard_normal((count, 5))).astype(np.float32), labels.astype(
+        np.int32
+    )
+
+
+def train(loss, params, data, optimizer, steps):
+    state, losses = optimizer.init(params), []
+    step = jax.jit(jax.value_and_grad(loss))
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        value, gradient = step(params, data)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(value))
+    return params, state, np.array(losses)
+
+
+# The inside of a model
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind"), [(jax.nn.relu, "relu"), (jnp.tanh, "tanh"), (jax.nn.sigmoid, "logistic")]
+)
+def test_activations_of_a_network_are_seen(activation, kind):
+    params, (x, y) = mlp((5, 7, 4, 3)), blobs()
+    loss = cross_entropy(forward(activation))
+    program, count = traced(loss, params, (x, y))
+    found = run(program, count, params, (x, y))
+    hidden = activation(x @ params[0]["w"] + params[0]["b"])
+    assert float(found.output) == pytest.approx(float(loss(params, (x, y))), rel=1e-5)
+    assert [found.activations[i].kind for i in sorted(found.hidden)] == [kind, kind]
+    np.testing.assert_allclose(found.activations[0].value, hidden, rtol=1e-5)
+    assert len(found.layers) == 3
+
+
+@pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.silu])
+def test_a_gate_is_no_hidden_activation(activation):
+    params, batch = mlp((5, 7, 3)), blobs()
+    program, count = traced(cross_entropy(forward(activation)), params, batch)
+    assert not run(program, count, params, batch).hidden
+
+
+def test_gradients_by_layer_are_those_of_the_biases():
+    """With one sample, the gradient at a layer's output is the gradient of its bias."""
+    params, (x, y) = mlp((5, 7, 6, 5, 3)), blobs()
+    loss = cross_entropy(forward(jnp.tanh))
+    one = (x[:1], y[:1])
+    norms, loops = layer_gradients(loss, params, one)
+    expected = [float(jnp.linalg.norm(layer["b"])) for layer in jax.grad(loss)(params, one)]
+    np.testing.assert_allclose(norms, expected, rtol=1e-4)
+    assert not loops
+
+
+# Other models
+
+
+def test_a_loss_is_recognised_and_its_trivial_value_known():
+    params, (x, y) = mlp((5, 7, 3)), blobs()
+    apply = forward(jnp.tanh)
+    out = np.asarray(apply(params, x))
+    task = baselines.recognise_task(out, y, float(cross_entropy(apply)(params, (x, y))))
+    assert task.kind == "cross_entropy"
+    assert baselines.trivial_loss(task) == pytest.approx(math.log(3))
+    squared = float(np.mean((out - np.eye(3)[y]) ** 2))
+    task = baselines.recognise_task(out, np.eye(3)[y], squared)
+    assert (task.kind, task.factor) == ("squared_error", pytest.approx(2 / 3))
+    assert baselines.trivial_loss(task) == pytest.approx(np.mean(np.var(np.eye(3)[y], axis=0)))
+    assert baselines.recognise_task(out, y, 17.0) is None
+
+
+def test_a_linear_baseline_is_at_its_minimum():
+    x, y = blobs()
+    rows = baselines.features(x, np.random.default_rng(0))
+    task = baselines.Task("cross_entropy", 1.0, y.astype(np.int64), 3)
+    weights, reached = baselines.fit(rows, task, decay=0.1)
+    value = jax.jit(lambda w: cross_entropy(lambda p, r: r @ p)(w, (rows, y)) + 0.05 * jnp.sum(w**2))
+    assert float(jnp.max(jnp.abs(jax.grad(value)(jnp.asarray(weights, jnp.float32))))) < 1e-3
+    assert reached == pytest.approx(float(cross_entropy(lambda p, r: r @ p)(weights, (rows, y))), rel=1e-4)
+
+
+def test_area_under_the_curve_by_counting_pairs():
+    rng = np.random.default_rng(0)
+    labels, score = rng.integers(0, 2, 60), np.round(rng.standard_normal(60), 1)
+    area, error = area_under_curve(score + 0.5 * labels, labels)
+    s = score + 0.5 * labels
+    pairs = s[labels == 1][:, None] - s[labels == 0][None]
+    assert area == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+    assert 0.03 < error < 0.12
+
+
+# Noise and valleys
+
+
+def test_noise_scale_from_single_gradients():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((320, 4)).astype(np.float32), rng.standard_normal(320).astype(np.float32)
+
+    def loss(w, batch):
+        return 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    w = jnp.ones(4, jnp.float32)
+    scale, low, high = noise_scale(context(loss, w, (x, y)))
+    each = x * (x @ np.ones(4) - y)[:, None]
+    trace = np.trace(np.cov(each.T))
+    signal = np.sum(each.mean(0) ** 2) - trace / 320
+    assert scale == pytest.approx(trace / signal, rel=1e-3)
+    assert low < scale < high
+
+
+def test_a_valley_is_measured_as_conjugate_gradients_see_it():
+    eigenvalues = np.geomspace(1e-3, 1.0, 8)
+
+    def loss(x):
+        return 0.5 * jnp.sum(jnp.asarray(eigenvalues, x.dtype) * x**2) + 1.0
+
+    x = jnp.ones(8)
+    found = measure_valley(context(loss, x))
+    assert found.krylov == pytest.approx(0.5 * eigenvalues.sum(), rel=1e-3)
+    left = eigenvalues * (1 - eigenvalues) ** (2 * PRODUCTS)
+    assert found.plain == pytest.approx(0.5 * (eigenvalues - left).sum(), rel=1e-3)
+
+
+# Whole diagnoses
+
+
+def causes(found):
+    return [finding.cause for finding in found.findings]
+
+
+def test_a_network_that_learned_is_healthy():
+    data, unseen = blobs(90), blobs(90, seed=2)
+    apply = forward(jnp.tanh)
+    loss, optimizer = cross_entropy(apply), optax.adam(1e-2)
+    params, state, losses = train(loss, mlp((5, 8, 3)), data, optimizer, 300)
+    found = hp.diagnose(
+        loss,
+        params,
+        train=data,
+        test=unseen,
+        history={"loss": losses},
+        optimizer=optimizer,
+        opt_state=state,
+        apply=apply,
+    )
+    assert causes(found) == ["healthy"]
+    assert found.findings[0].confidence > 0.9
+    assert "noise" in [item.check for item in found.not_checked]
+
+
+def test_dead_units_are_named_first():
+    data = blobs()
+    apply = forward(jax.nn.relu)
+    params = mlp((5, 8, 3))
+    params[0]["b"] = params[0]["b"] - 50.0
+    found = hp.diagnose(cross_entropy(apply), params, train=data, apply=apply)
+    assert causes(found)[0] == "dead_units"
+    assert found.findings[0].number == 1.0
+    assert "model_bias" not in causes(found)
+
+
+def test_a_saddle_is_named_and_priced():
+    data = blobs()
+    apply = forward(jnp.tanh)
+    params = jax.tree.map(lambda leaf: 1e-3 * leaf, mlp((5, 8, 3)))
+    found = hp.diagnose(cross_entropy(apply), params, train=data, apply=apply)
+    first = found.findings[0]
+    assert first.cause == "saddle"
+    move = hp.escape(cross_entropy(apply), params, data)
+    assert first.number == pytest.approx(1 - move.loss_after / move.loss_before, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_is_divergence_and_nothing_else():
+    apply = forward(jnp.tanh)
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, mlp((5, 8, 3)))
+    found = hp.diagnose(cross_entropy(apply), params, train=blobs())
+    assert causes(found) == ["divergence"]
+    assert found.not_checked[-1].check == "everything else"
+
+
+def test_without_data_what_is_missing_is_told():
+    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    missing = " ".join(item.check for item in found.not_checked)
+    for cause in ("overfitting", "noise", "model_bias", "dead_units", "divergence", "input_scale"):
+        assert cause in missing
+
+
+def test_a_diagnosis_prints_and_exports():
+    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    text = repr(found)
+    assert found.findings[0].cause.upper() in text
+    assert "not checked" in text
+    assert found.findings[0].cause in found._repr_html_()
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["findings"][0]["cause"] == found.findings[0].cause
+    assert {f.cause for f in found.findings} <= set(CAUSES)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ({"apply": 3}, TypeError, "apply must be"),
+        ({"optimizer": optax.sgd(0.1)}, ValueError, "opt_state is missing"),
+        ({"test": (np.ones((3, 5), np.float32),)}, ValueError, "without train"),
+        ({"history": {"lost": [1.0]}}, ValueError, "unknown entries"),
+        ({"history": {"loss": [1.0], "grad_norm": [1.0, 2.0]}}, ValueError, "equal lengths"),
+        ({"history": [1.0]}, TypeError, "must map names"),
+        ({"history": {"loss": []}}, ValueError, "empty"),
+    ],
+)
+def test_bad_input_is_refused(more, error, said):
+    with pytest.raises(error, match=said):
+        hp.diagnose(lambda p: jnp.sum(p**2), jnp.ones(3), **more)
+
+
+def test_batches_are_joined_and_pairs_and_dicts_read():
+    x, y = blobs()
+    pair = join([(x[:40], y[:40]), (x[40:], y[40:])])
+    named = join({"image": x, "label": y})
+    assert (pair.size, pair.batch_size, named.batch_size) == (60, 30, None)
+    np.testing.assert_array_equal(pair.inputs, named.inputs)
+    np.testing.assert_array_equal(pair.targets, named.targets)
+    assert join({"a": x, "b": np.float32(1.0)}) is None
+
+
+def test_a_finding_states_number_threshold_and_source():
+    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    for finding in found.findings:
+        assert isinstance(finding, Finding)
+        assert finding.claim
+        assert finding.quantity
+        assert finding.source
+        assert finding.experiment
+        assert finding.cost
+
+
+def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
+    file = tmp_path / "stuck.py"
+    file.write_text(
+        "import jax.numpy as jnp\n"
+        "def loses():\n"
+        "    past = {'loss': [1.0, 0.5, 9.0]}\n"
+        "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'history': past}\n"
+        "def wrong():\n"
+        "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'data': 1}\n"
+    )
+    assert main(["diagnose", f"{file}:loses", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    found = plain["sections"]["diagnosis"]["results"]["diagnosis"]["findings"]
+    assert found[0]["cause"] == "divergence"
+    assert main(["diagnose", f"{file}:wrong"]) == 2
+    assert "expected a dict with loss, params" in capsys.readouterr().err
