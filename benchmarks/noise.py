@@ -140,7 +140,7 @@ def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray,
     ragged = [32] * 12 + [7, 1]
     for kind in ("gaussian", "heavy", "skewed"):
         for name, sizes in (("16 × 16", [16] * 16), ("4 × 64", [64] * 4), ("12 × 32 + 7 + 1", ragged)):
-            if kind != "gaussian" and name == "4 × 64":
+            if kind != "gaussian" and (name == "4 × 64" or (kind == "heavy" and name != "16 × 16")):
                 continue
 
             def draw(rng: np.random.Generator, sizes: Any = sizes, kind: str = kind) -> Any:
@@ -169,40 +169,35 @@ def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray,
 
 def held_out(draws: int) -> bool:
     """Count saddles called at noisy minima, and at true saddles, with and without the re-check."""
-    print(f"\n(b) labels at the origin, {draws} draws each, confidence {LEVEL}")
-    print(f"{'population':<52}{'called':>14}{'held-out re-check':>38}{'none':>38}")
+    print(f"\n(b) labels at the origin, confidence {LEVEL}: 64 samples in 16 batches")
+    print(f"{'population':<50}{'called':>10}{'with held-out re-check':>38}{'without':>38}")
     good = True
-    for name, truth, n, matrix, scatter, kind in held_out_cases():
-        rng = np.random.default_rng(1)
+    for name, truth, matrix, scatter, kind in held_out_cases():
+        rng, n = np.random.default_rng(1), len(matrix)
+        total = draws if truth == "minimum" else draws // 4
         labels = {True: Counter[str](), False: Counter[str]()}
-        for _ in range(draws):
+        for index in range(total):
             data = batch_means(rng, matrix, [4] * BATCHES, scatter, kind)
-            for sampled, count in labels.items():
+            for sampled in (True, False) if index < total // 4 else (True,):
                 point = hp.classify(mean_quadratic, np.zeros(n), data, confidence=LEVEL, sampled=sampled)
-                count[point.label] += 1
+                labels[sampled][point.label] += 1
         for label in ("minimum", "saddle"):
-            with_, without = (Share(labels[s][label], draws) for s in (True, False))
-            print(f"{name if label == 'minimum' else '':<52}{label:>14}{with_!s:>38}{without!s:>38}")
+            with_, without = (Share(labels[s][label], sum(labels[s].values())) for s in (True, False))
+            print(f"{name if label == 'minimum' else '':<50}{label:>10}{with_!s:>38}{without!s:>38}")
             if label != truth:
                 good &= with_.interval()[0] <= 1.0 - LEVEL
     return good
 
 
-def held_out_cases() -> Iterator[tuple[str, str, int, np.ndarray, float, str]]:
-    """Yield name, true label, size, mean matrix, scatter, kind of scatter; 64 samples in 16 batches."""
-    for n, scatter, kind in (
-        (5, 2.0, "gaussian"),
-        (20, 2.0, "gaussian"),
-        (5, 1.0, "skewed"),
-        (5, 1.0, "heavy"),
-    ):
+def held_out_cases() -> Iterator[tuple[str, str, np.ndarray, float, str]]:
+    """Yield name, true label, mean matrix, scatter, kind of scatter."""
+    for n, scatter, kind in ((5, 2.0, "gaussian"), (12, 2.0, "gaussian"), (5, 1.0, "skewed")):
         barely = np.diag(np.r_[np.full(n - 1, 1e-3), 5.0])
-        yield f"minimum, curvature 0.001 and 5, n={n}, {kind}", "minimum", n, barely, scatter, kind
-    clear = np.diag(np.linspace(0.5, 2.0, 5))
-    yield "minimum, curvature 0.5 … 2, n=5", "minimum", 5, clear, 0.5, "gaussian"
-    for low in (-0.25, -0.5, -1.0):
-        matrix = np.diag(np.r_[low, np.linspace(0.5, 2.0, 11)])
-        yield f"saddle, curvature {low} … 2, n=12", "saddle", 12, matrix, 1.0, "gaussian"
+        yield f"minimum, curvature 0.001 and 5, n={n}, {kind}", "minimum", barely, scatter, kind
+    for low in (0.5, -0.25, -0.5, -1.0):
+        label = "minimum" if low > 0 else "saddle"
+        matrix = np.diag(np.r_[low, np.linspace(0.5, 2.0, 4)])
+        yield f"{label}, curvature {low} … 2, n=5", label, matrix, 0.7, "gaussian"
 
 
 # ---------------------------------------------------------------- (c) numbers of samples
@@ -250,7 +245,7 @@ def promise_cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, 
         Name, mean matrix, mean slope, scatter of matrices and of slopes.
     """
     rest = np.linspace(1.0, 2.0, 5)
-    for times in (0.5, 1.0, 2.0, 3.0, 5.0):
+    for times in (0.5, 1.0, 3.0, 5.0):
         for sign, label in ((-1.0, "saddle"), (1.0, "minimum")):
             matrix = np.diag(np.r_[sign * times / 8.0, rest])
             yield f"{label}, lowest curvature {sign * times:+} errors", matrix, np.zeros(6), (1.0, 0.0)
@@ -315,7 +310,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of the draws")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    parts = {"a": (coverage, 500), "b": (held_out, 400), "c": (promised, 60), "d": (on_digits, 12)}
+    parts = {"a": (coverage, 500), "b": (held_out, 300), "c": (promised, 40), "d": (on_digits, 20)}
     good, began = True, time.perf_counter()
     for name in arguments.part or parts:
         part, draws = parts[name]

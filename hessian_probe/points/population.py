@@ -16,7 +16,7 @@ from hessian_probe.points.ends import Ends
 from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
 from hessian_probe.points.lines import LineProbe
 from hessian_probe.points.nearness import MODEL_SHARE
-from hessian_probe.points.needed import AIM, BATCHES, POWER, rounded_up, times_the_data
+from hessian_probe.points.needed import AIM, BATCHES, LEAST, POWER, rounded_up, times_the_data
 from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
 from hessian_probe.results import number, signed
@@ -27,8 +27,9 @@ FEWEST_BATCHES = 4
 # Products for the standard errors of both ends, and of one end at the critical point.
 PRODUCTS = 3
 # A gradient too large to be near a critical point is believed where noise makes at most this share of
-# its square: the rest then moves the measure of nearness by no more than its own steps do.
-NOISE_SHARE = 0.2
+# its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
+# slopes differs by a factor of four in the square (`points/nearness.py`).
+NOISE_SHARE = 0.05
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 
 
@@ -85,7 +86,7 @@ class Population:
         """Return the verdict as it holds for the whole, with the errors measured."""
         if self.data.count < FEWEST_BATCHES:
             few = (
-                f"{self.data.count} batches (fewer than {FEWEST_BATCHES}) do not show how much the data "
+                f"from {FEWEST_BATCHES} batches on (these: {self.data.count}) it shows how much the data "
                 "scatter: the label is about these data"
             )
             return verdict._replace(evidence=(*verdict.evidence, few)), Sampling()
@@ -160,6 +161,8 @@ class Population:
         """Ends within the zero band must be there on every batch, not by chance of these data."""
         op, ends = self.judged
         flat = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) <= ends.band]
+        alone = "higher order was seen on the mean of these data only, its scatter was not measured"
+        verdict = verdict._replace(certified=False, evidence=(*verdict.evidence, alone))
         if not flat:
             return verdict
         if self.left() < len(flat):
@@ -167,7 +170,7 @@ class Population:
         weights, rows = quotients(op, [end.vector for end in flat])
         errors = [weighted_mean(column, weights).within(self.level) for column in rows.T]
         if max(errors) <= ends.band:
-            return verdict._replace(certified=False)
+            return verdict
         doubt = (
             f"second order is silent on the mean of these data, but along the same direction the curvature "
             f"is known only to ± {number(max(errors), 2)} over the data (zero band {number(ends.band, 2)})"
@@ -271,7 +274,8 @@ class Population:
         batches = max(self.data.count, BATCHES)
         would = (
             f"about {samples:,} samples in all (these are {number(self.data.total, 6)}), in {batches} "
-            f"batches or more, would settle it with probability {POWER:g}"
+            f"batches or more, would settle it with probability {POWER:g} (a mean of at least {LEAST:g} of "
+            "its present errors)"
         )
         return [*doubts, would]
 

@@ -60,8 +60,8 @@ class CriticalPoint:
             along the straight line to it.  None if there is none, or second order shows a way down.
         evidence: short sentences with the numbers that decided.
         samples_needed: where the noise of the data leaves the label undetermined, how many samples in
-            all, in at least 16 batches, would settle it with probability 0.9; None elsewhere, and where
-            no number can be named.
+            all, in at least 16 batches, would settle it with probability 0.9 (in the unit of the weights
+            where `Batches` gave them); None elsewhere, and where no number can be named.
         num_hvps: Hessian-vector products spent; one with half of the batches counts as half.
         num_evaluations: loss or gradient evaluations spent beside them.
         size: number of variables.
