@@ -292,6 +292,15 @@ def test_parameters_fitted_to_the_batches_are_noticed():
     assert "fitted to these very data" in " ".join(found.evidence) or found.label == "undetermined"
 
 
+def test_a_null_space_is_left_out_of_the_halves_too():
+    rng = np.random.default_rng(19)
+    matrices, slopes = samples(rng, saddle_matrix(6), 128, 0.5)
+    matrices[:, 5, :] = matrices[:, :, 5] = 0.0
+    null = np.eye(6)[5:].astype(FLOAT)
+    found = hp.classify(quadratic, point(6), cut((matrices, slopes), [8] * 16), null_space=null)
+    assert (found.label, found.confidence) == ("saddle", 0.99)
+
+
 def test_few_batches_are_said_to_be_all_there_is():
     rng = np.random.default_rng(11)
     found = hp.classify(quadratic, point(6), cut(samples(rng, saddle_matrix(6), 48, 1.0), [16] * 3))
