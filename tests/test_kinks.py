@@ -134,3 +134,20 @@ def test_the_radius_is_where_the_curvature_holds():
         point = hp.classify(partial(loss, edge=FLOAT.type(edge)), zeros(3))
         assert point.label == "minimum"
         assert 0.5 * edge < point.radius < 3 * edge
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_loss_that_underflows_along_a_line_is_no_extremum_by_finite_steps(sign):
+    """v² − exp(−1/u²), turned: where that is 0 in floats only the rounding of directions is seen."""
+    rng = np.random.default_rng(10)
+    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0].astype(FLOAT)
+
+    def loss(p, rotation):
+        z = rotation @ p
+        square = jnp.sum(z[:2] ** 2)
+        silent = square < 1e-3
+        away = jnp.where(silent, 1.0, square)
+        return sign * (2 * jnp.sum(z[2:] ** 2) - jnp.where(silent, 0.0, jnp.exp(-1.0 / away)))
+
+    point = hp.classify(loss, zeros(5), turn)
+    assert point.label in NO_TYPE

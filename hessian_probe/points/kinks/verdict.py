@@ -32,6 +32,9 @@ SECOND_ORDER = 0.5
 # and the loss falls by at least STEEP of what that slope makes.
 STRAIGHT = 0.5
 STEEP = 0.25
+# A direction in which the loss does not change at all is found to so many roundings; what the steepest
+# directions hold of it changes the loss by the square of that share, and is no rise.
+DIRECTION_ROUNDINGS = 16.0
 # A combination shorter than this share of the longest gradient can be rounding of inner products: the
 # root of 4 eps in single precision is 7e-4.
 RESOLUTION = 2e-3
@@ -98,10 +101,10 @@ def examine(
         if sphere is not None:
             spheres.append(sphere)
             carried = [sphere.low.direction, sphere.peak[0].direction]
-    return _judge(spheres)
+    return _judge(spheres, (DIRECTION_ROUNDINGS * op.eps) ** 2)
 
 
-def _judge(spheres: list[Sphere]) -> Finding:
+def _judge(spheres: list[Sphere], share: float) -> Finding:
     """Find what AGREE spheres in a row say, the smallest visible among them."""
     if not spheres:
         return Finding(None, ("no finite step could be evaluated",))
@@ -114,19 +117,19 @@ def _judge(spheres: list[Sphere]) -> Finding:
     seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
     falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
     rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
-    return _kind(seen)._replace(falls=falls, rises=rises)
+    return _kind(seen, share)._replace(falls=falls, rises=rises)
 
 
-def _kind(seen: list[Sphere]) -> Finding:
+def _kind(seen: list[Sphere], share: float) -> Finding:
     near = seen[-AGREE:]
     if len(near) < AGREE:
         return Finding(None, (_hidden(seen),))
     if _straight(near):
         return _slope(seen)
     if _second_order(near) or all(sphere.stationary <= STATIONARY for sphere in near):
-        if all(s.low.change > 0 for s in seen):
+        if all(s.low.change > share * max(s.high.change, 0.0) for s in seen):
             return _extremum("minimum", near)._replace(extent=seen[0].low.change)
-        if all(s.high.change < 0 for s in seen):
+        if all(s.high.change < share * min(s.low.change, 0.0) for s in seen):
             return _extremum("maximum", near)._replace(extent=-seen[0].high.change)
         if all(s.low.change < 0 < s.high.change for s in near) and _peaked(near):
             extent = min(-seen[0].low.change, seen[0].high.change)
