@@ -1,5 +1,7 @@
 """Where second order is silent: higher order and samples decide, or nothing is claimed."""
 
+from collections import defaultdict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,63 +12,176 @@ from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 X64 = np.float64 == FLOAT
+NO_CLAIM = {"degenerate", "undetermined"}
+SWAPPED = {"minimum": "maximum", "maximum": "minimum", "saddle": "saddle"}
 
 DEGENERATE = [known for known in problems.degenerate_points() if known.degenerate]
-# What no finite order decides, or only one beyond the reach of rounding.
-TOO_FLAT = {"exp(-1/x2)", "dixon_price6", "x2y2"}
-
-
-def embedded(function, size, others, seed, params):
-    """A function turned at random among further directions of given curvature, away from the origin.
-
-    Args:
-        function: of `size` variables.
-        size: its number of variables.
-        others: curvatures of the further directions.
-        seed: draws the rotation and the place.
-        params: point of the function.
-
-    Returns:
-        The loss, the parameters, and the data (rotation, place, curvatures) that the loss needs.
-    """
-    rng = np.random.default_rng([seed, 7])
-    n = size + len(others)
-    turn = np.linalg.qr(rng.standard_normal((n, n)))[0]
-    place = rng.standard_normal(n)
-    start = np.concatenate([np.asarray(params, np.float64), np.zeros(len(others))])
-    data = tuple(np.asarray(part, FLOAT) for part in (turn, place, others))
-
-    def loss(p, batch):
-        rotation, origin, curvature = batch
-        with jax.default_matmul_precision("highest"):
-            q = rotation.T @ (p - origin)
-        return function(q[:size]) + jnp.asarray(0.5, p.dtype) * jnp.sum(curvature * q[size:] ** 2)
-
-    return loss, np.asarray(turn @ start + place, FLOAT), data
+# No finite order decides the first; the second falls like the 32nd power, below rounding in float32.
+TOO_FLAT = {"exp(-1/x2)"} if X64 else {"exp(-1/x2)", "dixon_price6"}
 
 
 @pytest.mark.parametrize("known", DEGENERATE, ids=lambda known: known.name)
 def test_the_table_is_decided(known):
     cast = known.astype(FLOAT)
     point = hp.classify(cast.loss, *cast.args)
-    if known.name not in TOO_FLAT and (X64 or known.name != "powell"):
+    if known.name in TOO_FLAT:
+        assert point.label in NO_CLAIM
+    else:
         assert point.label == known.label, point
-    assert point.label in known.accepted
     assert not point.strict
     assert not point.certified
-    if point.label == "saddle" and point.lowest.eigenvalues[0] >= -point.zero_band:
+    if point.descent is not None:
         there = jax.tree.map(np.add, cast.params, point.descent)
         assert cast.loss(there) < cast.loss(cast.params)
+    elif point.label == "saddle":
+        assert point.lowest.eigenvalues[0] < -point.zero_band
+    if point.descent is not None and point.escape_direction is not None:
+        near = [cast.loss(cast.params + t * point.escape_direction) for t in (0.02, 0.05, 0.1)]
+        assert all(np.diff([cast.loss(cast.params), *near]) < 0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("known", DEGENERATE, ids=lambda known: known.name)
-def test_turned_among_other_directions(known, seed):
-    """What the others are bent like does not matter, unless it makes a saddle."""
-    others = np.array([0.5, 2.0]) * (1 if seed else -1)
-    loss, params, data = embedded(known.loss, known.size, others, seed, known.params)
-    point = hp.classify(loss, params, data)
-    truth = {known.label, "degenerate", "undetermined"}
-    if seed == 0:  # bent downwards beside: a minimum is none, nor is there a minimum of the rest
-        truth = {"saddle", "degenerate", "undetermined"}
-    assert point.label in truth, point
+SIZE, TERMS, TURNED = 4, 12, 6  # variables of a polynomial, its terms at most, variables in all
+
+
+def polynomial(p, batch):
+    """Σ c·qᵉ over the first variables of q = Rᵀ(p − o)·u, ½ Σ h q² over the others; scaled and shifted."""
+    rotation, origin, unit, exponents, coefficients, curvature, scale, offset = batch
+    q = jnp.matmul(rotation.T, p - origin, precision="highest") * unit
+    powers = [jnp.ones_like(q)]
+    for _ in range(TERMS):
+        powers.append(powers[-1] * q)
+    table = jnp.stack(powers)
+    total = coefficients
+    for axis in range(SIZE):
+        total = total * table[exponents[:, axis], axis]
+    return scale * (jnp.sum(total) + jnp.sum(curvature * q**2) / 2) + offset
+
+
+def product(a, b):
+    """Product of two polynomials, {exponents: coefficient}."""
+    out = defaultdict(float)
+    for left, v in a.items():
+        for right, w in b.items():
+            out[tuple(x + y for x, y in zip(left, right, strict=True))] += v * w
+    return dict(out)
+
+
+def peano(power, a, b):
+    """(x − a yᵏ)(x − b yᵏ): falls along x = ½(a + b) yᵏ by ¼(a − b)² y²ᵏ."""
+    return product({(1, 0): 1, (0, power): -a}, {(1, 0): 1, (0, power): -b})
+
+
+def form(seed, margin):
+    """A form of degree four in two variables whose least value on the unit circle is `margin`."""
+    c = np.random.default_rng(seed).standard_normal(5)
+    angle = np.linspace(0, np.pi, 20001)
+    least = min(sum(c[j] * np.cos(angle) ** (4 - j) * np.sin(angle) ** j for j in range(5)))
+    out = {(4 - j, j): c[j] for j in range(5)}
+    for exponents, share in (((4, 0), 1), ((2, 2), 2), ((0, 4), 1)):  # (x² + y²)² is 1 on the circle
+        out[exponents] += share * (margin - least)
+    return out
+
+
+RING = {(2, 0): 4, (3, 0): 4, (1, 2): 4, (4, 0): 1, (2, 2): 2, (0, 4): 1}  # (|(1 + x, y)|² − 1)²
+FAMILIES = {
+    "x2+y6": ({(2, 0): 1, (0, 6): 1}, "minimum"),
+    "x2-y6": ({(2, 0): 1, (0, 6): -1}, "saddle"),
+    "x2+y5": ({(2, 0): 1, (0, 5): 1}, "saddle"),
+    "x2+y8": ({(2, 0): 1, (0, 8): 1}, "minimum"),
+    "x2+y4+z4": ({(2, 0, 0): 1, (0, 4, 0): 1, (0, 0, 4): 1}, "minimum"),
+    "x4+y4+z4-w4/1000": ({(4, 0, 0, 0): 1, (0, 4, 0, 0): 1, (0, 0, 4, 0): 1, (0, 0, 0, 4): -1e-3}, "saddle"),
+    "x4+y6": ({(4, 0): 1, (0, 6): 1}, "minimum"),
+    "x4+y5": ({(4, 0): 1, (0, 5): 1}, "saddle"),
+    "small cubic": ({(2, 0): 1, (0, 3): 1e-3, (0, 4): 1}, "saddle"),
+    "small fifth": ({(2, 0): 1, (0, 5): 1e-2, (0, 6): 1}, "saddle"),
+    "near a fall": ({(2, 0): 1, (0, 4): 1e-2, (0, 6): -1}, "minimum"),
+    "near a rise": ({(2, 0): 1, (0, 4): -1e-2, (0, 6): 1}, "saddle"),
+    "nearly a floor": ({(2, 0): 1, (1, 2): 1.98, (0, 4): 1}, "minimum"),
+    "not quite a floor": ({(2, 0): 1, (1, 2): 2.02, (0, 4): 1}, "saddle"),
+    "peano 2": (peano(2, 1, 2), "saddle"),
+    "peano 2, narrow": (peano(2, 1, 1.05), "saddle"),
+    "peano 3": (peano(3, 1, -1), "saddle"),
+    "parabola": (peano(2, 1, 1), "minimum"),
+    "circle": (RING, "minimum"),
+    "circle, falling": (RING | {(0, 4): 0.97}, "saddle"),
+    "circle, rising": (RING | {(0, 4): 1.03}, "minimum"),
+    "late fall": (peano(2, 1, 1) | {(0, 10): -1}, "saddle"),
+    "crossing": ({(2, 2, 0): 1, (0, 0, 2): 1}, "minimum"),
+    "crossing, falling": ({(2, 2): 1, (6, 0): -1}, "saddle"),
+    "cusp": (product({(2, 0): 1, (0, 3): -1}, {(2, 0): 1, (0, 3): -2}), "saddle"),
+    "four units": ({(1, 1, 1, 1): -2, (2, 2, 2, 2): 1}, "saddle"),
+    "form, rising": (form(1, 0.1), "minimum"),
+    "form, falling": (form(1, -0.1), "saddle"),
+    "form beside": ({(*e, 0): c for e, c in form(2, 0.1).items()} | {(0, 0, 2): 1}, "minimum"),
+}
+
+
+def placed(terms, seed):
+    """A polynomial turned, moved, scaled and shifted at random among further positive directions."""
+    rng = np.random.default_rng([seed, len(terms)])
+    exponents, coefficients = np.zeros((TERMS, SIZE), np.int32), np.zeros(TERMS)
+    for line, (powers, value) in enumerate(terms.items()):
+        exponents[line, : len(powers)], coefficients[line] = powers, value
+    used = max(map(len, terms))
+    curvature = np.concatenate([np.zeros(used), rng.uniform(0.2, 3, TURNED - used)])
+    rotation = np.linalg.qr(rng.standard_normal((TURNED, TURNED)))[0] if seed else np.eye(TURNED)
+    origin = seed * 0.5 * rng.standard_normal(TURNED)
+    unit, scale, offset = (1, 1, 0) if seed == 0 else (rng.uniform(0.5, 2), 10 ** rng.uniform(-3, 3), 1)
+    numbers = (rotation, origin, unit), (coefficients, curvature, scale, offset)
+    first, second = (tuple(np.asarray(x, FLOAT) for x in part) for part in numbers)
+    return first[1], (*first, exponents, *second)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_polynomials_wherever_they_stand(name, seed):
+    terms, label = FAMILIES[name]
+    params, batch = placed(terms, seed)
+    point = hp.classify(polynomial, params, batch)
+    assert point.label in {label} | NO_CLAIM, point
+    if X64:  # in float32 rounding hides about half of them
+        assert point.label == label, point
+
+
+@pytest.mark.parametrize("name", ["x2+y5", "peano 2", "parabola", "x2+y4+z4", "form, falling"])
+def test_upside_down_minimum_and_maximum_swap(name):
+    terms, label = FAMILIES[name]
+    params, batch = placed(terms, 0)
+    upside_down = (*batch[:-2], -batch[-2], batch[-1])
+    point = hp.classify(polynomial, params, upside_down)
+    assert point.label in {SWAPPED[label]} | ({"degenerate"} if not X64 else set()), point
+    if point.label == "saddle":
+        move = hp.escape(polynomial, params, upside_down, point=point)
+        assert move.status == "escaped"
+
+
+def plateau(p):
+    return 3.0 + 0.0 * p[0]
+
+
+def test_a_constant_is_neither_up_nor_down():
+    point = hp.classify(plateau, np.zeros(2, FLOAT))
+    assert point.label == "degenerate"
+    assert "constant" in " ".join(point.evidence) or "no way up or down" in " ".join(point.evidence)
+
+
+LINEAR = {
+    "depth 3, all zero": ((2, 2, 2, 2), (), "saddle"),
+    "depth 4, all zero": ((2, 2, 2, 2, 2), (), "saddle"),
+    "depth 3, one fitted": ((3, 3, 3, 3), (1,), "saddle"),
+    "depth 2, all fitted": ((4, 2, 3), (1, 2), "minimum"),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_deep_linear_networks(name):
+    """A narrow way down among dozens of flat directions, and floors of many dimensions."""
+    widths, subset, label = LINEAR[name]
+    known = problems.deep_linear_point(widths, subset).astype(FLOAT)
+    point = hp.classify(known.loss, *known.args)
+    assert point.label == label, point
+    assert not point.strict
+    if label == "saddle":
+        move = hp.escape(known.loss, *known.args, point=point)
+        assert move.status == "escaped"
+        assert known.loss(jax.tree.map(jnp.asarray, move.params), known.data) < move.loss_before

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.flat.profile import Profile, profile
+from hessian_probe.points.flat.crossing import floors_cross
+from hessian_probe.points.flat.profile import Profile, profile, steep_fall
 from hessian_probe.points.flat.reduced import Reduced, Settled
 from hessian_probe.points.flat.sphere import LEVEL, NUM_RADII, RATIO, along_sphere, directions, lowest_points
 from hessian_probe.points.flat.valley import Valley, follow_valley
@@ -21,8 +22,10 @@ RANDOM_LINES = 3
 # along different directions up to so many: beyond, the starts are too few to see every narrow valley.
 RISING_DIMENSIONS = 6
 UNEVEN_DIMENSIONS = 2
-# Radii in a row on which a rise or a curved fall must show, spanning RATIO to this power.
-RUN = 4
+# Radii in a row, each RATIO of the next, on which a fall along a curve must show; on which a rise must,
+# which lines then confirm.
+FALLING_RUN = 4
+RISING_RUN = 3
 # Exponents along a run may differ by so much.
 TOLERANCE = 0.2
 # Share of the starts that must come to rest at a lowest point.
@@ -33,8 +36,8 @@ class Finding(NamedTuple):
     """What the reduced loss does around 0.
 
     Attributes:
-        kind: "falls" (lower values as near as can be seen), "rises", "flat" (constant to rounding) or
-            "unclear".
+        kind: "falls" (lower values as near as can be seen), "rises" (or nowhere falls), "flat" (constant
+            to rounding) or "unclear".
         sentence: evidence.
         lower: a point with a lower loss where it falls, or where −f rises.
     """
@@ -45,12 +48,13 @@ class Finding(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def explore(reduced: Reduced, reach: float) -> Finding:
+def explore(reduced: Reduced, reach: float, budget: int) -> Finding:
     """Find out what the reduced loss does around 0.
 
     Args:
         reduced: the reduced loss; with sign −1 that of −f.
         reach: length of the parameters, at least 1.
+        budget: products that may be spent.
 
     Returns:
         The finding.
@@ -71,7 +75,7 @@ def explore(reduced: Reduced, reach: float) -> Finding:
         return _falls(falling)
     if all(line.kind == "flat" for line in lines):
         return _floor(follow_valley(reduced, units, reach))
-    return _around(reduced, reach, lines)
+    return _around(reduced, reach, lines, budget)
 
 
 def _along_line(reduced: Reduced, reach: float) -> Finding:
@@ -79,7 +83,9 @@ def _along_line(reduced: Reduced, reach: float) -> Finding:
     if line.kind == "falls":
         return _falls(line)
     if line.kind == "flat":
-        return _floor(follow_valley(reduced, np.array([[1.0], [-1.0]]), reach))
+        valley = follow_valley(reduced, np.array([[1.0], [-1.0]]), reach)
+        steep = None if valley.constant else steep_fall(reduced, np.ones(1), valley.radius)
+        return _floor(valley) if steep is None else _falls(steep)
     if line.kind == "rises":
         return Finding(
             "rises",
@@ -153,7 +159,7 @@ class _Sphere(NamedTuple):
     arrived: bool
 
 
-def _around(reduced: Reduced, reach: float, lines: list[Profile]) -> Finding:
+def _around(reduced: Reduced, reach: float, lines: list[Profile], budget: int) -> Finding:
     """Judge by the lowest points on spheres of all radii."""
     found, starts = _spheres(reduced, reach, tuple(range(NUM_RADII))[::-1])
     noise, claim = reduced.thresholds(found)
@@ -171,6 +177,14 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile]) -> Finding:
             _Sphere(found.radius[row], row, found.outward[row], noise[row], claim[row], bool(arrived))
         )
     run = _nearest_run(spheres)
+    never_falls = all(line.kind in ("rises", "flat") for line in lines)
+    if run is None and never_falls and floors_cross(reduced, found, starts, budget):
+        return Finding(
+            "rises",
+            "the lowest points on spheres in the flat space are as high as the point itself, critical to "
+            f"rounding and without negative curvature (from {number(found.radius[0], 2)} to "
+            f"{number(found.radius[-1], 2)} away)",
+        )
     if run is None:
         return Finding("unclear", "on small spheres in the flat space no sign of the slope lasts")
     order = _order(run)
@@ -182,7 +196,7 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile]) -> Finding:
             found.take(np.array([run[-1].row])),
         )
     if run[0].slope > 0 and order is not None and all(sphere.arrived for sphere in run):
-        return _rises(reduced, reach, found, run, lines)
+        return _rises(reduced, reach, found, run, order, lines)
     return Finding(
         "unclear", "in the flat space the lowest points on small spheres follow no power of the radius"
     )
@@ -191,10 +205,13 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile]) -> Finding:
 def _nearest_run(spheres: list[_Sphere]) -> list[_Sphere] | None:
     """Take the smallest spheres on which the slope is beyond doubt, unless smaller ones contradict."""
     sure = [i for i, s in enumerate(spheres) if abs(s.slope) > s.claim]
-    if not sure or len(spheres) < sure[0] + RUN:
+    if not sure:
         return None
     sign = np.sign(spheres[sure[0]].slope)
-    run = spheres[sure[0] : sure[0] + RUN]
+    length = RISING_RUN if sign > 0 else FALLING_RUN
+    run = spheres[sure[0] : sure[0] + length]
+    if len(run) < length:
+        return None
     if any(abs(s.slope) <= s.claim or np.sign(s.slope) != sign for s in run):
         return None
     if any(sign * s.slope < -s.noise for s in spheres[: sure[0]]):
@@ -211,22 +228,25 @@ def _order(run: list[_Sphere]) -> float | None:
 
 
 def _rises(
-    reduced: Reduced, reach: float, found: Settled, run: list[_Sphere], lines: list[Profile]
+    reduced: Reduced, reach: float, found: Settled, run: list[_Sphere], order: float, lines: list[Profile]
 ) -> Finding:
     """Confirm a rise along the lines through the lowest points and along random ones."""
     lowest = [profile(reduced, found.z[s.row] / found.radius[s.row], reach) for s in run[:LOWEST_LINES]]
-    if any(line.kind != "rises" for line in (*lowest, *lines)):
+    orders = {line.order for line in (*lowest, *lines)}
+    even = len(orders) == 1 and all(line.kind == "rises" for line in (*lowest, *lines))
+    # Where orders differ, the lowest points lie on a curve, and a line through one of them has no order.
+    clean = all(line.kind == "rises" for line in lines) and all(line.kind != "falls" for line in lowest)
+    if not clean or not (even or reduced.dimension <= UNEVEN_DIMENSIONS):
         return Finding(
             "unclear", "the loss rises on small spheres in the flat space, not along every line tried"
         )
-    orders = {line.order for line in (*lowest, *lines)}
-    limit = RISING_DIMENSIONS if len(orders) == 1 else UNEVEN_DIMENSIONS
-    if reduced.dimension > limit:
+    if reduced.dimension > RISING_DIMENSIONS:
         return Finding(
             "unclear",
             f"the loss rises in the flat space wherever it was tried, but in {reduced.dimension} dimensions "
             "a narrow way down could be missed",
         )
+    orders = {line.order for line in lines} | {round(order)}
     powers = " and ".join(map(str, sorted(orders)))
     return Finding(
         "rises",

@@ -26,6 +26,12 @@ ERRORS = 4.0
 STANDARD = 0.25
 # The slope must show the order by itself over so many octaves, its exponent within TOLERANCE.
 OCTAVES = 4
+# A fall of high order shows over a narrow range only, but steeply: on STEEP_RADII radii in a row, each
+# STEEP_GROWTH times the one before, as one power, of at least STEEP_ORDER, over three orders of magnitude.
+STEEP_RADII = 6
+STEEP_GROWTH = 1.08
+STEEP_ORDER = 8.0
+STEEP_RANGE = 1e3
 # A line is flat where it is so up to this share of the parameters' length; `valley` looks further.
 FLAT_WITHIN = 0.125
 TOLERANCE = 0.3
@@ -95,6 +101,28 @@ def profile(reduced: Reduced, unit: np.ndarray, reach: float) -> Profile:
     falling = (downhill.slope < 0) | (downhill.radii < seen.near)
     last = both[int(np.argmin(np.append(falling, False))) - 1] + (0 if seen.side > 0 else NUM_RADII)
     return seen._replace(lower=found.take(np.array([last])))
+
+
+def steep_fall(reduced: Reduced, unit: np.ndarray, start: float) -> Profile | None:
+    """Look for a fall of high order along ±unit that begins to show beyond `start`."""
+    radii = start * STEEP_GROWTH ** np.arange(2 * STEEP_RADII)
+    for side in (1.0, -1.0):
+        found = reduced.settle(side * radii[:, None] * unit[None], tight=True)
+        _, claim = reduced.thresholds(found)
+        falls = found.good & (found.outward < -claim)
+        first = int(np.argmax(falls))
+        window = slice(first, first + STEEP_RADII)
+        if np.sum(falls[window]) < STEEP_RADII:
+            continue
+        slopes = -found.outward[window]
+        exponents = np.diff(np.log(slopes)) / np.log(STEEP_GROWTH)
+        error = 2.0 * claim[window][:-1] / slopes[:-1] / np.log(STEEP_GROWTH)
+        order = float(exponents[-1]) + 1.0
+        same = np.all(np.abs(exponents - exponents[-1]) <= TOLERANCE + error)
+        if same and order >= STEEP_ORDER and slopes[-1] >= STEEP_RANGE * slopes[0]:
+            last = found.take(np.array([first + STEEP_RADII - 1]))
+            return Profile("falls", round(order), side, radii[first], radii[first + STEEP_RADII - 1], last)
+    return None
 
 
 def _judge(ahead: _Slopes, behind: _Slopes, reach: float) -> Profile:

@@ -104,7 +104,7 @@ class Reduced:
         self.flat, self.stiff = vectors[:, flat], vectors[:, ~flat]
         self.curvature = sign * values[~flat]
         self._x = flatten_rows(tuple(leaf[None] for leaf in cast(op.x, op.layout.work_dtypes)))[0]
-        self._eps = op.eps
+        self.eps = op.eps
         self.here = sign * flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
 
     @property
@@ -193,7 +193,7 @@ class Reduced:
         with np.errstate(all="ignore"):
             for _ in range(DRAWS):
                 signs = self.rng.choice([-1.0, 1.0], moves.shape)
-                v, g = self.evaluate(moves + self._eps * signs * size)
+                v, g = self.evaluate(moves + self.eps * signs * size)
                 change = g @ self.flat - found.slope
                 value = np.fmax(value, np.abs(v - found.value))
                 slope = np.fmax(slope, np.abs(change))
@@ -208,7 +208,7 @@ class Reduced:
         with np.errstate(all="ignore"):
             left = 2.0 * found.spare / found.radius
             measured = (
-                self.noise(found).outward + here + left + NOISE_FACTOR * self._eps * np.abs(found.outward)
+                self.noise(found).outward + here + left + NOISE_FACTOR * self.eps * np.abs(found.outward)
             )
         return measured, np.maximum(measured, 2.0 * self.band * found.radius)
 

@@ -63,8 +63,8 @@ def resolve(
     if up or down:
         sign = 1.0 if up else -1.0
         reduced = Reduced(op, spectrum, ends.band, sign, rng)
-        return _one_sign(op, reduced, explore(reduced, reach(op)), verdict)
-    return _all_flat(op, spectrum, ends, verdict, rng)
+        return _one_sign(op, reduced, explore(reduced, reach(op), budget), verdict)
+    return _all_flat(op, spectrum, ends, verdict, budget, rng)
 
 
 def _need(op: HessianOperator, variables: int) -> str:
@@ -92,17 +92,18 @@ def _all_flat(
     spectrum: tuple[np.ndarray, np.ndarray],
     ends: Ends,
     verdict: Verdict,
+    budget: int,
     rng: np.random.Generator,
 ) -> tuple[Verdict, Lower | None]:
     """No curvature at all: f and −f are both explored."""
     below, above = (Reduced(op, spectrum, ends.band, sign, rng) for sign in (1.0, -1.0))
-    found = explore(below, reach(op))
+    found = explore(below, reach(op), budget)
     if found.kind == "rises":
         return _one_sign(op, below, found, verdict)
     if found.kind == "flat":
         sentence = f"no way up or down: {found.sentence}"
         return verdict._replace(evidence=(*verdict.evidence, sentence)), None
-    opposite = explore(above, reach(op))
+    opposite = explore(above, reach(op), budget)
     evidence = (*verdict.evidence, _about(below, found), _about(above, opposite))
     if opposite.kind == "rises":
         return Verdict("maximum", False, False, None, evidence), _lower(op, above, opposite)

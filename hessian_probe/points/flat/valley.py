@@ -18,6 +18,7 @@ LAST = 64.0
 # float64, and the point at rest is lost at 0.4 in float32; floors of linear networks are followed to 0.55.
 NEEDED = 0.5
 SHARE = 0.75
+# Where rounding hides slopes above √eps·‖H‖ times the radius, nothing is followed further.
 # Off by more than this share of the radius from where it was expected, the point is on another branch.
 JUMP = 0.25
 
@@ -64,13 +65,18 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
         found = reduced.settle(radius * units[rows], y[rows], tight=True)
         bounds = reduced.noise(found)
         along = np.linalg.norm(found.slope, axis=1)
-        limit = np.linalg.norm(bounds.slope, axis=1) + here
+        limit = np.linalg.norm(bounds.slope, axis=1) + here + reduced.eps * top * radius
         with np.errstate(all="ignore"):
             # What is left of the gradient along R shifts y, and that the slope by at most ‖H‖ times as much.
             slack = top * np.linalg.norm(found.rest / reduced.curvature, axis=1)
             jump = np.linalg.norm(found.y - y[rows], axis=1)
             at_rest = np.linalg.norm(found.rest, axis=1) <= np.linalg.norm(bounds.rest, axis=1)
-        kept = found.good & (at_rest | (slack <= limit)) & ((jump <= JUMP * radius) | (step == 0))
+        kept = (
+            found.good
+            & (limit <= np.sqrt(reduced.eps) * top * radius)
+            & (at_rest | (slack <= limit))
+            & ((jump <= JUMP * radius) | (step == 0))
+        )
         moved = kept & (along > limit)
         enough = far >= NEEDED * reach
         if np.any(moved & (~enough | (found.outward < 0))):
