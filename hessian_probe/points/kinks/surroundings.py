@@ -20,14 +20,24 @@ from hessian_probe.points.kinks.hull import shortest
 
 # Random directions on each sphere; with each its opposite.
 DRAWN = 3
-# The bundle grows until its shortest combination is below STATIONARY of the longest gradient, or by
-# BUNDLE gradients.  A kink in k directions at once needs about k of them.
-BUNDLE = 24
-STATIONARY = 0.1
+# The bundle grows until its shortest combination is below STATIONARY of the longest gradient (rounding of
+# inner products in single precision is 7e-4 of it), or no gradient along minus it is shorter by more than
+# SETTLED, or it holds BUNDLE gradients.  A kink in k directions at once needs a few k of them.
+BUNDLE = 128
+STATIONARY = 2e-3
+SETTLED = 0.05
+# A slope changes the loss by at least this share of its length times the distance, both ways.
+STEEP = 0.25
 # Share of a random direction that is mixed into one that was found, to leave kinks it may lie in.
-BESIDE = 0.03
-# Gradients that differ by more than this share of the longest do so by a kink and not by curvature.
-KINK_SHARE = 0.1
+BESIDE = 1e-3
+# Gradients that differ by more than CURVED times what curvature makes over the sphere, and by more than
+# this share of the longest, do so by a kink.
+CURVED = 4.0
+KINK_SHARE = 1e-3
+# Pairs of half-random directions in which a slope must hold too.
+MIXED = 4
+# Lanczos steps by finite-step products among the directions along which no kink is crossed.
+SMOOTH_STEPS = 6
 # Turns of the search along the sphere, each with trial steps of these shares of the radius.
 TURNS = 5
 TRIALS = 0.25 ** np.arange(8)
@@ -53,6 +63,8 @@ class Sphere(NamedTuple):
         high: highest sample.
         peak: pair of opposite samples with the lowest sum.
         shortest: norm of the shortest convex combination of the gradients.
+        slope: whether that is a slope: no gradient makes it shorter, and along it the loss falls on one side
+            and rises on the other.
         steepest: norm of the longest gradient.
         moved: whether any sample differs from the point at all.
     """
@@ -62,6 +74,7 @@ class Sphere(NamedTuple):
     high: Sample
     peak: tuple[Sample, Sample]
     shortest: float
+    slope: bool
     steepest: float
     moved: bool
 
@@ -86,6 +99,14 @@ class Sphere(NamedTuple):
         return 2 * self.bend / self.distance**2
 
 
+class _Bundle(NamedTuple):
+    """Gradients by row, the norm of their shortest combination, and whether that is a slope."""
+
+    gradients: np.ndarray
+    shortest: float
+    slope: bool
+
+
 class Surroundings:
     """Looks at the loss around a point.
 
@@ -93,12 +114,19 @@ class Surroundings:
         op: operator at the point; only values and gradients are used.
         value_noise: accuracy of the loss.
         slope_noise: accuracy of a slope.
+        top: ‖H‖, as far as the second derivative shows it.
         rng: source of directions.
     """
 
     def __init__(
-        self, op: HessianOperator, value_noise: float, slope_noise: float, rng: np.random.Generator
+        self,
+        op: HessianOperator,
+        value_noise: float,
+        slope_noise: float,
+        top: float,
+        rng: np.random.Generator,
     ) -> None:
+        self.top = top
         self.op, self.rng = op, rng
         self.value_noise, self.slope_noise = value_noise, slope_noise
         self.value = op.value
@@ -113,11 +141,11 @@ class Surroundings:
         try:
             for direction in (*drawn, *directions):
                 self._both(direction)
-            shortest_length = self._bundle()
-            across = self._across_kinks()
-            for direction in (*directions, *drawn[:1]):
-                flat = _flat(direction)
-                self._both(self._vector(flat - (across @ flat) @ across))
+            bundle = self._bundle()
+            across = _span(bundle.gradients, CURVED * distance * self.top)
+            for direction in (*directions, drawn[0]):
+                self._both(self._vector(_project(_flat(direction), across)))
+            self._along_kinks(_flat(drawn[-1]), across)
             low = self._search(min(self._samples, key=_change), 1.0)
             high = self._search(max(self._samples, key=_change), -1.0)
             self._both(low.direction)
@@ -126,7 +154,7 @@ class Surroundings:
             return None
         steepest = max(float(norm(s.gradient)) for s in self._samples)
         moved = steepest > 0 or any(s.change != 0 for s in self._samples)
-        return Sphere(distance, low, high, peak, shortest_length, steepest, moved)
+        return Sphere(distance, low, high, peak, bundle.shortest, bundle.slope, steepest, moved)
 
     def _both(self, direction: Vector) -> None:
         """Sample a direction and its opposite."""
@@ -151,36 +179,65 @@ class Surroundings:
             return change
         return 0.5 * slope * self._distance if abs(slope) > ROUNDINGS * self.slope_noise else 0.0
 
-    def _bundle(self) -> float:
-        """Add the gradient seen along minus the shortest combination until that is short."""
+    def _bundle(self) -> _Bundle:
+        """Add the gradients seen along the shortest combination, both ways, until it is short or stays."""
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
         gradients = np.stack([_flat(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
         while True:
             weights, length = shortest(gradients @ gradients.T)
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
             if not length > 0:
-                return length
-            found = self._sample(_unit(self._vector(-weights @ gradients)))
-            if length <= STATIONARY * longest or len(gradients) >= BUNDLE:
-                self._pairs.append((found, self._sample(scale(-1.0, found.direction))))
-                return length
-            if found.change < -0.5 * self._distance * length:
-                return length  # it does go down there
+                return _Bundle(gradients, length, slope=False)
+            best = weights @ gradients
+            down = self._vector(-best)
+            newest = self._gradients(down, BESIDE, 1)
+            stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
+            if stays and length > STATIONARY * longest:  # is it so in all directions?
+                newest = self._gradients(down, 1.0, MIXED)
+                stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
+            if stays or length <= STATIONARY * longest or len(gradients) >= BUNDLE:
+                self._both(down)
+                fall, rise = (sample.change for sample in self._pairs[-1])
+                least = STEEP * self._distance * length
+                slope = stays and length > STATIONARY * longest and fall < -least and rise > least
+                return _Bundle(gradients, length, slope)
+            gradients = np.vstack([gradients, newest])
+
+    def _gradients(self, direction: Vector, share: float, count: int) -> np.ndarray:
+        """Gradients along ± a direction, with a share of random ones mixed in; by row."""
+        rows = []
+        for sign in (1.0, -1.0) * count:
             draw = random_normal(self.rng, self.op.layout, self.op.active)
-            beside = add_scaled(found.direction, BESIDE / float(norm(draw)), draw)
-            gradients = np.vstack([gradients, _flat(self._sample(_unit(beside)).gradient)])
+            mixed = add_scaled(scale(sign, _unit(direction)), share / float(norm(draw)), draw)
+            rows.append(_flat(self._sample(_unit(mixed)).gradient))
+        return np.stack(rows)
+
+    def _along_kinks(self, start: np.ndarray, across: np.ndarray) -> None:
+        """Sample the ends of the finite-step curvature among directions that cross no kink."""
+        basis: list[np.ndarray] = []
+        products: list[np.ndarray] = []
+        v = _project(start, across)
+        for _ in range(min(SMOOTH_STEPS, len(start) - len(across))):
+            for _ in range(2):
+                v = _project(v, across)
+                for b in basis:
+                    v = v - (b @ v) * b
+            if not np.linalg.norm(v) > 0:
+                break
+            v = v / np.linalg.norm(v)
+            self._both(self._vector(v))
+            ahead, behind = (_flat(sample.gradient) for sample in self._pairs[-1])
+            basis.append(v)
+            products.append(_project(ahead - behind, across))
+            v = products[-1]
+        if len(basis) > 1:
+            matrix = np.stack(basis) @ np.stack(products).T
+            _, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+            for column in (vectors[:, 0], vectors[:, -1]):
+                self._both(self._vector(column @ np.stack(basis)))
 
     def _vector(self, flat: np.ndarray) -> Vector:
         return row(unflatten_rows(self.op.layout, flat[None]), 0)
-
-    def _across_kinks(self) -> np.ndarray:
-        """Orthonormal rows that span the jumps of the gradient."""
-        # V and U spaces: C. Lemaréchal, F. Oustry and C. Sagastizábal, Trans. AMS 352, 2000,
-        # doi:10.1090/S0002-9947-99-02243-6.
-        gradients = np.stack([_flat(sample.gradient) for sample in self._samples[:BUNDLE]])
-        jumps = gradients[1:] - gradients[0]
-        _, sizes, rows = np.linalg.svd(jumps, full_matrices=False)
-        return rows[sizes > KINK_SHARE * np.max(np.linalg.norm(gradients, axis=1))]
 
     def _search(self, best: Sample, sign: float) -> Sample:
         """Go along the sphere to lower (`sign` +1) or higher (−1) values, also along a kink."""
@@ -241,6 +298,19 @@ def _tangential(force: Vector, direction: Vector) -> Vector | None:
     rest = add_scaled(force, -float(dot(force, direction)), direction)
     eps = float(jnp.finfo(rest[0].dtype).eps)
     return _unit(rest) if float(norm(rest)) > 1e3 * eps else None
+
+
+def _span(gradients: np.ndarray, curved: float) -> np.ndarray:
+    """Orthonormal rows that span the jumps of the gradient: the V space; orthogonal to it is the U space."""
+    # C. Lemaréchal, F. Oustry and C. Sagastizábal, Trans. AMS 352, 2000, doi:10.1090/S0002-9947-99-02243-6.
+    _, sizes, rows = np.linalg.svd(gradients[1:] - gradients[0], full_matrices=False)
+    longest = float(np.max(np.linalg.norm(gradients, axis=1), initial=0.0))
+    return rows[sizes > max(KINK_SHARE * longest, curved)]
+
+
+def _project(flat: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Leave out the directions across the kinks."""
+    return flat - (across @ flat) @ across
 
 
 def _flat(vector: Vector) -> np.ndarray:

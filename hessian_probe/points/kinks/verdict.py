@@ -28,16 +28,11 @@ TILT_SHARE = 0.5
 # Gradients that shrink with the sphere by at least half the power that a second order term has leave no
 # slope and no kink of first order.
 SECOND_ORDER = 0.5
-# A straight slope: the shortest combination of the gradients keeps at least this share over the distances,
-# and the loss falls by at least STEEP of what that slope makes.
+# A straight slope keeps at least this share of its length over the distances.
 STRAIGHT = 0.5
-STEEP = 0.25
 # A direction in which the loss does not change at all is found to so many roundings; what the steepest
 # directions hold of it changes the loss by the square of that share, and is no rise.
 DIRECTION_ROUNDINGS = 16.0
-# A combination shorter than this share of the longest gradient can be rounding of inner products: the
-# root of 4 eps in single precision is 7e-4.
-RESOLUTION = 2e-3
 
 
 class Finding(NamedTuple):
@@ -69,6 +64,7 @@ def examine(
     op: HessianOperator,
     directions: list[Vector],
     noise: tuple[float, float],
+    top: float,
     rng: np.random.Generator,
     farthest: float = math.inf,
     nearest: float = 0.0,
@@ -79,6 +75,7 @@ def examine(
         op: operator at the point.
         directions: directions to look along, beside random ones and those found on the way.
         noise: accuracy of the loss and of a slope.
+        top: ‖H‖, as far as the second derivative shows it.
         rng: source of randomness.
         farthest: largest distance of interest.
         nearest: smallest one.
@@ -89,7 +86,7 @@ def examine(
     Cost:
         About 60 gradients for each of up to six distances.
     """
-    around = Surroundings(op, *noise, rng)
+    around = Surroundings(op, *noise, top, rng)
     rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
     radius, spheres = min(0.1 * reach(op), farthest), []
     carried: list[Vector] = []
@@ -147,10 +144,9 @@ def _second_order(near: list[Sphere]) -> bool:
 
 
 def _straight(near: list[Sphere]) -> bool:
-    """Whether the loss falls in proportion to the distance, by a slope that no kink balances."""
-    falls = all(s.low.change < -STEEP * s.distance * s.shortest for s in near)
-    beyond = all(s.shortest > RESOLUTION * s.steepest for s in near)
-    return falls and beyond and not _second_order(near) and near[-1].shortest >= STRAIGHT * near[0].shortest
+    """Whether a slope keeps its length over the distances."""
+    steady = near[-1].shortest >= STRAIGHT * near[0].shortest
+    return steady and all(sphere.slope for sphere in near) and not _second_order(near)
 
 
 def _peaked(near: list[Sphere]) -> bool:
