@@ -429,3 +429,24 @@ def test_saving_waits_fifty_times_as_long_as_it_takes(tmp_path, monkeypatch):
         job.offer(lambda: state)
     assert len(saves) >= 3
     assert len(saves) / now[0] <= 0.02 + 1.0 / now[0]
+
+
+def test_earlier_vectors_save_products_after_a_small_change():
+    """A Hessian moved by 1e-4 of its norm; the answer is the one from a cold start."""
+    loss, params = problem(SPECTRA["spread"])
+    bump = jnp.asarray(np.random.default_rng(1).standard_normal((N, N)) / N)
+
+    def moved(p):
+        x = jnp.concatenate([p["a"], p["b"]])
+        return loss(p) + 1e-4 * jnp.vdot(x, bump @ x)
+
+    old = hp.eigsh(hp.hessian(loss, params), lowest=2, highest=1)
+    op = hp.hessian(moved, params)
+    cold = hp.eigsh(op, lowest=2, highest=1)
+    warm = hp.eigsh(op, lowest=2, highest=1, initial=old)
+    assert warm.num_hvps < cold.num_hvps
+    np.testing.assert_allclose(warm.eigenvalues, cold.eigenvalues, atol=2e-3 * cold.norm)
+    one = hp.eigsh(op, rtol=1e-2, initial=hp.eigsh(op, rtol=1e-2))
+    assert one.num_hvps <= 8
+    with pytest.raises(ValueError, match="without any pair"):
+        hp.eigsh(op, initial=hp.eigsh(op, max_hvps=1))
