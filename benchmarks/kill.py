@@ -1,7 +1,7 @@
 """Kill long jobs at random times and continue them; the answer must be the uninterrupted one.
 
 Run as `python -m benchmarks.kill` (or `make bench-kill`).  An eigenvalue search and a classification of a
-network on the digits (8,970 parameters) run in processes of their own.  Each is killed by SIGINT and
+network on the digits (4,810 parameters) run in processes of their own.  Each is killed by SIGINT and
 by SIGKILL at random times (and killed again, with even odds, after it went on) until it may finish.
 Exits with 1 if any saved file is not whole, a resumed answer differs in one bit, or anything saved was
 lost.
@@ -10,9 +10,11 @@ lost.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
+import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +31,10 @@ from hessian_probe.problems import digits, mlp_init, mlp_loss
 
 JOBS = ("eigsh", "classify")
 SIGNALS = ("SIGINT", "SIGKILL")
-STARTED, INTERRUPTED = "searching", 3
+INTERRUPTED = 3
+# Processes are forked from one that has imported JAX and done nothing with it.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["hessian_probe", "sklearn.datasets"])
 SAVE_EVERY = 0.2
 SEARCH: dict[str, Any] = {"lowest": 16, "highest": 16, "rtol": 1e-5, "max_basis": 80}
 
@@ -37,25 +42,24 @@ SEARCH: dict[str, Any] = {"lowest": 16, "highest": 16, "rtol": 1e-5, "max_basis"
 def problem(job: str) -> tuple[Any, Any, Any]:
     """Loss, parameters and data: a random start, or for "classify" the plateau near zero weights."""
     scale = 1.0 if job == "eigsh" else 0.02
-    params = jax.tree.map(jnp.float32, mlp_init((64, 64, 64, 10), scale=scale))
+    params = jax.tree.map(jnp.float32, mlp_init((64, 64, 10), scale=scale))
     batch = jax.tree.map(jnp.float32, digits())
     return mlp_loss("tanh", "cross_entropy"), params, batch
 
 
-def work(job: str, save_to: Path | None, answer: Path) -> int:
+def work(job: str, save_to: Path | None, answer: Path, teller: Any) -> int:
     """Run one job in this process and write its answer.
 
     Returns:
         0, or INTERRUPTED where Ctrl-C ended it with what there was.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
     loss, params, batch = problem(job)
     began: list[float] = []
 
     def progress(_: str) -> None:
         if not began:
             began.append(time.monotonic())
-            print(STARTED, flush=True)
+            teller.send(True)
 
     saving: dict[str, Any] = {"save_to": save_to, "save_every": SAVE_EVERY, "progress": progress}
     result: Any
@@ -79,12 +83,29 @@ class Outcome(NamedTuple):
     fault: str
 
 
-def start(job: str, save_to: Path | None, answer: Path) -> subprocess.Popen[str]:
-    """Start a job in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.kill", "--work", job, "--answer", str(answer)]
-    if save_to is not None:
-        command += ["--save-to", str(save_to)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(job: str, save_to: Path | None, answer: Path) -> tuple[Any, Any]:
+    """Start a job in a process of its own; return it, and what tells that it has begun to search."""
+    told, teller = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=in_process, args=(job, save_to, answer, teller))
+    process.start()
+    teller.close()
+    return process, told
+
+
+def in_process(job: str, save_to: Path | None, answer: Path, teller: Any) -> None:
+    """Run one job, and end with its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+    with contextlib.suppress(KeyboardInterrupt):  # before anything was known
+        sys.exit(work(job, save_to, answer, teller))
+    sys.exit(INTERRUPTED)
+
+
+def begun(told: Any) -> bool:
+    """Wait until a job searches; False if it ended before."""
+    try:
+        return bool(told.recv())
+    except EOFError:
+        return False
 
 
 def searched(save_to: Path) -> int:
@@ -105,15 +126,14 @@ def kill_and_resume(
     save_to, answer = folder / "job", folder / "answer"
     kills, most, longest = 0, 0, truth.header["seconds"]
     while True:
-        process = start(job, save_to, answer)
+        process, told = start(job, save_to, answer)
         again = kills == 0 or (kills < 4 and rng.random() < 0.5)
-        assert process.stdout is not None
-        process.stdout.readline()
-        if again:
+        if begun(told) and again:
             time.sleep(rng.uniform(0.0, longest) / (1 + kills))
-            process.send_signal(getattr(signal, name))
-        _, told = process.communicate()
-        code = process.returncode
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(process.pid, getattr(signal, name))
+        process.join()
+        code = process.exitcode
         try:
             now = searched(save_to)
         except ValueError as error:
@@ -127,10 +147,8 @@ def kill_and_resume(
             continue
         if code == 0:
             return Outcome(kills, most, difference(truth, storage.read(answer)))
-        if code not in (INTERRUPTED, -signal.SIGKILL, -signal.SIGINT, 1) or (code == 1 and not again):
-            return Outcome(kills, most, f"ended with {code}: {told[-500:]}")
-        if code == 1 and "KeyboardInterrupt" not in told:
-            return Outcome(kills, most, f"failed: {told[-500:]}")
+        if code not in (INTERRUPTED, -signal.SIGKILL) or not again:
+            return Outcome(kills, most, f"ended with {code}")
         kills += 1
 
 
@@ -148,26 +166,33 @@ def uninterrupted(job: str, save_to: Path | None, answer: Path) -> storage.Recor
     Raises:
         RuntimeError: it failed.
     """
-    process = start(job, save_to, answer)
-    _, told = process.communicate()
-    if process.returncode:
-        raise RuntimeError(told)
+    process, _ = start(job, save_to, answer)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{job} ended with {process.exitcode}")
     return storage.read(answer)
 
 
-def campaign(times: int, seed: int, folder: Path, jobs: tuple[str, ...] = JOBS) -> list[str]:
+def campaign(
+    times: int,
+    seed: int,
+    folder: Path,
+    jobs: tuple[str, ...] = JOBS,
+    signals: tuple[str, ...] = SIGNALS,
+) -> list[str]:
     """Kill each job `times` times by each signal; print one line for each, return the faults."""
     faults = []
     for job in jobs:
         truth = uninterrupted(job, None, folder / f"{job}-truth")
         print(f"{job}: uninterrupted {truth.header['seconds']:.1f} s of searching")
-        for name in SIGNALS:
+        for name in signals:
             outcomes = []
             for index in range(times):
                 place = folder / f"{job}-{name}-{index}"
                 place.mkdir()
                 rng = np.random.default_rng([seed, JOBS.index(job), SIGNALS.index(name), index])
                 outcomes.append(kill_and_resume(job, name, place, truth, rng))
+                print(f"  {name} {index + 1}: {outcomes[-1]}", file=sys.stderr, flush=True)
             wrong = [outcome.fault for outcome in outcomes if outcome.fault]
             kills = sum(outcome.kills for outcome in outcomes)
             print(
@@ -195,18 +220,16 @@ def overhead(rounds: int, folder: Path) -> None:
 
 
 def main() -> int:
-    """Run the campaign, or one job for it."""
+    """Run the campaign and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10, help="kills of each job by each signal")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", choices=JOBS, help=argparse.SUPPRESS)
-    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--save-to", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--job", choices=JOBS, action="append")
+    parser.add_argument("--signal", choices=SIGNALS, action="append")
     options = parser.parse_args()
-    if options.work:
-        return work(options.work, options.save_to, options.answer)
     with tempfile.TemporaryDirectory() as folder:
-        faults = campaign(options.times, options.seed, Path(folder))
+        chosen = tuple(options.job or JOBS), tuple(options.signal or SIGNALS)
+        faults = campaign(options.times, options.seed, Path(folder), *chosen)
         overhead(5, Path(folder))
     for fault in faults:
         print(f"FAULT {fault}")
