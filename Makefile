@@ -47,6 +47,9 @@ bench-diagnose: $(READY)/demo ## diagnose planted troubles; print the confusion 
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
 	$(BIN)/python -m benchmarks.stability $(ARGS)
 
+bench-coverage: $(READY)/demo ## print stated probabilities against observed frequencies
+	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
@@ -98,4 +101,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability bench-diagnose lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help

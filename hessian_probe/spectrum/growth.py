@@ -97,6 +97,11 @@ class Run:
         self._steps, self._log_scale = 0, 0.0
         self._dropped: np.ndarray | None = np.zeros(0)
 
+    @property
+    def followed(self) -> bool:
+        """False once a thick restart has mixed this run with what was in the basis before it."""
+        return self._dropped is not None
+
     def add(self, length: float) -> None:
         """Count a product whose remainder was no longer than this."""
         self._steps += 1

@@ -121,6 +121,11 @@ class Krylov:
         return host_norm(self._kept[: self._run.first])
 
     @property
+    def followed(self) -> bool:
+        """Whether `growth` can say anything: not where a restart fell into a run after the first."""
+        return self._run.followed
+
+    @property
     def full(self) -> bool:
         """Whether no vector can be added without a restart."""
         return self.exhausted or self.nonfinite or self.size >= self.max_basis

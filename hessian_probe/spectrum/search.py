@@ -11,6 +11,7 @@ from hessian_probe.arrays import Basis, Layout, Vector, add_scaled, norm, random
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.spectrum.bounds import log_inverse_weight
 from hessian_probe.spectrum.checkpoint import Job
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.interrupt import uninterrupted
@@ -25,6 +26,10 @@ ROUNDING = 8.0
 # The residual estimate is exact up to rounding, so nearly all of the tolerance is aimed at; halved
 # when a true residual turns out above it.
 AIM = 0.95
+# A fresh run must have shown a further copy with this probability, unless it lies nearer to the innermost
+# wanted eigenvalue than this share of the spectrum's width.
+COPY_CONFIDENCE = 0.999
+COPY_STEP = 1e-2
 
 
 class EndSearch:
@@ -165,6 +170,22 @@ class EndSearch:
                 gap = abs(float(ritz.values[beside] - ritz.values[wanted]))
                 if ritz.residuals[beside] > max(goal, 0.5 * gap):
                     return False
+        return not self.krylov.followed or self._no_copy(ritz.values, goal)
+
+    def _no_copy(self, values: np.ndarray, goal: float) -> bool:
+        """Whether the run from the fresh vector would have shown another copy of a wanted eigenvalue."""
+        # One more copy pushes the innermost wanted value out, so it lies beyond that by the distance to
+        # the next different wanted value at least.
+        growth, spread = self.krylov.growth(), float(values[-1] - values[0])
+        needed = log_inverse_weight(self.krylov.dimension, COPY_CONFIDENCE)
+        for end, side in ((values[: self.lowest], -1.0), (values[::-1][: self.highest], 1.0)):
+            if not len(end):
+                continue
+            ahead = np.abs(end - end[-1])
+            apart = ahead[ahead > 2 * goal]
+            step = max(0.5 * float(np.min(apart, initial=spread)), COPY_STEP * spread)
+            if growth.log_at(float(end[-1]) + side * step) < needed:
+                return False
         return True
 
     def _retained(self, values: np.ndarray, extra: int) -> np.ndarray:

@@ -1,0 +1,327 @@
+"""Stated probability against observed frequency, over random starts on adversarial spectra.
+
+Run as `python -m benchmarks.coverage` (or `make bench-coverage`).  Four tables:
+
+1. the claim behind "minimum", made at the first step that allows it, on spectra where it is false: the
+   share of starts that make it, against the share allowed;
+2. the same in the package's own Krylov kernel, in float64 and float32;
+3. `hp.classify` itself on such spectra: how often it says "minimum";
+4. the intervals of `point.index_estimate` against the true number.
+
+Exits with 1 if an observed frequency is above the stated one beyond chance (99.9 % for each row).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv
+from scipy.stats import binom
+
+import hessian_probe as hp
+from hessian_probe.spectrum.bounds import log_inverse_weight, missed_fraction
+from hessian_probe.spectrum.counts import Counter
+from hessian_probe.spectrum.krylov import Krylov
+from hessian_probe.spectrum.quadrature import Probe, count_interval
+
+# The one negative eigenvalue lies just beyond what `negative_tol` (1e-2) allows to be missed.
+TOL = 1e-2
+HIDDEN = -1.02 * TOL
+
+
+def spectra(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Spectra with ‖H‖ = 1 and one eigenvalue HIDDEN in a large positive bulk."""
+
+    def with_hidden(bulk: np.ndarray) -> np.ndarray:
+        return np.concatenate([[HIDDEN], np.sort(bulk)[:-1], [1.0]])
+
+    def chebyshev(n: int) -> np.ndarray:
+        return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+
+    return {
+        "uniform on (0, 1), n = 400": with_hidden(rng.uniform(0, 1, 399)),
+        "uniform on (0, 1), n = 2000": with_hidden(rng.uniform(0, 1, 1999)),
+        "Chebyshev nodes, n = 1000": with_hidden(chebyshev(999)),
+        "all near 1, n = 1000": with_hidden(rng.uniform(0.9, 1, 999)),
+        "geometric 1 … 1e-6, n = 1000": with_hidden(np.geomspace(1e-6, 1, 999)),
+        "ten outliers, rest below 0.02, n = 1000": with_hidden(
+            np.r_[rng.uniform(0, 0.02, 989), np.linspace(0.1, 1, 10)]
+        ),
+        "five values, n = 1000": with_hidden(rng.choice([0.0, 0.1, 0.4, 0.7, 1.0], 999)),
+    }
+
+
+def lanczos(values: np.ndarray, starts: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run Lanczos with full re-orthogonalisation on a diagonal matrix, from each row of `starts`.
+
+    Returns:
+        Coefficients α and β, each of shape (starts, steps).
+    """
+    count, n = starts.shape
+    basis = np.zeros((count, steps + 1, n))
+    basis[:, 0] = starts / np.linalg.norm(starts, axis=1, keepdims=True)
+    alpha, beta = np.zeros((count, steps)), np.zeros((count, steps))
+    for j in range(steps):
+        w = values * basis[:, j]
+        alpha[:, j] = np.sum(basis[:, j] * w, axis=1)
+        filled = basis[:, : j + 1]
+        for _ in range(2):
+            w = w - ((filled @ w[:, :, None])[:, :, 0][:, None, :] @ filled)[:, 0]
+        beta[:, j] = np.linalg.norm(w, axis=1)
+        # Below rounding the space is invariant; the same floor as in the kernel.
+        floor = 10 * np.finfo(float).eps
+        basis[:, j + 1] = w / np.maximum(beta[:, j], floor)[:, None]
+        beta[:, j] += floor
+    return alpha, beta
+
+
+def followed(alpha: np.ndarray, beta: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+    """Follow Σ p_j(x)² and the number of Ritz values below x, step by step (three-term recurrence).
+
+    Returns:
+        ½ ln Σ p_j(x)² and the count, each of shape (starts, steps).
+    """
+    count, steps = alpha.shape
+    growth, below = np.zeros((count, steps)), np.zeros((count, steps), int)
+    log_p, log_sum = np.zeros(count), np.zeros(count)
+    ratio, number = np.full(count, np.inf), np.zeros(count, int)  # ratio of neighbours p_j / p_{j−1}
+    for j in range(steps):
+        pivot = (alpha[:, j] - x) - (0 if j == 0 else beta[:, j - 1]) / ratio
+        number = number + (pivot < 0)
+        ratio = -np.where(pivot == 0, 1e-300, pivot) / beta[:, j]
+        log_p = log_p + np.log(np.abs(ratio))
+        log_sum = np.logaddexp(log_sum, 2 * log_p)
+        growth[:, j], below[:, j] = 0.5 * log_sum, number
+        ratio = -ratio
+    return growth, below
+
+
+def allowed_by_chance(doubt: float, count: int) -> int:
+    """Most events that a true frequency of `doubt` brings in `count` trials, but for one in 1,000."""
+    return int(binom.ppf(0.999, count, doubt))
+
+
+def interval(events: int, count: int) -> str:
+    """Clopper–Pearson interval of 95 %, in per cent."""
+    low = float(betaincinv(events, count - events + 1, 0.025)) if events else 0.0
+    high = float(betaincinv(events + 1, count - events, 0.975)) if events < count else 1.0
+    return f"{100 * low:.2f} … {100 * high:.2f} %"
+
+
+def first(condition: np.ndarray) -> np.ndarray:
+    """Index of the first True in each row, or the row's length."""
+    return np.where(condition.any(axis=1), condition.argmax(axis=1), condition.shape[1])
+
+
+def claims(starts: int, seed: int) -> bool:
+    """Print the first table."""
+    rng = np.random.default_rng(seed)
+    good = True
+    print(
+        f"\n1. Claims that nothing lies below {-TOL:g}·‖H‖, made as soon as the products allow, where "
+        f"{HIDDEN:g} is an eigenvalue ({starts} starts each)"
+    )
+    print(
+        f"{'spectrum':<42}{'stated':>8}{'steps':>7}{'beforehand':>12}{'false':>7}{'observed, 95 %':>20}"
+        f"{'bound beforehand':>18}"
+    )
+    for name, values in spectra(rng).items():
+        n, steps = len(values), 56
+        chunk = max(1, int(4e7 / (n * steps)))
+        alpha, beta = map(
+            np.concatenate,
+            zip(
+                *(
+                    lanczos(values, rng.standard_normal((min(chunk, starts - i), n)), steps)
+                    for i in range(0, starts, chunk)
+                ),
+                strict=True,
+            ),
+        )
+        growth, below = followed(alpha, beta, -TOL)
+        found = first(below > 0)
+        for confidence in (0.9, 0.99):
+            needed = log_inverse_weight(n, confidence)
+            claimed = first(growth >= needed)
+            events = int(np.sum(claimed < found))
+            typical = np.median(np.minimum(claimed, found)[claimed < steps] + 1)
+            fraction = TOL / (1 + TOL)
+            before = next(k for k in range(1, n + 1) if missed_fraction(n, k, confidence) <= fraction)
+            # The a-priori bound: after `before` steps the lowest Ritz value is within that fraction.
+            missed = ritz_missed(alpha, beta, before, confidence, n, values)
+            limit = allowed_by_chance(1 - confidence, starts)
+            good &= events <= limit and missed <= limit
+            print(
+                f"{name:<42}{100 * (1 - confidence):>6.0f} %{typical:>7.0f}{before:>12}{events:>7}"
+                f"{interval(events, starts):>20}{missed:>12} missed"
+            )
+    return good
+
+
+def ritz_missed(
+    alpha: np.ndarray, beta: np.ndarray, steps: int, confidence: float, n: int, values: np.ndarray
+) -> int:
+    """How often the lowest Ritz value misses the bound of Kuczyński and Woźniakowski."""
+    steps = min(steps, alpha.shape[1])
+    fraction = missed_fraction(n, steps, confidence)
+    edge = values[0] + fraction * (values[-1] - values[0])
+    _, below = followed(alpha[:, :steps], beta[:, :steps], edge)
+    return int(np.sum(below[:, -1] == 0))
+
+
+def diagonal(values: np.ndarray, dtype: Any) -> tuple[Callable[..., jax.Array], jax.Array]:
+    """A loss whose Hessian at zero is the diagonal matrix, with its parameters."""
+    held = jnp.asarray(values, dtype)
+
+    def loss(x: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum(held * x * x)
+
+    return loss, jnp.zeros(len(values), dtype)
+
+
+def kernel(starts: int, seed: int) -> bool:
+    """Print the second table."""
+    good = True
+    print(f"\n2. The same in the package's kernel ({starts} starts each), and its distance from table 1")
+    rng = np.random.default_rng(seed)
+    values = spectra(rng)["uniform on (0, 1), n = 400"]
+    n, steps = len(values), 60
+    for dtype in (np.float64, np.float32):
+        op = hp.hessian(*diagonal(values, dtype), check=False)
+        draws = rng.standard_normal((starts, n)).astype(dtype)
+        alpha, beta = lanczos(np.asarray(values.astype(dtype), float), draws.astype(float), steps)
+        growth, below = followed(alpha, beta, -TOL)
+        events, apart = {0.9: 0, 0.99: 0}, 0.0
+        for index, draw in enumerate(draws):
+            krylov = Krylov(op, (jnp.asarray(draw),), rng, steps)
+            open_claims = set(events)
+            while open_claims and not krylov.full:
+                krylov.step()
+                if krylov.ritz().values[0] < -TOL:
+                    break
+                reached = krylov.growth().log_at(-TOL)
+                if krylov.size > 10:
+                    apart = max(apart, abs(reached - growth[index, krylov.size - 1]))
+                for confidence in tuple(open_claims):
+                    if reached >= log_inverse_weight(n, confidence):
+                        events[confidence] += 1
+                        open_claims.remove(confidence)
+        for confidence, false in events.items():
+            same = int(np.sum(first(growth >= log_inverse_weight(n, confidence)) < first(below > 0)))
+            good &= false <= allowed_by_chance(1 - confidence, starts)
+            print(
+                f"{np.dtype(dtype).name}: stated {100 * (1 - confidence):.0f} %, false {false} "
+                f"({interval(false, starts)}), the same starts in NumPy {same}; "
+                f"largest difference of ½ ln Σp²: {apart:.1e}"
+            )
+    return good
+
+
+def labels(keys: int, seed: int) -> bool:
+    """Print the third table."""
+    good = True
+    print(f"\n3. hp.classify, truth: a saddle by one eigenvalue {HIDDEN:g}·‖H‖")
+    rng = np.random.default_rng(seed)
+    for bulk, dtype, runs in (
+        ((0.02, 1.0), np.float64, keys),
+        ((0.9, 1.0), np.float64, keys),
+        ((0.9, 1.0), np.float32, keys // 2),
+    ):
+        values = np.r_[HIDDEN, np.sort(rng.uniform(*bulk, 398)), 1.0]
+        loss, params = diagonal(values, dtype)
+        for confidence in (0.8, 0.99):
+            said = [
+                hp.classify(loss, params, confidence=confidence, key=jax.random.key(index))
+                for index in range(runs)
+            ]
+            wrong = sum(point.label in ("minimum", "maximum") for point in said)
+            right = sum(point.label == "saddle" for point in said)
+            good &= wrong <= allowed_by_chance(1 - confidence, runs)
+            print(
+                f"bulk {bulk[0]:g} … {bulk[1]:g}, {np.dtype(dtype).name}, {runs} keys: allowed "
+                f"{100 * (1 - confidence):.0f} %, 'minimum' {wrong} ({interval(wrong, runs)}), "
+                f"'saddle' {right}, {np.median([point.num_hvps for point in said]):.0f} products"
+            )
+    return good
+
+
+def counts(trials: int, runs: int, seed: int) -> bool:
+    """Print the fourth table."""
+    good = True
+    rng = np.random.default_rng(seed)
+    print(f"\n4. Intervals for the number of negative eigenvalues ({trials} of each)")
+    print(f"{'spectrum':<42}{'truth':>7}{'stated':>8}{'outside':>9}{'95 %':>20}{'median interval':>20}")
+    for n, negatives in ((400, 3), (400, 40), (2000, 40), (2000, 900)):
+        values = np.sort(np.r_[-rng.uniform(0.05, 1, negatives), rng.uniform(0, 1, n - negatives)])
+        probes, steps, level = 4, 40, -0.02
+        draws = rng.standard_normal((trials * probes, n))
+        chunk = max(1, int(4e7 / (n * steps)))
+        parts = [lanczos(values, draws[i : i + chunk], steps) for i in range(0, len(draws), chunk)]
+        alpha, beta = (np.concatenate(part) for part in zip(*parts, strict=True))
+        weights = np.sum(draws**2, axis=1)
+        every = [Probe(a, b, w) for a, b, w in zip(alpha, beta, weights, strict=True)]
+        for confidence in (0.8, 0.99):
+            found = [
+                count_interval(every[i : i + probes], level, n, confidence)
+                for i in range(0, len(every), probes)
+            ]
+            outside = sum(not low <= negatives <= high for _, low, high, _ in found)
+            good &= outside <= allowed_by_chance(1 - confidence, trials)
+            middle = f"{np.median([f[1] for f in found]):.0f} … {np.median([f[2] for f in found]):.0f}"
+            print(
+                f"{f'{negatives} negative of {n}':<42}{negatives:>7}{100 * (1 - confidence):>6.0f} %"
+                f"{outside:>9}{interval(outside, trials):>20}{middle:>20}"
+            )
+    good &= deflated(runs, rng)
+    return good
+
+
+def deflated(runs: int, rng: np.random.Generator) -> bool:
+    """Print how often deflation, in the package's kernel, gives the number of copies."""
+    values = np.r_[[-0.5] * 4, [-0.3] * 3, -0.2, -0.0501, -0.05, rng.uniform(0.001, 1, 590)]
+    op = hp.hessian(*diagonal(values, np.float64), check=False)
+    right, outside, spent, confidence = 0, 0, [], 0.9
+    for _ in range(runs):
+        counted = Counter(op, 1e-12, TOL, confidence, 2000, rng)
+        found = counted.run().estimate
+        right += found is not None and found.low == found.high == 10
+        outside += found is not None and not found.low <= 10 <= found.high
+        spent.append(counted.spent)
+    print(
+        f"deflation, eigenvalues −0.5 × 4, −0.3 × 3, −0.2, −0.0501, −0.05 of 600: exactly 10 in {right} of "
+        f"{runs}, interval wrong in {outside} ({100 * (1 - confidence):.0f} % allowed), "
+        f"{np.median(spent):.0f} products"
+    )
+    return outside <= allowed_by_chance(1 - confidence, runs)
+
+
+def main() -> int:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--starts", type=int, default=2000, help="random starts in table 1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=int, choices=(1, 2, 3, 4), action="append")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    tables = {
+        1: lambda: claims(arguments.starts, arguments.seed),
+        2: lambda: kernel(max(arguments.starts // 10, 10), arguments.seed),
+        3: lambda: labels(max(arguments.starts // 10, 10), arguments.seed),
+        4: lambda: counts(max(arguments.starts // 4, 10), max(arguments.starts // 50, 5), arguments.seed),
+    }
+    good, began = True, time.perf_counter()
+    for number in arguments.table or tables:
+        good &= tables[number]()
+        print(f"({time.perf_counter() - began:.0f} s so far)")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
