@@ -251,7 +251,7 @@ def test_a_critical_point_that_noise_moves_about_is_not_decided():
     center = point(3, 0.25)
     found = hp.classify(lambda w, b: quadratic(w - center, b), center, cut((matrices, slopes), [4] * 16))
     assert found.label == "undetermined"
-    assert "moves the critical point" in found.evidence[0]
+    assert "way to the critical point" in found.evidence[0]
     assert found.samples_needed > 64
 
 
@@ -271,7 +271,7 @@ def test_noise_in_many_directions_moves_the_critical_point():
 
     found = hp.classify(loss, center, cut((matrices, slopes), [4] * 16))
     assert found.label == "undetermined"
-    assert "moves the critical point" in found.evidence[0]
+    assert "way to the critical point" in found.evidence[0]
     quiet = hp.classify(loss, center, cut((matrices, slopes / 128), [4] * 16))
     assert quiet.label == "saddle"
 

@@ -98,7 +98,7 @@ def classify(
 
     Cost:
         About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  With data in
-        batches, as many again and two gradients for the noise of the data.  Where
+        batches, about two dozen more and two gradients for the noise of the data.  Where
         second order is silent (and n ≤ 256), 500 to 40,000 evaluations beside them: few in one flat
         dimension.
 

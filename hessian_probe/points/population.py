@@ -11,16 +11,15 @@ from scipy.stats import chi2
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.batchwise import quotients
-from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.ends import Ends
 from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
 from hessian_probe.points.lines import LineProbe
-from hessian_probe.points.nearness import MODEL_SHARE
+from hessian_probe.points.nearness import LOSS_SHARE, MODEL_SHARE
 from hessian_probe.points.needed import AIM, BATCHES, LEAST, POWER, rounded_up, times_the_data
 from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
+from hessian_probe.points.way import Place, loss_to_go, model_change, step_between
 from hessian_probe.results import number, signed
-from hessian_probe.spectrum.errors import Estimate, weighted_mean
+from hessian_probe.spectrum.errors import Estimate, quantile, weighted_mean
 
 # Two batches in each half are the fewest that show how much a half scatters.
 FEWEST_BATCHES = 4
@@ -47,13 +46,6 @@ class Sampling(NamedTuple):
     high: float | None = None
     gradient: float | None = None
     samples: int | None = None
-
-
-class Place(NamedTuple):
-    """An operator and what is known of its spectrum: the parameters, or the predicted critical point."""
-
-    operator: HessianOperator
-    ends: Ends
 
 
 class Population:
@@ -101,7 +93,8 @@ class Population:
         self.weights, self.quotients = quotients(op, (ends.low.vector, ends.high.vector))
         low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
         # The gradient's noise at the parameters is taken for that at the critical point beside them.
-        self.slopes = measure_slopes(op, self.judged.ends, self.rng)
+        self.step = step_between(self.here, self.judged)
+        self.slopes = measure_slopes(op, self.judged.ends, self.rng, self.step)
         self.slope = held_out_slope(op, self.slopes)
         checks = {"saddle": self._saddle, "not_critical": self._slope}
         if verdict.label in DECIDED:
@@ -179,21 +172,26 @@ class Population:
 
     def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
         """Add where the critical point of the whole may be, and settle the confidence."""
-        limit = MODEL_SHARE * self._change()
+        change = self._change()
+        limit = LOSS_SHARE * change
         moved = displacement(*self.judged, self.slopes, self.level, limit, self.left())
         if not moved.enough:
             short = f"{self.left()} products are too few to see where noise moves the critical point"
             return undetermined(f"{short}; raise max_hvps", *facts, *verdict.evidence)
+        seen = loss_to_go(self.here, self.judged, self.step)
+        linear = quantile(self.level, self.slopes.freedom) * self.slopes.step_error
+        within = seen + linear + moved.change <= limit
+        model = model_change(self.slopes, self.judged, self.step) ** 0.5 + moved.change**0.5
+        most = number(seen + linear + moved.change, 2)
         place = (
-            f"noise of the gradient (norm {number(self.slopes.error, 2)}) moves the critical point's loss by "
-            f"up to {number(moved.change, 2)} (near: at most {number(limit, 2)}, {MODEL_SHARE} of what the "
-            "curvature makes)"
+            f"with the gradient's noise (norm {number(self.slopes.error, 2)}) the way to the critical point "
+            f"may change the loss by {most} in place of {number(seen, 2)} (near: at most {number(limit, 2)})"
         )
-        if moved.change > limit:
-            doubts.append(place)
-            self._need_nearness(moved, limit)
-        else:
+        if within and model <= (MODEL_SHARE * change) ** 0.5:
             facts.append(place)
+        else:
+            doubts.append(place)
+            self._need_nearness(moved, limit - seen, linear)
         if doubts:
             return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
         missed = 1.0 - self.level + (0.0 if verdict.confidence is None else 1.0 - verdict.confidence)
@@ -245,16 +243,21 @@ class Population:
 
     def _need_a_critical_point(self) -> None:
         """Where all of the gradient is noise: what a label of the critical point would need."""
-        limit = MODEL_SHARE * self._change()
+        limit = LOSS_SHARE * self._change()
         self._need_nearness(displacement(*self.here, self.slopes, self.level, math.inf, self.left()), limit)
         for column in self.quotients.T:
             halves = split_halves(column, self.weights)
             if not halves.show(float(np.sign(halves.both.value)), self.level):
                 self._need_sign(halves.both.value, halves.both.value, halves.both, signs=2)
 
-    def _need_nearness(self, moved: Displacement, limit: float) -> None:
-        known = limit > 0 and moved.enough and not moved.flat
-        self.times.append(moved.change / limit / self._tail() if known else None)
+    def _need_nearness(self, moved: Displacement, room: float, linear: float = 0.0) -> None:
+        """Ask for as many samples as bring linear/√r + change/r down to the room there is."""
+        if not (room > 0 and moved.enough and not moved.flat):
+            self.times.append(None)
+            return
+        tail = self._tail()
+        a, b = linear / tail**0.5, moved.change / tail
+        self.times.append(((a + (a * a + 4.0 * b * room) ** 0.5) / (2.0 * room)) ** 2)
 
     def _tail(self) -> float:
         """By how much a variance may be under-estimated, with what is left of the probability stated."""

@@ -17,10 +17,11 @@ from hessian_probe.points.kinks.second_look import Seen, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour, slope_noise
-from hessian_probe.points.population import PRODUCTS, Place, Population, Sampling
+from hessian_probe.points.population import PRODUCTS, Population, Sampling
 from hessian_probe.points.sampling import beyond
 from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, interrupted, is_saddle, undetermined
+from hessian_probe.points.way import Place
 from hessian_probe.results import number, signed
 from hessian_probe.spectrum.checkpoint import Job
 

@@ -32,6 +32,7 @@ class Slopes(NamedTuple):
         curvatures: the curvature along each of them.
         halves: mean gradients of the even and of the odd batches.
         draw: one draw of the mean gradient's error: the batches' deviations with random signs.
+        step_error: standard error of the slope along the step to the critical point, times its length.
     """
 
     error: float
@@ -40,9 +41,12 @@ class Slopes(NamedTuple):
     curvatures: np.ndarray
     halves: tuple[Vector, Vector]
     draw: Vector
+    step_error: float
 
 
-def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) -> Slopes:
+def measure_slopes(
+    op: HessianOperator, ends: Ends, rng: np.random.Generator, step: Vector | None = None
+) -> Slopes:
     """Pass over the batches' gradients once.
 
     Args:
@@ -50,6 +54,7 @@ def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) ->
         ends: spectrum whose directions the gradients are projected on: all where they are known, else
             both ends.
         rng: source of the signs of the draw.
+        step: step to the critical point, if that is elsewhere.
 
     Returns:
         The noise, from |ḡ|² = |G|² + tr Σ/N in the mean.
@@ -62,7 +67,7 @@ def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) ->
         C. F. J. Wu, Annals of Statistics 14, 1986, doi:10.1214/aos/1176350142.
     """
     curvatures, project = _directions(ends)
-    weights, lengths, rows = [], [], []
+    weights, lengths, rows, ahead = [], [], [], []
     sums: list[Vector | None] = [None, None]
     draw: Vector | None = None
     totals = [0.0, 0.0]
@@ -73,6 +78,7 @@ def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) ->
         lengths.append(float(norm(deviation)))
         draw = accumulate(draw, weight * float(rng.choice((-1.0, 1.0))), deviation)
         rows.append(project(gradient))
+        ahead.append(0.0 if step is None else float(dot(gradient, step)))
         sums[index % 2] = accumulate(sums[index % 2], weight, gradient)
         totals[index % 2] += weight
     shares = np.array(weights)
@@ -86,7 +92,8 @@ def measure_slopes(op: HessianOperator, ends: Ends, rng: np.random.Generator) ->
     along = tuple(weighted_mean(column, shares) for column in np.array(rows).T)
     freedom = 1.0 / concentration - 1.0
     draw = scale(correction, draw)
-    return Slopes(correction * spread, freedom, along, curvatures, (even, odd), draw)
+    step_error = weighted_mean(np.array(ahead), shares).error
+    return Slopes(correction * spread, freedom, along, curvatures, (even, odd), draw, step_error)
 
 
 def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
