@@ -149,7 +149,8 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
         ended = False
     best = search.best
     _, slopes = objective.line(objective.variables, direction, np.zeros(1))
-    curvature = float(point.lowest.eigenvalues[0])
+    known = point.descent is None and len(point.lowest.eigenvalues) > 0
+    curvature = float(point.lowest.eigenvalues[0]) if known else math.nan
     predicted = before + float(slopes[0]) * best.length + 0.5 * curvature * best.length**2
     return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended)
 

@@ -19,6 +19,7 @@ from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour, slope_noise
 from hessian_probe.points.population import PRODUCTS, Population, Sampling
 from hessian_probe.points.sampling import beyond
+from hessian_probe.points.scaled import judge_scaled
 from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, interrupted, is_saddle, undetermined
 from hessian_probe.points.way import Place
@@ -165,6 +166,10 @@ class Probe:
         verdict = self.judge.by_signs(ends, evidence)
         if verdict.label == "degenerate" and op.objective.noticed.kinks:
             verdict = self._second_look(verdict)
+        if verdict.label == "degenerate":
+            verdict, probe, down = judge_scaled(op, ends, verdict, self.left, self.rng)
+            if probe is not None and down is not None:
+                self.lower = Lower(scale(probe.radius, down), straight=True)
         if verdict.label == "degenerate":
             verdict, self.lower = resolve(op, ends, verdict, self.left, self.rng)
         return verdict
