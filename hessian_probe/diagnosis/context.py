@@ -22,6 +22,9 @@ from hessian_probe.points.result import CriticalPoint
 
 # Factors on the learning rate that are tried.
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+# Share of the stability limit that a proposed rate aims at, and the largest multiple that is tried.
+PROPOSED = 0.5
+MOST_FACTOR = 1024.0
 # Steps of the own Adam that show what training could still gain, and samples of the one-batch test.
 ADAM_STEPS = 200
 ONE_BATCH = 16
@@ -186,8 +189,21 @@ class Context:
         if self.optimizer is None or self.opt_state is None or self.samples is None:
             return {}
         steps = self.steps(self.samples.batch_size, STEPS)
-        self.num_evaluations += STEPS * len(FACTORS)
-        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in FACTORS}
+        factors = [*FACTORS, *self._proposed()]
+        self.num_evaluations += STEPS * len(factors)
+        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+
+    def _proposed(self) -> list[float]:
+        """A multiple of the rate that brings the sharpness to half the limit, where that is far from here."""
+        found = self.stability
+        if found is None or not 0 < found.ratio < PROPOSED / max(FACTORS):
+            return []
+        return [min(PROPOSED / found.ratio, MOST_FACTOR)]
+
+    @property
+    def samples_in_a_step(self) -> int | None:
+        """Samples in a batch, or None for all of them."""
+        return None if self.samples is None else self.samples.batch_size
 
     def steps(self, batch_size: int | None, count: int) -> Steps:
         """Steps of the user's optimiser on training batches of a size."""

@@ -16,6 +16,8 @@ from hessian_probe.results import number
 # chosen on the tuning half of the planted troubles.
 RISE = 2.0
 SPREAD = 0.35
+# A run that ended below this share of its first loss has recovered.
+RECOVERED = 0.9
 # Share of the history that counts as its end.
 LAST = 0.1
 
@@ -32,10 +34,18 @@ def check(context: Context) -> Found:
         return [_finding(context, "the recorded loss is not finite at some step", math.inf, MOST)]
     last = float(np.median(losses[-max(1, int(LAST * len(losses))) :]))
     lowest = float(np.min(losses))
-    rise = last / lowest if lowest > 0 else math.nan
-    context.measured["loss at the end ÷ lowest"] = number(rise, 3)
-    sure = log_confidence(rise, RISE, SPREAD) if last > 0.5 * float(losses[0]) else 0.0
-    claim = f"the loss rose from {number(lowest, 3)} to {number(last, 3)} and stays there"
+    before = np.minimum.accumulate(losses)
+    peak = int(np.argmax(losses / before)) if lowest > 0 else 0
+    recovered = last < RECOVERED * float(losses[0])
+    rise = float(losses[peak] / before[peak]) if lowest > 0 else math.nan
+    context.measured["largest rise of the loss, and at the end ÷ first"] = (
+        f"{number(rise, 3)}, {number(last / losses[0], 3)}"
+    )
+    sure = 0.0 if recovered else log_confidence(rise, RISE, SPREAD)
+    claim = (
+        f"the loss rose from {number(before[peak], 3)} to {number(losses[peak], 3)} (step {peak} of the "
+        f"history) and is {number(last, 3)} at its end, against {number(losses[0], 3)} at its start"
+    )
     return [_finding(context, claim, rise, sure)]
 
 
@@ -55,7 +65,7 @@ def _finding(context: Context, claim: str, rise: float, sure: float) -> Finding:
     return Finding(
         cause="divergence",
         claim=claim,
-        quantity="loss at the end ÷ lowest loss",
+        quantity="loss ÷ lowest loss before it, at most",
         number=rise,
         low=rise * math.exp(-2 * SPREAD),
         high=rise * math.exp(2 * SPREAD),

@@ -16,7 +16,7 @@ from hessian_probe.results import number
 # Test loss ÷ training loss from which the gap is the trouble.
 GAP = 1.5
 # Share of the loss without inputs that the gap must make up.
-MATERIAL = 0.05
+MATERIAL = 0.15
 # Two samples of one distribution are told apart with area 0.5; from here on the difference is plain.
 AREA = 0.6
 FOLDS = 4
@@ -80,7 +80,7 @@ def _overfitting(here: float, there: float, error: float, sure: float, same: str
         low=(there - 2 * error) / here if here > 0 else math.inf,
         high=(there + 2 * error) / here if here > 0 else math.inf,
         threshold=GAP,
-        source="half as much again, and a twentieth of the loss without inputs; chosen on planted troubles",
+        source="half as much again, and 0.15 of the loss without inputs; chosen on planted troubles",
         confidence=sure,
         experiment="more data or augmentation, weight decay, a smaller model, or stop earlier",
         cost="the loss of single samples of both sets",

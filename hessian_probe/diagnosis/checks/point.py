@@ -7,11 +7,15 @@ import math
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.trial import STEPS
 from hessian_probe.escape.escape import escape
+from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
 
-# Share of the loss that a way out must bring; smaller negative curvature is met all along any training.
-MATERIAL = 0.05
+# Share of the loss that leaving must bring over going on (smaller negative curvature is met all along any
+# training), and how many times what going on brings.
+MATERIAL = 0.01
+BETTER = 3.0
 SPREAD = 0.5
 # Probability of a label that carries none: it was settled by samples or by a prediction.
 UNCERTIFIED = 0.9
@@ -29,27 +33,40 @@ def check(context: Context) -> Found:
         return [_minimum(context, min(sure, MOST), cost)]
     if point.label not in ("saddle", "degenerate") or point.escape_direction is None:
         return []
+    return [_saddle(context, point, sure, cost)]
+
+
+def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> Finding:
+    """Leave it on a copy, and train on from there as from here."""
     move = escape(context.loss, context.params, context.data, point=point, key=context.key)
-    context.num_evaluations += move.num_evaluations - point.num_evaluations
-    fall = (move.loss_before - move.loss_after) / max(abs(move.loss_before), 1e-300)
-    context.measured["share of the loss that one escape gains"] = number(fall, 3)
+    steps = move.num_evaluations - point.num_evaluations
+    context.num_evaluations += steps
+    unchanged, left, on = context.value, move.loss_after, ""
+    if context.trials and move.status == "escaped":
+        trained = context.steps(context.samples_in_a_step, STEPS)
+        left = min(left, trained.run(move.params, context.opt_state, left).after)
+        unchanged = min(unchanged, context.trials[1.0].after)
+        context.num_evaluations += STEPS
+        on = f" and {STEPS} steps of training"
+    size = max(abs(context.value), 1e-300)
+    gain, own = (unchanged - left) / size, (context.value - unchanged) / size
+    ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
+    context.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
-    return [
-        Finding(
-            cause="saddle",
-            claim=f"a saddle near here (λ_min = {number(lowest, 3)}); one step along it takes "
-            f"{number(100 * fall, 3)} % off the loss",
-            quantity="share of the loss that one escape gains",
-            number=fall,
-            low=fall,
-            high=fall,
-            threshold=MATERIAL,
-            source="negative curvature that gains less is met all along training; chosen on planted troubles",
-            confidence=min(sure, log_confidence(fall, MATERIAL, SPREAD)),
-            experiment="hp.escape(loss, params, data), then train on from its params",
-            cost=f"{cost}, and {move.num_evaluations - point.num_evaluations} evaluations for the step",
-        )
-    ]
+    return Finding(
+        cause="saddle",
+        claim=f"a saddle near here (λ_min = {number(lowest, 3)}): one step out of it{on} gain "
+        f"{number(100 * gain, 3)} % of the loss, going on gains {number(100 * own, 2)} %",
+        quantity="share of the loss that leaving gains over going on",
+        number=gain,
+        low=gain,
+        high=gain,
+        threshold=MATERIAL,
+        source="negative curvature that gains less is met all along training; chosen on planted troubles",
+        confidence=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
+        experiment="hp.escape(loss, params, data), then train on from its params",
+        cost=f"{cost}, and {steps + (STEPS if on else 0)} evaluations for leaving it",
+    )
 
 
 def _minimum(context: Context, sure: float, cost: str) -> Finding:

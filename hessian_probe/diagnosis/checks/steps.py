@@ -19,6 +19,11 @@ MATERIAL = 0.05
 SPREAD = 0.5
 # Oscillation: from here the sharpness is at the limit (see stability.EDGE).
 AT_LIMIT = 0.95
+SPREAD_OF_RATIO = 0.05
+# Or: the share of steps in which the gradient along the top eigenvector changes sign.  Momentum crosses a
+# valley in several steps.
+FLIPS = 0.3
+SPREAD_OF_FLIPS = 0.1
 # Slow: a longer step gains this many times as much.
 FASTER = 3.0
 # Larger batches that are tried for noise.
@@ -32,10 +37,10 @@ def check(context: Context) -> Found:
     if not context.trials:
         return [NotChecked("oscillation, slow, noise", NEEDS)]
     now = context.trials[1.0]
-    text = ", ".join(f"× {f:g}: {number(t.after, 4)}" for f, t in context.trials.items())
+    text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in context.trials.items())
     context.measured[f"loss after {STEPS} steps at multiples of the rate"] = text
     shorter = min(context.trials[1 / 16].after, context.trials[1 / 4].after)
-    longer = min(context.trials[4.0].after, context.trials[16.0].after)
+    longer = min(trial.after for factor, trial in context.trials.items() if factor > 1)
     out: Found = []
     stability = context.stability
     if stability is not None and stability.status == "undetermined":
@@ -53,33 +58,42 @@ def _gain(context: Context, unchanged: float, changed: float) -> float:
 
 
 def _oscillation(context: Context, unchanged: float, shorter: float) -> Found:
+    """Shorter steps gain, and either the sharpness is at the limit or the gradient alternates in sign."""
+    # Far out on the walls of a valley the curvature can be small: that it is crossed shows in the signs.
     stability = context.stability
     if stability is None or stability.status == "undetermined":
         return []
     gain = _gain(context, unchanged, shorter)
-    ratio = stability.ratio
+    ratio, error = stability.ratio, stability.error / stability.limit
     context.measured["sharpness ÷ stability limit"] = number(ratio, 4)
-    flips = math.nan
-    if ratio > AT_LIMIT / 2:
+    gains = log_confidence(gain, MATERIAL, SPREAD)
+    flips = 0.0
+    if gains >= 0.1 or ratio > AT_LIMIT / 2:
         full = context.steps(None, STEPS)
         flips = full.run(context.params, context.opt_state, context.value, 1.0, stability.direction).flips
         context.num_evaluations += STEPS
         context.measured["sign changes along the top eigenvector"] = number(flips, 2)
-    spread = max(stability.error / stability.limit, 0.05)
-    sure = min(confidence(ratio - AT_LIMIT, spread), log_confidence(gain, MATERIAL, SPREAD))
+    by_ratio = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
+    by_flips = confidence(flips - FLIPS, SPREAD_OF_FLIPS)
+    sharp = by_ratio >= by_flips
+    claim = (
+        f"steps are too long: sharpness is {number(ratio, 3)} of what {stability.method} can stand, the "
+        f"gradient along the sharpest direction changes sign in {number(100 * flips, 2)} % of the steps, and "
+        f"shorter steps gain {number(100 * gain, 2)} % of the loss"
+    )
     return [
         Finding(
             cause="oscillation",
-            claim=f"steps are too long for the sharpest direction: sharpness is {number(ratio, 3)} of what "
-            f"{stability.method} can stand, the gradient along it changes sign in {number(100 * flips, 2)} % "
-            f"of the steps, and a shorter step gains {number(100 * gain, 2)} % of the loss",
-            quantity="sharpness ÷ stability limit",
-            number=ratio,
-            low=ratio - 2 * stability.error / stability.limit,
-            high=ratio + 2 * stability.error / stability.limit,
-            threshold=AT_LIMIT,
-            source=f"{stability.formula}, {stability.source}; at the limit from 0.95 on",
-            confidence=sure,
+            claim=claim,
+            quantity="sharpness ÷ stability limit" if sharp else "sign changes along the top eigenvector",
+            number=ratio if sharp else flips,
+            low=ratio - 2 * error if sharp else max(flips - 2 * SPREAD_OF_FLIPS, 0.0),
+            high=ratio + 2 * error if sharp else min(flips + 2 * SPREAD_OF_FLIPS, 1.0),
+            threshold=AT_LIMIT if sharp else FLIPS,
+            source=f"{stability.formula}, {stability.source}; at the limit from 0.95 on"
+            if sharp
+            else "below the limit no sign changes; chosen on planted troubles",
+            confidence=min(gains, max(by_ratio, by_flips)),
             experiment=_shorter_rate(stability.learning_rate, ratio),
             cost=f"{stability.num_hvps} HVPs and {3 * STEPS} steps on a copy",
         )
@@ -87,8 +101,9 @@ def _oscillation(context: Context, unchanged: float, shorter: float) -> Found:
 
 
 def _shorter_rate(rate: float, ratio: float) -> str:
-    to = f" to {number(rate / (2 * ratio), 2)}" if math.isfinite(rate) and ratio > 0 else ""
-    return f"lower the learning rate{to} (half the limit), or decay it from here"
+    known = math.isfinite(rate) and ratio > AT_LIMIT
+    to = f" to {number(rate / (2 * ratio), 2)} (half the limit)" if known else " to a quarter"
+    return f"lower the learning rate{to}, or decay it from here"
 
 
 def _slow(context: Context, unchanged: float, longer: float) -> Found:
@@ -99,12 +114,12 @@ def _slow(context: Context, unchanged: float, longer: float) -> Found:
     room = ""
     if stability is not None and stability.status != "undetermined":
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
-    best = 4.0 if context.trials[4.0].after < context.trials[16.0].after else 16.0
+    best = min((f for f in context.trials if f > 1), key=lambda f: context.trials[f].after)
     return [
         Finding(
             cause="slow",
-            claim=f"the rate is too small{room}: {best:g} times the rate gains {number(faster, 3)} times as "
-            f"much in {STEPS} steps, {number(100 * gain, 2)} % of the loss more",
+            claim=f"the rate is too small{room}: {best:.3g} times the rate gains {number(faster, 3)} times "
+            f"as much in {STEPS} steps, {number(100 * gain, 2)} % of the loss more",
             quantity="decrease with a longer step ÷ decrease as it is",
             number=faster,
             low=faster * math.exp(-2 * SPREAD),
@@ -112,7 +127,7 @@ def _slow(context: Context, unchanged: float, longer: float) -> Found:
             threshold=FASTER,
             source="a rate within a factor 3 of a good one is not the trouble; chosen on planted troubles",
             confidence=min(log_confidence(faster, FASTER, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
-            experiment=f"multiply the learning rate by {best:g}",
+            experiment=f"multiply the learning rate by {best:.3g}",
             cost=f"{3 * STEPS} steps on a copy",
         )
     ]
