@@ -20,6 +20,7 @@ import numpy as np
 
 import hessian_probe as hp
 from hessian_probe.problems import TRUTH_KINDS, KnownPoint, truth_points
+from hessian_probe.problems.truth import NEED_EXTRAS
 
 LABELS = ("minimum", "maximum", "saddle", "degenerate", "not_critical", "undetermined")
 HONEST = ("undetermined", "degenerate")
@@ -79,27 +80,35 @@ class Table:
         """Whether nothing is wrong and enough is decided."""
         return not self.wrong and self.share >= SHARE_DECIDED
 
-    def __str__(self) -> str:
-        """Return the confusion table: a row for each kind and true label, a column for each answer."""
+    def head(self) -> str:
+        """Return the columns' names."""
         heads = [f"{label[:12]:>13}" for label in LABELS]
-        lines = [
-            f"Truth set in {np.dtype(self.dtype).name}: {self.seconds:.0f} s, of the processor "
-            f"{time.process_time() - self.began:.0f} s",
-            f"{'kind':<16}{'truth':<14}" + "".join(heads) + f"{'wrong':>8}{'decided':>12}{'seconds':>9}",
-        ]
-        for (kind, truth), row in self.given.items():
+        title = f"{'kind':<16}{'truth':<14}" + "".join(heads) + f"{'wrong':>8}{'decided':>12}{'seconds':>9}"
+        return f"\nTruth set in {np.dtype(self.dtype).name}\n{title}"
+
+    def rows(self, kind: str) -> list[str]:
+        """Return a kind's rows of the confusion table, one for each true label; a column for each answer."""
+        lines = []
+        for (name, truth), row in self.given.items():
+            if name != kind:
+                continue
             counts = "".join(f"{row[label] or '·':>13}" for label in LABELS)
             decided = f"{row['decided']} of {row['decidable']}"
             lines.append(
                 f"{kind:<16}{truth:<14}{counts}{row['wrong']:>8}{decided:>12}"
                 f"{row['milliseconds'] / 1000:>9.1f}"
             )
+        return lines
+
+    def summary(self) -> str:
+        """Return totals, and everything that is wrong."""
         points = sum(self.total(label) for label in LABELS)
-        lines += [
+        lines = [
             f"{points} points: {self.total('decided')} of {self.total('decidable')} decidable ones decided "
             f"({self.share:.1%}); wrong: {len(self.wrong)}",
             f"certified saddles with n >= 10: {len(self.costs)}, "
             f"median {median(self.costs or [0]):g} products each",
+            f"{self.seconds:.0f} s, of the processor {time.process_time() - self.began:.0f} s",
         ]
         return "\n".join(lines + [f"WRONG {text}" for text in self.wrong])
 
@@ -117,14 +126,18 @@ def run(dtype: Any, kinds: list[str] | None = None, *, match: str = "", verbose:
         The table.
     """
     table = Table(dtype)
-    for known in truth_points(kinds):
-        if match not in known.name:
-            continue
-        cast = known.astype(dtype)
-        began = time.perf_counter()
-        point = hp.classify(cast.loss, *cast.args)
-        table.add(known, point, time.perf_counter() - began)
-    print(f"\n{table}", flush=True)
+    print(table.head(), flush=True)
+    for kind in kinds or [kind for kind in TRUTH_KINDS if kind not in NEED_EXTRAS]:
+        for known in truth_points(kind):
+            if match not in known.name:
+                continue
+            cast = known.astype(dtype)
+            began = time.perf_counter()
+            point = hp.classify(cast.loss, *cast.args)
+            table.add(known, point, time.perf_counter() - began)
+        for line in table.rows(kind):
+            print(line, flush=True)
+    print(table.summary(), flush=True)
     if verbose:
         for text in table.undecided:
             print(f"undecided: {text}")

@@ -75,7 +75,8 @@ _TABLES: dict[str, Callable[[], list[KnownPoint]]] = {
 TRUTH_KINDS: tuple[str, ...] = tuple(_TABLES)
 """The kinds of points that ``truth_points`` knows."""
 
-_NEED_EXTRAS = frozenset({"plateau"})
+NEED_EXTRAS = frozenset({"plateau"})
+"""Kinds that need scikit-learn; ``truth_points`` leaves them out unless they are named."""
 
 
 def truth_points(kinds: str | Iterable[str] | None = None) -> list[KnownPoint]:
@@ -92,7 +93,7 @@ def truth_points(kinds: str | Iterable[str] | None = None) -> list[KnownPoint]:
         ValueError: If a kind is unknown.
     """
     if kinds is None:
-        kinds = [kind for kind in TRUTH_KINDS if kind not in _NEED_EXTRAS]
+        kinds = [kind for kind in TRUTH_KINDS if kind not in NEED_EXTRAS]
     wanted = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in wanted if kind not in _TABLES]
     if unknown:
