@@ -24,9 +24,11 @@ from hessian_probe.operators.hessian import HessianOperator, flatten_rows
 ROWS = 8
 # Steps towards rest along R, each of one evaluation, and how many of the last ones are combined
 # (D. G. Anderson, J. ACM 12, 1965, doi:10.1145/321296.321305).
-STEPS = 40
-MEMORY = 8
+STEPS = 60
+MEMORY = 20
 PATIENCE = 3
+# Added to the diagonal of their normal equations, columns of unit length.
+REGULAR = 1e-13
 # At rest: what is left of the gradient along R moves φ by at most this share of what is measured along N.
 REST_SHARE = 1e-4
 # Draws of the rounding at a point, and how many times the largest change counts as noise.
@@ -229,7 +231,9 @@ def _anderson(history: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     usable = np.all(np.isfinite(changed), axis=(1, 2)) & np.all(np.isfinite(step), axis=1)
     out = y + step
     if np.any(usable):
-        inverse = np.linalg.pinv(changed[usable], rcond=1e-8)
-        weights = np.einsum("smr,sr->sm", inverse, step[usable])
+        columns = changed[usable] / np.maximum(np.linalg.norm(changed[usable], axis=1, keepdims=True), 1e-300)
+        gram = np.einsum("srm,srk->smk", columns, columns) + REGULAR * np.eye(columns.shape[2])
+        weights = np.linalg.solve(gram, np.einsum("srm,sr->sm", columns, step[usable])[..., None])[..., 0]
+        weights /= np.maximum(np.linalg.norm(changed[usable], axis=1), 1e-300)
         out[usable] -= np.einsum("srm,sm->sr", moved[usable] + changed[usable], weights)
     return out

@@ -18,6 +18,9 @@ from hessian_probe.spectrum.dense import dense_eigh
 
 # A way down is straight where it leaves the flat space by at most this share of its length.
 STRAIGHT = 1e-3
+# Up to so many variables all are taken as flat where no curvature was seen; only falls and rises of the
+# loss itself, both, are claims then.
+ALL_FLAT = 2048
 
 
 class Lower(NamedTuple):
@@ -53,6 +56,13 @@ def resolve(
     spectrum = ends.spectrum
     if spectrum is None:
         variables = int(np.sum([np.prod(s) for on, s in zip(op.active, op.layout.shapes, strict=True) if on]))
+        if (
+            max(abs(e.value) for e in (ends.low, ends.high) if e is not None) <= ends.band
+            and op.size <= ALL_FLAT
+        ):
+            # No curvature at all: every direction is flat.
+            spectrum = np.zeros(op.size), np.eye(op.size)
+            return _all_flat(op, spectrum, ends, verdict, budget, rng)
         if variables > DENSE_SIZE or variables < op.size or budget < op.size:
             return verdict._replace(evidence=(*verdict.evidence, _need(op, variables))), None
         spectrum = dense_eigh(op)

@@ -77,9 +77,9 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
             & (at_rest | (slack <= limit))
             & ((jump <= JUMP * radius) | (step == 0))
         )
-        moved = kept & (along > limit)
+        moved = kept & (along > limit + slack)
         enough = far >= NEEDED * reach
-        if np.any(moved & (~enough | (found.outward < 0))):
+        if np.any(moved & (~enough | (found.outward < -limit - slack))):
             worst = int(np.argmax(np.where(moved, along - limit, -np.inf)))
             return Valley(False, float(radius), count, float(along[worst]), float(limit[worst]))
         if np.any(moved) or (enough and not np.all(kept)) or np.sum(kept) < SHARE * count:
