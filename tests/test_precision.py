@@ -184,3 +184,11 @@ def test_eigenvalues_in_half_precision_state_what_they_can():
         assert found.status == "converged" or "bfloat16" in repr(found)
         assert np.all(np.abs(found.eigenvalues - truth) <= found.residual_norms + 0.02 * found.norm)
         np.testing.assert_array_equal(found.converged, found.residual_norms <= rtol * found.norm)
+
+
+def test_a_curvature_that_coarse_rounding_hides_is_not_taken_for_flat():
+    """λ_min = −1e-4 ‖H‖ in bfloat16: flat as far as can be seen, and a saddle all the same."""
+    for seed in range(4):
+        params, data = at_share(seed, -1e-4)
+        point = hp.classify(partial(tilted, "bfloat16"), params, data)
+        assert point.label in NO_TYPE, (seed, point)

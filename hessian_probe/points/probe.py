@@ -16,7 +16,14 @@ from hessian_probe.points.flat.resolve import Lower, resolve
 from hessian_probe.points.kinks.second_look import Seen, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
-from hessian_probe.points.noise import Neighbour, ProductNoise, gradient_tolerance, neighbour, slope_noise
+from hessian_probe.points.noise import (
+    SINGLE,
+    Neighbour,
+    ProductNoise,
+    gradient_tolerance,
+    neighbour,
+    slope_noise,
+)
 from hessian_probe.points.population import PRODUCTS, Population, Sampling
 from hessian_probe.points.sampling import beyond
 from hessian_probe.points.scaled import judge_scaled
@@ -170,6 +177,9 @@ class Probe:
             verdict, probe, down = judge_scaled(op, ends, verdict, self.left, self.rng)
             if probe is not None and down is not None:
                 self.lower = Lower(scale(probe.radius, down), straight=True)
+        if verdict.label == "degenerate" and op.eps > SINGLE:
+            coarse = f"in {op.objective.precision} a curvature within the zero band is not told from none"
+            return verdict._replace(evidence=(*verdict.evidence, coarse))
         if verdict.label == "degenerate":
             verdict, self.lower = resolve(op, ends, verdict, self.left, self.rng)
         return verdict
