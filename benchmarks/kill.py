@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
 def start(job: str, save_to: Path | None, answer: Path) -> tuple[Any, Any]:
     """Start a job in a process of its own; return it, and what tells that it has begun to search."""
     told, teller = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=in_process, args=(job, save_to, answer, teller))
+    process = CONTEXT.Process(target=in_process, args=(job, save_to, answer, teller), daemon=True)
     process.start()
     teller.close()
     return process, told
