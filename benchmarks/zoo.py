@@ -407,7 +407,7 @@ def long_valley_dense(seed: int) -> Run:
         return (x.astype(np.float32), part[1])
 
     parts = [make(part) for part in split("digits", seed, 400)]
-    return fit(dense((64, 32, 10), "tanh", 0.3), *parts, optax.sgd(0.02), 400, seed, objective=one_hot_error)
+    return fit(dense((64, 32, 10), "tanh", 0.3), *parts, optax.sgd(0.01), 400, seed, objective=one_hot_error)
 
 
 def bottleneck(seed: int) -> Run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree
+from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.diagnosis.checks import (
     activations,
     conditioning,
@@ -34,6 +35,7 @@ CHECKS = (
     fit.check,
     generalisation.check,
 )
+SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 
 
@@ -75,7 +77,7 @@ def diagnose(
         Diagnosis.
 
     Raises:
-        TypeError: `loss`, `apply` or the data are of the wrong kind.
+        TypeError: `loss`, `apply` or the data are of the wrong kind; a leaf of `params` is no array.
         ValueError: `params` has no variable, data is empty, or `history` is irregular.
 
     Cost:
@@ -92,6 +94,7 @@ def diagnose(
         raise ValueError(f"{missing} is missing: pass optimizer and opt_state together")
     if test is not None and train is None:
         raise ValueError("test was given without train; pass both, or neither")
+    _check_leaves(params)
     recorded = None if history is None else _read_history(history)
     context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key)
     found = divergence.check(context)
@@ -103,11 +106,24 @@ def diagnose(
     return _diagnosis(context, found)
 
 
+def _check_leaves(params: PyTree) -> None:
+    """Training on a copy is compiled with the parameters as arguments, so they must be arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, int | float) and not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(
+                f"{leaf_name(path)} is a {type(leaf).__name__}; hp.diagnose needs arrays or numbers: pass "
+                "the arrays alone, for instance by eqx.partition(model, eqx.is_inexact_array)"
+            )
+
+
 def _diagnosis(context: Context, found: list[Finding | NotChecked]) -> Diagnosis:
-    findings = rank(context, [item for item in found if isinstance(item, Finding)])
+    if math.isfinite(context.value) and context.value <= 0:
+        found.append(NotChecked(SHARES, "a positive loss: gains are measured as shares of it"))
+    missing = [item for item in found if isinstance(item, NotChecked)]
+    findings = rank(context, [item for item in found if isinstance(item, Finding)], missing)
     return Diagnosis(
         findings=findings,
-        not_checked=tuple(item for item in found if isinstance(item, NotChecked)),
+        not_checked=tuple(missing),
         loss=context.value,
         measured=tuple(context.measured.items()),
         num_hvps=context.num_hvps,

@@ -5,7 +5,7 @@
 2. Within each, a cause comes before what it brings about: inputs of a bad scale saturate units and stretch
    valleys; dead units stop gradients; a step that is too long or too short, or a saddle, is a reason why
    optimisation falls short of what the model can do; a limit of the model is what is left when nothing
-   hinders training.  `CAUSES` lists them in this order.
+   hinders training, and is why a minimum is high.  `CAUSES` lists them in this order.
 3. Then by confidence.
 
 Two findings need others to be absent.  A limit of the model is claimed only where nothing that hinders
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.result import CAUSES, Finding
+from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 
 STRONG = 0.9
 EVEN = 0.5
@@ -33,12 +33,13 @@ NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
 ROOM = 0.05
 
 
-def rank(context: Context, found: list[Finding]) -> tuple[Finding, ...]:
+def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" where nothing remains.
 
     Args:
         context: the measurements.
         found: all findings, of any confidence.
+        missing: what was not checked.
 
     Returns:
         Ranked findings, at least one.
@@ -50,7 +51,7 @@ def rank(context: Context, found: list[Finding]) -> tuple[Finding, ...]:
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
-        return (_healthy(context, found, room),)
+        return (_healthy(found, room, missing),)
     return tuple(sorted(kept, key=lambda f: (f.confidence < STRONG, CAUSES.index(f.cause), -f.confidence)))
 
 
@@ -69,22 +70,26 @@ def _room(context: Context) -> float:
     return (context.value - best) / trivial
 
 
-def _healthy(context: Context, found: list[Finding], room: float) -> Finding:
+def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
+    """Nothing was found; the confidence falls with every cause that was not checked."""
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
+    troubles = set(CAUSES) - {"healthy"}
+    unknown = troubles & {word for item in missing for word in item.check.replace(",", " ").split()}
+    checked = len(troubles) - len(unknown)
     nearest = (
         f"; the nearest to one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
     )
     return Finding(
         cause="healthy",
-        claim=f"nothing wrong was found{nearest}",
+        claim=f"nothing wrong was found; {checked} of {len(troubles)} causes were checked{nearest}",
         quantity="share of the loss without inputs that training could still gain",
         number=room,
         low=room,
         high=room,
         threshold=ROOM,
         source="chosen on the planted troubles",
-        confidence=1 - doubt,
+        confidence=(1 - doubt) * checked / len(troubles),
         experiment="nothing: what was not checked is listed",
         cost="all checks together",
     )

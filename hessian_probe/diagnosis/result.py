@@ -21,8 +21,8 @@ CAUSES = (
     "ill_conditioned",
     "saddle",
     "optimization",
-    "minimum",
     "model_bias",
+    "minimum",
     "mismatch",
     "overfitting",
     "healthy",
@@ -45,7 +45,8 @@ class Finding:
         threshold: the value that it is held against.
         source: where the threshold comes from.
         confidence: probability that the number is beyond its threshold, given the uncertainty; not that
-            the cause is the only one.
+            the cause is the only one.  For "healthy": one minus the largest such probability, times the
+            share of causes that were checked.
         experiment: the one next thing to try.
         cost: what the measurement took.
     """

@@ -27,7 +27,7 @@ CLIPPED = 0.02
 AHEAD = (10, 100, 1000, 10000)
 CAVEAT = (
     "the limit holds for the loss over these data, whose gradient is exact; with small batches noise keeps "
-    "the sharpness below it (Cohen et al. 2021, section 6 and appendix)"
+    "the sharpness below it (arXiv:2412.20553)"
 )
 
 

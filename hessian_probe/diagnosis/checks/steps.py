@@ -186,6 +186,11 @@ def noise_scale(context: Context) -> tuple[float, float, float] | None:
     return (trace / signal if signal > 0 else math.inf), trace / most if most > 0 else math.inf, high
 
 
+def _progress(batch: float, scale: float) -> float:
+    """Progress of the best step, up to a constant: McCandlish et al. 2018, section 2.2."""
+    return batch if math.isinf(scale) else 1 / (1 + scale / batch)
+
+
 def _noise(context: Context, unchanged: float) -> Found:
     samples = context.samples
     assert samples is not None
@@ -198,6 +203,10 @@ def _noise(context: Context, unchanged: float) -> Found:
         return [NotChecked("noise", "train as the list of batches that training uses")]
     if scale is None:
         return [NotChecked("noise", "a loss that is a mean over samples and can take one sample")]
+    context.measured["progress of a step with the batch doubled, halved (by the noise scale)"] = (
+        f"× {number(_progress(2 * size, scale[0]) / _progress(size, scale[0]), 3)}, "
+        f"× {number(_progress(size / 2, scale[0]) / _progress(size, scale[0]), 3)}"
+    )
     larger = context.steps(min(LARGER * size, samples.size), STEPS)
     changed = larger.run(context.params, context.opt_state, context.value).after
     context.num_evaluations += STEPS
