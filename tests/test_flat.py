@@ -175,7 +175,9 @@ LINEAR = {
 }
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "432" in name else []) for name in LINEAR]
+)
 def test_deep_linear_networks(name):
     """A narrow way down among dozens of flat directions, and floors of many dimensions."""
     widths, subset, label = LINEAR[name]
