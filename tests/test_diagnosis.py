@@ -12,6 +12,7 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.cli import main
 from hessian_probe.diagnosis import baselines
+from hessian_probe.diagnosis.checks import divergence
 from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
 from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
 from hessian_probe.diagnosis.checks.generalisation import area_under_curve
@@ -249,6 +250,17 @@ def test_without_data_what_is_missing_is_told():
         assert cause in missing
 
 
+def test_noisy_batch_losses_do_not_run_away_and_a_blow_up_does():
+    rng = np.random.default_rng(0)
+    steady = 2.3 * np.exp(0.5 * rng.standard_normal(300))
+    blown = np.concatenate([np.geomspace(2.3, 1.0, 100), np.full(100, 400.0), np.full(100, 2.3)])
+    for losses, expected in ((steady, False), (blown, True), (np.geomspace(2.3, 0.1, 300), False)):
+        found = divergence.check(
+            context(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3), history={"loss": losses})
+        )
+        assert (found[0].confidence > 0.5) == expected
+
+
 def test_where_little_could_be_checked_healthy_is_not_sure():
     found = hp.diagnose(lambda p: jnp.sum(p**2) - 1.0, jnp.zeros(3))
     assert causes(found) == ["healthy"]
@@ -315,7 +327,7 @@ def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
     file.write_text(
         "import jax.numpy as jnp\n"
         "def loses():\n"
-        "    past = {'loss': [1.0, 0.5, 9.0]}\n"
+        "    past = {'loss': [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 9.0, 9.0, 9.0, 9.0]}\n"
         "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'history': past}\n"
         "def wrong():\n"
         "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'data': 1}\n"

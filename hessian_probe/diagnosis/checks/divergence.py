@@ -16,6 +16,10 @@ from hessian_probe.results import number
 # chosen on the tuning half of the planted troubles.
 RISE = 2.0
 SPREAD = 0.35
+# The history is smoothed over a twentieth of its length; the largest of so many medians lies this many
+# deviations off by chance.
+WINDOWS = 20
+OUTLIERS = 3.0
 # A run that ended below this share of its first loss has recovered.
 RECOVERED = 0.9
 # Share of the history that counts as its end.
@@ -32,21 +36,39 @@ def check(context: Context) -> Found:
     losses = context.history["loss"]
     if not np.all(np.isfinite(losses)):
         return [_finding(context, "the recorded loss is not finite at some step", math.inf, MOST)]
+    smooth, noise = _smoothed(losses)
     last = float(np.median(losses[-max(1, int(LAST * len(losses))) :]))
-    lowest = float(np.min(losses))
-    before = np.minimum.accumulate(losses)
-    peak = int(np.argmax(losses / before)) if lowest > 0 else 0
-    recovered = last < RECOVERED * float(losses[0])
-    rise = float(losses[peak] / before[peak]) if lowest > 0 else math.nan
+    lowest = float(np.min(smooth))
+    before = np.minimum.accumulate(smooth)
+    peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
+    recovered = last < RECOVERED * float(smooth[0])
+    rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
     context.measured["largest rise of the loss, and at the end ÷ first"] = (
-        f"{number(rise, 3)}, {number(last / losses[0], 3)}"
+        f"{number(rise, 3)}, {number(last / smooth[0], 3)}"
     )
-    sure = 0.0 if recovered else log_confidence(rise, RISE, SPREAD)
+    sure = 0.0 if recovered else log_confidence(rise, RISE * math.exp(OUTLIERS * noise), SPREAD)
     claim = (
-        f"the loss rose from {number(before[peak], 3)} to {number(losses[peak], 3)} (step {peak} of the "
-        f"history) and is {number(last, 3)} at its end, against {number(losses[0], 3)} at its start"
+        f"the loss rose from {number(before[peak], 3)} to {number(smooth[peak], 3)} (step {peak} of the "
+        f"history) and is {number(last, 3)} at its end, against {number(smooth[0], 3)} at its start"
     )
     return [_finding(context, claim, rise, sure)]
+
+
+def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
+    """Running median of the losses, and the noise that is left in its logarithm.
+
+    Losses of single batches jump up and down without running away.
+
+    Returns:
+        The medians, and their standard deviation as the steps from loss to loss tell it.
+    """
+    width = min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
+    if np.min(losses) <= 0 or len(losses) < 3:
+        return smooth, 0.0
+    steps = np.abs(np.diff(np.log(losses)))
+    # 1.4826: a normal deviation from the median of its size; 1.25: a median's error against a mean's.
+    return smooth, 1.4826 * float(np.median(steps)) / math.sqrt(2) * 1.25 / math.sqrt(width)
 
 
 def nonfinite(context: Context) -> str:
