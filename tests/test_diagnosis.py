@@ -296,6 +296,20 @@ def test_bad_input_is_refused(more, error, said):
         hp.diagnose(lambda p: jnp.sum(p**2), jnp.ones(3), **more)
 
 
+def test_an_optimizer_that_needs_more_is_not_checked():
+    optimizer = optax.lbfgs()
+    params = jnp.ones(3)
+    found = hp.diagnose(
+        lambda p, b: jnp.mean((b @ p) ** 2) + 1.0,
+        params,
+        train=np.eye(3, dtype=np.float32),
+        optimizer=optimizer,
+        opt_state=optimizer.init(params),
+    )
+    needs = {item.check: item.needs for item in found.not_checked}
+    assert "raised" in needs["oscillation, slow, noise"]
+
+
 def test_leaves_that_are_no_arrays_are_refused():
     with pytest.raises(TypeError, match=r"params\['act'\] is a .*eqx.partition"):
         hp.diagnose(lambda p: jnp.sum(p["w"] ** 2), {"w": jnp.ones(3), "act": jnp.tanh})

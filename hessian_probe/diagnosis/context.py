@@ -68,6 +68,7 @@ class Context:
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
         self.measured: dict[str, str] = {}
+        self.no_trials = ""
         self.num_hvps = self.num_evaluations = 0
         self.samples: Samples | None = None if train is None else join(train)
         self.test_samples: Samples | None = None if test is None else join(test)
@@ -190,8 +191,14 @@ class Context:
             return {}
         steps = self.steps(self.samples.batch_size, STEPS)
         factors = [*FACTORS, *self._proposed()]
+        try:
+            found = {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+        except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
+            said = str(error).strip().split("\n")[0]
+            self.no_trials = f"an optimizer that takes steps here; it raised {type(error).__name__}: {said}"
+            return {}
         self.num_evaluations += STEPS * len(factors)
-        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+        return found
 
     def _proposed(self) -> list[float]:
         """A multiple of the rate that brings the sharpness to half the limit, where that is far from here."""

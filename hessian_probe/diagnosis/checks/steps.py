@@ -35,7 +35,7 @@ NEEDS = "optimizer and opt_state, and train as batches of arrays with samples al
 def check(context: Context) -> Found:
     """Try the user's optimiser for some steps at several rates and batch sizes."""
     if not context.trials:
-        return [NotChecked("oscillation, slow, noise", NEEDS)]
+        return [NotChecked("oscillation, slow, noise", context.no_trials or NEEDS)]
     now = context.trials[1.0]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in context.trials.items())
     context.measured[f"loss after {STEPS} steps at multiples of the rate"] = text
