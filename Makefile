@@ -49,6 +49,8 @@ bench-stability: $(READY)/demo ## stability limits against observed divergence; 
 
 bench-coverage: $(READY)/demo ## print stated probabilities against observed frequencies
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
+	$(BIN)/python -m benchmarks.escape $(ARGS)
 
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
@@ -101,4 +103,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help
+.PHONY: demo test slow truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help

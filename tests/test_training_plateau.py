@@ -66,6 +66,11 @@ def test_a_run_that_starts_on_a_plateau_is_noticed_long_before_it_leaves():
     assert 0 < found.index("slow") < 400
 
 
+def test_a_saddle_that_is_approached_like_a_power_of_time_is_noticed():
+    """What is left to gain is a thousandth of what was gained; seen on a network with symmetric units."""
+    assert "slow" in kinds(10 * np.exp(-STEPS[:1000] / 20) + 0.9 + 0.01 / (1 + STEPS[:1000] / 10))
+
+
 def test_noise_that_hides_any_trend_is_said_to_be_noise():
     found = kinds(np.exp(-STEPS / 5000) + 3.0 * NOISE)
     assert found[200] == "noisy"

@@ -26,6 +26,7 @@ from hessian_probe.problems.networks import mlp_apply as mlp_apply
 from hessian_probe.problems.networks import mlp_init as mlp_init
 from hessian_probe.problems.networks import mlp_loss as mlp_loss
 from hessian_probe.problems.networks import zero_mlp_point as zero_mlp_point
+from hessian_probe.problems.octopus import octopus as octopus
 from hessian_probe.problems.plane import PLANE_FUNCTIONS as PLANE_FUNCTIONS
 from hessian_probe.problems.plane import dixon_price as dixon_price
 from hessian_probe.problems.plane import styblinski_tang as styblinski_tang

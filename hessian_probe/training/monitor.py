@@ -23,7 +23,7 @@ from hessian_probe.training.events import Cost, Event, append_event
 from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
 from hessian_probe.training.look import CONFIRMED, WORTH
 from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST
+from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST, earliest
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.samples import draw
 from hessian_probe.training.stream import CHUNK, KINDS, Stream
@@ -243,11 +243,11 @@ class Monitor:
             self._pause, self._level = PAUSE * window, math.nan
             self._next_look = self.cost.num_steps
             return
-        spent = PRODUCT_COST * num_hvps + num_evaluations
-        self._next_look = self.cost.num_steps + max(self._pause, spent / self._max_share)
-        self._pause = (self._next_look - self.cost.num_steps) * (
-            BACKOFF_AT_MINIMUM if self._at_minimum else BACKOFF
-        )
+        price = PRODUCT_COST * num_hvps + num_evaluations
+        spent = PRODUCT_COST * self.cost.num_hvps + self.cost.num_evaluations
+        now = self.cost.num_steps
+        self._next_look = earliest(now, self._pause, spent, price, self._max_share, max)
+        self._pause = (self._next_look - now) * (BACKOFF_AT_MINIMUM if self._at_minimum else BACKOFF)
 
     def _record(self, event: Event, looked: bool) -> None:
         """Keep and log what changed: looks, and new kinds."""

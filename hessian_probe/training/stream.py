@@ -34,6 +34,10 @@ SIGNIFICANT = 3.5
 # exp(-t / T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its way are left.
 FLAT_SPEED = 0.02
 SLOW_SPEED = 0.1
+# A second half of the run that brought less than this share of all that the run has brought is slow, even if
+# it slows down like a power of time, as on the way into a saddle along flat directions. For a loss that
+# falls like 1 / (t + t0) that is the case from 1000·t0 on.
+NEGLIGIBLE = 1e-3
 # Without progress to compare with, a trend below this share of the noise over half the run is flat.
 NOISE_SHARE = 0.4
 # A rise must be this many standard errors from zero: correlated noise drifts both ways.
@@ -193,7 +197,9 @@ def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
         reference=xp.where(renewed, seen, s.reference),
         reference_at=xp.where(renewed, total, s.reference_at),
     )
-    return _decide(xp, s, short, half, quarter, reference, _accelerating(xp, s, blocks))
+    last_half = 1.5 * (first + second + SIGNIFICANT * doubt * float(np.sqrt(2.0)))
+    negligible = (last_half < NEGLIGIBLE * blocks[0]) & (s.count >= 4 * window)
+    return _decide(xp, s, short, half, quarter, reference, _accelerating(xp, s, blocks), negligible)
 
 
 def _padded(xp: ModuleType, y: Any, length: int) -> Any:
@@ -208,6 +214,7 @@ def _decide(
     quarter: Trend,
     reference: Any,
     accelerating: Any,
+    negligible: Any,
 ) -> tuple[Stream, Verdict]:
     """Weigh the trends at three lengths against the run's own progress."""
     dtype = s.recent.dtype
@@ -236,9 +243,9 @@ def _decide(
     swings = oscillates(xp, short, window) & ~falls & ~still
 
     slow = known & xp.where(falls, speed < SLOW_SPEED, far_falls & (far_speed < SLOW_SPEED))
-    accelerating = accelerating & falls
+    slow = slow | (accelerating & falls) | (negligible & (falls | far_falls))
     kind = xp.where(falls | far_falls, np.int32(NONE), np.int32(NOISY))
-    kind = xp.where(slow | accelerating, np.int32(SLOW), kind)
+    kind = xp.where(slow, np.int32(SLOW), kind)
     kind = xp.where(flat | (far_flat & ~falls) | lost | (still & ~falls), np.int32(FLAT), kind)
     kind = xp.where(swings, np.int32(OSCILLATING), kind)
     kind = xp.where(worse, np.int32(DIVERGING), kind)

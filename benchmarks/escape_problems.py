@@ -1,0 +1,181 @@
+"""Plateaus for `benchmarks.escape`: each a loss, starts by seed, and when it counts as left."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe import problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """A loss that gets stuck.
+
+    Attributes:
+        name: for the table.
+        loss: `loss(params)` or `loss(params, data)`.
+        start: parameters by seed.
+        data: all the data, or None.
+        rate: learning rate of gradient descent and of momentum.
+        adam_rate: learning rate of Adam.
+        left: the plateau is left when the loss on all data is below this.
+        steps: where runs are given up.
+        batch: samples in a minibatch; None for all.
+        radius: length of a perturbation.
+    """
+
+    name: str
+    loss: Callable[..., Any]
+    start: Callable[[int], Any]
+    data: Any
+    rate: float
+    adam_rate: float
+    left: float
+    steps: int
+    batch: int | None = None
+    radius: float = 0.01
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+
+
+def octopus(dimension: int) -> Plateau:
+    """Du et al. 2017, from a uniform start in [−1, 1]^d, L = τ = e, γ = 1, rate 1/(4L); d saddles."""
+    floor = float(problems.octopus(jnp.full(dimension, 4 * math.e)))
+
+    def start(seed: int) -> Any:
+        return _float32(np.random.default_rng(seed).uniform(-1, 1, dimension))
+
+    return Plateau(
+        f"octopus, d = {dimension}",
+        problems.octopus,
+        start,
+        None,
+        rate=1 / (4 * math.e),
+        adam_rate=0.05,
+        left=floor + 1.0,
+        steps=20_000,
+        radius=math.e / 100,
+    )
+
+
+def deep_linear(depth: int) -> Plateau:
+    """Layers of width 8 learn a matrix of singular values 3, 2, 1 from a small start; left below 0.05.
+
+    Half the squared error is 7 at the origin, 2.5 and 0.5 at the saddles on the way, 0 at the end.
+    """
+    rng = np.random.default_rng(1)
+    u, v = (np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :3] for _ in range(2))
+    target = _float32(u * [3.0, 2.0, 1.0] @ v.T)
+
+    def loss(params: Any, target: Any) -> Any:
+        product = params[0]
+        for layer in params[1:]:
+            product = layer @ product
+        return 0.5 * jnp.sum((product - target) ** 2)
+
+    def start(seed: int) -> Any:
+        draw = np.random.default_rng([seed, depth])
+        return _float32([0.05 * draw.standard_normal((8, 8)) / math.sqrt(8) for _ in range(depth)])
+
+    return Plateau(
+        f"deep linear, {depth} layers",
+        loss,
+        start,
+        target,
+        rate=0.02,
+        adam_rate=1e-3,
+        left=0.05,
+        steps=50_000,
+    )
+
+
+def symmetric_start() -> Plateau:
+    """Digits, 64-16-16-10, tanh; the units of a layer start alike to one part in 1e6; left below 0.6.
+
+    Units that are alike stay alike under every optimiser: the network can only use one a layer.
+    """
+    loss = problems.mlp_loss("tanh", "squared_error")
+
+    def start(seed: int) -> Any:
+        draw = problems.mlp_init((64, 16, 16, 10), scale=1.0, bias=False, seed=seed)
+        alike = [{"weight": np.broadcast_to(w["weight"][:, :1], w["weight"].shape)} for w in draw[:-1]]
+        alike[1] = {"weight": np.full((16, 16), 0.25)}
+        alike.append({"weight": np.broadcast_to(draw[-1]["weight"][:1], (16, 10)) * 0.25})
+        near = [{"weight": w["weight"] * (1 + 1e-6 * d["weight"])} for w, d in zip(alike, draw, strict=True)]
+        return _float32(tuple(near))
+
+    return Plateau(
+        "digits, symmetric start",
+        loss,
+        start,
+        _float32(problems.digits(one_hot=True)),
+        rate=0.02,
+        adam_rate=1e-3,
+        left=0.6,
+        steps=20_000,
+    )
+
+
+def _autoencoder_loss(params: Any, data: Any) -> Any:
+    outputs = problems.mlp_apply(params, data, activation="tanh")
+    return jnp.sum((outputs - data) ** 2) / data.shape[0]
+
+
+def autoencoder() -> Plateau:
+    """Digits, centred, 64-32-8-32-64, tanh, small start: the plateaus of Dauphin et al. 2014."""
+    inputs, _ = problems.digits()
+    data = _float32(inputs - inputs.mean(axis=0))
+    variance = float(jnp.sum(data**2) / len(data))
+
+    def start(seed: int) -> Any:
+        return _float32(problems.mlp_init((64, 32, 8, 32, 64), scale=0.1, bias=False, seed=seed))
+
+    return Plateau(
+        "digits autoencoder",
+        _autoencoder_loss,
+        start,
+        data,
+        rate=0.05,
+        adam_rate=1e-3,
+        left=0.7 * variance,
+        steps=50_000,
+    )
+
+
+def noisy_plateau() -> Plateau:
+    """Digits, 64-12-12-10, tanh, small start, minibatches of 64; left below 0.8."""
+
+    def start(seed: int) -> Any:
+        return _float32(problems.mlp_init((64, 12, 12, 10), scale=0.005, bias=False, seed=seed))
+
+    return Plateau(
+        "digits, minibatches of 64",
+        problems.mlp_loss("tanh", "squared_error"),
+        start,
+        _float32(problems.digits(one_hot=True)),
+        rate=0.05,
+        adam_rate=1e-3,
+        left=0.8,
+        steps=20_000,
+        batch=64,
+    )
+
+
+def plateaus() -> list[Plateau]:
+    """All of them."""
+    return [
+        *(octopus(d) for d in (2, 3, 4, 5, 6, 8, 10)),
+        *(deep_linear(depth) for depth in (3, 4, 5, 6)),
+        symmetric_start(),
+        autoencoder(),
+        noisy_plateau(),
+    ]
