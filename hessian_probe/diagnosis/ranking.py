@@ -8,6 +8,9 @@
    hinders training, and is why a minimum is high.  `CAUSES` lists them in this order.
 3. Then by confidence.
 
+"optimization" says no more than that the loss can be lower; anything found that hinders training is the more
+telling answer and stands before it.
+
 Two findings need others to be absent.  A limit of the model is claimed only where nothing that hinders
 training was found, since both show in the same way.  What hinders training matters only where the training
 loss can be lower; where no other way was seen to lower it, such findings are dropped.
@@ -52,7 +55,13 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
         return (_healthy(found, room, missing),)
-    return tuple(sorted(kept, key=lambda f: (f.confidence < STRONG, CAUSES.index(f.cause), -f.confidence)))
+    hindered = any(f.cause in HINDRANCES for f in kept)
+
+    def order(finding: Finding) -> tuple[bool, int, float]:
+        weak = finding.confidence < STRONG or (hindered and finding.cause == "optimization")
+        return weak, CAUSES.index(finding.cause), -finding.confidence
+
+    return tuple(sorted(kept, key=order))
 
 
 def _room(context: Context) -> float:

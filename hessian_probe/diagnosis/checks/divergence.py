@@ -64,6 +64,8 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
     """
     width = min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
+    # A run can blow up at its first steps: the start is looked at by itself.
+    smooth = np.append(np.median(losses[: max(1, width // 3)]), smooth)
     if np.min(losses) <= 0 or len(losses) < 3:
         return smooth, 0.0
     steps = np.abs(np.diff(np.log(losses)))
