@@ -16,9 +16,10 @@ import numpy as np
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
+from hessian_probe.points.lasting import lasting_slope
 from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step, split_gradient
-from hessian_probe.points.noise import SINGLE, hides_slope
+from hessian_probe.points.noise import GRADIENT_NOISE, SINGLE, hides_slope
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
@@ -213,7 +214,7 @@ class _Approach:
                 return far
             # Rounding may spoil the last ratio, hence the better one of the last two.
             ratio, last = after / before, ratio
-            regular = min(ratio, last) <= KEPT
+            regular = min(ratio, last) <= KEPT or self._rounded_away(there, after)
             in_a_row = in_a_row + 1 if ratio <= KEPT else 0
             if self._arrived(before, after, regular, in_a_row):
                 distance, numbers = self._distance(there), self._numbers(there)
@@ -224,7 +225,16 @@ class _Approach:
             if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
-        return self._no_progress(there, after, before)
+        lasting = lasting_slope(there, self.ends.band, self._left)
+        return (
+            _far(f"{self._numbers(there)}; {lasting}") if lasting else self._no_progress(there, after, before)
+        )
+
+    def _rounded_away(self, there: HessianOperator, after: float) -> bool:
+        """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
+        measured = min(self.tolerance, GRADIENT_NOISE * self.noise.slope)
+        moved = self.noise.moved
+        return after <= measured and not hides_slope(there.gradient_vector, moved, self.tolerance)
 
     def _rounding(self, there: HessianOperator) -> float:
         """Gradient that the rounding of the parameters alone leaves at a critical point."""
@@ -286,7 +296,10 @@ class _Approach:
                 f"the nearest predicted critical point is {number(distance, 2)} away or more, further than "
                 f"the {number(self.limit, 2)} over which predictions are checked"
             )
-            return _far(reason) if step.change > MODEL_SHARE * self.change else _unknown(reason)
+            if step.change > MODEL_SHARE * self.change:
+                return _far(reason)
+            lasting = lasting_slope(here, self.ends.band, self._left)
+            return _far(f"{reason}; {lasting}") if lasting else _unknown(reason)
         return None
 
     def _moved_too_far(self, there: HessianOperator, step: Step) -> Nearness | None:
