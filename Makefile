@@ -49,6 +49,7 @@ bench-stability: $(READY)/demo ## stability limits against observed divergence; 
 
 bench-coverage: $(READY)/demo ## print stated probabilities against observed frequencies
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
 bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
 	$(BIN)/python -m benchmarks.escape $(ARGS)
 

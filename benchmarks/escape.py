@@ -234,8 +234,13 @@ def verdict(p: Plateau, found: dict[str, Summary]) -> list[str]:
         hook = found[f"{base} + hook"]
         ratios = [(name, hook.gradients / found[name].gradients) for name in BARE]
         text = "  ".join(f"{name} {ratio:5.2f}" for name, ratio in ratios)
-        met = all(ratio <= SHARE for name, ratio in ratios if name != "adam")
-        word = "did nothing" if hook.escapes == 0 else ("met" if met and hook.left else "not met")
+        # What a hook has earned shows beside its own optimiser; on Adam no bar is set.
+        met = base != "adam" and all(ratio <= SHARE for name, ratio in ratios if name != "adam")
+        own = hook.gradients / found[base].gradients
+        word = "did nothing" if hook.escapes == 0 else f"{own:.2f} of {base} alone"
+        if base != "adam":
+            word += ", bar met" if met and hook.left and hook.escapes else ", bar not met"
+        word += "" if hook.left else ", not every run left"
         rows.append(f"{p.name:<26} {base + ' + hook':<16} {text}   escapes {hook.escapes:g}   {word}")
     return rows
 

@@ -22,6 +22,10 @@ def adjust_moments(opt_state: PyTree, params: PyTree, how: str, step: PyTree | N
     each part m that has entries of both signs (a momentum; second moments have one sign) what pulls
     back along the step d: m − max(0, ⟨m, d⟩)·d/⟨d, d⟩, where m points uphill as gradients do.
 
+    Hooks reset by default: over five seeds on two plateaus (`benchmarks/escape.py --compare moments`), Adam
+    then needed 1,125 gradients instead of 2,726, and 693 instead of 1,635; momentum 1,476 instead of 1,463,
+    and 986 instead of 1,585 with overlapping quartiles.  Projecting changed nothing.
+
     Args:
         opt_state: any pytree, for instance an optax state.
         params: the parameters.

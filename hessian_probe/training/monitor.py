@@ -84,7 +84,7 @@ class Monitor:
         every: int = 8,
         max_hvps: int = 40,
         max_share: float = 0.02,
-        moments: str = "keep",
+        moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         if not callable(loss):

@@ -66,7 +66,7 @@ def escape_saddles(
     *,
     key: jax.Array | None = None,
     strategy: str = "negative_curvature",
-    moments: str = "keep",
+    moments: str = "reset",
     confirm: bool = True,
     window: int = 64,
     every: int = 8,
