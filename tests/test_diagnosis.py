@@ -106,6 +106,21 @@ def test_a_gate_is_no_hidden_activation(activation):
     assert not run(program, count, params, batch).hidden
 
 
+def test_checkpointed_layers_are_seen_and_loops_are_told():
+    params, batch = mlp((5, 7, 7, 3)), blobs()
+    plain = forward(jnp.tanh)
+
+    def looped(p, x):
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ p[0]["w"], p[1]["w"][None])
+        return h @ p[2]["w"]
+
+    for apply, hidden, loops in ((jax.checkpoint(plain), 2, False), (looped, 0, True)):
+        program, count = traced(cross_entropy(apply), params, batch)
+        found = run(program, count, params, batch)
+        assert (len(found.hidden), found.loops) == (hidden, loops)
+        assert float(found.output) == pytest.approx(float(cross_entropy(apply)(params, batch)), rel=1e-5)
+
+
 def test_gradients_by_layer_are_those_of_the_biases():
     """With one sample, the gradient at a layer's output is the gradient of its bias."""
     params, (x, y) = mlp((5, 7, 6, 5, 3)), blobs()
@@ -193,6 +208,7 @@ def causes(found):
     return [finding.cause for finding in found.findings]
 
 
+@pytest.mark.slow
 def test_a_network_that_learned_is_healthy():
     data, unseen = blobs(90), blobs(90, seed=2)
     apply = forward(jnp.tanh)

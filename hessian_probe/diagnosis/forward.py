@@ -17,7 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 LAYERS = ("dot_general", "conv_general_dilated")
-LOOPS = ("scan", "while", "cond", "pallas_call")
+# Calls that stand for the program within them, by their names in JAX 0.6 to 0.12.
+CALLS = frozenset({
+    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2",
+    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
+})  # fmt: skip
+LOOPS = ("scan", "while", "cond", "shard_map", "pallas_call")
 
 
 class Origin(NamedTuple):
@@ -90,7 +95,7 @@ class _Run:
     def equation(self, eqn: Any, values: list[Any], origins: list[Origin]) -> tuple[list[Any], list[Origin]]:
         """Run one operation."""
         name = eqn.primitive.name
-        inner = None if name in LOOPS else _inner(eqn)
+        inner = _inner(eqn) if name in CALLS else None
         if inner is not None:
             jaxpr, consts = inner
             return self.program(jaxpr, consts, values, origins)

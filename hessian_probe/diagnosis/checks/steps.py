@@ -14,7 +14,7 @@ from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.trial import STEPS, float_leaf
 from hessian_probe.results import number
 
-# Share of the loss that a change must gain over going on unchanged, in as many steps.
+# Share that a change must gain of the loss that going on unchanged leaves after as many steps.
 MATERIAL = 0.05
 SPREAD = 0.5
 # Oscillation: from here the sharpness is at the limit (see stability.EDGE).
@@ -52,9 +52,9 @@ def check(context: Context) -> Found:
 
 
 def _gain(context: Context, unchanged: float, changed: float) -> float:
-    """Share of the loss that a change gains over going on."""
+    """Share that a change gains of the loss that going on leaves."""
     worse = min(unchanged, 10 * context.value)  # a trial that ran away counts as a loss ten times as large
-    return (worse - changed) / context.value if context.value > 0 else 0.0
+    return (worse - changed) / worse if min(worse, context.value) > 0 else 0.0
 
 
 def _oscillation(context: Context, unchanged: float, shorter: float) -> Found:
