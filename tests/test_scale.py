@@ -161,3 +161,11 @@ def test_a_minimum_without_a_gradient():
     assert point.label == "minimum"
     assert not point.strict
     assert not point.certified
+
+
+@pytest.mark.parametrize("side", [1e-20, 1e-8] if np.float32 == FLOAT else [1e-180, 1e-20])
+@pytest.mark.parametrize(("sign", "label"), [(1.0, "minimum"), (-1.0, "saddle")])
+def test_so_near_that_the_loss_underflows(side, sign, label):
+    """The square of the distance, and the loss itself, are below the smallest number there is."""
+    point = hp.classify(lambda p: p[0] ** 2 + sign * 3 * p[1] ** 2, np.asarray([side, side], FLOAT))
+    assert point.label == label

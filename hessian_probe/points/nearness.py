@@ -201,8 +201,8 @@ class _Approach:
             if stop is not None:
                 return stop
             assert step.vector is not None
-            if self.one_sign and here is self.op:
-                self._probe_step(step.vector)
+            if self.one_sign and here is self.op and not self._probe_step(step.vector):
+                return _unknown("along the step to the predicted critical point no curvature shows")
             there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
             if not math.isfinite(after):
@@ -241,12 +241,16 @@ class _Approach:
         eps, work = there.eps, there.layout.work_dtypes
         return eps * self.ends.top * float(norm(cast(there.x, work)))
 
-    def _probe_step(self, step: Vector) -> None:
+    def _probe_step(self, step: Vector) -> bool:
         """Take the distance checked, and what the curvature does over it, along the step itself."""
         distance = float(norm(step))
-        curvature = -float(dot(self.op.gradient_vector, step)) / distance**2
-        probe = probe_line(self.op, scale(1 / distance, step), curvature, self.noise.value, self.noise.slope)
+        if not distance > 0:
+            return False
+        along = scale(1 / distance, step)
+        curvature = -float(dot(self.op.gradient_vector, along)) / distance
+        probe = probe_line(self.op, along, curvature, self.noise.value, self.noise.slope)
         self.change, self.radius = probe.change, probe.radius
+        return probe.radius > 0
 
     def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
         stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
