@@ -209,6 +209,7 @@ class Plant:
         cause: what `hp.diagnose` should name first.
         make: the run, from a seed.
         tuning: whether thresholds were chosen with it in sight.
+        blind: whether it was written after the last change of a rule or threshold.
         also: other causes that are true of it too.
         curable: acting on the first proposal should lower the training loss.
     """
@@ -219,6 +220,7 @@ class Plant:
     tuning: bool
     also: tuple[str, ...] = ()
     curable: bool = False
+    blind: bool = False
 
 
 def digits_run(model: Any, optimizer: Any, steps: int, seed: int, train: int = 400, **more: Any) -> Run:
@@ -443,6 +445,54 @@ def moved_test(seed: int) -> Run:
     return run
 
 
+def healthy_tanh_conv(seed: int) -> Run:
+    return digits_run(convolutional("tanh", (8, 8), 1.0), optax.sgd(0.1, 0.9), 400, seed, 800, batch=50)
+
+
+def tiny_rate_attention(seed: int) -> Run:
+    return digits_run(attention(), optax.sgd(2e-4, 0.9), 200, seed)
+
+
+def dead_attention(seed: int) -> Run:
+    """The layer after attention has no bias; negative weights on its positive inputs do the same."""
+
+    def change(params: Params) -> Params:
+        return {**params, "place": params["place"] + 5.0, "up": -jnp.abs(params["up"])}
+
+    return digits_run(attention(), optax.adam(1e-4), 100, seed, change=change)
+
+
+def vanishing_wine(seed: int) -> Run:
+    return fit(
+        dense((13, *(8,) * 7, 3), "sigmoid"), *split("wine", seed, 120, 58), optax.sgd(0.1, 0.9), 200, seed
+    )
+
+
+def small_start_wine(seed: int) -> Run:
+    return fit(dense((13, 8, 3), "tanh", 1e-3), *split("wine", seed, 120, 58), optax.sgd(0.02), 60, seed)
+
+
+def few_samples_conv(seed: int) -> Run:
+    return digits_run(convolutional(), optax.adam(1e-2), 300, seed, 40)
+
+
+def noisy_test(seed: int) -> Run:
+    run = healthy_dense(seed)
+    noise = np.random.default_rng([seed, 6]).standard_normal(run.test[0].shape)
+    run.test = ((run.test[0] + 0.7 * noise).astype(np.float32), run.test[1])
+    return run
+
+
+def narrow_conv(seed: int) -> Run:
+    """One channel, averaged over the image: ten classes from a single number."""
+    init, apply = dense((1, 10), "tanh")
+
+    def pooled(params: Params, inputs: Any) -> Any:
+        return apply(params, inputs.reshape(len(inputs), -1).mean(axis=1, keepdims=True))
+
+    return digits_run((init, pooled), optax.adam(3e-2), 3000, seed)
+
+
 PLANTS = (
     Plant("healthy: dense", "healthy", healthy_dense, True),
     Plant("healthy: convolutional", "healthy", healthy_conv, True),
@@ -488,4 +538,16 @@ PLANTS = (
     Plant("few samples, attention", "overfitting", few_samples_attention, False),
     Plant("inverted test images", "mismatch", inverted_test, True),
     Plant("moved test images", "mismatch", moved_test, False),
+    Plant("healthy: tanh convolutional", "healthy", healthy_tanh_conv, False, blind=True),
+    Plant("rate too small, attention", "slow", tiny_rate_attention, False, (), True, blind=True),
+    Plant("dead units, attention", "dead_units", dead_attention, False, blind=True),
+    Plant(
+        "deep sigmoid on wine", "vanishing_gradients", vanishing_wine, False, ("saddle", "slow"), blind=True
+    ),
+    Plant("small start on wine", "saddle", small_start_wine, False, ("slow",), True, blind=True),
+    Plant("few samples, convolutional", "overfitting", few_samples_conv, False, blind=True),
+    Plant("noisy test images", "mismatch", noisy_test, False, blind=True),
+    Plant(
+        "one number per image", "model_bias", narrow_conv, False, ("minimum", "ill_conditioned"), blind=True
+    ),
 )

@@ -119,12 +119,13 @@ class Probe:
         for _ in range(self.accumulation):
             try:
                 updates, state = self._update(gradients, state, parameters)
+                update = from_tangent(self.layout, updates, "the optimiser's update")
             except Exception as error:
                 said = str(error).strip().split("\n")[0]
                 raise UnreadableError(
                     f"optimizer.update(gradients, opt_state, params) raised {type(error).__name__}: {said}"
                 ) from error
-        return from_tangent(self.layout, updates, "the optimiser's update"), state
+        return update, state
 
     def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
         """Answer to a gradient, and to parameters, that are other than zero in one step alone.

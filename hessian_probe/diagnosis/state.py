@@ -88,13 +88,21 @@ def zeros(tree: Any) -> Any:
 
 
 def unknown_memory(state: Any) -> str:
-    """Name a field that holds numbers for single variables and is not known, or return ""."""
+    """Name an array of floating-point numbers that no known field holds, or return "".
+
+    A momentum kept under another name, or outside a named tuple, would be taken for constant.
+
+    Returns:
+        Its path in the state.
+    """
+    known: set[int] = set()
     for node in nodes(state):
-        known = {*second_moments(node), *momenta(node)}
-        for name in set(node._fields) - known:
-            for leaf in jax.tree.leaves(getattr(node, name), is_leaf=is_named):
-                if not is_named(leaf) and np.ndim(leaf) > 0 and jnp.issubdtype(leaf.dtype, jnp.floating):
-                    return f"{type(node).__name__}.{name}"
+        for name in (*second_moments(node), *momenta(node)):
+            known.update(id(leaf) for leaf in jax.tree.leaves(getattr(node, name)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if floating and np.ndim(leaf) > 0 and id(leaf) not in known:
+            return f"opt_state{jax.tree_util.keystr(path)}"
     return ""
 
 
