@@ -15,7 +15,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import divergence
 from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
 from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
-from hessian_probe.diagnosis.checks.generalisation import area_under_curve
+from hessian_probe.diagnosis.checks.generalisation import area_under_curve, two_sample_area
 from hessian_probe.diagnosis.checks.steps import noise_scale
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.forward import layer_gradients, run, traced
@@ -167,6 +167,16 @@ def test_area_under_the_curve_by_counting_pairs():
     pairs = s[labels == 1][:, None] - s[labels == 0][None]
     assert area == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
     assert 0.03 < error < 0.12
+
+
+@pytest.mark.parametrize("change", ["none", "mean", "spread"])
+def test_two_sets_are_told_apart_by_mean_and_by_spread(change):
+    rng = np.random.default_rng(3)
+    first, second = rng.standard_normal((2, 150, 6)).astype(np.float32)
+    second = {"none": second, "mean": second + 1, "spread": 2.5 * second}[change]
+    area, error = two_sample_area(join(first), join(second))
+    assert (area > 0.9) == (change != "none")
+    assert change != "none" or abs(area - 0.5) < 3 * error
 
 
 # Noise and valleys

@@ -42,7 +42,7 @@ def check(context: Context) -> Found:
     material = MATERIAL * context.trivial if math.isfinite(context.trivial) else 0.0
     gap = max(here * (GAP - 1), material)
     sure = confidence(there - here - gap, max(error, 1e-12))
-    area, spread = _area(train, test, context)
+    area, spread = two_sample_area(train, test)
     text = f"{number(area, 3)} ± {number(spread, 1)}" if math.isfinite(area) else "not measured"
     context.measured["telling training from test inputs, area under the curve"] = text
     if not math.isfinite(area):
@@ -87,8 +87,8 @@ def _overfitting(here: float, there: float, error: float, sure: float, same: str
     )
 
 
-def _area(train: Samples, test: Samples, context: Context) -> tuple[float, float]:
-    """Area under the curve of a classifier between both sets, cross-validated, with its error."""
+def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
+    """Area under the curve of a classifier between the inputs of two sets, cross-validated, with its error."""
     if train.inputs is None or test.inputs is None or min(train.size, test.size) < 20:
         return math.nan, math.nan
     if train.inputs.shape[1:] != test.inputs.shape[1:]:
@@ -96,7 +96,12 @@ def _area(train: Samples, test: Samples, context: Context) -> tuple[float, float
     rng = np.random.default_rng(0)
     each = min(train.size, test.size, baselines.MAX_SAMPLES // 2)
     parts = [s.inputs[np.sort(rng.permutation(s.size)[:each])] for s in (train, test) if s.inputs is not None]
-    rows = baselines.features(np.concatenate(parts), rng)
+    plain = baselines.features(np.concatenate(parts), rng)
+    # Squares and random features: noise or contrast change no mean, and a linear classifier sees only means.
+    squares = np.square(plain[:, :-1])
+    scale = squares.std(axis=0)
+    squares = (squares - squares.mean(axis=0)) / np.where(scale > 0, scale, np.inf)
+    rows = np.concatenate([baselines.random_features(plain, rng), squares], axis=1)
     labels = np.repeat([0, 1], each)
     fold = rng.permutation(np.arange(2 * each) % FOLDS)
     score = np.zeros(2 * each)
