@@ -88,7 +88,7 @@ def _overfitting(here: float, there: float, error: float, sure: float, same: str
 
 
 def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
-    """Area under the curve of a classifier between the inputs of two sets, cross-validated, with its error."""
+    """Cross-validated area under the curve of a classifier between the inputs of two sets, and its error."""
     if train.inputs is None or test.inputs is None or min(train.size, test.size) < 20:
         return math.nan, math.nan
     if train.inputs.shape[1:] != test.inputs.shape[1:]:
