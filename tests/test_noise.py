@@ -381,3 +381,19 @@ def test_the_halves_search_keeps_to_its_budget():
     before = op.num_hvps
     held_out(op, steps, rng)
     assert op.num_hvps - before <= 13
+
+
+@pytest.mark.parametrize(("power", "mean"), [(4, 0.1), (3, 0.0)])
+def test_higher_order_of_a_sample_decides_nothing_about_the_whole(power, mean):
+    """½y² + a x^power (+ x⁴) with a drawn for every sample: its sign on these data is chance."""
+
+    def loss(p, batch):
+        form = 0.5 * p[1] ** 2 + jnp.mean(batch) * p[0] ** power
+        return form + (p[0] ** 4 if power == 3 else 0.0)
+
+    rng = np.random.default_rng(20)
+    batches = [(mean + rng.standard_normal(4)).astype(FLOAT) for _ in range(8)]
+    found = hp.classify(loss, point(2), batches)
+    assert found.label == "undetermined"
+    assert any("sampled=False" in sentence for sentence in found.evidence)
+    assert hp.classify(loss, point(2), batches, sampled=False).label in ("minimum", "saddle")

@@ -155,3 +155,18 @@ def test_a_restricted_krylov_space_stays_in_the_complement():
     assert krylov.size == 12
     np.testing.assert_allclose(krylov.ritz().values, values[2:], atol=100 * EPS)
     np.testing.assert_allclose(op.complement.T @ op.complement, np.eye(12), atol=100 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "n"),
+    [
+        (lambda p: p[0] ** 2 + p[1] * p[2] * p[3], 4),
+        (lambda p: (1 - jnp.prod(p[1:])) ** 2 + p[0] ** 2, 6),
+        (lambda p: p[0] ** 2 + jnp.prod(p[1:6]), 20),
+    ],
+)
+def test_vectors_that_are_flat_one_by_one_and_not_together(loss, n):
+    """A product of several vanishes along each axis, and falls along combinations."""
+    point = hp.classify(loss, np.zeros(n, FLOAT), null_space=np.eye(n, dtype=FLOAT)[1:])
+    assert point.label == "undetermined", point
+    assert "combination" in point.evidence[0]

@@ -81,7 +81,8 @@ def classify(
             pytree like params with a leading axis), or functions from params to a pytree like them that
             generate a symmetry (one, or a list).  Second order then decides alone in what is left.
             They are tested, by slope, product and loss; one that is not flat makes the point undetermined.
-        save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.
+        save_to: file to which the Krylov search is saved as it goes, when it is interrupted and when it
+            ends; a dense spectrum, counting, and what follows the search are computed again.
         save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
         resume: True goes on from `save_to` if that file exists, to the answer that an uninterrupted
             call gives; a path goes on from that file; False starts over and overwrites.
@@ -106,12 +107,12 @@ def classify(
         Test: H.-y. Lee, What to do if my network fails to train (lecture, 2021).  Probability:
         J. Kuczyński and H. Woźniakowski 1992, doi:10.1137/0613066.
     """
-    _check(max_hvps, confidence, negative_tol, rtol, sampled)
+    _check(max_hvps, confidence, negative_tol, rtol, {"sampled": sampled, "count": count})
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
     if null_space is not None:
         op = RestrictedHessian(op.objective, NullDirections(op.objective, null_space))
     budget = MAX_HVPS * (2 if count else 1) if max_hvps is None else max_hvps
-    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, bool(count))
+    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, count)
     rng = generator(key)
     options: dict[str, Any] = {"key": random_state(rng)} | settings._asdict()
     if isinstance(op, RestrictedHessian):
@@ -129,21 +130,22 @@ def classify(
 
 
 def _check(
-    max_hvps: int | None, confidence: float, negative_tol: float, rtol: float | None, sampled: bool
+    max_hvps: int | None, confidence: float, negative_tol: float, rtol: float | None, flags: dict[str, Any]
 ) -> None:
     """Refuse options that are of the wrong kind or out of range."""
     for name, option in (("confidence", confidence), ("negative_tol", negative_tol), ("rtol", rtol)):
         if option is not None and not isinstance(option, int | float):
             raise TypeError(f"{name}={option!r}; expected a number")
-    if max_hvps is not None and not isinstance(max_hvps, int | np.integer):
+    if max_hvps is not None and (isinstance(max_hvps, bool) or not isinstance(max_hvps, int | np.integer)):
         raise TypeError(f"max_hvps={max_hvps!r}; expected a whole number")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a probability between 0 and 1")
-    if not negative_tol > 0:
-        raise ValueError(f"negative_tol={negative_tol}; expected a positive number")
+    if not 0 < negative_tol < float("inf"):
+        raise ValueError(f"negative_tol={negative_tol}; expected a positive finite number")
     if rtol is not None and not rtol > 0:
         raise ValueError(f"rtol={rtol}; expected None or a positive number")
     if max_hvps is not None and max_hvps < 0:
         raise ValueError(f"max_hvps={max_hvps}; expected None, 0 or more")
-    if not isinstance(sampled, bool):
-        raise TypeError(f"sampled={sampled!r}; expected True or False")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}={flag!r}; expected True or False")

@@ -151,24 +151,12 @@ class Population:
         return self._concluded(verdict, [f"{fact}: not {what} beyond its noise"], [])
 
     def _silent(self, verdict: Verdict) -> Verdict:
-        """Ends within the zero band must be there on every batch, not by chance of these data."""
-        op, ends = self.judged
-        flat = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) <= ends.band]
-        alone = "higher order was seen on the mean of these data only, its scatter was not measured"
-        verdict = verdict._replace(certified=False, evidence=(*verdict.evidence, alone))
-        if not flat:
-            return verdict
-        if self.left() < len(flat):
-            return undetermined("no products were left for the noise of flat directions; raise max_hvps")
-        weights, rows = quotients(op, [end.vector for end in flat])
-        errors = [weighted_mean(column, weights).within(self.level) for column in rows.T]
-        if max(errors) <= ends.band:
-            return verdict
-        doubt = (
-            f"second order is silent on the mean of these data, but along the same direction the curvature "
-            f"is known only to ± {number(max(errors), 2)} over the data (zero band {number(ends.band, 2)})"
+        """Higher order is seen on the mean of these data; another sample may have another one."""
+        return undetermined(
+            "second order is silent, and higher order was seen on the mean of these batches only, not batch "
+            "by batch; sampled=False judges these data alone",
+            *verdict.evidence,
         )
-        return undetermined(doubt, *verdict.evidence)
 
     def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
         """Add where the critical point of the whole may be, and settle the confidence."""

@@ -13,7 +13,7 @@ from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.flat.null import why_not_flat
 from hessian_probe.points.flat.resolve import Lower, resolve
-from hessian_probe.points.kinks.second_look import Seen, second_look
+from hessian_probe.points.kinks.second_look import Seen, hold_at_kinks, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
 from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
 from hessian_probe.points.noise import (
@@ -111,7 +111,13 @@ class Probe:
         )
         self.judged = Place(self.op, ends)
         verdict = self._over_the_data(self._verdict(ends), Place(self.op, ends))
-        return self._second_look(verdict)
+        return self._second_look(self._beside_null_space(verdict))
+
+    def _beside_null_space(self, verdict: Verdict) -> Verdict:
+        """An extremum beside a null space is no proof: that nothing leads out along that was sampled."""
+        if isinstance(self.op, RestrictedHessian) and verdict.label in ("minimum", "maximum"):
+            return verdict._replace(certified=False)
+        return verdict
 
     def _second_look(self, verdict: Verdict) -> Verdict:
         """Let finite steps judge where the loss has kinks or the second derivative fails."""
@@ -182,6 +188,8 @@ class Probe:
             return verdict._replace(evidence=(*verdict.evidence, coarse))
         if verdict.label == "degenerate":
             verdict, self.lower = resolve(op, ends, verdict, self.left, self.rng)
+            if verdict.label in ("minimum", "maximum"):
+                verdict = hold_at_kinks(op, verdict)
         return verdict
 
     def _looked_around(self, verdict: Verdict, op: HessianOperator) -> Verdict:

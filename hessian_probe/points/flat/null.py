@@ -21,6 +21,8 @@ FLOW_STEPS = 8
 FLOW_ERROR = 1e-7
 # Straight lines are looked at over these shares of the parameters' length, both ways.
 SHARES = 0.5 ** np.arange(1, 6)
+# Vectors may each be flat and their span not (a product of all of them): random combinations are looked at.
+COMBINATIONS = 12
 # A product with a flat direction is zero to rounding up to so many zero bands.
 BANDS = 2.0
 
@@ -56,6 +58,13 @@ def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.ran
             problem = _along_line(op, direction, flat, ends, near, rng)
         if problem:
             return f"{op.null.name(index)} is not flat: {problem}; give directions that the loss ignores"
+    if op.null.fixed and len(rows) > 1:
+        for _ in range(COMBINATIONS):
+            flat = rng.standard_normal(len(rows)) @ rows
+            flat /= np.linalg.norm(flat)
+            problem = _along_line(op, row(unflatten_rows(op.layout, flat[None]), 0), flat, ends, near, rng)
+            if problem:
+                return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
     return ""
 
 

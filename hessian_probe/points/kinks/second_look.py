@@ -10,6 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.ties import at_a_kink
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.kinks.valley import find_valley
 from hessian_probe.points.kinks.verdict import APART, Finding, examine
@@ -25,6 +26,12 @@ HIDDEN_SLOPE = 0.5
 CLOSER = (1e-2, 1e-4)
 # Beside a kink the loss may lie above it by this share of the change further out, as beside a smooth point.
 DEPTH_SHARE = 0.1
+# Directions in up to so many dimensions are sampled densely enough for an extremum at a kink to be claimed.
+FEW_DIRECTIONS = 2
+_TOO_MANY = (
+    "kinks meet here: second derivatives are blind to what lies across them, and {} directions are too many "
+    "to rule out a narrow way out by samples"
+)
 # Finite-step curvature agrees with the second derivative within this share.
 AGREES = 0.25
 
@@ -76,24 +83,44 @@ def second_look(
         if not hidden:
             return verdict, None
         finding = _examined(op, seen, rng)
-        return _replaced(finding, hidden, verdict, seen)
+        return _replaced(op, finding, hidden, verdict, seen)
     if verdict.label in ("minimum", "maximum"):
         finding = _examined(op, seen, rng, min((p.radius for p in seen.probes.values()), default=math.inf))
         against = finding.falls if verdict.label == "minimum" else finding.rises
         decided = finding.verdict is not None and finding.verdict.label != verdict.label
         if not (against or decided):
-            return verdict, None
+            return hold_at_kinks(op, verdict), None
         side = "lower" if verdict.label == "minimum" else "higher"
         reason = f"by its derivatives a {verdict.label}, but finite steps find a {side} loss close by: a kink"
-        return _replaced(finding, reason, verdict, seen)
+        return _replaced(op, finding, reason, verdict, seen)
     if verdict.label == "not_critical" and seen.ends is not None:
         return _slope_checked(op, seen, verdict, rng)
     if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.blind):
         finding = _examined(op, seen, rng)
-        if finding.verdict is None:
+        if finding.verdict is None or (verdict.label == "degenerate" and _many(op, finding)):
             return verdict._replace(evidence=(*verdict.evidence, *finding.evidence)), None
-        return _replaced(finding, "", verdict, seen)
+        return _replaced(op, finding, "", verdict, seen)
     return verdict, None
+
+
+def hold_at_kinks(op: HessianOperator, verdict: Verdict) -> Verdict:
+    """Let an extremum stand that is not at a kink, or has few directions; else claim nothing.
+
+    At a kink the loss may fall within a wedge so narrow that no sample meets it.
+
+    Args:
+        op: operator at the point.
+        verdict: a minimum or maximum.
+
+    Returns:
+        The verdict, not certified at a kink; or "undetermined".
+    """
+    if not at_a_kink(op.objective, op.x):
+        return verdict
+    if op.size > FEW_DIRECTIONS:
+        return undetermined(_TOO_MANY.format(op.size), *verdict.evidence)
+    sampled = "a kink lies here: that no way leads down across it is sampled, not proved"
+    return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, sampled))
 
 
 def _slope_checked(
@@ -111,18 +138,28 @@ def _slope_checked(
             return verdict, None
         if op.value - there.value > DEPTH_SHARE * finding.extent:
             return verdict, None  # high up the wall of that valley
-    return _replaced(finding._replace(offset=valley.offset), valley.reason, verdict, seen)
+    return _replaced(op, finding._replace(offset=valley.offset), valley.reason, verdict, seen)
 
 
-def _replaced(finding: Finding, reason: str, verdict: Verdict, seen: Seen) -> tuple[Verdict, Finding]:
+def _replaced(
+    op: HessianOperator, finding: Finding, reason: str, verdict: Verdict, seen: Seen
+) -> tuple[Verdict, Finding]:
     first = (reason,) if reason else ()
     if finding.verdict is None:
         return undetermined(*first, *finding.evidence, *verdict.evidence), finding
+    if _many(op, finding):
+        return undetermined(_TOO_MANY.format(op.size), *first, *verdict.evidence), finding
     against = _against(finding.verdict.label, seen.ends)
     if against:
         return undetermined(against, *first, *finding.evidence, *verdict.evidence), finding
     evidence = (*finding.verdict.evidence, *first, *verdict.evidence)
     return finding.verdict._replace(evidence=evidence), finding
+
+
+def _many(op: HessianOperator, finding: Finding) -> bool:
+    """Whether an extremum was found by samples in more directions than samples can cover."""
+    found = finding.verdict
+    return found is not None and found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
 
 
 def _against(label: str, ends: Ends | None) -> str:
