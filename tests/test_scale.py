@@ -169,3 +169,26 @@ def test_so_near_that_the_loss_underflows(side, sign, label):
     """The square of the distance, and the loss itself, are below the smallest number there is."""
     point = hp.classify(lambda p: p[0] ** 2 + sign * 3 * p[1] ** 2, np.asarray([side, side], FLOAT))
     assert point.label == label
+
+
+@pytest.mark.any_promotion
+@pytest.mark.parametrize("hidden", [3, 8])
+def test_rounding_of_a_gradient_at_zero_weights_is_no_slope(hidden):
+    """Balanced classes guessed alike: the gradient is zero but for its sums, which weights of zero hide."""
+    rng = np.random.default_rng(hidden)
+    x = jnp.asarray(rng.standard_normal((150, 4)), FLOAT)
+    y = jnp.arange(150) % 3
+
+    def loss(p, batch):
+        logits = jnp.tanh(batch[0] @ p["w"] + p["b"]) @ p["v"] + p["c"]
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(150), batch[1]])
+
+    shapes = {"w": (4, hidden), "b": (hidden,), "v": (hidden, 3), "c": (3,)}
+    point = hp.classify(loss, {name: jnp.zeros(shape, FLOAT) for name, shape in shapes.items()}, (x, y))
+    assert point.label in ("saddle", "undetermined")
+
+
+@pytest.mark.parametrize("slope", [1e-3, 1e-5])
+def test_a_small_slope_at_zero_is_not_taken_for_rounding(slope):
+    point = hp.classify(lambda p: p[0] ** 2 - p[1] ** 2 + slope * p[2], np.zeros(3, FLOAT))
+    assert point.label in ("not_critical", "undetermined")

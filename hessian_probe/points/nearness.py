@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lasting import lasting_slope
 from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step, split_gradient
-from hessian_probe.points.noise import GRADIENT_NOISE, SINGLE, hides_slope
+from hessian_probe.points.noise import DRAWS, GRADIENT_NOISE, SINGLE, hides_slope
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
@@ -115,6 +115,7 @@ def judge_nearness(
     Returns:
         The judgement.
     """
+    noise = _seen_from_zero(op, noise, probes, rng)
     length, tolerance = float(norm(op.gradient_vector)), noise.tolerance
     small = length <= tolerance
     if small and _small_along_all(op, ends, noise) and _small_beside_change(op, ends, probes):
@@ -132,8 +133,29 @@ def judge_nearness(
     approach.polish = not both_signs or op.size <= FEW_VARIABLES
     approach.one_sign = not both_signs
     if small:  # as a whole, but not along weak curvature: steps must show that it falls there
-        approach.tolerance = KEPT_IN_ALL * length
+        approach.tolerance, approach.doubtful = KEPT_IN_ALL * length, tolerance
     return approach.run()
+
+
+def _seen_from_zero(
+    op: HessianOperator, noise: Noise, probes: tuple[LineProbe, ...], rng: np.random.Generator
+) -> Noise:
+    """Measure the gradient's rounding where parameters are zero and have no rounding of their own."""
+    # They are moved by one rounding of the distance over which the curvature holds.
+    flags = [bool(leaf.size) and not bool(np.any(np.asarray(leaf))) for leaf in op.x]
+    radius = min((p.radius for p in probes), default=0.0)
+    if not any(flags) or not radius > 0:
+        return noise
+    changes = []
+    for _ in range(DRAWS):
+        draw = random_normal(rng, op.layout, tuple(flags))
+        moved = op.at(add_scaled(cast(op.x, op.layout.work_dtypes), op.eps * radius, draw))
+        changes.append(add_scaled(moved.gradient_vector, -1.0, op.gradient_vector))
+    slope = max(noise.slope, *(float(norm(change)) for change in changes))
+    if not math.isfinite(slope):
+        return noise
+    tolerance = max(noise.tolerance, GRADIENT_NOISE * slope)
+    return noise._replace(tolerance=tolerance, slope=slope, moved=(*noise.moved, *changes))
 
 
 def _small_along_all(op: HessianOperator, ends: Ends, noise: Noise) -> bool:
@@ -185,6 +207,7 @@ class _Approach:
         self.noise, self.tolerance = noise, noise.tolerance
         (self.change, self.radius), self.rng = extent, rng
         self.polish = self.one_sign = False
+        self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
         self.stop_at = op.objective.num_hvps + budget
         self.limit = reach(op)
         self.length = float(norm(op.gradient_vector))
@@ -291,7 +314,7 @@ class _Approach:
             )
         if step.outcome == "flat":
             share = f"{number(step.unexplained, 2)} of the gradient (norm {number(length, 3)})"
-            if step.unexplained * length <= DOUBT * self.tolerance:
+            if step.unexplained * length <= max(DOUBT * self.tolerance, self.doubtful):
                 return _unknown(f"{share} lies where there is no curvature, and it could be rounding")
             return _far(f"{share} lies where there is no curvature: a slope along a flat direction")
         distance = float(norm(step.vector))
