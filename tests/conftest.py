@@ -5,6 +5,7 @@ overrides the seed of the `key` fixture. The package itself never touches `jax.c
 """
 
 import os
+import signal
 import zlib
 
 import hypothesis
@@ -18,6 +19,9 @@ jax.config.update("jax_enable_x64", X64)
 # whose own loss broadcasts or mixes dtypes, as users' losses do, is marked `any_promotion`.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell that starts the suite in the background hands SIGINT down ignored; tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compilation has no deadline, and a failure must come back on the next run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)

@@ -157,7 +157,7 @@ def test_a_minimum_without_a_gradient():
         mean = jnp.mean(jnp.cos(2 * jnp.pi * p))
         return -20 * jnp.exp(-0.2 * jnp.sqrt(jnp.mean(p * p))) - jnp.exp(mean) + 20 + jnp.e
 
-    point = hp.classify(ackley, np.zeros(3, FLOAT))
+    point = hp.classify(ackley, np.zeros(2, FLOAT))
     assert point.label == "minimum"
     assert not point.strict
     assert not point.certified

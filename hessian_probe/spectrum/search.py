@@ -26,6 +26,9 @@ ROUNDING = 8.0
 # The residual estimate is exact up to rounding, so nearly all of the tolerance is aimed at; halved
 # when a true residual turns out above it.
 AIM = 0.95
+# A fresh run of so many steps has had its chance, even if restarts keep its polynomial from growing: twice
+# what an unrestarted run of 10,000 variables takes for the next two numbers.
+FRESH_STEPS = 100
 # A fresh run must have shown a further copy with this probability, unless it lies nearer to the innermost
 # wanted eigenvalue than this share of the spectrum's width.
 COPY_CONFIDENCE = 0.999
@@ -55,6 +58,7 @@ class EndSearch:
         self.finishing = 0  # products for true residuals, after which the search went on
         self.judged = 0  # steps after which the pairs were looked at last
         self.checked: np.ndarray | None = None  # what was found before the last fresh start
+        self.fresh_at = 0  # steps made before it
         self.rng, self.progress = rng, progress
         self.max_basis = default_basis(op.layout, self.wanted) if max_basis is None else max_basis
 
@@ -92,7 +96,7 @@ class EndSearch:
 
     def state(self) -> State:
         """Everything from which the search can go on to the same answer."""
-        own = {name: getattr(self, name) for name in ("aim", "finishing", "judged", "checked")}
+        own = {name: getattr(self, name) for name in ("aim", "finishing", "judged", "checked", "fresh_at")}
         return merged(pack({**own, "random": random_state(self.rng)}), krylov=self.krylov.state())
 
     def _restore(self, saved: State) -> None:
@@ -140,7 +144,7 @@ class EndSearch:
         with uninterrupted():
             if again:
                 krylov.restart(self._retained(ritz.values, 0), fresh=True)
-                self.checked = values
+                self.checked, self.fresh_at = values, krylov.steps
             elif krylov.full and not krylov.exhausted and not krylov.nonfinite:
                 krylov.restart(self._retained(ritz.values, krylov.max_basis // 3))
             self.judged = krylov.steps
@@ -170,7 +174,9 @@ class EndSearch:
                 gap = abs(float(ritz.values[beside] - ritz.values[wanted]))
                 if ritz.residuals[beside] > max(goal, 0.5 * gap):
                     return False
-        return not self.krylov.followed or self._no_copy(ritz.values, goal)
+        if not self.krylov.followed or self.krylov.steps - self.fresh_at >= FRESH_STEPS:
+            return True
+        return self._no_copy(ritz.values, goal)
 
     def _no_copy(self, values: np.ndarray, goal: float) -> bool:
         """Whether the run from the fresh vector would have shown another copy of a wanted eigenvalue."""
