@@ -21,9 +21,9 @@ test: $(READY)/test,demo ## set up, then run the suite in float64 and in float32
 	HESSIAN_PROBE_TEST_X64=0 $(SUITE) -m "not slow" $(ARGS)
 
 # Compiled programs are kept from run to run.
-test slow truth: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
-test slow truth: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-test slow truth: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+test slow truth examples: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
+test slow truth examples: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test slow truth examples: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 ##@ More tests and measurements
 slow: $(READY)/test,demo ## run the tests marked slow, in float64
@@ -52,6 +52,9 @@ bench-coverage: $(READY)/demo ## print stated probabilities against observed fre
 
 bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
 	$(BIN)/python -m benchmarks.escape $(ARGS)
+
+examples: $(READY)/test,frameworks ## run the hooks of all frameworks and their examples
+	$(PYTEST) tests/test_examples.py tests/test_training_adapters.py $(ARGS)
 
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
@@ -104,4 +107,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help
+.PHONY: demo test slow examples truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help
