@@ -40,7 +40,7 @@ def main() -> None:
     net = jax.tree.map(lambda x: 1e-3 * x if eqx.is_inexact_array(x) else x, net)
     opt_state = optimizer.init(eqx.filter(net, eqx.is_inexact_array))
     monitor = hp.training.EquinoxMonitor(loss)
-    for step, batch in enumerate(batches(steps=700)):
+    for step, batch in enumerate(batches(1500, steps=900)):
         net, opt_state, value = train_step(net, opt_state, batch)
         event = monitor.update(step, net, value, opt_state=opt_state, batch=batch)
         net, opt_state = event.params, event.opt_state

@@ -67,7 +67,7 @@ def main() -> None:
         tx=optax.sgd(0.02, momentum=0.5),
     )
     monitor = hp.training.Monitor(loss)
-    for batch in batches(steps=700):
+    for batch in batches(1500, steps=900):
         state, value = train_step(state, batch)
         state, event = hp.training.update_train_state(monitor, state, value, batch, fixed=state.batch_stats)
         if event.kind == "escaped":

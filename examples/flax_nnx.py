@@ -48,9 +48,9 @@ def train_step(net: Net, optimizer: nnx.Optimizer, batch):
 def main() -> None:
     """Train, and print what the monitor saw."""
     net = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optax.sgd(0.02), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optax.sgd(0.02, momentum=0.5), wrt=nnx.Param)
     monitor = hp.training.NNXMonitor(loss, net, optimizer)
-    for step, batch in enumerate(batches(steps=700)):
+    for step, batch in enumerate(batches(1500, steps=900)):
         value = train_step(net, optimizer, batch)
         event = monitor.update(step, value, batch)
         if event.kind == "escaped":

@@ -49,7 +49,7 @@ def main() -> None:
     params, state = net.init(jax.random.key(0), jnp.zeros((1, 64)), training=True)
     opt_state = optimizer.init(params)
     monitor = hp.training.Monitor(loss)
-    for step, batch in enumerate(batches(steps=700)):
+    for step, batch in enumerate(batches(steps=900)):
         params, state, opt_state, value = train_step(params, state, opt_state, batch)
         event = monitor.update(step, params, value, opt_state=opt_state, batch=batch, fixed=state)
         params, opt_state = event.params, event.opt_state

@@ -41,7 +41,7 @@ def main() -> None:
     params = init(0)
     opt_state = optimizer.init(params)
     monitor = hp.training.Monitor(loss)
-    for step, batch in enumerate(batches(steps=700)):
+    for step, batch in enumerate(batches(steps=900)):
         params, opt_state, value = train_step(params, opt_state, batch)
         event = monitor.update(step, params, value, opt_state=opt_state, batch=batch)
         params, opt_state = event.params, event.opt_state

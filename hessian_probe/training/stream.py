@@ -259,8 +259,11 @@ def _decide(
 
 
 def _rounding(xp: ModuleType, s: Stream) -> Any:
-    """Rounding of the newest value."""
-    return np.asarray(np.finfo(s.recent.dtype).eps, s.recent.dtype) * xp.abs(s.recent[-1])
+    """Rounding of the newest value: of single precision where all values are numbers of that."""
+    dtype = s.recent.dtype
+    single = xp.all(s.recent.astype(np.float32).astype(dtype) == s.recent)
+    eps = xp.where(single, np.asarray(np.finfo(np.float32).eps, dtype), np.asarray(np.finfo(dtype).eps, dtype))
+    return eps * xp.abs(s.recent[-1])
 
 
 def _thirds(xp: ModuleType, s: Stream, blocks: Any, first: Any) -> tuple[Any, Any, Any]:
