@@ -262,7 +262,9 @@ def _rounding(xp: ModuleType, s: Stream) -> Any:
     """Rounding of the newest value: of single precision where all values are numbers of that."""
     dtype = s.recent.dtype
     single = xp.all(s.recent.astype(np.float32).astype(dtype) == s.recent)
-    eps = xp.where(single, np.asarray(np.finfo(np.float32).eps, dtype), np.asarray(np.finfo(dtype).eps, dtype))
+    eps = xp.where(
+        single, np.asarray(np.finfo(np.float32).eps, dtype), np.asarray(np.finfo(dtype).eps, dtype)
+    )
     return eps * xp.abs(s.recent[-1])
 
 
