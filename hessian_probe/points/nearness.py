@@ -248,10 +248,17 @@ class _Approach:
             if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
-        lasting = lasting_slope(there, self.ends.band, self._left)
+        lasting = self._lasting(there)
         return (
             _far(f"{self._numbers(there)}; {lasting}") if lasting else self._no_progress(there, after, before)
         )
+
+    def _lasting(self, op: HessianOperator) -> str:
+        """Say so if the gradient left is a slope that lasts, and no rounding."""
+        rounding = DOUBT * max(self.tolerance, self.doubtful)
+        if float(norm(op.gradient_vector)) <= rounding:
+            return ""
+        return lasting_slope(op, self.ends.band, self._left)
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
         """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
@@ -325,7 +332,7 @@ class _Approach:
             )
             if step.change > MODEL_SHARE * self.change:
                 return _far(reason)
-            lasting = lasting_slope(here, self.ends.band, self._left)
+            lasting = self._lasting(here)
             return _far(f"{reason}; {lasting}") if lasting else _unknown(reason)
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 # Weight of the condition Σλ = 1 in the least-squares problem: its error is about 1/FIRM².
 FIRM = 1e4
@@ -30,6 +30,8 @@ def shortest(gram: np.ndarray) -> tuple[np.ndarray, float]:
     values, vectors = np.linalg.eigh(gram / top)
     root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
     matrix = np.vstack([root, FIRM * np.ones((1, len(gram)))])
-    weights, _ = nnls(matrix, np.r_[np.zeros(len(gram)), FIRM])
+    # Not `nnls`: that of SciPy 1.13 fails to converge where gradients repeat.
+    solved = lsq_linear(matrix, np.r_[np.zeros(len(gram)), FIRM], (0.0, np.inf), method="bvls", tol=1e-14)
+    weights = np.maximum(solved.x, 0.0)
     weights /= np.sum(weights)
     return weights, float(np.sqrt(max(weights @ gram @ weights, 0.0)))
