@@ -71,6 +71,8 @@ def inner_marks(equation: Any, label: str, jaxpr: Any, inputs: list[bool], outpu
         first, second = params["cond_nconsts"], params["body_nconsts"]
         own = inputs[:first] if label == "cond_jaxpr" else inputs[first : first + second]
         marks = [*own, *_either(inputs[first + second :], outputs)]
+    elif name in ("scan", "while"):  # of a JAX that names its parts otherwise: what is carried may depend
+        marks = [any(inputs)] * len(jaxpr.invars)
     else:
         marks = inputs
     return marks if len(marks) == len(jaxpr.invars) else [any(inputs)] * len(jaxpr.invars)
