@@ -72,6 +72,8 @@ class _Valley:
         for _ in range(RESTS + 1):
             there = self.op.at(x)
             gradient = flatten_rows(tuple(leaf[None] for leaf in there.gradient_vector))[0]
+            if not np.all(np.isfinite(gradient)):
+                break
             slope = float(self.line @ gradient)
             across = gradient - slope * self.line
             if np.linalg.norm(across) <= ACROSS * slope:
