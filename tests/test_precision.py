@@ -25,6 +25,9 @@ KINDS = {
     "bfloat16 into float32": (2.0**-7, 0.3),
 }
 
+# Older releases of JAX keep it among their experiments.
+x64_in_here = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
 
 def rounded(kind, a):
     if kind == "tf32":
@@ -57,7 +60,7 @@ def tilted(kind, params, data):
 def network(seed):
     """Parameters, tilt and samples, and the network's own eigenvalues, in float64 by the dense Hessian."""
     rng = np.random.default_rng(seed)
-    with jax.enable_x64(True):
+    with x64_in_here(True):
         params = [
             (1.5 * rng.standard_normal((a, b)) / np.sqrt(a), 0.1 * rng.standard_normal(b))
             for a, b in itertools.pairwise(WIDTHS)
