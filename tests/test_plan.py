@@ -58,6 +58,7 @@ def test_a_plan_says_its_verdict_first_and_counts_bytes():
     [
         ("eigsh", {"rtol": 1e-3}, lambda loss, x: hp.eigsh(hp.hessian(loss, x))),
         ("classify", {}, hp.classify),
+        ("classify", {"count": True}, lambda loss, x: hp.classify(loss, x, count=True)),
     ],
 )
 def test_products_are_foreseen_within_a_factor_of_three(job, options, run):
@@ -78,6 +79,19 @@ def test_dense_routes_are_foreseen_exactly(n):
     assert dense.num_hvps == dense.max_hvps == n
     pairs = hp.plan(loss, x, job="eigsh", lowest=n, highest=0, measure=False)
     assert (pairs.num_hvps, pairs.dense) == (n, True)
+
+
+def test_what_options_cost_is_foreseen():
+    """An escape evaluates a line beside its label; a sample is judged twice, all the data once."""
+    loss, x = bowl()
+    label, way_down = (hp.plan(loss, x, job=job) for job in ("classify", "escape"))
+    assert way_down.num_hvps == label.num_hvps
+    assert way_down.why == label.why
+    spent = hp.escape(lambda p: loss(p) - jnp.vdot(p[:2], p[:2]), x)
+    assert spent.point.num_hvps <= way_down.max_hvps
+    data = batches(4, 4, 4, 4)
+    sample, whole = (hp.plan(smooth, start(), data, sampled=flag, measure=False) for flag in (True, False))
+    assert sample.num_hvps == 2 * whole.num_hvps
 
 
 def test_the_compiled_program_is_asked_what_it_takes():
@@ -173,8 +187,10 @@ def test_a_loss_without_second_derivative_is_recomputed():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"job": "train"}, "expected one of 'classify', 'eigsh', 'dense'"),
+        ({"job": "train"}, "expected one of 'classify', 'escape', 'eigsh', 'dense'"),
         ({"job": "eigsh", "confidence": 0.9}, "confidence=0.9 is no option of job='eigsh'"),
+        ({"count": 1}, "count=1; expected True or False"),
+        ({"job": "escape", "count": True}, "count=True is no option of job='escape'"),
         ({"job": "eigsh", "rtol": -1.0}, "rtol=-1.0; expected a positive"),
         ({"job": "eigsh", "lowest": 0, "highest": 0}, "ask for at least one pair"),
     ],

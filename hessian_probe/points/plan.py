@@ -15,13 +15,8 @@ from hessian_probe.operators.hessian import DENSE_BLOCK, ENDS_INSTEAD
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import trace
 from hessian_probe.points.plan_result import Plan
-from hessian_probe.points.products import JOBS, Products
+from hessian_probe.points.products import JOBS, OPTIONS, Products
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "classify": {"max_hvps": None, "confidence": 0.99, "negative_tol": 1e-2},
-    "eigsh": {"lowest": 1, "highest": 1, "rtol": 1e-3, "max_hvps": None, "max_basis": None},
-    "dense": {},
-}
 # Time of a search beside its products, as a share of theirs: `make bench` allows a quarter.
 BESIDE = 0.25
 
@@ -39,6 +34,8 @@ def plan(
     max_basis: int | None = None,
     confidence: float | None = None,
     negative_tol: float | None = None,
+    sampled: bool | None = None,
+    count: bool | None = None,
     measure: bool = True,
 ) -> Plan:
     """Say what a job would take: products, seconds, bytes; and what its loss shows.
@@ -50,7 +47,7 @@ def plan(
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         params: pytree; its real floating-point leaves are the variables.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
-        job: "classify", "eigsh", or "dense" (`op.dense()`).
+        job: "classify", "escape", "eigsh", or "dense" (`op.dense()`).
         lowest: option of that job; None stands for its default.
         highest: the same.
         rtol: the same.
@@ -58,6 +55,8 @@ def plan(
         max_basis: the same.
         confidence: the same.
         negative_tol: the same.
+        sampled: the same.
+        count: the same.
         measure: run gradient and product to time them; False runs nothing.
 
     Returns:
@@ -79,6 +78,8 @@ def plan(
         "max_basis": max_basis,
         "confidence": confidence,
         "negative_tol": negative_tol,
+        "sampled": sampled,
+        "count": count,
     }
     options = _options(job, {name: value for name, value in given.items() if value is not None})
     objective = Objective(loss, params, data)
@@ -100,7 +101,10 @@ def _options(job: str, given: dict[str, Any]) -> dict[str, Any]:
         if name not in OPTIONS[job]:
             takes = ", ".join(OPTIONS[job]) or "none"
             raise ValueError(f"{name}={value!r} is no option of job={job!r}, which takes {takes}")
-        if not value > 0 and not (name in ("lowest", "highest") and value == 0):
+        if isinstance(OPTIONS[job][name], bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r}; expected True or False")
+        elif not value > 0 and not (name in ("lowest", "highest") and value == 0):
             raise ValueError(f"{name}={value!r}; expected a positive number")
     options = OPTIONS[job] | given
     if options.get("lowest") == options.get("highest") == 0:

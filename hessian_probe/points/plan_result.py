@@ -11,7 +11,7 @@ class Plan:
     """What a job would take, and what its loss shows; made by `plan`.
 
     Attributes:
-        job: "classify", "eigsh" or "dense".
+        job: "classify", "escape", "eigsh" or "dense".
         fits: whether it fits in the free memory.
         num_hvps: Hessian-vector products expected.
         max_hvps: products at most.

@@ -10,9 +10,10 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import MAX_HVPS
 from hessian_probe.points.nearness import STEP_PRODUCTS
 from hessian_probe.points.population import FEWEST_BATCHES
-from hessian_probe.points.search import DENSE_AFTER, DENSE_FIRST, DENSE_SIZE
+from hessian_probe.points.search import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE
 from hessian_probe.spectrum.basis import segment
 from hessian_probe.spectrum.bounds import steps_for
+from hessian_probe.spectrum.counts import MAX_BASIS as COUNT_BASIS
 from hessian_probe.spectrum.eigsh import takes_dense
 from hessian_probe.spectrum.search import MAX_BASIS, default_basis
 
@@ -23,6 +24,21 @@ SADDLE = 12
 PAIR_AT_MILLI, PAIR_PER_DECADE, FURTHER_PAIR = 35, 20, 5
 # Losses and slopes that a classification evaluates: 84 to 100 on these networks.
 EVALUATIONS = 100
+# An escape evaluates loss and slope so often beside its classification (docstring of `hp.escape`).
+LINE_SEARCH = 40
+# Options of each job that change what it takes, with their defaults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "classify": {
+        "max_hvps": None,
+        "confidence": 0.99,
+        "negative_tol": 1e-2,
+        "sampled": True,
+        "count": False,
+    },
+    "escape": {"max_hvps": None},
+    "eigsh": {"lowest": 1, "highest": 1, "rtol": 1e-3, "max_hvps": None, "max_basis": None},
+    "dense": {},
+}
 
 
 class Products(NamedTuple):
@@ -69,21 +85,26 @@ def of_eigsh(objective: Objective, options: dict[str, Any]) -> Products:
 
 def of_classify(objective: Objective, options: dict[str, Any]) -> Products:
     """The label of a point."""
-    n, budget = objective.layout.size, options["max_hvps"] or MAX_HVPS
+    n, counting = objective.layout.size, options["count"]
+    budget = options["max_hvps"] or (2 if counting else 1) * MAX_HVPS
     sizes = zip(objective.layout.shapes, objective.active, strict=True)
     active = sum(math.prod(shape) for shape, on in sizes if on)
-    dense = budget >= n + DENSE_AFTER and active <= DENSE_SIZE and memory.eigh_fits(n)
+    limit = DENSE_COUNT if counting else DENSE_SIZE
+    dense = budget >= n + DENSE_AFTER and active <= limit and memory.eigh_fits(n)
     fits = max(memory.vectors_that_fit(objective.layout.vector_bytes), 8)
     basis = _rows(min(max(MAX_BASIS, STEP_PRODUCTS), fits), min(budget, n))
     if dense:
         few = active <= DENSE_FIRST
         likely = n + 3 if few else n + DENSE_AFTER + 3
         why = f"at a minimum, where all {n} are multiplied"
-        why += "" if few else f"; about {SADDLE} at a saddle"
+        if counting:
+            why = f"all {n} are multiplied to count exactly"
+        elif not few:
+            why += f"; about {SADDLE} at a saddle"
         return Products(likely, budget, EVALUATIONS, basis, memory.EIGH_MATRICES, why)
     tolerance = options["negative_tol"]
     # At a minimum of small λ_min the relative error allowed is negative_tol·top/(top + negative_tol·top).
-    sampled = objective.data.count >= FEWEST_BATCHES
+    sampled = options["sampled"] and objective.data.count >= FEWEST_BATCHES
     proof = steps_for(active, tolerance / (1 + tolerance), options["confidence"]) + 4
     why = (
         f"at a minimum, to miss no eigenvalue below −{tolerance:g}·‖H‖ with probability "
@@ -91,9 +112,18 @@ def of_classify(objective: Objective, options: dict[str, Any]) -> Products:
     )
     if sampled:
         proof, why = 2 * proof, why + "; as many again for the noise of the data"
+    if counting:
+        why = f"{proof} for the label; counting goes on until none is left or the budget is spent"
+        return Products(budget, budget, EVALUATIONS, max(basis, COUNT_BASIS), 0, why)
     if proof > budget:
         why = f"a minimum would take {proof} and stay undetermined; about {SADDLE} at a saddle"
     return Products(min(proof, budget), budget, EVALUATIONS, basis, 0, why)
+
+
+def of_escape(objective: Objective, options: dict[str, Any]) -> Products:
+    """The label of a point, and a search along the way down."""
+    label = of_classify(objective, OPTIONS["classify"] | options)
+    return label._replace(evaluations=label.evaluations + LINE_SEARCH)
 
 
 def _rows(basis: int, products: int) -> int:
@@ -102,4 +132,4 @@ def _rows(basis: int, products: int) -> int:
     return rows + segment(max(rows // 2, 1)) if rows > 16 else rows
 
 
-JOBS = {"classify": of_classify, "eigsh": of_eigsh, "dense": of_dense}
+JOBS = {"classify": of_classify, "escape": of_escape, "eigsh": of_eigsh, "dense": of_dense}
