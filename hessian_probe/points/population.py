@@ -11,9 +11,9 @@ from scipy.stats import chi2
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.batchwise import quotients
+from hessian_probe.points.approach import LOSS_SHARE, MODEL_SHARE
 from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
 from hessian_probe.points.lines import LineProbe
-from hessian_probe.points.nearness import LOSS_SHARE, MODEL_SHARE
 from hessian_probe.points.needed import AIM, BATCHES, LEAST, POWER, rounded_up, times_the_data
 from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
@@ -27,7 +27,7 @@ FEWEST_BATCHES = 4
 PRODUCTS = 3
 # A gradient too large to be near a critical point is believed where noise makes at most this share of
 # its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
-# slopes differs by a factor of four in the square (`points/nearness.py`).
+# slopes differs by a factor of four in the square (`points/approach.py`).
 NOISE_SHARE = 0.05
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 

@@ -9,13 +9,14 @@ import numpy as np
 from hessian_probe.arrays import dot, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
+from hessian_probe.points.approach import Nearness, Noise
 from hessian_probe.points.causes import no_product, nonfinite, unstable
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.flat.null import why_not_flat
 from hessian_probe.points.flat.resolve import Lower, resolve
 from hessian_probe.points.kinks.second_look import Seen, hold_at_kinks, second_look
 from hessian_probe.points.lines import LineProbe, probe_line
-from hessian_probe.points.nearness import Nearness, Noise, judge_nearness
+from hessian_probe.points.nearness import judge_nearness
 from hessian_probe.points.noise import (
     SINGLE,
     Neighbour,
