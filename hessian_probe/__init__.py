@@ -6,6 +6,9 @@ from hessian_probe.diagnosis.diagnose import diagnose as diagnose
 from hessian_probe.diagnosis.result import Diagnosis as Diagnosis
 from hessian_probe.diagnosis.result import Finding as Finding
 from hessian_probe.diagnosis.result import NotChecked as NotChecked
+from hessian_probe.diagnosis.sharpness import sharpness as sharpness
+from hessian_probe.diagnosis.sharpness_result import Sharpness as Sharpness
+from hessian_probe.diagnosis.sharpness_result import SharpnessMeasure as SharpnessMeasure
 from hessian_probe.diagnosis.stability import Stability as Stability
 from hessian_probe.diagnosis.stability import stability as stability
 from hessian_probe.escape.escape import escape as escape

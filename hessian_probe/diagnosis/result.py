@@ -118,8 +118,8 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        out: dict[str, Any] = plain(dataclasses.asdict(self))
+        return out
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         first = self.findings[0].cause.upper() if self.findings else "NOTHING COULD BE CHECKED"
@@ -133,9 +133,10 @@ class Diagnosis:
         return f"Diagnosis: {first}   training loss {number(self.loss, 5)}", rows
 
 
-def _plain(item: Any) -> Any:
+def plain(item: Any) -> Any:
+    """Make an item one of JSON: tuples lists, numbers that are not finite None."""
     if isinstance(item, dict):
-        return {name: _plain(value) for name, value in item.items()}
+        return {name: plain(value) for name, value in item.items()}
     if isinstance(item, list | tuple):
-        return [_plain(value) for value in item]
+        return [plain(value) for value in item]
     return item if not isinstance(item, float) or math.isfinite(item) else None

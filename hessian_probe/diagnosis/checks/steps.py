@@ -186,9 +186,11 @@ def noise_scale(context: Context) -> tuple[float, float, float] | None:
     return (trace / signal if signal > 0 else math.inf), trace / most if most > 0 else math.inf, high
 
 
-def _progress(batch: float, scale: float) -> float:
-    """Progress of the best step, up to a constant: McCandlish et al. 2018, section 2.2."""
-    return batch if math.isinf(scale) else 1 / (1 + scale / batch)
+def _changed_batch(size: float, factor: float, scale: float) -> str:
+    """Steps and samples to the same progress with another batch, as shares of those with this one."""
+    # The best step gains in proportion to 1/(1 + scale / batch): McCandlish et al. 2018, section 2.2.
+    steps = 1 / factor if math.isinf(scale) else (1 + scale / (factor * size)) / (1 + scale / size)
+    return f"{number(steps, 3)} of the steps and {number(factor * steps, 3)} of the samples"
 
 
 def _noise(context: Context, unchanged: float) -> Found:
@@ -203,10 +205,9 @@ def _noise(context: Context, unchanged: float) -> Found:
         return [NotChecked("noise", "train as the list of batches that training uses")]
     if scale is None:
         return [NotChecked("noise", "a loss that is a mean over samples and can take one sample")]
-    context.measured["progress of a step with the batch doubled, halved (by the noise scale)"] = (
-        f"× {number(_progress(2 * size, scale[0]) / _progress(size, scale[0]), 3)}, "
-        f"× {number(_progress(size / 2, scale[0]) / _progress(size, scale[0]), 3)}"
-    )
+    doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
+    context.measured["twice the batch, by the noise scale"] = doubled
+    context.measured["half the batch, by the noise scale"] = halved
     larger = context.steps(min(LARGER * size, samples.size), STEPS)
     changed = larger.run(context.params, context.opt_state, context.value).after
     context.num_evaluations += STEPS
@@ -227,7 +228,8 @@ def _noise(context: Context, unchanged: float) -> Found:
             threshold=1.0,
             source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
             confidence=sure,
-            experiment=f"{LARGER} times the batch, or decay the learning rate from here",
+            experiment=f"{LARGER} times the batch, or decay the learning rate from here; by the noise scale "
+            f"twice the batch, at its best rate, takes {doubled}, half of it {halved}",
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * STEPS} steps",
         )
     ]

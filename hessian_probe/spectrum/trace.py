@@ -1,0 +1,74 @@
+"""The trace of a symmetric map from random products, with its standard error.
+
+With an orthonormal basis Q of what the map does to a few random vectors, tr A = tr QᵀAQ + tr (I − QQᵀ)A
+(I − QQᵀ): the first part is computed, the second, small where the spectrum decays, is sampled.  The sum
+is unbiased, since the samples do not depend on Q.
+
+Source: R. A. Meyer, C. Musco, C. Musco and D. P. Woodruff, Hutch++: optimal stochastic trace estimation,
+2021, algorithm 1, arXiv:2010.09649.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
+from hessian_probe.operators.base import SymmetricOperator, rounding_of
+from hessian_probe.spectrum.basis import cleared, extend, zeros
+
+
+class Trace(NamedTuple):
+    """An estimate of a trace.
+
+    Attributes:
+        value: the estimate, unbiased.
+        error: its standard error, from as many samples as a third of the products; rounding at least.
+        num_hvps: products spent.
+    """
+
+    value: float
+    error: float
+    num_hvps: int
+
+
+def random_signs(rng: np.random.Generator, layout: Layout, active: tuple[bool, ...]) -> Vector:
+    """Draw a vector of signs; leaves that are not `active` are zero."""
+    rows = zip(layout.shapes, layout.work_dtypes, active, strict=True)
+    return tuple(
+        jnp.asarray(rng.choice([-1.0, 1.0], shape) if on else np.zeros(shape), dtype)
+        for shape, dtype, on in rows
+    )
+
+
+def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace:
+    """Estimate the trace of a symmetric map.
+
+    Args:
+        op: the map.
+        probes: products to spend; a third each on finding a basis, within it, and outside it.
+        rng: draws the vectors.
+
+    Returns:
+        Trace.
+    """
+    third = probes // 3
+    basis = tuple(jnp.zeros((third, *v.shape), v.dtype) for v in random_signs(rng, op.layout, op.active))
+    inside, products = 0.0, 2 * third
+    for index in range(third):
+        found = op.apply(random_signs(rng, op.layout, op.active))
+        basis, newest, _, length = extend(basis, found, zeros(found), np.int32(index))
+        if float(length) > np.sqrt(rounding_of(op)) * float(norm(found)):
+            inside += float(dot(newest, op.apply(newest)))
+            products += 1
+        else:  # what is left is rounding: the map has no more directions than these
+            basis = cleared(basis, np.int32(index))
+    samples = []
+    for _ in range(third):
+        outside = random_signs(rng, op.layout, op.active)
+        outside = add_scaled(outside, -1.0, combine(basis, coefficients(basis, outside)))
+        samples.append(float(dot(outside, op.apply(outside))))
+    value, error = inside + float(np.mean(samples)), float(np.std(samples, ddof=1) / np.sqrt(third))
+    return Trace(value, max(error, rounding_of(op) * abs(value)), products)
