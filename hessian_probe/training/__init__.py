@@ -3,6 +3,7 @@
 from hessian_probe.training.adapters import EquinoxMonitor as EquinoxMonitor
 from hessian_probe.training.adapters import NNXMonitor as NNXMonitor
 from hessian_probe.training.adapters import update_train_state as update_train_state
+from hessian_probe.training.escape_state import EscapeState as EscapeState
 from hessian_probe.training.events import Cost as Cost
 from hessian_probe.training.events import Event as Event
 from hessian_probe.training.events import read_events as read_events
@@ -12,5 +13,4 @@ from hessian_probe.training.keras_callback import keras_callback as keras_callba
 from hessian_probe.training.moments import adjust_moments as adjust_moments
 from hessian_probe.training.monitor import Monitor as Monitor
 from hessian_probe.training.plateau import PlateauTest as PlateauTest
-from hessian_probe.training.transform import EscapeState as EscapeState
 from hessian_probe.training.transform import escape_saddles as escape_saddles

@@ -7,57 +7,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, cast, split, tangent, widest
+from hessian_probe.arrays import PyTree, cast, split, tangent, widest
+from hessian_probe.training.escape_state import (
+    EscapeState,
+    after_escape,
+    after_look,
+    after_progress,
+    due,
+    new_state,
+    now,
+)
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST, earliest
+from hessian_probe.training.pacing import PAUSE, PRODUCT_COST
 from hessian_probe.training.plateau import check_lengths
 from hessian_probe.training.strategies import check_strategy
-from hessian_probe.training.stream import FLAT, SLOW
-from hessian_probe.training.watch import Watch, new_watch, observe
-
-
-class EscapeState(NamedTuple):
-    """State of `escape_saddles`.
-
-    Attributes:
-        inner: state of the optimiser inside.
-        watch: what the plateau test remembers; `watch.stream.kind` is its verdict, an index into
-            "none", "flat", "slow", "oscillating", "diverging", "noisy".
-        pending: step that waits to be confirmed on the next batch.
-        expected: what it brought on its own batch; 0 where nothing waits.
-        pause: steps that the next look which finds nothing is followed by, at least.
-        next_look: update before which nothing is looked at.
-        level: loss at the latest look that found nothing; NaN where there is none.
-        scale: larger of the loss's noise and its fall over the window then.
-        num_steps: updates.
-        num_probes: looks taken.
-        num_escapes: steps off saddles that were accepted.
-        num_hvps: Hessian-vector products spent.
-        num_evaluations: losses and gradients evaluated beside the optimiser's.
-        last_curvature: lowest curvature of the latest look; NaN before the first.
-        last_gain: what the latest accepted escape brought on its own batch.
-        last_step: update at which it was accepted; 0 before the first.
-    """
-
-    inner: Any
-    watch: Watch
-    pending: Any
-    expected: jax.Array
-    pause: jax.Array
-    next_look: jax.Array
-    level: jax.Array
-    scale: jax.Array
-    num_steps: jax.Array
-    num_probes: jax.Array
-    num_escapes: jax.Array
-    num_hvps: jax.Array
-    num_evaluations: jax.Array
-    last_curvature: jax.Array
-    last_gain: jax.Array
-    last_step: jax.Array
+from hessian_probe.training.watch import full, judged, note, once
 
 
 def escape_saddles(
@@ -165,34 +131,11 @@ class _Hook:
     def init(self, params: PyTree) -> EscapeState:
         """Start."""
         layout, _, _ = split(params)
-        dtype = widest(layout.work_dtypes)
-        window = self.options.window
-        zeros = tuple(jnp.zeros(s, d) for s, d in zip(layout.shapes, layout.work_dtypes, strict=True))
-
-        def whole() -> jax.Array:
-            return jnp.zeros((), jnp.int32)
-
-        def real(value: float) -> jax.Array:
-            return jnp.asarray(value, dtype)
-
-        return EscapeState(
-            inner=self.optimizer.init(params),
-            watch=new_watch(window, dtype),
-            pending=zeros if self.options.confirm else (),
-            expected=real(0.0),
-            pause=real(PAUSE * window),
-            next_look=real(0.0),
-            level=real(np.nan),
-            scale=real(0.0),
-            num_steps=whole(),
-            num_probes=whole(),
-            num_escapes=whole(),
-            num_hvps=whole(),
-            num_evaluations=whole(),
-            last_curvature=real(np.nan),
-            last_gain=real(0.0),
-            last_step=whole(),
-        )
+        options = self.options
+        room = tuple(jnp.zeros(s, d) for s, d in zip(layout.shapes, layout.work_dtypes, strict=True))
+        pending = () if options.strategy == "none" else room
+        inner = self.optimizer.init(params)
+        return new_state(inner, pending, options.window, options.every, widest(layout.work_dtypes))
 
     def update(
         self,
@@ -216,69 +159,71 @@ class _Hook:
         self, updates: PyTree, state: EscapeState, params: PyTree, value: Any, batch: PyTree
     ) -> tuple[PyTree, EscapeState]:
         """Watch, act, and choose between the optimiser's updates and a step off a saddle."""
+        # A healthy step writes a few numbers; all else is in a loop that does not run then.  The updates are
+        # not in its state, so that XLA computes them where they are used.
         layout, x, rest = split(params)
         dtype = state.pause.dtype
-        watch = observe(state.watch, jnp.asarray(value).astype(dtype), self.options.every)
-        state = _after_progress(
-            state._replace(watch=watch, num_steps=state.num_steps + 1), self.options.window
-        )
+        watch = note(state.watch, jnp.asarray(value).astype(dtype))
+        state = state._replace(watch=watch, num_steps=state.num_steps + 1)
         look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, dtype)
+        still = jnp.zeros((), jnp.bool_)
+        awake = full(watch) | (state.expected > 0)
+        state, moved = once(awake, lambda held: self._awake(held, params, look), (state, still))
         if self.options.strategy == "none":
             return updates, state
-        # The branch not taken still costs, measured in the docstring of `escape_saddles`.
-        return jax.lax.cond(
-            _due(state) | (state.expected > 0),
-            lambda: self._act(updates, state, params, look),
-            lambda: (updates, state),
-        )
+        displacement = tangent(layout, state.pending, rest)
+        return _choose(moved, displacement, updates), state
 
-    def _act(
-        self, updates: PyTree, state: EscapeState, params: PyTree, look: Look
-    ) -> tuple[PyTree, EscapeState]:
-        """Look, or confirm what waits, and choose between the optimiser's updates and a step."""
-        inner = state.inner
-        state, step, moved = self._step_off(state, look)
+    def _awake(
+        self, held: tuple[EscapeState, jax.Array], params: PyTree, look: Look
+    ) -> tuple[EscapeState, jax.Array]:
+        """Judge where that is due, and act where the verdict or a waiting step asks for it."""
+        state, still = held
+        fresh = full(state.watch)
+        state = state._replace(watch=once(fresh, judged, state.watch))
+        state = after_progress(state, self.options.window)
+        if self.options.strategy == "none":
+            return state, still
+        asked = (fresh & due(state)) | (state.expected > 0)
+        return once(asked, lambda held: self._act(held[0], params, look), (state, still))
 
-        def choose(own: Any, other: Any) -> Any:
-            return jnp.where(moved, jnp.asarray(other).astype(own.dtype), own)
-
-        displacement = tangent(look.layout, step, look.rest)
+    def _act(self, state: EscapeState, params: PyTree, look: Look) -> tuple[EscapeState, jax.Array]:
+        """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
+        state, moved = self._step_off(state, look)
         if self.options.moments != "keep":
-            adjusted = adjust_moments(inner, params, self.options.moments, displacement)
-            state = state._replace(inner=jax.tree.map(choose, inner, adjusted))
-        return jax.tree.map(choose, updates, displacement), state
+            displacement = tangent(look.layout, state.pending, look.rest)
+            adjusted = adjust_moments(state.inner, params, self.options.moments, displacement)
+            state = state._replace(inner=_choose(moved, adjusted, state.inner))
+        return state, moved
 
-    def _step_off(self, state: EscapeState, look: Look) -> tuple[EscapeState, Vector, jax.Array]:
-        """Confirm what waits, or look: the new state, a step, and whether to take it."""
+    def _step_off(self, state: EscapeState, look: Look) -> tuple[EscapeState, jax.Array]:
         options = self.options
-        waits = state.expected > 0
-        due = _due(state) & ~waits
-        found = jax.lax.cond(due, lambda: self._look(state, look), look.nothing)
+        waits, asked = state.expected > 0, due(state)
+        found = jax.lax.cond(asked, lambda: self._look(state, look), look.nothing)
         products, evaluations = look.costs(options.strategy, options.num_products)
+        price = PRODUCT_COST * products + evaluations
         state = state._replace(
-            num_probes=state.num_probes + due.astype(jnp.int32),
-            num_hvps=state.num_hvps + products * due.astype(jnp.int32),
-            num_evaluations=state.num_evaluations + evaluations * due.astype(jnp.int32),
-            last_curvature=jnp.where(due, found.curvature, state.last_curvature),
+            pending=_choose(asked, found.step, state.pending),
+            num_probes=state.num_probes + asked.astype(jnp.int32),
+            num_hvps=state.num_hvps + products * asked.astype(jnp.int32),
+            num_evaluations=state.num_evaluations + evaluations * asked.astype(jnp.int32),
+            last_curvature=jnp.where(asked, found.curvature, state.last_curvature),
         )
         if options.strategy == "perturbation":
-            next_look = _now(state) + PAUSE * options.window
-            return state._replace(next_look=jnp.where(due, next_look, state.next_look)), found.step, due
-        price = PRODUCT_COST * products + evaluations
+            next_look = now(state) + PAUSE * options.window
+            return state._replace(next_look=jnp.where(asked, next_look, state.next_look)), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
-            state = _paused(state, due & ~moved, found.negative, price, options.max_share)
-            return self._escaped(state, moved, found.gain), found.step, moved
+            state = after_look(state, asked & ~moved, found.negative, price, options.max_share)
+            return after_escape(state, moved, found.gain, options.window), moved
         step, expected = state.pending, state.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
-        fruitless = jnp.where(waits, ~confirmed, due & ~(found.gain > 0))
+        fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
         state = state._replace(
-            num_evaluations=state.num_evaluations + 2 * waits.astype(jnp.int32),
-            pending=found.step,
-            expected=found.gain,
+            num_evaluations=state.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
         )
-        state = _paused(state, fruitless, waits | found.negative, price, options.max_share)
-        return self._escaped(state, confirmed, expected), step, confirmed
+        state = after_look(state, fruitless, waits | found.negative, price, options.max_share)
+        return after_escape(state, confirmed, expected, options.window), confirmed
 
     def _look(self, state: EscapeState, look: Look) -> Found:
         options = self.options
@@ -287,54 +232,7 @@ class _Hook:
             return look.perturbation(key, options.radius)
         return look.along_curvature(options.strategy, key, state.watch.fall, options.num_products)
 
-    def _escaped(self, state: EscapeState, moved: jax.Array, gain: jax.Array) -> EscapeState:
-        """Start to watch anew where a step was taken, and count it."""
-        window, dtype = self.options.window, state.pause.dtype
-        watch = jax.tree.map(
-            lambda fresh, old: jnp.where(moved, fresh, old), new_watch(window, dtype, gain), state.watch
-        )
-        return state._replace(
-            watch=watch,
-            pause=jnp.where(moved, jnp.asarray(PAUSE * window, dtype), state.pause),
-            level=jnp.where(moved, jnp.full_like(state.level, np.nan), state.level),
-            num_escapes=state.num_escapes + moved.astype(jnp.int32),
-            last_gain=jnp.where(moved, gain, state.last_gain),
-            last_step=jnp.where(moved, state.num_steps, state.last_step),
-        )
 
-
-def _now(state: EscapeState) -> jax.Array:
-    return state.num_steps.astype(state.pause.dtype)
-
-
-def _due(state: EscapeState) -> jax.Array:
-    """Whether the loss is flat or slow, and no pause lasts."""
-    kind = state.watch.stream.kind
-    return ((kind == FLAT) | (kind == SLOW)) & (_now(state) >= state.next_look)
-
-
-def _after_progress(state: EscapeState, window: int) -> EscapeState:
-    """Let pauses start anew once the loss has left the plateau of the latest look."""
-    left = state.level - state.watch.level > LEFT * state.scale
-    return state._replace(
-        pause=jnp.where(left, jnp.full_like(state.pause, PAUSE * window), state.pause),
-        level=jnp.where(left, jnp.full_like(state.level, np.nan), state.level),
-    )
-
-
-def _paused(
-    state: EscapeState, fruitless: jax.Array, negative: jax.Array, price: float, max_share: float
-) -> EscapeState:
-    """After a look that found nothing, wait; longer each time, and longest without negative curvature."""
-    dtype = state.pause.dtype
-    now = _now(state)
-    spent = PRODUCT_COST * state.num_hvps.astype(dtype) + state.num_evaluations.astype(dtype)
-    next_look = earliest(now, state.pause, spent, price, max_share, jnp.maximum)
-    longer = (next_look - now) * jnp.where(negative, BACKOFF, BACKOFF_AT_MINIMUM).astype(dtype)
-    watch = state.watch
-    return state._replace(
-        next_look=jnp.where(fruitless, next_look, state.next_look),
-        pause=jnp.where(fruitless, longer, state.pause),
-        level=jnp.where(fruitless, watch.level, state.level),
-        scale=jnp.where(fruitless, jnp.maximum(jnp.abs(watch.fall), watch.noise), state.scale),
-    )
+def _choose(where: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return one pytree or the other, with the dtypes of `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(where, jnp.asarray(a).astype(b.dtype), b), new, old)

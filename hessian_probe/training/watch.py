@@ -1,7 +1,8 @@
-"""The plateau test inside compiled training steps: one value at a time, no branch but `lax.cond`."""
+"""The plateau test inside compiled training steps: a value a step is kept, and judged now and then."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.training.stream import CHUNK, Stream, absorb, judge, new_stream
+from hessian_probe.training.trends import median
 
 
 class Watch(NamedTuple):
@@ -16,7 +18,7 @@ class Watch(NamedTuple):
 
     Attributes:
         stream: what is remembered.
-        chunk: values that wait to be taken in, newest last, shape (CHUNK,).
+        waiting: values that wait to be taken in, oldest first, shape (every,); `held` of them are in use.
         held: number of them.
         fall: fall of the loss over the latest window.
         noise: standard deviation of single values in it.
@@ -24,19 +26,19 @@ class Watch(NamedTuple):
     """
 
     stream: Stream
-    chunk: jax.Array
+    waiting: jax.Array
     held: jax.Array
     fall: jax.Array
     noise: jax.Array
     level: jax.Array
 
 
-def new_watch(window: int, dtype: Any, gain: Any = 0.0) -> Watch:
+def new_watch(window: int, every: int, dtype: Any, gain: Any = 0.0) -> Watch:
     """Start to watch, after a jump that brought `gain`."""
     zero = jnp.zeros((), dtype)
     return Watch(
         stream=new_stream(jnp, window, dtype, gain),
-        chunk=jnp.zeros((CHUNK,), dtype),
+        waiting=jnp.zeros((every,), dtype),
         held=jnp.zeros((), jnp.int32),
         fall=zero,
         noise=zero,
@@ -44,32 +46,50 @@ def new_watch(window: int, dtype: Any, gain: Any = 0.0) -> Watch:
     )
 
 
-def observe(watch: Watch, value: jax.Array, every: int) -> Watch:
-    """Add a value; one that is not finite is left out.
+def note(watch: Watch, value: jax.Array) -> Watch:
+    """Add a value to those that wait; one that is not finite is left out.
 
     Args:
-        watch: what was seen before.
+        watch: what was seen before, not full.
         value: scalar of the stream's dtype.
-        every: values between judgements, a multiple of CHUNK.
 
     Returns:
-        What has been seen now.
+        What has been seen now; `judged` is due where it is full.
+
+    Cost:
+        Two numbers written, whatever else is remembered.
     """
-    finite = jnp.isfinite(value)
-    chunk = jnp.where(finite, jnp.concatenate([watch.chunk[1:], value[None]]), watch.chunk)
-    held = watch.held + finite.astype(jnp.int32)
-    watch = watch._replace(chunk=chunk, held=held)
-    return jax.lax.cond(held >= CHUNK, lambda: _take_in(watch, every), lambda: watch)
+    waiting = jax.lax.dynamic_update_index_in_dim(watch.waiting, value, watch.held, 0)
+    return watch._replace(waiting=waiting, held=watch.held + jnp.isfinite(value).astype(jnp.int32))
 
 
-def _take_in(watch: Watch, every: int) -> Watch:
-    stream = absorb(jnp, watch.stream, watch.chunk)
-    watch = watch._replace(stream=stream, held=jnp.zeros_like(watch.held))
-    return jax.lax.cond(stream.count % every == 0, lambda: _judged(watch), lambda: watch)
+def full(watch: Watch) -> jax.Array:
+    """Whether as many values wait as are judged together."""
+    return watch.held >= watch.waiting.shape[0]
 
 
-def _judged(watch: Watch) -> Watch:
-    stream, verdict = judge(jnp, watch.stream)
+def judged(watch: Watch) -> Watch:
+    """Take in the values that wait, and judge the stream."""
+    chunks = watch.waiting.reshape(-1, CHUNK)
+    stream, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), watch.stream, chunks)
+    stream, verdict = judge(jnp, stream)
     return watch._replace(
-        stream=stream, fall=verdict.fall, noise=verdict.noise, level=jnp.median(stream.recent)
+        stream=stream,
+        held=jnp.zeros_like(watch.held),
+        fall=verdict.fall,
+        noise=verdict.noise,
+        level=median(jnp, stream.recent),
     )
+
+
+def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
+    """Return `change(held)` if `go`, else `held`, untouched in its place.
+
+    A loop of one pass or none: XLA lets the branches of `lax.cond` write to buffers of their own, so that
+    the one with nothing to do copies all of `held`; a loop changes its state in place.
+    """
+
+    def body(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        return jnp.zeros_like(carry[0]), change(carry[1])
+
+    return jax.lax.while_loop(lambda carry: carry[0], body, (go, held))[1]
