@@ -47,6 +47,9 @@ bench-diagnose: $(READY)/demo ## diagnose planted troubles; print the confusion 
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
 	$(BIN)/python -m benchmarks.stability $(ARGS)
 
+bench-sharpness: $(READY)/demo ## sharpness by batch size and rate, against the gap to the test loss
+	$(BIN)/python -m benchmarks.sharpness $(ARGS)
+
 bench-coverage: $(READY)/demo ## print stated probabilities against observed frequencies
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
@@ -107,4 +110,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-coverage lint format types docs notebooks setup clean help
+.PHONY: demo test slow examples truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks setup clean help
