@@ -58,7 +58,7 @@ def _chunk(loss: Callable[..., Any], data: Any, optimizer: Any, traces: list[Non
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
-        kind = state.watch.stream.kind if hasattr(state, "watch") else jnp.asarray(0)
+        kind = state.kind if hasattr(state, "num_probes") else jnp.asarray(0)
         return (optax.apply_updates(params, updates), state), kind
 
     def run(params: Any, state: Any, key: jax.Array) -> Any:

@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_moves_nothing():
     for value in [1.0, jnp.nan, jnp.inf] * 50:
         updates, state = optimizer.update(start(0.0, 0.0), state, start(), value=value)
     assert int(state.num_steps) == 150
-    assert np.isfinite(float(state.watch.level)) or int(state.watch.stream.count) < 8
+    assert np.isfinite(float(state.watch_level)) or int(state.stream_count) < 8
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
 
 

@@ -11,19 +11,23 @@ import jax.numpy as jnp
 from hessian_probe.arrays import PyTree, cast, split, tangent, widest
 from hessian_probe.training.escape_state import (
     EscapeState,
+    Memory,
     after_escape,
     after_look,
     after_progress,
     due,
     new_state,
+    note,
     now,
+    pack,
+    unpack,
 )
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
 from hessian_probe.training.pacing import PAUSE, PRODUCT_COST
 from hessian_probe.training.plateau import check_lengths
 from hessian_probe.training.strategies import check_strategy
-from hessian_probe.training.watch import full, judged, note, once
+from hessian_probe.training.watch import full, judged, once
 
 
 def escape_saddles(
@@ -162,13 +166,10 @@ class _Hook:
         # A healthy step writes a few numbers; all else is in a loop that does not run then.  The updates are
         # not in its state, so that XLA computes them where they are used.
         layout, x, rest = split(params)
-        dtype = state.pause.dtype
-        watch = note(state.watch, jnp.asarray(value).astype(dtype))
-        state = state._replace(watch=watch, num_steps=state.num_steps + 1)
-        look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, dtype)
+        state, more = note(state, jnp.asarray(value))
+        look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
         still = jnp.zeros((), jnp.bool_)
-        awake = full(watch) | (state.expected > 0)
-        state, moved = once(awake, lambda held: self._awake(held, params, look), (state, still))
+        state, moved = once(more, lambda held: self._awake(held, params, look), (state, still))
         if self.options.strategy == "none":
             return updates, state
         displacement = tangent(layout, state.pending, rest)
@@ -178,59 +179,60 @@ class _Hook:
         self, held: tuple[EscapeState, jax.Array], params: PyTree, look: Look
     ) -> tuple[EscapeState, jax.Array]:
         """Judge where that is due, and act where the verdict or a waiting step asks for it."""
-        state, still = held
-        fresh = full(state.watch)
-        state = state._replace(watch=once(fresh, judged, state.watch))
-        state = after_progress(state, self.options.window)
+        memory, still = unpack(held[0]), held[1]
+        fresh = full(memory.watch)
+        memory = memory._replace(watch=once(fresh, judged, memory.watch))
+        memory = after_progress(memory, self.options.window)
         if self.options.strategy == "none":
-            return state, still
-        asked = (fresh & due(state)) | (state.expected > 0)
-        return once(asked, lambda held: self._act(held[0], params, look), (state, still))
+            return pack(memory), still
+        asked = (fresh & due(memory)) | (memory.expected > 0)
+        memory, moved = once(asked, lambda held: self._act(held[0], params, look), (memory, still))
+        return pack(memory), moved
 
-    def _act(self, state: EscapeState, params: PyTree, look: Look) -> tuple[EscapeState, jax.Array]:
+    def _act(self, memory: Memory, params: PyTree, look: Look) -> tuple[Memory, jax.Array]:
         """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
-        state, moved = self._step_off(state, look)
+        memory, moved = self._step_off(memory, look)
         if self.options.moments != "keep":
-            displacement = tangent(look.layout, state.pending, look.rest)
-            adjusted = adjust_moments(state.inner, params, self.options.moments, displacement)
-            state = state._replace(inner=_choose(moved, adjusted, state.inner))
-        return state, moved
+            displacement = tangent(look.layout, memory.pending, look.rest)
+            adjusted = adjust_moments(memory.inner, params, self.options.moments, displacement)
+            memory = memory._replace(inner=_choose(moved, adjusted, memory.inner))
+        return memory, moved
 
-    def _step_off(self, state: EscapeState, look: Look) -> tuple[EscapeState, jax.Array]:
+    def _step_off(self, memory: Memory, look: Look) -> tuple[Memory, jax.Array]:
         options = self.options
-        waits, asked = state.expected > 0, due(state)
-        found = jax.lax.cond(asked, lambda: self._look(state, look), look.nothing)
+        waits, asked = memory.expected > 0, due(memory)
+        found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
         products, evaluations = look.costs(options.strategy, options.num_products)
         price = PRODUCT_COST * products + evaluations
-        state = state._replace(
-            pending=_choose(asked, found.step, state.pending),
-            num_probes=state.num_probes + asked.astype(jnp.int32),
-            num_hvps=state.num_hvps + products * asked.astype(jnp.int32),
-            num_evaluations=state.num_evaluations + evaluations * asked.astype(jnp.int32),
-            last_curvature=jnp.where(asked, found.curvature, state.last_curvature),
+        memory = memory._replace(
+            pending=_choose(asked, found.step, memory.pending),
+            num_probes=memory.num_probes + asked.astype(jnp.int32),
+            num_hvps=memory.num_hvps + products * asked.astype(jnp.int32),
+            num_evaluations=memory.num_evaluations + evaluations * asked.astype(jnp.int32),
+            last_curvature=jnp.where(asked, found.curvature, memory.last_curvature),
         )
         if options.strategy == "perturbation":
-            next_look = now(state) + PAUSE * options.window
-            return state._replace(next_look=jnp.where(asked, next_look, state.next_look)), asked
+            next_look = now(memory) + PAUSE * options.window
+            return memory._replace(next_look=jnp.where(asked, next_look, memory.next_look)), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
-            state = after_look(state, asked & ~moved, found.negative, price, options.max_share)
-            return after_escape(state, moved, found.gain, options.window), moved
-        step, expected = state.pending, state.expected
+            memory = after_look(memory, asked & ~moved, found.negative, price, options.max_share)
+            return after_escape(memory, moved, found.gain, options.window), moved
+        step, expected = memory.pending, memory.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
         fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
-        state = state._replace(
-            num_evaluations=state.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
+        memory = memory._replace(
+            num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
         )
-        state = after_look(state, fruitless, waits | found.negative, price, options.max_share)
-        return after_escape(state, confirmed, expected, options.window), confirmed
+        memory = after_look(memory, fruitless, waits | found.negative, price, options.max_share)
+        return after_escape(memory, confirmed, expected, options.window), confirmed
 
-    def _look(self, state: EscapeState, look: Look) -> Found:
+    def _look(self, memory: Memory, look: Look) -> Found:
         options = self.options
-        key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, state.num_probes)
+        key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
-        return look.along_curvature(options.strategy, key, state.watch.fall, options.num_products)
+        return look.along_curvature(options.strategy, key, memory.watch.fall, options.num_products)
 
 
 def _choose(where: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -35,32 +35,14 @@ class Watch(NamedTuple):
 
 def new_watch(window: int, every: int, dtype: Any, gain: Any = 0.0) -> Watch:
     """Start to watch, after a jump that brought `gain`."""
-    zero = jnp.zeros((), dtype)
     return Watch(
         stream=new_stream(jnp, window, dtype, gain),
         waiting=jnp.zeros((every,), dtype),
         held=jnp.zeros((), jnp.int32),
-        fall=zero,
-        noise=zero,
+        fall=jnp.zeros((), dtype),
+        noise=jnp.zeros((), dtype),
         level=jnp.full((), np.nan, dtype),
     )
-
-
-def note(watch: Watch, value: jax.Array) -> Watch:
-    """Add a value to those that wait; one that is not finite is left out.
-
-    Args:
-        watch: what was seen before, not full.
-        value: scalar of the stream's dtype.
-
-    Returns:
-        What has been seen now; `judged` is due where it is full.
-
-    Cost:
-        Two numbers written, whatever else is remembered.
-    """
-    waiting = jax.lax.dynamic_update_index_in_dim(watch.waiting, value, watch.held, 0)
-    return watch._replace(waiting=waiting, held=watch.held + jnp.isfinite(value).astype(jnp.int32))
 
 
 def full(watch: Watch) -> jax.Array:
