@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict, absorb, judge, new_stream
+from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict, absorb, judge, judged_at, new_stream
 
 
 class PlateauTest:
@@ -20,7 +20,8 @@ class PlateauTest:
 
     Args:
         window: steps that show the present trend; nothing is said before so many.
-        every: steps between judgements, a multiple of 4; the kind holds in between.
+        every: steps between judgements, a multiple of 4; from 128·every steps on they grow slowly, to at most
+            1/128 of the run.  The kind holds in between.
 
     Attributes:
         stream: what is remembered.
@@ -51,7 +52,7 @@ class PlateauTest:
     @property
     def fresh(self) -> bool:
         """Whether the latest value was judged at once."""
-        return not self.pending and int(self.stream.count) % self.every == 0 and self.verdict is not None
+        return not self.pending and self._asked() and self.verdict is not None
 
     @property
     def level(self) -> float:
@@ -59,7 +60,7 @@ class PlateauTest:
         return float(np.median(self.stream.recent))
 
     def update(self, value: Any) -> str:
-        """Add a value and return the kind, judged anew every `every` values.
+        """Add a value and return the kind.
 
         Args:
             value: real scalar; one that is not finite is "diverging" and not remembered.
@@ -73,9 +74,12 @@ class PlateauTest:
         if len(self.pending) == CHUNK:
             self.stream = absorb(np, self.stream, np.asarray(self.pending))
             self.pending.clear()
-            if int(self.stream.count) % self.every == 0:
+            if self._asked():
                 self.stream, self.verdict = judge(np, self.stream)
         return self.kind
+
+    def _asked(self) -> bool:
+        return bool(judged_at(int(self.stream.count), self.every))
 
     def restart(self, gain: float = 0.0) -> None:
         """Forget the stream, after a jump that brought `gain`; the next kind takes a window."""

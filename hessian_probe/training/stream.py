@@ -17,13 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessian_probe.training.trends import GAUSSIAN, Trend, fit, oscillates, quantiles
+from hessian_probe.training.trends import Trend, fit, oscillates, thirds
 
 KINDS = ("none", "flat", "slow", "oscillating", "diverging", "noisy")
 NONE, FLAT, SLOW, OSCILLATING, DIVERGING, NOISY = range(len(KINDS))
 
 # Values are taken in together, so many at a time.
 CHUNK = 4
+# After so many judgements, and after as many values as they took again, the values between two of them grow
+# by as many as at first: their number grows like the logarithm of the run's length, and a kind is stale for
+# at most 1/JUDGEMENTS of the run.
+JUDGEMENTS = 128
 # Blocks that hold the whole run; between half of them and all are in use.
 BLOCKS = 128
 # Progress is shown where it is this many standard errors from zero, and excluded where it is as many
@@ -145,6 +149,9 @@ def absorb(xp: ModuleType, s: Stream, values: Any) -> Stream:
     mean = values[0] + xp.sum(values - values[0]) / CHUNK
     partial = s.partial + (mean - s.partial) / held.astype(s.partial.dtype)
     done = held >= s.stride
+    s = s._replace(count=s.count + CHUNK, recent=xp.concatenate([s.recent[CHUNK:], values]))
+    if xp is np and not done:  # saves the host, which can ask, most of the work
+        return s._replace(partial=partial, held=held)
     index = xp.arange(BLOCKS, dtype=np.int32)
     blocks = xp.where((index == s.filled) & done, partial, s.blocks)
     filled = s.filled + done.astype(np.int32)
@@ -152,14 +159,25 @@ def absorb(xp: ModuleType, s: Stream, values: Any) -> Stream:
     pairs = blocks.reshape(BLOCKS // 2, 2)
     merged = xp.concatenate([pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) / 2, xp.zeros_like(pairs[:, 0])])
     return s._replace(
-        count=s.count + CHUNK,
-        recent=xp.concatenate([s.recent[CHUNK:], values]),
         blocks=xp.where(full, merged, blocks),
         filled=xp.where(full, np.int32(BLOCKS // 2), filled),
         stride=xp.where(full, 2 * s.stride, s.stride),
         partial=xp.where(done, xp.zeros_like(partial), partial),
         held=xp.where(done, xp.zeros_like(held), held),
     )
+
+
+def judged_at(count: Any, every: int) -> Any:
+    """Whether a stream is judged at so many values: every `every`, and ever less often in a long run.
+
+    Args:
+        count: values seen, an integer of either library.
+        every: values between judgements at first.
+
+    Returns:
+        Bool scalar.
+    """
+    return count % (every * (1 + count // (JUDGEMENTS * every))) == 0
 
 
 def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
@@ -188,7 +206,11 @@ def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
     short, half, quarter = (trends.at(number) for number in range(3))
 
     aged = s.reference * xp.square(s.reference_at / xp.maximum(total, s.reference_at))
-    first, second, doubt = _thirds(xp, s, blocks, s.filled // 2)
+    first, second, doubt = thirds(
+        xp, blocks, s.filled, xp.stack([s.filled // 2, xp.zeros_like(s.filled)]), _rounding(xp, s)
+    )
+    accelerating = _accelerating(xp, first[1], second[1], doubt[1])
+    first, second, doubt = first[0], second[0], doubt[0]
     # Between the middles of the first and the last third lie two thirds of the half.
     seen = 1.5 * (first + second - SIGNIFICANT * doubt * float(np.sqrt(2.0)))
     renewed = (seen > aged) & (s.count >= window)
@@ -199,7 +221,7 @@ def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
     )
     last_half = 1.5 * (first + second + SIGNIFICANT * doubt * float(np.sqrt(2.0)))
     negligible = (last_half < NEGLIGIBLE * blocks[0]) & (s.count >= 4 * window)
-    return _decide(xp, s, short, half, quarter, reference, _accelerating(xp, s, blocks), negligible)
+    return _decide(xp, s, short, half, quarter, reference, accelerating, negligible)
 
 
 def _padded(xp: ModuleType, y: Any, length: int) -> Any:
@@ -268,30 +290,8 @@ def _rounding(xp: ModuleType, s: Stream) -> Any:
     return eps * xp.abs(s.recent[-1])
 
 
-def _thirds(xp: ModuleType, s: Stream, blocks: Any, first: Any) -> tuple[Any, Any, Any]:
-    """Compare the medians of the thirds of the blocks from `first` on.
-
-    Their noise comes from second differences, which know no trend.
-
-    Returns:
-        Fall from the first third to the second, fall from there to the last, and the standard error of
-        one median (√(π/2) that of a mean).
-    """
-    part = (s.filled - first) // 3
-    index = xp.arange(BLOCKS, dtype=np.int32)[None, :]
-    third = xp.arange(3, dtype=np.int32)[:, None]
-    inside = (index >= first + third * part) & (index < first + (third + 1) * part)
-    middle = quantiles(xp, xp.stack([blocks, blocks, blocks]), inside, (0.5,))[0][:, 0]
-    bends = xp.abs(blocks[2:] - 2 * blocks[1:-1] + blocks[:-2])[None, :]
-    bend = quantiles(xp, bends, (index[:, 2:] < s.filled) & (index[:, :-2] >= first), (0.5,))[0][0, 0]
-    size = xp.maximum(part, 1).astype(blocks.dtype)
-    error = GAUSSIAN / float(np.sqrt(6.0)) * bend * xp.sqrt(float(np.pi / 2) / size) + _rounding(xp, s)
-    return middle[0] - middle[1], middle[1] - middle[2], error
-
-
-def _accelerating(xp: ModuleType, s: Stream, blocks: Any) -> Any:
+def _accelerating(xp: ModuleType, earlier: Any, later: Any, error: Any) -> Any:
     """Whether the loss has fallen faster and faster since the start: a run that began on a plateau."""
-    earlier, later, error = _thirds(xp, s, blocks, xp.zeros_like(s.filled))
     # The difference of the falls weighs the three medians with 1, −1 − ACCELERATION and ACCELERATION.
     spread = float(np.sqrt(1 + (1 + ACCELERATION) ** 2 + ACCELERATION**2))
     return later - ACCELERATION * xp.maximum(earlier, 0.0) > SIGNIFICANT * spread * error
