@@ -7,6 +7,7 @@ import pytest
 
 from hessian_probe import problems
 from hessian_probe.training import EscapeState, escape_saddles
+from hessian_probe.training.escape_state import pack, unpack
 from hessian_probe.training.lanczos import krylov_space
 from hessian_probe.training.strategies import STRATEGIES, best_of, displacement
 
@@ -108,6 +109,73 @@ def test_a_healthy_run_is_the_run_without_the_hook():
         other = optax.apply_updates(other, updates)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), params, other))
     assert int(hook_state.num_probes) == 0
+
+
+def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
+    """Up to the rounding of fused operations; three calls, one compilation."""
+    known = problems.zero_mlp_point()
+    data = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), known.data)
+    start = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), problems.mlp_init((3, 8, 1), seed=1))
+    ends = []
+    for hook in (lambda o: optax.with_extra_args_support(o), lambda o: escape_saddles(o, known.loss)):
+        optimizer, traces = hook(optax.adam(1e-3)), []
+
+        def step(carry, _, optimizer=optimizer, traces=traces):
+            traces.append(None)
+            params, state = carry
+            value, gradient = jax.value_and_grad(known.loss)(params, data)
+            updates, state = optimizer.update(gradient, state, params, value=value, batch=data)
+            return (optax.apply_updates(params, updates), state), value
+
+        run = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, None, length=40))
+        carry = (start, optimizer.init(start))
+        for _ in range(3):
+            carry, _ = run(carry)
+        assert len(traces) == 1
+        assert run._cache_size() == 1
+        ends.append(carry)
+    assert int(ends[1][1].num_probes) == 0
+    assert int(ends[1][1].num_steps) == 120
+    for plain, hooked in zip(jax.tree.leaves(ends[0][0]), jax.tree.leaves(ends[1][0]), strict=True):
+        np.testing.assert_allclose(hooked, plain, rtol=2e3 * EPS, atol=2e3 * EPS)
+
+
+def test_a_step_that_does_not_judge_writes_two_arrays():
+    """So that a healthy step costs the same whatever the hook remembers."""
+    optimizer = escape_saddles(optax.sgd(0.05), well)
+    old = optimizer.init(start())
+    _, new = optimizer.update(start(0.0, 0.1), old, start(), value=jnp.asarray(0.25, FLOAT))
+    changed = [
+        name
+        for name in old._fields
+        if not jax.tree.all(jax.tree.map(same, getattr(old, name), getattr(new, name)))
+    ]
+    assert changed == ["counts", "waiting"]
+    assert int(new.num_steps) == 1
+    assert new._fields == EscapeState._fields
+    assert jax.tree.all(jax.tree.map(same, pack(unpack(new)), new))
+    with pytest.raises(AttributeError, match="no 'luck'"):
+        _ = new.luck
+
+
+def same(a, b):
+    return bool(jnp.array_equal(a, b, equal_nan=True))
+
+
+def test_a_new_state_can_be_donated():
+    """No two of its arrays are one buffer."""
+    optimizer = escape_saddles(optax.sgd(0.05), well)
+
+    def step(params, state):
+        value, gradient = jax.value_and_grad(well)(params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    params, state = start(), optimizer.init(start())
+    step = jax.jit(step, donate_argnums=(0, 1))
+    for _ in range(20):
+        params, state = step(params, state)
+    assert int(state.num_steps) == 20
 
 
 def noisy_well(p, batch):

@@ -50,7 +50,7 @@ class Monitor:
             few others confirm).
         key: random key; None means `jax.random.key(0)`.
         window: steps that show the present trend; nothing is said before so many.
-        every: steps between judgements of the loss.
+        every: steps between judgements of the loss; in long runs up to 1/128 of the run.
         max_hvps: products that one look may spend.
         max_share: share of the run's gradients that looks which find nothing may cost in the long run.
         moments: what becomes of the optimiser's state at an escape: "keep", "reset" or "project" (see

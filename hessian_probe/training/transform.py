@@ -66,7 +66,7 @@ def escape_saddles(
         confirm: with batches, move only when the next batch confirms the step; takes a vector like
             the parameters of memory.
         window: steps that show the present trend; nothing is done before so many.
-        every: steps between judgements of the loss.
+        every: steps between judgements of the loss; in long runs up to 1/128 of the run.
         num_products: products of one look, one more measures the result.
         max_share: share of the run's gradients that looks which find nothing may cost in the long run.
         radius: length of a perturbation, in params.

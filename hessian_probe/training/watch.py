@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.stream import CHUNK, Stream, absorb, judge, new_stream
+from hessian_probe.training.stream import CHUNK, Stream, absorb, judge, judged_at, new_stream
 from hessian_probe.training.trends import median
 
 
@@ -51,17 +51,18 @@ def full(watch: Watch) -> jax.Array:
 
 
 def judged(watch: Watch) -> Watch:
-    """Take in the values that wait, and judge the stream."""
+    """Take in the values that wait, and judge the stream where that is due."""
+    every = watch.waiting.shape[0]
     chunks = watch.waiting.reshape(-1, CHUNK)
     stream, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), watch.stream, chunks)
-    stream, verdict = judge(jnp, stream)
-    return watch._replace(
-        stream=stream,
-        held=jnp.zeros_like(watch.held),
-        fall=verdict.fall,
-        noise=verdict.noise,
-        level=median(jnp, stream.recent),
-    )
+    watch = watch._replace(stream=stream, held=jnp.zeros_like(watch.held))
+    return once(judged_at(stream.count, every), _judge, watch)
+
+
+def _judge(watch: Watch) -> Watch:
+    stream, verdict = judge(jnp, watch.stream)
+    level = median(jnp, stream.recent)
+    return watch._replace(stream=stream, fall=verdict.fall, noise=verdict.noise, level=level)
 
 
 def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
