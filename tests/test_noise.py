@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import hessian_probe as hp
 from hessian_probe.operators.batchwise import charge, part, quotients
 from hessian_probe.points.heldout import held_out, split_halves, steps_for_halves
-from hessian_probe.points.needed import POWER, rounded_up, times_the_data
+from hessian_probe.points.needed import POWER, rounded_up, times_for_place, times_the_data
 from hessian_probe.points.population import PRODUCTS
 from hessian_probe.spectrum.errors import weighted_mean
 
@@ -397,3 +397,29 @@ def test_higher_order_of_a_sample_decides_nothing_about_the_whole(power, mean):
     assert found.label == "undetermined"
     assert any("sampled=False" in sentence for sentence in found.evidence)
     assert hp.classify(loss, point(2), batches, sampled=False).label in ("minimum", "saddle")
+
+
+def test_samples_needed_for_the_place_are_enough_in_a_simulation_of_their_own():
+    """Slopes of a known mean, sampled anew with the number asked for: near or far is then told."""
+    curvatures, errors = np.array([-1.0, 0.5, 1.0, 2.0]), np.full(4, 0.1)
+    limits, rng = (0.05, 0.25, 0.05), np.random.default_rng(7)
+    for mean, near in ((np.zeros(4), True), (np.full(4, 0.5), False)):
+        told = 0
+        for _ in range(60):
+            pilot = mean + errors * rng.standard_normal(4)
+            times = times_for_place(pilot, errors, curvatures, limits, 0.99, 15.0)
+            assert times is not None
+            seen = mean + errors * rng.standard_normal(4) / math.sqrt(times)
+            moved = 0.5 * np.sum(np.square(errors) / times / np.abs(curvatures))
+            ahead = abs(0.5 * np.sum(np.square(seen) / curvatures))
+            told += ahead + moved <= limits[0] if near else ahead > limits[0]
+        assert told >= 60 * POWER
+
+
+def test_samples_needed_for_the_place_know_no_units_and_grow_with_the_noise():
+    slopes, errors, curvatures = np.array([0.3, 0.1]), np.array([0.2, 0.1]), np.array([-1.0, 2.0])
+    plain = times_for_place(slopes, errors, curvatures, (0.05, 0.2, 0.05), 0.99, 15.0)
+    scaled = times_for_place(1e6 * slopes, 1e6 * errors, 1e6 * curvatures, (5e4, 2e5, 0.05), 0.99, 15.0)
+    assert plain == pytest.approx(scaled)
+    assert times_for_place(slopes, 2 * errors, curvatures, (0.05, 0.2, 0.05), 0.99, 15.0) > plain
+    assert times_for_place(slopes, 1e6 * errors, curvatures, (0.05, 0.2, 0.05), 0.99, 15.0) is None

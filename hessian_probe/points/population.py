@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.batchwise import quotients
 from hessian_probe.points.approach import LOSS_SHARE, MODEL_SHARE
 from hessian_probe.points.heldout import Halves, held_out, split_halves, steps_for_halves
 from hessian_probe.points.lines import LineProbe
-from hessian_probe.points.needed import AIM, BATCHES, LEAST, POWER, rounded_up, times_the_data
+from hessian_probe.points.needed import BATCHES, LEAST, POWER, rounded_up, times_for_place, times_the_data
 from hessian_probe.points.slopes import Displacement, displacement, held_out_slope, measure_slopes
 from hessian_probe.points.verdict import Verdict, is_saddle, undetermined
 from hessian_probe.points.way import Place, loss_to_go, model_change, step_between
@@ -29,6 +28,8 @@ PRODUCTS = 3
 # its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
 # slopes differs by a factor of four in the square (`points/approach.py`).
 NOISE_SHARE = 0.05
+# Parts in which the gradient outside both ends of the spectrum is drawn.
+REST = 8
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 
 
@@ -179,7 +180,7 @@ class Population:
             facts.append(place)
         else:
             doubts.append(place)
-            self._need_nearness(moved, limit - seen, linear)
+            self._need_place(moved)
         if doubts:
             return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
         missed = 1.0 - self.level + (0.0 if verdict.confidence is None else 1.0 - verdict.confidence)
@@ -224,33 +225,48 @@ class Population:
         if share < 1.0:
             mean = self.slope.both
             self._need_sign(mean.value, mean.value, mean)
-            self.times.append((1.0 - NOISE_SHARE) / NOISE_SHARE * share / (1.0 - share) / self._tail())
         else:
-            self._need_a_critical_point()
+            self._need_signs()
+        self._need_place(displacement(*self.here, self.slopes, self.level, math.inf, self.left()))
         return undetermined(*self._doubts([doubt]), *verdict.evidence)
 
-    def _need_a_critical_point(self) -> None:
+    def _need_signs(self) -> None:
         """Where all of the gradient is noise: what a label of the critical point would need."""
-        limit = LOSS_SHARE * self._change()
-        self._need_nearness(displacement(*self.here, self.slopes, self.level, math.inf, self.left()), limit)
         for column in self.quotients.T:
             halves = split_halves(column, self.weights)
             if not halves.show(float(np.sign(halves.both.value)), self.level):
                 self._need_sign(halves.both.value, halves.both.value, halves.both, signs=2)
 
-    def _need_nearness(self, moved: Displacement, room: float, linear: float = 0.0) -> None:
-        """Ask for as many samples as bring linear/√r + change/r down to the room there is."""
-        if not (room > 0 and moved.enough and not moved.flat):
+    def _need_place(self, moved: Displacement) -> None:
+        """Ask for as many samples as tell whether a critical point is near."""
+        if moved.flat or not moved.enough:
             self.times.append(None)
             return
-        tail = self._tail()
-        a, b = linear / tail**0.5, moved.change / tail
-        self.times.append(((a + (a * a + 4.0 * b * room) ** 0.5) / (2.0 * room)) ** 2)
+        limits = LOSS_SHARE * self._change(), MODEL_SHARE * self._change(), NOISE_SHARE
+        along = self._components(moved)
+        self.times.append(times_for_place(*along, limits, self.level, self.slopes.freedom))
 
-    def _tail(self) -> float:
-        """By how much a variance may be under-estimated, with what is left of the probability stated."""
-        freedom = self.slopes.freedom
-        return float(chi2.ppf(AIM - POWER, freedom)) / freedom
+    def _components(self, moved: Displacement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slopes, errors and curvatures along eigenvectors; what is not known of them as REST equal parts."""
+        slopes = self.slopes
+        beyond = np.abs(slopes.curvatures) > self.judged.ends.band
+        values, errors = np.array([(each.value, each.error) for each in slopes.along])[beyond].T
+        curvatures = slopes.curvatures[beyond]
+        if self.judged.ends.spectrum is not None:
+            return values, errors, curvatures
+        length = float(norm(self.here.operator.gradient_vector))
+        slope, error = (
+            math.sqrt(max(whole**2 - float(np.sum(np.square(part))), 0.0) / REST)
+            for whole, part in ((length, values), (slopes.error, errors))
+        )
+        if not (moved.change > 0 and error > 0):
+            return values, errors, curvatures
+        curvature = 0.5 * REST * error * (error / moved.change)
+        return (
+            np.r_[values, np.full(REST, slope)],
+            np.r_[errors, np.full(REST, error)],
+            np.r_[curvatures, np.full(REST, curvature)],
+        )
 
     def _need_sign(self, first: float, second: float, mean: Estimate, signs: int = 1) -> None:
         """Ask for a sign of a mean between the value on held-out batches and that on the sample."""
