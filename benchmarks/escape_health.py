@@ -1,9 +1,13 @@
-"""What the hooks do to training that needs none: final loss, time, alarms, looks, compilations."""
+"""What the hooks do to training that needs none: final loss, time, alarms, looks, compilations.
+
+Plain and hooked runs see the same batches and take turns, call by call, so that both meet the same machine.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -11,124 +15,242 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.health_cases import Case, cases
 from hessian_probe import problems
 from hessian_probe.training import Monitor, escape_saddles
-from hessian_probe.training.stream import KINDS
+from hessian_probe.training.stream import FLAT, SLOW
 
-# Steps in one compiled call; plain and hooked runs take turns call by call, so both see the same machine.
+# Steps in one compiled call.
 CHUNK = 250
+# The bar: share of the time of a healthy step.
+BAR = 0.02
+FIRST_SEED = 100
 
 
 def health(steps: int, seeds: int) -> None:
-    """Train a 64-128-128-10 network on the digits, minibatches of 128, with and without hooks."""
-    data = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), problems.digits(one_hot=True))
-    loss = problems.mlp_loss("tanh", "cross_entropy")
-    print(f"\nHealthy training: digits, 64-128-128-10, minibatches of 128, {steps} steps, {seeds} seeds")
-    for name, optimizer in (("sgd", optax.sgd(0.05)), ("adam", optax.adam(3e-4))):
-        plain = optax.with_extra_args_support(optimizer)
-        hooked = escape_saddles(optimizer, loss)
-        runs = [_pair(loss, data, plain, hooked, steps, seed) for seed in range(100, 100 + seeds)]
-        final = np.array([run["final"] for run in runs])
-        seconds = np.array([run["seconds"] for run in runs])
-        print(f"  {name}: final loss plain {_spread(final[:, 0])}, hooked {_spread(final[:, 1])}")
-        print(f"    time of a chunk, hooked over plain: {_spread([run['ratio'] for run in runs])}")
-        print(f"    seconds in all: plain {_spread(seconds[:, 0])}, hooked {_spread(seconds[:, 1])}")
-        for key in ("looks", "escapes", "products", "compilations"):
-            print(f"    {key}: {[run[key] for run in runs]}")
-        print(f"    share of steps by kind: {_shares(runs)}")
-        _monitored(loss, data, plain, min(steps, 2000), name)
+    """Train every case with and without hooks, and print what the hooks did and cost."""
+    data = _single(problems.digits(one_hot=True))
+    print(
+        f"\nHealthy training on the digits; medians (quartiles) over chunks of {CHUNK} steps, {seeds} seeds"
+    )
+    added = []
+    for case in cases():
+        for name, optimizer in (("sgd", optax.sgd(0.05)), ("adam", optax.adam(3e-4))):
+            length = CHUNK * max(2, round(steps * case.share / CHUNK))
+            runs = _pairs(case, data, optimizer, length, seeds)
+            added.append(_report(f"{case.name}, {name}, {length} steps", runs))
+    print(f"  scanned steps cost at most {max(added):.1f} μs more: ", end="")
+    print(f"up to {BAR:.0%} from steps of {max(added) / BAR:.0f} μs on")
+    for case in cases()[:2]:
+        python_loop(case, data)
+        monitored(case, data, round(steps * case.share / 4))
+    at_minimum(data)
+
+
+def _single(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
 
 
 def _spread(values: Any) -> str:
     low, middle, high = np.percentile(np.asarray(values), [25, 50, 75])
-    return f"{middle:.4g} ({low:.4g} … {high:.4g})"
+    return f"{middle:.3g} ({low:.3g} … {high:.3g})"
 
 
-def _shares(runs: list[dict[str, Any]]) -> str:
-    kinds = np.concatenate([run["kinds"] for run in runs])
-    return ", ".join(
-        f"{kind} {np.mean(kinds == i):.3f}" for i, kind in enumerate(KINDS) if np.any(kinds == i)
-    )
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Count what XLA compiles meanwhile."""
+    found: list[str] = []
+    active = [True]
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        if active[0] and event.endswith("backend_compile_duration"):
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    active[0] = False
 
 
-def _chunk(loss: Callable[..., Any], data: Any, optimizer: Any, traces: list[None]) -> Any:
-    def step(carry: Any, key: jax.Array) -> Any:
+def _step(case: Case, optimizer: Any) -> Callable[..., Any]:
+    """One training step: (params, state), data, key ↦ (params, state), loss."""
+
+    def step(carry: Any, data: Any, key: jax.Array) -> Any:
         params, state = carry
-        rows = jax.random.randint(key, (128,), 0, len(data[0]))
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        value, gradient = jax.value_and_grad(loss)(params, batch)
+        batch = data
+        if case.batch is not None:
+            rows = jax.random.randint(key, (case.batch,), 0, len(data[0]))
+            batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        value, gradient = jax.value_and_grad(case.loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
-        kind = state.kind if hasattr(state, "num_probes") else jnp.asarray(0)
-        return (optax.apply_updates(params, updates), state), kind
+        return (optax.apply_updates(params, updates), state), value
 
-    def run(params: Any, state: Any, key: jax.Array) -> Any:
-        traces.append(None)
-        return jax.lax.scan(step, (params, state), jax.random.split(key, CHUNK))
+    return step
 
-    return jax.jit(run)
+
+def _chunk(case: Case, optimizer: Any) -> Callable[..., Any]:
+    step = _step(case, optimizer)
+
+    def body(carry: Any, key: jax.Array, data: Any) -> Any:
+        carry, _ = step(carry, data, key)
+        kind = carry[1].kind if hasattr(carry[1], "num_probes") else jnp.asarray(0)
+        return carry, kind
+
+    def run(carry: Any, data: Any, key: jax.Array) -> Any:
+        return jax.lax.scan(lambda c, k: body(c, k, data), carry, jax.random.split(key, CHUNK))
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def _both(case: Case, optimizer: Any) -> list[Any]:
+    return [optax.with_extra_args_support(optimizer), escape_saddles(optimizer, case.loss)]
+
+
+def _starts(case: Case, optimizers: list[Any], seed: int) -> list[Any]:
+    starts = [_single(case.init(seed)) for _ in optimizers]
+    return [(start, o.init(start)) for start, o in zip(starts, optimizers, strict=True)]
+
+
+def _pairs(case: Case, data: Any, optimizer: Any, steps: int, seeds: int) -> list[dict[str, Any]]:
+    """Train without and with the hook, for some seeds."""
+    optimizers = _both(case, optimizer)
+    chunks = [_chunk(case, o) for o in optimizers]
+    for chunk, carry in zip(chunks, _starts(case, optimizers, 0), strict=True):  # compiles
+        jax.block_until_ready(chunk(carry, data, jax.random.key(0)))
+    seeds_used = range(FIRST_SEED, FIRST_SEED + seeds)
+    return [_pair(case, data, chunks, _starts(case, optimizers, seed), steps, seed) for seed in seeds_used]
 
 
 def _pair(
-    loss: Callable[..., Any], data: Any, plain: Any, hooked: Any, steps: int, seed: int
+    case: Case, data: Any, chunks: list[Any], carries: list[Any], steps: int, seed: int
 ) -> dict[str, Any]:
     """Train twice on the same batches, in turns."""
-    start = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float32), problems.mlp_init((64, 128, 128, 10), seed=seed)
-    )
-    traces: tuple[list[None], list[None]] = ([], [])
-    chunks = [_chunk(loss, data, o, kept) for o, kept in zip((plain, hooked), traces, strict=True)]
-    carries = [(start, optimizer.init(start)) for optimizer in (plain, hooked)]
-    for chunk, carry in zip(chunks, carries, strict=True):  # compiled before the clock runs
-        jax.block_until_ready(chunk(*carry, jax.random.key(0)))
-    times, kinds = np.zeros((steps // CHUNK, 2)), []
-    for number in range(steps // CHUNK):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        for which in (0, 1):
-            began = time.perf_counter()
-            carries[which], kind = jax.block_until_ready(chunks[which](*carries[which], key))
-            times[number, which] = time.perf_counter() - began
-        kinds.append(np.asarray(kind))
+    wall, work, kinds = np.zeros((steps // CHUNK, 2)), np.zeros((steps // CHUNK, 2)), []
+    with compilations() as compiled:
+        for number in range(steps // CHUNK):
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            for which in (0, 1):
+                began, worked = time.perf_counter(), time.process_time()
+                carries[which], kind = jax.block_until_ready(chunks[which](carries[which], data, key))
+                wall[number, which] = time.perf_counter() - began
+                work[number, which] = time.process_time() - worked
+            kinds.append(np.asarray(kind))
+            if number == 0:
+                compiled.clear()  # of the keys
     state = carries[1][1]
     return {
-        "final": [float(loss(params, data)) for params, _ in carries],
-        "seconds": times.sum(axis=0),
-        "ratio": float(np.median(times[:, 1] / times[:, 0])),
+        "final": [float(case.loss(params, data)) for params, _ in carries],
+        "wall": 1e6 * wall / CHUNK,
+        "work": 1e6 * work / CHUNK,
         "looks": int(state.num_probes),
         "escapes": int(state.num_escapes),
         "products": int(state.num_hvps),
-        "compilations": len(traces[1]),
-        "kinds": np.concatenate(kinds),
+        "compilations": len(compiled),
+        "alarms": float(np.mean(np.isin(np.concatenate(kinds), [FLAT, SLOW]))),
     }
 
 
-def _monitored(loss: Callable[..., Any], data: Any, optimizer: Any, steps: int, name: str) -> None:
-    """Train once from the host with a monitor; its own time against that of the steps."""
-    params = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float32), problems.mlp_init((64, 128, 128, 10), seed=100)
-    )
-    state = optimizer.init(params)
-    monitor = Monitor(loss)
-
-    @jax.jit
-    def step(params: Any, state: Any, key: jax.Array) -> Any:
-        rows = jax.random.randint(key, (128,), 0, len(data[0]))
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value, batch
-
-    jax.block_until_ready(step(params, state, jax.random.key(0)))
-    began = time.perf_counter()
-    for number in range(steps):
-        params, state, value, batch = step(params, state, jax.random.fold_in(jax.random.key(1), number))
-        jax.block_until_ready(value)  # or the monitor would be charged for the step
-        event = monitor.update(number, params, value, state, batch)
-        params, state = event.params, event.opt_state
-    rest = time.perf_counter() - began - monitor.cost.seconds
-    cost = monitor.cost
-    watching = 1e6 * (cost.seconds - cost.probe_seconds) / steps
+def _report(name: str, runs: list[dict[str, Any]]) -> float:
+    """Print one case, and return the microseconds of processor time that a step took longer."""
+    print(f"  {name}")
+    for what, label in (("wall", "clock"), ("work", "processor")):
+        times = np.concatenate([run[what] for run in runs])
+        more, share = times[:, 1] - times[:, 0], times[:, 1].sum() / times[:, 0].sum() - 1
+        plain = np.median(times[:, 0])
+        print(
+            f"    {label}: a step takes {plain:.0f} μs, the hook adds {_spread(more)} μs, "
+            f"{np.median(more) / plain:.1%}; {share:.1%} in all, looks included"
+        )
+    final = np.array([run["final"] for run in runs])
+    change = final[:, 1] - final[:, 0]
+    spread = f", seed to seed {np.std(final[:, 0], ddof=1):.2g}" if len(runs) > 1 else ""
     print(
-        f"    Monitor, {name}, {steps} steps from the host: {watching:.0f} μs a step to watch, "
-        f"{1e6 * rest / steps:.0f} μs for the step; {cost.num_probes} looks, {cost.num_escapes} escapes, "
-        f"{cost.probe_seconds:.2f} s in looks"
+        f"    final loss {_spread(final[:, 0])}; the hook changes it by {np.mean(change):.2g} in the mean, "
+        f"{np.max(np.abs(change)):.2g} at most{spread}"
     )
+    counts = (
+        f"{key} {[run[key] for run in runs]}" for key in ("looks", "escapes", "products", "compilations")
+    )
+    alarms = ", ".join(f"{run['alarms']:.1%}" for run in runs)
+    print(f"    {'; '.join(counts)}; called flat or slow in {alarms} of the steps", flush=True)
+    return float(np.median(more))
+
+
+def python_loop(case: Case, data: Any, calls: int = 50, turns: int = 20) -> None:
+    """Time a Python loop of compiled steps whose state is donated."""
+    optimizers = _both(case, optax.adam(3e-4))
+    carries = _starts(case, optimizers, FIRST_SEED)
+    steps = [jax.jit(_step(case, o), donate_argnums=0) for o in optimizers]
+    keys = list(jax.random.split(jax.random.key(0), calls))
+    times = np.zeros((turns, 2))
+    for turn in range(turns):
+        for which in (0, 1):
+            began = time.process_time()
+            for key in keys:
+                carries[which], value = steps[which](carries[which], data, key)
+            jax.block_until_ready(value)
+            times[turn, which] = 1e6 * (time.process_time() - began) / calls
+    more = times[1:, 1] - times[1:, 0]
+    plain = float(np.median(times[1:, 0]))
+    print(
+        f"  a Python loop of compiled steps, {case.name}: {plain:.0f} μs of processor time a step, the hook "
+        f"adds {_spread(more)} μs, {np.median(more) / plain:.1%}"
+    )
+
+
+def monitored(case: Case, data: Any, steps: int) -> None:
+    """Train from the host with a monitor; its own time against that of the steps."""
+    optimizer = optax.with_extra_args_support(optax.adam(3e-4))
+    start = _single(case.init(FIRST_SEED))
+    carry = (start, optimizer.init(start))
+    monitor = Monitor(case.loss, [data])
+    step = jax.jit(_step(case, optimizer))
+    rest = watching = 0.0
+    for number in range(steps):
+        began = time.process_time()
+        carry, value = step(carry, data, jax.random.fold_in(jax.random.key(1), number))
+        value = float(value)  # or the monitor would be charged for the step
+        between, looked = time.process_time(), monitor.cost.num_probes
+        event = monitor.update(number, carry[0], value, carry[1])
+        carry = (event.params, event.opt_state)
+        if number:
+            rest += between - began
+            watching += time.process_time() - between if monitor.cost.num_probes == looked else 0.0
+    cost = monitor.cost
+    print(
+        f"  Monitor, {case.name}, {steps} steps: {1e6 * watching / steps:.0f} μs of processor time a step to "
+        f"watch, {1e6 * rest / steps:.0f} μs for the step ({watching / rest:.1%}); {cost.num_probes} looks, "
+        f"{cost.num_escapes} escapes, {cost.probe_seconds:.2f} s in looks",
+        flush=True,
+    )
+
+
+def at_minimum(data: Any, steps: int = 20_000) -> None:
+    """Rest at the minimum of a convex loss: when do the hooks look, and what do they say?"""
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean(jnp.square(data[0] @ params - small)) + 0.1 * jnp.sum(jnp.square(params))
+
+    small = jnp.sum(data[1][:, :5], axis=1)  # whether a digit is below five
+
+    optimizer = escape_saddles(optax.sgd(0.05), loss)
+    params = jnp.zeros(64, jnp.float32)
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), (value, state.num_probes)
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))
+    (params, state), (values, probes) = run((params, optimizer.init(params)))
+    looks = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
+    print(f"  at the minimum of ridge regression, {steps} steps: looks at {looks.tolist()}, ", end="")
+    print(f"{state.num_escapes} escapes, the next one not before {float(state.next_look):.0f}")
+    monitor = Monitor(loss)
+    for number, value in enumerate(np.asarray(values)):  # the parameters rest from early on
+        event = monitor.update(number, params, value)
+    rows = [row for row in monitor.events if row["num_hvps"]]
+    print(
+        f"    Monitor: looks at {[row['step'] + 1 for row in rows]}; ends with {event.kind!r}; the last look:"
+    )
+    print("      " + rows[-1]["evidence"])
