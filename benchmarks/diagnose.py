@@ -34,16 +34,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", default="", help="part of a plant's name")
-    parser.add_argument("--half", choices=("tuning", "kept", "blind", "all"), default="all")
+    parser.add_argument("--half", choices=("tuning", "kept", "blind", "fresh", "all"), default="all")
     parser.add_argument("--verbose", action="store_true", help="print each finding and what was measured")
     options = parser.parse_args()
     table: dict[str, Counter[str]] = {}
     totals: Counter[str] = Counter()
     for plant in PLANTS:
-        half = "blind" if plant.blind else "tuning" if plant.tuning else "kept"
-        if options.only not in plant.name or options.half not in ("all", half):
+        if options.only not in plant.name or options.half not in ("all", plant.half):
             continue
-        line(plant, half, range(options.first, options.first + options.seeds), table, totals, options.verbose)
+        line(plant, range(options.first, options.first + options.seeds), table, totals, options.verbose)
     confusion(table)
     for name in ("healthy", "planted"):
         if totals[name]:
@@ -54,7 +53,7 @@ def main() -> int:
 
 
 def line(
-    plant: Plant, half: str, seeds: range, table: dict[str, Counter[str]], totals: Counter[str], verbose: bool
+    plant: Plant, seeds: range, table: dict[str, Counter[str]], totals: Counter[str], verbose: bool
 ) -> None:
     """Diagnose one plant at all seeds and print a line."""
     began = time.perf_counter()
@@ -77,7 +76,7 @@ def line(
     told = ", ".join(f"{cause} {count}" for cause, count in firsts.most_common())
     acted = f"  acted: better {sum(new < old for old, new in gains)} of {len(gains)}" if gains else ""
     print(
-        f"{plant.name:30s} {half:6s} {plant.cause:20s} first {firsts[plant.cause]:2d}, two {two:2d} of "
+        f"{plant.name:30s} {plant.half:6s} {plant.cause:20s} first {firsts[plant.cause]:2d}, two {two:2d} of "
         f"{len(seeds)}  [{told}]{acted}  {(time.perf_counter() - began) / len(seeds):.0f} s each",
         flush=True,
     )
