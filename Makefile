@@ -21,9 +21,9 @@ test: $(READY)/test,demo ## set up, then run the suite in float64 and in float32
 	HESSIAN_PROBE_TEST_X64=0 $(SUITE) -m "not slow" $(ARGS)
 
 # Compiled programs are kept from run to run.
-test slow truth examples: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
-test slow truth examples: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-test slow truth examples: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+test slow truth examples bench-diagnose: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
+test slow truth examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test slow truth examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 ##@ More tests and measurements
 slow: $(READY)/test,demo ## run the tests marked slow, in float64

@@ -1,17 +1,23 @@
 """Diagnoses of planted troubles: a line for each plant, a confusion table, and what acting on it brings.
 
-Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  Thresholds were chosen on the plants
-marked *tuning*; those marked *kept* were first counted, and some of their failures led to changes of the
-rules; those marked *blind* were written after the last such change.  The last column acts on the first
-proposal of the curable plants and compares the training loss with going on unchanged for as many gradients.
+Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  The halves of the zoo are explained in
+`benchmarks/zoo/training.py`, and what counts as a contradiction in `benchmarks/diagnose_table.py`.  Acting
+on the first proposal of the curable plants is compared with going on unchanged for as many gradients.
+
+With `--out FILE` every diagnosis is also written as a line of JSON as soon as it is made, and what the file
+has already is not made again; `--merge FILE ...` prints the tables of such files.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import os
 import sys
 import time
-from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +26,9 @@ import numpy as np
 import optax
 
 import hessian_probe as hp
-from benchmarks.zoo import PLANTS, Plant, Run, order
+from benchmarks.diagnose_table import Record, line, summary
+from benchmarks.zoo import FIRST_COUNT, PLANTS
+from benchmarks.zoo.training import Plant, Run, joined, order
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
@@ -35,68 +43,91 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", default="", help="part of a plant's name")
     parser.add_argument("--half", choices=("tuning", "kept", "blind", "fresh", "all"), default="all")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--out", type=Path, help="file that every diagnosis is appended to")
+    parser.add_argument("--merge", type=Path, nargs="+", help="files to print the tables of")
     parser.add_argument("--verbose", action="store_true", help="print each finding and what was measured")
     options = parser.parse_args()
-    table: dict[str, Counter[str]] = {}
-    totals: Counter[str] = Counter()
-    for plant in PLANTS:
-        if options.only not in plant.name or options.half not in ("all", plant.half):
-            continue
-        line(plant, range(options.first, options.first + options.seeds), table, totals, options.verbose)
-    confusion(table)
-    for name in ("healthy", "planted"):
-        if totals[name]:
-            print(f"{name}: first {totals[name + ' first']} of {totals[name]}, two {totals[name + ' two']}")
-    if totals["acted"]:
-        print(f"acting on the first proposal lowers the loss: {totals['better']} of {totals['acted']}")
+    plants = [p for p in PLANTS if options.only in p.name and options.half in ("all", p.half)]
+    if options.merge:
+        records = [record for path in options.merge for record in read(path)]
+        for plant in plants:
+            own = [record for record in records if record["plant"] == plant.name]
+            print(*([line(own)] if own else []), sep="\n")
+    else:
+        records = measure(plants, range(options.first, options.first + options.seeds), options)
+    print(f"\n{summary(records)}\n{FIRST_COUNT}")
     return 0
 
 
-def line(
-    plant: Plant, seeds: range, table: dict[str, Counter[str]], totals: Counter[str], verbose: bool
-) -> None:
-    """Diagnose one plant at all seeds and print a line."""
-    began = time.perf_counter()
-    firsts: Counter[str] = Counter()
-    two, gains = 0, []
+def measure(plants: list[Plant], seeds: range, options: argparse.Namespace) -> list[Record]:
+    """Diagnose the plants at all seeds, several plants at a time, and print each when it is done."""
+    records = [] if options.out is None else read(options.out)
+    names = {plant.name for plant in plants}
+    records = [record for record in records if record["plant"] in names and record["seed"] in seeds]
+    have = {(record["plant"], record["seed"]) for record in records}
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # threads of several processes wait for another
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
+        jobs = {}
+        for plant in plants:
+            todo = [seed for seed in seeds if (plant.name, seed) not in have]
+            jobs[pool.submit(diagnoses, plant.name, todo, options.out)] = plant
+        for number, job in enumerate(as_completed(jobs), 1):
+            records += job.result()
+            own = [record for record in records if record["plant"] == jobs[job].name]
+            print(f"{number:3d}/{len(jobs)} {line(own)}", flush=True)
+            if options.verbose:
+                for record in own:
+                    show(record)
+    return records
+
+
+def diagnoses(name: str, seeds: list[int], out: Path | None) -> list[Record]:
+    """Diagnose one plant at some seeds."""
+    plant = next(plant for plant in PLANTS if plant.name == name)
+    records = []
     for seed in seeds:
-        run = plant.make(seed)
-        found = hp.diagnose(run.loss, run.params, **run.arguments())
-        causes = [finding.cause for finding in found.findings]
-        firsts[causes[0]] += 1
-        two += plant.cause in causes[:2]
-        if verbose:
-            show(plant, seed, found)
-        if plant.curable:
-            gains.append(act(run, found.findings[0]))
-    table.setdefault(plant.cause, Counter()).update(firsts)
-    kind = "healthy" if plant.cause == "healthy" else "planted"
-    totals.update({kind: len(seeds), f"{kind} first": firsts[plant.cause], f"{kind} two": two})
-    totals.update({"acted": len(gains), "better": sum(new < old for old, new in gains)})
-    told = ", ".join(f"{cause} {count}" for cause, count in firsts.most_common())
-    acted = f"  acted: better {sum(new < old for old, new in gains)} of {len(gains)}" if gains else ""
-    print(
-        f"{plant.name:30s} {plant.half:6s} {plant.cause:20s} first {firsts[plant.cause]:2d}, two {two:2d} of "
-        f"{len(seeds)}  [{told}]{acted}  {(time.perf_counter() - began) / len(seeds):.0f} s each",
-        flush=True,
-    )
+        records.append(diagnosis(plant, seed))
+        if out is not None:
+            with out.open("a") as file:
+                file.write(json.dumps(records[-1]) + "\n")
+    return records
 
 
-def show(plant: Plant, seed: int, found: hp.Diagnosis) -> None:
+def diagnosis(plant: Plant, seed: int) -> Record:
+    """Diagnose one run; act on the first proposal where the plant is curable."""
+    began = time.perf_counter()
+    run = plant.make(seed)
+    found = hp.diagnose(run.loss, run.params, **run.arguments())
+    record: Record = {
+        "plant": plant.name,
+        "half": plant.half,
+        "cause": plant.cause,
+        "also": plant.also,
+        "seed": seed,
+        "findings": [(finding.cause, finding.confidence, finding.claim) for finding in found.findings],
+        "measured": found.measured,
+    }
+    if plant.curable:
+        record["acted"] = act(run, found.findings[0])
+    record["seconds"] = [time.perf_counter() - began]
+    return record
+
+
+def read(path: Path) -> list[Record]:
+    """Records of a file; none where it does not exist."""
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def show(record: Record) -> None:
     """Print what was measured and found."""
-    print(f"--- {plant.name} {seed}")
-    for name, text in found.measured:
+    print(f"--- {record['plant']} {record['seed']}")
+    for name, text in record["measured"]:
         print(f"      {name}: {text}")
-    for finding in found.findings:
-        print(f"   {finding.cause} {finding.confidence:.2f}: {finding.claim}")
-
-
-def confusion(table: dict[str, Counter[str]]) -> None:
-    """Print how often each planted cause was told as which."""
-    told = sorted({cause for row in table.values() for cause in row})
-    print(f"\n{'planted (rows), told first':28s}" + " ".join(f"{cause[:9]:>9s}" for cause in told))
-    for cause, row in table.items():
-        print(f"{cause:28s}" + " ".join(f"{row[name] or '.':>9}" for name in told))
+    for cause, confidence, claim in record["findings"]:
+        print(f"   {cause} {confidence:.2f}: {claim}")
 
 
 def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
@@ -121,13 +152,6 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     else:
         return plain, plain
     return plain, go_on(run, params, optimizer, state, batch)
-
-
-def joined(run: Run) -> Any:
-    """All training data as one batch."""
-    if isinstance(run.train, tuple):
-        return run.train
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *run.train)
 
 
 def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) -> float:

@@ -197,3 +197,5 @@ FRESH = (
 )
 
 PLANTS = KNOWN + FRESH
+# What the fresh half gave when it was first counted.
+FIRST_COUNT = "the fresh half was first counted at commit fafc46d of it; see docs/api/diagnose.md"

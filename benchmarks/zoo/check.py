@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from benchmarks.zoo import FRESH
-from benchmarks.zoo.training import Plant, Run, fit, squared
+from benchmarks.zoo.training import Plant, Run, fit, joined, squared
 
 # Least ratio of the planted run's loss to that of the run without its trouble.
 WORSE = 1.3
@@ -59,13 +59,6 @@ def faults_of(plant: Plant, seed: int) -> list[str]:
         mine = float(np.mean(run.history["loss"][len(run.history["loss"]) // 2 :]))
     faults = [] if not mine < WORSE * other else [f"{seed}: {mine:.3g}, without the trouble {other:.3g}"]
     return faults + [f"{seed}: {text}" for text in FACTS.get(plant.cause, lambda run: [])(run)]
-
-
-def joined(run: Run) -> Any:
-    """All training data as one batch."""
-    if isinstance(run.train, tuple):
-        return run.train
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *run.train)
 
 
 def losses(run: Run) -> tuple[float, float]:

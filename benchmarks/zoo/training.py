@@ -140,3 +140,10 @@ def order(count: int, batch: int | None, steps: int, seed: int) -> Any:
     each = count // batch
     passes = [rng.permutation(count)[: each * batch].reshape(each, batch) for _ in range(-(-steps // each))]
     return jnp.asarray(np.concatenate(passes)[:steps])
+
+
+def joined(run: Run) -> Any:
+    """All training data as one batch."""
+    if isinstance(run.train, tuple):
+        return run.train
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *run.train)

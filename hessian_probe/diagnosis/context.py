@@ -24,12 +24,16 @@ from hessian_probe.points.result import CriticalPoint
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 # Share of the stability limit that a proposed rate aims at, and the largest multiple that is tried.
 PROPOSED = 0.5
-MOST_FACTOR = 1024.0
+MOST_FACTOR = 2.0**30
 # Steps of the own Adam that show what training could still gain, and samples of the one-batch test.
 ADAM_STEPS = 200
 ONE_BATCH = 16
 # Products that the classification may take.
 CLASSIFY_HVPS = 200
+# Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
+LARGE = 0.2
+# How much better another way must do to prove that this one falls short; chosen on the planted troubles.
+BETTER = 1.25
 # Samples whose losses and gradients are taken one by one.
 MAX_SINGLE = 512
 
@@ -166,12 +170,27 @@ class Context:
         return found
 
     @cached_property
-    def adam(self) -> float:
-        """Lowest training loss that the own Adam sees from here."""
+    def _adam_run(self) -> tuple[float, Any]:
         if self.samples is None:
-            return float("nan")
+            return float("nan"), None
         self.num_evaluations += 2 * ADAM_STEPS
         return best_by_adam(self.loss, self.params, self.samples.batch, ADAM_STEPS)
+
+    @property
+    def adam(self) -> float:
+        """Lowest training loss that the own Adam sees from here."""
+        return self._adam_run[0]
+
+    @cached_property
+    def test_losses(self) -> tuple[float, float]:
+        """Test loss here, and where the own Adam ended."""
+        samples, end = self.test_samples, self._adam_run[1]
+        if samples is None or end is None:
+            return float("nan"), float("nan")
+        batch = jax.tree.map(jnp.asarray, samples.batch)
+        value = jax.jit(self.loss)
+        self.num_evaluations += 2
+        return float(value(self.params, batch)), float(value(end, batch))
 
     @cached_property
     def one_batch(self) -> tuple[float, float]:
@@ -182,7 +201,7 @@ class Context:
         batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
         before = float(jax.jit(self.loss)(self.params, batch))
         self.num_evaluations += 1
-        return before, best_by_adam(self.loss, self.params, batch, ADAM_STEPS)
+        return before, best_by_adam(self.loss, self.params, batch, ADAM_STEPS)[0]
 
     @cached_property
     def trials(self) -> dict[float, Trial]:

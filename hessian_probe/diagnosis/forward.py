@@ -47,6 +47,7 @@ class Pass(NamedTuple):
         output: the program's first output.
         activations: in order.
         hidden: numbers of the activations that a layer reads.
+        last: numbers of those that the program's first output came through, and no layer reads.
         layers: outputs of the layers, in order.
         loops: the program holds loops, whose inside is not seen.
     """
@@ -54,6 +55,7 @@ class Pass(NamedTuple):
     output: Any
     activations: list[Activation]
     hidden: set[int]
+    last: set[int]
     layers: list[jax.Array]
     loops: bool
 
@@ -190,8 +192,9 @@ def run(program: Any, num_params: int, params: Any, batch: Any, taps: Any = None
     nothing: frozenset[int] = frozenset()
     origins = [Origin(index >= num_params, nothing) for index in range(len(values))]
     inside = _Run(taps)
-    outputs, _ = inside.program(program.jaxpr, program.consts, values, origins)
-    return Pass(outputs[0], inside.activations, inside.hidden, inside.layers, inside.loops)
+    outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
+    last = set(ends[0].through) - inside.hidden
+    return Pass(outputs[0], inside.activations, inside.hidden, last, inside.layers, inside.loops)
 
 
 def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:

@@ -13,15 +13,17 @@ telling answer and stands before it.
 
 Two findings need others to be absent.  A limit of the model is claimed only where nothing that hinders
 training was found, since both show in the same way.  What hinders training matters only where the training
-loss can be lower; where no other way was seen to lower it, such findings are dropped.
+loss can be lower; where no other way was seen to lower it, such findings are dropped.  So they are where the
+training loss is small, and where it was lowered further the test loss was no better: that is training enough.
 """
 
 from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.context import BETTER, LARGE, Context
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
+from hessian_probe.results import number
 
 STRONG = 0.9
 EVEN = 0.5
@@ -49,7 +51,7 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     """
     room = _room(context)
     kept = [f for f in found if f.confidence >= EVEN]
-    if not room >= ROOM:
+    if not room >= ROOM or _enough(context):
         kept = [f for f in kept if f.cause not in NEED_ROOM]
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
@@ -77,6 +79,18 @@ def _room(context: Context) -> float:
         f"{(context.value - best) / trivial:.3g}"
     )
     return (context.value - best) / trivial
+
+
+def _enough(context: Context) -> bool:
+    """Whether the training loss is small, and a lower one makes the test loss hardly lower."""
+    if context.test_samples is None or not context.value < LARGE * context.trivial:
+        return False
+    here, there = context.test_losses
+    context.measured["test loss here, and where Adam lowered the training loss"] = (
+        f"{number(here, 3)}, {number(there, 3)}"
+    )
+    # Test data on which the model fails altogether tell nothing about training.
+    return not (here < context.trivial and BETTER * there < here)
 
 
 def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:

@@ -134,14 +134,13 @@ def _adam(loss: Callable[..., Any], params: Any, batch: Any, rate: Any, steps: i
     leaves, structure = jax.tree.flatten(params)
     trained = [float_leaf(leaf) for leaf in leaves]
 
-    def merge(values: Any) -> Any:
-        return jax.tree.unflatten(structure, values)
+    def whole(values: Any) -> Any:
+        free = iter(values)
+        merged = [next(free) if on else leaf for leaf, on in zip(leaves, trained, strict=True)]
+        return jax.tree.unflatten(structure, merged)
 
     def value(values: Any) -> Any:
-        free = iter(values)
-        return loss(
-            merge([next(free) if on else leaf for leaf, on in zip(leaves, trained, strict=True)]), batch
-        )
+        return loss(whole(values), batch)
 
     start = [leaf for leaf, on in zip(leaves, trained, strict=True) if on]
     zero = [jnp.zeros_like(leaf) for leaf in start]
@@ -164,15 +163,15 @@ def _adam(loss: Callable[..., Any], params: Any, batch: Any, rate: Any, steps: i
     first = value(start)
     (end, _, _, best), _ = jax.lax.scan(step, (start, zero, zero, first), counts)
     last = value(end)
-    return jnp.where(last < best, last, best), end
+    return jnp.where(last < best, last, best), whole(end)
 
 
 # Rates tried by the own Adam, in units of the root mean square of each model's parameters' usual size.
 RATES = (1e-3, 1e-2)
 
 
-def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> float:
-    """Lowest loss that Adam sees in some steps, the better of two rates.
+def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> tuple[float, Any]:
+    """Lowest loss that Adam sees in some steps, the better of two rates, and where that run ended.
 
     Args:
         loss: `loss(params, batch)`.
@@ -181,8 +180,11 @@ def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) 
         steps: number of steps for each rate.
 
     Returns:
-        The loss.
+        The loss (NaN where none was finite) and the parameters.
     """
     arrays = jax.tree.map(jnp.asarray, batch)
-    found = [float(_adam(loss, params, arrays, jnp.float32(rate), steps)[0]) for rate in RATES]
-    return float(np.nanmin(found)) if np.any(np.isfinite(found)) else float("nan")
+    found = [_adam(loss, params, arrays, jnp.float32(rate), steps) for rate in RATES]
+    losses = [float(best) for best, _ in found]
+    if not np.any(np.isfinite(losses)):
+        return float("nan"), found[0][1]
+    return float(np.nanmin(losses)), found[int(np.nanargmin(losses))][1]

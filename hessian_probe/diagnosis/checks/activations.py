@@ -36,11 +36,13 @@ def check(context: Context) -> Found:
     out: Found = []
     if seen.loops:
         out.append(NotChecked("dead_units, saturation within loops", "layers outside scan, while and cond"))
-    if not hidden:
+    # At the model's output too: where the loss is large, they are flat on the wrong side.
+    ends = [seen.activations[i] for i in sorted(seen.last) if seen.activations[i].kind != "relu"]
+    if not hidden and not ends:
         need = "hidden layers with relu, tanh or sigmoid"
         return [*out, NotChecked("dead_units, saturation", need)]
     dead = [_dead(a) for a in hidden if a.kind == "relu"]
-    flat = [_flat(a) for a in hidden if a.kind != "relu"]
+    flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"]
     if dead:
         context.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
         out.append(_finding("dead_units", dead))
@@ -73,7 +75,7 @@ def _finding(cause: str, shares: list[float]) -> Finding:
         ),
         "saturation": (
             "share of saturated outputs in the worst layer",
-            f"in hidden layer {layer} {worst:.0%} of the outputs lie at the flat ends of the activation",
+            f"in layer {layer} {worst:.0%} of the outputs lie at the flat ends of the activation",
             "start again with smaller weights (variance 1/inputs), or normalise before the activation",
         ),
     }[cause]

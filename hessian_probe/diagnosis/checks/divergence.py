@@ -41,15 +41,20 @@ def check(context: Context) -> Found:
     lowest = float(np.min(smooth))
     before = np.minimum.accumulate(smooth)
     peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
-    recovered = last < RECOVERED * float(smooth[0])
+    first = min(float(smooth[0]), float(losses[0]))
+    recovered = last < RECOVERED * first
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
     context.measured["largest rise of the loss, and at the end ÷ first"] = (
-        f"{number(rise, 3)}, {number(last / smooth[0], 3)}"
+        f"{number(rise, 3)}, {number(last / first, 3)}"
     )
     sure = 0.0 if recovered else log_confidence(rise, RISE * math.exp(OUTLIERS * noise), SPREAD)
+    if not recovered and losses[0] < smooth[0]:  # a single step can be enough to blow up
+        at_once, single = last / first, noise * math.sqrt(_width(losses))
+        sure = max(sure, log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD))
+        rise = max(rise, at_once)
     claim = (
         f"the loss rose from {number(before[peak], 3)} to {number(smooth[peak], 3)} (step {peak} of the "
-        f"history) and is {number(last, 3)} at its end, against {number(smooth[0], 3)} at its start"
+        f"history) and is {number(last, 3)} at its end, against {number(first, 3)} at its start"
     )
     return [_finding(context, claim, rise, sure)]
 
@@ -62,7 +67,7 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
     Returns:
         The medians, and their standard deviation as the steps from loss to loss tell it.
     """
-    width = min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
+    width = _width(losses)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
     # A run can blow up at its first steps: the start is looked at by itself.
     smooth = np.append(np.median(losses[: max(1, width // 3)]), smooth)
@@ -71,6 +76,10 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
     steps = np.abs(np.diff(np.log(losses)))
     # 1.4826: a normal deviation from the median of its size; 1.25: a median's error against a mean's.
     return smooth, 1.4826 * float(np.median(steps)) / math.sqrt(2) * 1.25 / math.sqrt(width)
+
+
+def _width(losses: np.ndarray) -> int:
+    return min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
 
 
 def nonfinite(context: Context) -> str:

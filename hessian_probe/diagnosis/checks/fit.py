@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.diagnosis.baselines import FEATURES
-from hessian_probe.diagnosis.context import ADAM_STEPS, ONE_BATCH, Context
+from hessian_probe.diagnosis.context import ADAM_STEPS, BETTER, ONE_BATCH, Context
 from hessian_probe.diagnosis.evidence import Found, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.trial import best_by_adam
 from hessian_probe.results import number
 
-# How much better another way must do on the training loss to prove that this one falls short.
-BETTER = 1.25
 SPREAD = 0.15
 LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
 APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or squared error, and targets"
@@ -71,7 +69,7 @@ def _train_baseline(context: Context, loss: Callable[..., Any], params: Any) -> 
     assert context.samples is not None
     context.num_evaluations += 2 * ADAM_STEPS
     batch = jax.tree.map(jnp.asarray, context.samples.batch)
-    return best_by_adam(loss, params, batch, ADAM_STEPS)
+    return best_by_adam(loss, params, batch, ADAM_STEPS)[0]
 
 
 def _optimization(context: Context, simpler: dict[str, float]) -> Finding:

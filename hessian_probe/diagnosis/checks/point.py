@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.context import LARGE, Context
 from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.trial import STEPS
@@ -85,7 +85,3 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
         experiment="a larger model, or better data: going on cannot lower this loss",
         cost=cost,
     )
-
-
-# Share of the loss without inputs above which a training loss is large.
-LARGE = 0.2
