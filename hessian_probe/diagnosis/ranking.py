@@ -13,8 +13,9 @@ telling answer and stands before it.
 
 Two findings need others to be absent.  A limit of the model is claimed only where nothing that hinders
 training was found, since both show in the same way.  What hinders training matters only where the training
-loss can be lower; where no other way was seen to lower it, such findings are dropped.  So they are where the
-training loss is small, and where it was lowered further the test loss was no better: that is training enough.
+loss can be lower; where no other way was seen to lower it, such findings are dropped, and so they are where
+the training loss is small and lowering it further made the test loss no better: that is training enough.
+Units that do not answer to the data stay where the loss is large: nothing that is tried here revives them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ HINDRANCES = frozenset({
 })  # fmt: skip
 # Matter only where the training loss can be lower.
 NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
+# Units that do not answer to the data.
+DEAF = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs by which the training loss must be above what is reachable.
 ROOM = 0.05
 
@@ -52,7 +55,8 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     room = _room(context)
     kept = [f for f in found if f.confidence >= EVEN]
     if not room >= ROOM or _enough(context):
-        kept = [f for f in kept if f.cause not in NEED_ROOM]
+        lifeless = DEAF if context.value >= LARGE * context.trivial else frozenset()
+        kept = [f for f in kept if f.cause not in NEED_ROOM - lifeless]
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
