@@ -61,10 +61,9 @@ def escape_saddles(
         key: random key; None means `jax.random.key(0)`.
         strategy: "negative_curvature", "saddle_free_newton", "cubic_newton" (see `training.strategies`),
             "perturbation" (a random step of length up to `radius`, unproved) or "none" (only watch).
-        moments: what becomes of the optimiser's state at an escape: "keep", "reset" or "project" (see
-            `adjust_moments`).
-        confirm: with batches, move only when the next batch confirms the step; takes a vector like
-            the parameters of memory.
+        moments: what becomes of the optimiser's state after an escape, when the next update begins: "keep",
+            "reset" or "project" (see `adjust_moments`); random perturbations keep it.
+        confirm: with batches, move only when the next batch confirms the step.
         window: steps that show the present trend; nothing is done before so many.
         every: steps between judgements of the loss; in long runs up to 1/128 of the run.
         num_products: products of one look, one more measures the result.
@@ -81,9 +80,11 @@ def escape_saddles(
         ValueError: an option is out of range.
 
     Cost:
-        While healthy, measured with 26,000 float32 parameters on two cores: 18 μs a step to watch, 25 μs for
-        the branch that is not taken, 35 μs for the step that `confirm` keeps (47 % of a step of 165 μs: not
-        for steps that short).  A look: num_products + 1 products, one gradient, 20 evaluations (10 for the
+        While healthy, inside `lax.scan` on two busy cores with 26,000 float32 parameters: 4 to 12 μs a step
+        (of 165 to 200), 2 % of steps from half a millisecond on; reading the vector of `pending` makes it
+        grow with the parameters (85,000: 31 μs of 1,700).  A Python loop of compiled steps pays more, about
+        0.1 ms, for the buffers of the part that does not run.  `hp.training.Monitor` costs such loops less.
+        A look: num_products + 1 products, one gradient, 20 evaluations (10 for the
         Newton strategies), and num_products vectors of memory while it runs, part of the compiled step.
 
     Source:
@@ -130,7 +131,7 @@ class _Hook:
 
     def __init__(self, optimizer: Any, loss: Any, key: Any, options: _Options) -> None:
         self.optimizer, self.loss, self.key, self.options = optimizer, loss, key, options
-        self._compiled = jax.jit(self._step)
+        self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
 
     def init(self, params: PyTree) -> EscapeState:
         """Start."""
@@ -154,7 +155,10 @@ class _Hook:
         """Return the optimiser's updates, or a step off a saddle."""
         if params is None:
             raise ValueError("escape_saddles needs params: call update(grads, state, params, value=loss)")
-        inner_updates, inner = self.optimizer.update(updates, state.inner, params, value=value, **extra_args)
+        inner = state.inner
+        if self.options.moments != "keep" and self.options.strategy != "none":
+            inner = self._adjusted(state, params)
+        inner_updates, inner = self.optimizer.update(updates, inner, params, value=value, **extra_args)
         # Compiled as a whole even where the caller compiles nothing: branches are slow one by one.
         updates, state = self._compiled(inner_updates, state._replace(inner=inner), params, value, batch)
         return updates, state
@@ -163,21 +167,31 @@ class _Hook:
         self, updates: PyTree, state: EscapeState, params: PyTree, value: Any, batch: PyTree
     ) -> tuple[PyTree, EscapeState]:
         """Watch, act, and choose between the optimiser's updates and a step off a saddle."""
-        # A healthy step writes a few numbers; all else is in a loop that does not run then.  The updates are
-        # not in its state, so that XLA computes them where they are used.
+        # A healthy step writes a few numbers; all else is in a loop that does not run then.  Updates and
+        # moments are not in its state, so that XLA computes them where they are used, as without the hook.
         layout, x, rest = split(params)
-        state, more = note(state, jnp.asarray(value))
+        inner = state.inner
+        state, more = note(state._replace(inner=()), jnp.asarray(value))
         look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
         still = jnp.zeros((), jnp.bool_)
-        state, moved = once(more, lambda held: self._awake(held, params, look), (state, still))
+        state, moved = once(more, lambda held: self._awake(held, look), (state, still))
+        state = state._replace(inner=inner)
         if self.options.strategy == "none":
             return updates, state
-        displacement = tangent(layout, state.pending, rest)
-        return _choose(moved, displacement, updates), state
+        return _choose(moved, tangent(layout, state.pending, rest), updates), state
 
-    def _awake(
-        self, held: tuple[EscapeState, jax.Array], params: PyTree, look: Look
-    ) -> tuple[EscapeState, jax.Array]:
+    def _moments(self, state: EscapeState, params: PyTree) -> PyTree:
+        """Adjust the optimiser's state where the update before was a step off a saddle."""
+        # Only now: XLA would copy the moments in every step if they were used and changed in the same one.
+        how = self.options.moments
+        moved = (state.last_step == state.num_steps) & (state.last_step > 0)
+        if how == "reset":
+            return _choose(moved, adjust_moments(state.inner, params, how), state.inner)
+        layout, _, rest = split(params)
+        displacement = tangent(layout, state.pending, rest)
+        return once(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
+
+    def _awake(self, held: tuple[EscapeState, jax.Array], look: Look) -> tuple[EscapeState, jax.Array]:
         """Judge where that is due, and act where the verdict or a waiting step asks for it."""
         memory, still = unpack(held[0]), held[1]
         fresh = full(memory.watch)
@@ -186,19 +200,11 @@ class _Hook:
         if self.options.strategy == "none":
             return pack(memory), still
         asked = (fresh & due(memory)) | (memory.expected > 0)
-        memory, moved = once(asked, lambda held: self._act(held[0], params, look), (memory, still))
+        memory, moved = once(asked, lambda held: self._step_off(held[0], look), (memory, still))
         return pack(memory), moved
 
-    def _act(self, memory: Memory, params: PyTree, look: Look) -> tuple[Memory, jax.Array]:
-        """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
-        memory, moved = self._step_off(memory, look)
-        if self.options.moments != "keep":
-            displacement = tangent(look.layout, memory.pending, look.rest)
-            adjusted = adjust_moments(memory.inner, params, self.options.moments, displacement)
-            memory = memory._replace(inner=_choose(moved, adjusted, memory.inner))
-        return memory, moved
-
     def _step_off(self, memory: Memory, look: Look) -> tuple[Memory, jax.Array]:
+        """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
         options = self.options
         waits, asked = memory.expected > 0, due(memory)
         found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
