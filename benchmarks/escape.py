@@ -91,11 +91,12 @@ def _gradient(p: Plateau, seed: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: was the plateau left, and for how many steps, products, evaluations and seconds."""
+    """One run: was the plateau left; steps, what the hook spent beside them, and seconds."""
 
     left: bool
     steps: int
     products: int
+    gradients: int
     evaluations: int
     escapes: int
     seconds: float
@@ -123,7 +124,8 @@ def make_runner(p: Plateau, method: Any) -> Callable[[int], Run]:
         true = value if p.batch is None else p.loss(params, whole)
         updates, state = method.update(gradient, state, params, value=value, batch=batch)
         spent = [
-            getattr(state, name, jnp.asarray(0)) for name in ("num_hvps", "num_evaluations", "num_escapes")
+            getattr(state, name, jnp.asarray(0))
+            for name in ("num_hvps", "num_gradients", "num_evaluations", "num_escapes")
         ]
         return (optax.apply_updates(params, updates), state), (true, *spent)
 
@@ -139,7 +141,7 @@ def make_runner(p: Plateau, method: Any) -> Callable[[int], Run]:
         while done < p.steps:
             key = jax.random.fold_in(jax.random.key(seed), done)
             (params, state), trace = chunk(params, state, key)
-            losses, products, evaluations, escapes = map(np.asarray, trace)
+            losses, *spent = map(np.asarray, trace)
             below = np.flatnonzero(losses < p.left)
             done += CHUNK
             if len(below) or not np.isfinite(losses[-1]):
@@ -147,8 +149,7 @@ def make_runner(p: Plateau, method: Any) -> Callable[[int], Run]:
         seconds = time.perf_counter() - began
         at = int(below[0]) if len(below) else CHUNK - 1
         steps = done - CHUNK + at + 1
-        spent = (int(column[at]) for column in (products, evaluations, escapes))
-        return Run(bool(len(below)), steps, *spent, seconds * steps / done)
+        return Run(bool(len(below)), steps, *(int(column[at]) for column in spent), seconds * steps / done)
 
     return run
 
@@ -209,7 +210,7 @@ def compare(p: Plateau, seeds: int, which: str) -> dict[str, Summary]:
     for name, method in methods(p, which).items():
         run = make_runner(p, method)
         runs = [run(FIRST_SEED + number) for number in range(seeds)]
-        costs = [r.steps + product * r.products + evaluation * r.evaluations for r in runs]
+        costs = [r.steps + r.gradients + product * r.products + evaluation * r.evaluations for r in runs]
         low, middle, high = quartiles(costs)
         first, second, third = quartiles([r.seconds for r in runs])
         left = sum(r.left for r in runs)

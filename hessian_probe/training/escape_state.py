@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST, earliest
+from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, earliest
 from hessian_probe.training.stream import FLAT, SLOW, Stream
 from hessian_probe.training.watch import Watch, new_watch
 
@@ -18,6 +18,7 @@ COUNTS = (
     "num_probes",
     "num_escapes",
     "num_hvps",
+    "num_gradients",
     "num_evaluations",
     "last_step",
     "watch_held",
@@ -34,6 +35,7 @@ NUMBERS = (
     "next_look",
     "level",
     "scale",
+    "wasted",
     "last_curvature",
     "last_gain",
     "watch_fall",
@@ -53,8 +55,8 @@ class EscapeState(NamedTuple):
     Attributes:
         inner: state of the optimiser inside.
         pending: step that the latest look found, taken already or waiting to be confirmed.
-        counts: whole numbers, shape (13,).
-        numbers: real numbers, shape (13,).
+        counts: whole numbers, shape (14,).
+        numbers: real numbers, shape (14,).
         waiting: losses that are not judged yet, shape (every,).
         recent: losses before them, shape (window,).
         blocks: means over the whole run, shape (128,).
@@ -64,9 +66,10 @@ class EscapeState(NamedTuple):
         num_probes: looks taken.
         num_escapes: steps off saddles that were accepted.
         num_hvps: Hessian-vector products spent.
-        num_evaluations: losses and gradients evaluated beside the optimiser's.
+        num_gradients: gradients evaluated beside the optimiser's.
+        num_evaluations: losses likewise.
         next_look: update before which nothing is looked at.
-        last_curvature: lowest curvature of the latest look; NaN before the first.
+        last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
         last_gain: what the latest accepted escape brought on its own batch.
         last_step: update at which it was accepted; 0 before the first.
     """
@@ -100,6 +103,7 @@ class Memory(NamedTuple):
         next_look: update before which nothing is looked at.
         level: loss at the latest look that found nothing; NaN where there is none.
         scale: larger of the loss's noise and its fall over the window then.
+        wasted: gradients' worth of looks that brought nothing, since the latest escape.
 
     The rest as in `EscapeState`.
     """
@@ -116,7 +120,9 @@ class Memory(NamedTuple):
     num_probes: jax.Array
     num_escapes: jax.Array
     num_hvps: jax.Array
+    num_gradients: jax.Array
     num_evaluations: jax.Array
+    wasted: jax.Array
     last_curvature: jax.Array
     last_gain: jax.Array
     last_step: jax.Array
@@ -144,7 +150,9 @@ def new_state(inner: Any, pending: Any, window: int, every: int, dtype: Any) -> 
         num_probes=whole(),
         num_escapes=whole(),
         num_hvps=whole(),
+        num_gradients=whole(),
         num_evaluations=whole(),
+        wasted=real(0.0),
         last_curvature=real(np.nan),
         last_gain=real(0.0),
         last_step=whole(),
@@ -209,7 +217,7 @@ def now(state: Memory) -> jax.Array:
     return state.num_steps.astype(state.pause.dtype)
 
 
-def due(state: Memory) -> jax.Array:
+def stuck(state: Memory) -> jax.Array:
     """Whether the loss is flat or slow, nothing waits, and no pause lasts."""
     kind = state.watch.stream.kind
     return ((kind == FLAT) | (kind == SLOW)) & (now(state) >= state.next_look) & ~(state.expected > 0)
@@ -225,19 +233,40 @@ def after_progress(state: Memory, window: int) -> Memory:
 
 
 def after_look(
-    state: Memory, fruitless: jax.Array, negative: jax.Array, price: float, max_share: float
+    state: Memory,
+    fruitless: jax.Array,
+    negative: jax.Array,
+    cost: jax.Array,
+    price: float,
+    max_share: float,
 ) -> Memory:
-    """After a look that found nothing, wait; longer each time, and longest without negative curvature."""
+    """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
+
+    It waits longer each time, and longest without negative curvature.
+
+    Args:
+        state: before.
+        fruitless: whether nothing was found.
+        negative: whether there was negative curvature.
+        cost: of the look, in gradients.
+        price: of the next one at most.
+        max_share: share of the run's gradients that looks in vain may cost.
+
+    Returns:
+        The state after it.
+    """
     dtype = state.pause.dtype
-    spent = PRODUCT_COST * state.num_hvps.astype(dtype) + state.num_evaluations.astype(dtype)
-    next_look = earliest(now(state), state.pause, spent, price, max_share, jnp.maximum)
+    wasted = state.wasted + jnp.where(fruitless, cost, 0).astype(dtype)
+    next_look = earliest(now(state), state.pause, wasted, price, max_share, jnp.maximum)
     longer = (next_look - now(state)) * jnp.where(negative, BACKOFF, BACKOFF_AT_MINIMUM).astype(dtype)
     watch = state.watch
+    waits = fruitless & stuck(state)
     return state._replace(
-        next_look=jnp.where(fruitless, next_look, state.next_look),
-        pause=jnp.where(fruitless, longer, state.pause),
-        level=jnp.where(fruitless, watch.level, state.level),
-        scale=jnp.where(fruitless, jnp.maximum(jnp.abs(watch.fall), watch.noise), state.scale),
+        wasted=wasted,
+        next_look=jnp.where(waits, next_look, state.next_look),
+        pause=jnp.where(waits, longer, state.pause),
+        level=jnp.where(waits, watch.level, state.level),
+        scale=jnp.where(waits, jnp.maximum(jnp.abs(watch.fall), watch.noise), state.scale),
     )
 
 
@@ -249,6 +278,7 @@ def after_escape(state: Memory, moved: jax.Array, gain: jax.Array, window: int) 
         watch=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, state.watch),
         pause=jnp.where(moved, jnp.asarray(PAUSE * window, dtype), state.pause),
         level=jnp.where(moved, jnp.full_like(state.level, np.nan), state.level),
+        wasted=jnp.where(moved, jnp.zeros_like(state.wasted), state.wasted),
         num_escapes=state.num_escapes + moved.astype(jnp.int32),
         last_gain=jnp.where(moved, gain, state.last_gain),
         last_step=jnp.where(moved, state.num_steps, state.last_step),

@@ -27,10 +27,26 @@ from hessian_probe.arrays import (
 
 # A remainder below BREAKDOWN * eps * ||H|| is rounding; measured for `spectrum.krylov`.
 BREAKDOWN = 10.0
+# A Ritz value is a negative eigenvalue's where it lies twice the zero band below zero and its residual is at
+# most half of it; as in `points.search`.
+SIGN_MARGIN = 2.0
+SIGN_RESIDUAL = 0.5
+# A run may end early, asked every so many products, where the residual is a quarter of the value: on the
+# plateaus of `benchmarks.escape` the direction then leads as far down as after all 16.
+CHECKED_EVERY = 4
+SETTLED = 0.25
 
 
-# Basis, diagonal, off-diagonal, largest ‖Hv‖ and largest asymmetry so far.
-_State = tuple[Basis, jax.Array, jax.Array, jax.Array, jax.Array]
+class _State(NamedTuple):
+    """Basis, diagonal, off-diagonal, largest ‖Hv‖ and largest asymmetry so far; steps; whether to end."""
+
+    basis: Basis
+    alphas: jax.Array
+    betas: jax.Array
+    largest: jax.Array
+    asymmetry: jax.Array
+    steps: jax.Array
+    done: jax.Array
 
 
 class Space(NamedTuple):
@@ -47,6 +63,7 @@ class Space(NamedTuple):
         residual: ‖H·lowest − curvature·lowest‖.
         band: curvature smaller than this in magnitude is rounding.
         size: estimate of ‖H‖.
+        num_products: products spent.
     """
 
     basis: Basis
@@ -59,24 +76,37 @@ class Space(NamedTuple):
     residual: jax.Array
     band: jax.Array
     size: jax.Array
+    num_products: jax.Array
+
+    @property
+    def negative(self) -> jax.Array:
+        """Whether the lowest value is a negative eigenvalue's beyond rounding."""
+        beyond = self.curvature < -SIGN_MARGIN * self.band
+        return beyond & (self.residual <= SIGN_RESIDUAL * jnp.abs(self.curvature))
 
 
 def krylov_space(
-    product: Callable[[Vector], Vector], start: Vector, gradient: Vector, num_steps: int
+    product: Callable[[Vector], Vector],
+    start: Vector,
+    gradient: Vector,
+    num_steps: int,
+    *,
+    ends_early: bool = False,
 ) -> Space:
-    """Run Lanczos with full re-orthogonalisation, twice, for a fixed number of products.
+    """Run Lanczos with full re-orthogonalisation, twice, for a bounded number of products.
 
     Args:
         product: v ↦ H·v.
         start: first direction, any length above zero.
         gradient: gradient, expressed in the space for the strategies that need it.
         num_steps: m, products of the run; one more measures the lowest pair.
+        ends_early: stop as soon as a negative eigenvalue shows.
 
     Returns:
         The space.
 
     Cost:
-        m + 1 products; m vectors of memory.
+        At most m + 1 products; m vectors of memory.
 
     Source:
         C. Lanczos 1950; full re-orthogonalisation: B. N. Parlett, The Symmetric Eigenvalue Problem,
@@ -89,8 +119,8 @@ def krylov_space(
     zeros = jnp.zeros((num_steps,), dtype)
     zero = jnp.zeros((), dtype)
 
-    def step(j: jax.Array, state: _State) -> _State:
-        basis, alphas, betas, largest, asymmetry = state
+    def step(state: _State) -> _State:
+        basis, alphas, betas, largest, asymmetry, j, _ = state
         w = product(row(basis, j))
         largest = jnp.maximum(largest, norm(w))
         first = coefficients(basis, w)
@@ -108,16 +138,24 @@ def krylov_space(
         alphas, betas = alphas.at[j].set((first + second)[j]), betas.at[j].set(beta)
         # Rows after a breakdown are zero and say nothing about symmetry.
         asymmetry = jnp.maximum(asymmetry, jnp.where(betas[before] > 0, off, zero))
-        return basis, alphas, betas, largest, asymmetry
+        state = _State(basis, alphas, betas, largest, asymmetry, j + 1, jnp.zeros((), jnp.bool_))
+        if not ends_early:
+            return state
+        ask = (j + 1) % CHECKED_EVERY == 0
+        return state._replace(done=jax.lax.cond(ask, lambda: settled(state), lambda: state.done))
 
-    basis, alphas, betas, largest, asymmetry = jax.lax.fori_loop(
-        0, num_steps, step, (basis, zeros, zeros, zero, zero)
+    def settled(state: _State) -> jax.Array:
+        values, weights = _ritz(state)
+        residual = jnp.abs(state.betas[state.steps - 1] * weights[state.steps - 1, 0])
+        band = state.asymmetry + BREAKDOWN * eps * state.largest
+        return (values[0] < -SIGN_MARGIN * band) & (residual <= SETTLED * jnp.abs(values[0]))
+
+    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
+    state = jax.lax.while_loop(
+        lambda s: (s.steps < num_steps) & ~s.done, step, _State(basis, zeros, zeros, zero, zero, none, no)
     )
-    # Rows after a breakdown are zero: they belong to no eigenvalue, and are put out of the way.
-    held = jnp.concatenate([jnp.ones((1,), jnp.bool_), jnp.cumprod(betas[:-1] > 0) > 0])
-    alphas = jnp.where(held, alphas, largest)
-    tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
-    values, weights = jnp.linalg.eigh(tridiagonal)
+    values, weights = _ritz(state)
+    basis, largest, asymmetry = state.basis, state.largest, state.asymmetry
     lowest = combine(basis, weights[:, 0])
     length = norm(lowest)
     lowest = scale(1 / jnp.where(length > 0, length, jnp.ones_like(length)), lowest)
@@ -136,7 +174,29 @@ def krylov_space(
         residual=norm(add_scaled(image, -curvature, lowest)),
         band=asymmetry + BREAKDOWN * eps * size,
         size=size,
+        num_products=state.steps + 1,
     )
+
+
+def _ritz(state: _State) -> tuple[jax.Array, jax.Array]:
+    """Ritz values and weights of the rows that are in use.
+
+    Rows after a breakdown are zero, later ones not yet multiplied: neither belongs to an eigenvalue, and
+    both are put out of the way.
+
+    Args:
+        state: where the run has come to.
+
+    Returns:
+        Values, ascending, shape (m,), and weights by column, shape (m, m).
+    """
+    betas = state.betas[:-1]
+    index = jnp.arange(len(state.alphas))
+    held = jnp.concatenate([jnp.ones((1,), jnp.bool_), jnp.cumprod(betas > 0) > 0]) & (index < state.steps)
+    alphas = jnp.where(held, state.alphas, state.largest)
+    betas = jnp.where(held[1:], betas, jnp.zeros_like(betas))
+    values, weights = jnp.linalg.eigh(jnp.diag(alphas) + jnp.diag(betas, 1) + jnp.diag(betas, -1))
+    return values, weights
 
 
 def _write(basis: Basis, index: jax.Array | int, vector: Vector) -> Basis:

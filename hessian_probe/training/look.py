@@ -8,31 +8,53 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, merge, norm, scale
+from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
 from hessian_probe.training.lanczos import krylov_space
-from hessian_probe.training.strategies import RUNGS, STRATEGIES, best_of
+from hessian_probe.training.pacing import worth
+from hessian_probe.training.slide import Ladder, best_rung, slide
+from hessian_probe.training.strategies import DEFAULT, RUNGS, STRATEGIES, best_of, halvings
 
 # The longest step tried, over the length of the parameters (at least 1).
 REACH = 2.0
-# A Ritz value is a negative eigenvalue's where it lies twice the zero band below zero and its residual is at
-# most half of it; as in `points.search`.
-SIGN_MARGIN = 2.0
-SIGN_RESIDUAL = 0.5
 # A decrease must exceed this many roundings of the loss; as in `escape`.
 ROUNDING = 16.0
-# An escape must bring this many times what the loss fell by over the last window, and on other data at
-# least this share of what it brought on its own.
+# An escape must bring this many times what training brings within a window, and what the slope would bring
+# at the best rate; and on other data at least this share of what it brought on its own.
 WORTH = 2.0
 CONFIRMED = 0.5
 
 
 class Found(NamedTuple):
-    """What a look found: a step, what it brings (0: nothing), the lowest curvature, if it is negative."""
+    """What a look found, and what it cost.
+
+    Attributes:
+        step: displacement.
+        gain: what it brings; 0 for nothing.
+        curvature: lowest curvature; NaN where no products were spent.
+        negative: whether it is negative beyond rounding, or a step was found that bends down.
+        num_hvps: products.
+        num_gradients: gradients.
+        num_evaluations: losses.
+    """
 
     step: Vector
     gain: jax.Array
     curvature: jax.Array
     negative: jax.Array
+    num_hvps: jax.Array
+    num_gradients: jax.Array
+    num_evaluations: jax.Array
+
+
+class _Way(NamedTuple):
+    """A first step, the loss there, whether it may be taken; the curvature, and the products it took."""
+
+    step: Vector
+    value: jax.Array
+    leaves: jax.Array
+    curvature: jax.Array
+    negative: jax.Array
+    num_hvps: jax.Array
 
 
 class Look:
@@ -68,44 +90,109 @@ class Look:
 
     def nothing(self) -> Found:
         """Return what a look finds where none is taken."""
-        zero = jnp.zeros((), self.dtype)
-        return Found(self._zeros(), zero, zero, jnp.zeros((), jnp.bool_))
+        zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
+        return Found(self._zeros(), zero, zero, jnp.zeros((), jnp.bool_), none, none, none)
 
-    def along_curvature(self, strategy: str, key: jax.Array, fall: jax.Array, num_products: int) -> Found:
-        """Look for negative curvature, and for the best of the strategy's steps.
+    def search(
+        self, strategy: str, key: jax.Array, fall: jax.Array, num_products: int, thorough: jax.Array
+    ) -> Found:
+        """Look for a way down that training does not see.
+
+        With the default strategy, first for a long step along the gradient that bends down (see
+        `training.slide`), which costs no products; then, if that finds nothing, for the best step along
+        negative curvature; then on downhill from there while it pays.  The other strategies are their own
+        steps alone.
 
         Args:
             strategy: a name of `STRATEGIES`.
             key: random key.
-            fall: fall of the loss over the last window.
+            fall: what training itself brings within a window.
             num_products: products of the Lanczos run.
+            thorough: whether to spend products at all.
 
         Returns:
             What was found.
         """
+        default = strategy == DEFAULT
         with jax.default_matmul_precision("highest"):
-            (before, gradient), product = jax.linearize(jax.value_and_grad(self.value), self.x)
-            length = norm(gradient)
-            # Noise finds every direction; the gradient on a plateau has grown along the way out already.
-            start = self._normal(key)
-            start = scale(1 / norm(start), start)
-            inverse = jnp.where(
-                length > 0, 1 / jnp.where(length > 0, length, jnp.ones_like(length)), 0 * length
-            )
-            start = add_scaled(start, inverse, gradient)
-            num_steps = min(num_products, self.layout.size)
-            space = krylov_space(lambda v: product(v)[1], start, gradient, num_steps)
+            before, gradient = jax.value_and_grad(self.value)(self.x)
+            margin = ROUNDING * float(jnp.finfo(self.layout.dtype).eps) * jnp.abs(before)
+            enough = jnp.maximum(margin, WORTH * fall)
             longest = REACH * jnp.maximum(norm(self.x), 1.0)
-            ladder = STRATEGIES[strategy](space, longest)
-            best = best_of(space, ladder, self.x, self.value)
-        negative = (space.curvature < -SIGN_MARGIN * space.band) & (
-            space.residual <= SIGN_RESIDUAL * jnp.abs(space.curvature)
-        )
-        gain = before - best.value
-        margin = ROUNDING * float(jnp.finfo(self.layout.dtype).eps) * jnp.abs(before)
-        worth = negative & (gain > margin) & (gain > WORTH * jnp.maximum(fall, 0.0))
+
+            def curved(enough: jax.Array) -> _Way:
+                return self._along_curvature(strategy, key, before, gradient, margin, enough, num_products)
+
+            if not default:
+                way, spent = jax.lax.cond(thorough, lambda: curved(enough), self._no_way), thorough
+            else:
+                straight = self._along_gradient(before, gradient, longest, margin, enough)
+                spent = thorough & ~straight.leaves
+                # What a longer step along the gradient brings, a larger rate would: a slope, no saddle.
+                slope = jnp.maximum(before - straight.value, 0.0)
+                more = jnp.maximum(enough, WORTH * slope)
+                way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
+            gradients = 1 + spent.astype(jnp.int32)
+            evaluations = RUNGS * int(default) + self._num_rungs(strategy) * spent.astype(jnp.int32)
+            step, value = way.step, way.value
+            if default:
+                slid = slide(self.value, self.x, before, step, value, way.leaves)
+                step, value = slid.step, slid.value
+                gradients, evaluations = gradients + slid.num_passes, evaluations + slid.num_evaluations
+        gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
+        return Found(step, gain, way.curvature, way.negative, way.num_hvps, gradients, evaluations)
+
+    def _along_gradient(
+        self, before: jax.Array, gradient: Vector, longest: jax.Array, margin: jax.Array, enough: jax.Array
+    ) -> _Way:
+        """Take a long step along the gradient, if it bends down."""
+        size = norm(gradient)
+        inverse = jnp.where(size > 0, -1 / jnp.where(size > 0, size, jnp.ones_like(size)), 0 * size)
+        unit = scale(inverse, gradient)
+        lengths = longest * halvings(longest.dtype)
+        values = jax.lax.map(lambda t: self.value(add_scaled(self.x, t, unit)), lengths)
+        rung = best_rung(Ladder(lengths, values, -size), before, margin)
+        leaves = rung.bent & (before - rung.value > enough)
+        nan = jnp.full((), jnp.nan, self.dtype)
+        none = jnp.zeros((), jnp.int32)
+        return _Way(scale(rung.length, unit), rung.value, leaves, nan, leaves, none)
+
+    def _along_curvature(
+        self,
+        strategy: str,
+        key: jax.Array,
+        before: jax.Array,
+        gradient: Vector,
+        margin: jax.Array,
+        enough: jax.Array,
+        num_products: int,
+    ) -> _Way:
+        """Take the best of the strategy's steps, if there is negative curvature or the step bends down."""
+        _, product = jax.linearize(jax.grad(self.value), self.x)
+        length = norm(gradient)
+        # Noise finds every direction; the gradient on a plateau has grown along the way out already.
+        start = self._normal(key)
+        start = scale(1 / norm(start), start)
+        inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, jnp.ones_like(length)), 0 * length)
+        start = add_scaled(start, inverse, gradient)
+        num_steps = self._num_steps(num_products)
+        space = krylov_space(product, start, gradient, num_steps, ends_early=strategy == DEFAULT)
+        longest = REACH * jnp.maximum(norm(self.x), 1.0)
+        ladder = STRATEGIES[strategy](space, longest)
+        best = best_of(space, ladder, self.x, self.value)
+        negative = space.negative
+        if strategy == DEFAULT:
+            lengths = ladder.inside[:, 0]
+            rung = best_rung(Ladder(lengths, best.values, dot(gradient, space.lowest)), before, margin)
+            negative = negative | rung.bent
+        leaves = negative & (before - best.value > enough)
         curvature = space.curvature.astype(self.dtype)
-        return Found(best.step, jnp.where(worth, gain, jnp.zeros_like(gain)), curvature, negative)
+        return _Way(best.step, best.value, leaves, curvature, negative, space.num_products)
+
+    def _no_way(self) -> _Way:
+        zero, no = jnp.zeros((), self.dtype), jnp.zeros((), jnp.bool_)
+        nan = jnp.full((), jnp.nan, self.dtype)
+        return _Way(self._zeros(), zero, no, nan, no, jnp.zeros((), jnp.int32))
 
     def perturbation(self, key: jax.Array, radius: float) -> Found:
         """Draw a step uniformly from a ball (Jin et al. 2017); nothing is claimed about the loss there."""
@@ -120,13 +207,21 @@ class Look:
         gain = self.value(self.x) - self.value(add_scaled(self.x, 1.0, step))
         return gain > CONFIRMED * expected
 
-    def costs(self, strategy: str, num_products: int) -> tuple[int, int]:
-        """Products and evaluations of one look."""
+    def price(self, strategy: str, num_products: int, thorough: bool) -> float:
+        """Gradients that a look which finds nothing costs at most."""
         if strategy not in STRATEGIES:
-            return 0, 0
-        return min(num_products, self.layout.size) + 1, 1 + (
-            2 * RUNGS if strategy == "negative_curvature" else RUNGS
-        )
+            return 0.0
+        gradients, evaluations, products = 1, RUNGS * (strategy == DEFAULT), 0
+        if thorough:
+            gradients, products = 2, self._num_steps(num_products) + 1
+            evaluations += self._num_rungs(strategy)
+        return worth(products, gradients, evaluations)
+
+    def _num_steps(self, num_products: int) -> int:
+        return min(num_products, self.layout.size)
+
+    def _num_rungs(self, strategy: str) -> int:
+        return 2 * RUNGS if strategy == DEFAULT else RUNGS
 
     def _zeros(self) -> Vector:
         return tuple(jnp.zeros_like(leaf) for leaf in self.x)

@@ -8,7 +8,7 @@ Whoever asks evaluates the loss at each and takes the lowest, if it is a real de
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def negative_curvature(space: Space, longest: jax.Array) -> Ladder:
     Source:
         J. J. Moré and D. C. Sorensen, Math. Programming 16, 1979, doi:10.1007/BF01582091.
     """
-    lengths = longest * _halvings(space)
+    lengths = longest * halvings(space.values.dtype)
     signed = jnp.concatenate([lengths, -lengths])
     inside = jnp.zeros((2 * RUNGS, space.values.shape[0]), lengths.dtype).at[:, 0].set(signed)
     return Ladder(inside, jnp.zeros((2 * RUNGS,), lengths.dtype))
@@ -68,7 +68,7 @@ def saddle_free_newton(space: Space, longest: jax.Array) -> Ladder:
     step = -space.slopes / (jnp.abs(space.values) + space.band)
     length = jnp.sqrt(jnp.sum(jnp.square(step)))
     shrink = jnp.minimum(1.0, 0.5 * longest / jnp.where(length > 0, length, jnp.ones_like(length)))
-    factors = 2.0 * shrink * _halvings(space)
+    factors = 2.0 * shrink * halvings(space.values.dtype)
     return Ladder(factors[:, None] * step[None, :], -factors / (space.size + space.band))
 
 
@@ -115,7 +115,7 @@ def cubic_newton(space: Space, longest: jax.Array) -> Ladder:
         s = s.at[0].add(sign * jnp.sqrt(jnp.maximum(missing, 0.0)))
         return s, -1 / (size + shift)
 
-    return Ladder(*jax.vmap(solve)(size / longest / _halvings(space)))
+    return Ladder(*jax.vmap(solve)(size / longest / halvings(space.values.dtype)))
 
 
 STRATEGIES: dict[str, Callable[[Space, jax.Array], Ladder]] = {
@@ -123,6 +123,8 @@ STRATEGIES: dict[str, Callable[[Space, jax.Array], Ladder]] = {
     "saddle_free_newton": saddle_free_newton,
     "cubic_newton": cubic_newton,
 }
+# The strategy that also takes long steps along the gradient and slides on downhill.
+DEFAULT = "negative_curvature"
 # Without products: "perturbation" adds a random vector of a fixed length, unproved; "none" only looks on.
 WITHOUT_CURVATURE = ("perturbation", "none")
 
@@ -140,10 +142,11 @@ def displacement(space: Space, inside: jax.Array, outside: jax.Array) -> Vector:
 
 
 class Choice(NamedTuple):
-    """The best candidate of a ladder and its loss."""
+    """The best candidate of a ladder, its loss, and the losses of all."""
 
     step: Vector
     value: jax.Array
+    values: jax.Array
 
 
 def best_of(space: Space, ladder: Ladder, x: Vector, loss: Callable[[Vector], jax.Array]) -> Choice:
@@ -168,8 +171,9 @@ def best_of(space: Space, ladder: Ladder, x: Vector, loss: Callable[[Vector], ja
 
     values = jax.lax.map(value, (ladder.inside, ladder.outside))
     best = jnp.argmin(values)
-    return Choice(displacement(space, ladder.inside[best], ladder.outside[best]), values[best])
+    return Choice(displacement(space, ladder.inside[best], ladder.outside[best]), values[best], values)
 
 
-def _halvings(space: Space) -> jax.Array:
-    return jnp.asarray(0.5 ** np.arange(RUNGS), space.values.dtype)
+def halvings(dtype: Any) -> jax.Array:
+    """Lengths of a ladder over its longest: 1, 1/2 … shape (RUNGS,)."""
+    return jnp.asarray(0.5 ** np.arange(RUNGS), dtype)

@@ -15,19 +15,19 @@ from hessian_probe.training.escape_state import (
     after_escape,
     after_look,
     after_progress,
-    due,
     new_state,
     note,
     now,
     pack,
+    stuck,
     unpack,
 )
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import PAUSE, PRODUCT_COST
+from hessian_probe.training.pacing import EARLY, PAUSE, affordable, scheduled, thorough, worth
 from hessian_probe.training.plateau import check_lengths
-from hessian_probe.training.strategies import check_strategy
-from hessian_probe.training.watch import full, judged, once
+from hessian_probe.training.strategies import DEFAULT, STRATEGIES, check_strategy
+from hessian_probe.training.watch import brings, full, judged, once
 
 
 def escape_saddles(
@@ -46,12 +46,18 @@ def escape_saddles(
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
 
-    When the plateau test calls the loss flat or slow, a Lanczos run of fixed length looks
-    for negative curvature beyond rounding.  If there is some, candidate steps are evaluated, and the best
-    becomes the update, `params + updates` being the new point, if the loss falls by more than rounding and
-    more than training itself brought lately; with batches, only if the next batch confirms it.  Looks that
-    find nothing are followed by pauses that grow geometrically.  Nothing is compiled twice, and the host
-    is not asked.
+    A look is taken when the plateau test calls the loss flat or slow; and 8, 16, 32 … steps after the start
+    and after every escape, whatever it says.  First the loss is evaluated along the gradient, at lengths up
+    to twice that of the parameters: where it falls by twice what the slope explains, it bends down, as at
+    saddles whose curvature is lost in rounding.  If it does not, and at the plateau test's looks and two of
+    the others, a Lanczos run looks for negative curvature, and steps along it are tried.  From the best step
+    on, steepest descent with line searches goes on while it pays.  The result becomes the update, `params +
+    updates` being the new point, if its first step alone brings more than rounding and twice what training
+    brings within a window (eight times where the plateau test has not spoken); with batches, only if the
+    next batch confirms it.
+
+    Looks that find nothing are followed by pauses that grow geometrically.  Nothing is compiled twice, and
+    the host is not asked.
 
     `hp.training.Monitor` labels the point as well, and says why; this one only looks for a way down.
 
@@ -59,15 +65,17 @@ def escape_saddles(
         optimizer: an optax gradient transformation.
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         key: random key; None means `jax.random.key(0)`.
-        strategy: "negative_curvature", "saddle_free_newton", "cubic_newton" (see `training.strategies`),
-            "perturbation" (a random step of length up to `radius`, unproved) or "none" (only watch).
+        strategy: "negative_curvature" (all of the above); "saddle_free_newton" or "cubic_newton" (steps of
+            their own, see `training.strategies`); "perturbation" (a random step of length up to `radius`,
+            unproved); or "none" (only watch).
         moments: what becomes of the optimiser's state after an escape, when the next update begins: "keep",
             "reset" or "project" (see `adjust_moments`); random perturbations keep it.
         confirm: with batches, move only when the next batch confirms the step.
-        window: steps that show the present trend; nothing is done before so many.
+        window: steps that show the present trend; the plateau test says nothing before so many.
         every: steps between judgements of the loss; in long runs up to 1/128 of the run.
         num_products: products of one look, one more measures the result.
-        max_share: share of the run's gradients that looks which find nothing may cost in the long run.
+        max_share: share of the run's gradients that looks which find nothing may cost in the long run; what
+            they cost is forgiven at an escape.
         radius: length of a perturbation, in params.
 
     Returns:
@@ -84,8 +92,10 @@ def escape_saddles(
         (of 165 to 200), 2 % of steps from half a millisecond on; reading the vector of `pending` makes it
         grow with the parameters (85,000: 31 μs of 1,700).  A Python loop of compiled steps pays more, about
         0.1 ms, for the buffers of the part that does not run.  `hp.training.Monitor` costs such loops less.
-        A look: num_products + 1 products, one gradient, 20 evaluations (10 for the
-        Newton strategies), and num_products vectors of memory while it runs, part of the compiled step.
+        A look in vain: one gradient and 10 evaluations; with products one more gradient, at most
+        num_products + 1 products and 20 more evaluations (10 for the Newton strategies), and num_products
+        vectors of memory while it runs, part of the compiled step.  A look that finds a way: fewer products,
+        and up to 16 gradients and 64 evaluations on the way down.
 
     Source:
         Perturbation: C. Jin et al. 2017, arXiv:1703.00887; for the rest see `training.strategies`.
@@ -199,30 +209,33 @@ class _Hook:
         memory = after_progress(memory, self.options.window)
         if self.options.strategy == "none":
             return pack(memory), still
-        asked = (fresh & due(memory)) | (memory.expected > 0)
+        asked = (fresh & self._due(memory, look)) | (memory.expected > 0)
         memory, moved = once(asked, lambda held: self._step_off(held[0], look), (memory, still))
         return pack(memory), moved
 
     def _step_off(self, memory: Memory, look: Look) -> tuple[Memory, jax.Array]:
         """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
         options = self.options
-        waits, asked = memory.expected > 0, due(memory)
+        waits = memory.expected > 0
+        asked = self._due(memory, look) & ~waits
         found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
-        products, evaluations = look.costs(options.strategy, options.num_products)
-        price = PRODUCT_COST * products + evaluations
+        price = look.price(options.strategy, options.num_products, True)
+        # A step that the next batch denies is charged for as a whole look.
+        cost = jnp.where(waits, price, worth(found.num_hvps, found.num_gradients, found.num_evaluations))
         memory = memory._replace(
             pending=_choose(asked, found.step, memory.pending),
             num_probes=memory.num_probes + asked.astype(jnp.int32),
-            num_hvps=memory.num_hvps + products * asked.astype(jnp.int32),
-            num_evaluations=memory.num_evaluations + evaluations * asked.astype(jnp.int32),
-            last_curvature=jnp.where(asked, found.curvature, memory.last_curvature),
+            num_hvps=memory.num_hvps + found.num_hvps,
+            num_gradients=memory.num_gradients + found.num_gradients,
+            num_evaluations=memory.num_evaluations + found.num_evaluations,
+            last_curvature=jnp.where(found.num_hvps > 0, found.curvature, memory.last_curvature),
         )
         if options.strategy == "perturbation":
             next_look = now(memory) + PAUSE * options.window
             return memory._replace(next_look=jnp.where(asked, next_look, memory.next_look)), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
-            memory = after_look(memory, asked & ~moved, found.negative, price, options.max_share)
+            memory = after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
             return after_escape(memory, moved, found.gain, options.window), moved
         step, expected = memory.pending, memory.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
@@ -230,15 +243,32 @@ class _Hook:
         memory = memory._replace(
             num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
         )
-        memory = after_look(memory, fruitless, waits | found.negative, price, options.max_share)
+        memory = after_look(memory, fruitless, waits | found.negative, cost, price, options.max_share)
         return after_escape(memory, confirmed, expected, options.window), confirmed
+
+    def _due(self, memory: Memory, look: Look) -> jax.Array:
+        """Whether to look after a judgement: the plateau test asks for it, or the schedule."""
+        options = self.options
+        if options.strategy not in STRATEGIES:
+            return stuck(memory)
+        at = scheduled if options.strategy == DEFAULT else thorough
+        return stuck(memory) | (
+            at(memory.watch.stream.count, options.every) & self._affords(memory, look, False)
+        )
+
+    def _affords(self, memory: Memory, look: Look, deep: bool) -> jax.Array:
+        price = look.price(self.options.strategy, self.options.num_products, deep)
+        return affordable(now(memory), memory.wasted, price, self.options.max_share)
 
     def _look(self, memory: Memory, look: Look) -> Found:
         options = self.options
         key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
-        return look.along_curvature(options.strategy, key, memory.watch.fall, options.num_products)
+        asked = stuck(memory)
+        early = thorough(memory.watch.stream.count, options.every) & self._affords(memory, look, True)
+        fall = jnp.where(asked, jnp.maximum(memory.watch.fall, 0.0), EARLY * brings(memory.watch))
+        return look.search(options.strategy, key, fall, options.num_products, asked | early)
 
 
 def _choose(where: jax.Array, new: PyTree, old: PyTree) -> PyTree:
