@@ -145,7 +145,8 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
         params = hp.escape(run.loss, run.params, data).params
         state = optimizer.init(params)
     elif finding.cause == "noise":
-        batch = 8 * (batch or 1)
+        fall = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, num_steps(run, batch)))
+        optimizer, state = optax.chain(optimizer, fall), (state, fall.init(params))
     elif finding.cause in ("ill_conditioned", "optimization"):
         optimizer = optax.adam(1e-2)
         state = optimizer.init(params)
@@ -154,11 +155,16 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     return plain, go_on(run, params, optimizer, state, batch)
 
 
+def num_steps(run: Run, batch: int | None) -> int:
+    """Steps of the budget; batches get five passes."""
+    return BUDGET if batch is None else BUDGET * len(joined(run)[0]) // (20 * batch)
+
+
 def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) -> float:
     """Train on for the budget and return the loss over all training data."""
     data = jax.tree.map(jnp.asarray, joined(run))
     count = len(data[0])
-    steps = BUDGET if batch is None else BUDGET * count // (20 * batch)  # batches get five passes
+    steps = num_steps(run, batch)
     index = order(count, batch, steps, 99)
 
     @jax.jit

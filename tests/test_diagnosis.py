@@ -12,10 +12,10 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.cli import main
 from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.checks import divergence
+from hessian_probe.diagnosis.checks import activations, divergence
 from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
 from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
-from hessian_probe.diagnosis.checks.generalisation import area_under_curve, two_sample_area
+from hessian_probe.diagnosis.checks.generalisation import area_under_curve, chance_spread, two_sample_area
 from hessian_probe.diagnosis.checks.steps import noise_scale
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.forward import layer_gradients, run, traced
@@ -378,3 +378,35 @@ def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
     assert found[0]["cause"] == "divergence"
     assert main(["diagnose", f"{file}:wrong"]) == 2
     assert "expected a dict with loss, params" in capsys.readouterr().err
+
+
+def test_few_samples_are_told_apart_by_chance() -> None:
+    """The deviation of the area under no difference, against draws."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50)
+    areas = [area_under_curve(rng.standard_normal(100), labels)[0] for _ in range(2000)]
+    assert np.std(areas) == pytest.approx(chance_spread(50), rel=0.05)
+
+
+def test_a_loss_that_blows_up_in_one_step_has_run_away() -> None:
+    """The first step throws the loss up a thousandfold; later it falls, and is still far above its start."""
+    history = {"loss": np.r_[1.0, 3e3 * 0.99 ** np.arange(199)]}
+    found = hp.diagnose(lambda x: jnp.sum(x**2) + 1.0, jnp.ones(2), history=history)
+    assert found.findings[0].cause == "divergence"
+    assert "first step" in found.findings[0].claim
+
+
+@pytest.mark.any_promotion
+def test_an_output_at_the_flat_end_of_a_sigmoid_is_saturated() -> None:
+    """Squared error of a sigmoid at the output; no layer reads it."""
+
+    def loss(params: dict[str, jax.Array], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.mean((jax.nn.sigmoid(batch[0] @ params["w"] + params["b"]) - batch[1]) ** 2)
+
+    rng = np.random.default_rng(0)
+    train = (rng.standard_normal((64, 3)), np.zeros((64, 1)))
+    for bias, flat in ((0.0, False), (20.0, True)):
+        params = {"w": jnp.asarray(0.1 * rng.standard_normal((3, 1))), "b": jnp.full(1, bias)}
+        context = Context(loss, params, train, None, None, None, None, None, None, None)
+        found = [item for item in activations.check(context) if isinstance(item, Finding)]
+        assert [item.cause for item in found if item.confidence > 0.9] == ["saturation"] * flat

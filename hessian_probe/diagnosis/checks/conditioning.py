@@ -22,7 +22,9 @@ DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
 FLOOR = 0.1
 # Share of the loss that a damped Newton step must gain over the optimiser, and how many times as much.
 MATERIAL = 0.05
-BETTER = 4.0
+BETTER = 3.0
+# Condition from which a valley is long: gradient steps that keep within it take about as many steps.
+LONG = 100.0
 SPREAD = 0.5
 
 
@@ -95,6 +97,7 @@ def check(context: Context) -> Found:
         f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
     )
     sure = log_confidence(better, BETTER, SPREAD) if newton > 0 else 0.0
+    sure = min(sure, log_confidence(valley.condition, LONG, SPREAD))
     return [
         Finding(
             cause="ill_conditioned",

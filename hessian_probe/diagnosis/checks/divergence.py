@@ -41,21 +41,25 @@ def check(context: Context) -> Found:
     lowest = float(np.min(smooth))
     before = np.minimum.accumulate(smooth)
     peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
-    first = min(float(smooth[0]), float(losses[0]))
+    first = float(smooth[0])
     recovered = last < RECOVERED * first
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
     context.measured["largest rise of the loss, and at the end ÷ first"] = (
         f"{number(rise, 3)}, {number(last / first, 3)}"
     )
     sure = 0.0 if recovered else log_confidence(rise, RISE * math.exp(OUTLIERS * noise), SPREAD)
-    if not recovered and losses[0] < smooth[0]:  # a single step can be enough to blow up
-        at_once, single = last / first, noise * math.sqrt(_width(losses))
-        sure = max(sure, log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD))
-        rise = max(rise, at_once)
     claim = (
         f"the loss rose from {number(before[peak], 3)} to {number(smooth[peak], 3)} (step {peak} of the "
         f"history) and is {number(last, 3)} at its end, against {number(first, 3)} at its start"
     )
+    if losses[0] > 0:  # a single step can be enough to blow up
+        at_once, single = last / float(losses[0]), noise * math.sqrt(_width(losses))
+        sure_of_it = log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD)
+        if sure_of_it > sure:
+            claim = (
+                f"the loss was {number(losses[0], 3)} at the first step and is {number(last, 3)} at the end"
+            )
+            return [_finding(context, claim, at_once, sure_of_it)]
     return [_finding(context, claim, rise, sure)]
 
 

@@ -17,6 +17,8 @@ from hessian_probe.results import number
 MATERIAL = 0.01
 BETTER = 3.0
 SPREAD = 0.5
+# Share of the loss below which an optimiser gains nothing: rounding of 40 steps in float32 stays below it.
+STILL = 1e-4
 # Probability of a label that carries none: it was settled by samples or by a prediction.
 UNCERTIFIED = 0.9
 
@@ -27,13 +29,20 @@ def check(context: Context) -> Found:
     context.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
     cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
     sure = MOST if point.certified else (point.confidence or UNCERTIFIED)
-    if point.label == "undetermined":
+    still = point.label == "undetermined" and _still(context, point)
+    if point.label == "undetermined" and not still:
         return [NotChecked("saddle, minimum", f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
         return [_minimum(context, min(sure, MOST), cost)]
-    if point.label not in ("saddle", "degenerate") or point.escape_direction is None:
+    if not still and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
         return []
     return [_saddle(context, point, sure, cost)]
+
+
+def _still(context: Context, point: CriticalPoint) -> bool:
+    """Whether a way down is known, and the optimiser gains nothing here at any multiple of its rate."""
+    trials = context.trials.values()
+    return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
 
 
 def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> Finding:
@@ -53,9 +62,11 @@ def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> F
     ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
     context.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
+    what = "negative curvature near here, and nothing to be gained along the gradient"
+    what = what if point.label == "undetermined" else "a saddle near here"
     return Finding(
         cause="saddle",
-        claim=f"a saddle near here (λ_min = {number(lowest, 3)}): one step out of it{on} gain "
+        claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} gain "
         f"{number(100 * gain, 3)} % of the loss, going on gains {number(100 * own, 2)} %",
         quantity="share of the loss that leaving gains over going on",
         number=gain,
