@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, row
+from hessian_probe.arrays import Vector, add_scaled, cast, row
 from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, probe_line, reach
@@ -25,6 +25,11 @@ SIGN_MARGIN = 2.0
 # The gradient, and what rounding makes of it, may place the critical point this share of the length of
 # the parameters (at least 1) away.
 NEAR = 0.1
+# The Newton step must leave at most this share of itself in every variable, rounding aside: out along a
+# tail, exp(−x) beside y², it leaves 1/e of it wherever that is.
+KEPT = 0.15
+# What rounding makes of a step, in units of the most that a few draws of it show.
+STEP_NOISE = 4.0
 
 
 class Inertia(NamedTuple):
@@ -33,7 +38,8 @@ class Inertia(NamedTuple):
     Attributes:
         values: shape (n,).
         band: half-width of the zero band.
-        step: longest of the Newton steps of the gradient and of its changes over one rounding, in params.
+        newton: H⁻¹ in these units, shape (n, n).
+        steps: H⁻¹ times the gradient and its changes over one rounding, by column, in params.
         low: unit vector along D w, w the lowest eigenvector; the curvature of H along it has that sign.
         curvature: that curvature, in loss / params².
         spread: largest over smallest diagonal entry in magnitude.
@@ -41,7 +47,8 @@ class Inertia(NamedTuple):
 
     values: np.ndarray
     band: float
-    step: float
+    newton: np.ndarray
+    steps: np.ndarray
     low: Vector
     curvature: float
     spread: float
@@ -85,12 +92,12 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
         gradients = np.stack(
             [flatten_rows(tuple(g[None] for g in v))[0] for v in (op.gradient_vector, *near.changes)]
         )
-        steps = (vectors / values) @ (vectors.T @ (scales[:, None] * gradients.T))
-        step = float(np.max(np.linalg.norm(scales[:, None] * steps, axis=0)))
+        newton = scales[:, None] * ((vectors / values) @ vectors.T) * scales
+        steps = newton @ gradients.T
     direction = scales * vectors[:, 0]
     length = float(np.linalg.norm(direction))
     low = row(unflatten_rows(op.layout, (direction / length)[None]), 0)
-    return Inertia(values, band, step, low, float(values[0]) / length**2, spread)
+    return Inertia(values, band, newton, steps, low, float(values[0]) / length**2, spread)
 
 
 def judge_scaled(
@@ -120,7 +127,7 @@ def judge_scaled(
         return verdict, None, None
     near = neighbour(op, rng)
     found = scaled_inertia(op, near)
-    if found is None or not found.step <= NEAR * reach(op):
+    if found is None or not _near(op, found):
         return verdict, None, None
     low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band
     label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
@@ -137,6 +144,22 @@ def judge_scaled(
     )
     decided = Verdict(label, True, True, None, (*evidence, *verdict.evidence))
     return decided, probe, found.low if label == "saddle" else None
+
+
+def _near(op: HessianOperator, found: Inertia) -> bool:
+    """Whether the Newton step is short, and is rounding or leads to where the gradient vanishes."""
+    if not np.max(np.linalg.norm(found.steps, axis=0)) <= NEAR * reach(op):
+        return False
+    work = op.layout.work_dtypes
+    x = cast(op.x, work)
+    size = np.abs(flatten_rows(tuple(leaf[None] for leaf in x))[0])
+    rounding = STEP_NOISE * (np.max(np.abs(found.steps[:, 1:]), axis=1) + op.eps * size)
+    step = found.steps[:, 0]
+    if np.all(np.abs(step) <= rounding):
+        return True
+    there = op.at(add_scaled(x, -1.0, row(unflatten_rows(op.layout, step[None]), 0)))
+    left = found.newton @ flatten_rows(tuple(leaf[None] for leaf in there.gradient_vector))[0]
+    return bool(np.all(np.abs(left) <= KEPT * np.abs(step) + rounding))
 
 
 def _sign(value: float, margin: float) -> int:

@@ -116,7 +116,7 @@ def _floor(valley: Valley) -> Finding:
     return Finding(
         "unclear",
         f"the flat space is a valley floor only nearby: {number(valley.radius, 2)} away the slope is "
-        f"{number(valley.largest, 2)} or the floor is lost",
+        f"{number(valley.largest, 2)}, the loss is lower, or the floor is lost",
     )
 
 

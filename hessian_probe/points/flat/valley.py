@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.flat.reduced import Reduced
+from hessian_probe.points.flat.reduced import NOISE_FACTOR, Reduced
 
 # Radii in units of the parameters' length (at least 1), each GROWTH times the one before; up to LAST, or
 # until the point at rest is lost, where the loss's own scale shows.
@@ -60,6 +60,9 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
     rows, far = np.arange(count), 0.0
     y = np.zeros((count, len(reduced.curvature)))
     largest = noise = 0.0
+    with np.errstate(all="ignore"):
+        spare = np.sum((reduced.stiff.T @ reduced.here) ** 2 / np.abs(reduced.curvature))
+    rounding = NOISE_FACTOR * reduced.eps * abs(reduced.op.value) + spare
     for step in range(int(np.log(LAST / FIRST) / np.log(GROWTH)) + 1):
         radius = FIRST * reach * GROWTH**step
         found = reduced.settle(radius * units[rows], y[rows], tight=True)
@@ -77,9 +80,11 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
             & (at_rest | (slack <= limit))
             & ((jump <= JUMP * radius) | (step == 0))
         )
-        moved = kept & (along > limit + slack)
+        # A slope that rounding hides all along may still add up to a fall.
+        fallen = found.value < -(bounds.value + rounding)
+        moved = kept & ((along > limit + slack) | fallen)
         enough = far >= NEEDED * reach
-        if np.any(moved & (np.logical_not(enough) | (found.outward < -limit - slack))):
+        if np.any(moved & (np.logical_not(enough) | (found.outward < -limit - slack) | fallen)):
             worst = int(np.argmax(np.where(moved, along - limit, -np.inf)))
             return Valley(False, float(radius), count, float(along[worst]), float(limit[worst]))
         if np.any(moved) or (enough and not np.all(kept)) or np.sum(kept) < SHARE * count:

@@ -43,6 +43,8 @@ TURNS = 5
 TRIALS = 0.25 ** np.arange(8)
 # A change counts beyond this many roundings of the loss, or of the slope.
 ROUNDINGS = 8.0
+# A slope stands in for losses too coarse to show a change up to so many times what they can show.
+BEYOND = 4.0
 
 
 class Sample(NamedTuple):
@@ -175,9 +177,12 @@ class Surroundings:
 
     def _visible(self, change: float, slope: float) -> float:
         """Change of the loss; by the slope, as of a parabola, where losses are too coarse; else zero."""
-        if not abs(change) <= ROUNDINGS * self.value_noise:
+        coarse, by_slope = ROUNDINGS * self.value_noise, 0.5 * slope * self._distance
+        # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
+        if not abs(change) <= coarse:
             return change
-        return 0.5 * slope * self._distance if abs(slope) > ROUNDINGS * self.slope_noise else 0.0
+        shown = abs(slope) > ROUNDINGS * self.slope_noise and abs(by_slope) <= BEYOND * coarse
+        return by_slope if shown else 0.0
 
     def _bundle(self) -> _Bundle:
         """Add the gradients seen along the shortest combination, both ways, until it is short or stays."""

@@ -7,6 +7,7 @@ in a row, the smallest that rounding lets see among them.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ TILT_SHARE = 0.5
 # Gradients that shrink with the sphere by at least half the power that a second order term has leave no
 # slope and no kink of first order.
 SECOND_ORDER = 0.5
+# A change of the loss is at most the longest gradient times the distance, of which samples show a part.
+UNEXPLAINED = 4.0
 # A straight slope keeps at least this share of its length over the distances.
 STRAIGHT = 0.5
 # A direction in which the loss does not change at all is found to so many roundings; what the steepest
@@ -121,6 +124,8 @@ def _kind(seen: list[Sphere], share: float) -> Finding:
     near = seen[-AGREE:]
     if len(near) < AGREE:
         return Finding(None, (_hidden(seen),))
+    if not _explained(near):
+        return Finding(None, (_unexplained(near),))
     if _straight(near):
         return _slope(seen)
     if _second_order(near) or all(sphere.stationary <= STATIONARY for sphere in near):
@@ -136,11 +141,22 @@ def _kind(seen: list[Sphere], share: float) -> Finding:
 
 def _second_order(near: list[Sphere]) -> bool:
     """Whether the gradients shrink with the distance: then no slope and no kink is of first order."""
-    first, last = near[0], near[-1]
-    if not last.steepest > 0:
-        return first.steepest > 0
-    shrunk = math.log(first.steepest / last.steepest) / math.log(first.distance / last.distance)
+    # From every sphere to the next: far out a gradient may grow for other reasons, and hide a slope.
+    return all(_shrinks(outer, inner) for outer, inner in pairwise(near))
+
+
+def _shrinks(outer: Sphere, inner: Sphere) -> bool:
+    if not inner.steepest > 0:
+        return outer.steepest > 0
+    shrunk = math.log(outer.steepest / inner.steepest) / math.log(outer.distance / inner.distance)
     return shrunk >= SECOND_ORDER
+
+
+def _explained(near: list[Sphere]) -> bool:
+    """Whether the gradients seen are long enough for the changes of the loss."""
+    return all(
+        max(abs(s.low.change), abs(s.high.change)) <= UNEXPLAINED * s.steepest * s.distance for s in near
+    )
 
 
 def _straight(near: list[Sphere]) -> bool:
@@ -211,6 +227,15 @@ def _slope(seen: list[Sphere]) -> Finding:
 def _hidden(seen: list[Sphere]) -> str:
     where = "at no distance" if not seen else f"only at {', '.join(number(s.distance, 2) for s in seen)}"
     return f"finite steps show a change of the loss beyond its rounding {where}; float64 would show more"
+
+
+def _unexplained(near: list[Sphere]) -> str:
+    last = near[-1]
+    change = max(abs(last.low.change), abs(last.high.change))
+    return (
+        f"the loss changes by {number(change, 2)} within {number(last.distance, 2)}, the gradients there are "
+        f"at most {number(last.steepest, 2)}: a jump, or derivatives that are not those of the loss"
+    )
 
 
 def _disagree(seen: list[Sphere]) -> str:

@@ -1,0 +1,71 @@
+"""Losses whose rounding, tails or derivatives look like what they are not: nothing false is claimed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+
+FLOAT = np.asarray(jnp.zeros(())).dtype
+NO_CLAIM = {"degenerate", "undetermined"}
+NORMAL = np.array([1.0, -2.0, 0.5])
+
+
+def separable():
+    """Thirty points that a plane through zero separates: cross-entropy has no minimum and no saddle."""
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    sides = np.sign(x @ NORMAL)
+    x += 0.3 * sides[:, None] * NORMAL / np.linalg.norm(NORMAL)
+    return x.astype(FLOAT), (sides > 0).astype(np.int32)
+
+
+def cross_entropy(p, batch):
+    x, labels = batch
+    return -jnp.mean(jax.nn.log_softmax(x @ p["w"] + p["b"][None])[jnp.arange(30), labels])
+
+
+# Longer weights separate by wider margins, so the loss falls for ever and the gradient is nowhere
+# zero, though it underflows and the loss turns into a staircase of roundings.
+@pytest.mark.parametrize("length", [3, 8, 10, 20, 54, 56, 60, 150])
+def test_separable_data_have_no_critical_point(length):
+    w = np.stack([-length * NORMAL, length * NORMAL], axis=1).astype(FLOAT)
+    point = hp.classify(cross_entropy, {"w": w, "b": np.zeros(2, FLOAT)}, separable())
+    assert point.label in {"not_critical", *NO_CLAIM}, point
+
+
+def through_rounding(w):
+    return w + jax.lax.stop_gradient(jnp.round(w) - w)
+
+
+# The loss does not change at all within half a unit of the point: its derivative is made up.
+@pytest.mark.parametrize("at", [0.1, 0.2, -0.3])
+def test_a_made_up_slope_is_no_slope(at):
+    point = hp.classify(lambda w: (through_rounding(w[0]) - 0.3) ** 2, np.array([at], FLOAT))
+    assert point.label != "not_critical", point
+
+
+def test_a_slope_that_the_gradient_hides_is_no_saddle():
+    """Of wv + v² at (1, −½) the slope along w is −½; the derivative along w is stopped."""
+    point = hp.classify(lambda p: jax.lax.stop_gradient(p[0]) * p[1] + p[1] ** 2, np.array([1, -0.5], FLOAT))
+    assert point.label in {"not_critical", *NO_CLAIM}, point
+
+
+# Tails beside y²: the gradient, below the rounding of y² in float32, is a slope nonetheless.
+TAILS = {
+    "exp": lambda t: jnp.exp(-t),
+    "power": lambda t: 1 / t**3,
+    "rational": lambda t: t**2 / (1 + t**2),
+    "gauss": lambda t: -jnp.exp(-(t**2) / 200),
+}
+
+
+@pytest.mark.parametrize("far", [15, 30, 60, 1000])
+@pytest.mark.parametrize("name", TAILS)
+def test_far_out_on_a_tail_there_is_no_minimum(name, far):
+    tail = TAILS[name]
+    point = hp.classify(lambda p: tail(p[0]) + p[1] ** 2, np.array([far, 0], FLOAT))
+    # Constant to rounding over half of the parameters' length: that is what a flat minimum promises.
+    flat = abs(tail(FLOAT.type(far)) - tail(FLOAT.type(0.4 * far))) < np.finfo(FLOAT).eps
+    assert (flat and point.label == "minimum") or point.label in {"not_critical", *NO_CLAIM}, point
+    assert not point.certified, point
