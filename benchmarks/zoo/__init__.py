@@ -116,7 +116,6 @@ FRESH = (
     ),
     Plant("autoencoder of equal units", "saddle", fresh_steps.equal_units, "fresh", (), True),
     Plant("neighbouring pixels", "ill_conditioned", fresh_steps.photo_valley, "fresh", ("slow",), True),
-    Plant("products of iris", "ill_conditioned", fresh_steps.polynomial_valley, "fresh", ("slow",), True),
     Plant("single samples", "noise", fresh_steps.single_samples, "fresh", ("oscillation",), True),
     Plant("Adam on pairs", "noise", fresh_steps.noisy_adam, "fresh", ("oscillation",), True),
     Plant("one unit left", "dead_units", fresh_layers.one_unit_left, "fresh", ("vanishing_gradients",)),

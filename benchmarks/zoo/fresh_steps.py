@@ -113,17 +113,6 @@ def photo_valley(seed: int, cured: bool = False) -> Run:
     return fit(dense((24, 1), "gelu"), train, test, optimizer, 60, seed, objective=squared)
 
 
-def polynomial_valley(seed: int, cured: bool = False) -> Run:
-    """Softmax regression on all products up to the third degree, which are nearly dependent."""
-    train, test = iris(seed, 3)
-    if cured:
-        values, vectors = np.linalg.eigh(train[0].T @ train[0] / len(train[0]))
-        scale = np.sqrt(np.maximum(values, 1e-3))
-        train, test = (((x @ vectors / scale).astype(np.float32), y) for x, y in (train, test))
-    optimizer = optax.sgd(2.0 / top(train[0]))  # the softmax's own curvature is at most 1/2
-    return fit(dense((34, 3), "gelu", 1e-2), train, test, optimizer, 200, seed)
-
-
 def single_samples(seed: int, cured: bool = False) -> Run:
     """Linear regression by single samples at a rate that full batches stand well."""
     train, test = diabetes(seed)

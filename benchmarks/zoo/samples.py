@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import numpy as np
@@ -58,16 +57,10 @@ def parted(inputs: np.ndarray, targets: np.ndarray, seed: int, train: int, test:
     return tuple((inputs[i].astype(np.float32), targets[i]) for i in parts)
 
 
-def iris(seed: int, degree: int = 1) -> Any:
-    """Iris: all products of the four inputs up to a degree, standardised; 100 and 50 samples."""
+def iris(seed: int) -> Any:
+    """Iris, standardised; 100 and 50 samples."""
     inputs, labels = datasets.load_iris(return_X_y=True)
-    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-    products = [
-        np.prod(inputs[:, list(chosen)], axis=1)
-        for size in range(1, degree + 1)
-        for chosen in itertools.combinations_with_replacement(range(4), size)
-    ]
-    return whitened(parted(np.stack(products, axis=1), labels.astype(np.int32), seed, 100, 50))
+    return whitened(parted(inputs, labels.astype(np.int32), seed, 100, 50))
 
 
 def raw_wine(seed: int) -> Any:

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 MAX_SAMPLES = 2000
 MAX_INPUTS = 1024
 # Random features of the richer baseline (Rahimi and Recht 2007: random features for kernel machines).
-FEATURES = 128
+FEATURES = 256
 # Weight decay of a baseline, relative to the loss: keeps separable problems finite.
 DECAY = 1e-4
 ITERATIONS = 60
