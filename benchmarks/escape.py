@@ -110,7 +110,7 @@ class Summary(NamedTuple):
     left: bool
 
 
-def make_runner(p: Plateau, method: Any) -> Callable[[int], Run]:
+def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
     """Compile a chunk of training once, and run it seed by seed until the plateau is left."""
 
     def step(carry: Any, key: jax.Array) -> Any:
@@ -133,8 +133,8 @@ def make_runner(p: Plateau, method: Any) -> Callable[[int], Run]:
     def chunk(params: Any, state: Any, key: jax.Array) -> Any:
         return jax.lax.scan(step, (params, state), jax.random.split(key, CHUNK))
 
-    def run(seed: int) -> Run:
-        params = p.start(seed)
+    def run(seed: int, scale: float) -> Run:
+        params = jax.tree.map(lambda leaf: scale * leaf, p.start(seed))
         state = method.init(params)
         jax.block_until_ready(chunk(params, state, jax.random.key(seed)))  # compiled before the clock runs
         began, done = time.perf_counter(), 0
@@ -198,52 +198,83 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def compare(p: Plateau, seeds: int, which: str) -> dict[str, Summary]:
-    """Run every method on one plateau and print the rows.
+def compare(p: Plateau, seeds: int, which: str) -> dict[float, dict[str, Summary]]:
+    """Run every method on one plateau, from every scale of the start, and print the rows.
 
     A run that was given up counts with the gradients it had spent, so ratios to it are upper bounds.
     """
     product, evaluation = prices(p)
     print(f"\n{p.name}: left below {p.left:.4g}")
     print(f"  a product costs {product:.2f} gradients, a loss {evaluation:.2f}")
-    found = {}
+    found: dict[float, dict[str, Summary]] = {scale: {} for scale in p.scales}
     for name, method in methods(p, which).items():
         run = make_runner(p, method)
-        runs = [run(FIRST_SEED + number) for number in range(seeds)]
-        costs = [r.steps + r.gradients + product * r.products + evaluation * r.evaluations for r in runs]
-        low, middle, high = quartiles(costs)
-        first, second, third = quartiles([r.seconds for r in runs])
-        left = sum(r.left for r in runs)
-        moved = float(np.median([r.escapes for r in runs]))
-        found[name] = Summary(middle, moved, left == seeds)
-        more = " " if left == seeds else ">"
-        print(
-            f"  {name:<28} left {left}/{seeds}  gradients {more}{middle:8.0f} ({low:.0f} … {high:.0f})"
-            f"  seconds {second:.3f} ({first:.3f} … {third:.3f})  escapes {moved:g}",
-            flush=True,
-        )
+        for scale in p.scales:
+            runs = [run(FIRST_SEED + number, scale) for number in range(seeds)]
+            costs = [r.steps + r.gradients + product * r.products + evaluation * r.evaluations for r in runs]
+            low, middle, high = quartiles(costs)
+            first, second, third = quartiles([r.seconds for r in runs])
+            left = sum(r.left for r in runs)
+            moved = float(np.median([r.escapes for r in runs]))
+            found[scale][name] = Summary(middle, moved, left == seeds)
+            more = " " if left == seeds else ">"
+            print(
+                f"  {name + _times(scale):<32} left {left}/{seeds}  gradients {more}{middle:8.0f}"
+                f" ({low:.0f} … {high:.0f})  seconds {second:.3f} ({first:.3f} … {third:.3f})"
+                f"  escapes {moved:g}",
+                flush=True,
+            )
     return found
 
 
-def verdict(p: Plateau, found: dict[str, Summary]) -> list[str]:
-    """Hold each hook against its own optimiser and against the others; nothing is taken from the best of two.
+def _times(scale: float) -> str:
+    return "" if scale == 1 else f", start × {scale:g}"
+
+
+class Verdict(NamedTuple):
+    """A hook held against the bare optimisers: a row, the plateau's length, and whether it met the bar."""
+
+    row: str
+    length: float
+    met: bool
+
+
+def verdicts(name: str, found: dict[str, Summary]) -> dict[str, Verdict]:
+    """Hold each hook against its own optimiser and the others; nothing is taken from the best of two.
 
     A hook that never moved anything has earned nothing, however fast its optimiser was.
     """
-    rows = []
+    judged = {}
+    length = min(found[other].gradients for other in BARE if other != "adam")
     for base in ("descent", "momentum", "adam"):
         hook = found[f"{base} + hook"]
-        ratios = [(name, hook.gradients / found[name].gradients) for name in BARE]
-        text = "  ".join(f"{name} {ratio:5.2f}" for name, ratio in ratios)
+        ratios = [(other, hook.gradients / found[other].gradients) for other in BARE]
+        text = "  ".join(f"{other} {ratio:5.2f}" for other, ratio in ratios)
         # What a hook has earned shows beside its own optimiser; on Adam no bar is set.
-        met = base != "adam" and all(ratio <= SHARE for name, ratio in ratios if name != "adam")
-        own = hook.gradients / found[base].gradients
-        word = "did nothing" if hook.escapes == 0 else f"{own:.2f} of {base} alone"
+        met = all(ratio <= SHARE for other, ratio in ratios if other != "adam") and hook.left
+        met = met and hook.escapes > 0 and base != "adam"
+        word = "did nothing" if hook.escapes == 0 else f"{dict(ratios)[base]:.2f} of {base} alone"
         if base != "adam":
-            word += ", bar met" if met and hook.left and hook.escapes else ", bar not met"
+            word += ", bar met" if met else ", bar not met"
         word += "" if hook.left else ", not every run left"
-        rows.append(f"{p.name:<26} {base + ' + hook':<16} {text}   escapes {hook.escapes:g}   {word}")
-    return rows
+        row = f"{name:<36} {base + ' + hook':<16} {text}   escapes {hook.escapes:g}   {word}"
+        judged[base] = Verdict(row, length, met)
+    return judged
+
+
+def break_even(rows: list[dict[str, Verdict]]) -> None:
+    """Print from which length of a plateau on each hook met the bar."""
+    print(
+        f"\nBar {SHARE} by the length of a plateau (fewest gradients of descent, momentum, perturbed descent)"
+    )
+    for base in ("descent", "momentum"):
+        missed = [row[base].length for row in rows if not row[base].met]
+        beyond = [row[base].length for row in rows if row[base].length > max(missed, default=0.0)]
+        print(
+            f"  {base} + hook: met on {len(rows) - len(missed)} of {len(rows)}; missed up to "
+            f"{max(missed, default=0.0):.0f}, met on all {len(beyond)} longer ones"
+            + (f", from {min(beyond):.0f} on" if beyond else "")
+        )
 
 
 def main() -> int:
@@ -255,14 +286,16 @@ def main() -> int:
     parser.add_argument("--compare", choices=choices, default="hooks", help="what stands in the rows")
     parser.add_argument("--steps", type=int, default=10_000, help="steps of the healthy runs; 0: none")
     options = parser.parse_args()
-    rows: list[str] = []
+    rows: list[dict[str, Verdict]] = []
     for p in plateaus():
         if options.only in p.name:
             found = compare(p, options.seeds, options.compare)
-            rows += verdict(p, found) if options.compare == "hooks" else []
+            if options.compare == "hooks":
+                rows += [verdicts(p.name + _times(scale), each) for scale, each in found.items()]
     if rows:
         print(f"\nGradients of a hook over those of the bare optimisers (bar {SHARE}; Adam has none):")
-        print("\n".join(rows))
+        print("\n".join(verdict.row for row in rows for verdict in row.values()))
+        break_even(rows)
     if options.steps:
         health(options.steps, options.seeds)
     return 0

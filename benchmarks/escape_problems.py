@@ -29,6 +29,7 @@ class Plateau:
         steps: where runs are given up.
         batch: samples in a minibatch; None for all.
         radius: length of a perturbation.
+        scales: factors of the start; the smaller, the longer is the plateau.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Plateau:
     steps: int
     batch: int | None = None
     radius: float = 0.01
+    scales: tuple[float, ...] = (1.0,)
 
 
 def _float32(tree: Any) -> Any:
@@ -70,7 +72,8 @@ def octopus(dimension: int) -> Plateau:
 def deep_linear(depth: int) -> Plateau:
     """Layers of width 8 learn a matrix of singular values 3, 2, 1 from a small start; left below 0.05.
 
-    Half the squared error is 7 at the origin, 2.5 and 0.5 at the saddles on the way, 0 at the end.
+    Half the squared error is 7 at the origin, 2.5 and 0.5 at the saddles on the way, 0 at the end.  On the
+    plateau gradients are like the start's scale to the power of depth − 1.
     """
     rng = np.random.default_rng(1)
     u, v = (np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :3] for _ in range(2))
@@ -94,7 +97,8 @@ def deep_linear(depth: int) -> Plateau:
         rate=0.02,
         adam_rate=1e-3,
         left=0.05,
-        steps=50_000,
+        steps=20_000,
+        scales={3: (1.0, 0.3, 0.1), 4: (2.0, 1.0), 5: (2.0, 1.0), 6: (2.0, 1.0)}[depth],
     )
 
 
@@ -147,7 +151,8 @@ def autoencoder() -> Plateau:
         rate=0.05,
         adam_rate=1e-3,
         left=0.7 * variance,
-        steps=50_000,
+        steps=20_000,
+        scales=(1.0, 0.3),
     )
 
 
@@ -167,6 +172,7 @@ def noisy_plateau() -> Plateau:
         left=0.8,
         steps=20_000,
         batch=64,
+        scales=(10.0, 1.0),
     )
 
 
