@@ -45,6 +45,37 @@ def test_a_made_up_slope_is_no_slope(at):
     assert point.label != "not_critical", point
 
 
+@jax.custom_vjp
+def sign(x):
+    """The sign, with the derivative of the identity near zero."""
+    return jnp.sign(x)
+
+
+sign.defvjp(lambda x: (jnp.sign(x), x), lambda x, g: (jnp.where(jnp.abs(x) < 1, g, 0),))
+
+MADE_UP = {
+    "rounding": lambda w: 3 * through_rounding(w[0]) + w[1] ** 2,
+    "sign": lambda w: 2 * sign(w[0]) + w[1] ** 2,
+    "squared sign": lambda w: (sign(w[0]) - 0.5) ** 2 + w[1] ** 2,
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_a_slope_along_which_nothing_changes_is_not_claimed(name):
+    point = hp.classify(MADE_UP[name], np.array([0.3, 0], FLOAT))
+    assert point.label in {"minimum", *NO_CLAIM}, point
+
+
+@pytest.mark.parametrize("far", [2, 3, 4, 6])
+def test_a_tail_in_half_precision_is_no_minimum(far):
+    def loss(p):
+        w = p.astype(jnp.bfloat16)
+        return (jnp.exp(-w[0]) + w[1] ** 2).astype(p.dtype)
+
+    point = hp.classify(loss, np.array([far, 0], FLOAT))
+    assert point.label in {"not_critical", *NO_CLAIM}, point
+
+
 def test_a_slope_that_the_gradient_hides_is_no_saddle():
     """Of wv + v² at (1, −½) the slope along w is −½; the derivative along w is stopped."""
     point = hp.classify(lambda p: jax.lax.stop_gradient(p[0]) * p[1] + p[1] ** 2, np.array([1, -0.5], FLOAT))

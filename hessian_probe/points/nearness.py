@@ -122,12 +122,11 @@ def _small_beside_change(op: HessianOperator, ends: Ends, probes: tuple[LineProb
     # Rounding in bfloat16 is wide enough to hide the slope of a tail like exp(−x), far out.
     if op.eps <= SINGLE or not probes or not float(norm(op.gradient_vector)) > 0:
         return True
+    found = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) > ends.band]
+    parts = [
+        (0.5 * float(dot(op.gradient_vector, end.vector)) ** 2 / abs(end.value), probe.change)
+        for end, probe in zip(found, probes, strict=True)
+    ]
     if ends.spectrum is not None:
-        parts = [(dense_step(op, ends.spectrum, ends.band).change, max(p.change for p in probes))]
-    else:
-        found = [end for end in (ends.low, ends.high) if end is not None and abs(end.value) > ends.band]
-        parts = [
-            (0.5 * float(dot(op.gradient_vector, end.vector)) ** 2 / abs(end.value), probe.change)
-            for end, probe in zip(found, probes, strict=True)
-        ]
+        parts.append((dense_step(op, ends.spectrum, ends.band).change, max(p.change for p in probes)))
     return all(moved <= MODEL_SHARE * change for moved, change in parts)

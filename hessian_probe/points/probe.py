@@ -11,6 +11,7 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.approach import Nearness, Noise
 from hessian_probe.points.causes import no_product, nonfinite, unstable
+from hessian_probe.points.claimed import denied_slope
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.flat.null import why_not_flat
 from hessian_probe.points.flat.resolve import Lower, resolve
@@ -161,6 +162,9 @@ class Probe:
             self.blind = True
             return undetermined(unconfirmed)
         if self.nearness.kind == "far":
+            denied = denied_slope(self.op, self.value_noise)
+            if denied:
+                return undetermined(denied, self.nearness.reason, *self.judge.curvature(ends))
             return Verdict(
                 "not_critical",
                 True,
