@@ -16,7 +16,9 @@ class Plan:
         num_hvps: Hessian-vector products expected.
         max_hvps: products at most.
         why: what the expectation rests on.
-        seconds: time expected, compilation left out; None if nothing was run.
+        seconds: time expected for products and gradients; None if nothing was run.  Left out are compilation,
+            what the host does between them (a tenth of a second, measured on small problems), and the
+            evaluations where second order is silent (see `hp.classify`).
         max_seconds: the same with the most products.
         gradient_seconds: one gradient over all the data; None if nothing was run.
         product_seconds: one product; None if nothing was run.
@@ -81,6 +83,7 @@ class Plan:
         if self.seconds is not None and self.max_seconds is not None:
             most = f"at most {number(self.max_seconds, 2)} s"
             rows.append(("time", f"about {number(self.seconds, 2)} s, {most}; {self.measured}"))
+            rows.append(("", "of products and gradients; the host's own work comes on top"))
         else:
             rows.append(("time", f"unknown: {self.measured}"))
         rows.append(("compiling", f"{number(self.compile_seconds, 2)} s for gradient and product"))
