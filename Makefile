@@ -78,6 +78,9 @@ docs: $(READY)/docs ## build the site into site/, warnings are errors
 notebooks: $(READY)/notebook ## execute every notebook
 	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks $(ARGS)
 
+lecture: $(READY)/notebook ## run the lecture's notebook; write figures and tables into docs/
+	$(BIN)/python -m benchmarks.lecture $(ARGS)
+
 ##@ The rest
 setup: $(READY)/dev ## put everything that a developer needs into .venv
 
@@ -110,4 +113,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks setup clean help
+.PHONY: demo test slow examples truth bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help

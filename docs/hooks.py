@@ -15,7 +15,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add a section for the notebooks, when there are any, before the reference."""
     pages = [f"notebooks/{path.stem}.md" for path in _notebooks(config)]
     if pages and config.nav is not None:
-        config.nav.insert(2, {"Notebooks": pages})
+        config.nav.insert(3, {"Notebooks": pages})
     return config
 
 

@@ -229,7 +229,7 @@ def _noise(context: Context, unchanged: float) -> Found:
             source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
             confidence=sure,
             experiment=f"decay the learning rate to zero from here, or {LARGER} times the batch; by the "
-            f"noise scale twice the batch, at its best rate, takes {doubled}, half of it {halved}",
+            f"noise scale twice the batch takes at best {doubled}, half of it at worst {halved}",
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * STEPS} steps",
         )
     ]
