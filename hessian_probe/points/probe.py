@@ -164,6 +164,7 @@ class Probe:
         if self.nearness.kind == "far":
             denied = denied_slope(self.op, self.value_noise)
             if denied:
+                self.blind = True  # at a kink the gradient is none; finite steps may see what it is
                 return undetermined(denied, self.nearness.reason, *self.judge.curvature(ends))
             return Verdict(
                 "not_critical",

@@ -84,7 +84,7 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
         fallen = found.value < -(bounds.value + rounding)
         moved = kept & ((along > limit + slack) | fallen)
         enough = far >= NEEDED * reach
-        if np.any(moved & (np.logical_not(enough) | (found.outward < -limit - slack) | fallen)):
+        if np.any(moved & (np.logical_not(enough) | (found.outward < -limit - slack))):
             worst = int(np.argmax(np.where(moved, along - limit, -np.inf)))
             return Valley(False, float(radius), count, float(along[worst]), float(limit[worst]))
         if np.any(moved) or (enough and not np.all(kept)) or np.sum(kept) < SHARE * count:
