@@ -63,6 +63,23 @@ def test_it_leaves_a_saddle_inside_scan(strategy):
     assert 3 <= int(state.num_hvps) <= 3 * int(state.num_probes)
 
 
+def steep(p):
+    """A saddle at the origin; beside the minima at x = ±1 the walls of the valley are 400 times as steep."""
+    return 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + (1 + 400 * p["x"] ** 2) * p["y"] ** 2
+
+
+def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
+    """At the minima the rate is twenty times too large: left alone there, y grows without bound."""
+    optimizer = escape_saddles(optax.sgd(0.05), steep, num_products=4)
+    params, state, losses, _, traces = train(steep, start(0.0, 1e-3), optimizer, 2000)
+    assert traces == 1
+    assert int(state.num_escapes) >= 1
+    assert 1 <= int(state.num_returns) <= 8, "once, and after pauses that double"
+    assert np.all(np.isfinite(losses))
+    assert losses[-1] <= losses[0]
+    assert all(np.isfinite(leaf) for leaf in params.values())
+
+
 def test_without_a_strategy_it_only_watches():
     optimizer = escape_saddles(optax.sgd(0.05), well, strategy="none")
     params, state, _, _, _ = train(well, start(), optimizer, 300)

@@ -1,4 +1,4 @@
-"""What `escape_saddles` remembers from step to step, and its bookkeeping."""
+"""What `escape_saddles` remembers from step to step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, earliest
-from hessian_probe.training.stream import FLAT, SLOW, Stream
+from hessian_probe.training.pacing import PAUSE
+from hessian_probe.training.stream import Stream
 from hessian_probe.training.watch import Watch, new_watch
 
 # Scalars of `Memory` in the order of the packed arrays; those with a prefix are in its watch and stream.
@@ -17,6 +17,7 @@ COUNTS = (
     "num_steps",
     "num_probes",
     "num_escapes",
+    "num_returns",
     "num_hvps",
     "num_gradients",
     "num_evaluations",
@@ -36,6 +37,8 @@ NUMBERS = (
     "level",
     "scale",
     "wasted",
+    "ceiling",
+    "hands_off",
     "last_curvature",
     "last_gain",
     "watch_fall",
@@ -55,8 +58,9 @@ class EscapeState(NamedTuple):
     Attributes:
         inner: state of the optimiser inside.
         pending: step that the latest look found, taken already or waiting to be confirmed.
-        counts: whole numbers, shape (14,).
-        numbers: real numbers, shape (14,).
+        anchor: variables before the latest escape.
+        counts: whole numbers, shape (15,).
+        numbers: real numbers, shape (16,).
         waiting: losses that are not judged yet, shape (every,).
         recent: losses before them, shape (window,).
         blocks: means over the whole run, shape (128,).
@@ -65,6 +69,7 @@ class EscapeState(NamedTuple):
         num_steps: updates.
         num_probes: looks taken.
         num_escapes: steps off saddles that were accepted.
+        num_returns: those that were taken back, since training could not go on from where they led.
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients evaluated beside the optimiser's.
         num_evaluations: losses likewise.
@@ -76,6 +81,7 @@ class EscapeState(NamedTuple):
 
     inner: Any
     pending: Any
+    anchor: Any
     counts: jax.Array
     numbers: jax.Array
     waiting: jax.Array
@@ -97,6 +103,7 @@ class Memory(NamedTuple):
     Attributes:
         inner: state of the optimiser inside.
         pending: step that the latest look found.
+        anchor: variables before the latest escape.
         watch: what the plateau test remembers.
         expected: what `pending` brought on its own batch; 0 where nothing waits.
         pause: steps that the next look which finds nothing is followed by, at least.
@@ -104,12 +111,15 @@ class Memory(NamedTuple):
         level: loss at the latest look that found nothing; NaN where there is none.
         scale: larger of the loss's noise and its fall over the window then.
         wasted: gradients' worth of looks that brought nothing, since the latest escape.
+        ceiling: loss above which the latest escape is to be taken back; infinite where none is.
+        hands_off: update before which nothing is looked at, since an escape was taken back.
 
     The rest as in `EscapeState`.
     """
 
     inner: Any
     pending: Any
+    anchor: Any
     watch: Watch
     expected: jax.Array
     pause: jax.Array
@@ -119,17 +129,20 @@ class Memory(NamedTuple):
     num_steps: jax.Array
     num_probes: jax.Array
     num_escapes: jax.Array
+    num_returns: jax.Array
     num_hvps: jax.Array
     num_gradients: jax.Array
     num_evaluations: jax.Array
     wasted: jax.Array
+    ceiling: jax.Array
+    hands_off: jax.Array
     last_curvature: jax.Array
     last_gain: jax.Array
     last_step: jax.Array
 
 
-def new_state(inner: Any, pending: Any, window: int, every: int, dtype: Any) -> EscapeState:
-    """Start, with an optimiser's state and room for a step."""
+def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dtype: Any) -> EscapeState:
+    """Start, with an optimiser's state, room for a step and room for variables."""
 
     def whole() -> jax.Array:
         return jnp.zeros((), jnp.int32)
@@ -140,6 +153,7 @@ def new_state(inner: Any, pending: Any, window: int, every: int, dtype: Any) -> 
     memory = Memory(
         inner=inner,
         pending=pending,
+        anchor=anchor,
         watch=new_watch(window, every, dtype),
         expected=real(0.0),
         pause=real(PAUSE * window),
@@ -149,10 +163,13 @@ def new_state(inner: Any, pending: Any, window: int, every: int, dtype: Any) -> 
         num_steps=whole(),
         num_probes=whole(),
         num_escapes=whole(),
+        num_returns=whole(),
         num_hvps=whole(),
         num_gradients=whole(),
         num_evaluations=whole(),
         wasted=real(0.0),
+        ceiling=real(np.inf),
+        hands_off=real(0.0),
         last_curvature=real(np.nan),
         last_gain=real(0.0),
         last_step=whole(),
@@ -169,6 +186,7 @@ def pack(memory: Memory) -> EscapeState:
     return EscapeState(
         inner=memory.inner,
         pending=memory.pending,
+        anchor=memory.anchor,
         counts=jnp.stack([fields[name] for name in COUNTS]),
         numbers=jnp.stack([fields[name] for name in NUMBERS]),
         waiting=watch.waiting,
@@ -186,7 +204,9 @@ def unpack(state: EscapeState) -> Memory:
 
     stream = parts(Stream, "stream_", recent=state.recent, blocks=state.blocks)
     watch = parts(Watch, "watch_", stream=stream, waiting=state.waiting)
-    return cast(Memory, parts(Memory, "", inner=state.inner, pending=state.pending, watch=watch))
+    return cast(
+        Memory, parts(Memory, "", inner=state.inner, pending=state.pending, anchor=state.anchor, watch=watch)
+    )
 
 
 def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
@@ -197,7 +217,7 @@ def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
         value: scalar.
 
     Returns:
-        What has been seen now, and whether there is more to do: to judge, or to confirm a step.
+        What has been seen now, and whether there is more to do: to judge, to confirm a step, or to go back.
 
     Cost:
         Three small operations, all that a healthy step does.
@@ -209,77 +229,10 @@ def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
     kept = (index == held).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
     waiting = jax.lax.dynamic_update_index_in_dim(state.waiting, value, state.counts[held], 0)
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
-    return state, (state.counts[held] >= waiting.shape[0]) | (state.expected > 0)
+    more = (state.counts[held] >= waiting.shape[0]) | (state.expected > 0)
+    return state, more | above(state, value)
 
 
-def now(state: Memory) -> jax.Array:
-    """Return the number of updates, as a real number."""
-    return state.num_steps.astype(state.pause.dtype)
-
-
-def stuck(state: Memory) -> jax.Array:
-    """Whether the loss is flat or slow, nothing waits, and no pause lasts."""
-    kind = state.watch.stream.kind
-    return ((kind == FLAT) | (kind == SLOW)) & (now(state) >= state.next_look) & ~(state.expected > 0)
-
-
-def after_progress(state: Memory, window: int) -> Memory:
-    """Let pauses start anew once the loss has left the plateau of the latest look."""
-    left = state.level - state.watch.level > LEFT * state.scale
-    return state._replace(
-        pause=jnp.where(left, jnp.full_like(state.pause, PAUSE * window), state.pause),
-        level=jnp.where(left, jnp.full_like(state.level, np.nan), state.level),
-    )
-
-
-def after_look(
-    state: Memory,
-    fruitless: jax.Array,
-    negative: jax.Array,
-    cost: jax.Array,
-    price: float,
-    max_share: float,
-) -> Memory:
-    """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
-
-    It waits longer each time, and longest without negative curvature.
-
-    Args:
-        state: before.
-        fruitless: whether nothing was found.
-        negative: whether there was negative curvature.
-        cost: of the look, in gradients.
-        price: of the next one at most.
-        max_share: share of the run's gradients that looks in vain may cost.
-
-    Returns:
-        The state after it.
-    """
-    dtype = state.pause.dtype
-    wasted = state.wasted + jnp.where(fruitless, cost, 0).astype(dtype)
-    next_look = earliest(now(state), state.pause, wasted, price, max_share, jnp.maximum)
-    longer = (next_look - now(state)) * jnp.where(negative, BACKOFF, BACKOFF_AT_MINIMUM).astype(dtype)
-    watch = state.watch
-    waits = fruitless & stuck(state)
-    return state._replace(
-        wasted=wasted,
-        next_look=jnp.where(waits, next_look, state.next_look),
-        pause=jnp.where(waits, longer, state.pause),
-        level=jnp.where(waits, watch.level, state.level),
-        scale=jnp.where(waits, jnp.maximum(jnp.abs(watch.fall), watch.noise), state.scale),
-    )
-
-
-def after_escape(state: Memory, moved: jax.Array, gain: jax.Array, window: int) -> Memory:
-    """Start to watch anew where a step was taken, and count it."""
-    dtype, every = state.pause.dtype, state.watch.waiting.shape[0]
-    fresh = new_watch(window, every, dtype, gain)
-    return state._replace(
-        watch=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, state.watch),
-        pause=jnp.where(moved, jnp.asarray(PAUSE * window, dtype), state.pause),
-        level=jnp.where(moved, jnp.full_like(state.level, np.nan), state.level),
-        wasted=jnp.where(moved, jnp.zeros_like(state.wasted), state.wasted),
-        num_escapes=state.num_escapes + moved.astype(jnp.int32),
-        last_gain=jnp.where(moved, gain, state.last_gain),
-        last_step=jnp.where(moved, state.num_steps, state.last_step),
-    )
+def above(state: EscapeState | Memory, value: jax.Array) -> jax.Array:
+    """Whether the loss is where the latest escape is to be taken back, or no number."""
+    return jnp.isfinite(state.ceiling) & ~(value <= state.ceiling)

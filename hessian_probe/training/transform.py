@@ -8,20 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import PyTree, cast, split, tangent, widest
-from hessian_probe.training.escape_state import (
-    EscapeState,
-    Memory,
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, split, tangent, widest
+from hessian_probe.training.escape_rules import (
     after_escape,
     after_look,
     after_progress,
-    new_state,
-    note,
+    after_return,
     now,
-    pack,
     stuck,
-    unpack,
 )
+from hessian_probe.training.escape_state import EscapeState, Memory, above, new_state, note, pack, unpack
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
 from hessian_probe.training.pacing import EARLY, PAUSE, affordable, scheduled, thorough, worth
@@ -55,6 +51,9 @@ def escape_saddles(
     updates` being the new point, if its first step alone brings more than rounding and twice what training
     brings within a window (eight times where the plateau test has not spoken); with batches, only if the
     next batch confirms it.
+
+    Where the optimiser cannot go on from there (within 256 steps the loss rises above the saddle's by what
+    the escape brought), the escape is taken back, and nothing is looked at for as long as the run has lasted.
 
     Looks that find nothing are followed by pauses that grow geometrically.  Nothing is compiled twice, and
     the host is not asked.
@@ -147,10 +146,13 @@ class _Hook:
         """Start."""
         layout, _, _ = split(params)
         options = self.options
-        room = tuple(jnp.zeros(s, d) for s, d in zip(layout.shapes, layout.work_dtypes, strict=True))
-        pending = () if options.strategy == "none" else room
-        inner = self.optimizer.init(params)
-        return new_state(inner, pending, options.window, options.every, widest(layout.work_dtypes))
+
+        def room() -> Vector:
+            sizes = zip(layout.shapes, layout.work_dtypes, strict=True)
+            return () if options.strategy == "none" else tuple(jnp.zeros(s, d) for s, d in sizes)
+
+        inner, dtype = self.optimizer.init(params), widest(layout.work_dtypes)
+        return new_state(inner, room(), room(), options.window, options.every, dtype)
 
     def update(
         self,
@@ -184,7 +186,8 @@ class _Hook:
         state, more = note(state._replace(inner=()), jnp.asarray(value))
         look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
         still = jnp.zeros((), jnp.bool_)
-        state, moved = once(more, lambda held: self._awake(held, look), (state, still))
+        loss = jnp.asarray(value).astype(state.numbers.dtype)
+        state, moved = once(more, lambda held: self._awake(held, look, loss), (state, still))
         state = state._replace(inner=inner)
         if self.options.strategy == "none":
             return updates, state
@@ -201,19 +204,32 @@ class _Hook:
         displacement = tangent(layout, state.pending, rest)
         return once(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
 
-    def _awake(self, held: tuple[EscapeState, jax.Array], look: Look) -> tuple[EscapeState, jax.Array]:
-        """Judge where that is due, and act where the verdict or a waiting step asks for it."""
+    def _awake(
+        self, held: tuple[EscapeState, jax.Array], look: Look, value: jax.Array
+    ) -> tuple[EscapeState, jax.Array]:
+        """Go back or judge where that is due, and act where the verdict or a waiting step asks for it."""
         memory, still = unpack(held[0]), held[1]
         fresh = full(memory.watch)
         memory = memory._replace(watch=once(fresh, judged, memory.watch))
         memory = after_progress(memory, self.options.window)
         if self.options.strategy == "none":
             return pack(memory), still
-        asked = (fresh & self._due(memory, look)) | (memory.expected > 0)
-        memory, moved = once(asked, lambda held: self._step_off(held[0], look), (memory, still))
-        return pack(memory), moved
+        alarm = above(memory, value)
+        memory, back = once(alarm, lambda held: self._step_back(held[0], look, value), (memory, still))
+        asked = ((fresh & self._due(memory, look)) | (memory.expected > 0)) & ~back
+        memory, moved = once(asked, lambda held: self._step_off(held[0], look, value), (memory, still))
+        return pack(memory), moved | back
 
-    def _step_off(self, memory: Memory, look: Look) -> tuple[Memory, jax.Array]:
+    def _step_back(self, memory: Memory, look: Look, value: jax.Array) -> tuple[Memory, jax.Array]:
+        """Take the latest escape back if this very batch has a lower loss before it than now."""
+        before = look.value(memory.anchor)
+        worse = jnp.isfinite(before) & ~(value <= before + memory.last_gain)
+        back = add_scaled(memory.anchor, -1.0, look.x)
+        returned = after_return(memory, back, self.options.window)
+        memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
+        return memory._replace(num_evaluations=memory.num_evaluations + 1), worse
+
+    def _step_off(self, memory: Memory, look: Look, value: jax.Array) -> tuple[Memory, jax.Array]:
         """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
         options = self.options
         waits = memory.expected > 0
@@ -236,7 +252,7 @@ class _Hook:
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
             memory = after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
-            return after_escape(memory, moved, found.gain, options.window), moved
+            return after_escape(memory, moved, found.gain, options.window, look.x, value), moved
         step, expected = memory.pending, memory.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
         fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
@@ -244,7 +260,7 @@ class _Hook:
             num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
         )
         memory = after_look(memory, fruitless, waits | found.negative, cost, price, options.max_share)
-        return after_escape(memory, confirmed, expected, options.window), confirmed
+        return after_escape(memory, confirmed, expected, options.window, look.x, value), confirmed
 
     def _due(self, memory: Memory, look: Look) -> jax.Array:
         """Whether to look after a judgement: the plateau test asks for it, or the schedule."""
@@ -252,9 +268,8 @@ class _Hook:
         if options.strategy not in STRATEGIES:
             return stuck(memory)
         at = scheduled if options.strategy == DEFAULT else thorough
-        return stuck(memory) | (
-            at(memory.watch.stream.count, options.every) & self._affords(memory, look, False)
-        )
+        early = at(memory.watch.stream.count, options.every) & (now(memory) >= memory.hands_off)
+        return stuck(memory) | (early & self._affords(memory, look, False))
 
     def _affords(self, memory: Memory, look: Look, deep: bool) -> jax.Array:
         price = look.price(self.options.strategy, self.options.num_products, deep)
