@@ -241,3 +241,12 @@ def test_preconditioned_operator_is_the_scaled_matrix():
     d, k = (np.concatenate([np.ravel(leaf) for leaf in vector]) for vector in (gain, shift))
     expected = np.sqrt(d)[:, None] * flat_order(matrix, params) * np.sqrt(d)[None] + np.diag(k)
     np.testing.assert_allclose(PreconditionedOperator(op, gain, shift).dense(), expected, atol=2e-5)
+
+
+def test_parameters_that_are_no_numbers_are_named():
+    params = {"w": jnp.array([1.0, jnp.nan])}
+    optimizer = optax.sgd(0.1)
+    state = optimizer.init(params)
+    found = hp.stability(lambda p: jnp.sum(p["w"] ** 2), params, optimizer=optimizer, opt_state=state)
+    assert found.status == "undetermined"
+    assert "NaN" in found.reason

@@ -14,6 +14,7 @@ from hessian_probe.diagnosis.response import SIZE, Probe, Response, measure, sig
 from hessian_probe.diagnosis.state import UnreadableError, advanced
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.points.causes import nonfinite
 from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.result import EigenResult
@@ -155,6 +156,9 @@ def stability(
         2021, arXiv:2103.00065; Adaptive gradient methods at the edge of stability, 2022, arXiv:2207.14484.
     """
     op = hessian(loss, params, data)
+    bad = nonfinite(op)
+    if bad:
+        return _undetermined(bad)
     try:
         probe = Probe(optimizer, opt_state, op.layout, op.objective.rest, op.value)
         response = measure(probe, op.x, op.gradient_vector)
