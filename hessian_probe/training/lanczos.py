@@ -154,6 +154,11 @@ def krylov_space(
     state = jax.lax.while_loop(
         lambda s: (s.steps < num_steps) & ~s.done, step, _State(basis, zeros, zeros, zero, zero, none, no)
     )
+    return _measured(product, gradient, state)
+
+
+def _measured(product: Callable[[Vector], Vector], gradient: Vector, state: _State) -> Space:
+    """Take the Ritz pairs of a run, and measure the lowest by a product of its own."""
     values, weights = _ritz(state)
     basis, largest, asymmetry = state.basis, state.largest, state.asymmetry
     lowest = combine(basis, weights[:, 0])
@@ -172,7 +177,7 @@ def krylov_space(
         lowest=lowest,
         curvature=curvature,
         residual=norm(add_scaled(image, -curvature, lowest)),
-        band=asymmetry + BREAKDOWN * eps * size,
+        band=asymmetry + BREAKDOWN * float(jnp.finfo(accumulator(gradient)).eps) * size,
         size=size,
         num_products=state.steps + 1,
     )
