@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse.linalg
 
 import hessian_probe as hp
-from hessian_probe.operators.hessian import flatten_rows, unflatten_rows
+from hessian_probe.arrays import flatten_rows, unflatten_rows
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)

@@ -9,11 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, cast, from_tangent, generator, norm, random_normal, scale
+from hessian_probe.arrays import (
+    PyTree,
+    Vector,
+    cast,
+    flatten,
+    from_tangent,
+    generator,
+    norm,
+    random_normal,
+    scale,
+    unflatten_rows,
+)
 from hessian_probe.diagnosis.ascent import Region, highest
 from hessian_probe.diagnosis.sharpness_result import Sharpness, SharpnessMeasure
 from hessian_probe.operators.base import rounding_of
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, hessian, unflatten_rows
+from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
@@ -227,7 +238,7 @@ class _Measuring:
     def _scaled(self, widths: Vector) -> tuple[np.ndarray, float]:
         """The whole of DHD, and its rounding."""
         assert self.dense is not None
-        flat = flatten_rows(tuple(leaf[None] for leaf in widths))[0]
+        flat = flatten(widths)
         matrix = flat[:, None] * self.dense * flat
         return matrix, rounding_of(self.op) * float(np.linalg.norm(matrix))
 

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Basis, Layout, PyTree, Vector, cast, from_tangent, row, tangent
+from hessian_probe.arrays import (
+    Basis,
+    Layout,
+    PyTree,
+    Vector,
+    cast,
+    flatten,
+    from_tangent,
+    row,
+    tangent,
+    unflatten,
+)
 from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.checks import OperatorCheck, check_operator
+from hessian_probe.operators.matrix import symmetric_matrix
 from hessian_probe.operators.objective import Objective, accumulate
 from hessian_probe.operators.tracing import FORWARD
 
@@ -229,19 +241,7 @@ class HessianOperator:
         Cost:
             n products and 8 n² bytes.
         """
-        n = self.size
-        limit = memory.free_bytes() * memory.SHARE if max_bytes is None else max_bytes
-        what = f"the dense Hessian of {n} variables"
-        memory.require(memory.matrix_bytes(n), limit, what, ENDS_INSTEAD)
-        matrix = np.zeros((n, n))
-        for start in range(0, n, DENSE_BLOCK):
-            units = np.eye(min(DENSE_BLOCK, n - start), n, start)
-            matrix[start : start + len(units)] = flatten_rows(self._block(unflatten_rows(self.layout, units)))
-        for start in range(0, n, DENSE_BLOCK):  # in place: there may be no room for another matrix
-            rows, rest = slice(start, start + DENSE_BLOCK), slice(start, None)
-            mean = 0.5 * (matrix[rows, rest] + matrix[rest, rows].T)
-            matrix[rows, rest], matrix[rest, rows] = mean, mean.T
-        return matrix
+        return symmetric_matrix(self.layout, self._block, max_bytes)
 
     def _block(self, vectors: Basis) -> Basis:
         """Products with the rows of a basis; one compiled program where the map is stored."""
@@ -260,9 +260,7 @@ class HessianOperator:
         from scipy.sparse.linalg import LinearOperator
 
         def matvec(flat: np.ndarray) -> np.ndarray:
-            vector = unflatten_rows(self.layout, jnp.asarray(np.reshape(flat, (1, -1))))
-            product = self.apply(tuple(v[0] for v in vector))
-            return flatten_rows(tuple(p[None] for p in product))[0]
+            return flatten(self.apply(unflatten(self.layout, jnp.ravel(jnp.asarray(flat)))))
 
         return LinearOperator((self.size, self.size), matvec=matvec, rmatvec=matvec, dtype=np.float64)
 
@@ -300,24 +298,3 @@ class HessianOperator:
         self.objective.num_evaluations += 1
         self._value, self._gradient, self._maps = total, gradient, maps
         return True
-
-
-ENDS_INSTEAD = "hp.eigsh finds the ends of the spectrum without the matrix, hp.classify the label"
-# Rows of the identity that one compiled program multiplies; bounds memory, not the answer.
-DENSE_BLOCK = 64
-
-
-def flatten_rows(basis: Basis) -> np.ndarray:
-    """Write a basis of k rows as a float64 array of shape (k, n)."""
-    rows = len(basis[0])
-    return np.concatenate([np.asarray(b, np.float64).reshape(rows, -1) for b in basis], axis=1)
-
-
-def unflatten_rows(layout: Layout, flat: Any) -> Basis:
-    """Undo `flatten_rows`."""
-    out, start = [], 0
-    for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
-        width = int(np.prod(shape))
-        out.append(jnp.asarray(flat[:, start : start + width]).astype(dtype).reshape(len(flat), *shape))
-        start += width
-    return tuple(out)

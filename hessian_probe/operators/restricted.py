@@ -8,9 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Basis, PyTree, Vector, cast, from_tangent, merge
+from hessian_probe.arrays import (
+    Basis,
+    PyTree,
+    Vector,
+    cast,
+    flatten_rows,
+    from_tangent,
+    merge,
+    unflatten_rows,
+)
 from hessian_probe.operators.base import restrict
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 
 Generator = Callable[[PyTree], PyTree]

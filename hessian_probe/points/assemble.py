@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, norm, scale, tangent
-from hessian_probe.operators.hessian import flatten_rows
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, flatten, norm, scale, tangent
 from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.counting import count_negative
 from hessian_probe.points.ends import End
@@ -116,5 +115,5 @@ def _straight_descent(probe: Probe) -> PyTree | None:
 
 def _leading_sign(vector: Vector) -> float:
     """Sign of the entry of largest magnitude: a convention for directions without a slope."""
-    entries = flatten_rows(tuple(leaf[None] for leaf in vector))[0]
+    entries = flatten(vector)
     return float(np.sign(entries[np.argmax(np.abs(entries))]))

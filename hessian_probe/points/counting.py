@@ -6,7 +6,7 @@ import numpy as np
 
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
-from hessian_probe.points.search import Settings
+from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.counts import Count, Counter
 from hessian_probe.spectrum.multiplicity import multiplicities
 from hessian_probe.spectrum.result import IndexEstimate

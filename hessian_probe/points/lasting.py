@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, norm, row, scale
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.arrays import Vector, add_scaled, cast, flatten, norm, scale, unflatten
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.lines import reach
 from hessian_probe.results import number
 
@@ -61,7 +61,7 @@ class _Valley:
 
     def __init__(self, op: HessianOperator, u: Vector, band: float) -> None:
         self.op, self.u = op, u
-        self.line = flatten_rows(tuple(leaf[None] for leaf in u))[0]
+        self.line = flatten(u)
         across = np.eye(op.size) - np.outer(self.line, self.line)
         self.values, self.vectors = np.linalg.eigh(across @ op.dense() @ across)
         self.inside = np.abs(self.values) > band
@@ -71,7 +71,7 @@ class _Valley:
         x = add_scaled(cast(self.op.x, self.op.layout.work_dtypes), t, self.u)
         for _ in range(RESTS + 1):
             there = self.op.at(x)
-            gradient = flatten_rows(tuple(leaf[None] for leaf in there.gradient_vector))[0]
+            gradient = flatten(there.gradient_vector)
             if not np.all(np.isfinite(gradient)):
                 break
             slope = float(self.line @ gradient)
@@ -80,5 +80,5 @@ class _Valley:
                 return slope
             parts = self.vectors.T @ across
             step = -(self.vectors[:, self.inside] @ (parts[self.inside] / self.values[self.inside]))
-            x = add_scaled(x, 1.0, row(unflatten_rows(self.op.layout, step[None]), 0))
+            x = add_scaled(x, 1.0, unflatten(self.op.layout, step))
         return -np.inf

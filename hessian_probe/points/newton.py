@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, host_norm, norm, row, scale
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.arrays import Vector, flatten, host_norm, norm, row, scale, unflatten
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.krylov import Krylov
 
 # Share of the gradient that the model may leave unexplained.
@@ -104,13 +104,13 @@ def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], ban
     values, vectors = spectrum
     inside = np.abs(values) > band
     length = float(norm(op.gradient_vector))
-    gradient = flatten_rows(tuple(g[None] for g in op.gradient_vector))[0] / length
+    gradient = flatten(op.gradient_vector) / length
     parts = vectors.T @ gradient  # of the unit gradient: squares of tiny or huge ones do not exist
     steps = length / values[inside] * parts[inside]
     flat = vectors[:, inside] @ -steps
     rest = float(np.sqrt(max(1.0 - np.sum(parts[inside] ** 2), 0.0)))
     change = 0.5 * length * float(np.sum(np.abs(steps * parts[inside])))
-    step = row(unflatten_rows(op.layout, flat[None]), 0)
+    step = unflatten(op.layout, flat)
     return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")
 
 
@@ -120,5 +120,5 @@ def split_gradient(
     """Length of a gradient's Newton step outside the zero band, and of the gradient inside it."""
     values, vectors = spectrum
     inside = np.abs(values) > band
-    parts = vectors.T @ flatten_rows(tuple(g[None] for g in gradient))[0]
+    parts = vectors.T @ flatten(gradient)
     return host_norm(parts[inside] / values[inside]), host_norm(parts[~inside])

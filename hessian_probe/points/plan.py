@@ -11,7 +11,7 @@ import numpy as np
 from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.operators import memory
 from hessian_probe.operators.costs import Batches, Costs, costs, look_at
-from hessian_probe.operators.hessian import DENSE_BLOCK, ENDS_INSTEAD
+from hessian_probe.operators.matrix import DENSE_BLOCK, ENDS_INSTEAD
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import trace
 from hessian_probe.points.plan_result import Plan

@@ -29,7 +29,8 @@ from hessian_probe.points.noise import (
 from hessian_probe.points.population import PRODUCTS, Population, Sampling
 from hessian_probe.points.sampling import beyond
 from hessian_probe.points.scaled import judge_scaled
-from hessian_probe.points.search import SIGN_MARGIN, Search, Settings
+from hessian_probe.points.search import SIGN_MARGIN, Search
+from hessian_probe.points.settings import Settings
 from hessian_probe.points.verdict import Judge, Verdict, degenerate, interrupted, is_saddle, undetermined
 from hessian_probe.points.way import Place
 from hessian_probe.results import number, signed

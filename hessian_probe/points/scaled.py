@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, row
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe, probe_line, reach
 from hessian_probe.points.noise import BAND_NOISE, BAND_ROUNDING, Neighbour, neighbour
@@ -89,14 +89,12 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
     rounding = BAND_ROUNDING * op.eps * np.sqrt(min(op.size, 100)) * float(np.max(np.abs(values)))
     band = rounding + BAND_NOISE * float(np.linalg.norm(noise, 2))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        gradients = np.stack(
-            [flatten_rows(tuple(g[None] for g in v))[0] for v in (op.gradient_vector, *near.changes)]
-        )
+        gradients = np.stack([flatten(v) for v in (op.gradient_vector, *near.changes)])
         newton = scales[:, None] * ((vectors / values) @ vectors.T) * scales
         steps = newton @ gradients.T
     direction = scales * vectors[:, 0]
     length = float(np.linalg.norm(direction))
-    low = row(unflatten_rows(op.layout, (direction / length)[None]), 0)
+    low = unflatten(op.layout, direction / length)
     return Inertia(values, band, newton, steps, low, float(values[0]) / length**2, spread)
 
 
@@ -152,13 +150,13 @@ def _near(op: HessianOperator, found: Inertia) -> bool:
         return False
     work = op.layout.work_dtypes
     x = cast(op.x, work)
-    size = np.abs(flatten_rows(tuple(leaf[None] for leaf in x))[0])
+    size = np.abs(flatten(x))
     rounding = STEP_NOISE * (np.max(np.abs(found.steps[:, 1:]), axis=1) + op.eps * size)
     step = found.steps[:, 0]
     if np.all(np.abs(step) <= rounding):
         return True
-    there = op.at(add_scaled(x, -1.0, row(unflatten_rows(op.layout, step[None]), 0)))
-    left = found.newton @ flatten_rows(tuple(leaf[None] for leaf in there.gradient_vector))[0]
+    there = op.at(add_scaled(x, -1.0, unflatten(op.layout, step)))
+    left = found.newton @ flatten(there.gradient_vector)
     return bool(np.all(np.abs(left) <= KEPT * np.abs(step) + rounding))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,11 +10,12 @@ from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import dimension
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.dense_ends import dense_ends, measured
 from hessian_probe.points.ends import End, Ends
 from hessian_probe.points.noise import SINGLE, ProductNoise
+from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.bounds import log_inverse_weight, steps_for
 from hessian_probe.spectrum.checkpoint import Job
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.growth import Growth
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.search import MAX_BASIS
@@ -42,18 +41,6 @@ END_RESIDUAL = 1e-2
 # After both ends are resolved the search goes on for half as long again before "no negative
 # eigenvalue" is said: an outlier that the start vector barely holds shows late.
 PATIENCE = 1.5
-
-
-class Settings(NamedTuple):
-    """What was asked of a classification; the arguments of `classify`."""
-
-    budget: int
-    confidence: float
-    negative_tol: float
-    rtol: float | None
-    progress: Callable[[str], None] | None
-    sampled: bool = True
-    counting: bool = False
 
 
 class Search:
@@ -254,52 +241,14 @@ class Search:
         self.krylov.restart(np.unique(np.r_[0:keep, size - keep : size]))
 
     def _dense(self) -> Ends:
-        """Compute the whole spectrum of the leaves that the loss reads."""
+        """Compute the whole spectrum."""
         if self.krylov.first is None:
             self.krylov.step()
             if self.krylov.nonfinite:
                 raise FloatingPointError
             assert self.krylov.first is not None
             self.noise.measure(*self.krylov.first)
-        values, vectors = dense_eigh(self.op)
-        if self.dimension < len(values):
-            values, vectors = self._drop_ignored(values, vectors)
-        low, high = (
-            self._measured(float(values[i]), row(columns_to_basis(self.op, vectors[:, [i]]), 0))
-            for i in (0, -1)
-        )
-        top = float(np.max(np.abs(values)))
-        band = self.noise.band(self.op, top, self.krylov.asymmetry)
-        return Ends(
-            low,
-            high,
-            top,
-            band,
-            int(np.sum(values < -band)),
-            int(np.sum(values > band)),
-            True,
-            True,
-            low.value,
-            high.value,
-            self.dimension,
-            None,
-            (values, vectors),
-            self.krylov.asymmetry,
-            "converged",
-        )
-
-    def _drop_ignored(self, values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Leave out the exact zeros that belong to leaves which the loss does not read."""
-        widths = [int(np.prod(shape)) for shape in self.op.layout.shapes]
-        mask = np.repeat(np.asarray(self.op.active, bool), widths)
-        inside = np.sum(np.square(vectors[mask]), axis=0)
-        chosen = np.sort(np.argsort(-inside, kind="stable")[: self.dimension])
-        return values[chosen], vectors[:, chosen]
-
-    def _measured(self, value: float, vector: Vector) -> End:
-        """Multiply a Ritz vector once more, a rounding away: its residual and its noise."""
-        _, residual = self.noise.rayleigh(vector, value)
-        return End(value, vector, residual)
+        return dense_ends(self.op, self.noise, self.krylov.asymmetry)
 
     def _ends(self, status: str) -> Ends:
         krylov = self.krylov
@@ -313,7 +262,7 @@ class Search:
             End(float(ritz.values[i]), row(vectors, j), float(ritz.residuals[i])) for j, i in enumerate(pair)
         ]
         if status in ("converged", "max_hvps"):
-            ends = [self._measured(end.value, _unit(end.vector)) for end in ends]
+            ends = [measured(self.noise, end.value, _unit(end.vector)) for end in ends]
         top = float(np.max(np.abs(ritz.values)))
         band = self.noise.band(self.op, top, krylov.asymmetry)
         growth, known = self._growth(), krylov.exhausted

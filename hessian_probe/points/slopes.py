@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import chi2
 
-from hessian_probe.arrays import Vector, add_scaled, dot, norm, scale
+from hessian_probe.arrays import Vector, add_scaled, dot, flatten, norm, scale
 from hessian_probe.operators.batchwise import gradients
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import accumulate
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.heldout import Halves, split_halves
@@ -99,7 +99,7 @@ def measure_slopes(
 def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
     if ends.spectrum is not None:
         values, columns = ends.spectrum
-        return values, lambda g: flatten_rows(tuple(leaf[None] for leaf in g))[0] @ columns
+        return values, lambda g: flatten(g) @ columns
     pairs = [end for end in (ends.low, ends.high) if end is not None]
     return (
         np.array([end.value for end in pairs]),

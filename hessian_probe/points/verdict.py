@@ -11,7 +11,7 @@ import numpy as np
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.lines import LineProbe
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.points.search import Settings
+from hessian_probe.points.settings import Settings
 from hessian_probe.results import number, signed
 
 Probes = Mapping[str, LineProbe]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import Basis, tangent
+from hessian_probe.arrays import Basis, tangent, unflatten_rows
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import SymmetricOperator
-from hessian_probe.operators.hessian import ENDS_INSTEAD, HessianOperator, unflatten_rows
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.matrix import ENDS_INSTEAD
 from hessian_probe.spectrum.result import EigenResult
 
 EMPTY = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import add_scaled, cast, row
-from hessian_probe.operators.hessian import unflatten_rows
+from hessian_probe.arrays import add_scaled, cast, row, unflatten_rows
 from hessian_probe.points.flat.reduced import Reduced, Settled
 from hessian_probe.points.noise import ProductNoise, neighbour
 from hessian_probe.spectrum.dense import dense_eigh

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, row
-from hessian_probe.operators.hessian import flatten_rows, unflatten_rows
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
 from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.flat.reduced import NOISE_FACTOR, Reduced
@@ -50,7 +49,7 @@ def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.ran
     """
     rows = op.null.directions(op.x)
     for index, flat in enumerate(rows):
-        direction = row(unflatten_rows(op.layout, flat[None]), 0)
+        direction = unflatten(op.layout, flat)
         problem = _here(op, index, direction, ends, near)
         if not problem:
             problem = _along_flow(op, index, near, ends) if not op.null.fixed else ""
@@ -62,7 +61,7 @@ def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.ran
         for _ in range(COMBINATIONS):
             flat = rng.standard_normal(len(rows)) @ rows
             flat /= np.linalg.norm(flat)
-            problem = _along_line(op, row(unflatten_rows(op.layout, flat[None]), 0), flat, ends, near, rng)
+            problem = _along_line(op, unflatten(op.layout, flat), flat, ends, near, rng)
             if problem:
                 return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
     return ""

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import cast
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows
+from hessian_probe.arrays import cast, flatten, flatten_rows
+from hessian_probe.operators.hessian import HessianOperator
 
 # Rows of one compiled call; fewer are padded.
 ROWS = 8
@@ -105,9 +105,9 @@ class Reduced:
         self.op, self.sign, self.band, self.rng = op, sign, band, rng
         self.flat, self.stiff = vectors[:, flat], vectors[:, ~flat]
         self.curvature = sign * values[~flat]
-        self._x = flatten_rows(tuple(leaf[None] for leaf in cast(op.x, op.layout.work_dtypes)))[0]
+        self._x = flatten(cast(op.x, op.layout.work_dtypes))
         self.eps = op.eps
-        self.here = sign * flatten_rows(tuple(g[None] for g in op.gradient_vector))[0]
+        self.here = sign * flatten(op.gradient_vector)
 
     @property
     def dimension(self) -> int:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, row
-from hessian_probe.operators.hessian import HessianOperator, unflatten_rows
+from hessian_probe.arrays import Vector, row, unflatten_rows
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.ends import Ends
 from hessian_probe.points.flat.decide import Finding, explore
 from hessian_probe.points.flat.reduced import Reduced

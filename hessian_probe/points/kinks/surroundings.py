@@ -14,9 +14,20 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, row, scale
-from hessian_probe.operators.hessian import HessianOperator, flatten_rows, unflatten_rows
+from hessian_probe.arrays import (
+    Vector,
+    add_scaled,
+    cast,
+    dot,
+    flatten,
+    norm,
+    random_normal,
+    scale,
+    unflatten,
+)
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.kinks.hull import shortest
+from hessian_probe.points.kinks.sphere import Sample, Sphere
 
 # Random directions on each sphere; with each its opposite.
 DRAWN = 3
@@ -45,60 +56,6 @@ TRIALS = 0.25 ** np.arange(8)
 ROUNDINGS = 8.0
 # A slope stands in for losses too coarse to show a change up to so many times what they can show.
 BEYOND = 4.0
-
-
-class Sample(NamedTuple):
-    """The loss at x + h·d: its change from x, its slope outwards, its gradient."""
-
-    direction: Vector
-    change: float
-    slope: float
-    gradient: Vector
-
-
-class Sphere(NamedTuple):
-    """What was found at one distance.
-
-    Attributes:
-        distance: h.
-        low: lowest sample.
-        high: highest sample.
-        peak: pair of opposite samples with the lowest sum.
-        shortest: norm of the shortest convex combination of the gradients.
-        slope: whether that is a slope: no gradient makes it shorter, and along it the loss falls on one side
-            and rises on the other.
-        steepest: norm of the longest gradient.
-        moved: whether any sample differs from the point at all.
-    """
-
-    distance: float
-    low: Sample
-    high: Sample
-    peak: tuple[Sample, Sample]
-    shortest: float
-    slope: bool
-    steepest: float
-    moved: bool
-
-    @property
-    def stationary(self) -> float:
-        """The shortest combination over the longest gradient."""
-        return self.shortest / self.steepest if self.steepest > 0 else 0.0
-
-    @property
-    def bend(self) -> float:
-        """Half the sum of the changes at both ends of the peak direction."""
-        return 0.5 * (self.peak[0].change + self.peak[1].change)
-
-    @property
-    def tilt(self) -> float:
-        """Half their difference."""
-        return 0.5 * abs(self.peak[0].change - self.peak[1].change)
-
-    @property
-    def curvature(self) -> float:
-        """(f(x+hd) + f(x−hd) − 2f(x)) / h² along the peak direction."""
-        return 2 * self.bend / self.distance**2
 
 
 class _Bundle(NamedTuple):
@@ -146,8 +103,8 @@ class Surroundings:
             bundle = self._bundle()
             across = _span(bundle.gradients, CURVED * distance * self.top)
             for direction in (*directions, drawn[0]):
-                self._both(self._vector(_project(_flat(direction), across)))
-            self._along_kinks(_flat(drawn[-1]), across)
+                self._both(self._vector(_project(flatten(direction), across)))
+            self._along_kinks(flatten(drawn[-1]), across)
             low = self._search(min(self._samples, key=_change), 1.0)
             high = self._search(max(self._samples, key=_change), -1.0)
             self._both(low.direction)
@@ -187,7 +144,7 @@ class Surroundings:
     def _bundle(self) -> _Bundle:
         """Add the gradients seen along the shortest combination, both ways, until it is short or stays."""
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
-        gradients = np.stack([_flat(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
+        gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
         while True:
             weights, length = shortest(gradients @ gradients.T)
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
@@ -214,7 +171,7 @@ class Surroundings:
         for sign in (1.0, -1.0) * count:
             draw = random_normal(self.rng, self.op.layout, self.op.active)
             mixed = add_scaled(scale(sign, _unit(direction)), share / float(norm(draw)), draw)
-            rows.append(_flat(self._sample(_unit(mixed)).gradient))
+            rows.append(flatten(self._sample(_unit(mixed)).gradient))
         return np.stack(rows)
 
     def _along_kinks(self, start: np.ndarray, across: np.ndarray) -> None:
@@ -231,7 +188,7 @@ class Surroundings:
                 break
             v = v / np.linalg.norm(v)
             self._both(self._vector(v))
-            ahead, behind = (_flat(sample.gradient) for sample in self._pairs[-1])
+            ahead, behind = (flatten(sample.gradient) for sample in self._pairs[-1])
             basis.append(v)
             products.append(_project(ahead - behind, across))
             v = products[-1]
@@ -242,11 +199,11 @@ class Surroundings:
                 self._both(self._vector(column @ np.stack(basis)))
 
     def _vector(self, flat: np.ndarray) -> Vector:
-        return row(unflatten_rows(self.op.layout, flat[None]), 0)
+        return unflatten(self.op.layout, flat)
 
     def _search(self, best: Sample, sign: float) -> Sample:
         """Go along the sphere to lower (`sign` +1) or higher (−1) values, also along a kink."""
-        gradients = _flat(best.gradient)[None]
+        gradients = flatten(best.gradient)[None]
         for _ in range(TURNS):
             weights, _ = shortest(gradients @ gradients.T)
             turn = _tangential(self._vector(-sign * weights @ gradients), best.direction)
@@ -262,9 +219,9 @@ class Surroundings:
             turned = add_scaled(best.direction, float(TRIALS[index]), turn)
             tried = self._sample(_unit(turned))
             if sign * tried.change < sign * best.change:
-                best, gradients = tried, _flat(tried.gradient)[None]
+                best, gradients = tried, flatten(tried.gradient)[None]
             else:
-                gradients = np.vstack([gradients, _flat(tried.gradient)])
+                gradients = np.vstack([gradients, flatten(tried.gradient)])
         return best
 
     def _sharpen(self, best: tuple[Sample, Sample]) -> tuple[Sample, Sample]:
@@ -316,8 +273,3 @@ def _span(gradients: np.ndarray, curved: float) -> np.ndarray:
 def _project(flat: np.ndarray, across: np.ndarray) -> np.ndarray:
     """Leave out the directions across the kinks."""
     return flat - (across @ flat) @ across
-
-
-def _flat(vector: Vector) -> np.ndarray:
-    """A vector as a flat float64 array on the host, where bundles are worked on."""
-    return flatten_rows(tuple(leaf[None] for leaf in vector))[0]

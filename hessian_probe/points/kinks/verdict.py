@@ -14,7 +14,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.kinks.surroundings import STATIONARY, Sphere, Surroundings
+from hessian_probe.points.kinks.sphere import Sphere
+from hessian_probe.points.kinks.surroundings import STATIONARY, Surroundings
 from hessian_probe.points.lines import reach
 from hessian_probe.points.verdict import Verdict
 from hessian_probe.results import number, signed

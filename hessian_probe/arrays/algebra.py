@@ -1,0 +1,112 @@
+"""Linear algebra on vectors and on bases (the same tuples with a leading axis)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays.dtypes import at_least_float32, widest
+from hessian_probe.arrays.layout import Basis, Layout, Vector
+
+
+def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
+    """Cast each leaf to the dtype beside it."""
+    return tuple(v.astype(dtype) for v, dtype in zip(vector, dtypes, strict=True))
+
+
+def accumulator(vector: Vector) -> Any:
+    """Data type that sums over the vector's leaves are taken in."""
+    return widest(at_least_float32(v.dtype) for v in vector)
+
+
+@jax.jit
+def dot(a: Vector, b: Vector) -> jax.Array:
+    """Euclidean inner product over all leaves, accumulated in at least float32."""
+    dtype = accumulator(a)
+    with jax.default_matmul_precision("highest"):
+        return sum((jnp.vdot(x, y).astype(dtype) for x, y in zip(a, b, strict=True)), jnp.zeros((), dtype))
+
+
+@jax.jit
+def norm(a: Vector) -> jax.Array:
+    """Euclidean norm over all leaves; scaled first, so that it neither over- nor underflows."""
+    dtype = accumulator(a)
+    zero = jnp.zeros((), dtype)
+    top = zero
+    for x in a:
+        if x.size:
+            top = jnp.maximum(top, jnp.max(jnp.abs(x)).astype(dtype))
+    safe = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones((), dtype))
+    total = sum((jnp.sum(jnp.square(x.astype(dtype) / safe)) for x in a), zero)
+    return safe * jnp.sqrt(total)
+
+
+def host_norm(entries: np.ndarray) -> float:
+    """Euclidean norm that neither over- nor underflows."""
+    top = float(np.max(np.abs(entries), initial=0.0))
+    return top * float(np.linalg.norm(entries / top)) if top > 0 else 0.0
+
+
+@jax.jit
+def scale(factor: Any, a: Vector) -> Vector:
+    """Return `factor * a`."""
+    return tuple(jnp.asarray(factor).astype(x.dtype) * x for x in a)
+
+
+@jax.jit
+def add_scaled(a: Vector, factor: Any, b: Vector) -> Vector:
+    """Return `a + factor * b` in the dtypes of `a`, computed in those of `b` where wider."""
+
+    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = widest((x.dtype, y.dtype))
+        return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * y.astype(dtype)).astype(x.dtype)
+
+    return tuple(leaf(x, y) for x, y in zip(a, b, strict=True))
+
+
+@partial(jax.jit, static_argnames="rows")
+def row(basis: Basis, index: Any, rows: int | None = None) -> Vector:
+    """Take one row of a basis (or, with `rows`, a slice that starts at `index`)."""
+    if rows is None:
+        return tuple(b[index] for b in basis)
+    return tuple(jax.lax.dynamic_slice_in_dim(b, index, rows) for b in basis)
+
+
+@jax.jit
+def coefficients(basis: Basis, vector: Vector) -> jax.Array:
+    """Inner products of every row of the basis with the vector, shape (rows,)."""
+    dtype = accumulator(vector)
+    total = jnp.zeros((basis[0].shape[0],), dtype)
+    with jax.default_matmul_precision("highest"):
+        for b, v in zip(basis, vector, strict=True):
+            total = total + (b.reshape(b.shape[0], -1) @ v.reshape(-1)).astype(dtype)
+    return total
+
+
+@jax.jit
+def combine(basis: Basis, weights: jax.Array) -> Basis:
+    """Combine the rows linearly: weights of shape (rows,) give a vector, (rows, k) a basis of k rows."""
+    out = []
+    with jax.default_matmul_precision("highest"):
+        for b in basis:
+            flat = b.reshape(b.shape[0], -1)
+            mixed = weights.astype(b.dtype).T @ flat
+            out.append(mixed.reshape(*weights.shape[1:], *b.shape[1:]))
+    return tuple(out)
+
+
+@jax.jit
+def _finite(vector: Vector) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(leaf)) for leaf in vector]
+
+
+def first_nonfinite(layout: Layout, vector: Vector) -> str | None:
+    """Name the first leaf that holds a NaN or an infinity, or return None."""
+    for name, good in zip(layout.names, _finite(vector), strict=True):
+        if not bool(good):
+            return name
+    return None
