@@ -202,7 +202,7 @@ def test_a_state_of_another_window_is_refused():
     state = Monitor(well, window=32).state_dict()
     with pytest.raises(ValueError, match="window"):
         Monitor(well).load_state_dict(state)
-    state.pop("pause")
+    state.pop("pace_pause")
     with pytest.raises(ValueError, match="pause"):
         Monitor(well, window=32).load_state_dict(state)
 

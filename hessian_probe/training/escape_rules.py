@@ -1,4 +1,4 @@
-"""What becomes of the memory of `escape_saddles` after looks, escapes and returns."""
+"""What becomes of the memory of `escape_saddles` after looks, escapes and returns; see `training.pacing`."""
 
 from __future__ import annotations
 
@@ -6,39 +6,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from hessian_probe.training import pacing
 from hessian_probe.training.escape_state import Memory
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, earliest
 from hessian_probe.training.stream import FLAT, SLOW
 from hessian_probe.training.watch import new_watch
-
-# Windows after which an escape stands. Where the step length was too long for where it led (deep linear
-# networks of six layers, momentum), the loss rose above the saddle's sooner than that.
-GUARD = 4
 
 
 def now(state: Memory) -> jax.Array:
     """Return the number of updates, as a real number."""
-    return state.num_steps.astype(state.pause.dtype)
+    return state.num_steps.astype(state.pace.pause.dtype)
 
 
 def stuck(state: Memory) -> jax.Array:
     """Whether the loss is flat or slow, nothing waits, and no pause lasts."""
     kind = state.watch.stream.kind
-    free = (now(state) >= jnp.maximum(state.next_look, state.hands_off)) & ~(state.expected > 0)
-    return ((kind == FLAT) | (kind == SLOW)) & free
+    free = now(state) >= jnp.maximum(state.pace.next_look, state.pace.hands_off)
+    return ((kind == FLAT) | (kind == SLOW)) & free & ~(state.expected > 0)
 
 
 def after_progress(state: Memory, window: int) -> Memory:
     """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand."""
-    left = state.level - state.watch.level > LEFT * state.scale
-    stands = state.num_steps - state.last_step > GUARD * window
-    return state._replace(
-        ceiling=jnp.where(stands, jnp.full_like(state.ceiling, np.inf), state.ceiling),
-        pause=jnp.where(left, jnp.full_like(state.pause, PAUSE * window), state.pause),
-        level=jnp.where(left, jnp.full_like(state.level, np.nan), state.level),
-    )
+    pace = pacing.after_progress(jnp, state.pace, state.num_steps, state.watch.level, window)
+    return state._replace(pace=pace)
 
 
 def after_look(
@@ -51,8 +41,6 @@ def after_look(
 ) -> Memory:
     """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
 
-    It waits longer each time, and longest without negative curvature.
-
     Args:
         state: before.
         fruitless: whether nothing was found.
@@ -64,19 +52,21 @@ def after_look(
     Returns:
         The state after it.
     """
-    dtype = state.pause.dtype
-    wasted = state.wasted + jnp.where(fruitless, cost, 0).astype(dtype)
-    next_look = earliest(now(state), state.pause, wasted, price, max_share, jnp.maximum)
-    longer = (next_look - now(state)) * jnp.where(negative, BACKOFF, BACKOFF_AT_MINIMUM).astype(dtype)
     watch = state.watch
-    waits = fruitless & stuck(state)
-    return state._replace(
-        wasted=wasted,
-        next_look=jnp.where(waits, next_look, state.next_look),
-        pause=jnp.where(waits, longer, state.pause),
-        level=jnp.where(waits, watch.level, state.level),
-        scale=jnp.where(waits, jnp.maximum(jnp.abs(watch.fall), watch.noise), state.scale),
+    pace = pacing.after_look(
+        jnp,
+        state.pace,
+        state.num_steps,
+        fruitless=fruitless,
+        waits=stuck(state),
+        hopeless=~negative,
+        cost=cost,
+        price=price,
+        level=watch.level,
+        scale=jnp.maximum(jnp.abs(watch.fall), watch.noise),
+        max_share=max_share,
     )
+    return state._replace(pace=pace)
 
 
 def after_escape(
@@ -95,33 +85,24 @@ def after_escape(
     Returns:
         The state after it.
     """
-    # So far above the saddle no noise leads that did not hide the gain.
-    ceiling = (value + gain).astype(state.ceiling.dtype)
-    dtype, every = state.pause.dtype, state.watch.waiting.shape[0]
+    dtype, every = state.pace.pause.dtype, state.watch.waiting.shape[0]
     fresh = new_watch(window, every, dtype, gain)
     return state._replace(
         watch=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, state.watch),
-        pause=jnp.where(moved, jnp.asarray(PAUSE * window, dtype), state.pause),
-        level=jnp.where(moved, jnp.full_like(state.level, np.nan), state.level),
-        wasted=jnp.where(moved, jnp.zeros_like(state.wasted), state.wasted),
+        pace=pacing.after_escape(jnp, state.pace, state.num_steps, moved, value, gain, window),
         anchor=jax.tree.map(lambda new, old: jnp.where(moved, new, old), anchor, state.anchor),
-        ceiling=jnp.where(moved, ceiling, state.ceiling),
         num_escapes=state.num_escapes + moved.astype(jnp.int32),
         last_gain=jnp.where(moved, gain, state.last_gain),
-        last_step=jnp.where(moved, state.num_steps, state.last_step),
     )
 
 
 def after_return(state: Memory, back: Any, window: int) -> Memory:
     """Take the latest escape back by the step `back`, and keep the hands off for as long again."""
-    dtype, every = state.pause.dtype, state.watch.waiting.shape[0]
+    dtype, every = state.pace.pause.dtype, state.watch.waiting.shape[0]
     return state._replace(
         pending=back,
         watch=new_watch(window, every, dtype),
         expected=jnp.zeros_like(state.expected),
-        level=jnp.full_like(state.level, np.nan),
-        ceiling=jnp.full_like(state.ceiling, np.inf),
-        hands_off=2 * now(state) + GUARD * window,
+        pace=pacing.after_return(jnp, state.pace, state.num_steps, window),
         num_returns=state.num_returns + 1,
-        last_step=state.num_steps,
     )

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.pacing import PAUSE
+from hessian_probe.training.pacing import Pace, above, new_pace
 from hessian_probe.training.stream import Stream
 from hessian_probe.training.watch import Watch, new_watch
 
-# Scalars of `Memory` in the order of the packed arrays; those with a prefix are in its watch and stream.
+# Scalars of `Memory` in the order of the packed arrays: its own, those of its pace, and with a prefix those
+# of its watch and stream.
 COUNTS = (
     "num_steps",
     "num_probes",
@@ -105,14 +106,8 @@ class Memory(NamedTuple):
         pending: step that the latest look found.
         anchor: variables before the latest escape.
         watch: what the plateau test remembers.
+        pace: what it remembers of its looks.
         expected: what `pending` brought on its own batch; 0 where nothing waits.
-        pause: steps that the next look which finds nothing is followed by, at least.
-        next_look: update before which nothing is looked at.
-        level: loss at the latest look that found nothing; NaN where there is none.
-        scale: larger of the loss's noise and its fall over the window then.
-        wasted: gradients' worth of looks that brought nothing, since the latest escape.
-        ceiling: loss above which the latest escape is to be taken back; infinite where none is.
-        hands_off: update before which nothing is looked at, since an escape was taken back.
 
     The rest as in `EscapeState`.
     """
@@ -121,11 +116,8 @@ class Memory(NamedTuple):
     pending: Any
     anchor: Any
     watch: Watch
+    pace: Pace
     expected: jax.Array
-    pause: jax.Array
-    next_look: jax.Array
-    level: jax.Array
-    scale: jax.Array
     num_steps: jax.Array
     num_probes: jax.Array
     num_escapes: jax.Array
@@ -133,12 +125,8 @@ class Memory(NamedTuple):
     num_hvps: jax.Array
     num_gradients: jax.Array
     num_evaluations: jax.Array
-    wasted: jax.Array
-    ceiling: jax.Array
-    hands_off: jax.Array
     last_curvature: jax.Array
     last_gain: jax.Array
-    last_step: jax.Array
 
 
 def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dtype: Any) -> EscapeState:
@@ -155,11 +143,8 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
         pending=pending,
         anchor=anchor,
         watch=new_watch(window, every, dtype),
+        pace=new_pace(jnp, window, dtype),
         expected=real(0.0),
-        pause=real(PAUSE * window),
-        next_look=real(0.0),
-        level=real(np.nan),
-        scale=real(0.0),
         num_steps=whole(),
         num_probes=whole(),
         num_escapes=whole(),
@@ -167,12 +152,8 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
         num_hvps=whole(),
         num_gradients=whole(),
         num_evaluations=whole(),
-        wasted=real(0.0),
-        ceiling=real(np.inf),
-        hands_off=real(0.0),
         last_curvature=real(np.nan),
         last_gain=real(0.0),
-        last_step=whole(),
     )
     return pack(memory)
 
@@ -180,7 +161,7 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
 def pack(memory: Memory) -> EscapeState:
     """Put all scalars into two arrays."""
     watch, stream = memory.watch, memory.watch.stream
-    fields = memory._asdict()
+    fields = memory._asdict() | memory.pace._asdict()
     fields |= {f"watch_{name}": value for name, value in watch._asdict().items()}
     fields |= {f"stream_{name}": value for name, value in stream._asdict().items()}
     return EscapeState(
@@ -204,9 +185,8 @@ def unpack(state: EscapeState) -> Memory:
 
     stream = parts(Stream, "stream_", recent=state.recent, blocks=state.blocks)
     watch = parts(Watch, "watch_", stream=stream, waiting=state.waiting)
-    return cast(
-        Memory, parts(Memory, "", inner=state.inner, pending=state.pending, anchor=state.anchor, watch=watch)
-    )
+    arrays = {"inner": state.inner, "pending": state.pending, "anchor": state.anchor}
+    return cast(Memory, parts(Memory, "", **arrays, watch=watch, pace=parts(Pace, "")))
 
 
 def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
@@ -231,8 +211,3 @@ def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
     more = (state.counts[held] >= waiting.shape[0]) | (state.expected > 0)
     return state, more | above(state, value)
-
-
-def above(state: EscapeState | Memory, value: jax.Array) -> jax.Array:
-    """Whether the loss is where the latest escape is to be taken back, or no number."""
-    return jnp.isfinite(state.ceiling) & ~(value <= state.ceiling)

@@ -23,7 +23,7 @@ from hessian_probe.training.events import Cost, Event, append_event
 from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
 from hessian_probe.training.look import CONFIRMED, WORTH
 from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import BACKOFF, BACKOFF_AT_MINIMUM, LEFT, PAUSE, PRODUCT_COST, earliest
+from hessian_probe.training.pacing import Pace, after_escape, after_look, after_progress, new_pace, worth
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.samples import draw
 from hessian_probe.training.stream import CHUNK, KINDS, Stream
@@ -101,9 +101,7 @@ class Monitor:
         self.test = PlateauTest(window=window, every=every)
         self.cost = Cost()
         self.events: list[dict[str, Any]] = []
-        self._pause = PAUSE * window
-        self._next_look = 0.0
-        self._level = self._scale = math.nan
+        self._pace = new_pace(np, window, np.float64)
         self._at_minimum = False
         self._last = "none"
 
@@ -145,7 +143,7 @@ class Monitor:
         move: Escape | None = None
         new_params, new_state = params, opt_state
         evidence: tuple[str, ...] = (self.test.evidence(),)
-        looks = kind in LOOK_AT and self.cost.num_steps >= self._next_look
+        looks = kind in LOOK_AT and self.cost.num_steps >= self._pace.next_look
         if looks:
             point, move, reasons = self._look(params, batch, fixed)
             evidence = (*evidence, *reasons)
@@ -155,7 +153,7 @@ class Monitor:
                 new_state = adjust_moments(opt_state, params, self._moments, displacement)
         if self._at_minimum and kind in LOOK_AT:
             kind = "at_minimum"
-            evidence = (*evidence, f"a minimum; the next look is at update {math.ceil(self._next_look)}")
+            evidence = (*evidence, f"a minimum; the next look is at update {math.ceil(self._pace.next_look)}")
         seconds = time.perf_counter() - began
         self.cost.seconds += seconds
         self.cost.probe_seconds += seconds if looks else 0.0
@@ -177,9 +175,10 @@ class Monitor:
 
     def _notice_progress(self) -> None:
         """Let pauses start anew once the loss has left the plateau of the last look."""
-        if self.test.fresh and self._level - self.test.level > LEFT * self._scale:
-            self._pause, self._at_minimum = PAUSE * self.test.window, False
-            self._level = math.nan
+        if self.test.fresh:
+            steps, before = np.int64(self.cost.num_steps), self._pace
+            self._pace = after_progress(np, before, steps, self.test.level, self.test.window)
+            self._at_minimum &= self._pace.level == before.level
 
     def _look(
         self, params: PyTree, batch: PyTree, fixed: PyTree
@@ -198,8 +197,6 @@ class Monitor:
         self.cost.num_probes += 1
         verdict = self.test.verdict
         assert verdict is not None
-        self._level = self.test.level
-        self._scale = max(abs(float(verdict.fall)), float(verdict.noise))
         point = classify(loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
         evaluations = point.num_evaluations
         move: Escape | None = None
@@ -236,18 +233,27 @@ class Monitor:
 
     def _schedule(self, gain: float, num_hvps: int, num_evaluations: int) -> None:
         """Set the next look: soon after an escape, later and later where there was nothing."""
-        window = self.test.window
+        steps, verdict = np.int64(self.cost.num_steps), self.test.verdict
         if gain > 0:
             self.cost.num_escapes += 1
+            self._pace = after_escape(np, self._pace, steps, True, np.inf, gain, self.test.window)
             self.test.restart(gain)
-            self._pause, self._level = PAUSE * window, math.nan
-            self._next_look = self.cost.num_steps
             return
-        price = PRODUCT_COST * num_hvps + num_evaluations
-        spent = PRODUCT_COST * self.cost.num_hvps + self.cost.num_evaluations
-        now = self.cost.num_steps
-        self._next_look = earliest(now, self._pause, spent, price, self._max_share, max)
-        self._pause = (self._next_look - now) * (BACKOFF_AT_MINIMUM if self._at_minimum else BACKOFF)
+        assert verdict is not None
+        price = worth(num_hvps, 0, num_evaluations)
+        self._pace = after_look(
+            np,
+            self._pace,
+            steps,
+            fruitless=True,
+            waits=True,
+            hopeless=self._at_minimum,
+            cost=price,
+            price=price,
+            level=self.test.level,
+            scale=max(abs(float(verdict.fall)), float(verdict.noise)),
+            max_share=self._max_share,
+        )
 
     def _record(self, event: Event, looked: bool) -> None:
         """Keep and log what changed: looks, and new kinds."""
@@ -266,17 +272,14 @@ class Monitor:
         it to `load_state_dict` of a monitor made with the same options: it continues with the same events.
         """
         numbers = {
-            "pause": self._pause,
-            "next_look": self._next_look,
-            "level": self._level,
-            "scale": self._scale,
             "at_minimum": self._at_minimum,
             "last": (*KINDS, "at_minimum").index(self._last),
             "pending": np.resize([*self.test.pending, math.nan], CHUNK),
         }
         costs = {f"cost_{name}": value for name, value in vars(self.cost).items()}
         stream = {f"stream_{name}": value for name, value in self.test.stream._asdict().items()}
-        return {name: np.asarray(value) for name, value in (numbers | costs | stream).items()}
+        pace = {f"pace_{name}": value for name, value in self._pace._asdict().items()}
+        return {name: np.asarray(value) for name, value in (numbers | costs | pace | stream).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -298,8 +301,7 @@ class Monitor:
                     f"{name} has shape {new[name].shape}, expected {kept.shape}: give the monitor the window "
                     "it was saved with"
                 )
-        self._pause, self._next_look = float(new["pause"]), float(new["next_look"])
-        self._level, self._scale = float(new["level"]), float(new["scale"])
+        self._pace = Pace(*(new[f"pace_{name}"] for name in Pace._fields))
         self._at_minimum = bool(new["at_minimum"])
         self._last = (*KINDS, "at_minimum")[int(new["last"])]
         for name, value in vars(self.cost).items():

@@ -1,8 +1,11 @@
-"""When to look again: numbers that the monitor and the optax transformation share."""
+"""When to look again, go back, keep the hands off: rules that the monitor and the transformation share."""
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
 
 # A look that found nothing is followed by a pause of so many windows, and every further one multiplies the
 # pause: by 2, and by 4 at a minimum, where there is nothing to wait for.
@@ -19,13 +22,41 @@ EVALUATION_COST = 0.5
 # The loss has left its plateau, and pauses start anew, when it is lower by this many times the larger of
 # its noise and its fall over the window at the last look.
 LEFT = 10.0
-# Whatever the plateau test says, which needs a window and a half, a look is taken when so many values have
-# been seen since the start or the latest escape, and at every doubling; those of THOROUGH with products.
-FIRST_LOOK = 8
-THOROUGH = (16, 64)
-# Before the plateau test has spoken, training is taken to bring so many times what it shows: on a slope with
-# a small rate negative curvature brought 4.6 times a window's fall, on plateaus it brings 20 times and more.
-EARLY = 4.0
+# Windows after which an escape stands. Where the step length was too long for where it led (deep linear
+# networks of six layers, momentum), the loss rose above the saddle's sooner than that.
+GUARD = 4
+
+
+class Pace(NamedTuple):
+    """What a hook remembers of its looks; numbers of NumPy or JAX.
+
+    Attributes:
+        pause: steps that the next look which finds nothing is followed by, at least.
+        next_look: update before which nothing is looked at.
+        level: loss at the latest look that found nothing; NaN where there is none.
+        scale: larger of the loss's noise and its fall over the window then.
+        wasted: gradients' worth of looks that brought nothing, since the latest escape.
+        ceiling: loss above which the latest escape is to be taken back; infinite where none is.
+        hands_off: update before which nothing is looked at, since an escape was taken back.
+        last_step: update of the latest escape or return; 0 before the first.
+    """
+
+    pause: Any
+    next_look: Any
+    level: Any
+    scale: Any
+    wasted: Any
+    ceiling: Any
+    hands_off: Any
+    last_step: Any
+
+
+def new_pace(xp: ModuleType, window: int, dtype: Any) -> Pace:
+    """Start, before any look."""
+    nan, endless = (xp.asarray(value, dtype) for value in (np.nan, np.inf))
+    zero = xp.zeros((), dtype)
+    start = xp.asarray(PAUSE * window, dtype)
+    return Pace(start, zero, nan, zero, zero, endless, zero, xp.zeros((), np.int32))
 
 
 def worth(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
@@ -33,45 +64,122 @@ def worth(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
 
 
-def scheduled(count: Any, every: int) -> Any:
-    """Whether a look is due that 8, 16, 32 … values since the latest escape ask for.
-
-    Args:
-        count: values seen, a multiple of `every`.
-        every: values between judgements.
-
-    Returns:
-        Whether a power of two, at least FIRST_LOOK, lies among the latest `every` values.
-    """
-    before = count - every
-    return (count >= FIRST_LOOK) & ((count ^ before) > before)
-
-
-def thorough(count: Any, every: int) -> Any:
-    """Whether that look should spend products too."""
-    before = count - every
-    return ((before < THOROUGH[0]) & (count >= THOROUGH[0])) | (
-        (before < THOROUGH[1]) & (count >= THOROUGH[1])
-    )
-
-
 def affordable(now: Any, wasted: Any, price: Any, max_share: float) -> Any:
     """Whether looks that found nothing stay within their share, should this one find nothing too."""
     return wasted + price <= max_share * (now + HORIZON)
 
 
-def earliest(now: Any, pause: Any, wasted: Any, price: Any, max_share: float, maximum: Any) -> Any:
-    """Step of the next look after one in vain.
+def above(pace: Any, value: Any) -> Any:
+    """Whether the loss is where the latest escape is to be taken back, or no number."""
+    return (pace.ceiling < np.inf) & ~(value <= pace.ceiling)
+
+
+def after_progress(xp: ModuleType, pace: Pace, step: Any, level: Any, window: int) -> Pace:
+    """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand.
 
     Args:
-        now: present step.
-        pause: steps to wait at least.
-        wasted: gradients' worth of all looks so far that found nothing.
-        price: of the next one.
-        max_share: share of the run's gradients that looks may cost.
-        maximum: `max` or `jax.numpy.maximum`.
+        xp: `numpy` or `jax.numpy`.
+        pace: before.
+        step: number of updates.
+        level: present loss, the median of a window.
+        window: of the plateau test.
 
     Returns:
-        The step at which the pause is over and the next look is within its share.
+        The pace after it.
     """
-    return maximum(now + pause, (wasted + price) / max_share - HORIZON)
+    left = pace.level - level > LEFT * pace.scale
+    stands = step - pace.last_step > GUARD * window
+    return pace._replace(
+        ceiling=xp.where(stands, xp.full_like(pace.ceiling, np.inf), pace.ceiling),
+        pause=xp.where(left, xp.full_like(pace.pause, PAUSE * window), pace.pause),
+        level=xp.where(left, xp.full_like(pace.level, np.nan), pace.level),
+    )
+
+
+def after_look(
+    xp: ModuleType,
+    pace: Pace,
+    step: Any,
+    *,
+    fruitless: Any,
+    waits: Any,
+    hopeless: Any,
+    cost: Any,
+    price: Any,
+    level: Any,
+    scale: Any,
+    max_share: float,
+) -> Pace:
+    """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
+
+    It waits longer each time, and longest where there is nothing to wait for.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        pace: before.
+        step: number of updates.
+        fruitless: whether nothing was found.
+        waits: whether the next look has to wait then.
+        hopeless: whether there was no negative curvature either.
+        cost: of the look, in gradients.
+        price: of the next one at most.
+        level: loss there, the median of a window.
+        scale: larger of the loss's noise and its fall over the window.
+        max_share: share of the run's gradients that looks in vain may cost.
+
+    Returns:
+        The pace after it.
+    """
+    dtype = pace.pause.dtype
+    now = step.astype(dtype)
+    wasted = pace.wasted + xp.where(fruitless, cost, 0).astype(dtype)
+    # The step at which the pause is over and the next look is within its share.
+    next_look = xp.maximum(now + pace.pause, (wasted + price) / max_share - HORIZON)
+    longer = (next_look - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
+    waits = fruitless & waits
+    return pace._replace(
+        wasted=wasted,
+        next_look=xp.where(waits, next_look, pace.next_look),
+        pause=xp.where(waits, longer, pace.pause),
+        level=xp.where(waits, level, pace.level),
+        scale=xp.where(waits, scale, pace.scale),
+    )
+
+
+def after_escape(
+    xp: ModuleType, pace: Pace, step: Any, moved: Any, value: Any, gain: Any, window: int
+) -> Pace:
+    """Forgive what was wasted, and say where to go back, if a step was taken.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        pace: before.
+        step: number of updates.
+        moved: whether a step was taken.
+        value: loss before it.
+        gain: what it brought.
+        window: of the plateau test.
+
+    Returns:
+        The pace after it.
+    """
+    # So far above the saddle no noise leads that did not hide the gain.
+    ceiling = xp.asarray(value + gain, pace.ceiling.dtype)
+    return pace._replace(
+        pause=xp.where(moved, xp.full_like(pace.pause, PAUSE * window), pace.pause),
+        level=xp.where(moved, xp.full_like(pace.level, np.nan), pace.level),
+        wasted=xp.where(moved, xp.zeros_like(pace.wasted), pace.wasted),
+        ceiling=xp.where(moved, ceiling, pace.ceiling),
+        last_step=xp.where(moved, step, pace.last_step),
+    )
+
+
+def after_return(xp: ModuleType, pace: Pace, step: Any, window: int) -> Pace:
+    """Keep the hands off for as long again as the run has lasted, since an escape was taken back."""
+    now = step.astype(pace.pause.dtype)
+    return pace._replace(
+        level=xp.full_like(pace.level, np.nan),
+        ceiling=xp.full_like(pace.ceiling, np.inf),
+        hands_off=2 * now + GUARD * window,
+        last_step=step,
+    )

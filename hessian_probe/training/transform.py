@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, split, tangent, widest
+from hessian_probe.training.early import EARLY, brings, scheduled, thorough
 from hessian_probe.training.escape_rules import (
     after_escape,
     after_look,
@@ -17,13 +18,13 @@ from hessian_probe.training.escape_rules import (
     now,
     stuck,
 )
-from hessian_probe.training.escape_state import EscapeState, Memory, above, new_state, note, pack, unpack
+from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import EARLY, PAUSE, affordable, scheduled, thorough, worth
+from hessian_probe.training.pacing import PAUSE, above, affordable, worth
 from hessian_probe.training.plateau import check_lengths
 from hessian_probe.training.strategies import DEFAULT, STRATEGIES, check_strategy
-from hessian_probe.training.watch import brings, full, judged, once
+from hessian_probe.training.watch import full, judged, once
 
 
 def escape_saddles(
@@ -214,7 +215,7 @@ class _Hook:
         memory = after_progress(memory, self.options.window)
         if self.options.strategy == "none":
             return pack(memory), still
-        alarm = above(memory, value)
+        alarm = above(memory.pace, value)
         memory, back = once(alarm, lambda held: self._step_back(held[0], look, value), (memory, still))
         asked = ((fresh & self._due(memory, look)) | (memory.expected > 0)) & ~back
         memory, moved = once(asked, lambda held: self._step_off(held[0], look, value), (memory, still))
@@ -248,7 +249,8 @@ class _Hook:
         )
         if options.strategy == "perturbation":
             next_look = now(memory) + PAUSE * options.window
-            return memory._replace(next_look=jnp.where(asked, next_look, memory.next_look)), asked
+            pace = memory.pace._replace(next_look=jnp.where(asked, next_look, memory.pace.next_look))
+            return memory._replace(pace=pace), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
             memory = after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
@@ -268,12 +270,12 @@ class _Hook:
         if options.strategy not in STRATEGIES:
             return stuck(memory)
         at = scheduled if options.strategy == DEFAULT else thorough
-        early = at(memory.watch.stream.count, options.every) & (now(memory) >= memory.hands_off)
+        early = at(memory.watch.stream.count, options.every) & (now(memory) >= memory.pace.hands_off)
         return stuck(memory) | (early & self._affords(memory, look, False))
 
     def _affords(self, memory: Memory, look: Look, deep: bool) -> jax.Array:
         price = look.price(self.options.strategy, self.options.num_products, deep)
-        return affordable(now(memory), memory.wasted, price, self.options.max_share)
+        return affordable(now(memory), memory.pace.wasted, price, self.options.max_share)
 
     def _look(self, memory: Memory, look: Look) -> Found:
         options = self.options
@@ -282,7 +284,7 @@ class _Hook:
             return look.perturbation(key, options.radius)
         asked = stuck(memory)
         early = thorough(memory.watch.stream.count, options.every) & self._affords(memory, look, True)
-        fall = jnp.where(asked, jnp.maximum(memory.watch.fall, 0.0), EARLY * brings(memory.watch))
+        fall = jnp.where(asked, jnp.maximum(memory.watch.fall, 0.0), EARLY * brings(jnp, memory.watch.stream))
         return look.search(options.strategy, key, fall, options.num_products, asked | early)
 
 

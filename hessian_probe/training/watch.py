@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.stream import CHUNK, SIGNIFICANT, Stream, absorb, judge, judged_at, new_stream
-from hessian_probe.training.trends import fit, median
-
-# Values from which a trend can be read at all.
-FEWEST = 8
+from hessian_probe.training.stream import CHUNK, Stream, absorb, judge, judged_at, new_stream
+from hessian_probe.training.trends import median
 
 
 class Watch(NamedTuple):
@@ -66,30 +63,6 @@ def _judge(watch: Watch) -> Watch:
     stream, verdict = judge(jnp, watch.stream)
     level = median(jnp, stream.recent)
     return watch._replace(stream=stream, fall=verdict.fall, noise=verdict.noise, level=level)
-
-
-def brings(watch: Watch) -> jax.Array:
-    """What training may bring within a window at most, from the values seen: infinite from too few.
-
-    The fall of the line through the later half of all values (but FEWEST to a window of them), scaled to a
-    window, with SIGNIFICANT standard errors on top.
-
-    Args:
-        watch: what was seen.
-
-    Returns:
-        Scalar, at least 0.
-    """
-    recent = watch.stream.recent
-    window = recent.shape[0]
-    count = watch.stream.count
-    seen = jnp.clip(count // 2, FEWEST, window)
-    on = jnp.arange(window) >= window - seen
-    rounding = float(jnp.finfo(recent.dtype).eps) * jnp.abs(recent[-1])
-    trend = fit(jnp, (recent - recent[-1])[None], on[None], rounding)
-    share = window / seen.astype(recent.dtype)
-    most = share * (jnp.maximum(trend.fall[0], 0.0) + SIGNIFICANT * trend.error[0])
-    return jnp.where(count >= FEWEST, most, jnp.full_like(most, jnp.inf))
 
 
 def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
