@@ -3,6 +3,8 @@
 from hessian_probe import problems as problems
 from hessian_probe import training as training
 from hessian_probe.diagnosis.diagnose import diagnose as diagnose
+from hessian_probe.diagnosis.proposal import propose_rate as propose_rate
+from hessian_probe.diagnosis.proposal_result import RateProposal as RateProposal
 from hessian_probe.diagnosis.result import Diagnosis as Diagnosis
 from hessian_probe.diagnosis.result import Finding as Finding
 from hessian_probe.diagnosis.result import NotChecked as NotChecked

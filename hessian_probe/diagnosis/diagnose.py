@@ -19,6 +19,7 @@ from hessian_probe.diagnosis.checks import (
     inputs,
     layers,
     point,
+    proposed,
     steps,
 )
 from hessian_probe.diagnosis.context import Context
@@ -121,6 +122,7 @@ def _diagnosis(context: Context, found: list[Finding | NotChecked]) -> Diagnosis
         found.append(NotChecked(SHARES, "a positive loss: gains are measured as shares of it"))
     missing = [item for item in found if isinstance(item, NotChecked)]
     findings = rank(context, [item for item in found if isinstance(item, Finding)], missing)
+    proposed.note(context, findings)
     return Diagnosis(
         findings=findings,
         not_checked=tuple(missing),

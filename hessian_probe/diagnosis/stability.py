@@ -160,22 +160,29 @@ def stability(
     if bad:
         return _undetermined(bad)
     try:
-        probe = Probe(optimizer, opt_state, op.layout, op.objective.rest, op.value)
-        response = measure(probe, op.x, op.gradient_vector)
+        probe, response = probed(op, optimizer, opt_state)
         schedule = _schedule(probe, response)
     except UnreadableError as error:
         return _undetermined(str(error))
-    return _stability(op, response, schedule, rtol, max_hvps, key)
+    return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
 
 
-def _stability(
+def probed(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[Probe, Response]:
+    """Measure an optimiser's response at an operator's parameters; raises UnreadableError as `measure`."""
+    probe = Probe(optimizer, opt_state, op.layout, op.objective.rest, op.value)
+    return probe, measure(probe, op.x, op.gradient_vector)
+
+
+def measured_stability(
     op: HessianOperator,
     response: Response,
-    schedule: tuple[tuple[int, float], ...],
-    rtol: float,
-    max_hvps: int | None,
-    key: jax.Array | None,
+    schedule: tuple[tuple[int, float], ...] = (),
+    *,
+    rtol: float = 1e-3,
+    max_hvps: int | None = None,
+    key: jax.Array | None = None,
 ) -> Stability:
+    """Hold the sharpness against the limit of a measured response; as `stability`."""
     method = recognise(response)
     whole = bool(np.isnan(method.decay))  # decay differs between variables: it belongs to the map
     seen = PreconditionedOperator(op, response.gain, response.decay if whole else None)

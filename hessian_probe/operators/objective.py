@@ -136,7 +136,12 @@ class Objective:
     def batch_gradients(self, x: Vector) -> Iterator[tuple[float, Any, Vector]]:
         """For each batch its weight, loss and gradient at `x`; the caller counts."""
         for batch in self.data:
-            yield batch.weight, *self._call(derivatives.value_and_gradient, batch, x)
+            yield batch.weight, *self.gradient_of(batch, x)
+
+    def gradient_of(self, batch: Batch, x: Vector) -> tuple[Any, Vector]:
+        """Loss and gradient of one batch; the caller counts."""
+        value, gradient = self._call(derivatives.value_and_gradient, batch, x)
+        return value, gradient
 
     def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[np.ndarray, Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
