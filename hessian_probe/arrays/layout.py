@@ -102,12 +102,15 @@ def _kind(leaf: object, name: str, static_numbers: bool) -> str:
     return "variable" if jnp.issubdtype(leaf.dtype, jnp.floating) else "array"
 
 
-def split(tree: PyTree, *, static_numbers: bool = False) -> tuple[Layout, Vector, tuple[Any, ...]]:
+def split(
+    tree: PyTree, *, static_numbers: bool = False, frozen: tuple[bool, ...] = ()
+) -> tuple[Layout, Vector, tuple[Any, ...]]:
     """Split a pytree into its layout, its variables and its other arrays.
 
     Args:
         tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
         static_numbers: keep Python integers and booleans as they are, instead of as arrays.
+        frozen: for each real floating-point leaf whether it is no variable all the same; () for none.
 
     Returns:
         The layout, the variables (each in its own dtype) and the non-variable array leaves.
@@ -118,9 +121,12 @@ def split(tree: PyTree, *, static_numbers: bool = False) -> tuple[Layout, Vector
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     kinds, names, statics, rest = [], [], [], []
     variables: list[jax.Array] = []
+    held = iter(frozen)
     for path, leaf in paths:
         name = leaf_name(path)
         kind = _kind(leaf, name, static_numbers)
+        if kind == "variable" and next(held, False):
+            kind, leaf = "array", jnp.asarray(leaf)
         kinds.append(kind)
         if kind == "variable":
             variables.append(jnp.asarray(leaf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,32 @@ import numpy as np
 from hessian_probe.arrays import PyTree
 
 MOMENTS = ("keep", "reset", "project")
+# Where the parameters are one array, a part of the state is told by its name alone if that array is a scalar.
+NAMES = frozenset({"mu", "nu", "trace", "sum_of_squares", "ema", "m", "v"})
+# Parts that hold parameters, not moments: schedule-free methods, Prodigy, Mechanize, SAM.
+WEIGHTS = frozenset({"z", "params0", "x0", "cache"})
+Path = tuple[Any, ...]
 
 
-def adjust_moments(opt_state: PyTree, params: PyTree, how: str, step: PyTree | None = None) -> PyTree:
+def adjust_moments(
+    opt_state: PyTree,
+    params: PyTree,
+    how: str,
+    step: PyTree | None = None,
+    *,
+    init: Callable[[PyTree], PyTree] | None = None,
+) -> PyTree:
     """Adjust every part of an optimiser's state that is shaped like the parameters.
 
-    "keep" changes nothing.  "reset" sets those parts to zero, and a `count` beside them too, as at the
-    start of training (bias corrections start again; schedules keep their count).  "project" takes from
-    each part m that has entries of both signs (a momentum; second moments have one sign) what pulls
-    back along the step d: m − max(0, ⟨m, d⟩)·d/⟨d, d⟩, where m points uphill as gradients do.
+    Parts are found by the parameters' own paths, so that masked and partitioned states, which hold some of
+    the parameters, are found too.
+
+    "keep" changes nothing.  "reset" makes those parts what `init` makes of the parameters (zero where it is
+    not given), and a `count` beside them too, as at the start of training (bias corrections start again;
+    schedules keep their count).  "project" takes from each part m that has entries of both signs (a
+    momentum; second moments have one sign) what pulls back along the step d: m − max(0, ⟨m, d⟩)·d/⟨d, d⟩,
+    where m points uphill as gradients do.  Parts that hold parameters (`z` of schedule-free methods,
+    `params0`, `x0`, `cache`) are moved by the step unless `init` is given.
 
     Hooks reset by default: over five seeds on two plateaus (`benchmarks/escape.py --compare moments`), Adam
     then needed 1,125 gradients instead of 2,726, and 693 instead of 1,635; momentum 1,476 instead of 1,463,
@@ -28,9 +46,10 @@ def adjust_moments(opt_state: PyTree, params: PyTree, how: str, step: PyTree | N
 
     Args:
         opt_state: any pytree, for instance an optax state.
-        params: the parameters.
+        params: the parameters, after the step.
         how: "keep", "reset" or "project".
         step: displacement of the parameters, a pytree like them; "project" needs it.
+        init: the optimiser's `init`.
 
     Returns:
         The new state; the same object for "keep".
@@ -44,58 +63,72 @@ def adjust_moments(opt_state: PyTree, params: PyTree, how: str, step: PyTree | N
         return opt_state
     if how == "project" and step is None:
         raise ValueError("moments='project' needs the step")
-    alike = _matcher(params)
-
-    def change(part: PyTree) -> PyTree:
-        if not alike(part):
-            return part
-        if how == "reset":
-            return jax.tree.map(jnp.zeros_like, part)
-        return _projected(part, step)
-
+    paths, structure = jax.tree_util.tree_flatten_with_path(opt_state)
+    leaves = [leaf for _, leaf in paths]
+    parts = _parts(paths, params)
+    moves = None if step is None else jax.tree.leaves(step)
+    fresh = None if init is None or how == "project" else _fresh(init, params, structure)
+    for prefix, members in parts.items():
+        if fresh is None and prefix and _name(prefix[-1]) in WEIGHTS:
+            new = [leaves[at] if moves is None else _moved(leaves[at], moves[of]) for at, of in members]
+        elif how == "reset":
+            new = [jnp.zeros_like(leaves[at]) if fresh is None else fresh[at] for at, _ in members]
+        else:
+            assert moves is not None
+            new = _projected([leaves[at] for at, _ in members], [moves[of] for _, of in members])
+        for (at, _), leaf in zip(members, new, strict=True):
+            leaves[at] = leaf
     if how == "reset":
-        opt_state = _restart_counts(opt_state, alike)
-    return jax.tree.map(change, opt_state, is_leaf=alike)
+        beside = {prefix[:-1] for prefix in parts if prefix}
+        for at, (path, leaf) in enumerate(paths):
+            if path and _name(path[-1]) == "count" and path[:-1] in beside:
+                leaves[at] = jnp.zeros_like(leaf)
+    return jax.tree.unflatten(structure, leaves)
 
 
-def _matcher(params: PyTree) -> Callable[[Any], bool]:
-    structure: Any = jax.tree.structure(params)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
-
-    def alike(part: Any) -> bool:
-        own: Any = jax.tree.structure(part)
-        return bool(own == structure) and [np.shape(leaf) for leaf in jax.tree.leaves(part)] == shapes
-
-    return alike
-
-
-def _restart_counts(state: Any, alike: Any) -> Any:
-    """Set `count` to zero wherever it stands beside a part shaped like the parameters."""
-
-    def fields(node: Any) -> dict[str, Any]:
-        return node if isinstance(node, dict) else node._asdict() if hasattr(node, "_fields") else {}
-
-    def counted(node: Any) -> bool:
-        parts = fields(node)
-        return "count" in parts and any(alike(part) for part in parts.values())
-
-    def restart(node: Any) -> Any:
-        if not counted(node):
-            return node
-        zero = jnp.zeros_like(fields(node)["count"])
-        return {**node, "count": zero} if isinstance(node, dict) else node._replace(count=zero)
-
-    return jax.tree.map(restart, state, is_leaf=counted)
+def _parts(paths: list[tuple[Path, Any]], params: PyTree) -> dict[Path, list[tuple[int, int]]]:
+    """Leaves of the state that belong to a parameter, by part: where they are, and whose they are."""
+    own = [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    parts: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for at, (path, leaf) in enumerate(paths):
+        if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), jnp.floating):
+            continue
+        for of, (tail, shape) in enumerate(own):
+            prefix = path[: len(path) - len(tail)]
+            named = tail or shape or (path and _name(path[-1]) in NAMES | WEIGHTS)
+            if named and len(path) >= len(tail) and path[len(prefix) :] == tail and np.shape(leaf) == shape:
+                parts[prefix].append((at, of))
+                break
+    return parts
 
 
-def _projected(part: PyTree, step: PyTree) -> PyTree:
+def _name(key: Any) -> str:
+    """Name of the last step of a path."""
+    return str(getattr(key, "name", getattr(key, "key", key)))
+
+
+def _fresh(init: Callable[[PyTree], PyTree], params: PyTree, structure: Any) -> list[Any]:
+    """Leaves of a new state."""
+    leaves, made = jax.tree.flatten(init(params))
+    if made != structure:
+        raise ValueError(f"init makes a state of structure {made}; expected that of opt_state, {structure}")
+    return leaves
+
+
+def _moved(leaf: Any, step: Any) -> Any:
+    return leaf + jnp.asarray(step).astype(leaf.dtype)
+
+
+def _projected(part: list[Any], step: list[Any]) -> list[Any]:
     """Take away what pulls back along the step, unless all entries have one sign."""
-    pairs = list(zip(jax.tree.leaves(part), jax.tree.leaves(step), strict=True))
-    wide = [(m.astype(jnp.float32), jnp.asarray(d).astype(jnp.float32)) for m, d in pairs]
+    wide = [
+        (m.astype(jnp.float32), jnp.asarray(d).astype(jnp.float32)) for m, d in zip(part, step, strict=True)
+    ]
     zero = jnp.zeros((), jnp.float32)
     along = sum((jnp.vdot(m, d) for m, d in wide), zero)
     square = sum((jnp.vdot(d, d) for _, d in wide), zero)
     safe = jnp.where(square > 0, square, jnp.ones_like(square))
     signed = jnp.any(jnp.stack([jnp.any(m < 0) for m, _ in wide]))
     share = jnp.where(signed & (square > 0), jnp.maximum(along, zero) / safe, zero)
-    return jax.tree.map(lambda m, d: m - share.astype(m.dtype) * jnp.asarray(d).astype(m.dtype), part, step)
+    pairs = zip(part, step, strict=True)
+    return [m - share.astype(m.dtype) * jnp.asarray(d).astype(m.dtype) for m, d in pairs]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, split, tangent, widest
+from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, split, tangent, widest
 from hessian_probe.training.early import EARLY, brings, scheduled, thorough
 from hessian_probe.training.escape_rules import (
     after_escape,
@@ -19,6 +19,7 @@ from hessian_probe.training.escape_rules import (
     stuck,
 )
 from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
+from hessian_probe.training.frozen import frozen_variables
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import MOMENTS, adjust_moments
 from hessian_probe.training.pacing import PAUSE, above, affordable, worth
@@ -142,10 +143,11 @@ class _Hook:
     def __init__(self, optimizer: Any, loss: Any, key: Any, options: _Options) -> None:
         self.optimizer, self.loss, self.key, self.options = optimizer, loss, key, options
         self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
+        self._frozen: dict[Layout, tuple[bool, ...]] = {}
 
     def init(self, params: PyTree) -> EscapeState:
         """Start."""
-        layout, _, _ = split(params)
+        layout, _, _ = self._split(params)
         options = self.options
 
         def room() -> Vector:
@@ -154,6 +156,14 @@ class _Hook:
 
         inner, dtype = self.optimizer.init(params), widest(layout.work_dtypes)
         return new_state(inner, room(), room(), options.window, options.every, dtype)
+
+    def _split(self, params: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
+        """Split, with what the optimiser never moves among the arrays that are no variables."""
+        layout, x, rest = split(params)
+        if layout not in self._frozen:
+            self._frozen[layout] = frozen_variables(self.optimizer, layout, x, rest)
+        frozen = self._frozen[layout]
+        return split(params, frozen=frozen) if any(frozen) else (layout, x, rest)
 
     def update(
         self,
@@ -182,7 +192,7 @@ class _Hook:
         """Watch, act, and choose between the optimiser's updates and a step off a saddle."""
         # A healthy step writes a few numbers; all else is in a loop that does not run then.  Updates and
         # moments are not in its state, so that XLA computes them where they are used, as without the hook.
-        layout, x, rest = split(params)
+        layout, x, rest = self._split(params)
         inner = state.inner
         state, more = note(state._replace(inner=()), jnp.asarray(value))
         look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
@@ -200,8 +210,9 @@ class _Hook:
         how = self.options.moments
         moved = (state.last_step == state.num_steps) & (state.last_step > 0)
         if how == "reset":
-            return _choose(moved, adjust_moments(state.inner, params, how), state.inner)
-        layout, _, rest = split(params)
+            fresh = adjust_moments(state.inner, params, how, init=self.optimizer.init)
+            return _choose(moved, fresh, state.inner)
+        layout, _, rest = self._split(params)
         displacement = tangent(layout, state.pending, rest)
         return once(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
 
