@@ -302,16 +302,48 @@ def test_moments_are_reset_at_an_escape():
     assert int(state.inner[0].count) == since
 
 
-def test_misuse_is_refused():
-    with pytest.raises(TypeError, match="loss must be"):
-        escape_saddles(optax.sgd(0.1), 3)
-    with pytest.raises(ValueError, match="strategy"):
-        escape_saddles(optax.sgd(0.1), well, strategy="luck")
-    with pytest.raises(ValueError, match="num_products"):
-        escape_saddles(optax.sgd(0.1), well, num_products=1)
+@pytest.mark.parametrize(
+    ("error", "words", "options"),
+    [
+        (TypeError, "loss must be", {"loss": 3}),
+        (TypeError, "optimizer must be an optax", {"optimizer": 3}),
+        (ValueError, "strategy", {"strategy": "luck"}),
+        (ValueError, "num_products=1;", {"num_products": 1}),
+        (TypeError, "num_products=16.0;", {"num_products": 16.0}),
+        (TypeError, "confirm='no'", {"confirm": "no"}),
+        (ValueError, "radius=-1", {"radius": -1}),
+        (TypeError, "jax.random.key", {"key": 0}),
+    ],
+)
+def test_misuse_is_refused(error, words, options):
+    given = {"optimizer": optax.sgd(0.1), "loss": well, **options}
+    with pytest.raises(error, match=words):
+        escape_saddles(given.pop("optimizer"), given.pop("loss"), **given)
+
+
+def test_misuse_of_a_step_is_refused():
     optimizer = escape_saddles(optax.sgd(0.1), well)
+    state = optimizer.init(start())
     with pytest.raises(ValueError, match="needs params"):
-        optimizer.update(start(), optimizer.init(start()), value=0.0)
+        optimizer.update(start(), state, value=0.0)
+    with pytest.raises(ValueError, match=r"needs value.*update_train_state"):
+        optimizer.update(start(), state, start())
+    with pytest.raises(ValueError, match=r"value has shape \(1,\)"):
+        optimizer.update(start(), state, start(), value=jnp.ones(1))
+    for params in ({"n": 3}, {"w": jnp.zeros((0, 2))}):
+        with pytest.raises(ValueError, match="no floating-point entry"):
+            optimizer.init(params)
+    for loss, error in ((lambda p: (well(p), 1), TypeError), (lambda p: jnp.ones(2) * well(p), ValueError)):
+        with pytest.raises(error, match="scalar"):
+            escape_saddles(optax.sgd(0.1), loss).update(start(), state, start(), value=0.0)
+
+
+def test_an_optimiser_that_takes_no_value_is_told_none():
+    """optax.contrib.sam claims to take extra arguments and takes none."""
+    inner = optax.contrib.sam(optax.sgd(0.05), optax.chain(optax.contrib.normalize(), optax.sgd(0.01)))
+    optimizer = escape_saddles(inner, well)
+    updates, _ = optimizer.update(start(), optimizer.init(start()), start(), value=well(start()))
+    assert jax.tree.all(jax.tree.map(lambda u: bool(jnp.all(jnp.isfinite(u))), updates))
 
 
 def matrix_space(matrix, gradient, steps, seed=0):

@@ -9,6 +9,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from hessian_probe.arrays import Layout, Vector, from_tangent, merge
+from hessian_probe.training.options import accepted
 
 
 def frozen_variables(
@@ -32,7 +33,8 @@ def frozen_variables(
     def update(gradient: Vector, variables: Vector, rest: tuple[Any, ...], value: Any) -> Vector:
         params = merge(layout, variables, rest)
         state = optimizer.init(params)
-        updates, _ = optimizer.update(merge(layout, gradient, rest), state, params, value=value)
+        keywords = accepted(optimizer.update, {"value": value})
+        updates, _ = optimizer.update(merge(layout, gradient, rest), state, params, **keywords)
         return from_tangent(layout, updates)
 
     shapes = tuple(_shape(leaf) for leaf in variables)

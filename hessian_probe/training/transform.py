@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ from hessian_probe.training.escape_rules import (
 from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
 from hessian_probe.training.frozen import frozen_variables
 from hessian_probe.training.look import Found, Look
-from hessian_probe.training.moments import MOMENTS, adjust_moments
+from hessian_probe.training.moments import adjust_moments
+from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
 from hessian_probe.training.pacing import PAUSE, above, affordable, worth
-from hessian_probe.training.plateau import check_lengths
-from hessian_probe.training.strategies import DEFAULT, STRATEGIES, check_strategy
+from hessian_probe.training.strategies import DEFAULT, STRATEGIES
 from hessian_probe.training.watch import full, judged, once
 
 
@@ -58,7 +58,9 @@ def escape_saddles(
     the escape brought), the escape is taken back, and nothing is looked at for as long as the run has lasted.
 
     Looks that find nothing are followed by pauses that grow geometrically.  Nothing is compiled twice, and
-    the host is not asked.
+    the host is not asked.  Parameters that the optimiser never moves (`optax.set_to_zero` in a partition or
+    a mask) are left where they are.  Sharded arrays under `jit` work; under `shard_map` or `pmap` every
+    device would look at its own batch and go its own way, so hand all of them the same one.
 
     `hp.training.Monitor` labels the point as well, and says why; this one only looks for a way down.
 
@@ -85,8 +87,10 @@ def escape_saddles(
 
     Raises:
         ImportError: optax is not installed.
-        TypeError: `loss` is not callable.
-        ValueError: an option is out of range.
+        TypeError: `loss` is not callable, `optimizer` is no optax transformation, or an option is of the
+            wrong type.
+        ValueError: an option is out of range.  `init` raises it where params has no floating-point entry,
+            `update` where params or value are missing or value is no scalar.
 
     Cost:
         While healthy, inside `lax.scan` on two busy cores with 26,000 float32 parameters: 4 to 12 μs a step
@@ -107,40 +111,16 @@ def escape_saddles(
         raise ImportError(
             "escape_saddles wraps an optax optimiser: pip install 'hessian_probe[optax]'"
         ) from error
-    if not callable(loss):
-        raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
-    if moments not in MOMENTS:
-        raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
-    if num_products < 2:
-        raise ValueError(f"num_products={num_products}; expected at least 2")
-    if not 0 < max_share <= 1:
-        raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")
-    check_lengths(window, every)
-    check_strategy(strategy)
-    hook = _Hook(
-        optax.with_extra_args_support(optimizer),
-        loss,
-        key,
-        _Options(strategy, moments, confirm, window, every, num_products, max_share, radius),
-    )
+    options = Options(strategy, moments, confirm, window, every, num_products, max_share, radius)
+    check_options(optimizer, loss, key, options)
+    hook = _Hook(optax.with_extra_args_support(optimizer), loss, key, options)
     return optax.GradientTransformationExtraArgs(hook.init, hook.update)
-
-
-class _Options(NamedTuple):
-    strategy: str
-    moments: str
-    confirm: bool
-    window: int
-    every: int
-    num_products: int
-    max_share: float
-    radius: float
 
 
 class _Hook:
     """Init and update of `escape_saddles`."""
 
-    def __init__(self, optimizer: Any, loss: Any, key: Any, options: _Options) -> None:
+    def __init__(self, optimizer: Any, loss: Any, key: Any, options: Options) -> None:
         self.optimizer, self.loss, self.key, self.options = optimizer, loss, key, options
         self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
         self._frozen: dict[Layout, tuple[bool, ...]] = {}
@@ -160,6 +140,7 @@ class _Hook:
     def _split(self, params: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
         """Split, with what the optimiser never moves among the arrays that are no variables."""
         layout, x, rest = split(params)
+        check_layout(layout)
         if layout not in self._frozen:
             self._frozen[layout] = frozen_variables(self.optimizer, layout, x, rest)
         frozen = self._frozen[layout]
@@ -171,17 +152,22 @@ class _Hook:
         state: EscapeState,
         params: PyTree = None,
         *,
-        value: Any,
+        value: Any = None,
         batch: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, EscapeState]:
         """Return the optimiser's updates, or a step off a saddle."""
-        if params is None:
-            raise ValueError("escape_saddles needs params: call update(grads, state, params, value=loss)")
+        if params is None or value is None:
+            missing = "params" if params is None else "value"
+            raise ValueError(
+                f"escape_saddles needs {missing}: call update(grads, state, params, value=loss, batch=…); "
+                "with a flax TrainState, hp.training.update_train_state does"
+            )
         inner = state.inner
         if self.options.moments != "keep" and self.options.strategy != "none":
             inner = self._adjusted(state, params)
-        inner_updates, inner = self.optimizer.update(updates, inner, params, value=value, **extra_args)
+        keywords = accepted(self.optimizer.update, {"value": value, **extra_args})
+        inner_updates, inner = self.optimizer.update(updates, inner, params, **keywords)
         # Compiled as a whole even where the caller compiles nothing: branches are slow one by one.
         updates, state = self._compiled(inner_updates, state._replace(inner=inner), params, value, batch)
         return updates, state
@@ -192,6 +178,7 @@ class _Hook:
         """Watch, act, and choose between the optimiser's updates and a step off a saddle."""
         # A healthy step writes a few numbers; all else is in a loop that does not run then.  Updates and
         # moments are not in its state, so that XLA computes them where they are used, as without the hook.
+        check_step(self.loss, params, value, batch)
         layout, x, rest = self._split(params)
         inner = state.inner
         state, more = note(state._replace(inner=()), jnp.asarray(value))
