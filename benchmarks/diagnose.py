@@ -135,9 +135,9 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     batch = len(run.train[0][0]) if isinstance(run.train, list) else None
     plain = go_on(run, run.params, run.optimizer, run.opt_state, batch)
     params, optimizer, state = run.params, run.optimizer, run.opt_state
-    if finding.cause == "oscillation":
-        optimizer, state = optax.chain(optimizer, optax.scale(0.25)), (state, optax.EmptyState())
-    elif finding.cause == "slow":
+    if "optimizer.init" in finding.experiment:
+        state = optimizer.init(params)
+    elif finding.cause in ("oscillation", "slow"):
         factor = float(finding.experiment.split()[-1])
         optimizer, state = optax.chain(optimizer, optax.scale(factor)), (state, optax.EmptyState())
     elif finding.cause == "saddle":
@@ -155,15 +155,20 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     return plain, go_on(run, params, optimizer, state, batch)
 
 
+def samples(run: Run) -> int:
+    """Number of training samples."""
+    return len(jax.tree.leaves(joined(run))[0])
+
+
 def num_steps(run: Run, batch: int | None) -> int:
     """Steps of the budget; batches get five passes."""
-    return BUDGET if batch is None else BUDGET * len(joined(run)[0]) // (20 * batch)
+    return BUDGET if batch is None else BUDGET * samples(run) // (20 * batch)
 
 
 def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) -> float:
     """Train on for the budget and return the loss over all training data."""
     data = jax.tree.map(jnp.asarray, joined(run))
-    count = len(data[0])
+    count = samples(run)
     steps = num_steps(run, batch)
     index = order(count, batch, steps, 99)
 

@@ -16,11 +16,13 @@ from hessian_probe.diagnosis.checks import activations, divergence
 from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
 from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
 from hessian_probe.diagnosis.checks.generalisation import area_under_curve, chance_spread, two_sample_area
-from hessian_probe.diagnosis.checks.steps import noise_scale
+from hessian_probe.diagnosis.checks.noise import noise_scale
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.forward import layer_gradients, run, traced
+from hessian_probe.diagnosis.features import Features
+from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.result import CAUSES, Finding
 from hessian_probe.diagnosis.samples import join
+from hessian_probe.diagnosis.taps import layer_gradients
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -110,11 +112,15 @@ def test_checkpointed_layers_are_seen_and_loops_are_told():
     params, batch = mlp((5, 7, 7, 3)), blobs()
     plain = forward(jnp.tanh)
 
-    def looped(p, x):
+    def scanned(p, x):
         h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ p[0]["w"], p[1]["w"][None])
         return h @ p[2]["w"]
 
-    for apply, hidden, loops in ((jax.checkpoint(plain), 2, False), (looped, 0, True)):
+    def looped(p, x):
+        h = jax.lax.fori_loop(0, jnp.argmax(x[0]) + 1, lambda i, h: jnp.tanh(h @ p[1]["w"]), x @ p[0]["w"])
+        return h @ p[2]["w"]
+
+    for apply, hidden, loops in ((jax.checkpoint(plain), 2, False), (scanned, 1, False), (looped, 0, True)):
         program, count = traced(cross_entropy(apply), params, batch)
         found = run(program, count, params, batch)
         assert (len(found.hidden), found.loops) == (hidden, loops)
@@ -151,7 +157,7 @@ def test_a_loss_is_recognised_and_its_trivial_value_known():
 
 def test_a_linear_baseline_is_at_its_minimum():
     x, y = blobs()
-    rows = baselines.features(x, np.random.default_rng(0))
+    rows = Features(x, np.random.default_rng(0))(x)
     task = baselines.Task("cross_entropy", 1.0, y.astype(np.int64), 3)
     weights, reached = baselines.fit(rows, task, decay=0.1)
     value = jax.jit(lambda w: cross_entropy(lambda p, r: r @ p)(w, (rows, y)) + 0.05 * jnp.sum(w**2))

@@ -90,6 +90,40 @@ def one_hot_error(apply: Callable[..., Any]) -> Callable[..., Any]:
     return loss
 
 
+@functools.cache
+def binary(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Mean cross-entropy of targets 0 and 1 from one logit."""
+
+    def loss(params: Params, batch: Any) -> Any:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(apply(params, batch[0]), batch[1]))
+
+    return loss
+
+
+@functools.cache
+def rebuilt(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Mean squared error of an autoencoder, whose batches are the inputs alone."""
+
+    def loss(params: Params, batch: Any) -> Any:
+        return jnp.mean((apply(params, batch) - batch) ** 2)
+
+    return loss
+
+
+@functools.cache
+def penalised(decay: float) -> Callable[..., Any]:
+    """The binary cross-entropy with a quadratic penalty."""
+
+    @functools.cache
+    def objective(apply: Callable[..., Any]) -> Callable[..., Any]:
+        def loss(params: Params, batch: Any) -> Any:
+            return binary(apply)(params, batch) + 0.5 * decay * optax.tree.norm(params, squared=True)
+
+        return loss
+
+    return objective
+
+
 def fit(
     model: tuple[Any, Any],
     train: Any,
@@ -109,7 +143,7 @@ def fit(
     params = change(init(seed)) if start is None else start
     first = params
     arrays = jax.tree.map(jnp.asarray, train)
-    index = order(len(train[0]), batch, steps, seed)
+    index = order(len(jax.tree.leaves(train)[0]), batch, steps, seed)
 
     @jax.jit
     def run(params: Params, state: Any, arrays: Any, index: Any) -> Any:
@@ -144,6 +178,6 @@ def order(count: int, batch: int | None, steps: int, seed: int) -> Any:
 
 def joined(run: Run) -> Any:
     """All training data as one batch."""
-    if isinstance(run.train, tuple):
+    if not isinstance(run.train, list):
         return run.train
     return jax.tree.map(lambda *parts: np.concatenate(parts), *run.train)

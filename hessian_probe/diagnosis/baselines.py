@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-# Samples and inputs that a baseline sees at most; more are drawn or projected at random.
+from hessian_probe.diagnosis.features import Features, RandomFeatures
+
+# Samples that a baseline sees at most; more are drawn at random.
 MAX_SAMPLES = 2000
-MAX_INPUTS = 1024
-# Random features of the richer baseline (Rahimi and Recht 2007: random features for kernel machines).
-FEATURES = 256
+# Folds of its cross-validation, and the weight decays that it chooses from.
+FOLDS = 4
+DECAYS = (1e-4, 1e-2, 1e-1)
 # Weight decay of a baseline, relative to the loss: keeps separable problems finite.
 DECAY = 1e-4
 ITERATIONS = 60
@@ -21,10 +23,11 @@ class Task(NamedTuple):
     """What the user's loss is, found by computing it from the outputs.
 
     Attributes:
-        kind: "cross_entropy" (mean over samples) or "squared_error".
-        factor: the loss is this times the mean over samples of ½ Σ (output − target)²; 1 for
-            cross-entropy.
-        targets: integers (n,) or reals (n, k).
+        kind: "cross_entropy" (of one label for each sample), "binary" (cross-entropy of each output by
+            itself) or "squared_error".
+        factor: the loss is this times the mean over samples of the cross-entropy, or of
+            ½ Σ (output − target)², or of the sum of the binary cross-entropies.
+        targets: integers (n,), or reals (n, k).
         classes: number of classes, or of outputs.
     """
 
@@ -34,8 +37,14 @@ class Task(NamedTuple):
     classes: int
 
 
+# A loss is recognised where it agrees to this share: sums of float32 in another order.
+AGREE = 1e-3
+
+
 def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Task | None:
-    """Find out whether a loss is the cross-entropy or the squared error of outputs.
+    """Find out whether a loss is a cross-entropy or the squared error of outputs.
+
+    Outputs may be logits or probabilities; targets labels, rows of 0 and 1 or real numbers.
 
     Args:
         outputs: shape (n, …).
@@ -43,39 +52,99 @@ def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Tas
         loss: the loss over these samples.
 
     Returns:
-        The task; None if it is neither.
+        The task; None if it is none of them.
     """
-    out = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-    if not np.all(np.isfinite(out)):
+    raw, wanted = np.asarray(outputs, np.float64), np.asarray(targets)
+    if raw.ndim == 0 or not np.all(np.isfinite(raw)):
         return None
-    labels = _labels(targets, out.shape[1])
-    if labels is not None and out.shape[1] > 1:
-        entropy = _cross_entropy(out, labels)
-        if abs(entropy - loss) <= 1e-3 * abs(loss) + 1e-6:
-            return Task("cross_entropy", 1.0, labels, out.shape[1])
-    rows = np.asarray(targets).reshape(len(targets), -1) if labels is None else np.eye(out.shape[1])[labels]
-    if rows.shape == out.shape and rows.dtype.kind in "fiu":
-        half = 0.5 * float(np.mean(np.sum((out - rows) ** 2, axis=1)))
-        factor = loss / half if half > 0 else float("nan")
-        usual = [1.0, 2.0, 1.0 / out.shape[1], 2.0 / out.shape[1]]
-        match = next((f for f in usual if abs(factor - f) <= 1e-3 * f), None)
-        if match is not None:
-            return Task("squared_error", match, rows.astype(np.float64), out.shape[1])
+    if raw.ndim > 2 and wanted.shape == raw.shape[:-1]:  # a label at each place
+        raw, wanted = raw.reshape(-1, raw.shape[-1]), wanted.ravel()
+    out = raw.reshape(len(raw), -1)
+    for task, forms in _candidates(out, wanted):
+        for form in forms:
+            value = evaluate_outputs(form, task)
+            usual = (1.0, 2.0, 1 / out.shape[1], 2 / out.shape[1])
+            for factor in usual if task.kind != "cross_entropy" else (1.0,):
+                if abs(factor * value - loss) <= AGREE * abs(loss) + 1e-6:
+                    return task._replace(factor=factor)
     return None
+
+
+def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[np.ndarray]]]:
+    """Tasks that targets of this kind may belong to, each with what the outputs may be the logits of."""
+    found: list[tuple[Task, list[np.ndarray]]] = []
+    labels = _labels(targets, out.shape[1])
+    between = bool(np.all((out >= 0) & (out <= 1)))
+    inside = np.clip(out, 1e-7, 1 - 1e-7)
+    if labels is not None and out.shape[1] > 1:
+        forms = [out, np.log(inside)] if between else [out]
+        found.append((Task("cross_entropy", 1.0, labels, out.shape[1]), forms))
+    rows = targets.reshape(len(targets), -1)
+    if rows.shape != out.shape and labels is not None:
+        rows = np.eye(out.shape[1])[labels]
+    if rows.shape != out.shape or rows.dtype.kind not in "fiub":
+        return found
+    rows = rows.astype(np.float64)
+    if np.all(np.isin(rows, (0, 1))) or np.all(np.isin(rows, (-1, 1))):
+        forms = [out, np.log(inside / (1 - inside))] if between else [out]
+        found.append((Task("binary", 1.0, (rows > 0).astype(np.float64), out.shape[1]), forms))
+    found.append((Task("squared_error", 1.0, rows, out.shape[1]), [out]))
+    return found
+
+
+def task_of(targets: np.ndarray, *, like: Task | None = None) -> Task | None:
+    """A task that targets of this kind usually belong to, where the outputs are not known.
+
+    Args:
+        targets: shape (n, …).
+        like: the task of other targets of the same kind.
+
+    Returns:
+        The task; None where targets are of no such kind.
+    """
+    array = np.asarray(targets)
+    if like is not None and like.kind == "cross_entropy":
+        labels = _labels(array, like.classes)
+        return None if labels is None else like._replace(targets=labels)
+    if like is None and array.ndim == 1 and array.dtype.kind in "iub" and array.min() >= 0:
+        classes = int(array.max()) + 1
+        if 1 < classes < len(array):
+            return Task("cross_entropy", 1.0, array.astype(np.int64), classes)
+    if array.dtype.kind not in "fiub":
+        return None
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    if like is not None:  # squared errors of labels are those of their one-hot rows
+        labels = _labels(array, like.classes) if rows.shape[1] != like.classes else None
+        rows = rows if labels is None else np.eye(like.classes)[labels]
+        return like._replace(targets=rows) if rows.shape[1] == like.classes else None
+    binary = np.all(np.isin(rows, (0, 1)))
+    return Task("binary" if binary else "squared_error", 1.0, rows, rows.shape[1])
 
 
 def _labels(targets: np.ndarray, classes: int) -> np.ndarray | None:
     array = np.asarray(targets)
+    if array.ndim == 2 and array.shape[1] == 1 and classes > 1:
+        array = array[:, 0]
     if array.ndim == 1 and array.dtype.kind in "iub" and array.min() >= 0 and array.max() < classes:
         return array.astype(np.int64)
     one_hot = array.ndim == 2 and array.shape[1] == classes and np.all((array == 0) | (array == 1))
     return np.argmax(array, axis=1) if one_hot and np.all(array.sum(axis=1) == 1) else None
 
 
-def _cross_entropy(out: np.ndarray, labels: np.ndarray) -> float:
+def losses_of(out: np.ndarray, task: Task) -> np.ndarray:
+    """Loss of each sample, from outputs (logits) of shape (n, classes), without the task's factor."""
+    if task.kind == "squared_error":
+        return np.asarray(0.5 * np.sum((out - task.targets) ** 2, axis=1))
+    if task.kind == "binary":
+        return np.asarray(np.sum(np.logaddexp(0, out) - task.targets * out, axis=1))
     top = out.max(axis=1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.sum(np.exp(out - top), axis=1))
-    return float(np.mean(log_sum - out[np.arange(len(out)), labels]))
+    return np.asarray(log_sum - out[np.arange(len(out)), task.targets])
+
+
+def evaluate_outputs(out: np.ndarray, task: Task) -> float:
+    """Mean loss of outputs."""
+    return task.factor * float(np.mean(losses_of(out, task)))
 
 
 def trivial_loss(task: Task) -> float:
@@ -84,29 +153,11 @@ def trivial_loss(task: Task) -> float:
         share = np.bincount(task.targets, minlength=task.classes) / len(task.targets)
         share = share[share > 0]
         return float(-np.sum(share * np.log(share)))
-    spread = task.targets - task.targets.mean(axis=0)
-    return task.factor * 0.5 * float(np.mean(np.sum(spread**2, axis=1)))
-
-
-def features(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Inputs as rows of standardised numbers, with a constant; projected where there are too many."""
-    flat = np.asarray(inputs, np.float64).reshape(len(inputs), -1)
-    if np.asarray(inputs).dtype.kind in "iu" and flat.max(initial=0) < 256:  # tokens: one-hot by place
-        values = int(flat.max(initial=0)) + 1
-        if values * flat.shape[1] <= 4 * MAX_INPUTS:
-            flat = np.eye(values)[flat.astype(int)].reshape(len(flat), -1)
-    if flat.shape[1] > MAX_INPUTS:
-        flat = flat @ (rng.standard_normal((flat.shape[1], MAX_INPUTS)) / np.sqrt(MAX_INPUTS))
-    scale = flat.std(axis=0)
-    flat = (flat - flat.mean(axis=0)) / np.where(scale > 1e-12 * np.max(scale, initial=0.0), scale, np.inf)
-    return np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
-
-
-def random_features(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random ReLU features of rows, beside the rows themselves."""
-    weights = rng.standard_normal((rows.shape[1], FEATURES)) * np.sqrt(2 / rows.shape[1])
-    hidden = np.maximum(rows @ weights, 0)
-    return np.concatenate([rows, (hidden - hidden.mean(0)) / (hidden.std(0) + 1e-12)], axis=1)
+    mean = task.targets.mean(axis=0)
+    if task.kind == "binary":
+        inside = np.clip(mean, 1e-12, 1 - 1e-12)
+        return task.factor * float(-np.sum(mean * np.log(inside) + (1 - mean) * np.log(1 - inside)))
+    return task.factor * 0.5 * float(np.mean(np.sum((task.targets - mean) ** 2, axis=1)))
 
 
 def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarray, float]:
@@ -124,17 +175,19 @@ def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarr
         gram = rows.T @ rows / len(rows) + decay * np.eye(rows.shape[1])
         weights = np.linalg.solve(gram, rows.T @ task.targets / len(rows))
         return weights, evaluate(rows, weights, task)
-    one_hot = np.eye(task.classes)[task.targets]
+    wanted = np.eye(task.classes)[task.targets] if task.kind == "cross_entropy" else task.targets
+    single = task._replace(factor=1.0)
 
     def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = flat.reshape(rows.shape[1], task.classes)
         out = rows @ weights
-        out -= out.max(axis=1, keepdims=True)
-        share = np.exp(out)
-        total = share.sum(axis=1, keepdims=True)
-        entropy = float(np.mean(np.log(total[:, 0]) - np.sum(out * one_hot, axis=1)))
-        gradient = rows.T @ (share / total - one_hot) / len(rows) + decay * weights
-        return entropy + 0.5 * decay * float(np.sum(weights**2)), gradient.ravel()
+        if task.kind == "binary":
+            share = 0.5 * (1 + np.tanh(0.5 * out))
+        else:
+            share = np.exp(out - out.max(axis=1, keepdims=True))
+            share /= share.sum(axis=1, keepdims=True)
+        gradient = rows.T @ (share - wanted) / len(rows) + decay * weights
+        return evaluate_outputs(out, single) + 0.5 * decay * float(np.sum(weights**2)), gradient.ravel()
 
     start = np.zeros(rows.shape[1] * task.classes)
     found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
@@ -142,33 +195,58 @@ def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarr
     return weights, evaluate(rows, weights, task)
 
 
-def held_out(rows: np.ndarray, task: Task, rng: np.random.Generator) -> float:
-    """Loss of a model with random features on a quarter of the samples, trained on the others.
-
-    The weight decay is the better of two for that quarter.
-
-    Args:
-        rows: shape (n, d).
-        task: loss and targets.
-        rng: source of the features and of the split.
-
-    Returns:
-        The loss.
-    """
-    rich = random_features(rows, rng)
-    out = rng.permutation(len(rows)) < len(rows) // 4
-    inside, outside = task._replace(targets=task.targets[~out]), task._replace(targets=task.targets[out])
-    return min(
-        evaluate(rich[out], fit(rich[~out], inside, decay=decay)[0], outside) for decay in (1e-3, 1e-1)
-    )
-
-
 def evaluate(rows: np.ndarray, weights: np.ndarray, task: Task) -> float:
     """Loss of a linear model of given features."""
-    out = rows @ weights
-    if task.kind == "cross_entropy":
-        return _cross_entropy(out, task.targets)
-    return task.factor * 0.5 * float(np.mean(np.sum((out - task.targets) ** 2, axis=1)))
+    return evaluate_outputs(rows @ weights, task)
+
+
+class HeldOut(NamedTuple):
+    """Losses of a model with random features on samples that it was not fitted to.
+
+    Attributes:
+        inside: loss of each training sample, by the model of the other folds.
+        outside: loss of each test sample, the mean over those models; empty without test samples.
+    """
+
+    inside: np.ndarray
+    outside: np.ndarray
+
+
+def held_out(
+    inputs: np.ndarray, task: Task, rng: np.random.Generator, test: tuple[np.ndarray, Task] | None = None
+) -> HeldOut:
+    """Fit a model with random features to all folds but one in turn.
+
+    The weight decay is the best for all of them.
+
+    Args:
+        inputs: shape (n, …).
+        task: loss and targets.
+        rng: source of the features and of the folds.
+        test: inputs and task of a test set.
+
+    Returns:
+        Losses of samples that were held out, with the task's factor.
+    """
+    plain = Features(inputs, rng)
+    rich = RandomFeatures(plain(inputs), rng)
+    rows, fold = rich(plain(inputs)), rng.permutation(np.arange(len(inputs)) % FOLDS)
+    unseen = None if test is None else rich(plain(test[0]))
+    score = np.zeros((len(DECAYS), len(rows)))
+    outside = np.zeros((len(DECAYS), 0 if test is None else len(test[1].targets)))
+    for k in range(FOLDS):
+        kept, out = fold != k, fold == k
+        for row, decay in enumerate(DECAYS):
+            weights = fit(rows[kept], _part(task, kept), decay=decay)[0]
+            score[row, out] = losses_of(rows[out] @ weights, _part(task, out))
+            if test is not None and unseen is not None:
+                outside[row] += losses_of(unseen @ weights, test[1]) / FOLDS
+    best = int(np.argmin(score.mean(axis=1)))
+    return HeldOut(task.factor * score[best], task.factor * outside[best])
+
+
+def _part(task: Task, chosen: np.ndarray) -> Task:
+    return task._replace(targets=task.targets[chosen])
 
 
 def subset(count: int, rng: np.random.Generator) -> Any:

@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
 from functools import cached_property
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from hessian_probe.arrays import PyTree, generator
-from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.baselines import Task
-from hessian_probe.diagnosis.samples import Samples, join
+from hessian_probe.diagnosis.others import ADAM_STEPS, Others
 from hessian_probe.diagnosis.stability import Stability, stability
-from hessian_probe.diagnosis.trial import STEPS, Steps, Trial, best_by_adam
-from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.diagnosis.trial import STEPS, Steps, Trial
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
-# Factors on the learning rate that are tried.
+# Factors on the learning rate that are tried; where the largest is best, ever larger ones up to 16⁷.
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
-# Share of the stability limit that a proposed rate aims at, and the largest multiple that is tried.
-PROPOSED = 0.5
-MOST_FACTOR = 2.0**30
-# Steps of the own Adam that show what training could still gain, and samples of the one-batch test.
-ADAM_STEPS = 200
-ONE_BATCH = 16
+LADDER = 16.0
+MOST_FACTOR = 16.0**7
 # Products that the classification may take.
 CLASSIFY_HVPS = 200
 # Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
 LARGE = 0.2
 # How much better another way must do to prove that this one falls short; chosen on the planted troubles.
 BETTER = 1.25
-# Samples whose losses and gradients are taken one by one.
-MAX_SINGLE = 512
 
 
-class Context:
-    """The user's problem, with measurements that are made on first use.
-
-    Args:
-        loss: `loss(params)`, or `loss(params, batch)` when there is training data.
-        params: where training stopped.
-        train: training data or None.
-        test: test data or None.
-        history: recorded losses, or None.
-        optimizer: optax transformation or None.
-        opt_state: its state or None.
-        apply: `apply(params, inputs) -> outputs` or None.
-        baseline: what a simpler model reaches, or None.
-        key: random key or None.
-    """
-
-    def __init__(
-        self,
-        loss: Callable[..., Any],
-        params: PyTree,
-        train: Any,
-        test: Any,
-        history: Mapping[str, np.ndarray] | None,
-        optimizer: Any,
-        opt_state: Any,
-        apply: Callable[..., Any] | None,
-        baseline: Any,
-        key: jax.Array | None,
-    ) -> None:
-        self.loss, self.params, self.train, self.test = loss, params, train, test
-        self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
-        self.apply, self.baseline, self.key = apply, baseline, key
-        self.rng = generator(key)
-        self.measured: dict[str, str] = {}
-        self.no_trials = ""
-        self.num_hvps = self.num_evaluations = 0
-        self.samples: Samples | None = None if train is None else join(train)
-        self.test_samples: Samples | None = None if test is None else join(test)
-        self.data = train
-        self.op: HessianOperator = hessian(loss, params, train, check=False)
-        self.value = self.op.value
-        self._join_batches()
-
-    def _join_batches(self) -> None:
-        """Work on one joined batch where the loss is a mean over samples, so that batches do not matter."""
-        samples = self.samples
-        if samples is None or samples.batch_size is None:
-            return
-        joined = hessian(self.loss, self.params, samples.batch, check=False)
-        if abs(joined.value - self.value) <= 1e-3 * abs(self.value):
-            self.data, self.op = samples.batch, joined
-        else:
-            self.samples = None
+class Context(Others):
+    """The user's problem, with measurements that are made on first use."""
 
     @cached_property
     def stability(self) -> Stability | None:
@@ -117,91 +51,10 @@ class Context:
         return found
 
     @cached_property
-    def outputs(self) -> np.ndarray | None:
-        """Outputs of the model for the training inputs."""
-        if self.apply is None or self.samples is None or self.samples.inputs is None:
-            return None
-        return np.asarray(self.apply(self.params, jnp.asarray(self.samples.inputs)))
-
-    @cached_property
-    def task(self) -> Task | None:
-        """What the loss is, told from the outputs."""
-        if self.outputs is None or self.samples is None or self.samples.targets is None:
-            return None
-        return baselines.recognise_task(self.outputs, self.samples.targets, self.value)
-
-    @cached_property
-    def shuffled(self) -> float:
-        """Loss when targets are dealt to the wrong samples: what the outputs know shows in the difference."""
-        samples = self.samples
-        if samples is None or samples.targets is None:
-            return float("nan")
-        losses = []
-        value = jax.jit(self.loss)
-        for _ in range(4):
-            other = samples.targets[self.rng.permutation(samples.size)]
-            losses.append(float(value(self.params, jax.tree.map(jnp.asarray, samples.with_targets(other)))))
-        self.num_evaluations += len(losses)
-        return float(np.mean(losses))
-
-    @cached_property
-    def trivial(self) -> float:
-        """Loss without the inputs: that of the best constant where known, else with targets shuffled."""
-        return baselines.trivial_loss(self.task) if self.task is not None else self.shuffled
-
-    @cached_property
-    def fitted(self) -> dict[str, float]:
-        """What other models trained here reach.
-
-        "linear": training loss of a linear model, where it has no more parameters than the user's: only
-        then is it a simpler one.  "rich": loss of a linear model on random features, on
-        samples that it was not trained on.
-        """
-        samples, task = self.samples, self.task
-        if samples is None or samples.inputs is None or task is None:
-            return {}
-        rng = np.random.default_rng(0)
-        chosen = baselines.subset(samples.size, rng)
-        part = task._replace(targets=task.targets[chosen])
-        rows = baselines.features(samples.inputs[chosen], rng)
-        found = {"rich": baselines.held_out(rows, part, rng)}
-        if rows.shape[1] * task.classes <= self.op.size:
-            found["linear"] = baselines.fit(rows, part)[1]
-        return found
-
-    @cached_property
-    def _adam_run(self) -> tuple[float, Any]:
-        if self.samples is None:
-            return float("nan"), None
-        self.num_evaluations += 2 * ADAM_STEPS
-        return best_by_adam(self.loss, self.params, self.samples.batch, ADAM_STEPS)
-
-    @property
-    def adam(self) -> float:
-        """Lowest training loss that the own Adam sees from here."""
-        return self._adam_run[0]
-
-    @cached_property
-    def test_losses(self) -> tuple[float, float]:
-        """Test loss here, and where the own Adam ended."""
-        samples, end = self.test_samples, self._adam_run[1]
-        if samples is None or end is None:
-            return float("nan"), float("nan")
-        batch = jax.tree.map(jnp.asarray, samples.batch)
-        value = jax.jit(self.loss)
-        self.num_evaluations += 2
-        return float(value(self.params, batch)), float(value(end, batch))
-
-    @cached_property
-    def one_batch(self) -> tuple[float, float]:
-        """Loss on a few samples before and after training on them alone."""
-        if self.samples is None:
-            return float("nan"), float("nan")
-        rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
-        batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
-        before = float(jax.jit(self.loss)(self.params, batch))
-        self.num_evaluations += 1
-        return before, best_by_adam(self.loss, self.params, batch, ADAM_STEPS)[0]
+    def reached(self) -> float:
+        """Lowest training loss that other steps, a new start or a simpler model were seen to reach."""
+        ways = [self.adam, self.restart, self.linear, *(trial.after for trial in self.trials.values())]
+        return min((loss for loss in ways if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def trials(self) -> dict[float, Trial]:
@@ -209,22 +62,67 @@ class Context:
         if self.optimizer is None or self.opt_state is None or self.samples is None:
             return {}
         steps = self.steps(self.samples.batch_size, STEPS)
-        factors = [*FACTORS, *self._proposed()]
+
+        def tried(factor: float) -> Trial:
+            self.num_evaluations += STEPS
+            return steps.run(self.params, self.opt_state, self.value, factor)
+
         try:
-            found = {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+            found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
             said = str(error).strip().split("\n")[0]
             self.no_trials = f"an optimizer that takes steps here; it raised {type(error).__name__}: {said}"
             return {}
-        self.num_evaluations += STEPS * len(factors)
-        return found
+        while max(found) < MOST_FACTOR and _best(found) == max(found):
+            found[LADDER * max(found)] = tried(LADDER * max(found))
+        best = _best(found)
+        for factor in (best / 4, best * 4):
+            if best > max(FACTORS) and factor not in found:
+                found[factor] = tried(factor)
+        return dict(sorted(found.items()))
 
-    def _proposed(self) -> list[float]:
-        """A multiple of the rate that brings the sharpness to half the limit, where that is far from here."""
-        found = self.stability
-        if found is None or not 0 < found.ratio < PROPOSED / max(FACTORS):
-            return []
-        return [min(PROPOSED / found.ratio, MOST_FACTOR)]
+    @cached_property
+    def full_batch(self) -> dict[float, Trial]:
+        """The same at the shorter rates and as it is, with all samples in every step."""
+        if self.samples_in_a_step is None:
+            return self.trials
+        steps, factors = self.steps(None, STEPS), [f for f in FACTORS if f <= 1]
+        self.num_evaluations += STEPS * len(factors)
+        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+
+    @property
+    def still(self) -> bool:
+        """Whether no step of any length moves."""
+        return len({trial.after for trial in self.trials.values()}) == 1
+
+    @cached_property
+    def going_on(self) -> float:
+        """Loss after as many steps of the user's optimiser as the own Adam takes; NaN without one."""
+        if not self.trials:
+            return math.nan
+        self.num_evaluations += ADAM_STEPS
+        steps = self.steps(self.samples_in_a_step, ADAM_STEPS)
+        return steps.run(self.params, self.opt_state, self.value).after
+
+    @property
+    def best_factor(self) -> float:
+        """The multiple of the rate that brought the lowest loss."""
+        return _best(self.trials)
+
+    def gain(self, unchanged: float, changed: float) -> float:
+        """Share that a change gains of the loss that going on leaves."""
+        worse = min(unchanged, 10 * self.value)  # a trial that ran away counts as a loss ten times as large
+        return (worse - changed) / worse if min(worse, self.value) > 0 else 0.0
+
+    @cached_property
+    def begun_again(self) -> Trial | None:
+        """What the steps bring with the optimiser's state as at its start: its schedule begins again."""
+        if not self.trials:
+            return None
+        assert self.samples is not None
+        self.num_evaluations += STEPS
+        state = self.optimizer.init(self.params)
+        return self.steps(self.samples.batch_size, STEPS).run(self.params, state, self.value)
 
     @property
     def samples_in_a_step(self) -> int | None:
@@ -236,16 +134,9 @@ class Context:
         assert self.samples is not None
         return Steps(self.loss, self.optimizer, self.samples, batch_size, count)
 
-    def single_losses(self, samples: Samples) -> np.ndarray | None:
-        """Loss of each sample (of some of them); None where the loss is not a mean over samples."""
-        rows = np.sort(self.rng.permutation(samples.size)[:MAX_SINGLE])
-        batch = jax.tree.map(jnp.asarray, samples.take(rows))
-        try:
-            alone = jax.vmap(lambda b: self.loss(self.params, jax.tree.map(lambda leaf: leaf[None], b)))
-            losses = np.asarray(jax.jit(alone)(batch), np.float64)
-            together = float(jax.jit(self.loss)(self.params, batch))
-        except Exception:  # a loss that cannot take one sample is no mean over samples
-            return None
-        self.num_evaluations += 2
-        mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
-        return losses if mean and np.all(np.isfinite(losses)) else None
+
+def _best(trials: dict[float, Trial]) -> float:
+    """The factor of the lowest loss; the smallest of those that gain all but a thousandth as much."""
+    low = min(trial.after for trial in trials.values())
+    gain = max(trial.before for trial in trials.values()) - low
+    return min(f for f, trial in trials.items() if trial.after <= low + 1e-3 * max(gain, 0.0))

@@ -18,8 +18,10 @@ from hessian_probe.diagnosis.checks import (
     generalisation,
     inputs,
     layers,
+    noise,
     point,
     proposed,
+    records,
     steps,
 )
 from hessian_probe.diagnosis.context import Context
@@ -32,9 +34,11 @@ CHECKS = (
     layers.check,
     point.check,
     steps.check,
+    noise.check,
     conditioning.check,
     fit.check,
     generalisation.check,
+    records.check,
 )
 SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
@@ -93,18 +97,34 @@ def diagnose(
     if (optimizer is None) != (opt_state is None):
         missing = "opt_state" if opt_state is None else "optimizer"
         raise ValueError(f"{missing} is missing: pass optimizer and opt_state together")
+    if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+        raise TypeError(f"optimizer must be an optax transformation; got {type(optimizer).__name__}")
     if test is not None and train is None:
         raise ValueError("test was given without train; pass both, or neither")
+    _check_baseline(baseline)
     _check_leaves(params)
     recorded = None if history is None else _read_history(history)
     context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key)
     found = divergence.check(context)
     if divergence.nonfinite(context):
+        found += inputs.check(context)  # needs no finite parameters
         found.append(NotChecked("everything else", "finite parameters: those before the loss ran away"))
     else:
         for check in CHECKS:
             found += check(context)
     return _diagnosis(context, found)
+
+
+def _check_baseline(baseline: Any) -> None:
+    number = isinstance(baseline, int | float | np.generic) or (
+        hasattr(baseline, "dtype") and np.ndim(baseline) == 0
+    )
+    pair = isinstance(baseline, tuple | list) and len(baseline) == 2 and callable(baseline[0])
+    if baseline is not None and (isinstance(baseline, bool) or not (number or pair)):
+        raise TypeError(
+            "baseline must be the training loss of a simpler model, or a pair (loss, params) to train here; "
+            f"got {type(baseline).__name__}"
+        )
 
 
 def _check_leaves(params: PyTree) -> None:

@@ -31,3 +31,48 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
     if not number > 0:
         return 0.0
     return confidence(math.log(number / threshold), spread)
+
+
+def by_factor(
+    cause: str,
+    claim: str,
+    *,
+    quantity: str,
+    number: float,
+    threshold: float,
+    spread: float,
+    source: str,
+    experiment: str,
+    cost: str,
+    sure: float | None = None,
+) -> Finding:
+    """A finding whose number is a factor, uncertain by a factor.
+
+    Args:
+        cause: see `Finding`.
+        claim: see `Finding`.
+        quantity: see `Finding`.
+        number: the factor.
+        threshold: see `Finding`.
+        spread: standard deviation of its logarithm.
+        source: see `Finding`.
+        experiment: see `Finding`.
+        cost: see `Finding`.
+        sure: confidence; None for the probability that the factor is above the threshold.
+
+    Returns:
+        Finding.
+    """
+    return Finding(
+        cause=cause,
+        claim=claim,
+        quantity=quantity,
+        number=number,
+        low=number * math.exp(-2 * spread),
+        high=number * math.exp(2 * spread),
+        threshold=threshold,
+        source=source,
+        confidence=log_confidence(number, threshold, spread) if sure is None else sure,
+        experiment=experiment,
+        cost=cost,
+    )

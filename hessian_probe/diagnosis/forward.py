@@ -3,8 +3,8 @@
 No hooks are needed and every framework looks the same.  The traced program is run operation by operation;
 each value remembers whether it depends on the data, and which activations it came through.  A *layer* is a
 product of something that depends on the data with something that depends on parameters alone; an
-activation is *hidden* if a layer reads it later.  Bodies of loops (`scan`, `while`, `cond`) run as one
-operation, and nothing within them is seen.
+activation is *hidden* if a layer reads it later.  A `scan` of few turns is run turn by turn; bodies of other
+loops (`while`, `cond`) run as one operation, and nothing within them is seen.
 """
 
 from __future__ import annotations
@@ -22,22 +22,35 @@ CALLS = frozenset({
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2",
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
 })  # fmt: skip
+# Turns of a scan that are run one by one: as many layers as a network may have.
+MOST_TURNS = 64
 LOOPS = ("scan", "while", "cond", "shard_map", "pallas_call")
 
 
 class Origin(NamedTuple):
-    """Where a value came from: does it depend on the data; numbers of the activations on the way."""
+    """Where a value came from.
+
+    Attributes:
+        data: it depends on the data.
+        through: numbers of the activations on the way.
+        zero: it is a constant zero.
+        inside: it depends on a layer's output.
+        axis: axis of the units, from the end.
+    """
 
     data: bool
     through: frozenset[int]
     zero: bool = False
+    inside: bool = False
+    axis: int = -1
 
 
 class Activation(NamedTuple):
-    """One activation: "relu", "tanh" or "logistic", and its output."""
+    """One activation: "relu", "tanh" or "logistic", its output, and the axis of its units."""
 
     kind: str
     value: jax.Array
+    axis: int = -1
 
 
 class Pass(NamedTuple):
@@ -49,6 +62,7 @@ class Pass(NamedTuple):
         hidden: numbers of the activations that a layer reads.
         last: numbers of those that the program's first output came through, and no layer reads.
         layers: outputs of the layers, in order.
+        read: what layers read of earlier layers' outputs, each with whether a known activation made it.
         loops: the program holds loops, whose inside is not seen.
     """
 
@@ -57,14 +71,16 @@ class Pass(NamedTuple):
     hidden: set[int]
     last: set[int]
     layers: list[jax.Array]
+    read: list[tuple[jax.Array, bool]]
     loops: bool
 
 
 class _Run:
     """One run: values with their origins."""
 
-    def __init__(self, taps: tuple[jax.Array, ...] | None) -> None:
-        self.taps = taps
+    def __init__(self, taps: tuple[jax.Array, ...] | None, cut: bool = False) -> None:
+        self.taps, self.cut = taps, cut
+        self.read: list[tuple[jax.Array, bool]] = []
         self.activations: list[Activation] = []
         self.hidden: set[int] = set()
         self.layers: list[jax.Array] = []
@@ -101,27 +117,77 @@ class _Run:
         if inner is not None:
             jaxpr, consts = inner
             return self.program(jaxpr, consts, values, origins)
+        if name == "scan" and eqn.params["length"] <= MOST_TURNS:
+            return self.scan(eqn.params, values, origins)
         self.loops |= name in LOOPS
         functions, parameters = _bound(eqn)
         outputs = eqn.primitive.bind(*functions, *values, **parameters)
         outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
         data = any(origin.data for origin in origins)
         through = _through(name, origins)
+        inside = any(origin.inside for origin in origins)
+        axis = _axis(name, values, origins, outputs[0])
         if data and name in LAYERS and not all(origin.data for origin in origins):
             self.hidden |= through
+            self.read += [
+                (value, bool(origin.through))
+                for value, origin in zip(values, origins, strict=True)
+                if origin.data and origin.inside
+            ]
             outputs = [self._layer(outputs[0])]
+            inside = True
+            if name == "conv_general_dilated":
+                axis = eqn.params["dimension_numbers"].out_spec[1] - np.ndim(outputs[0])
         kind = _activation(name, origins) if data and np.ndim(outputs[0]) > 1 else ""
         if kind:
             through = through | {len(self.activations)}
-            self.activations.append(Activation(kind, outputs[0]))
+            self.activations.append(Activation(kind, outputs[0], axis))
         zero = name in ("broadcast_in_dim", "convert_element_type") and origins[0].zero
-        return outputs, [Origin(data, through, zero)] * len(outputs)
+        return outputs, [Origin(data, through, zero, inside, axis)] * len(outputs)
+
+    def scan(self, options: Any, values: list[Any], origins: list[Origin]) -> tuple[list[Any], list[Origin]]:
+        """Run a scan turn by turn."""
+        body, turns = options["jaxpr"], options["length"]
+        fixed, carried = options["num_consts"], options["num_consts"] + options["num_carry"]
+        carry, known = values[fixed:carried], origins[fixed:carried]
+        rows: list[Any] = [None] * turns
+        for turn in reversed(range(turns)) if options["reverse"] else range(turns):
+            given = [*values[:fixed], *carry, *(value[turn] for value in values[carried:])]
+            outputs, found = self.program(
+                body.jaxpr, body.consts, given, [*origins[:fixed], *known, *origins[carried:]]
+            )
+            carry, known = outputs[: len(carry)], found[: len(carry)]
+            rows[turn] = (outputs[len(carry) :], found[len(carry) :])
+        if not turns:
+            return carry, known
+        stacked = [jnp.stack(parts) for parts in zip(*(row[0] for row in rows), strict=True)]
+        return [*carry, *stacked], [
+            *known,
+            *(_united(found) for found in zip(*(r[1] for r in rows), strict=True)),
+        ]
 
     def _layer(self, value: jax.Array) -> jax.Array:
+        value = jax.lax.stop_gradient(value) if self.cut else value
         if self.taps is not None:
             value = value + self.taps[len(self.layers)]
         self.layers.append(value)
         return value
+
+
+def _axis(name: str, values: list[Any], origins: list[Origin], output: Any) -> int:
+    """Axis of the units, from the end: as it was where the shape stays, else the last."""
+    kept = (
+        origin.axis
+        for value, origin in zip(values, origins, strict=True)
+        if origin.data and origin.axis != -1 and np.shape(value) == np.shape(output)
+    )
+    return next(kept, -1) if name != "transpose" else -1
+
+
+def _united(origins: tuple[Origin, ...]) -> Origin:
+    """Where a stack of values came from."""
+    through = frozenset[int]().union(*(origin.through for origin in origins))
+    return Origin(any(o.data for o in origins), through, False, any(o.inside for o in origins))
 
 
 def _through(name: str, origins: list[Origin]) -> frozenset[int]:
@@ -175,7 +241,9 @@ def traced(function: Callable[..., Any], params: Any, batch: Any) -> Any:
     return program, len(jax.tree.leaves(params))
 
 
-def run(program: Any, num_params: int, params: Any, batch: Any, taps: Any = None) -> Pass:
+def run(
+    program: Any, num_params: int, params: Any, batch: Any, taps: Any = None, *, cut: bool = False
+) -> Pass:
     """Run a traced program.
 
     Args:
@@ -184,6 +252,7 @@ def run(program: Any, num_params: int, params: Any, batch: Any, taps: Any = None
         params: the parameters.
         batch: the data.
         taps: one array for each layer, added to its output; None adds nothing.
+        cut: no derivative passes through a layer.
 
     Returns:
         Pass.
@@ -191,31 +260,7 @@ def run(program: Any, num_params: int, params: Any, batch: Any, taps: Any = None
     values = [jnp.asarray(leaf) for leaf in jax.tree.leaves((params, batch))]
     nothing: frozenset[int] = frozenset()
     origins = [Origin(index >= num_params, nothing) for index in range(len(values))]
-    inside = _Run(taps)
+    inside = _Run(taps, cut)
     outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
     last = set(ends[0].through) - inside.hidden
-    return Pass(outputs[0], inside.activations, inside.hidden, last, inside.layers, inside.loops)
-
-
-def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:
-    """Norms of the loss's gradient with respect to the output of each layer, from the first to the last.
-
-    Args:
-        loss: `loss(params, batch)`.
-        params: the parameters.
-        batch: the data.
-
-    Returns:
-        The norms, and whether the program holds loops.
-    """
-    program, count = traced(loss, params, batch)
-    first = jax.eval_shape(lambda p, b: run(program, count, p, b).layers, params, batch)
-    seen = {}
-
-    def tapped(taps: Any) -> Any:
-        found = run(program, count, params, batch, taps)
-        seen["loops"] = found.loops
-        return found.output
-
-    gradients = jax.jit(jax.grad(tapped))(tuple(jnp.zeros(leaf.shape, leaf.dtype) for leaf in first))
-    return [float(jnp.linalg.norm(leaf.ravel())) for leaf in gradients], bool(seen["loops"])
+    return Pass(outputs[0], inside.activations, inside.hidden, last, inside.layers, inside.read, inside.loops)

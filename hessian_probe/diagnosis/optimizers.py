@@ -97,6 +97,8 @@ def _base(response: Response, first: np.ndarray, moved: np.ndarray) -> tuple[flo
         return None, f"measured step of each variable ({response.kind})"
     pairs = zip(response.second, response.first, strict=True)
     values = [np.zeros(leaf.shape) if v is None else np.asarray(v, np.float64) for v, leaf in pairs]
+    if any(v.shape != leaf.shape for v, leaf in zip(values, response.first, strict=True)):
+        return None, f"measured step of each variable ({response.kind})"
     nu = np.concatenate([v.ravel() for v in values])[moved]
     inverse = 1.0 / first[moved]
     for power, text in ((1, "√ν + ε"), (2, "√(ν + ε)")):

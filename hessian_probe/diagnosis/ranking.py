@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 
 from hessian_probe.diagnosis.context import BETTER, LARGE, Context
+from hessian_probe.diagnosis.evidence import MOST
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
 
@@ -37,6 +38,8 @@ HINDRANCES = frozenset({
 NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
 # Units that do not answer to the data.
 DEAF = frozenset({"dead_units", "saturation"})
+# Share of the loss without inputs below which a training loss is small, whatever a test would say.
+SMALL = 0.1
 # Share of the loss without inputs by which the training loss must be above what is reachable.
 ROOM = 0.05
 
@@ -55,8 +58,8 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     room = _room(context)
     kept = [f for f in found if f.confidence >= EVEN]
     if not room >= ROOM or _enough(context):
-        lifeless = DEAF if context.value >= LARGE * context.trivial else frozenset()
-        kept = [f for f in kept if f.cause not in NEED_ROOM - lifeless]
+        kept = [f for f in kept if f.cause not in NEED_ROOM]
+    kept = [f for f in kept if f.cause not in DEAF or _revived(context)]
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
@@ -77,8 +80,7 @@ def _room(context: Context) -> float:
     trivial = context.trivial if context.samples is not None else math.nan
     if not (math.isfinite(trivial) and trivial > 0):
         return math.inf  # nothing to measure it by: nothing is dropped
-    reached = [context.adam, *context.fitted.values()] if context.fitted else [0.0]
-    best = min((loss for loss in reached if math.isfinite(loss)), default=0.0)
+    best = context.reached if math.isfinite(context.reached) else 0.0
     # A run that bounces may have stopped at a low by luck: what counts is where it goes from here.
     going_on = context.trials[1.0].after if context.trials else context.value
     room = (max(context.value, min(going_on, 10 * context.value)) - best) / trivial
@@ -86,10 +88,20 @@ def _room(context: Context) -> float:
     return room
 
 
+def _revived(context: Context) -> bool:
+    """Whether weights drawn anew bring what training from here does not: units that do not answer hinder."""
+    if context.samples is None or not math.isfinite(context.restart):
+        return True
+    from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
+    return BETTER * context.restart < from_here
+
+
 def _enough(context: Context) -> bool:
     """Whether the training loss is small, and a lower one makes the test loss hardly lower."""
-    if context.test_samples is None or not context.value < LARGE * context.trivial:
+    if not context.value < LARGE * context.trivial:
         return False
+    if context.test_samples is None:
+        return context.value < SMALL * context.trivial
     here, there = context.test_losses
     context.measured["test loss here, and where Adam lowered the training loss"] = (
         f"{number(here, 3)}, {number(there, 3)}"
@@ -112,12 +124,12 @@ def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Fi
         cause="healthy",
         claim=f"nothing wrong was found; {checked} of {len(troubles)} causes were checked{nearest}",
         quantity="share of the loss without inputs that training could still gain",
-        number=room,
-        low=room,
-        high=room,
+        number=room if math.isfinite(room) else math.nan,
+        low=room if math.isfinite(room) else math.nan,
+        high=room if math.isfinite(room) else math.nan,
         threshold=ROOM,
         source="chosen on the planted troubles",
-        confidence=(1 - doubt) * checked / len(troubles),
+        confidence=min((1 - doubt) * checked / len(troubles), MOST),
         experiment="nothing: what was not checked is listed",
         cost="all checks together",
     )

@@ -8,9 +8,11 @@ from typing import Any
 
 from hessian_probe.results import number, result
 
+# Confidence below which a verdict of nothing wrong says more of what was not checked.
+LITTLE = 0.5
 CAUSES = (
-    "divergence",
     "input_scale",
+    "divergence",
     "dead_units",
     "saturation",
     "exploding_gradients",
@@ -45,8 +47,8 @@ class Finding:
         threshold: the value that it is held against.
         source: where the threshold comes from.
         confidence: probability that the number is beyond its threshold, given the uncertainty; not that
-            the cause is the only one.  For "healthy": one minus the largest such probability, times the
-            share of causes that were checked.
+            the cause is the only one.  For "healthy": one minus the largest such probability below one
+            half, times the share of causes that were checked.
         experiment: the one next thing to try.
         cost: what the measurement took.
     """
@@ -122,7 +124,9 @@ class Diagnosis:
         return out
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
-        first = self.findings[0].cause.upper() if self.findings else "NOTHING COULD BE CHECKED"
+        first = self.findings[0].cause.upper()
+        if self.findings[0].cause == "healthy" and self.findings[0].confidence < LITTLE:
+            first = "NOTHING FOUND, AND LITTLE CHECKED"
         rows: list[tuple[str, str]] = []
         for rank, finding in enumerate(self.findings, 1):
             head = f"{finding.cause} ({finding.confidence:.2f})"

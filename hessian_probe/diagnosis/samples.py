@@ -37,7 +37,11 @@ class Samples(NamedTuple):
 
     def with_targets(self, targets: np.ndarray) -> Any:
         """The whole batch with other targets."""
-        return _replaced(self.batch, targets)
+        return _replaced(self.batch, TARGETS, targets)
+
+    def with_inputs(self, inputs: np.ndarray) -> Any:
+        """The whole batch with other inputs."""
+        return _replaced(self.batch, INPUTS, inputs)
 
 
 def join(source: Any) -> Samples | None:
@@ -48,9 +52,14 @@ def join(source: Any) -> Samples | None:
 
     Returns:
         The samples; None where leaves do not share a leading axis that counts samples.
+
+    Raises:
+        ValueError: there is no batch.
     """
     data = Data(source)
     batches = list(source) if data.is_sequence else [source]
+    if not batches:
+        raise ValueError("the data are an empty list; pass at least one batch")
     trees = [jax.tree.map(np.asarray, batch) for batch in batches]
     leaves = jax.tree.leaves(trees[0])
     if not leaves or any(leaf.ndim == 0 or leaf.dtype == object for leaf in leaves):
@@ -80,8 +89,8 @@ def _inputs_targets(batch: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     return None, None
 
 
-def _replaced(batch: Any, targets: np.ndarray) -> Any:
+def _replaced(batch: Any, names: tuple[str, ...], array: np.ndarray) -> Any:
     if isinstance(batch, Mapping):
-        name = next(name for name in batch if str(name).lower() in TARGETS)
-        return {**batch, name: targets}
-    return (batch[0], targets)
+        name = next(name for name in batch if str(name).lower() in names)
+        return {**batch, name: array}
+    return (array, batch[1]) if names == INPUTS else (batch[0], array)

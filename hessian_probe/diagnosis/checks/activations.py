@@ -6,16 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import MAX_SINGLE, Context
+from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, confidence
 from hessian_probe.diagnosis.forward import Activation, run, traced
+from hessian_probe.diagnosis.problem import MAX_SINGLE
 from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.taps import slopes
 
 # Half of a layer, chosen on the tuning half of the planted troubles.
 SHARE = 0.5
 SPREAD = 0.1
 # A tanh beyond this has a derivative below 0.02; for the logistic function the same.
 SATURATED = 0.99
+# The same for activations of which only the slope is known: it is below the share 0.02 of the steepest.
+LEVEL = 0.02
+# Below this share of the steepest there is no answer at all; an output below this size is zero.
+STILL = 1e-3
+ZERO = 0.05
 SOURCE = "half of a layer; chosen on the planted troubles (make bench-diagnose)"
 
 
@@ -29,6 +36,7 @@ def check(context: Context) -> Found:
     try:
         program, count = traced(context.loss, context.params, batch)
         seen = run(program, count, context.params, batch)
+        others = slopes(program, count, context.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked("dead_units, saturation", f"a program that can be run in parts; {error}")]
     context.num_evaluations += 1
@@ -38,11 +46,11 @@ def check(context: Context) -> Found:
         out.append(NotChecked("dead_units, saturation within loops", "layers outside scan, while and cond"))
     # At the model's output too: where the loss is large, they are flat on the wrong side.
     ends = [seen.activations[i] for i in sorted(seen.last) if seen.activations[i].kind != "relu"]
-    if not hidden and not ends:
+    if not hidden and not ends and not others:
         need = "hidden layers with relu, tanh or sigmoid"
         return [*out, NotChecked("dead_units, saturation", need)]
-    dead = [_dead(a) for a in hidden if a.kind == "relu"]
-    flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"]
+    dead = [_dead(a) for a in hidden if a.kind == "relu"] + [_off(*other) for other in others]
+    flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
     if dead:
         context.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
         out.append(_finding("dead_units", dead))
@@ -53,8 +61,8 @@ def check(context: Context) -> Found:
 
 
 def _dead(activation: Activation) -> float:
-    """Share of units (last axis) that are zero for every sample."""
-    value = activation.value
+    """Share of units that are zero for every sample."""
+    value = jnp.moveaxis(activation.value, activation.axis, -1)
     return float(jnp.mean(jnp.all(value <= 0, axis=tuple(range(value.ndim - 1)))))
 
 
@@ -62,6 +70,22 @@ def _flat(activation: Activation) -> float:
     """Share of outputs at a flat end."""
     value = activation.value if activation.kind == "tanh" else 2 * activation.value - 1
     return float(jnp.mean(jnp.abs(value) > SATURATED))
+
+
+def _off(value: np.ndarray, slope: np.ndarray) -> float:
+    """Share of units that are about zero and do not change, for every sample."""
+    axes = tuple(range(value.ndim - 1))
+    size = np.maximum(np.sqrt(np.mean(value**2)), 1.0)
+    still = (slope <= STILL * np.max(slope)) if np.max(slope) > STILL else np.ones(slope.shape, bool)
+    return float(np.mean(np.all(still & (np.abs(value) < ZERO * size), axis=axes)))
+
+
+def _level(value: np.ndarray, slope: np.ndarray) -> float:
+    """Share of outputs that do not change, and are not zero either."""
+    most = float(np.max(slope))
+    flat = slope <= LEVEL * most if most > STILL else np.ones(slope.shape, bool)
+    size = np.maximum(np.sqrt(np.mean(value**2)), 1e-30)
+    return float(np.mean(flat & (np.abs(value) >= ZERO * min(size, 1.0))))
 
 
 def _finding(cause: str, shares: list[float]) -> Finding:

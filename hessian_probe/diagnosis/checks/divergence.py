@@ -22,6 +22,8 @@ WINDOWS = 20
 OUTLIERS = 3.0
 # A run that ended below this share of its first loss has recovered.
 RECOVERED = 0.9
+# It has lost again this share of what it had gained, if it ran away later.
+LOST = 0.3
 # Share of the history that counts as its end.
 LAST = 0.1
 
@@ -47,7 +49,11 @@ def check(context: Context) -> Found:
     context.measured["largest rise of the loss, and at the end ÷ first"] = (
         f"{number(rise, 3)}, {number(last / first, 3)}"
     )
-    sure = 0.0 if recovered else log_confidence(rise, RISE * math.exp(OUTLIERS * noise), SPREAD)
+    limit = RISE * math.exp(OUTLIERS * noise)
+    if recovered:  # unless it ends far above its lowest, with much of what it had gained lost again
+        stays = last / lowest if last - lowest > LOST * (first - lowest) else 0.0
+        rise, peak = stays, len(smooth) - 1
+    sure = log_confidence(rise, limit, SPREAD)
     claim = (
         f"the loss rose from {number(before[peak], 3)} to {number(smooth[peak], 3)} (step {peak} of the "
         f"history) and is {number(last, 3)} at its end, against {number(first, 3)} at its start"

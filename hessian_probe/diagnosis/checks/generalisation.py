@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, confidence
+from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.samples import Samples
 from hessian_probe.results import number
@@ -16,7 +18,7 @@ from hessian_probe.results import number
 # Test loss ÷ training loss from which the gap is the trouble.
 GAP = 1.5
 # Share of the loss without inputs that the gap must make up.
-MATERIAL = 0.15
+MATERIAL = 0.2
 # Two samples of one distribution are told apart with area 0.5; from here on the difference is plain.
 AREA = 0.6
 # In few samples chance alone makes a difference: deviations of the area under no difference, of which one
@@ -26,54 +28,133 @@ FOLDS = 4
 # Samples of each kind below which the area is not taken: with 40, sets of one kind were once told apart
 # among the planted troubles.
 FEWEST = 50
+# Samples of each kind below which the error of a mean loss is not known.
+FEWEST_LOSSES = 8
+# A gap less likely than this needs no explanation.
+NOTHING = 0.1
+# A model with a larger share of the loss without inputs knows too little for its test loss to tell.
+SKILL = 0.8
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
 
 def check(context: Context) -> Found:
-    """Measure the gap with its error, then try to tell training from test inputs."""
+    """Measure the gap with its error, then ask whether the test data are of another kind."""
     train, test = context.samples, context.test_samples
     if test is None or train is None:
         need = "train and test, batches of arrays with samples along axis 0"
         return [NotChecked("overfitting, mismatch", need)]
+    if min(train.size, test.size) < FEWEST_LOSSES:
+        need = f"at least {FEWEST_LOSSES} samples of each: the error of a mean is not known from fewer"
+        return [NotChecked("overfitting, mismatch", need)]
     seen, unseen = context.single_losses(train), context.single_losses(test)
     if seen is None or unseen is None:
-        return [
-            NotChecked("overfitting, mismatch", "a loss that is a mean over samples and can take one sample")
-        ]
-    here, there = float(seen.mean()), float(unseen.mean())
-    error = math.hypot(seen.std() / math.sqrt(len(seen)), unseen.std() / math.sqrt(len(unseen)))
+        which = "" if seen is None else " on the test data"
+        need = f"a loss that is a finite mean over samples and can take one sample{which}"
+        return [NotChecked("overfitting, mismatch", need)]
+    here, there, error = _difference(seen, unseen)
     context.measured["training and test loss"] = (
         f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
     )
-    material = MATERIAL * context.trivial if math.isfinite(context.trivial) else 0.0
-    gap = max(here * (GAP - 1), material)
-    sure = confidence(there - here - gap, max(error, 1e-12))
-    area, spread = two_sample_area(train, test)
-    text = f"{number(area, 3)} ± {number(spread, 1)}" if math.isfinite(area) else "not measured"
-    context.measured["telling training from test inputs, area under the curve"] = text
-    if not math.isfinite(area):
+    sure = confidence(there - here - _large_gap(here, context.trivial), error)
+    if sure < NOTHING:  # no gap: no question what it comes from
+        return [_overfitting(here, there, error, sure, "a gap that is small")]
+    kinds = [
+        found for found in (_by_inputs(context, train, test), _by_transfer(context)) if found is not None
+    ]
+    if not kinds:
         split = NotChecked("mismatch", f"inputs as arrays, and at least {FEWEST} samples of each")
         return [split, _overfitting(here, there, error, sure, "nothing is known about a mismatch")]
-    threshold = max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size)))
-    apart = confidence(area - threshold, spread)
-    same = f"training and test inputs can hardly be told apart (area {number(area, 3)})"
+    other = max(kinds, key=lambda kind: kind.sure)
+    same = f"training and test data can hardly be told apart ({'; '.join(kind.text for kind in kinds)})"
     return [
-        _overfitting(here, there, error, min(sure, 1 - apart), same),
+        _overfitting(here, there, error, min(sure, 1 - other.sure), same),
         Finding(
             cause="mismatch",
-            claim=f"the test loss is {number(there, 3)} against {number(here, 3)}, and a classifier tells "
-            f"test from training inputs with area {number(area, 3)}: they are of two kinds",
-            quantity="area under the curve, training against test inputs",
-            number=area,
-            low=area - 2 * spread,
-            high=area + 2 * spread,
-            threshold=threshold,
-            source=SOURCE,
-            confidence=min(sure, apart),
-            experiment="look at the inputs that the classifier is surest of; train on data like the test's",
-            cost=f"{FOLDS} small classifiers",
+            claim=f"the test loss is {number(there, 3)} against {number(here, 3)}, and the test data are of "
+            f"another kind: {other.text}",
+            quantity=other.quantity,
+            number=other.number,
+            low=other.number - 2 * other.error,
+            high=other.number + 2 * other.error,
+            threshold=other.threshold,
+            source=other.source,
+            confidence=min(sure, other.sure),
+            experiment="look at the samples that the other model is surest of; train on data like the test's",
+            cost=f"{FOLDS} small classifiers, and {baselines.FOLDS} to {baselines.FOLDS + 2} small models",
         ),
     ]
+
+
+class Kind(NamedTuple):
+    """One way to tell test from training data: its number, and how sure it is that they differ."""
+
+    quantity: str
+    text: str
+    number: float
+    error: float
+    threshold: float
+    source: str
+    sure: float
+
+
+def _difference(seen: np.ndarray, unseen: np.ndarray) -> tuple[float, float, float]:
+    """Both means, and the standard error of their difference."""
+    error = math.hypot(*(x.std(ddof=1) / math.sqrt(len(x)) for x in (seen, unseen)))
+    return float(seen.mean()), float(unseen.mean()), max(error, 1e-12)
+
+
+def _large_gap(here: float, trivial: float) -> float:
+    """The least gap that matters."""
+    return max(here * (GAP - 1), MATERIAL * trivial if math.isfinite(trivial) else 0.0)
+
+
+def _by_inputs(context: Context, train: Samples, test: Samples) -> Kind | None:
+    """Tell test from training inputs by a classifier."""
+    area, spread = two_sample_area(train, test)
+    if not math.isfinite(area):
+        return None
+    text = f"a classifier tells test from training inputs with area {number(area, 3)} ± {number(spread, 1)}"
+    context.measured["telling training from test inputs, area under the curve"] = (
+        f"{number(area, 3)} ± {number(spread, 1)}"
+    )
+    threshold = max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size)))
+    quantity = "area under the curve, training against test inputs"
+    return Kind(quantity, text, area, spread, threshold, SOURCE, confidence(area - threshold, spread))
+
+
+def _by_transfer(context: Context) -> Kind | None:
+    """Hold the test loss of another model against its loss on training samples that were held out.
+
+    What holds within the training data and not on the test data is a difference between the two, also where
+    the inputs are alike and their relation to the targets is not.
+
+    Returns:
+        Kind; None where no other model can be fitted, or it knows nothing of the targets.
+    """
+    found = context.held_out
+    if found is None or len(found[1]) < FEWEST_LOSSES:
+        return None
+    inside, outside, trivial = found
+    here, there, error = _difference(inside, outside)
+    context.measured["loss of another model on held-out training samples, and on test data"] = (
+        f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
+    )
+    if here > SKILL * trivial:
+        return None
+    gap = _large_gap(here, trivial)
+    text = (
+        f"a model fitted to a part of the training data has loss {number(here, 3)} on the rest of it, and "
+        f"{number(there, 3)} ± {number(error, 1)} on the test data"
+    )
+    return Kind(
+        "loss on test data − loss on held-out training data, of another model",
+        text,
+        there - here,
+        error,
+        gap,
+        "a held-out part of the training data (Lee 2021); half as much again, and 0.2 of the trivial loss",
+        confidence(there - here - gap, error),
+    )
 
 
 def _overfitting(here: float, there: float, error: float, sure: float, same: str) -> Finding:
@@ -87,7 +168,7 @@ def _overfitting(here: float, there: float, error: float, sure: float, same: str
         low=(there - 2 * error) / here if here > 0 else math.inf,
         high=(there + 2 * error) / here if here > 0 else math.inf,
         threshold=GAP,
-        source="half as much again, and 0.15 of the loss without inputs; chosen on planted troubles",
+        source="half as much again, and 0.2 of the loss without inputs; chosen on planted troubles",
         confidence=sure,
         experiment="more data or augmentation, weight decay, a smaller model, or stop earlier",
         cost="the loss of single samples of both sets",
@@ -103,12 +184,13 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     each = min(train.size, test.size, baselines.MAX_SAMPLES // 2)
     parts = [s.inputs[np.sort(rng.permutation(s.size)[:each])] for s in (train, test) if s.inputs is not None]
-    plain = baselines.features(np.concatenate(parts), rng)
+    both = np.concatenate(parts)
+    plain = Features(both, rng)(both)
     # Squares and random features: noise or contrast change no mean, and a linear classifier sees only means.
     squares = np.square(plain[:, :-1])
     scale = squares.std(axis=0)
     squares = (squares - squares.mean(axis=0)) / np.where(scale > 0, scale, np.inf)
-    rows = np.concatenate([baselines.random_features(plain, rng), squares], axis=1)
+    rows = np.concatenate([RandomFeatures(plain, rng)(plain), squares], axis=1)
     labels = np.repeat([0, 1], each)
     fold = rng.permutation(np.arange(2 * each) % FOLDS)
     score = np.zeros(2 * each)

@@ -7,14 +7,15 @@ import math
 import numpy as np
 
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, log_confidence
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
 
 # Rules of thumb behind LeCun et al. 1998 (Efficient BackProp, section 4.3: mean 0, variance 1, about the
 # same for all inputs).  Factors beyond which it hurt were chosen on the tuning half of the planted troubles.
 LARGE = 10.0
 UNEVEN = 1000.0
+FAR = 25.0
 SPREAD = 0.25
 SOURCE = (
     "inputs of mean 0 and variance 1, LeCun et al. 1998, section 4.3; factor chosen on the planted troubles"
@@ -35,30 +36,37 @@ def check(context: Context) -> Found:
     spread = float(np.quantile(each, 0.95) / np.quantile(each, 0.05)) if len(each) else 1.0
     context.measured["root mean square of the inputs"] = number(size, 3)
     context.measured["large inputs ÷ small ones"] = number(spread, 3)
+    offset = _offset(flat)
+    context.measured["mean of the inputs ÷ their deviation"] = number(offset, 3)
     off = max(size, 1 / size) if size > 0 else math.inf
-    by_size = log_confidence(off, LARGE, SPREAD)
-    by_spread = log_confidence(spread, UNEVEN, SPREAD)
-    first = by_size >= by_spread
-    share = off if first else spread
-    claim = (
-        f"the inputs have root mean square {number(size, 3)} instead of about 1"
-        if first
-        else f"some inputs are {number(spread, 3)} times as large as others"
-    )
+    text = f"the inputs have root mean square {number(size, 3)} instead of about 1"
+    far = f"the inputs lie around a mean {number(offset, 3)} times as large as their deviation"
+    uneven = f"some inputs are {number(spread, 3)} times as large as others"
+    ways = [
+        (off, LARGE, "root mean square of the inputs, or its inverse", text),
+        (spread, UNEVEN, "95 % ÷ 5 % quantile of sizes", uneven),
+        (offset, FAR, "mean of the inputs ÷ their deviation", far),
+    ]
+    factor, threshold, quantity, claim = max(ways, key=lambda way: log_confidence(way[0], way[1], SPREAD))
     return [
-        Finding(
-            cause="input_scale",
-            claim=claim,
-            quantity="root mean square of the inputs, or its inverse"
-            if first
-            else "95 % ÷ 5 % quantile of sizes",
-            number=share,
-            low=share * math.exp(-2 * SPREAD),
-            high=share * math.exp(2 * SPREAD),
-            threshold=LARGE if first else UNEVEN,
+        by_factor(
+            "input_scale",
+            claim,
+            quantity=quantity,
+            number=factor,
+            threshold=threshold,
+            spread=SPREAD,
             source=SOURCE,
-            confidence=max(by_size, by_spread),
             experiment="subtract each input's mean, divide by its deviation, and train again",
             cost="one pass over the inputs",
         )
     ]
+
+
+def _offset(flat: np.ndarray) -> float:
+    """Size of the means ÷ size of the deviations; constant inputs do not count."""
+    deviation = flat.std(axis=0)
+    varies = deviation > 0
+    if not np.any(varies):
+        return 0.0
+    return float(np.linalg.norm(flat.mean(axis=0)[varies]) / np.linalg.norm(deviation[varies]))

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import MAX_SINGLE, Context
+from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, log_confidence
-from hessian_probe.diagnosis.forward import layer_gradients
+from hessian_probe.diagnosis.problem import MAX_SINGLE
 from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.taps import layer_gradients
 from hessian_probe.results import number
 
 # Layers below which "by layer" means nothing.

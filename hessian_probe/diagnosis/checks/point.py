@@ -93,6 +93,8 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
         threshold=LARGE,
         source="a loss below this share is small; chosen on the planted troubles",
         confidence=min(sure, log_confidence(share, LARGE, SPREAD)),
-        experiment="a larger model, or better data: going on cannot lower this loss",
+        experiment="more informative inputs: a richer model does no better on samples held out"
+        if context.rich > context.value
+        else "a larger model, or better data: going on cannot lower this loss",
         cost=cost,
     )

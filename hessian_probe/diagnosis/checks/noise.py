@@ -1,0 +1,143 @@
+"""Does a step follow the gradient, or the accident of its batch?"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.problem import MAX_SINGLE
+from hessian_probe.diagnosis.result import NotChecked
+from hessian_probe.diagnosis.trial import STEPS, float_leaf
+from hessian_probe.results import number
+
+# Share that a change must gain of the loss that going on unchanged leaves after as many steps.
+MATERIAL = 0.05
+SPREAD = 0.5
+# Larger batches that are tried.
+LARGER = 8
+# Groups of samples that are left out in turn.
+GROUPS = 16
+
+
+def check(context: Context) -> Found:
+    """Hold the batch against the noise scale, and try steps on larger batches."""
+    samples = context.samples
+    if samples is None or not context.trials:
+        return []  # said by the check of the steps
+    scale = noise_scale(context)
+    if scale is not None:
+        text = f"{number(scale[0], 3)} samples ({number(scale[1], 3)} to {number(scale[2], 3)})"
+        context.measured["gradient noise scale tr Σ / |G|²"] = text
+    size = samples.batch_size
+    if size is None:
+        return [NotChecked("noise", "train as the list of batches that training uses")]
+    if context.still:
+        return [NotChecked("noise", "an optimizer that still moves")]
+    if scale is None:
+        return [NotChecked("noise", "a loss that is a mean over samples and can take one sample")]
+    doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
+    context.measured["twice the batch, by the noise scale"] = doubled
+    context.measured["half the batch, by the noise scale"] = halved
+    gain = _gain_of_larger(context, size)
+    share = scale[1] / size  # the least that the noise can be, with 95 % confidence
+    seen = max(log_confidence(share, 1.0, SPREAD), _by_trials(context))
+    return [
+        by_factor(
+            "noise",
+            f"with {size} samples a step the gradient is mostly noise: its noise scale is "
+            f"{number(scale[0], 3)} samples, and {LARGER} times the batch gains {number(100 * gain, 2)} % of "
+            "the loss",
+            quantity="gradient noise scale ÷ batch size",
+            number=scale[0] / size,
+            threshold=1.0,
+            spread=SPREAD,
+            source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
+            sure=min(seen, log_confidence(gain, MATERIAL, SPREAD)),
+            experiment=f"decay the learning rate to zero from here, or {LARGER} times the batch; by the "
+            f"noise scale twice the batch takes at best {doubled}, half of it at worst {halved}",
+            cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * STEPS} steps",
+        )
+    ]
+
+
+def _gain_of_larger(context: Context, size: int) -> float:
+    """Share of the loss that the better of larger batches and all samples gains over going on."""
+    assert context.samples is not None
+    larger = context.steps(min(LARGER * size, context.samples.size), STEPS)
+    changed = larger.run(context.params, context.opt_state, context.value).after
+    context.num_evaluations += STEPS
+    context.measured[f"loss after {STEPS} steps with {LARGER} times the batch"] = number(changed, 4)
+    return context.gain(context.trials[1.0].after, min(changed, context.full_batch[1.0].after))
+
+
+def _by_trials(context: Context) -> float:
+    """Noise without its scale: shorter steps gain on batches, and steps of the same length on all samples."""
+    going_on = context.trials[1.0].after
+    shorter = min(trial.after for factor, trial in context.trials.items() if factor < 1)
+    gains = (context.gain(going_on, shorter), context.gain(going_on, context.full_batch[1.0].after))
+    return log_confidence(min(gains), MATERIAL, SPREAD)
+
+
+def noise_scale(context: Context) -> tuple[float, float, float] | None:
+    """Gradient noise scale tr Σ / |G|², in samples, with an interval from groups left out in turn.
+
+    Returns:
+        The scale and the ends of its interval; None where the loss cannot take single samples.  Infinite
+        where the gradient cannot be told from zero.
+    """
+    samples = context.samples
+    assert samples is not None
+    rows = context.rng.permutation(samples.size)[: MAX_SINGLE - MAX_SINGLE % GROUPS]
+    each = len(rows) // GROUPS
+    if each == 0 or context.single_losses(samples) is None:
+        return None
+    batch = jax.tree.map(jnp.asarray, samples.take(rows[: each * GROUPS]))
+    groups = jax.tree.map(lambda leaf: leaf.reshape(GROUPS, each, *leaf.shape[1:]), batch)
+
+    def gradient(sample: object) -> jax.Array:
+        one = jax.tree.map(lambda leaf: leaf[None], sample)
+        found = jax.grad(context.loss, allow_int=True)(context.params, one)
+        return jnp.concatenate(
+            [leaf.ravel().astype(jnp.float32) for leaf in jax.tree.leaves(found) if float_leaf(leaf)]
+        )
+
+    def group(part: object) -> tuple[jax.Array, jax.Array]:
+        def add(
+            total: tuple[jax.Array, jax.Array], sample: object
+        ) -> tuple[tuple[jax.Array, jax.Array], None]:
+            g = gradient(sample)
+            return (total[0] + g, total[1] + g @ g), None
+
+        like = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[0], part))
+        zero = (jnp.zeros(like.shape, like.dtype), jnp.zeros((), like.dtype))
+        return jax.lax.scan(add, zero, part)[0]
+
+    sums, squares = jax.jit(lambda parts: jax.lax.map(group, parts))(groups)
+    context.num_evaluations += 2
+    sums, squares = np.asarray(sums, np.float64), np.asarray(squares, np.float64)
+
+    def parts(keep: np.ndarray) -> tuple[float, float]:
+        count = each * int(keep.sum())
+        mean, square = sums[keep].sum(0) / count, squares[keep].sum() / count
+        trace = (square - mean @ mean) * count / (count - 1)
+        return trace, float(mean @ mean) - trace / count
+
+    everything = np.ones(GROUPS, bool)
+    trace, signal = parts(everything)
+    left = np.array([parts(everything & (np.arange(GROUPS) != g)) for g in range(GROUPS)])
+    error = np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean(0)) ** 2, axis=0))
+    least, most = signal - 2 * error[1], signal + 2 * error[1]
+    high = trace / least if least > 0 else math.inf
+    return (trace / signal if signal > 0 else math.inf), trace / most if most > 0 else math.inf, high
+
+
+def _changed_batch(size: float, factor: float, scale: float) -> str:
+    """Steps and samples to the same progress with another batch, as shares of those with this one."""
+    # The best step gains in proportion to 1/(1 + scale / batch): McCandlish et al. 2018, section 2.2.
+    steps = 1 / factor if math.isinf(scale) else (1 + scale / (factor * size)) / (1 + scale / size)
+    return f"{number(steps, 3)} of the steps and {number(factor * steps, 3)} of the samples"

@@ -1,0 +1,218 @@
+"""Other models of the user's data, and other ways to train the user's own: measured on first use."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis import baselines
+from hessian_probe.diagnosis.baselines import Task
+from hessian_probe.diagnosis.features import Features
+from hessian_probe.diagnosis.problem import Problem
+from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
+
+# Steps of the own Adam that show what training could still gain, and samples of the one-batch test.
+ADAM_STEPS = 200
+ONE_BATCH = 16
+# Samples at which the rank of the model's slope is taken, and the share of its largest singular value below
+# which one is rounding of float32.
+FEW = 8
+RANK = 1e-4
+
+
+class Others(Problem):
+    """The problem with what other models and other training make of it."""
+
+    @cached_property
+    def targets(self) -> np.ndarray | None:
+        """Targets of the training samples; of an autoencoder these are the inputs."""
+        samples = self.samples
+        if samples is None or samples.targets is not None or samples.inputs is None:
+            return None if samples is None else samples.targets
+        outputs = self.outputs
+        same = outputs is not None and outputs.shape == samples.inputs.shape
+        return samples.inputs if same else None
+
+    @cached_property
+    def outputs(self) -> np.ndarray | None:
+        """Outputs of the model for the training inputs."""
+        if self.apply is None or self.samples is None or self.samples.inputs is None:
+            return None
+        found = np.asarray(self.apply(self.params, jnp.asarray(self.samples.inputs)))
+        if found.ndim == 0 or len(found) != self.samples.size:
+            raise ValueError(
+                f"apply must return an output for each of the {self.samples.size} samples along axis 0; got "
+                f"shape {found.shape}"
+            )
+        return found
+
+    @cached_property
+    def task(self) -> Task | None:
+        """What the loss is, told from the outputs."""
+        if self.outputs is None or self.targets is None:
+            return None
+        return baselines.recognise_task(self.outputs, self.targets, self.value)
+
+    @cached_property
+    def trivial(self) -> float:
+        """Loss without the inputs.
+
+        That of the best constant where the task is known, else what training reaches where every input is the
+        mean one.  Without targets it is not known; the first recorded loss stands for it, and NaN
+        where there is none.
+        """
+        if self.task is not None:
+            return baselines.trivial_loss(self.task)
+        samples = self.samples
+        if samples is not None and samples.targets is not None and samples.inputs is not None:
+            floating = samples.inputs.dtype.kind == "f"
+            one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
+            blind = samples.with_inputs(
+                np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
+            )
+            return self._by_adam(blind)
+        recorded = None if self.history is None else self.history.get("loss")
+        return math.nan if recorded is None else float(recorded[0])
+
+    def _by_adam(self, batch: Any) -> float:
+        """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
+        starts = (self.params, self._new_start)
+        self.num_evaluations += 2 * len(starts) * ADAM_STEPS
+        return float(np.nanmin([best_by_adam(self.loss, at, batch, ADAM_STEPS)[0] for at in starts]))
+
+    @cached_property
+    def linear(self) -> float:
+        """Training loss of a linear model; NaN where the user's model does not contain it.
+
+        It does not where it has fewer parameters, or where a narrow layer lets fewer numbers through than
+        differ among the outputs.
+        """
+        samples, task = self.samples, self._task_of_samples
+        if samples is None or samples.inputs is None or task is None:
+            return math.nan
+        rng = np.random.default_rng(0)
+        chosen = baselines.subset(samples.size, rng)
+        rows = Features(samples.inputs[chosen], rng)(samples.inputs[chosen])
+        free = task.classes - (task.kind == "cross_entropy")  # a constant added to all logits changes nothing
+        needed = min(free, rows.shape[1] - 1)
+        if rows.shape[1] * task.classes > self.op.size or self._rank < needed:
+            return math.nan
+        return baselines.fit(rows, task._replace(targets=task.targets[chosen]))[1]
+
+    @cached_property
+    def _rank(self) -> int:
+        """Directions of the inputs that outputs follow, at drawn parameters: the narrowest layer's width."""
+        assert self.apply is not None
+        assert self.samples is not None
+        assert self.samples.inputs is not None
+        if self.samples.inputs.dtype.kind != "f":
+            return self.op.size
+        apply, start = self.apply, self._new_start
+
+        def one(x: jax.Array) -> jax.Array:
+            return jnp.ravel(apply(start, x[None]))
+
+        some = jnp.asarray(self.samples.inputs[:: max(1, self.samples.size // FEW)][:FEW])
+        try:
+            slopes = np.asarray(jax.jit(jax.vmap(jax.jacrev(one)))(some), np.float64)
+        except Exception:  # a model that cannot take one sample
+            return self.op.size
+        flat = np.nan_to_num(slopes.reshape(*slopes.shape[:2], -1))
+        found = np.linalg.svd(flat, compute_uv=False)
+        return int(np.max(np.sum(found > RANK * found[:, :1], axis=1)))
+
+    @property
+    def rich(self) -> float:
+        """Held-out loss of a linear model on random features; NaN where the user's loss is not known."""
+        return math.nan if self._task_of_samples is None or self.held_out is None else self.held_out[0].mean()
+
+    @cached_property
+    def held_out(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """Losses of that model on held-out training samples and on test samples, and the trivial loss.
+
+        Where the user's loss is not known, it is the one that such targets usually have.
+        """
+        train = self.samples
+        if train is None or train.inputs is None or self.targets is None:
+            return None
+        task = self._task_of_samples or baselines.task_of(self.targets)
+        if task is None:
+            return None
+        rng = np.random.default_rng(0)
+        rows = baselines.subset(train.size, rng)
+        part = task._replace(targets=task.targets[rows])
+        found = baselines.held_out(train.inputs[rows], part, rng, self._test_part(task, rng))
+        return found.inside, found.outside, baselines.trivial_loss(task)
+
+    def _test_part(self, task: Task, rng: np.random.Generator) -> tuple[np.ndarray, Task] | None:
+        """Test inputs and targets, where they have the shapes of the training ones."""
+        train, test = self.samples, self.test_samples
+        if train is None or test is None or train.inputs is None or test.inputs is None:
+            return None
+        targets = test.inputs if train.targets is None else test.targets
+        if targets is None or self.targets is None or test.inputs.shape[1:] != train.inputs.shape[1:]:
+            return None
+        other = baselines.task_of(targets, like=task) if targets.shape[1:] == self.targets.shape[1:] else None
+        if other is None:
+            return None
+        rows = baselines.subset(test.size, rng)
+        return test.inputs[rows], other._replace(targets=other.targets[rows])
+
+    @property
+    def _task_of_samples(self) -> Task | None:
+        """The task, where it has one target for each sample."""
+        task, samples = self.task, self.samples
+        return (
+            task if task is not None and samples is not None and len(task.targets) == samples.size else None
+        )
+
+    @property
+    def _new_start(self) -> Any:
+        return drawn_anew(self.params, np.random.default_rng(0))
+
+    @cached_property
+    def restart(self) -> float:
+        """Lowest training loss that the own Adam sees from weights drawn anew."""
+        if self.samples is None:
+            return math.nan
+        self.num_evaluations += 2 * ADAM_STEPS
+        return best_by_adam(self.loss, self._new_start, self.samples.batch, ADAM_STEPS)[0]
+
+    @cached_property
+    def _adam_run(self) -> tuple[float, Any]:
+        if self.samples is None:
+            return float("nan"), None
+        self.num_evaluations += 2 * ADAM_STEPS
+        return best_by_adam(self.loss, self.params, self.samples.batch, ADAM_STEPS)
+
+    @property
+    def adam(self) -> float:
+        """Lowest training loss that the own Adam sees from here."""
+        return self._adam_run[0]
+
+    @cached_property
+    def test_losses(self) -> tuple[float, float]:
+        """Test loss here, and where the own Adam ended."""
+        samples, end = self.test_samples, self._adam_run[1]
+        if samples is None or end is None:
+            return float("nan"), float("nan")
+        batch = jax.tree.map(jnp.asarray, samples.batch)
+        value = jax.jit(self.loss)
+        self.num_evaluations += 2
+        return float(value(self.params, batch)), float(value(end, batch))
+
+    @cached_property
+    def one_batch(self) -> tuple[float, float]:
+        """Loss on a few samples before and after training on them alone."""
+        if self.samples is None:
+            return float("nan"), float("nan")
+        rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
+        batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
+        before = float(jax.jit(self.loss)(self.params, batch))
+        self.num_evaluations += 1
+        return before, best_by_adam(self.loss, self.params, batch, ADAM_STEPS)[0]

@@ -1,0 +1,98 @@
+"""What the user gave: loss, data and optimiser, checked and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import PyTree, generator
+from hessian_probe.diagnosis.samples import Samples, join
+from hessian_probe.operators.hessian import HessianOperator, hessian
+
+# Samples whose losses and gradients are taken one by one.
+MAX_SINGLE = 512
+
+
+class Problem:
+    """The user's problem.
+
+    Args:
+        loss: `loss(params)`, or `loss(params, batch)` when there is training data.
+        params: where training stopped.
+        train: training data or None.
+        test: test data or None.
+        history: recorded losses, or None.
+        optimizer: optax transformation or None.
+        opt_state: its state or None.
+        apply: `apply(params, inputs) -> outputs` or None.
+        baseline: what a simpler model reaches, or None.
+        key: random key or None.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        params: PyTree,
+        train: Any,
+        test: Any,
+        history: Mapping[str, np.ndarray] | None,
+        optimizer: Any,
+        opt_state: Any,
+        apply: Callable[..., Any] | None,
+        baseline: Any,
+        key: jax.Array | None,
+    ) -> None:
+        self.loss, self.params, self.train, self.test = loss, params, train, test
+        self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
+        self.apply, self.baseline, self.key = apply, baseline, key
+        self.rng = generator(key)
+        self.measured: dict[str, str] = {}
+        self.no_trials = ""
+        self.num_hvps = self.num_evaluations = 0
+        self.samples: Samples | None = None if train is None else join(train)
+        self.test_samples: Samples | None = None if test is None else join(test)
+        _check_alike(self.samples, self.test_samples)
+        self.data = train
+        self.op: HessianOperator = hessian(loss, params, train, check=False)
+        self.value = self.op.value
+        self._join_batches()
+
+    def _join_batches(self) -> None:
+        """Work on one joined batch where the loss is a mean over samples, so that batches do not matter."""
+        samples = self.samples
+        if samples is None or samples.batch_size is None:
+            return
+        joined = hessian(self.loss, self.params, samples.batch, check=False)
+        if abs(joined.value - self.value) <= 1e-3 * abs(self.value):
+            self.data, self.op = samples.batch, joined
+        else:
+            self.samples = None
+
+    def single_losses(self, samples: Samples) -> np.ndarray | None:
+        """Loss of each sample (of some of them); None where the loss is not a mean over samples."""
+        rows = np.sort(self.rng.permutation(samples.size)[:MAX_SINGLE])
+        batch = jax.tree.map(jnp.asarray, samples.take(rows))
+        try:
+            alone = jax.vmap(lambda b: self.loss(self.params, jax.tree.map(lambda leaf: leaf[None], b)))
+            losses = np.asarray(jax.jit(alone)(batch), np.float64)
+            together = float(jax.jit(self.loss)(self.params, batch))
+        except Exception:  # a loss that cannot take one sample is no mean over samples
+            return None
+        self.num_evaluations += 2
+        mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
+        return losses if mean and np.all(np.isfinite(losses)) else None
+
+
+def _check_alike(train: Samples | None, test: Samples | None) -> None:
+    """Test samples must be of the shape of training samples."""
+    if train is None or test is None:
+        return
+    shapes = [[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)] for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"test must be of the same kind as train; got samples of shapes {shapes[1]}, expected {shapes[0]}"
+        )
