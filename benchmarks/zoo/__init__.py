@@ -212,7 +212,7 @@ VARIED = (
     ),
     Plant("RMSProp at 2, autoencoder", "divergence", varied.diverging_code, "tuning", ("oscillation",)),
     Plant("bouncing, one logit", "oscillation", varied.bouncing_binary, "tuning", (), True),
-    Plant("bouncing Adam", "oscillation", varied.bouncing_adam, "tuning", (), True),
+    Plant("bouncing Lion", "oscillation", varied.bouncing_lion, "tuning", (), True),
     Plant("tiny rate, autoencoder", "slow", varied.slow_code, "tuning", (), True),
     Plant("cosine ended early", "slow", varied.ended_schedule, "tuning", (), True),
     Plant("clipped to nothing", "slow", varied.clipped_short, "tuning", (), True),

@@ -16,6 +16,7 @@ from benchmarks.zoo.samples import (
     centre,
     diabetes,
     iris,
+    mislabelled,
     parted,
     raw_wine,
     split,
@@ -160,8 +161,11 @@ def bouncing_binary(seed: int) -> Run:
     return fit(dense((30, 1), "tanh"), train, test, optimizer, 200, seed, objective=binary)
 
 
-def bouncing_adam(seed: int) -> Run:
-    return fit(dense((10, 12, 1), "elu"), *diabetes(seed), optax.adam(0.5), 300, seed, objective=squared)
+def bouncing_lion(seed: int) -> Run:
+    """Steps of signs do not shrink with the gradient; what they can stand is not known."""
+    train, test = plain_wine(seed)
+    parts = [mislabelled(part, seed, 0.2, 3) for part in (train, test)]
+    return fit(dense((13, 3), "tanh"), *parts, optax.lion(0.3), 200, seed)
 
 
 def slow_code(seed: int) -> Run:

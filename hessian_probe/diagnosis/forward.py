@@ -36,6 +36,7 @@ class Origin(NamedTuple):
         zero: it is a constant zero.
         inside: it depends on a layer's output.
         axis: axis of the units, from the end.
+        soft: it is a logarithm of 1 + something, which makes a maximum with zero a softplus.
     """
 
     data: bool
@@ -43,6 +44,7 @@ class Origin(NamedTuple):
     zero: bool = False
     inside: bool = False
     axis: int = -1
+    soft: bool = False
 
 
 class Activation(NamedTuple):
@@ -143,7 +145,7 @@ class _Run:
             through = through | {len(self.activations)}
             self.activations.append(Activation(kind, outputs[0], axis))
         zero = name in ("broadcast_in_dim", "convert_element_type") and origins[0].zero
-        return outputs, [Origin(data, through, zero, inside, axis)] * len(outputs)
+        return outputs, [Origin(data, through, zero, inside, axis, name == "log1p")] * len(outputs)
 
     def scan(self, options: Any, values: list[Any], origins: list[Origin]) -> tuple[list[Any], list[Origin]]:
         """Run a scan turn by turn."""
@@ -194,7 +196,7 @@ def _through(name: str, origins: list[Origin]) -> frozenset[int]:
     """Activations that a result came through.
 
     A factor that multiplies data it did not come from is a gate (as within GELU and SiLU), not an
-    activation that the next layer reads.
+    activation that the next layer reads.  The maximum within a softplus is none either.
 
     Returns:
         Their numbers.
@@ -202,6 +204,9 @@ def _through(name: str, origins: list[Origin]) -> frozenset[int]:
     carried = [origin.through for origin in origins if origin.data]
     if name == "mul" and len(carried) == 2:
         return carried[0] & carried[1]
+    soft = [origin.through for origin in origins if origin.soft]
+    if name == "add" and soft:
+        return soft[0]
     return frozenset().union(*carried)
 
 

@@ -3,9 +3,10 @@
 1. Evidence: findings below an even chance are dropped.  The rest are strong (confidence at least 0.9) or
    moderate, and strong ones come first.
 2. Within each, a cause comes before what it brings about: inputs of a bad scale saturate units and stretch
-   valleys; dead units stop gradients; a step that is too long or too short, or a saddle, is a reason why
-   optimisation falls short of what the model can do; a limit of the model is what is left when nothing
-   hinders training, and is why a minimum is high.  `CAUSES` lists them in this order.
+   valleys, or make the loss run away; dead units stop gradients; a step that is too long or too short, or a
+   saddle, is a reason why optimisation falls short of what the model can do; a limit of the
+   model is what is left when nothing hinders training, and is why a minimum is high.  `CAUSES` lists them in
+   this order.
 3. Then by confidence.
 
 "optimization" says no more than that the loss can be lower; anything found that hinders training is the more
@@ -15,7 +16,8 @@ Two findings need others to be absent.  A limit of the model is claimed only whe
 training was found, since both show in the same way.  What hinders training matters only where the training
 loss can be lower; where no other way was seen to lower it, such findings are dropped, and so they are where
 the training loss is small and lowering it further made the test loss no better: that is training enough.
-Units that do not answer to the data stay where the loss is large: nothing that is tried here revives them.
+Units that do not answer to the data hinder only where weights drawn anew end lower than training from here: a
+narrow layer that separates classes is flat by its nature.
 """
 
 from __future__ import annotations

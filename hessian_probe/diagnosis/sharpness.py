@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def sharpness(
     measures = (
         plain.measure("lambda_max", "none", "λ_max(H)", "loss / params²", "largest eigenvalue"),
         measuring.summed(ones).measure("trace", "none", "tr H", "loss / params²", "sum of eigenvalues"),
-        measuring.highest(box, plain.vector, 100 / (1 + op.value)).measure(
+        measuring.highest(box, plain.vector, 100 / (1 + op.value) if op.value > -1 else math.nan).measure(
             "keskar", "none", f"100 (max f − f)/(1 + f), |zᵢ| ≤ {keskar_box:g}(|xᵢ| + 1)", "percent", KESKAR
         ),
         measuring.summed(_filters(x, filter_axis)).measure(

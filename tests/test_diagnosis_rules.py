@@ -1,0 +1,274 @@
+"""The other ways that a diagnosis tries, each on a case where what it must find is known."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.diagnosis import baselines
+from hessian_probe.diagnosis.checks import activations, generalisation, inputs, records, steps
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.forward import run, traced
+from hessian_probe.diagnosis.result import Finding
+from hessian_probe.diagnosis.taps import layer_gradients, slopes
+from hessian_probe.diagnosis.trial import drawn_anew
+
+optax = pytest.importorskip("optax")
+pytestmark = pytest.mark.any_promotion
+
+
+def context(loss, params, train=None, **more):
+    names = ("test", "history", "optimizer", "opt_state", "apply", "baseline", "key")
+    return Context(loss, params, train, *(more.get(name) for name in names))
+
+
+def sure(found, cause):
+    return next(item.confidence for item in found if isinstance(item, Finding) and item.cause == cause)
+
+
+def rows(count=80, width=4, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def squared(params, batch):
+    return jnp.mean((batch[0] @ params["w"] + params["b"] - batch[1]) ** 2)
+
+
+# What the loss is
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "signs"])
+def test_a_binary_loss_and_its_best_constant(kind):
+    logits = rows(width=1)
+    y = (np.random.default_rng(1).random((80, 1)) < 0.3).astype(np.float32)
+    loss = float(np.mean(np.logaddexp(0, logits) - y * logits))
+    outputs = 1 / (1 + np.exp(-logits)) if kind == "probabilities" else logits
+    task = baselines.recognise_task(outputs, 2 * y - 1 if kind == "signs" else y, loss)
+    share = y.mean()
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert task.kind == "binary"
+    assert baselines.trivial_loss(task) == pytest.approx(entropy, rel=1e-5)
+
+
+def test_a_loss_that_is_not_recognised_is_held_against_training_without_inputs():
+    """A Huber loss is not known here; its best constant is found by a grid."""
+    x = rows()
+    y = (x @ np.array([[3.0], [0], [0], [0]]) + 1).astype(np.float32)
+
+    def huber(pred, target):
+        return jnp.mean(optax.losses.huber_loss(pred, target))
+
+    def apply(p, x):
+        return x @ p["w"] + p["b"]
+
+    params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
+    here = context(lambda p, batch: huber(apply(p, batch[0]), batch[1]), params, (x, y), apply=apply)
+    best = min(float(huber(jnp.full(y.shape, c), y)) for c in np.linspace(-2, 3, 101))
+    assert here.task is None
+    assert here.trivial == pytest.approx(best, rel=0.02)
+
+
+def test_an_autoencoder_is_its_own_target():
+    x = rows()
+    params = {"w": jnp.zeros((4, 4))}
+    here = context(lambda p, b: jnp.mean((b @ p["w"] - b) ** 2), params, x, apply=lambda p, x: x @ p["w"])
+    assert here.trivial == pytest.approx(float(np.mean(np.var(x, axis=0))), rel=1e-4)
+
+
+def test_a_narrow_layer_holds_no_linear_model():
+    x = rows(width=6)
+    y = (x @ np.random.default_rng(2).standard_normal((6, 3))).astype(np.float32)
+    for width, inside in ((1, False), (3, True)):
+        rng = np.random.default_rng(3)
+        shapes = {"a": (6, width), "b": (width, 40), "c": (40, 3)}
+        params = {name: jnp.asarray(rng.standard_normal(s), jnp.float32) for name, s in shapes.items()}
+
+        def apply(p, x):
+            return x @ p["a"] @ p["b"] @ p["c"]
+
+        here = context(lambda p, b: jnp.mean((apply(p, b[0]) - b[1]) ** 2), params, (x, y), apply=apply)
+        assert math.isfinite(here.linear) == inside
+
+
+def test_a_new_start_draws_weights_and_keeps_gains():
+    params = {"w": jnp.zeros((300, 100)), "b": jnp.full(100, 9.0), "gain": jnp.full(100, 1.1)}
+    params["n"] = jnp.int32(3)
+    found = drawn_anew(params, np.random.default_rng(0))
+    assert float(jnp.std(found["w"])) == pytest.approx(math.sqrt(2 / 400), rel=0.02)
+    assert not np.any(found["b"])
+    assert np.all(found["gain"] == 1)
+    assert found["n"] == 3
+
+
+# Test data of another kind
+
+
+def test_the_same_inputs_with_other_labels_are_a_mismatch():
+    """The inputs are alike; another model holds on held-out training data and fails on the test data."""
+    x, unseen = rows(200), rows(200, seed=5)
+    labels = [(part[:, :1] > 0).astype(np.float32) for part in (x, unseen)]
+
+    def apply(p, x):
+        return x @ p["w"]
+
+    def loss(p, batch):
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(apply(p, batch[0]), batch[1]))
+
+    params = {"w": jnp.asarray([[6.0], [0], [0], [0]])}
+    for flipped in (False, True):
+        test = (unseen, 1 - labels[1] if flipped else labels[1])
+        found = generalisation.check(context(loss, params, (x, labels[0]), test=test, apply=apply))
+        causes = [item.cause for item in found if isinstance(item, Finding) and item.confidence > 0.9]
+        assert causes == ["mismatch"] * flipped
+
+
+def test_the_error_of_one_sample_is_not_known():
+    params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
+    part = (rows(1), np.ones((1, 1), np.float32))
+    found = generalisation.check(context(squared, params, part, test=part))
+    assert not any(isinstance(item, Finding) for item in found)
+
+
+# Rates
+
+
+@pytest.mark.parametrize("rate", [1e-7, 0.0])
+def test_a_rate_of_next_to_nothing_is_slow_however_small(rate):
+    """A ladder of rates finds one; where the schedule has ended, its beginning is tried."""
+    x = rows()
+    y = (x @ np.ones((4, 1))).astype(np.float32)
+    schedule = optax.constant_schedule(rate) if rate else lambda count: jnp.where(count < 20, 0.1, 0.0)
+    optimizer = optax.sgd(schedule)
+    params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
+    state = jax.tree.map(lambda leaf: leaf + 100, optimizer.init(params))
+    found = steps.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
+    assert sure(found, "slow") > 0.95
+
+
+def test_bouncing_is_seen_without_a_known_limit():
+    """Sign descent has no preconditioner that can be read; shorter steps show that its steps are too long."""
+    x = rows()
+    y = (x @ np.ones((4, 1)) + 0.5).astype(np.float32)
+    params = {"w": jnp.ones((4, 1)), "b": jnp.zeros(1)}
+    for rate, bounces in ((1.0, True), (1e-3, False)):
+        optimizer = optax.chain(optax.scale_by_sign(), optax.scale(-rate))
+        state = optimizer.init(params)
+        found = steps.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
+        assert (sure(found, "oscillation") > 0.9) == bounces
+
+
+# Units and layers
+
+
+def test_a_scan_is_seen_turn_by_turn():
+    """The gradient by turn, against autodiff of a bias for each turn."""
+    rng = np.random.default_rng(0)
+    w, x = jnp.asarray(rng.standard_normal((5, 5)) / 3, jnp.float32), rows(7, 5)
+
+    def loss(w, x, biases):
+        def turn(h, bias):
+            return jnp.tanh(h @ w + bias), h.sum()
+
+        h, sums = jax.lax.scan(turn, x, biases)
+        return jnp.mean(h**2) + 0 * sums.sum()
+
+    zero = jnp.zeros((3, 7, 5))
+    norms, loops = layer_gradients(lambda w, x: loss(w, x, zero), w, x)
+    expected = np.linalg.norm(np.asarray(jax.grad(loss, 2)(w, x, zero)).reshape(3, -1), axis=1)
+    np.testing.assert_allclose(norms, expected, rtol=1e-4)
+    assert not loops
+
+
+@pytest.mark.parametrize(
+    ("squash", "bias", "cause"),
+    [
+        (jax.nn.gelu, -20.0, "dead_units"),
+        (lambda x: jnp.where(x > 0, x, 0.0), -20.0, "dead_units"),
+        (jax.nn.hard_tanh, 20.0, "saturation"),
+        (jax.nn.elu, -20.0, "saturation"),
+        (jax.nn.gelu, 0.0, ""),
+        (jax.nn.hard_tanh, 0.0, ""),
+    ],
+)
+def test_activations_without_a_name_are_judged_by_their_slope(squash, bias, cause):
+    params = {"a": jnp.asarray(rows(4, 8)) / 3, "b": jnp.full(8, bias), "c": jnp.asarray(rows(8, 1, 1))}
+
+    def loss(p, x):
+        return jnp.mean((squash(x @ p["a"] + p["b"]) @ p["c"]) ** 2)
+
+    found = activations.check(context(loss, params, rows()))
+    assert [f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.9] == [cause] * bool(cause)
+
+
+def test_slopes_are_those_of_the_activation():
+    params, x = {"a": jnp.asarray(rows(4, 8)), "c": jnp.asarray(rows(8, 1, 1))}, rows(9)
+
+    def loss(p, x):
+        return jnp.mean((jax.nn.softplus(x @ p["a"]) @ p["c"]) ** 2)
+
+    program, count = traced(loss, params, x)
+    ((value, slope),) = slopes(program, count, params, x)
+    before = np.asarray(x @ np.asarray(params["a"]), np.float64)
+    np.testing.assert_allclose(value, np.log1p(np.exp(before)), rtol=1e-4)
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-before)), rtol=1e-3)
+
+
+def test_channels_first_are_counted_by_channel():
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((6, 1, 3, 3)), jnp.float32)
+    params = {"k": kernel, "b": jnp.full(6, -90.0).at[0].set(0.0), "out": jnp.ones((6 * 64, 1))}
+
+    def loss(p, x):
+        order = ("NCHW", "OIHW", "NCHW")
+        h = jax.lax.conv_general_dilated(x, p["k"], (1, 1), "SAME", dimension_numbers=order)
+        h = jax.nn.relu(h + p["b"][:, None, None])
+        return jnp.mean((h.reshape(len(x), -1) @ p["out"]) ** 2)
+
+    x = rows(10, 64).reshape(10, 1, 8, 8)
+    program, count = traced(loss, params, x)
+    assert len(run(program, count, params, x).layers) == 2
+    found = activations.check(context(loss, params, x))
+    assert next(f.number for f in found if isinstance(f, Finding)) == pytest.approx(5 / 6)
+
+
+def test_inputs_far_from_zero_are_of_a_bad_scale():
+    params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
+    for offset, bad in ((0.0, False), (5.0, True)):
+        x = offset + 0.1 * rows() if offset else rows()
+        found = inputs.check(context(squared, params, (x, np.ones((80, 1), np.float32))))
+        assert (sure(found, "input_scale") > 0.9) == bad
+
+
+# Records and bad input
+
+
+def test_a_recorded_test_loss_that_rose_again_is_overfitting():
+    there = np.r_[np.linspace(2, 0.8, 20), np.linspace(0.8, 2, 30)]
+    losses = {"loss": np.geomspace(2, 0.01, 50), "test_loss": there}
+    here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
+    assert sure(records.check(here), "overfitting") > 0.9
+    losses["test_loss"] = np.linspace(2, 0.8, 50)
+    here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
+    assert sure(records.check(here), "overfitting") < 0.1
+
+
+def test_a_baseline_needs_no_data():
+    found = hp.diagnose(lambda p: jnp.sum(p**2) + 2.0, jnp.zeros(2), baseline=np.float32(0.1))
+    assert found.findings[0].cause == "optimization"
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ({"baseline": True}, TypeError, "baseline must be"),
+        ({"baseline": "x"}, TypeError, "baseline must be"),
+        ({"optimizer": "sgd", "opt_state": ()}, TypeError, "optimizer must be"),
+        ({"train": []}, ValueError, "empty list"),
+        ({"train": (rows(), rows(width=1)), "test": (rows(width=3), rows(width=1))}, ValueError, "same kind"),
+    ],
+)
+def test_bad_input_is_refused(more, error, said):
+    with pytest.raises(error, match=said):
+        hp.diagnose(squared, {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}, **more)
