@@ -175,7 +175,7 @@ def test_a_scan_is_seen_turn_by_turn():
         h, sums = jax.lax.scan(turn, x, biases)
         return jnp.mean(h**2) + 0 * sums.sum()
 
-    zero = jnp.zeros((3, 7, 5))
+    zero = jnp.zeros((3, 7, 5), jnp.float32)
     norms, loops = layer_gradients(lambda w, x: loss(w, x, zero), w, x)
     expected = np.linalg.norm(np.asarray(jax.grad(loss, 2)(w, x, zero)).reshape(3, -1), axis=1)
     np.testing.assert_allclose(norms, expected, rtol=1e-4)
