@@ -30,8 +30,7 @@ def train(loss, params, monitor, steps, *, first=0, rate=RATE):
     for step in range(first, first + steps):
         value, gradient = both(params)
         event = monitor.update(step, params, value)
-        moved = event.kind == "escaped"
-        params = event.params if moved else params - rate * gradient
+        params = event.params if event.moved else params - rate * gradient
         events.append(event)
     return params, events
 
@@ -56,6 +55,74 @@ def test_it_leaves_a_saddle_and_stops_at_the_minimum():
     assert monitor.cost.num_escapes == 1
     assert monitor.cost.num_steps == 900
     assert monitor.cost.num_hvps == sum(event.num_hvps for event in events)
+
+
+def flat_saddle(p):
+    """Descent from (1e-3, 0) stays for thousands of steps, and no window shows that it will leave."""
+    return 0.25 * jnp.sum(p**2) ** 2 - 1e-3 * p[0] ** 2 + 1e-3 * p[1] ** 2
+
+
+@pytest.mark.parametrize("every", [4, 8, 16])
+def test_looks_are_taken_before_the_plateau_test_has_spoken(every):
+    monitor = Monitor(flat_saddle, every=every)
+    _, events = train(flat_saddle, start(1e-3, 0), monitor, 64)
+    escape = next(event for event in events if event.kind == "escaped")
+    assert escape.step < 16
+    assert escape.point is not None
+    assert escape.escape.loss_after < 0.9 * -1e-6
+    assert escape.escape.point is escape.point
+
+
+def test_looks_in_vain_stay_within_their_share():
+    """A share that pays for no look at all from the start on, and forgets none later."""
+    monitor = Monitor(bowl, max_share=1e-6)
+    _, events = train(bowl, start(1, 1), monitor, 200)
+    assert all(event.point is None or event.point.label == "minimum" for event in events)
+    assert sum(event.num_evaluations > 0 for event in events) <= 1
+
+
+def escaped(options=None):
+    """A monitor that has just left the saddle of `well`, and its event."""
+    monitor = Monitor(well, **(options or {}))
+    _, events = train(well, start(0, 0.5), monitor, 64)
+    assert events[-1].kind == "escaped"
+    return monitor, events[-1]
+
+
+@pytest.mark.parametrize("value", ["loss", "nan"])
+def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_path):
+    monitor, event = escaped({"log": tmp_path / "log", "moments": "keep"})
+    lost = 5.0 * event.params if value == "loss" else np.nan * event.params
+    moments = {"momentum": jnp.ones_like(lost), "count": jnp.ones((), int)}
+    kept = monitor.state_dict()
+    second = Monitor(well)
+    second.load_state_dict(json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in kept.items()})))
+    for each in (monitor, second):
+        back = each.update(64, lost, float(well(lost)), opt_state=moments)
+        assert back.kind == "returned"
+        assert back.moved
+        assert back.params.dtype == lost.dtype
+        # The point of the look: the update before was told its loss.
+        assert float(well(back.params)) == pytest.approx(event.escape.loss_before, rel=1e-5)
+        assert float(back.opt_state["momentum"][0]) == 0
+        assert int(back.opt_state["count"]) == 0
+        assert "taken back" in back.evidence[-1]
+        assert each.cost.num_returns == 1
+        until = 2 * 65 + 4 * 64
+        events = [each.update(65 + i, back.params, well(back.params)) for i in range(until - 65 - 1)]
+        assert not any(event.num_evaluations for event in events)
+        assert not any(event.moved for event in events)
+        after = [each.update(until + i, back.params, well(back.params)) for i in range(8)]
+        assert any(event.point is not None for event in after)
+    assert "returned" in [row["kind"] for row in read_events(tmp_path / "log")]
+
+
+def test_an_escape_stands_after_four_windows():
+    monitor, event = escaped()
+    params, _ = train(well, event.params, monitor, 4 * 64 + 8, first=64)
+    assert not any(name.startswith("anchor") for name in monitor.state_dict())
+    far = monitor.update(400, 5.0 * params, well(5.0 * params))
+    assert far.kind != "returned"
 
 
 def test_plain_descent_stays_where_the_monitor_leaves():
@@ -88,7 +155,10 @@ def test_nothing_is_touched_while_nothing_is_wrong():
         assert event.opt_state is state
         assert event.point is None
         assert event.escape is None
-    assert monitor.cost.num_hvps == 0
+    # Early looks, after 8, 16 … 256 updates: a gradient each, twice with products.
+    assert monitor.cost.num_probes == 6
+    assert monitor.cost.num_hvps == 6
+    assert monitor.cost.num_gradients == 8
     assert "NONE" in repr(event)
 
 
@@ -187,13 +257,13 @@ def test_a_run_killed_and_restored_from_orbax(tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")
     _, events = train(well, start(0, 0.5), Monitor(well), 300)
     first = Monitor(well)
-    params, before = train(well, start(0, 0.5), first, 98)
+    params, before = train(well, start(0, 0.5), first, 60)
     saver = checkpoint.PyTreeCheckpointer()
     saver.save(tmp_path / "run", {"params": params, "monitor": first.state_dict()})
     kept = saver.restore(tmp_path / "run")
     second = Monitor(well)
     second.load_state_dict(kept["monitor"])
-    _, after = train(well, jnp.asarray(kept["params"]), second, 202, first=98)
+    _, after = train(well, jnp.asarray(kept["params"]), second, 240, first=60)
     assert record(before + after) == record(events)
     assert "escaped" in [event.kind for event in after]
 
@@ -219,6 +289,31 @@ def test_a_state_of_another_window_is_refused():
 def test_options_out_of_range_are_refused(options, error):
     with pytest.raises(error, match=next(iter(options))):
         Monitor(well, **options)
+
+
+def test_a_random_key_among_the_parameters_is_carried_along():
+    monitor = Monitor(lambda p: well(p["x"]))
+    params = {"x": start(1e-3, 0), "key": jax.random.key(0)}
+    moments = {"mu": jax.tree.map(lambda leaf: leaf, params)}
+    events = [monitor.update(step, params, well(params["x"]), opt_state=moments) for step in range(100)]
+    escape = next(event for event in events if event.kind == "escaped")
+    assert float(well(escape.params["x"])) < -0.2
+    assert escape.params["key"] is params["key"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "params", "error", "says"),
+    [
+        (lambda p, b: well(p) + jnp.mean(b), None, [0.0, 0.0], TypeError, "batch|argument"),
+        (lambda p: (well(p), p), None, [0.0, 0.0], TypeError, "scalar"),
+        (lambda p: jnp.float32(1), None, [], ValueError, "floating-point"),
+        (lambda p, b: well(p) + jnp.mean(b), [np.ones((4, 2)), np.ones(4)], [0.0, 0.0], ValueError, "tuple"),
+        (lambda p, b: well(p), iter([np.ones(4)]), [0.0, 0.0], TypeError, "once"),
+    ],
+)
+def test_what_no_look_could_work_with_is_refused_at_the_first_update(loss, data, params, error, says):
+    with pytest.raises(error, match=says):
+        Monitor(loss, data).update(0, start(*params), 1.0)
 
 
 def test_misuse_is_refused():

@@ -49,7 +49,7 @@ def update_train_state(
     event = monitor.update(
         int(state.step), state.params, value, opt_state=state.opt_state, batch=batch, fixed=fixed
     )
-    if event.kind == "escaped":
+    if event.moved:
         state = state.replace(params=event.params, opt_state=event.opt_state)
     return state, event
 
@@ -111,7 +111,7 @@ class NNXMonitor:
         held = {} if self._optimizer is None else nnx.to_pure_dict(nnx.state(self._optimizer))
         state = held.get("opt_state")
         event = self.monitor.update(step, params, value, opt_state=state, batch=batch, fixed=fixed)
-        if event.kind == "escaped":
+        if event.moved:
             nnx.update(self._module, self._state(event.params))
             if event.opt_state is not state:
                 moments = nnx.state(self._optimizer)
@@ -178,5 +178,5 @@ class EquinoxMonitor:
         event = self.monitor.update(
             step, params, value, opt_state=opt_state, batch=batch, fixed=(rest, state)
         )
-        moved = self._eqx.combine(event.params, rest) if event.kind == "escaped" else module
+        moved = self._eqx.combine(event.params, rest) if event.moved else module
         return dataclasses.replace(event, params=moved)

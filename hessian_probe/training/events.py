@@ -19,8 +19,10 @@ class Event:
 
     Attributes:
         kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
-            `PlateauTest`); "escaped": the parameters were moved off a saddle or a maximum;
-            "at_minimum": the loss is flat and the latest look found a minimum.
+            `PlateauTest`); "escaped": the parameters were moved down a way that training does not see, along
+            negative curvature or where the loss bends down, off the point that `point.label` names;
+            "returned": the latest escape was taken back, `params` are those before it; "at_minimum": the
+            loss is flat and the latest look found a minimum.
         step: the step that was given.
         value: the loss that was given.
         params: what to go on with; the same object if nothing was changed.
@@ -44,6 +46,11 @@ class Event:
     num_hvps: int
     num_evaluations: int
     seconds: float
+
+    @property
+    def moved(self) -> bool:
+        """Whether `params` and `opt_state` are others than those that were given."""
+        return self.kind in ("escaped", "returned")
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         title = f"Event: {self.kind.upper()}   step {self.step}, loss {number(self.value, 5)}"
@@ -90,18 +97,22 @@ class Cost:
 
     Attributes:
         num_steps: updates seen.
-        num_probes: classifications made.
+        num_probes: looks taken.
         num_escapes: escapes accepted.
+        num_returns: those that were taken back, since training could not go on from where they led.
         num_hvps: Hessian-vector products.
-        num_evaluations: loss or gradient evaluations.
+        num_gradients: gradients, and those evaluations of classifications and escapes that may be gradients.
+        num_evaluations: loss or gradient evaluations, `num_gradients` among them.
         seconds: time in `update`, compilation included.
-        probe_seconds: the part of it spent on classifications and escapes.
+        probe_seconds: the part of it spent on looks.
     """
 
     num_steps: int = 0
     num_probes: int = 0
     num_escapes: int = 0
+    num_returns: int = 0
     num_hvps: int = 0
+    num_gradients: int = 0
     num_evaluations: int = 0
     seconds: float = 0.0
     probe_seconds: float = 0.0

@@ -75,7 +75,7 @@ def keras_callback(data: Any, **options: Any) -> Any:
             event = self.monitor.update(self._step, params, value, fixed=tuple(fixed))
             if event.kind != "none":
                 self.history.append(event)
-            if event.kind == "escaped":
+            if event.moved:
                 self.model.jax_state_sync()
                 for variable, moved in zip(self.model.trainable_variables, event.params, strict=True):
                     variable.assign(jnp.asarray(moved))

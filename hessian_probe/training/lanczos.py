@@ -196,7 +196,7 @@ def _ritz(state: _State) -> tuple[jax.Array, jax.Array]:
         Values, ascending, shape (m,), and weights by column, shape (m, m).
     """
     betas = state.betas[:-1]
-    index = jnp.arange(len(state.alphas))
+    index = jnp.arange(len(state.alphas), dtype=jnp.int32)
     held = jnp.concatenate([jnp.ones((1,), jnp.bool_), jnp.cumprod(betas > 0) > 0]) & (index < state.steps)
     alphas = jnp.where(held, state.alphas, state.largest)
     betas = jnp.where(held[1:], betas, jnp.zeros_like(betas))

@@ -107,7 +107,7 @@ class Look:
             strategy: a name of `STRATEGIES`.
             key: random key.
             fall: what training itself brings within a window.
-            num_products: products of the Lanczos run.
+            num_products: products of the Lanczos run; with 0 of the default strategy none is compiled.
             thorough: whether to spend products at all.
 
         Returns:
@@ -126,12 +126,13 @@ class Look:
             if not default:
                 way, spent = jax.lax.cond(thorough, lambda: curved(enough), self._no_way), thorough
             else:
-                straight = self._along_gradient(before, gradient, longest, margin, enough)
-                spent = thorough & ~straight.leaves
+                way = straight = self._along_gradient(before, gradient, longest, margin, enough)
+                spent = thorough & ~straight.leaves & (num_products > 0)
                 # What a longer step along the gradient brings, a larger rate would: a slope, no saddle.
                 slope = jnp.maximum(before - straight.value, 0.0)
                 more = jnp.maximum(enough, WORTH * slope)
-                way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
+                if num_products > 0:
+                    way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
             gradients = 1 + spent.astype(jnp.int32)
             evaluations = RUNGS * int(default) + self._num_rungs(strategy) * spent.astype(jnp.int32)
             step, value = way.step, way.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ def draw(data: Any, batch: PyTree, turn: int) -> Sample:
         return Sample(data, None, "the data")
     weights = data.weights if isinstance(data, Batches) else None
     batches = data if isinstance(data, list) else None
-    count = len(batches) if batches is not None else sum(1 for _ in data)
+    count = len(weights) if weights is not None else operator.length_hint(data) or sum(1 for _ in data)
     if count == 1:
         return Sample(data, None, "the one batch of data")
     width = min(2 * BATCHES, count)

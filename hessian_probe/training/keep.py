@@ -1,0 +1,91 @@
+"""What a monitor remembers, as a flat dict of NumPy arrays, and back."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hessian_probe.training.events import Cost
+from hessian_probe.training.pacing import Pace
+from hessian_probe.training.plateau import PlateauTest
+from hessian_probe.training.stream import CHUNK, KINDS, Stream
+
+# Kinds of events that last.
+LASTING = (*KINDS, "at_minimum")
+ANCHOR = "anchor_"
+
+
+class Kept(NamedTuple):
+    """What decides future events, beside the plateau test and the costs.
+
+    Attributes:
+        pace: when to look again.
+        at_minimum: whether the latest look found a minimum.
+        last: kind of the latest event.
+        gain: what the latest escape brought.
+        anchor: variables before it, for as long as it may be taken back; else empty.
+    """
+
+    pace: Pace
+    at_minimum: bool
+    last: str
+    gain: float
+    anchor: tuple[np.ndarray, ...]
+
+
+def to_dict(kept: Kept, test: PlateauTest, cost: Cost) -> dict[str, Any]:
+    """Write all of it as arrays by name."""
+    numbers = {
+        "at_minimum": kept.at_minimum,
+        "last": LASTING.index(kept.last),
+        "gain": kept.gain,
+        "pending": np.resize([*test.pending, math.nan], CHUNK),
+    }
+    parts = {"pace": kept.pace._asdict(), "cost": vars(cost), "stream": test.stream._asdict()}
+    for prefix, part in parts.items():
+        numbers |= {f"{prefix}_{name}": value for name, value in part.items()}
+    numbers |= {f"{ANCHOR}{i}": leaf for i, leaf in enumerate(kept.anchor)}
+    return {name: np.asarray(value) for name, value in numbers.items()}
+
+
+def from_dict(state: dict[str, Any], kept: Kept, test: PlateauTest, cost: Cost) -> Kept:
+    """Read it back.
+
+    Args:
+        state: what `to_dict` returned.
+        kept: of a new monitor.
+        test: of a monitor of the same options; is changed.
+        cost: is changed.
+
+    Returns:
+        The rest of what was kept.
+
+    Raises:
+        ValueError: an entry is missing, or the window differs.
+    """
+    own = to_dict(kept._replace(anchor=()), test, cost)
+    missing = sorted(set(own) - set(state))
+    if missing:
+        raise ValueError(f"the state lacks {', '.join(missing)}; was it made by Monitor.state_dict?")
+    new = {name: np.asarray(state[name], held.dtype) for name, held in own.items()}
+    for name, held in own.items():
+        if new[name].shape != held.shape:
+            raise ValueError(
+                f"{name} has shape {new[name].shape}, expected {held.shape}: give the monitor the window "
+                "it was saved with"
+            )
+    for name, value in vars(cost).items():
+        setattr(cost, name, type(value)(new[f"cost_{name}"]))
+    pending = list(itertools.takewhile(math.isfinite, new["pending"].tolist()))
+    test.resume(Stream(*(new[f"stream_{name}"] for name in Stream._fields)), pending)
+    held = sum(name.startswith(ANCHOR) for name in state)
+    return Kept(
+        Pace(*(new[f"pace_{name}"][()] for name in Pace._fields)),
+        bool(new["at_minimum"]),
+        LASTING[int(new["last"])],
+        float(new["gain"]),
+        tuple(np.asarray(state[f"{ANCHOR}{i}"]) for i in range(held)),
+    )
