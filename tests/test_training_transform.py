@@ -80,6 +80,19 @@ def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     assert all(np.isfinite(leaf) for leaf in params.values())
 
 
+def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
+    """At the saddle the loss is 100.3, which bfloat16 calls 100.5; at the minimum 100.05, called 100."""
+
+    def coarse(p):
+        return (well(p) + 100.3).astype(jnp.bfloat16)
+
+    optimizer = escape_saddles(optax.sgd(0.0), coarse, num_products=2)
+    params, state, _, _, _ = train(coarse, start(0.0, 0.0), optimizer, 200)
+    assert int(state.num_probes) >= 2
+    assert int(state.num_escapes) == 0
+    assert float(params["x"]) == 0
+
+
 def test_without_a_strategy_it_only_watches():
     optimizer = escape_saddles(optax.sgd(0.05), well, strategy="none")
     params, state, _, _, _ = train(well, start(), optimizer, 300)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
+from hessian_probe.training.kick import HOPE, KICK, kick
 from hessian_probe.training.lanczos import krylov_space
 from hessian_probe.training.pacing import worth
-from hessian_probe.training.slide import Ladder, best_rung, slide
+from hessian_probe.training.slide import TRIALS, Ladder, best_rung, slide
 from hessian_probe.training.strategies import DEFAULT, RUNGS, STRATEGIES, best_of, halvings
 
 # The longest step tried, over the length of the parameters (at least 1).
@@ -22,6 +23,8 @@ ROUNDING = 16.0
 # at the best rate; and on other data at least this share of what it brought on its own.
 WORTH = 2.0
 CONFIRMED = 0.5
+# No kick where even the lowest curvature seen is above this share of the highest: nothing is flat there.
+DEGENERATE = 1e-3
 
 
 class Found(NamedTuple):
@@ -47,12 +50,13 @@ class Found(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """A first step, the loss there, whether it may be taken; the curvature, and the products it took."""
+    """A first step, the loss there, whether it may be taken; curvature, ‖H‖, and the products it took."""
 
     step: Vector
     value: jax.Array
     leaves: jax.Array
     curvature: jax.Array
+    size: jax.Array
     negative: jax.Array
     num_hvps: jax.Array
 
@@ -83,10 +87,17 @@ class Look:
 
     def value(self, x: Vector) -> jax.Array:
         """Loss at `x`, as training sees it: with the parameters' own dtypes."""
+        return self._own(x).astype(self.dtype)
+
+    def _own(self, x: Vector) -> jax.Array:
         params = merge(self.layout, cast(x, self.layout.dtypes), self.rest)
         with jax.default_matmul_precision("highest"):
-            found = self._loss(params) if self.batch is None else self._loss(params, self.batch)
-        return jnp.asarray(found).astype(self.dtype)
+            return jnp.asarray(self._loss(params) if self.batch is None else self._loss(params, self.batch))
+
+    def _eps(self) -> float:
+        """Rounding of the parameters' dtype or of the loss's own, whichever is coarser."""
+        own = jax.eval_shape(self._own, self.x).dtype
+        return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
     def nothing(self) -> Found:
         """Return what a look finds where none is taken."""
@@ -94,14 +105,20 @@ class Look:
         return Found(self._zeros(), zero, zero, jnp.zeros((), jnp.bool_), none, none, none)
 
     def search(
-        self, strategy: str, key: jax.Array, fall: jax.Array, num_products: int, thorough: jax.Array
+        self,
+        strategy: str,
+        key: jax.Array,
+        fall: jax.Array,
+        num_products: int,
+        thorough: jax.Array,
+        kicks: jax.Array,
     ) -> Found:
         """Look for a way down that training does not see.
 
         With the default strategy, first for a long step along the gradient that bends down (see
         `training.slide`), which costs no products; then, if that finds nothing, for the best step along
-        negative curvature; then on downhill from there while it pays.  The other strategies are their own
-        steps alone.
+        negative curvature; then on downhill from there while it pays; or else a kick (see `training.kick`).
+        The other strategies are their own steps alone.
 
         Args:
             strategy: a name of `STRATEGIES`.
@@ -109,6 +126,7 @@ class Look:
             fall: what training itself brings within a window.
             num_products: products of the Lanczos run; with 0 of the default strategy none is compiled.
             thorough: whether to spend products at all.
+            kicks: whether to try a kick where they show no way.
 
         Returns:
             What was found.
@@ -116,7 +134,7 @@ class Look:
         default = strategy == DEFAULT
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
-            margin = ROUNDING * float(jnp.finfo(self.layout.dtype).eps) * jnp.abs(before)
+            margin = ROUNDING * self._eps() * jnp.abs(before)
             enough = jnp.maximum(margin, WORTH * fall)
             longest = REACH * jnp.maximum(norm(self.x), 1.0)
 
@@ -140,6 +158,14 @@ class Look:
                 slid = slide(self.value, self.x, before, step, value, way.leaves)
                 step, value = slid.step, slid.value
                 gradients, evaluations = gradients + slid.num_passes, evaluations + slid.num_evaluations
+                go = kicks & ~(way.curvature > DEGENERATE * way.size)
+                beyond = jnp.where(way.leaves, before - value, 0.0)
+                kicked = kick(self.value, self.x, before, self._displaced(key), enough, beyond, go)
+                gradients = gradients + kicked.num_passes
+                evaluations = evaluations + kicked.num_evaluations
+                step = jax.tree.map(lambda a, b: jnp.where(kicked.leaves, a, b), kicked.step, step)
+                value = jnp.where(kicked.leaves, kicked.value, value)
+                way = way._replace(leaves=way.leaves | kicked.leaves)
         gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
         return Found(step, gain, way.curvature, way.negative, way.num_hvps, gradients, evaluations)
 
@@ -156,7 +182,7 @@ class Look:
         leaves = rung.bent & (before - rung.value > enough)
         nan = jnp.full((), jnp.nan, self.dtype)
         none = jnp.zeros((), jnp.int32)
-        return _Way(scale(rung.length, unit), rung.value, leaves, nan, leaves, none)
+        return _Way(scale(rung.length, unit), rung.value, leaves, nan, nan, leaves, none)
 
     def _along_curvature(
         self,
@@ -188,12 +214,13 @@ class Look:
             negative = negative | rung.bent
         leaves = negative & (before - best.value > enough)
         curvature = space.curvature.astype(self.dtype)
-        return _Way(best.step, best.value, leaves, curvature, negative, space.num_products)
+        size = space.size.astype(self.dtype)
+        return _Way(best.step, best.value, leaves, curvature, size, negative, space.num_products)
 
     def _no_way(self) -> _Way:
         zero, no = jnp.zeros((), self.dtype), jnp.zeros((), jnp.bool_)
         nan = jnp.full((), jnp.nan, self.dtype)
-        return _Way(self._zeros(), zero, no, nan, no, jnp.zeros((), jnp.int32))
+        return _Way(self._zeros(), zero, no, nan, nan, no, jnp.zeros((), jnp.int32))
 
     def perturbation(self, key: jax.Array, radius: float) -> Found:
         """Draw a step uniformly from a ball (Jin et al. 2017); nothing is claimed about the loss there."""
@@ -208,7 +235,7 @@ class Look:
         gain = self.value(self.x) - self.value(add_scaled(self.x, 1.0, step))
         return gain > CONFIRMED * expected
 
-    def price(self, strategy: str, num_products: int, thorough: bool) -> float:
+    def price(self, strategy: str, num_products: int, thorough: bool, kicks: bool = False) -> float:
         """Gradients that a look which finds nothing costs at most."""
         if strategy not in STRATEGIES:
             return 0.0
@@ -216,6 +243,8 @@ class Look:
         if thorough:
             gradients, products = 2, self._num_steps(num_products) + 1
             evaluations += self._num_rungs(strategy)
+        if kicks:
+            gradients, evaluations = gradients + HOPE, evaluations + 1 + TRIALS * HOPE
         return worth(products, gradients, evaluations)
 
     def _num_steps(self, num_products: int) -> int:
@@ -226,6 +255,11 @@ class Look:
 
     def _zeros(self) -> Vector:
         return tuple(jnp.zeros_like(leaf) for leaf in self.x)
+
+    def _displaced(self, key: jax.Array) -> Vector:
+        """A random displacement of each leaf, KICK times as long as the leaf."""
+        pairs = zip(self._normal(key), self.x, strict=True)
+        return tuple(scale(KICK * norm((x,)) / norm((n,)), (n,))[0] for n, x in pairs)
 
     def _normal(self, key: jax.Array) -> Vector:
         keys = jax.random.split(key, len(self.x))

@@ -127,7 +127,9 @@ def slide(
         size = norm(gradient)
         unit = scale(jnp.where(size > 0, -1 / jnp.where(size > 0, size, jnp.ones_like(size)), 0.0), gradient)
         slope = -size.astype(s.value.dtype)
-        length, lowest, trials = _search(lambda t: loss(add_scaled(here, t, unit)), s.value, slope, s.length)
+        length, lowest, trials = line_search(
+            lambda t: loss(add_scaled(here, t, unit)), s.value, slope, s.length
+        )
         lower = lowest < s.value
         pays = s.value - lowest > PAYS * (before - s.value)
         return Slide(
@@ -145,7 +147,7 @@ def slide(
     return jax.lax.while_loop(lambda s: s.going & (s.num_passes < PASSES), one, start)
 
 
-def _search(
+def line_search(
     loss: Callable[[jax.Array], jax.Array], before: jax.Array, slope: jax.Array, length: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Try a length, then the minimum of the parabola through it, and again where neither is lower.

@@ -9,15 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, split, tangent, widest
+from hessian_probe.training import escape_rules as rules
 from hessian_probe.training.early import EARLY, brings, scheduled, thorough
-from hessian_probe.training.escape_rules import (
-    after_escape,
-    after_look,
-    after_progress,
-    after_return,
-    now,
-    stuck,
-)
 from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
 from hessian_probe.training.frozen import frozen_variables
 from hessian_probe.training.look import Found, Look
@@ -25,7 +18,7 @@ from hessian_probe.training.moments import adjust_moments
 from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
 from hessian_probe.training.pacing import PAUSE, above, affordable, worth
 from hessian_probe.training.strategies import DEFAULT, STRATEGIES
-from hessian_probe.training.watch import full, judged, once
+from hessian_probe.training.watch import choose, full, judged, once
 
 
 def escape_saddles(
@@ -49,18 +42,23 @@ def escape_saddles(
     to twice that of the parameters: where it falls by twice what the slope explains, it bends down, as at
     saddles whose curvature is lost in rounding.  If it does not, and at the plateau test's looks and two of
     the others, a Lanczos run looks for negative curvature, and steps along it are tried.  From the best step
-    on, steepest descent with line searches goes on while it pays.  The result becomes the update, `params +
-    updates` being the new point, if its first step alone brings more than rounding and twice what training
-    brings within a window (eight times where the plateau test has not spoken); with batches, only if the
-    next batch confirms it.
+    on, steepest descent with line searches goes on while it pays.  Last, where the plateau test asked and the
+    lowest curvature seen is not clearly positive, a kick: every leaf is displaced at random by 1.2 times its
+    length, and line searches lead down from there; it counts if that brings twice what curvature did, and
+    twice what as many line searches bring without it.  The result becomes the update, `params + updates`
+    being the new point, if its first step alone (or the kick) brings more than rounding and twice what
+    training brings within a window (eight times where the plateau test has not spoken); with batches, only
+    if the next batch confirms it.
 
-    Where the optimiser cannot go on from there (within 256 steps the loss rises above the saddle's by what
-    the escape brought), the escape is taken back, and nothing is looked at for as long as the run has lasted.
+    A step along curvature proves a saddle; a kick only that a lower loss is near.  Where the optimiser cannot
+    go on from there (within 256 steps the loss rises above the saddle's by what the escape brought), the
+    escape is taken back, and nothing is looked at for as long as the run has lasted.
 
     Looks that find nothing are followed by pauses that grow geometrically.  Nothing is compiled twice, and
     the host is not asked.  Parameters that the optimiser never moves (`optax.set_to_zero` in a partition or
     a mask) are left where they are.  Sharded arrays under `jit` work; under `shard_map` or `pmap` every
-    device would look at its own batch and go its own way, so hand all of them the same one.
+    device would look at its own batch and go its own way, so hand all of them the same one.  An update
+    cannot be differentiated in reverse mode: it holds a `jax.lax.while_loop`.
 
     `hp.training.Monitor` labels the point as well, and says why; this one only looks for a way down.
 
@@ -99,8 +97,9 @@ def escape_saddles(
         0.1 ms, for the buffers of the part that does not run.  `hp.training.Monitor` costs such loops less.
         A look in vain: one gradient and 10 evaluations; with products one more gradient, at most
         num_products + 1 products and 20 more evaluations (10 for the Newton strategies), and num_products
-        vectors of memory while it runs, part of the compiled step.  A look that finds a way: fewer products,
-        and up to 16 gradients and 64 evaluations on the way down.
+        vectors of memory while it runs, part of the compiled step; with a kick 24 gradients and 49 to 97
+        evaluations more, if the share allows it.  A look that finds a way: fewer products, and up to 16
+        gradients and 64 evaluations on the way down; by a kick up to 96 gradients.
 
     Source:
         Perturbation: C. Jin et al. 2017, arXiv:1703.00887; for the rest see `training.strategies`.
@@ -189,7 +188,7 @@ class _Hook:
         state = state._replace(inner=inner)
         if self.options.strategy == "none":
             return updates, state
-        return _choose(moved, tangent(layout, state.pending, rest), updates), state
+        return choose(moved, tangent(layout, state.pending, rest), updates), state
 
     def _moments(self, state: EscapeState, params: PyTree) -> PyTree:
         """Adjust the optimiser's state where the update before was a step off a saddle."""
@@ -198,7 +197,7 @@ class _Hook:
         moved = (state.last_step == state.num_steps) & (state.last_step > 0)
         if how == "reset":
             fresh = adjust_moments(state.inner, params, how, init=self.optimizer.init)
-            return _choose(moved, fresh, state.inner)
+            return choose(moved, fresh, state.inner)
         layout, _, rest = self._split(params)
         displacement = tangent(layout, state.pending, rest)
         return once(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
@@ -210,7 +209,7 @@ class _Hook:
         memory, still = unpack(held[0]), held[1]
         fresh = full(memory.watch)
         memory = memory._replace(watch=once(fresh, judged, memory.watch))
-        memory = after_progress(memory, self.options.window)
+        memory = rules.after_progress(memory, self.options.window)
         if self.options.strategy == "none":
             return pack(memory), still
         alarm = above(memory.pace, value)
@@ -224,7 +223,7 @@ class _Hook:
         before = look.value(memory.anchor)
         worse = jnp.isfinite(before) & ~(value <= before + memory.last_gain)
         back = add_scaled(memory.anchor, -1.0, look.x)
-        returned = after_return(memory, back, self.options.window)
+        returned = rules.after_return(memory, back, self.options.window)
         memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
         return memory._replace(num_evaluations=memory.num_evaluations + 1), worse
 
@@ -235,10 +234,9 @@ class _Hook:
         asked = self._due(memory, look) & ~waits
         found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
         price = look.price(options.strategy, options.num_products, True)
-        # A step that the next batch denies is charged for as a whole look.
-        cost = jnp.where(waits, price, worth(found.num_hvps, found.num_gradients, found.num_evaluations))
+        cost = worth(found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits)
         memory = memory._replace(
-            pending=_choose(asked, found.step, memory.pending),
+            pending=choose(asked, found.step, memory.pending),
             num_probes=memory.num_probes + asked.astype(jnp.int32),
             num_hvps=memory.num_hvps + found.num_hvps,
             num_gradients=memory.num_gradients + found.num_gradients,
@@ -246,46 +244,45 @@ class _Hook:
             last_curvature=jnp.where(found.num_hvps > 0, found.curvature, memory.last_curvature),
         )
         if options.strategy == "perturbation":
-            next_look = now(memory) + PAUSE * options.window
+            next_look = rules.now(memory) + PAUSE * options.window
             pace = memory.pace._replace(next_look=jnp.where(asked, next_look, memory.pace.next_look))
             return memory._replace(pace=pace), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
-            memory = after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
-            return after_escape(memory, moved, found.gain, options.window, look.x, value), moved
+            memory = rules.after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
+            return rules.after_escape(memory, moved, found.gain, options.window, look.x, value), moved
         step, expected = memory.pending, memory.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
         fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
+        # A step that waits is charged for already, lest the next batch deny it; else that is forgiven.
+        charge = jnp.where(asked & ~fruitless, cost, 0.0).astype(memory.pace.wasted.dtype)
         memory = memory._replace(
-            num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32), expected=found.gain
+            num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32),
+            expected=found.gain,
+            pace=memory.pace._replace(wasted=memory.pace.wasted + charge),
         )
-        memory = after_look(memory, fruitless, waits | found.negative, cost, price, options.max_share)
-        return after_escape(memory, confirmed, expected, options.window, look.x, value), confirmed
+        memory = rules.after_look(memory, fruitless, waits | found.negative, cost, price, options.max_share)
+        return rules.after_escape(memory, confirmed, expected, options.window, look.x, value), confirmed
 
     def _due(self, memory: Memory, look: Look) -> jax.Array:
         """Whether to look after a judgement: the plateau test asks for it, or the schedule."""
         options = self.options
         if options.strategy not in STRATEGIES:
-            return stuck(memory)
+            return rules.stuck(memory)
         at = scheduled if options.strategy == DEFAULT else thorough
-        early = at(memory.watch.stream.count, options.every) & (now(memory) >= memory.pace.hands_off)
-        return stuck(memory) | (early & self._affords(memory, look, False))
+        early = at(memory.watch.stream.count, options.every) & (rules.now(memory) >= memory.pace.hands_off)
+        return rules.stuck(memory) | (early & self._affords(memory, look, False))
 
-    def _affords(self, memory: Memory, look: Look, deep: bool) -> jax.Array:
-        price = look.price(self.options.strategy, self.options.num_products, deep)
-        return affordable(now(memory), memory.pace.wasted, price, self.options.max_share)
+    def _affords(self, memory: Memory, look: Look, deep: bool, *, kick: bool = False) -> jax.Array:
+        price = look.price(self.options.strategy, self.options.num_products, deep, kick)
+        return affordable(rules.now(memory), memory.pace.wasted, price, self.options.max_share)
 
     def _look(self, memory: Memory, look: Look) -> Found:
         options = self.options
         key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
-        asked = stuck(memory)
+        asked, kicks = rules.stuck(memory), self._affords(memory, look, True, kick=True)
         early = thorough(memory.watch.stream.count, options.every) & self._affords(memory, look, True)
         fall = jnp.where(asked, jnp.maximum(memory.watch.fall, 0.0), EARLY * brings(jnp, memory.watch.stream))
-        return look.search(options.strategy, key, fall, options.num_products, asked | early)
-
-
-def _choose(where: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """Return one pytree or the other, with the dtypes of `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(where, jnp.asarray(a).astype(b.dtype), b), new, old)
+        return look.search(options.strategy, key, fall, options.num_products, asked | early, asked & kicks)

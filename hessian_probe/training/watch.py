@@ -76,3 +76,8 @@ def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
         return jnp.zeros_like(carry[0]), change(carry[1])
 
     return jax.lax.while_loop(lambda carry: carry[0], body, (go, held))[1]
+
+
+def choose(where: jax.Array, new: Any, old: Any) -> Any:
+    """Return one pytree or the other, with the dtypes of `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(where, jnp.asarray(a).astype(b.dtype), b), new, old)
