@@ -111,7 +111,7 @@ class Look:
         fall: jax.Array,
         num_products: int,
         thorough: jax.Array,
-        kicks: jax.Array,
+        kicks: jax.Array | None = None,
     ) -> Found:
         """Look for a way down that training does not see.
 
@@ -126,7 +126,7 @@ class Look:
             fall: what training itself brings within a window.
             num_products: products of the Lanczos run; with 0 of the default strategy none is compiled.
             thorough: whether to spend products at all.
-            kicks: whether to try a kick where they show no way.
+            kicks: whether to try a kick where they show no way; None for never, which compiles less.
 
         Returns:
             What was found.
@@ -158,6 +158,7 @@ class Look:
                 slid = slide(self.value, self.x, before, step, value, way.leaves)
                 step, value = slid.step, slid.value
                 gradients, evaluations = gradients + slid.num_passes, evaluations + slid.num_evaluations
+            if default and kicks is not None:
                 go = kicks & ~(way.curvature > DEGENERATE * way.size)
                 beyond = jnp.where(way.leaves, before - value, 0.0)
                 kicked = kick(self.value, self.x, before, self._displaced(key), enough, beyond, go)
