@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.training.history import COLUMNS, ROWS
 from hessian_probe.training.pacing import Pace, above, new_pace
 from hessian_probe.training.stream import Stream
 from hessian_probe.training.watch import Watch, new_watch
@@ -22,6 +23,7 @@ COUNTS = (
     "num_hvps",
     "num_gradients",
     "num_evaluations",
+    "num_rows",
     "last_step",
     "watch_held",
     "stream_count",
@@ -60,7 +62,8 @@ class EscapeState(NamedTuple):
         inner: state of the optimiser inside.
         pending: step that the latest look found, taken already or waiting to be confirmed.
         anchor: variables before the latest escape.
-        counts: whole numbers, shape (15,).
+        log: what the latest looks saw and did, read by `escape_events`, shape (32, 10).
+        counts: whole numbers, shape (16,).
         numbers: real numbers, shape (16,).
         waiting: losses that are not judged yet, shape (every,).
         recent: losses before them, shape (window,).
@@ -74,6 +77,7 @@ class EscapeState(NamedTuple):
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients evaluated beside the optimiser's.
         num_evaluations: losses likewise.
+        num_rows: rows that were ever written to `log`.
         next_look: update before which nothing is looked at.
         last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
         last_gain: what the latest accepted escape brought on its own batch.
@@ -83,6 +87,7 @@ class EscapeState(NamedTuple):
     inner: Any
     pending: Any
     anchor: Any
+    log: jax.Array
     counts: jax.Array
     numbers: jax.Array
     waiting: jax.Array
@@ -105,6 +110,7 @@ class Memory(NamedTuple):
         inner: state of the optimiser inside.
         pending: step that the latest look found.
         anchor: variables before the latest escape.
+        log: what the latest looks saw and did.
         watch: what the plateau test remembers.
         pace: what it remembers of its looks.
         expected: what `pending` brought on its own batch; 0 where nothing waits.
@@ -115,6 +121,7 @@ class Memory(NamedTuple):
     inner: Any
     pending: Any
     anchor: Any
+    log: jax.Array
     watch: Watch
     pace: Pace
     expected: jax.Array
@@ -125,6 +132,7 @@ class Memory(NamedTuple):
     num_hvps: jax.Array
     num_gradients: jax.Array
     num_evaluations: jax.Array
+    num_rows: jax.Array
     last_curvature: jax.Array
     last_gain: jax.Array
 
@@ -142,6 +150,7 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
         inner=inner,
         pending=pending,
         anchor=anchor,
+        log=jnp.zeros((ROWS, len(COLUMNS)), dtype),
         watch=new_watch(window, every, dtype),
         pace=new_pace(jnp, window, dtype),
         expected=real(0.0),
@@ -152,6 +161,7 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
         num_hvps=whole(),
         num_gradients=whole(),
         num_evaluations=whole(),
+        num_rows=whole(),
         last_curvature=real(np.nan),
         last_gain=real(0.0),
     )
@@ -168,6 +178,7 @@ def pack(memory: Memory) -> EscapeState:
         inner=memory.inner,
         pending=memory.pending,
         anchor=memory.anchor,
+        log=memory.log,
         counts=jnp.stack([fields[name] for name in COUNTS]),
         numbers=jnp.stack([fields[name] for name in NUMBERS]),
         waiting=watch.waiting,
@@ -185,7 +196,7 @@ def unpack(state: EscapeState) -> Memory:
 
     stream = parts(Stream, "stream_", recent=state.recent, blocks=state.blocks)
     watch = parts(Watch, "watch_", stream=stream, waiting=state.waiting)
-    arrays = {"inner": state.inner, "pending": state.pending, "anchor": state.anchor}
+    arrays = {name: getattr(state, name) for name in ("inner", "pending", "anchor", "log")}
     return cast(Memory, parts(Memory, "", **arrays, watch=watch, pace=parts(Pace, "")))
 
 

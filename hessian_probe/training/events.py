@@ -130,11 +130,23 @@ def append_event(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read a monitor's log back as a table: one dict per event, all with the same keys.
+def write_events(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+    """Append events, as `escape_events` returns them, to a file of JSON lines for `read_events`.
 
     Args:
-        path: file of JSON lines, as `Monitor(log=path)` writes it.
+        path: the file; it is made where there is none.
+        rows: one dict per event.
+    """
+    for row in rows:
+        plain = {key: _plain(value) if isinstance(value, float) else value for key, value in row.items()}
+        append_event(path, plain)
+
+
+def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a log back as a table: one dict per event, all with the same keys.
+
+    Args:
+        path: file of JSON lines, as `Monitor(log=path)` and `write_events` write it.
 
     Returns:
         Rows in the order written; what an event lacks is None; NaN and infinities are floats again.

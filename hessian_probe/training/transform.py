@@ -13,6 +13,7 @@ from hessian_probe.training import escape_rules as rules
 from hessian_probe.training.early import EARLY, brings, scheduled, thorough
 from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
 from hessian_probe.training.frozen import frozen_variables
+from hessian_probe.training.history import logged
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import adjust_moments
 from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
@@ -60,7 +61,8 @@ def escape_saddles(
     device would look at its own batch and go its own way, so hand all of them the same one.  An update
     cannot be differentiated in reverse mode: it holds a `jax.lax.while_loop`.
 
-    `hp.training.Monitor` labels the point as well, and says why; this one only looks for a way down.
+    `hp.training.Monitor` labels the point as well; this one only looks for a way down.  What it saw and did,
+    and why it stopped asking, is read from its state by `escape_events`.
 
     Args:
         optimizer: an optax gradient transformation.
@@ -207,7 +209,7 @@ class _Hook:
     ) -> tuple[EscapeState, jax.Array]:
         """Go back or judge where that is due, and act where the verdict or a waiting step asks for it."""
         memory, still = unpack(held[0]), held[1]
-        fresh = full(memory.watch)
+        began, fresh = memory, full(memory.watch)
         memory = memory._replace(watch=once(fresh, judged, memory.watch))
         memory = rules.after_progress(memory, self.options.window)
         if self.options.strategy == "none":
@@ -216,7 +218,7 @@ class _Hook:
         memory, back = once(alarm, lambda held: self._step_back(held[0], look, value), (memory, still))
         asked = ((fresh & self._due(memory, look)) | (memory.expected > 0)) & ~back
         memory, moved = once(asked, lambda held: self._step_off(held[0], look, value), (memory, still))
-        return pack(memory), moved | back
+        return pack(logged(began, memory, value)), moved | back
 
     def _step_back(self, memory: Memory, look: Look, value: jax.Array) -> tuple[Memory, jax.Array]:
         """Take the latest escape back if this very batch has a lower loss before it than now."""

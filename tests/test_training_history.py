@@ -1,0 +1,78 @@
+"""What `escape_saddles` tells of its looks afterwards."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessian_probe.training import escape_events, escape_saddles, read_events, write_events
+
+optax = pytest.importorskip("optax")
+pytestmark = pytest.mark.any_promotion
+
+
+def run(loss, params, steps, optimizer):
+    """Train in a scan; the parameters and the state at the end."""
+
+    def step(carry, _):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = (params, optimizer.init(params))
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0])(carry)
+
+
+def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
+    """From the saddle of x⁴/4 − x²/2 + y² to a minimum, where the looks stop."""
+
+    def well(p):
+        return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
+
+    _, state = run(well, jnp.asarray([0.0, 0.5]), 3000, escape_saddles(optax.sgd(0.05), well))
+    rows = escape_events(state)
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(steps)
+    first = next(row for row in rows if row["kind"] == "escaped")
+    assert first["gain"] == pytest.approx(0.25, abs=0.02)
+    assert first["lowest"] == pytest.approx(-1, rel=1e-3)
+    last = [row for row in rows if row["kind"] == "at_minimum"][-1]
+    assert last["lowest"] == pytest.approx(2, rel=1e-2)  # both curvatures are 2 at (±1, 0)
+    assert "not negative" in last["evidence"]
+    assert f"before update {float(state.next_look):.0f}" in rows[-1]["evidence"]
+    assert sum(row["num_hvps"] for row in rows) == int(state.num_hvps)
+    assert sum(row["num_gradients"] for row in rows) == int(state.num_gradients)
+    assert sum(row["num_evaluations"] for row in rows) == int(state.num_evaluations)
+    write_events(tmp_path / "log.jsonl", rows)
+    back = read_events(tmp_path / "log.jsonl")
+    assert len(back) == len(rows)
+    for row, other in zip(rows, back, strict=True):
+        assert row.keys() == other.keys()
+        assert all(
+            a == b or (math.isnan(a) and math.isnan(b))
+            for a, b in zip(row.values(), other.values(), strict=True)
+        )
+
+
+def test_only_the_latest_rows_are_kept():
+    """Looks go on where each step is worse than the last: the loss is lower at every random place."""
+
+    def flat(p):
+        return jnp.sum(0 * p) + 1.0
+
+    optimizer = escape_saddles(
+        optax.sgd(0.05), flat, strategy="perturbation", moments="keep", window=16, every=8
+    )
+    _, state = run(flat, jnp.zeros(2), 6000, optimizer)
+    rows = escape_events(state)
+    assert int(state.num_rows) > len(rows) == 32
+    assert rows[-1]["step"] <= 6000
+    assert np.all(np.diff([row["step"] for row in rows]) > 0)
+
+
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match="EscapeState"):
+        escape_events(optax.sgd(0.1).init(jnp.zeros(2)))
