@@ -8,10 +8,8 @@ given up.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +19,9 @@ import optax
 
 from benchmarks.escape_health import health
 from benchmarks.escape_problems import Plateau, plateaus
+from benchmarks.escape_runs import Watched, make_runner, make_watched
 from hessian_probe.training import escape_saddles
 
-# Steps in one compiled call.
-CHUNK = 500
 # The hook was developed on seeds 0 and 1 of these problems; figures come from others.
 FIRST_SEED = 100
 # The hook must need at most this share of the gradients of descent, momentum and perturbed descent.
@@ -70,6 +67,7 @@ def methods(p: Plateau, which: str) -> dict[str, Any]:
         "perturbed": perturbed_descent(p.rate, p.radius, threshold, 1 if p.data is None else 50),
     }
     hooked = ("descent", "momentum", "adam")
+    found: dict[str, Any] = {}
     if which == "strategies":
         names = ("negative_curvature", "saddle_free_newton", "cubic_newton", "perturbation", "none")
         found = {f"descent + {n}": escape_saddles(plain["descent"], p.loss, strategy=n) for n in names}
@@ -79,27 +77,19 @@ def methods(p: Plateau, which: str) -> dict[str, Any]:
             for base in ("momentum", "adam")
             for how in ("keep", "reset", "project")
         }
+    elif which == "monitor":
+        for base in hooked:
+            found[base] = plain[base]
+            found[f"{base} + hook"] = escape_saddles(plain[base], p.loss)
+            found[f"{base} + Monitor"] = Watched(plain[base])
     else:
         found = plain | {f"{base} + hook": escape_saddles(plain[base], p.loss) for base in hooked}
-    return {name: optax.with_extra_args_support(method) for name, method in found.items()}
+    return found
 
 
 def _gradient(p: Plateau, seed: int) -> Any:
     args = () if p.data is None else (p.data,)
     return jax.grad(p.loss)(p.start(seed), *args)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run: was the plateau left; steps, what the hook spent beside them, and seconds."""
-
-    left: bool
-    steps: int
-    products: int
-    gradients: int
-    evaluations: int
-    escapes: int
-    seconds: float
 
 
 class Summary(NamedTuple):
@@ -108,50 +98,6 @@ class Summary(NamedTuple):
     gradients: float
     escapes: float
     left: bool
-
-
-def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
-    """Compile a chunk of training once, and run it seed by seed until the plateau is left."""
-
-    def step(carry: Any, key: jax.Array) -> Any:
-        params, state = carry
-        batch, whole = p.data, ()
-        if p.batch is not None:
-            rows = jax.random.randint(key, (p.batch,), 0, len(jax.tree.leaves(p.data)[0]))
-            batch, whole = jax.tree.map(lambda leaf: leaf[rows], p.data), p.data
-        args = (params,) if batch is None else (params, batch)
-        value, gradient = jax.value_and_grad(p.loss)(*args)
-        true = value if p.batch is None else p.loss(params, whole)
-        updates, state = method.update(gradient, state, params, value=value, batch=batch)
-        spent = [
-            getattr(state, name, jnp.asarray(0))
-            for name in ("num_hvps", "num_gradients", "num_evaluations", "num_escapes")
-        ]
-        return (optax.apply_updates(params, updates), state), (true, *spent)
-
-    @jax.jit
-    def chunk(params: Any, state: Any, key: jax.Array) -> Any:
-        return jax.lax.scan(step, (params, state), jax.random.split(key, CHUNK))
-
-    def run(seed: int, scale: float) -> Run:
-        params = jax.tree.map(lambda leaf: scale * leaf, p.start(seed))
-        state = method.init(params)
-        jax.block_until_ready(chunk(params, state, jax.random.key(seed)))  # compiled before the clock runs
-        began, done = time.perf_counter(), 0
-        while done < p.steps:
-            key = jax.random.fold_in(jax.random.key(seed), done)
-            (params, state), trace = chunk(params, state, key)
-            losses, *spent = map(np.asarray, trace)
-            below = np.flatnonzero(losses < p.left)
-            done += CHUNK
-            if len(below) or not np.isfinite(losses[-1]):
-                break
-        seconds = time.perf_counter() - began
-        at = int(below[0]) if len(below) else CHUNK - 1
-        steps = done - CHUNK + at + 1
-        return Run(bool(len(below)), steps, *(int(column[at]) for column in spent), seconds * steps / done)
-
-    return run
 
 
 def prices(p: Plateau) -> tuple[float, float]:
@@ -208,7 +154,7 @@ def compare(p: Plateau, seeds: int, which: str) -> dict[float, dict[str, Summary
     print(f"  a product costs {product:.2f} gradients, a loss {evaluation:.2f}")
     found: dict[float, dict[str, Summary]] = {scale: {} for scale in p.scales}
     for name, method in methods(p, which).items():
-        run = make_runner(p, method)
+        run = make_watched(p, method) if isinstance(method, Watched) else make_runner(p, method)
         for scale in p.scales:
             runs = [run(FIRST_SEED + number, scale) for number in range(seeds)]
             costs = [r.steps + r.gradients + product * r.products + evaluation * r.evaluations for r in runs]
@@ -282,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="starts for each plateau")
     parser.add_argument("--only", default="", help="plateaus whose name holds this")
-    choices = ("hooks", "strategies", "moments")
+    choices = ("hooks", "strategies", "moments", "monitor")
     parser.add_argument("--compare", choices=choices, default="hooks", help="what stands in the rows")
     parser.add_argument("--steps", type=int, default=10_000, help="steps of the healthy runs; 0: none")
     options = parser.parse_args()

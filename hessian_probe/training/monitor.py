@@ -145,14 +145,15 @@ class Monitor:
         new_params, new_state = params, opt_state
         if self._schedule.alarms(value) and self._is_lost(params, batch, fixed):
             kind, new_params = "returned", self._schedule.anchored(params)
-            new_state = adjust_moments(opt_state, params, "reset")
+            new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
             evidence = (*evidence, self._schedule.step_back(value))
         elif (early := self._schedule.asks(kind)) is not None:
             found = self._look(params, batch, fixed, early)
             evidence = (*evidence, *found.reasons)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
-                new_state = adjust_moments(opt_state, params, self._moments, _difference(new_params, params))
+                moved = _difference(new_params, params)
+                new_state = adjust_moments(opt_state, new_params, self._moments, moved)
         if self._schedule.kept.at_minimum and kind in LOOK_AT:
             kind = "at_minimum"
             evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_look}")
