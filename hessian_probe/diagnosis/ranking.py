@@ -42,6 +42,8 @@ NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
 DEAF = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs below which a training loss is small, whatever a test would say.
 SMALL = 0.1
+# Share of the loss without inputs by which the test loss must fall to matter.
+SEEN = 0.02
 # Share of the loss without inputs by which the training loss must be above what is reachable.
 ROOM = 0.05
 
@@ -59,7 +61,7 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     """
     room = _room(context)
     kept = [f for f in found if f.confidence >= EVEN]
-    if not room >= ROOM or _enough(context):
+    if (not room >= ROOM and not _learns(context)) or _enough(context):
         kept = [f for f in kept if f.cause not in NEED_ROOM]
     kept = [f for f in kept if f.cause not in DEAF or _revived(context)]
     if any(f.cause in HINDRANCES for f in kept):
@@ -98,6 +100,15 @@ def _revived(context: Context) -> bool:
     return BETTER * context.restart < from_here
 
 
+def _learns(context: Context) -> bool:
+    """Whether a lower training loss halves the test loss, and by an amount that can be seen."""
+    # Where targets follow closely from the inputs, little is left to gain beside the loss without them.
+    if context.test_samples is None:
+        return False
+    here, there = context.test_losses
+    return 2 * there < here < context.trivial and here - there > SEEN * context.trivial
+
+
 def _enough(context: Context) -> bool:
     """Whether the training loss is small, and a lower one makes the test loss hardly lower."""
     if not context.value < LARGE * context.trivial:
@@ -109,7 +120,8 @@ def _enough(context: Context) -> bool:
         f"{number(here, 3)}, {number(there, 3)}"
     )
     # Test data on which the model fails altogether tell nothing about training.
-    return not (here < context.trivial and BETTER * there < here)
+    better = BETTER * there < here and here - there > SEEN * context.trivial
+    return not (here < context.trivial and better)
 
 
 def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:

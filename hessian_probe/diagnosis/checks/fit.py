@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import BETTER, Context
+from hessian_probe.diagnosis.context import BETTER, LARGE, Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.others import ADAM_STEPS, ONE_BATCH
@@ -22,6 +22,8 @@ SPREAD = 0.15
 # Share of the loss without inputs that a richer model must gain.
 SHARE = 0.1
 WIDE = 0.5
+# Most that the test on a few samples is worth.
+LIKELY = 0.8
 LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
 APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or squared error, and targets"
 
@@ -44,7 +46,7 @@ def check(context: Context) -> Found:
     if math.isfinite(context.rich):
         out.append(_model_bias(context))
     else:
-        out.append(NotChecked("model_bias", APPLY))
+        out += [NotChecked("model_bias, against a richer model", APPLY), _too_small(context)]
     return out
 
 
@@ -92,6 +94,7 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
     ways = {name: loss for name, loss in ways.items() if math.isfinite(loss)}
     name = min(ways, key=lambda way: ways[way]) if ways else ""
     best = ways.get(name, math.nan)
+    place = "weights drawn anew" if context.restart < context.adam else "here"
     here = context.value
     if BETTER * best < here:  # a run that is under way is held by where it gets with as many steps
         here = min(here, context.going_on) if math.isfinite(context.going_on) else here
@@ -104,7 +107,7 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
         threshold=BETTER,
         spread=SPREAD,
         source=LEE,
-        experiment="Adam with rates 1e-3 and 1e-2 from here; then a start with other weights",
+        experiment=f"Adam with rates 1e-3 and 1e-2 from {place}",
         cost=f"{4 * ADAM_STEPS} full gradients; a linear model by L-BFGS",
     )
 
@@ -127,4 +130,26 @@ def _model_bias(context: Context) -> Finding:
         sure=min(log_confidence(factor, BETTER, SPREAD), log_confidence(share, SHARE, WIDE)),
         experiment="a wider or deeper model, or more informative inputs",
         cost=f"{4 * ADAM_STEPS} full gradients; small models by L-BFGS",
+    )
+
+
+def _too_small(context: Context) -> Finding:
+    """Without a richer model: not even a few samples can be fitted by training on them alone."""
+    before, after = context.one_batch
+    share = after / before if before > 0 else 0.0
+    still = context.value / context.reached if context.reached > 0 else math.inf
+    # Where training is hindered a few samples cannot be fitted either: more than likely, and no more.
+    sure = min(log_confidence(share, LARGE, WIDE), 1 - log_confidence(still, BETTER, SPREAD), LIKELY)
+    return by_factor(
+        "model_bias",
+        f"{ADAM_STEPS} steps of Adam on {ONE_BATCH} samples alone bring their loss from {number(before, 3)} "
+        f"to {number(after, 3)}: the model cannot fit even these",
+        quantity="loss of a few samples after training on them ÷ before",
+        number=share,
+        threshold=LARGE,
+        spread=WIDE,
+        source="a loss below this share is small; chosen on the planted troubles",
+        sure=sure,
+        experiment="a wider or deeper model",
+        cost=f"{2 * ADAM_STEPS} gradients of {ONE_BATCH} samples",
     )

@@ -67,9 +67,9 @@ def _finding(cause: str, factor: float, spread: float, layers: int) -> Finding:
         source="chosen on the planted troubles (make bench-diagnose)",
         confidence=log_confidence(factor, FACTOR, spread),
         experiment=(
-            "ReLU or tanh in place of sigmoid, weights of variance 1/inputs, skip connections, normalisation"
+            "start again with weights of variance 1/inputs (2/inputs for ReLU), and tanh or ReLU for sigmoid"
             if shrinks
-            else "weights of variance 1/inputs (2/inputs for ReLU), normalisation, or clipping"
+            else "start again with weights of variance 1/inputs (2/inputs for ReLU)"
         ),
         cost="one gradient over 512 samples",
     )

@@ -28,6 +28,8 @@ STILL = 1e-4
 # On a slope, steps a factor longer gain at most that factor more; where they gain more than this many times
 # as much, they left a plateau instead.
 BEYOND_SLOPE = 10.0
+# Share of the gain of shorter steps from which larger batches are the better explanation.
+MOST_OF_IT = 0.5
 NEEDS = "optimizer and opt_state, and train as batches of arrays with samples along axis 0"
 
 
@@ -81,10 +83,18 @@ def _oscillation(context: Context) -> Finding:
         high=way.number + 2 * way.error,
         threshold=way.threshold,
         source=way.source,
-        confidence=min(gains, way.sure),
+        confidence=min(gains, way.sure, 1 - _noise_explains(context, gain)),
         experiment=f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
         cost=f"{5 * STEPS} steps on a copy, and the products of hp.stability",
     )
+
+
+def _noise_explains(context: Context, gain: float) -> float:
+    """How sure it is that steps of the same length on all samples gain most of what shorter ones do."""
+    if context.samples_in_a_step is None or not gain > 0:
+        return 0.0
+    full = context.gain(context.trials[1.0].after, context.full_batch[1.0].after)
+    return log_confidence(full / gain, MOST_OF_IT, SPREAD)
 
 
 def _ways(context: Context, gains: float) -> list[Way]:
