@@ -190,6 +190,7 @@ def test_a_scan_is_seen_turn_by_turn():
         (jax.nn.hard_tanh, 20.0, "saturation"),
         (jax.nn.elu, -20.0, "saturation"),
         (jax.nn.gelu, 0.0, ""),
+        (jax.nn.leaky_relu, -1.0, ""),
         (jax.nn.hard_tanh, 0.0, ""),
     ],
 )

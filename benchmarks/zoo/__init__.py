@@ -218,7 +218,7 @@ VARIED = (
     Plant("clipped to nothing", "slow", varied.clipped_short, "tuning", (), True),
     Plant("powers of an input", "ill_conditioned", varied.powers, "tuning", ("slow",), True),
     Plant("twins", "ill_conditioned", varied.twins, "tuning", ("slow",), True),
-    Plant("tied units", "saddle", varied.tied_units, "tuning", ("model_bias",), True),
+    Plant("tied units", "optimization", varied.tied_units, "tuning", ("saddle",), True),
     Plant(
         "small start, autoencoder",
         "saddle",

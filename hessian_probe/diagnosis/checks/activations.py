@@ -18,8 +18,9 @@ SHARE = 0.5
 SPREAD = 0.1
 # A tanh beyond this has a derivative below 0.02; for the logistic function the same.
 SATURATED = 0.99
-# The same for activations of which only the slope is known: it is below the share 0.02 of the steepest.
-LEVEL = 0.02
+# For activations of which only the slope is known it is below this share of the steepest: half of what a
+# leaky ReLU keeps by default (0.01).
+LEVEL = 0.005
 # Below this share of the steepest there is no answer at all; an output below this size is zero.
 STILL = 1e-3
 ZERO = 0.05
