@@ -187,5 +187,6 @@ def _down(
     value = jnp.where(jnp.isfinite(value), value, jnp.inf)
     still, none = jax.tree.map(jnp.zeros_like, x), jnp.zeros((), jnp.int32)
     length = norm(x).astype(value.dtype) / SHORTER
-    first = _Descent(start, value, length, still, still, go & jnp.isfinite(value), none, none)
+    one_loss = go.astype(jnp.int32)
+    first = _Descent(start, value, length, still, still, go & jnp.isfinite(value), none, one_loss)
     return jax.lax.while_loop(lambda s: s.going & (s.num_passes < bounds.most), one, first)
