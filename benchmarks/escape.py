@@ -144,7 +144,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def compare(p: Plateau, seeds: int, which: str) -> dict[float, dict[str, Summary]]:
+def compare(p: Plateau, seeds: int, which: str, only: str = "") -> dict[float, dict[str, Summary]]:
     """Run every method on one plateau, from every scale of the start, and print the rows.
 
     A run that was given up counts with the gradients it had spent, so ratios to it are upper bounds.
@@ -154,6 +154,8 @@ def compare(p: Plateau, seeds: int, which: str) -> dict[float, dict[str, Summary
     print(f"  a product costs {product:.2f} gradients, a loss {evaluation:.2f}")
     found: dict[float, dict[str, Summary]] = {scale: {} for scale in p.scales}
     for name, method in methods(p, which).items():
+        if only not in name:
+            continue
         run = make_watched(p, method) if isinstance(method, Watched) else make_runner(p, method)
         for scale in p.scales:
             runs = [run(FIRST_SEED + number, scale) for number in range(seeds)]
@@ -228,6 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="starts for each plateau")
     parser.add_argument("--only", default="", help="plateaus whose name holds this")
+    parser.add_argument("--methods", default="", help="methods whose name holds this; no ratios then")
     choices = ("hooks", "strategies", "moments", "monitor")
     parser.add_argument("--compare", choices=choices, default="hooks", help="what stands in the rows")
     parser.add_argument("--steps", type=int, default=10_000, help="steps of the healthy runs; 0: none")
@@ -235,8 +238,8 @@ def main() -> int:
     rows: list[dict[str, Verdict]] = []
     for p in plateaus():
         if options.only in p.name:
-            found = compare(p, options.seeds, options.compare)
-            if options.compare == "hooks":
+            found = compare(p, options.seeds, options.compare, options.methods)
+            if options.compare == "hooks" and not options.methods:
                 rows += [verdicts(p.name + _times(scale), each) for scale, each in found.items()]
     if rows:
         print(f"\nGradients of a hook over those of the bare optimisers (bar {SHARE}; Adam has none):")
