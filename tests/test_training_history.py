@@ -76,3 +76,35 @@ def test_only_the_latest_rows_are_kept():
 def test_a_state_of_another_kind_is_refused():
     with pytest.raises(TypeError, match="EscapeState"):
         escape_events(optax.sgd(0.1).init(jnp.zeros(2)))
+
+
+def test_a_run_restored_from_orbax_goes_on_the_same(tmp_path):
+    """Killed before the saddle is noticed; the state, its log too, comes back bit for bit."""
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    noisy = jax.random.normal(jax.random.key(3), (500,))
+
+    def loss(p, shift):
+        return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2 + 1e-4 * shift
+
+    optimizer = escape_saddles(optax.adam(0.02), loss)
+
+    def step(carry, shift):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, shift)
+        updates, state = optimizer.update(gradient, state, params, value=value, batch=shift)
+        return (optax.apply_updates(params, updates), state), None
+
+    train = jax.jit(lambda carry, shifts: jax.lax.scan(step, carry, shifts)[0])
+    params = jnp.asarray([0.0, 0.5])
+    begun = train((params, optimizer.init(params)), noisy[:100])
+    expected = train(begun, noisy[100:])
+    assert int(expected[1].num_escapes) > 0
+    with checkpoint.StandardCheckpointer() as saver:
+        saver.save(tmp_path / "state", begun)
+        saver.wait_until_finished()
+        restored = saver.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, begun))
+    found = train(restored, noisy[100:])
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b, equal_nan=True)), found, expected)
+    )
+    assert repr(escape_events(found[1])) == repr(escape_events(expected[1]))

@@ -115,20 +115,20 @@ def _event(row: dict[str, float]) -> dict[str, Any]:
 
 def _evidence(what: str, row: dict[str, float]) -> str:
     """Why, and what comes next, in a sentence."""
-    gain, curvature, after = number(row["gain"], 3), row["curvature"], f"{row['next_look']:.0f}"
+    gain, curvature = number(row["gain"], 3), row["curvature"]
+    waits = row["next_look"] > row["step"]
+    then = (
+        f"the next look is not before update {row['next_look']:.0f}" if waits else "looks go on as scheduled"
+    )
     if what == "escaped":
         return f"a step off a saddle lowers the loss by {gain}"
     if what == "found":
         return f"a way down by {gain} was found and waits for the next batch"
     if what == "denied":
-        return f"the next batch denied the step; no look before update {after}"
+        return f"the next batch denied the step; {then}"
     if what == "taken_back":
-        return (
-            f"the loss rose above that at the saddle by {gain}: the escape was taken back; no look "
-            f"before update {after}"
-        )
-    seen = "no step along the gradient bends down"
-    if not math.isnan(curvature):
-        sign = "negative, but no step along it is worth while" if curvature < 0 else "not negative"
-        seen = f"the lowest curvature seen is {signed(curvature, 3)}, {sign}"
-    return f"{seen}; the plateau test asks for no look before update {after}"
+        return f"the loss rose by {gain} above that at the saddle: the escape was taken back; {then}"
+    if math.isnan(curvature):
+        return f"no step along the gradient bends down; {then}"
+    sign = "negative, but no step along it is worth while" if curvature < 0 else "not negative"
+    return f"the lowest curvature seen is {signed(curvature, 3)}, {sign}; {then}"
