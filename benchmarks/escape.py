@@ -246,7 +246,7 @@ def main() -> int:
         print("\n".join(verdict.row for row in rows for verdict in row.values()))
         break_even(rows)
     if options.steps:
-        health(options.steps, options.seeds)
+        health(options.steps)
     return 0
 
 

@@ -1,6 +1,7 @@
 """What the hooks do to training that needs none: final loss, time, alarms, looks, compilations.
 
 Plain and hooked runs see the same batches and take turns, call by call, so that both meet the same machine.
+Run as `python -m benchmarks.escape_health`; four to six minutes on an idle machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import optax
 
 from benchmarks.health_cases import Case, cases
 from hessian_probe import problems
-from hessian_probe.training import Monitor, escape_saddles
+from hessian_probe.training import Monitor, escape_events, escape_saddles
+from hessian_probe.training.pacing import worth
 from hessian_probe.training.stream import FLAT, SLOW
 
 # Steps in one compiled call.
@@ -27,7 +29,7 @@ BAR = 0.02
 FIRST_SEED = 100
 
 
-def health(steps: int, seeds: int) -> None:
+def health(steps: int = 10_000, seeds: int = 3) -> None:
     """Train every case with and without hooks, and print what the hooks did and cost."""
     data = _single(problems.digits(one_hot=True))
     print(
@@ -71,15 +73,20 @@ def compilations() -> Iterator[list[str]]:
     active[0] = False
 
 
+def _batch(case: Case, data: Any, key: jax.Array) -> Any:
+    """All data, or a minibatch of it."""
+    if case.batch is None:
+        return data
+    rows = jax.random.randint(key, (case.batch,), 0, len(data[0]))
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
 def _step(case: Case, optimizer: Any) -> Callable[..., Any]:
     """One training step: (params, state), data, key ↦ (params, state), loss."""
 
     def step(carry: Any, data: Any, key: jax.Array) -> Any:
         params, state = carry
-        batch = data
-        if case.batch is not None:
-            rows = jax.random.randint(key, (case.batch,), 0, len(data[0]))
-            batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        batch = _batch(case, data, key)
         value, gradient = jax.value_and_grad(case.loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
         return (optax.apply_updates(params, updates), state), value
@@ -193,28 +200,35 @@ def python_loop(case: Case, data: Any, calls: int = 50, turns: int = 20) -> None
 
 
 def monitored(case: Case, data: Any, steps: int) -> None:
-    """Train from the host with a monitor; its own time against that of the steps."""
+    """Train from the host without and with a monitor on the same batches; its own time against the steps'."""
     optimizer = optax.with_extra_args_support(optax.adam(3e-4))
-    start = _single(case.init(FIRST_SEED))
-    carry = (start, optimizer.init(start))
-    monitor = Monitor(case.loss, [data])
+    carries = _starts(case, [optimizer, optimizer], FIRST_SEED)
+    monitor = Monitor(case.loss)
     step = jax.jit(_step(case, optimizer))
-    rest = watching = 0.0
+    rest = 0.0
+    watching: list[list[float]] = [[], []]
     for number in range(steps):
+        key = jax.random.fold_in(jax.random.key(1), number)
+        carries[0], _ = jax.block_until_ready(step(carries[0], data, key))
         began = time.process_time()
-        carry, value = step(carry, data, jax.random.fold_in(jax.random.key(1), number))
+        carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
         between, looked = time.process_time(), monitor.cost.num_probes
-        event = monitor.update(number, carry[0], value, carry[1])
-        carry = (event.params, event.opt_state)
+        event = monitor.update(number, carries[1][0], value, carries[1][1], batch=_batch(case, data, key))
+        carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
-            watching += time.process_time() - between if monitor.cost.num_probes == looked else 0.0
-    cost = monitor.cost
+            if monitor.cost.num_probes == looked:
+                watching[number >= 1000].append(time.process_time() - between)
+    cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
+    spent = worth(cost.num_hvps, cost.num_gradients, cost.num_evaluations - cost.num_gradients)
+    micro = [f"{1e6 * np.mean(times):.0f} μs" if times else "–" for times in watching]
     print(
-        f"  Monitor, {case.name}, {steps} steps: {1e6 * watching / steps:.0f} μs of processor time a step to "
-        f"watch, {1e6 * rest / steps:.0f} μs for the step ({watching / rest:.1%}); {cost.num_probes} looks, "
-        f"{cost.num_escapes} escapes, {cost.probe_seconds:.2f} s in looks",
+        f"  Monitor, {case.name}, adam, {steps} steps of {1e6 * rest / steps:.0f} μs: {micro[0]} of "
+        f"processor time an update in the first thousand, {micro[1]} after; {cost.num_probes} looks, "
+        f"{cost.num_escapes} escapes, {cost.num_hvps} products, {spent:.0f} gradients' worth "
+        f"({spent / steps:.1%}), {cost.probe_seconds:.1f} s in looks, compiling included; final loss "
+        f"{before:.4g}, with it {after - before:+.2g}",
         flush=True,
     )
 
@@ -241,11 +255,15 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     looks = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
     print(f"  at the minimum of ridge regression, {steps} steps: looks at {looks.tolist()}, ", end="")
     print(f"{state.num_escapes} escapes, the next one not before {float(state.next_look):.0f}")
+    print("      " + escape_events(state)[-1]["evidence"])
     monitor = Monitor(loss)
+    spent = []
     for number, value in enumerate(np.asarray(values)):  # the parameters rest from early on
         event = monitor.update(number, params, value)
-    rows = [row for row in monitor.events if row["num_hvps"]]
-    print(
-        f"    Monitor: looks at {[row['step'] + 1 for row in rows]}; ends with {event.kind!r}; the last look:"
-    )
-    print("      " + rows[-1]["evidence"])
+        spent += [number + 1] if event.num_evaluations else []
+    print(f"    Monitor: looks at {spent}; ends with {event.kind!r}; the last look:")
+    print("      " + [row for row in monitor.events if row["num_hvps"]][-1]["evidence"])
+
+
+if __name__ == "__main__":
+    health()

@@ -99,7 +99,7 @@ def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_pa
     second.load_state_dict(json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in kept.items()})))
     for each in (monitor, second):
         back = each.update(64, lost, float(well(lost)), opt_state=moments)
-        assert back.kind == "returned"
+        assert back.kind == "taken_back"
         assert back.moved
         assert back.params.dtype == lost.dtype
         # The point of the look: the update before was told its loss.
@@ -114,7 +114,7 @@ def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_pa
         assert not any(event.moved for event in events)
         after = [each.update(until + i, back.params, well(back.params)) for i in range(8)]
         assert any(event.point is not None for event in after)
-    assert "returned" in [row["kind"] for row in read_events(tmp_path / "log")]
+    assert "taken_back" in [row["kind"] for row in read_events(tmp_path / "log")]
 
 
 def test_an_escape_stands_after_four_windows():
@@ -122,7 +122,7 @@ def test_an_escape_stands_after_four_windows():
     params, _ = train(well, event.params, monitor, 4 * 64 + 8, first=64)
     assert not any(name.startswith("anchor") for name in monitor.state_dict())
     far = monitor.update(400, 5.0 * params, well(5.0 * params))
-    assert far.kind != "returned"
+    assert far.kind != "taken_back"
 
 
 def test_plain_descent_stays_where_the_monitor_leaves():

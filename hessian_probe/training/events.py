@@ -21,7 +21,7 @@ class Event:
         kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
             `PlateauTest`); "escaped": the parameters were moved down a way that training does not see, along
             negative curvature or where the loss bends down, off the point that `point.label` names;
-            "returned": the latest escape was taken back, `params` are those before it; "at_minimum": the
+            "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum": the
             loss is flat and the latest look found a minimum.
         step: the step that was given.
         value: the loss that was given.
@@ -50,7 +50,7 @@ class Event:
     @property
     def moved(self) -> bool:
         """Whether `params` and `opt_state` are others than those that were given."""
-        return self.kind in ("escaped", "returned")
+        return self.kind in ("escaped", "taken_back")
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         title = f"Event: {self.kind.upper()}   step {self.step}, loss {number(self.value, 5)}"

@@ -144,7 +144,7 @@ class Monitor:
         found: Finding | None = None
         new_params, new_state = params, opt_state
         if self._schedule.alarms(value) and self._is_lost(params, batch, fixed):
-            kind, new_params = "returned", self._schedule.anchored(params)
+            kind, new_params = "taken_back", self._schedule.anchored(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
             evidence = (*evidence, self._schedule.step_back(value))
         elif (early := self._schedule.asks(kind)) is not None:
