@@ -125,6 +125,20 @@ def test_an_escape_stands_after_four_windows():
     assert far.kind != "taken_back"
 
 
+def test_an_oscillation_about_a_saddle_is_looked_at():
+    """Steps by the sign of the gradient swing across the saddle for ever, and never along its way out."""
+    monitor, gradient, rate = Monitor(well), jax.jit(jax.grad(well)), 0.01
+    params = start(0, 1.5)
+    for step in range(700):
+        event = monitor.update(step, params, well(params))
+        if event.kind == "escaped":
+            break
+        params = params - rate * jnp.sign(gradient(params))
+    assert event.kind == "escaped"
+    assert event.step > 150  # it swings from there on
+    assert event.escape.loss_after < -0.2
+
+
 def test_plain_descent_stays_where_the_monitor_leaves():
     gradient = jax.jit(jax.grad(well))
     params = start(0, 0.5)
@@ -235,7 +249,16 @@ def test_the_log_is_a_table(tmp_path):
 
 
 def record(events):
-    return [(event.step, event.kind, event.num_hvps) for event in events]
+    return [(event.step, event.kind, event.num_hvps, event.evidence) for event in events]
+
+
+def test_kinds_that_come_and_go_do_not_fill_the_log():
+    monitor = Monitor(bowl)
+    for step in range(4000):
+        monitor.update(step, start(1, 1), np.nan if step % 7 == 3 else np.exp(-step / 2000))
+    assert monitor.cost.num_steps == 4000
+    assert "diverging" in {row["kind"] for row in monitor.events}
+    assert len(monitor.events) < 600
 
 
 @pytest.mark.parametrize("stop", [37, 101, 260])

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from hessian_probe.training import pacing
 from hessian_probe.training.escape_state import Memory
-from hessian_probe.training.stream import FLAT, SLOW
 from hessian_probe.training.watch import new_watch
 
 
@@ -19,10 +18,9 @@ def now(state: Memory) -> jax.Array:
 
 
 def stuck(state: Memory) -> jax.Array:
-    """Whether the loss is flat or slow, nothing waits, and no pause lasts."""
-    kind = state.watch.stream.kind
+    """Whether the plateau test asks for a look, nothing waits, and no pause lasts."""
     free = now(state) >= jnp.maximum(state.pace.next_look, state.pace.hands_off)
-    return ((kind == FLAT) | (kind == SLOW)) & free & ~(state.expected > 0)
+    return pacing.asks(state.watch.stream.kind) & free & ~(state.expected > 0)
 
 
 def after_progress(state: Memory, window: int) -> Memory:

@@ -11,11 +11,13 @@ import numpy as np
 from hessian_probe.training.events import Cost
 from hessian_probe.training.pacing import Pace
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.stream import CHUNK, KINDS, Stream
+from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
 ANCHOR = "anchor_"
+# In place of a verdict that is not there yet.
+UNKNOWN = Verdict(-1, *[math.nan] * 5)
 
 
 class Kept(NamedTuple):
@@ -24,7 +26,8 @@ class Kept(NamedTuple):
     Attributes:
         pace: when to look again.
         at_minimum: whether the latest look found a minimum.
-        last: kind of the latest event.
+        last: kind of the latest event that was kept.
+        noted: update of it.
         gain: what the latest escape brought.
         anchor: variables before it, for as long as it may be taken back; else empty.
     """
@@ -32,6 +35,7 @@ class Kept(NamedTuple):
     pace: Pace
     at_minimum: bool
     last: str
+    noted: int
     gain: float
     anchor: tuple[np.ndarray, ...]
 
@@ -41,10 +45,17 @@ def to_dict(kept: Kept, test: PlateauTest, cost: Cost) -> dict[str, Any]:
     numbers = {
         "at_minimum": kept.at_minimum,
         "last": LASTING.index(kept.last),
+        "noted": kept.noted,
         "gain": kept.gain,
         "pending": np.resize([*test.pending, math.nan], CHUNK),
     }
-    parts = {"pace": kept.pace._asdict(), "cost": vars(cost), "stream": test.stream._asdict()}
+    verdict = UNKNOWN if test.verdict is None else test.verdict
+    parts = {
+        "pace": kept.pace._asdict(),
+        "cost": vars(cost),
+        "stream": test.stream._asdict(),
+        "verdict": verdict._asdict(),
+    }
     for prefix, part in parts.items():
         numbers |= {f"{prefix}_{name}": value for name, value in part.items()}
     numbers |= {f"{ANCHOR}{i}": leaf for i, leaf in enumerate(kept.anchor)}
@@ -80,12 +91,15 @@ def from_dict(state: dict[str, Any], kept: Kept, test: PlateauTest, cost: Cost) 
     for name, value in vars(cost).items():
         setattr(cost, name, type(value)(new[f"cost_{name}"]))
     pending = list(itertools.takewhile(math.isfinite, new["pending"].tolist()))
-    test.resume(Stream(*(new[f"stream_{name}"] for name in Stream._fields)), pending)
+    verdict = Verdict(*(new[f"verdict_{name}"] for name in Verdict._fields))
+    stream = Stream(*(new[f"stream_{name}"] for name in Stream._fields))
+    test.resume(stream, pending, None if verdict.kind == UNKNOWN.kind else verdict)
     held = sum(name.startswith(ANCHOR) for name in state)
     return Kept(
         Pace(*(new[f"pace_{name}"][()] for name in Pace._fields)),
         bool(new["at_minimum"]),
         LASTING[int(new["last"])],
+        int(new["noted"]),
         float(new["gain"]),
         tuple(np.asarray(state[f"{ANCHOR}{i}"]) for i in range(held)),
     )

@@ -17,20 +17,26 @@ from hessian_probe.training.finding import NOTHING, Finding
 from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
 from hessian_probe.training.keep import from_dict, to_dict
 from hessian_probe.training.moments import MOMENTS, adjust_moments
+from hessian_probe.training.pacing import expected
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.probe import Probe
-from hessian_probe.training.schedule import LOOK_AT, Schedule
+from hessian_probe.training.schedule import Schedule
+from hessian_probe.training.stream import JUDGEMENTS
+
+# Kinds in which a loss rests.
+RESTS = ("flat", "slow")
 
 
 class Monitor:
     """Watch a training run from the host, in any framework.
 
-    Each `update` adds the loss to a plateau test.  When the loss is flat or slow, the point is classified
-    with a bounded number of products; at a saddle (or a maximum) the loss is searched along negative
-    curvature, and where there is none to be seen, along the gradient, for a way that bends down.  8, 16, 32 …
-    steps after the start and after every escape the same search is made without a classification, which
-    follows if it finds something.  A step is accepted if the loss falls beyond rounding and beyond what
-    training itself brought lately, on the data of the probe and on other data; at a minimum never.
+    Each `update` adds the loss to a plateau test.  When the loss is flat or slow, or swings without
+    progress, the point is classified with a bounded number of products; at a saddle (or a maximum) the loss
+    is searched along negative curvature, and where there is none to be seen, along the gradient, for a way
+    that bends down.  8, 16, 32 … steps after the start and after every escape the same search is made without
+    a classification, which follows if it finds something.  A step is accepted if the loss falls beyond
+    rounding and beyond what training itself brought lately, on the data of the probe and on other data; at a
+    minimum never.
 
     Where the optimiser cannot go on from there (within 4 windows the loss rises above the saddle's by what
     the escape brought), the escape is taken back, the optimiser's moments are reset, and nothing is looked at
@@ -154,7 +160,7 @@ class Monitor:
                 kind, new_params = "escaped", found.escape.params
                 moved = _difference(new_params, params)
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
-        if self._schedule.kept.at_minimum and kind in LOOK_AT:
+        if self._schedule.kept.at_minimum and kind in RESTS:
             kind = "at_minimum"
             evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_look}")
         seconds = time.perf_counter() - began
@@ -187,8 +193,10 @@ class Monitor:
                 return NOTHING
             found = probe.glance(joined, batch, turn, fall=EARLY * float(brings(np, test.stream)), deep=deep)
         else:
-            assert test.verdict is not None
-            found = probe.examine(joined, batch, turn, fall=max(float(test.verdict.fall), 0.0))
+            seen = test.verdict
+            assert seen is not None
+            fall = float(expected(np, seen.kind, seen.fall, seen.noise))
+            found = probe.examine(joined, batch, turn, fall=fall)
         if fixed is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
         self.cost.num_probes += 1
@@ -214,9 +222,12 @@ class Monitor:
 
     def _record(self, event: Event) -> None:
         """Keep and log what changed: classifications, returns, and new kinds."""
-        if event.kind == self._schedule.kept.last and event.point is None:
+        kept, steps = self._schedule.kept, self.cost.num_steps
+        often = (steps - kept.noted) * JUDGEMENTS < steps  # kinds that come and go would fill the log
+        if event.point is None and not event.moved and (event.kind == kept.last or often):
             return
-        self._schedule.kept = self._schedule.kept._replace(last="none" if event.moved else event.kind)
+        last = "none" if event.moved else event.kind
+        self._schedule.kept = kept._replace(last=last, noted=steps)
         row = event.record()
         self.events.append(row)
         if self._log is not None:

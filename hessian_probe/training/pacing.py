@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hessian_probe.training.stream import FLAT, OSCILLATING, SLOW
+
 # A look that found nothing is followed by a pause of so many windows, and every further one multiplies the
 # pause: by 2, and by 4 at a minimum, where there is nothing to wait for.
 PAUSE = 2.0
@@ -57,6 +59,27 @@ def new_pace(xp: ModuleType, window: int, dtype: Any) -> Pace:
     zero = xp.zeros((), dtype)
     start = xp.asarray(PAUSE * window, dtype)
     return Pace(start, zero, nan, zero, zero, endless, zero, xp.zeros((), np.int32))
+
+
+def asks(kind: Any) -> Any:
+    """Whether a verdict of the plateau test asks for a look: no progress, or an oscillation that hides it."""
+    # Optimisers that step by signs swing about a saddle for ever, as far as their rate allows.
+    return (kind == FLAT) | (kind == SLOW) | (kind == OSCILLATING)
+
+
+def expected(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
+    """What training brings within a window; at an oscillation also what single values swing by.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        kind: verdict of the plateau test.
+        fall: of the loss over the latest window.
+        noise: standard deviation of single values in it.
+
+    Returns:
+        Scalar, at least 0.
+    """
+    return xp.maximum(xp.maximum(fall, 0.0), xp.where(kind == OSCILLATING, noise, 0.0 * noise))
 
 
 def worth(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:

@@ -83,12 +83,11 @@ class PlateauTest:
 
     def restart(self, gain: float = 0.0) -> None:
         """Forget the stream, after a jump that brought `gain`; the next kind takes a window."""
-        self.resume(new_stream(np, self.window, np.float64, gain), [])
+        self.resume(new_stream(np, self.window, np.float64, gain), [], None)
 
-    def resume(self, stream: Stream, pending: list[float]) -> None:
-        """Go on with a stream that was kept."""
-        self.stream, self.pending = stream, pending
-        self.verdict = judge(np, stream)[1] if int(stream.count) >= self.window else None
+    def resume(self, stream: Stream, pending: list[float], verdict: Verdict | None) -> None:
+        """Go on with a stream, values that wait for their chunk, and a verdict that were kept."""
+        self.stream, self.pending, self.verdict = stream, pending, verdict
 
     def evidence(self) -> str:
         """Say in one sentence which numbers decided."""

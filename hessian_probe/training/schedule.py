@@ -14,9 +14,7 @@ from hessian_probe.training.events import Cost
 from hessian_probe.training.finding import Finding
 from hessian_probe.training.keep import Kept
 from hessian_probe.training.plateau import PlateauTest
-
-# Looks taken at: a loss that has stopped, or that falls much more slowly than it used to.
-LOOK_AT = ("flat", "slow")
+from hessian_probe.training.stream import KINDS
 
 
 class Schedule:
@@ -33,7 +31,7 @@ class Schedule:
 
     def __init__(self, test: PlateauTest, cost: Cost, max_share: float) -> None:
         self._test, self._cost, self._max_share = test, cost, max_share
-        self.kept = Kept(_scalars(pacing.new_pace(np, test.window, np.float64)), False, "none", 0.0, ())
+        self.kept = Kept(_scalars(pacing.new_pace(np, test.window, np.float64)), False, "none", 0, 0.0, ())
 
     def notice_progress(self) -> None:
         """Let pauses start anew once the loss has left the plateau of the last look, and escapes stand."""
@@ -50,7 +48,7 @@ class Schedule:
         kept, test, steps = self.kept, self._test, self._cost.num_steps
         if steps < kept.pace.hands_off:
             return None
-        if kind in LOOK_AT and steps >= kept.pace.next_look:
+        if pacing.asks(KINDS.index(kind)) and steps >= kept.pace.next_look:
             return False
         if test.pending or test.broken or kept.at_minimum:
             return None
@@ -88,7 +86,8 @@ class Schedule:
         gain, before, window = found.gain, found.escape.loss_before, self._test.window
         pace = pacing.after_escape(np, self.kept.pace, self._steps, True, before, gain, window)
         anchor = tuple(np.asarray(leaf) for leaf in split(params)[1])
-        self.kept = Kept(_scalars(pace), False, self.kept.last, gain, anchor)
+        pace = _scalars(pace)
+        self.kept = self.kept._replace(pace=pace, at_minimum=False, gain=gain, anchor=anchor)
         self._cost.num_escapes += 1
         self._test.restart(gain)
 
@@ -106,7 +105,7 @@ class Schedule:
         """Keep the hands off after an escape that led nowhere; say why."""
         pace = self.kept.pace
         back = _scalars(pacing.after_return(np, pace, self._steps, self._test.window))
-        self.kept = Kept(back, False, self.kept.last, 0.0, ())
+        self.kept = self.kept._replace(pace=back, at_minimum=False, gain=0.0, anchor=())
         self._cost.num_returns += 1
         self._test.restart()
         return (

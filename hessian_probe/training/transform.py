@@ -17,7 +17,7 @@ from hessian_probe.training.history import logged
 from hessian_probe.training.look import Found, Look
 from hessian_probe.training.moments import adjust_moments
 from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
-from hessian_probe.training.pacing import PAUSE, above, affordable, worth
+from hessian_probe.training.pacing import PAUSE, above, affordable, expected, worth
 from hessian_probe.training.strategies import DEFAULT, STRATEGIES
 from hessian_probe.training.watch import choose, full, judged, once
 
@@ -38,18 +38,18 @@ def escape_saddles(
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
 
-    A look is taken when the plateau test calls the loss flat or slow; and 8, 16, 32 … steps after the start
-    and after every escape, whatever it says.  First the loss is evaluated along the gradient, at lengths up
-    to twice that of the parameters: where it falls by twice what the slope explains, it bends down, as at
-    saddles whose curvature is lost in rounding.  If it does not, and at the plateau test's looks and two of
-    the others, a Lanczos run looks for negative curvature, and steps along it are tried.  From the best step
-    on, steepest descent with line searches goes on while it pays.  Last, where the plateau test asked and the
-    lowest curvature seen is not clearly positive, a kick: every leaf is displaced at random by 1.2 times its
-    length, and line searches lead down from there; it counts if that brings twice what curvature did, and
-    twice what as many line searches bring without it.  The result becomes the update, `params + updates`
-    being the new point, if its first step alone (or the kick) brings more than rounding and twice what
-    training brings within a window (eight times where the plateau test has not spoken); with batches, only
-    if the next batch confirms it.
+    A look is taken when the plateau test calls the loss flat, slow or oscillating; and 8, 16, 32 … steps
+    after the start and after every escape, whatever it says.  First the loss is evaluated along the
+    gradient, at lengths up to twice that of the parameters: where it falls by twice what the slope
+    explains, it bends down, as at saddles whose curvature is lost in rounding.  If it does not, and at the
+    plateau test's looks and two of the others, a Lanczos run looks for negative curvature, and steps along
+    it are tried.  From the best step on, steepest descent with line searches goes on while it pays.  Last,
+    where the plateau test asked and the lowest curvature seen is not clearly positive, a kick: every leaf
+    is displaced at random by 1.2 times its length, and line searches lead down from there; it counts if
+    that brings twice what curvature did, and twice what as many line searches bring without it.  The result
+    becomes the update, `params + updates` being the new point, if its first step alone (or the kick) brings
+    more than rounding and twice what training brings within a window (eight times where the plateau test
+    has not spoken); with batches, only if the next batch confirms it.
 
     A step along curvature proves a saddle; a kick only that a lower loss is near.  Where the optimiser cannot
     go on from there (within 256 steps the loss rises above the saddle's by what the escape brought), the
@@ -286,5 +286,7 @@ class _Hook:
             return look.perturbation(key, options.radius)
         asked, kicks = rules.stuck(memory), self._affords(memory, look, True, kick=True)
         early = thorough(memory.watch.stream.count, options.every) & self._affords(memory, look, True)
-        fall = jnp.where(asked, jnp.maximum(memory.watch.fall, 0.0), EARLY * brings(jnp, memory.watch.stream))
+        watch = memory.watch
+        fall = expected(jnp, watch.stream.kind, watch.fall, watch.noise)
+        fall = jnp.where(asked, fall, EARLY * brings(jnp, watch.stream))
         return look.search(options.strategy, key, fall, options.num_products, asked | early, asked & kicks)
