@@ -32,6 +32,7 @@ from benchmarks.zoo.training import Plant, Run, joined, order
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
+HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "all")
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", default="", help="part of a plant's name")
-    parser.add_argument("--half", choices=("tuning", "kept", "blind", "fresh", "all"), default="all")
+    parser.add_argument("--half", choices=HALVES, default="all")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="file that every diagnosis is appended to")
     parser.add_argument("--merge", type=Path, nargs="+", help="files to print the tables of")

@@ -46,7 +46,8 @@ class Plant:
         make: the run, from a seed.
         half: "tuning": thresholds were chosen with it in sight; "kept": it was not, but some failures led
             to changes of the rules; "blind": written after the last change of that time; "fresh": written
-            by someone who had not seen the rules, and committed before the first count.
+            by someone who had not seen the rules, and committed before the first count; "untouched": like
+            "fresh", and no rule was changed after a diagnosis of them.
         also: other causes that are true of it too.
         curable: acting on the first proposal should lower the training loss.
     """
