@@ -73,24 +73,47 @@ def test_limit_of_a_first_order_method(name):
     assert found.status == "stable"
 
 
+def filled(steps, b2=0.999):
+    """ν̂ of the next step ÷ g² after steps with one gradient g: what ν holds ÷ the next count's correction."""
+    return (1 - b2**steps) / (1 - b2 ** (steps + 1))
+
+
+def rectification(count, b2=0.999):
+    """Liu et al. 2020, arXiv:1908.03265, algorithm 2."""
+    top = 2 / (1 - b2) - 1
+    rho = top - 2 * count * b2**count / (1 - b2**count)
+    return np.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
+
+
 ADAPTIVE = {
     "Adagrad": (optax.adagrad(RATE), 2 / RATE, lambda nu: np.sqrt(0.1 + 60 * nu + 1e-7)),
     "RMSProp": (optax.rmsprop(RATE), 2 / RATE, lambda nu: np.sqrt(nu * (1 - 0.9**60) + 1e-8)),
-    "Adam": (optax.adam(RATE), 38 / RATE * (1 - 0.9**60), lambda nu: np.sqrt(nu) + 1e-8),
+    "Adam": (optax.adam(RATE), 38 / RATE * (1 - 0.9**61), lambda nu: np.sqrt(nu * filled(60)) + 1e-8),
     "Adam, much epsilon": (
         optax.adam(RATE, b1=0.5, eps=0.3),
-        3 / (0.5 * RATE) * (1 - 0.5**60),
-        lambda nu: np.sqrt(nu) + 0.3,
+        3 / (0.5 * RATE) * (1 - 0.5**61),
+        lambda nu: np.sqrt(nu * filled(60)) + 0.3,
     ),
     "Adam, injected": (
         optax.inject_hyperparams(optax.adam)(learning_rate=RATE),
-        38 / RATE * (1 - 0.9**60),
-        lambda nu: np.sqrt(nu) + 1e-8,
+        38 / RATE * (1 - 0.9**61),
+        lambda nu: np.sqrt(nu * filled(60)) + 1e-8,
     ),
     "Adam, gathered": (
         optax.MultiSteps(optax.adam(RATE), 4),
-        38 / RATE * (1 - 0.9**15),
-        lambda nu: np.sqrt(nu) + 1e-8,
+        38 / RATE * (1 - 0.9**16),
+        lambda nu: np.sqrt(nu * filled(15)) + 1e-8,
+    ),
+    "RAdam": (
+        optax.radam(RATE),
+        38 / (RATE * rectification(61)) * (1 - 0.9**61),
+        lambda nu: np.sqrt(nu * filled(60)) + 1e-8,
+    ),
+    "Adamax": (optax.adamax(RATE), 38 / RATE * (1 - 0.9**61), lambda nu: np.sqrt(nu) + 1e-8),
+    "NovoGrad": (
+        optax.novograd(RATE),
+        3.8 / RATE,  # one ν for each leaf, b's 4 entries first; no correction
+        lambda nu: np.sqrt(np.r_[np.full(4, nu[:4].sum()), np.full(8, nu[4:].sum())]) + 1e-8,
     ),
 }
 
@@ -107,6 +130,57 @@ def test_limit_and_sharpness_of_an_adaptive_method(name):
     # RMSProp's ε is found by a fit, so its P is known a little less well than the limit of its map.
     assert found.ratio == pytest.approx(expected / limit, rel=2e-3)
     assert found.limit == pytest.approx(limit, rel=2e-2)
+
+
+def test_first_steps_of_adam_are_corrected_as_the_next_step_will_be():
+    loss, params, _ = quadratic()
+    optimizer = optax.adam(RATE)
+    found = hp.stability(loss, params, optimizer=optimizer, opt_state=trained(optimizer, loss, params, 1))
+    assert found.learning_rate == pytest.approx(RATE / (1 - 0.9**2), rel=1e-3)
+    ahead = dict(found.schedule)
+    assert ahead[10] == pytest.approx((1 - 0.9**2) / (1 - 0.9**12), rel=1e-3)
+    assert ahead[10000] == pytest.approx(1 - 0.9**2, rel=1e-3)
+
+
+def test_radam_is_momentum_before_it_divides_and_grows_after():
+    loss, params, matrix = quadratic()
+    optimizer = optax.radam(RATE)
+    found = hp.stability(loss, params, optimizer=optimizer, opt_state=trained(optimizer, loss, params, 2))
+    assert found.method == "RAdam before it divides by √ν"
+    assert found.ratio == pytest.approx(
+        np.linalg.eigvalsh(matrix)[-1] * RATE * 0.1 / (1 - 0.9**3) / 3.8, rel=2e-3
+    )
+    assert found.schedule == ()
+    later = hp.stability(loss, params, optimizer=optimizer, opt_state=trained(optimizer, loss, params, 20))
+    grown = rectification(121) / rectification(21) * (1 - 0.9**21) / (1 - 0.9**121)
+    assert dict(later.schedule)[100] == pytest.approx(grown, rel=2e-3)
+
+
+def test_what_no_correction_is_known_for_has_no_rate():
+    loss, params, _ = quadratic()
+    optimizer = optax.yogi(RATE)
+    found = hp.stability(loss, params, optimizer=optimizer, opt_state=trained(optimizer, loss, params, 20))
+    assert found.method == "Yogi"
+    assert np.isnan(found.learning_rate)
+    assert found.schedule == ()
+
+
+@pytest.mark.parametrize("name", ["adam", "novograd"])
+def test_few_digits_blur_the_sharpness_and_not_the_rule(name):
+    loss, params, _ = quadratic()
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    optimizer = getattr(optax, name)(RATE)
+
+    def short(p):
+        return loss(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), p)).astype(jnp.float32)
+
+    state = trained(optimizer, short, params, 20)
+    found = hp.stability(short, params, optimizer=optimizer, opt_state=state)
+    assert found.momentum == pytest.approx(0.9, rel=1e-3)
+    rate = RATE / (1 - 0.9**21) if name == "adam" else RATE
+    assert found.learning_rate == pytest.approx(rate, rel=1e-2)
+    assert found.status in {"stable", "undetermined"}
+    assert found.reason == "" or found.reason.split(": ")[1]
 
 
 def test_masked_variables_are_held_still():

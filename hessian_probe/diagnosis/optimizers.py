@@ -23,7 +23,7 @@ class Method(NamedTuple):
 
     Attributes:
         name: e.g. "heavy ball", "Adam".
-        rate: learning rate η at the next step; for Adam with its correction for the first steps.
+        rate: learning rate η at the next step; for Adam with the corrections of its first steps.
         momentum: β, or β₁ of Adam.
         decay: κ, the share by which decoupled decay shrinks the parameters in a step; NaN if it
             differs between variables.
@@ -91,20 +91,21 @@ def _base(response: Response, first: np.ndarray, moved: np.ndarray) -> tuple[flo
         top = float(np.max(first))
         even = np.all(np.abs(first[moved] - top) <= AGREE * top)
         return top, "" if even else "largest rate ÷ the variable's own rate"
-    if any(
-        moment is None for moment, leaf in zip(response.second, response.first, strict=True) if np.any(leaf)
-    ):
+    second = response.scaling.second
+    if any(moment is None for moment, leaf in zip(second, response.first, strict=True) if np.any(leaf)):
         return None, f"measured step of each variable ({response.kind})"
-    pairs = zip(response.second, response.first, strict=True)
-    values = [np.zeros(leaf.shape) if v is None else np.asarray(v, np.float64) for v, leaf in pairs]
-    if any(v.shape != leaf.shape for v, leaf in zip(values, response.first, strict=True)):
-        return None, f"measured step of each variable ({response.kind})"
+    pairs = list(zip(second, response.first, strict=True))
+    values = [
+        np.broadcast_to(0.0 if v is None else np.asarray(v, np.float64), leaf.shape) for v, leaf in pairs
+    ]
     nu = np.concatenate([v.ravel() for v in values])[moved]
+    shared = any(np.size(v) == 1 < leaf.size for v, leaf in pairs if v is not None)
     inverse = 1.0 / first[moved]
-    for power, text in ((1, "√ν + ε"), (2, "√(ν + ε)")):
-        slope = _affine(nu ** (power / 2), inverse**power)
+    forms = ((1, "√ν + ε"), (2, "√(ν + ε)")) if response.scaling.power < 1 else ((1, "ν"),)
+    for power, text in forms:
+        slope = _affine(nu ** (power * response.scaling.power), inverse**power)
         if slope is not None:
-            return slope ** (-1 / power), text
+            return slope ** (-1 / power), text + (", one ν for each leaf" if shared else "")
     return None, f"measured step of each variable ({response.kind})"
 
 
@@ -128,22 +129,18 @@ def _named(response: Response, base: float, decay: float) -> tuple[str, float, s
     heavy = abs(share - beta) <= 10 * AGREE
     nesterov = abs(share - beta**2 / (1 + beta)) <= 10 * AGREE
     minus = "" if abs(decay) <= AGREE**2 else " − decay"
-    adam = "Adam" in response.kind or "Amsgrad" in response.kind or "Belief" in response.kind
-    if adam:
-        name = (
-            response.kind.removeprefix("ScaleBy").removesuffix("State")
-            if "Adam" not in response.kind
-            else "Adam"
-        )
-        name += "W" if minus and name == "Adam" else ""
-        if nesterov and not heavy:
+    family = _family(response)
+    if "Adam" in response.kind or "Amsgrad" in response.kind or "Belief" in response.kind:
+        name = family + ("W" if minus and family == "Adam" else "")
+        if not heavy:  # Nesterov's, in the first steps with two corrections of its own
             return "N" + name.lower(), float("nan"), "2/Σ(−1)ᵏhₖ"
-        return name, base / (1 - beta), f"(2 + 2β₁)/((1 − β₁)η){minus}"
-    family = {"ScaleByRssState": "Adagrad"}.get(response.kind, "RMSProp" if response.kind else "")
+        rate = base / (1 - beta) if response.scaling.forgets else float("nan")
+        return name, rate, f"(2 + 2β₁)/((1 − β₁)η){minus}"
     if plain:
         return family or "gradient descent", base, f"2/η{minus}"
     if heavy:
-        return f"{family} with momentum".strip() if family else "heavy ball", base, f"(2 + 2β)/η{minus}"
+        name = f"{family} with momentum" if response.kind else family or "heavy ball"
+        return name, base, f"(2 + 2β)/η{minus}"
     if nesterov:
         rate = base / (1 + beta)
         return (
@@ -152,3 +149,17 @@ def _named(response: Response, base: float, decay: float) -> tuple[str, float, s
             f"(2 + 2β)/((1 + 2β)η){minus}",
         )
     return family or "momentum of its own kind", float("nan"), f"2/Σ(−1)ᵏhₖ{minus}"
+
+
+def _family(response: Response) -> str:
+    """Name by the second moment and how the step depends on it; "" without one."""
+    found = response.scaling
+    if found.rectified and not found.kind:
+        return "RAdam before it divides by √ν"
+    own = found.kind.removeprefix("ScaleBy").removesuffix("State")
+    if own == "Adam":
+        if found.power == 1:
+            return "Adamax"
+        return "Yogi" if not found.forgets else "RAdam" if found.rectified else "Adam"
+    known = {"Rss": "Adagrad", "Novograd": "NovoGrad"}
+    return known.get(own, "RMSProp" if own.startswith(("Rms", "RStdDev")) else own)

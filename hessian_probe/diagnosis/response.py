@@ -8,19 +8,16 @@ hₖ = h₁ρᵏ⁻¹.  The same is done for the parameters, through which weigh
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Layout, Vector, add_scaled, cast, from_tangent, scale, tangent
-from hessian_probe.diagnosis import state as states
+from hessian_probe.arrays import Vector, scale
+from hessian_probe.diagnosis.probe import SIZE, Probe, signs
+from hessian_probe.diagnosis.scaling import Scaling, scaling, typical
 from hessian_probe.diagnosis.state import UnreadableError
 
-# Size of the probing gradients: far below √ν and ε of adaptive methods, whose squares stay normal in
-# float32.  Linearity at this size is checked.
-SIZE = 1e-11
 # Answers agree when they differ by this share: rounding of float32 over a few steps is below 1e-5.
 AGREE = 1e-3
 # At the parameters themselves a gradient this much smaller than usual is tried; it adds SMALL² to the
@@ -29,8 +26,6 @@ SMALL = 1e-4
 ROUGH = 0.02
 # Steps of the response that are measured: one more than determine h₀, h₁ and ρ, twice.
 STEPS = 6
-# Gradients gathered for one step at most.
-MAX_ACCUMULATION = 1024
 
 
 class Response(NamedTuple):
@@ -43,8 +38,7 @@ class Response(NamedTuple):
         next_share: h₁/h₀, the same for all variables; 0 without momentum.
         ratio: ρ; 0 without momentum.
         accumulation: gradients gathered for one step.
-        second: for each leaf the second moment that scales it, or None where there is none.
-        kind: class name of the node that holds the second moments, or "".
+        scaling: the second moment that scales the step, and how.
         shortened: length of the step for the present gradient ÷ that of the linear response; below 1
             where clipping is active.  1 where there is a second moment: it hides clipping.
     """
@@ -55,100 +49,13 @@ class Response(NamedTuple):
     next_share: float
     ratio: float
     accumulation: int
-    second: tuple[Any, ...]
-    kind: str
+    scaling: Scaling
     shortened: float
 
-
-class Probe:
-    """An optimiser at a copy of its state, its preconditioner and schedules held.
-
-    Args:
-        optimizer: has `update(gradients, state, params)`.
-        opt_state: its state.
-        layout: layout of the parameters.
-        rest: their other arrays.
-        value: the loss, for transformations that are told it.
-
-    Raises:
-        UnreadableError: the optimiser cannot be probed; the message says what is missing.
-    """
-
-    def __init__(
-        self, optimizer: Any, opt_state: Any, layout: Layout, rest: tuple[Any, ...], value: float
-    ) -> None:
-        if not callable(getattr(optimizer, "update", None)):
-            raise UnreadableError(f"optimizer has no update method; got {type(optimizer).__name__}")
-        unknown = states.unknown_memory(opt_state)
-        if unknown:
-            raise UnreadableError(
-                f"the optimiser keeps {unknown}, whose effect on its steps is not known here"
-            )
-        self.layout, self.rest = layout, rest
-        self.zero: Vector = tuple(
-            jnp.zeros(shape, dtype) for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
-        )
-        # The name is optax's: such transformations take keywords that those within them may need.
-        told = {"value": value} if "ExtraArgs" in type(optimizer).__name__ else {}
-        self._update = jax.jit(
-            lambda gradient, state, params: optimizer.update(gradient, state, params, **told)
-        )
-        self.accumulation = 1
-        start = states.rested(opt_state)
-        self.accumulation = self._count(start)
-        _, after = self._raw(start, self.zero, self.zero)
-        self.state = states.held(start, after)
-
-    def _count(self, start: Any) -> int:
-        """How many gradients are gathered before a step."""
-        gathering = [node for node in states.nodes(start) if states.accumulates(node)]
-        if not gathering:
-            return 1
-        before, at = int(gathering[0].gradient_step), start
-        for count in range(1, MAX_ACCUMULATION + 1):
-            _, at = self._raw(at, self.zero, self.zero)
-            node = next(node for node in states.nodes(at) if states.accumulates(node))
-            if int(node.gradient_step) > before:
-                return count
-        raise UnreadableError(f"the optimiser gathered {MAX_ACCUMULATION} gradients without taking a step")
-
-    def _raw(self, state: Any, gradient: Vector, params: Vector) -> tuple[Vector, Any]:
-        """One step (of as many gradients as are gathered for it)."""
-        trees = (tangent(self.layout, cast(v, self.layout.dtypes), self.rest) for v in (gradient, params))
-        gradients, parameters = trees
-        for _ in range(self.accumulation):
-            try:
-                updates, state = self._update(gradients, state, parameters)
-                update = from_tangent(self.layout, updates, "the optimiser's update")
-            except Exception as error:
-                said = str(error).strip().split("\n")[0]
-                raise UnreadableError(
-                    f"optimizer.update(gradients, opt_state, params) raised {type(error).__name__}: {said}"
-                ) from error
-        return update, state
-
-    def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
-        """Answer to a gradient, and to parameters, that are other than zero in one step alone.
-
-        Args:
-            gradient: gradient in the first step.
-            params: parameters in the first step.
-            steps: number of steps.
-            state: state to start from; None means the held one.
-
-        Returns:
-            The update of each step, less what the optimiser does at zero gradient and parameters.
-        """
-        out = []
-        at = idle = self.state if state is None else state
-        frozen = at
-        for step in range(steps):
-            inputs = (gradient, params) if step == 0 else (self.zero, self.zero)
-            update, after = self._raw(at, *inputs)
-            base, idle_after = self._raw(idle, self.zero, self.zero)
-            out.append(add_scaled(update, -1.0, base))
-            at, idle = states.keep_momentum(frozen, after), states.keep_momentum(frozen, idle_after)
-        return out
+    @property
+    def kind(self) -> str:
+        """Class name of the node that holds the second moments, or ""."""
+        return self.scaling.kind
 
 
 def measure(probe: Probe, x: Vector, gradient: Vector) -> Response:
@@ -176,18 +83,11 @@ def measure(probe: Probe, x: Vector, gradient: Vector) -> Response:
     pulled = probe.impulse(probe.zero, delta, STEPS)
     decay_share, decay_ratio = _shape(pulled, "parameters")
     decay = scale(_alternating(decay_share, decay_ratio), _divided(pulled[0], delta))
-    second, kind = _second(probe)
+    scaled = scaling(probe, delta, _flat(first), ratio)
     idle = _divided(pulled[0], delta)
-    _check_size(probe, x, scale(SMALL, _typical(gradient, second)), first, idle)
-    shortened = 1.0 if kind else _step_share(probe, x, gradient, first, idle)
-    return Response(first, gain, decay, share, ratio, probe.accumulation, second, kind, shortened)
-
-
-def signs(layout: Layout) -> Vector:
-    """Draw a fixed vector of signs."""
-    rng = np.random.default_rng(0)
-    pairs = zip(layout.shapes, layout.work_dtypes, strict=True)
-    return tuple(jnp.asarray(rng.choice([-1.0, 1.0], shape), dtype) for shape, dtype in pairs)
+    _check_size(probe, x, scale(SMALL, typical(gradient, scaled)), first, idle)
+    shortened = 1.0 if scaled.kind else _step_share(probe, x, gradient, first, idle)
+    return Response(first, gain, decay, share, ratio, probe.accumulation, scaled, shortened)
 
 
 def _divided(update: Vector, delta: Vector) -> Vector:
@@ -199,17 +99,9 @@ def _alternating(share: float, ratio: float) -> float:
     return 1 - share / (1 + ratio)
 
 
-def _typical(gradient: Vector, second: tuple[Any, ...]) -> Vector:
-    """A gradient of the size that the second moment has seen."""
-    return tuple(
-        leaf if nu is None else jnp.sign(leaf) * jnp.sqrt(jnp.abs(nu)).astype(leaf.dtype)
-        for leaf, nu in zip(gradient, second, strict=True)
-    )
-
-
 def _step_share(probe: Probe, x: Vector, gradient: Vector, first: Vector, decay: Vector) -> float:
     """Length of a step at the parameters themselves ÷ that predicted; NaN if it points elsewhere."""
-    update = _flat(probe._raw(probe.state, gradient, x)[0])
+    update = _flat(probe.step(probe.state, gradient, x)[0])
     expected = -_flat(first) * _flat(gradient) - _flat(decay) * _flat(x)
     if not np.any(expected):
         return 1.0
@@ -273,16 +165,3 @@ def _shape(found: list[Vector], of_what: str) -> tuple[float, float]:
             f"the optimiser's answer to its {of_what} is not that of one momentum for all variables"
         )
     return share, ratio
-
-
-def _second(probe: Probe) -> tuple[tuple[Any, ...], str]:
-    """The second moment of each leaf as the next step will use it, and the kind of node it is in."""
-    held = list(states.nodes(probe.state))
-    after = list(states.nodes(probe._raw(probe.state, probe.zero, probe.zero)[1]))
-    pairs = [(old, new) for old, new in zip(held, after, strict=True) if states.second_moments(new)]
-    if len(pairs) != 1:
-        return (None,) * len(probe.layout.shapes), " + ".join(type(new).__name__ for _, new in pairs)
-    moment = states.second_moment(*pairs[0])
-    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(moment)}
-    names = [name.removeprefix("params") for name in probe.layout.names]
-    return tuple(by_path.get(name) for name in names), type(pairs[0][1]).__name__

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, from_tangent, norm, scale, tangent
+from hessian_probe.arrays import PyTree, from_tangent, norm, scale, tangent
+from hessian_probe.diagnosis.ahead import schedule_of
 from hessian_probe.diagnosis.optimizers import recognise
-from hessian_probe.diagnosis.response import SIZE, Probe, Response, measure, signs
-from hessian_probe.diagnosis.state import UnreadableError, advanced
+from hessian_probe.diagnosis.probe import Probe
+from hessian_probe.diagnosis.response import Response, measure
+from hessian_probe.diagnosis.state import UnreadableError
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.points.causes import nonfinite
@@ -24,8 +26,6 @@ from hessian_probe.spectrum.result import EigenResult
 EDGE = 0.05
 # A step that differs by more from the linear response is reported; rounding is below 1e-3.
 CLIPPED = 0.02
-# Steps ahead at which a schedule is read.
-AHEAD = (10, 100, 1000, 10000)
 CAVEAT = (
     "the limit holds for the loss over these data, whose gradient is exact; with small batches noise keeps "
     "the sharpness below it (arXiv:2412.20553)"
@@ -45,15 +45,16 @@ class Stability:
         error: residual norm of that eigenvalue; some eigenvalue lies within it.
         limit: largest sharpness at which the optimiser is stable, in the units of `sharpness`.
         ratio: sharpness ÷ limit.
-        learning_rate: η at the next step, as measured; NaN where it is not known.
+        learning_rate: η at the next step, as measured, with the corrections of Adam's first steps (the
+            bias of momentum, RAdam's rectification); NaN where it is not known.
         momentum: β (β₁ for Adam), as measured.
         decay: share by which decoupled weight decay shrinks the parameters each step; NaN if it differs
             between variables (then `ratio` is exact and `limit` is of the whole map).
         preconditioner: P as a formula, "" for none.
         formula: the limit as a formula.
         source: where it comes from.
-        schedule: pairs (steps from here, learning rate there ÷ here), empty for a constant one.  The
-            limit changes by the inverse.
+        schedule: pairs (steps from here, learning rate there ÷ here), corrections of first steps included;
+            empty for a constant one.  The limit changes by the inverse.
         accumulation: gradients gathered for one step.
         direction: pytree like params of unit norm along which the optimiser is least stable: the
             gradient along it alternates once the limit is passed; None if undetermined.
@@ -103,7 +104,11 @@ class Stability:
             rows.append(("P", self.preconditioner))
         if self.accumulation > 1:
             rows.append(("batches", f"{self.accumulation} gradients are gathered for one step"))
+        shown = float("nan")
         for steps, factor in self.schedule:
+            if factor == shown:  # over
+                continue
+            shown = factor
             then = number(self.ratio * factor, 3)
             text = f"learning rate × {number(factor, 3)}, sharpness ÷ limit {then} if H stays as it is"
             rows.append((f"in {steps} steps", text))
@@ -161,7 +166,7 @@ def stability(
         return _undetermined(bad)
     try:
         probe, response = probed(op, optimizer, opt_state)
-        schedule = _schedule(probe, response)
+        schedule = schedule_of(probe, response)
     except UnreadableError as error:
         return _undetermined(str(error))
     return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
@@ -212,7 +217,7 @@ def measured_stability(
         accumulation=response.accumulation,
         direction=_direction(op, response, eigen),
         eigen=eigen,
-        reason="" if bool(eigen.converged[-1]) else f"the sharpness did not converge: {eigen.message}",
+        reason=_open(eigen),
         notes=notes,
         num_hvps=op.num_hvps,
     )
@@ -221,9 +226,16 @@ def measured_stability(
 def _status(ratio: float, spread: float, eigen: EigenResult) -> str:
     if ratio - spread > 1 + EDGE:  # a Rayleigh quotient is a lower bound, converged or not
         return "unstable"
-    if not bool(eigen.converged[-1]):
+    if _open(eigen):
         return "undetermined"
     return "at_the_edge" if ratio + spread >= 1 - EDGE else "stable"
+
+
+def _open(eigen: EigenResult) -> str:
+    """Why the sharpness may be larger than what was found; "" where its error says how much."""
+    if bool(eigen.converged[-1]) or eigen.status == "stagnated":  # rounding forbids more
+        return ""
+    return f"the sharpness did not converge: {eigen.message or eigen.status}"
 
 
 def _notes(eigen: EigenResult, whole: bool, response: Response) -> tuple[str, ...]:
@@ -267,21 +279,3 @@ def _undetermined(reason: str) -> Stability:
         notes=(),
         num_hvps=0,
     )
-
-
-def _schedule(probe: Probe, response: Response) -> tuple[tuple[int, float], ...]:
-    """What the schedule makes of the learning rate from here on."""
-    delta: Vector = scale(SIZE, signs(probe.layout))
-    now = np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in response.first)])
-    out = []
-    for steps in AHEAD:
-        update = probe.impulse(delta, probe.zero, 1, advanced(probe.state, steps))[0]
-        then = np.concatenate(
-            [
-                np.zeros(0),
-                *(np.ravel(np.asarray(-u / d, np.float64)) for u, d in zip(update, delta, strict=True)),
-            ]
-        )
-        out.append((steps, float(np.median(then[now > 0] / now[now > 0]))))
-    constant = all(abs(factor - 1) < 1e-4 for _, factor in out)
-    return () if constant else tuple(out)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.arrays.dtypes import at_least_float32 as widened
+
 # Fields by what they do, as named in optax 0.2.3 to 0.2.8.
 MOMENTUM = ("trace", "mu", "ema", "acc_grads")
 SECOND_MOMENT = ("nu", "sum_of_squares", "nu_max")
@@ -133,8 +135,7 @@ def rested(state: Any) -> Any:
 def held(state: Any, after_zero: Any) -> Any:
     """The state whose preconditioner, after one step with a zero gradient, is that of `state`.
 
-    Moving averages decay when the gradient is zero; each is divided by the decay that was measured,
-    and the count for its bias correction goes one step back.
+    Moving averages decay when the gradient is zero; each is divided by the decay that was measured.
 
     Args:
         state: the state.
@@ -154,8 +155,6 @@ def held(state: Any, after_zero: Any) -> Any:
             changes[name] = jax.tree.map(
                 lambda leaf, d=decay: leaf / jnp.asarray(d, leaf.dtype), getattr(node, name)
             )
-        if changes and "count" in node._fields:
-            changes["count"] = jnp.maximum(node.count - 1, 0)
         return node._replace(**changes)
 
     return rewrite(state, visit, after_zero)
@@ -187,36 +186,101 @@ def _decay(node: Any, name: str, before: Any, after: Any) -> float:
     return decay
 
 
-def second_moment(before: Any, after: Any) -> Any:
-    """The second moment that scaled a step, corrected for its bias as optax does.
+def at_least_float32(state: Any) -> Any:
+    """The state with its floating-point arrays of fewer digits widened."""
+
+    def wide(leaf: Any) -> Any:
+        short = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf).astype(widened(leaf.dtype)) if short else leaf
+
+    return jax.tree.map(wide, state)
+
+
+def memory_decay(before: Any, after: Any) -> float:
+    """What a step with a zero gradient leaves of a node's second moment, as a share."""
+    field = second_moments(after)[0]
+    return _decay(before, field, getattr(before, field), getattr(after, field))
+
+
+def bias(before: Any, after: Any, steps: int = 0) -> float:
+    """What corrects the bias of a node's second moment, some steps after `after`; 1 where nothing can.
 
     Args:
         before: the node before a step with a zero gradient.
         after: the node after it.
+        steps: number of further steps.
+
+    Returns:
+        1 − decay^count.
+    """
+    decay = memory_decay(before, after) if "count" in after._fields else 1.0
+    return 1 - decay ** (int(after.count) + steps) if decay < 1 else 1.0
+
+
+def second_moment(before: Any, after: Any, *, corrected: bool) -> Any:
+    """The second moment that scaled a step.
+
+    Args:
+        before: the node before a step with a zero gradient.
+        after: the node after it.
+        corrected: whether its bias is.
 
     Returns:
         A tree like the node's second moment.
     """
     if "nu_max" in after._fields:
         return after.nu_max
-    field = second_moments(after)[0]
-    moment = getattr(after, field)
-    correction = 1.0
-    if "count" in after._fields and int(after.count) > 0:
-        correction = 1 - _decay(before, field, getattr(before, field), moment) ** int(after.count)
+    moment, correction = getattr(after, second_moments(after)[0]), bias(before, after) if corrected else 1.0
     if "mu" in second_moments(after):
         return jax.tree.map(lambda nu, mu: nu / correction - jnp.square(mu / correction), moment, after.mu)
     return jax.tree.map(lambda nu: nu / correction, moment)
 
 
-def advanced(state: Any, steps: int) -> Any:
-    """The state with every schedule's count so many steps on; preconditioners stay."""
+def rescaled(state: Any, factor: float) -> Any:
+    """The state with every second moment multiplied by a factor."""
 
     def visit(node: Any) -> Any:
-        changes = {}
-        for name in ("count", "gradient_step"):
-            if name in node._fields and not second_moments(node):
-                changes[name] = getattr(node, name) + steps
-        return node._replace(**changes)
+        # The mean gradient of the centred RMSProp is squared.
+        powers = {name: 0.5 if name == "mu" else 1.0 for name in second_moments(node)}
+        return node._replace(**{name: _times(getattr(node, name), factor**p) for name, p in powers.items()})
 
     return rewrite(state, visit)
+
+
+def advanced(
+    state: Any, after: Any, steps: int, *, corrected: bool, moments: bool = True, schedules: bool = True
+) -> Any:
+    """The state with its counts so many steps on; preconditioners stay.
+
+    The count beside a second moment corrects the bias of momentum and often of the second moment.  The
+    latter fills as its correction goes, so it is multiplied by the ratio of both corrections.
+
+    Args:
+        state: the state.
+        after: the same after a step with a zero gradient.
+        steps: number of steps.
+        corrected: whether the bias of second moments is.
+        moments: whether the counts beside second moments go on.
+        schedules: whether the counts of schedules go on, too.
+
+    Returns:
+        The new state.
+    """
+
+    def visit(node: Any, beyond: Any) -> Any:
+        second = second_moments(node)
+        changes = {}
+        for name in ("count", "gradient_step"):
+            if name in node._fields and (moments if second else schedules):
+                changes[name] = getattr(node, name) + steps
+        if second and "count" in node._fields and moments and corrected:
+            filled = bias(node, beyond, steps) / bias(node, beyond)
+            names = (name for name in second if name != "nu_max")  # a maximum of corrected ones
+            changes |= {name: _times(getattr(node, name), filled) for name in names}
+        return node._replace(**changes)
+
+    return rewrite(state, visit, after)
+
+
+def _times(tree: Any, factor: float) -> Any:
+    return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)
