@@ -239,6 +239,9 @@ def test_keras_fit_with_frozen_layers_and_dropout(keras, policy):
     net.fit(x, y, batch_size=256, epochs=3 * WINDOW, verbose=0, callbacks=[hook])
     escaped = [event for event in hook.history if event.kind == "escaped"]
     assert len(escaped) == 1
+    # The count of steps beside the moments began anew at the escape.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    assert int(inner.iterations) == 6 * WINDOW - escaped[0].step
     assert net.evaluate(x, y, verbose=0) < escaped[0].value - 0.1
     for before, after in zip(frozen, net.layers[0].variables, strict=True):
         np.testing.assert_array_equal(before, np.asarray(after))

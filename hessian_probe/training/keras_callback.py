@@ -23,8 +23,9 @@ def keras_callback(data: Any, **options: Any) -> Any:
     statistics, dropout seeds) are held fixed.
 
     Args:
-        data: a list of batches `(x, y)`: a few are probed, a few others confirm.
-        **options: those of `Monitor`.
+        data: a list of batches `(x, y)` or `(x, y, sample_weight)`: a few are probed, a few others confirm.
+        **options: those of `Monitor`; `moments` is "reset" (those shaped like a trained variable, and the
+            count of steps, unless the rate follows a schedule of it) or "keep".
 
     Returns:
         The callback; its `monitor` is the `Monitor`, and `history` the list of its `Event`s that are
@@ -32,9 +33,14 @@ def keras_callback(data: Any, **options: Any) -> Any:
 
     Raises:
         ImportError: Keras is not installed; install the extra "keras".
+        ValueError: an option is out of range, `moments="project"` among them.
         RuntimeError: at the start of `fit`, if the backend is not JAX.
     """
     keras = needs("keras", "keras")
+    moments = options.get("moments", "reset")
+    if moments == "project":
+        raise ValueError('moments="project" is not there for Keras; expected "reset" or "keep"')
+    resets = moments == "reset"
 
     class EscapeSaddles(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -46,9 +52,10 @@ def keras_callback(data: Any, **options: Any) -> Any:
 
         def _loss(self, params: Any, fixed: Any, batch: Any) -> Any:
             held, metrics, optimizer = fixed
-            x, y = batch
+            x, y, *weight = batch
+            weights = weight[0] if weight else None
             found = self.model.compute_loss_and_updates(
-                params, held, metrics, x, y, None, training=True, optimizer_variables=optimizer
+                params, held, metrics, x, y, weights, training=True, optimizer_variables=optimizer
             )
             return found[1][0]  # before loss scaling
 
@@ -79,5 +86,20 @@ def keras_callback(data: Any, **options: Any) -> Any:
                 self.model.jax_state_sync()
                 for variable, moved in zip(self.model.trainable_variables, event.params, strict=True):
                     variable.assign(jnp.asarray(moved))
+                if resets or event.kind == "taken_back":
+                    _reset(self.model.optimizer, keras.optimizers.schedules.LearningRateSchedule)
 
     return EscapeSaddles()
+
+
+def _reset(optimizer: Any, schedule: type) -> None:
+    """Start a Keras optimiser's moments and count of steps anew; nothing if its rate follows that count."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner._learning_rate, schedule):
+        return
+    shapes = {tuple(variable.shape) for variable in inner._trainable_variables} - {()}
+    averages = {id(variable) for variable in getattr(inner, "_model_variables_moving_average", ())}
+    for variable in inner.variables:
+        moment = tuple(variable.shape) in shapes and id(variable) not in averages
+        if moment or variable is inner.iterations:
+            variable.assign(jnp.zeros(variable.shape, variable.dtype))
