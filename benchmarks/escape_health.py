@@ -210,11 +210,12 @@ def monitored(case: Case, data: Any, steps: int) -> None:
     for number in range(steps):
         key = jax.random.fold_in(jax.random.key(1), number)
         carries[0], _ = jax.block_until_ready(step(carries[0], data, key))
+        batch = jax.block_until_ready(_batch(case, data, key))
         began = time.process_time()
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
         between, looked = time.process_time(), monitor.cost.num_probes
-        event = monitor.update(number, carries[1][0], value, carries[1][1], batch=_batch(case, data, key))
+        event = monitor.update(number, carries[1][0], value, carries[1][1], batch=batch)
         carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
@@ -255,7 +256,7 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     looks = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
     print(f"  at the minimum of ridge regression, {steps} steps: looks at {looks.tolist()}, ", end="")
     print(f"{state.num_escapes} escapes, the next one not before {float(state.next_look):.0f}")
-    print("      " + escape_events(state)[-1]["evidence"])
+    print("      " + [row for row in escape_events(state) if row["kind"] == "at_minimum"][-1]["evidence"])
     monitor = Monitor(loss)
     spent = []
     for number, value in enumerate(np.asarray(values)):  # the parameters rest from early on

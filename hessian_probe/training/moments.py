@@ -40,9 +40,10 @@ def adjust_moments(
     where m points uphill as gradients do.  Parts that hold parameters (`z` of schedule-free methods,
     `params0`, `x0`, `cache`) are moved by the step unless `init` is given.
 
-    Hooks reset by default: over five seeds on two plateaus (`benchmarks/escape.py --compare moments`), Adam
-    then needed 1,125 gradients instead of 2,726, and 693 instead of 1,635; momentum 1,476 instead of 1,463,
-    and 986 instead of 1,585 with overlapping quartiles.  Projecting changed nothing.
+    Hooks reset by default.  On escapes soon after the start all three need the same within quartiles, over
+    five seeds on six plateaus (`benchmarks/escape.py --compare moments`, table in the documentation); on late
+    ones, before hooks looked early, Adam needed 1,125 gradients with "reset" instead of 2,726 with "keep",
+    and 693 instead of 1,635.
 
     Args:
         opt_state: any pytree, for instance an optax state.

@@ -70,7 +70,7 @@ class Monitor:
         ValueError: an option is out of range.
 
     Cost:
-        22 μs an update after the first thousand, 45 before (measured), while healthy, looks aside.  An early
+        17 μs an update after the first thousand, 46 before (measured), while healthy, looks aside.  An early
         look takes one gradient and ten evaluations, two of them up to 17 products more; one at a plateau at
         most `max_hvps` + 17 products and a few dozen evaluations.  The first of each kind compiles.  The
         parameters before an escape are kept on the host for 4 windows.
