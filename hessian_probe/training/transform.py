@@ -41,15 +41,17 @@ def escape_saddles(
     A look is taken when the plateau test calls the loss flat, slow or oscillating; and 8, 16, 32 … steps
     after the start and after every escape, whatever it says.  First the loss is evaluated along the
     gradient, at lengths up to twice that of the parameters: where it falls by twice what the slope
-    explains, it bends down, as at saddles whose curvature is lost in rounding.  If it does not, and at the
-    plateau test's looks and two of the others, a Lanczos run looks for negative curvature, and steps along
-    it are tried.  From the best step on, steepest descent with line searches goes on while it pays.  Last,
-    where the plateau test asked and the lowest curvature seen is not clearly positive, a kick: every leaf
-    is displaced at random by 1.2 times its length, and line searches lead down from there; it counts if
-    that brings twice what curvature did, and twice what as many line searches bring without it.  The result
-    becomes the update, `params + updates` being the new point, if its first step alone (or the kick) brings
-    more than rounding and twice what training brings within a window (eight times where the plateau test
-    has not spoken); with batches, only if the next batch confirms it.
+    explains, it bends down, as at saddles whose curvature is lost in rounding.  If it does not, at the
+    plateau test's looks and at those after 16 and 64 steps (no others), a Lanczos run looks for negative
+    curvature, and steps along it are tried.  From the best step on, steepest descent with line searches goes
+    on while it pays.  Last, where the plateau test asked and the lowest curvature seen is not clearly
+    positive, a kick: every leaf is displaced at random by 1.2 times its length, and line searches lead down
+    from there; it counts if that brings twice what curvature did, and twice what as many line searches bring
+    without it.
+
+    The result becomes the update, `params + updates` being the new point, if its first step alone (or the
+    kick) brings more than rounding and twice what training brings within a window (eight times where the
+    plateau test has not spoken); with batches, only if the next batch confirms it.
 
     A step along curvature proves a saddle; a kick only that a lower loss is near.  Where the optimiser cannot
     go on from there (within 256 steps the loss rises above the saddle's by what the escape brought), the
