@@ -7,8 +7,10 @@ at which two runs that start a hair apart along the top eigenvector drift apart 
 quadratics the preconditioner of adaptive methods is held (decay of the second moment next to 1), since
 the limit is that of a held one; on networks it moves as it does in training.
 
-Second table: a network on digits trained with one rate; sharpness ÷ limit over the second half of the
-training.  Training that reaches its limit stays there (Cohen et al. 2021, 2022).
+Second table: a network on digits trained with one rate, from several starts; sharpness ÷ limit at ten looks
+in the second half of the training.  Training that reaches its limit stays there (Cohen et al. 2021, 2022).
+Two bars: the mean of the looks lies within 0.95 and 1.05 for every start, and so does every single look.
+The first decides the exit status, both are printed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ STEPS = {"quadratic": 400, "network": 150}
 BISECTIONS = 12
 # Distance of the two runs at first, relative to the parameters: MultiSteps gathers in float32.
 HAIR = 1e-5
+# The divergent rate is looked for between the predicted one over this and times this.
+SEARCHED = 4
 # Two runs have parted when their distance has grown by this factor.  Measured at 0.5
 # to 2 times the predicted rate: below the limit it grows at most 9-fold (along flat directions); above it
 # Adagrad and RMSProp, whose preconditioner answers, stop it at 16 to 1,000 and at 11 to 170, Adam at 10⁴.
@@ -99,7 +103,11 @@ def predicted_rate(build: Build, loss: Any, params: Any, state: Any, start: floa
 def observed_rate(
     build: Build, loss: Any, params: Any, state: Any, near: float, steps: int, direction: Any
 ) -> float:
-    """The rate, by bisection between half and twice the predicted one, above which two runs part."""
+    """The rate, by bisection between a quarter and four times the predicted one, above which two runs part.
+
+    Returns:
+        NaN where they part at the lowest rate, or stay together at the highest: there is none between.
+    """
     hair = HAIR * float(optax.tree.norm(params))
     moved = jax.tree.map(lambda x, d: x + hair * d, params, direction)
 
@@ -118,14 +126,15 @@ def observed_rate(
         _, distances = jax.lax.scan(step, ((params, state), (moved, state)), None, length=steps)
         return distances
 
-    low, high = near / 2, near * 2
+    def part(rate: float) -> bool:
+        return not np.max(np.asarray(apart(rate)) / hair) < GROWN
+
+    low, high = near / SEARCHED, near * SEARCHED
+    if part(low) or not part(high):
+        return float("nan")
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
-        distances = np.asarray(apart(middle)) / hair
-        if not np.max(distances) < GROWN:
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if part(middle) else (middle, high)
     return float(np.sqrt(low * high))
 
 
@@ -200,41 +209,56 @@ def trained(build: Build, seed: int) -> tuple[Any, Any, Any, float]:
     return loss, params, state, rate
 
 
-# Rates at which the limit is met early enough for half of the training to show the plateau; found among
-# 12 rates and momenta.  With more momentum (0.5 and 0.9) the sharpness meets its limit and then falls
-# below it by itself as the loss vanishes.
+# Each with the least and the most that sharpness ÷ limit may be.  Rates at which the limit is met early
+# enough for half of the training to show the plateau; found among 12 rates and momenta, at seed 2.  With
+# more momentum the sharpness meets its limit and then falls below it by itself as the loss vanishes: heavy
+# ball 0.5 at 0.8 reaches 1.02 and 0.93 (seeds 0, 1) and ends at 0.73 and 0.83, Nesterov 0.9 at 0.35 reaches
+# 0.89 and 0.77 and ends at 0.52 and 0.57.
 PLATEAU = {
-    "gradient descent 0.8": (lambda: optax.sgd(0.8), 1.0),
-    "heavy ball 0.3, 0.8": (lambda: optax.sgd(0.8, 0.3), 1.0),
-    "Nesterov 0.5, 0.5": (lambda: optax.sgd(0.5, 0.5, nesterov=True), 1.0),
-    "Adam 0.005": (lambda: optax.adam(5e-3), 1.0),
-    "control, gradient descent 0.02": (lambda: optax.sgd(0.02), 0.0),
+    "gradient descent 0.8": (lambda: optax.sgd(0.8), 0.95, 1.05),
+    "heavy ball 0.3, 0.8": (lambda: optax.sgd(0.8, 0.3), 0.95, 1.05),
+    "Nesterov 0.5, 0.5": (lambda: optax.sgd(0.5, 0.5, nesterov=True), 0.95, 1.05),
+    "Adam 0.005": (lambda: optax.adam(5e-3), 0.95, 1.05),
+    "control, gradient descent 0.02": (lambda: optax.sgd(0.02), 0.0, 0.1),
 }
 PLATEAU_STEPS = 4000
-LOOKS = 20
+LOOKS = 10
 
 
-def plateau_table(seed: int) -> bool:
-    """Print sharpness ÷ limit over the second half of training; say whether all are as they must be."""
-    print(f"\n{'optimiser, rate':32s}{'mean':>8s}{'least':>8s}{'most':>8s}{'loss':>10s}   bar (mean)")
+def looks(optimizer: Any, seed: int) -> tuple[np.ndarray, float]:
+    """Sharpness ÷ limit at each look in the second half of one training, and the loss at its end."""
     loss, _ = network(1797)
+    params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
+    state = optimizer.init(params)
+    params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // 2)
+    ratios = []
+    for _ in range(LOOKS):
+        params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // 2 // LOOKS)
+        ratios.append(hp.stability(loss, params, optimizer=optimizer, opt_state=state).ratio)
+    return np.array(ratios), float(loss(params))
+
+
+def plateau_table(seeds: int) -> bool:
+    """Print sharpness ÷ limit over the second half of training; say whether its means are as they must be."""
+    heads = f"{'seed':>5s}{'mean':>8s}{'least':>8s}{'most':>8s}{'loss':>10s}   mean, each look"
+    print(f"\n{'optimiser, rate':32s}{heads}")
     good = True
-    for name, (build, expected) in PLATEAU.items():
-        optimizer = build()
-        params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
-        state, ratios = optimizer.init(params), []
-        for _ in range(LOOKS):
-            params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // LOOKS)
-            ratios.append(hp.stability(loss, params, optimizer=optimizer, opt_state=state).ratio)
-        late = np.array(ratios[LOOKS // 2 :])
-        met = 0.95 <= late.mean() <= 1.05 if expected else late.max() < 0.1
-        good &= bool(met)
-        bar = "0.95 … 1.05" if expected else "below 0.1"
-        print(
-            f"{name:32s}{late.mean():8.3f}{late.min():8.3f}{late.max():8.3f}{float(loss(params)):10.2e}   "
-            f"{bar} {'met' if met else 'MISSED'}",
-            flush=True,
-        )
+    inside = [0, 0]
+    for name, (build, low, high) in PLATEAU.items():
+        for seed in range(seeds):
+            late, loss = looks(build(), seed)
+            mean_met = low <= late.mean() <= high
+            within = int(np.sum((late >= low) & (late <= high)))
+            good &= bool(mean_met)
+            inside = [inside[0] + within, inside[1] + len(late)]
+            print(
+                f"{name:32s}{seed:5d}{late.mean():8.3f}{late.min():8.3f}{late.max():8.3f}{loss:10.2e}   "
+                f"{'met' if mean_met else 'MISSED'}, {within} of {len(late)} in {low:g} … {high:g}",
+                flush=True,
+            )
+    print(
+        f"means: {'all' if good else 'NOT all'} within their bars; single looks: {inside[0]} of {inside[1]}"
+    )
     return good
 
 
@@ -244,11 +268,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=2, help="seeds for each optimiser and problem")
-    parser.add_argument("--seed", type=int, default=2, help="seed of the plateau's network")
+    parser.add_argument("--seeds", type=int, default=3, help="starts of each plateau")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     limits = divergence_table(options.rounds)
-    plateau = plateau_table(options.seed)
+    plateau = plateau_table(options.seeds)
     return 0 if limits and plateau else 1
 
 
