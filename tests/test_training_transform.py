@@ -315,6 +315,27 @@ def test_moments_are_reset_at_an_escape():
     assert int(state.inner[0].count) == since
 
 
+def test_a_saddle_under_noise_is_left_without_a_verdict():
+    """The loss is too noisy for the plateau test to speak; curvature is −1, and the way down brings 1/4."""
+
+    def loss(p, shift):
+        return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2 + 0.01 * shift
+
+    optimizer = escape_saddles(optax.sgd(0.05), loss)
+    shifts = jax.random.normal(jax.random.key(3), (300,), FLOAT)
+
+    def step(carry, shift):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, shift)
+        updates, state = optimizer.update(gradient, state, params, value=value, batch=shift)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jnp.asarray([0.0, 0.5], FLOAT)
+    (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), shifts)
+    assert int(state.num_escapes) == 1
+    np.testing.assert_allclose(np.abs(params), [1, 0], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("error", "words", "options"),
     [

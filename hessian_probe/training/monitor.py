@@ -188,7 +188,8 @@ class Monitor:
         probe, joined = self._joined(params, fixed)
         test, schedule, turn = self.test, self._schedule, self.cost.num_probes
         if early:
-            deep = bool(thorough(int(test.stream.count), test.every))
+            deep = bool(thorough(int(test.stream.count), test.every, int(test.stream.kind)))
+            deep = deep and schedule.affords(probe.search.price(True))
             if not schedule.affords(probe.search.price(deep)):
                 return NOTHING
             found = probe.glance(joined, batch, turn, fall=EARLY * float(brings(np, test.stream)), deep=deep)

@@ -273,9 +273,11 @@ class _Hook:
         options = self.options
         if options.strategy not in STRATEGIES:
             return rules.stuck(memory)
-        at = scheduled if options.strategy == DEFAULT else thorough
-        early = at(memory.watch.stream.count, options.every) & (rules.now(memory) >= memory.pace.hands_off)
-        return rules.stuck(memory) | (early & self._affords(memory, look, False))
+        count, kind = memory.watch.stream.count, memory.watch.stream.kind
+        slow = options.strategy != DEFAULT
+        early = thorough(count, options.every, kind) if slow else scheduled(count, options.every)
+        free = rules.now(memory) >= memory.pace.hands_off
+        return rules.stuck(memory) | (early & free & self._affords(memory, look, False))
 
     def _affords(self, memory: Memory, look: Look, deep: bool, *, kick: bool = False) -> jax.Array:
         price = look.price(self.options.strategy, self.options.num_products, deep, kick)
@@ -287,8 +289,9 @@ class _Hook:
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
         asked, kicks = rules.stuck(memory), self._affords(memory, look, True, kick=True)
-        early = thorough(memory.watch.stream.count, options.every) & self._affords(memory, look, True)
         watch = memory.watch
+        deep = thorough(watch.stream.count, options.every, watch.stream.kind)
+        early = deep & self._affords(memory, look, True)
         fall = expected(jnp, watch.stream.kind, watch.fall, watch.noise)
         fall = jnp.where(asked, fall, EARLY * brings(jnp, watch.stream))
         return look.search(options.strategy, key, fall, options.num_products, asked | early, asked & kicks)
