@@ -156,6 +156,18 @@ def test_radam_is_momentum_before_it_divides_and_grows_after():
     assert dict(later.schedule)[100] == pytest.approx(grown, rel=2e-3)
 
 
+def test_adamax_of_a_variable_that_never_had_a_gradient():
+    """Its ν stays at ε, the others' decay."""
+    loss, params, _ = quadratic()
+    params["idle"] = jnp.ones(3)
+    optimizer = optax.adamax(RATE)
+    found = hp.stability(loss, params, optimizer=optimizer, opt_state=trained(optimizer, loss, params, 60))
+    without = {name: leaf for name, leaf in params.items() if name != "idle"}
+    same = hp.stability(loss, without, optimizer=optimizer, opt_state=trained(optimizer, loss, without, 60))
+    assert found.ratio == pytest.approx(same.ratio, rel=2e-3)
+    assert found.method == "Adamax"
+
+
 def test_what_no_correction_is_known_for_has_no_rate():
     loss, params, _ = quadratic()
     optimizer = optax.yogi(RATE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.arrays import Vector, scale
+from hessian_probe.diagnosis.moments import advanced
 from hessian_probe.diagnosis.probe import SIZE, Probe, signs
 from hessian_probe.diagnosis.response import AGREE, Response
-from hessian_probe.diagnosis.state import advanced
 
 # Steps ahead at which the learning rate is read.
 AHEAD = (10, 100, 1000, 10000)

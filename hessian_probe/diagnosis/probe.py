@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, cast, from_tangent, tangent
+from hessian_probe.diagnosis import moments
 from hessian_probe.diagnosis import state as states
 from hessian_probe.diagnosis.state import UnreadableError
 
@@ -58,7 +59,8 @@ class Probe:
         start = states.rested(states.at_least_float32(opt_state))
         self.accumulation = self._count(start)
         _, after = self.step(start, self.zero, self.zero)
-        self.state = states.held(start, after)
+        self.state = moments.held(start, after)
+        moments.require_held(start, self.step(self.state, self.zero, self.zero)[1])
 
     def _count(self, start: Any) -> int:
         """How many gradients are gathered before a step."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Vector
+from hessian_probe.diagnosis import moments
 from hessian_probe.diagnosis import state as states
 from hessian_probe.diagnosis.probe import Probe
 
@@ -65,15 +66,15 @@ def scaling(probe: Probe, delta: Vector, first: np.ndarray, ratio: float) -> Sca
     if not pairs:
         return Scaling(none, "")
     kind = " + ".join(type(new).__name__ for _, new in pairs)
-    shrunk = _answer(probe, delta, first, states.rescaled(held, LARGER))
+    shrunk = _answer(probe, delta, first, moments.rescaled(held, LARGER))
     if abs(shrunk - 1) <= SAME:  # RAdam's first steps
         return Scaling(none, "", rectified="Adam" in kind)
     power = 1.0 if shrunk < LARGER**-INVERSE else 0.5
-    forgets = all(states.memory_decay(*pair) < 1 for pair in pairs)
+    forgets = all(moments.memory_decay(*pair) < 1 for pair in pairs)
     corrected, rectified = _corrections(probe, delta, first, after, ratio)
     second = none
     if len(pairs) == 1:
-        second = _by_leaf(probe, states.second_moment(*pairs[0], corrected=corrected))
+        second = _by_leaf(probe, moments.second_moment(*pairs[0], corrected=corrected))
     return Scaling(second, kind, power, forgets, corrected, rectified)
 
 
@@ -115,7 +116,7 @@ def _corrections(
     heavy = 1 - ratio**count
     nesterov = (1 + ratio) / (ratio / (1 - ratio ** (count + 1)) + 1 / heavy)  # as optax's Nadam
     for corrected in (False, True):
-        settled = states.advanced(probe.state, after, SETTLED, corrected=corrected, schedules=False)
+        settled = moments.advanced(probe.state, after, SETTLED, corrected=corrected, schedules=False)
         grown = _answer(probe, delta, first, settled)
         if min(abs(grown / expected - 1) for expected in (1.0, heavy, nesterov)) <= SAME:
             return corrected, False
