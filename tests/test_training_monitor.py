@@ -371,5 +371,34 @@ def test_moments_of_an_optax_state():
     np.testing.assert_array_equal(adam.mu["w"], state[0].mu["w"])
 
 
+def test_a_gradient_that_lasts_though_the_loss_stops_is_told():
+    """At a rate of 2/λ the iterate jumps from wall to wall; at 0.9/λ it arrives, and the gradient goes."""
+    said = "the loss has stopped and the gradient has not"
+
+    def follow(rate, monitor, x, steps=120):
+        texts = []
+        for step in range(steps):
+            value, gradient = 0.5 * x[0] ** 2, x[0]
+            event = monitor.update(step, x, value, grad_norm=abs(gradient))
+            texts.append("; ".join(event.evidence))
+            x = x - rate * jnp.stack([gradient])
+        return texts, x
+
+    def valley(p):
+        return 0.5 * p[0] ** 2
+
+    start = jnp.ones(1, FLOAT)
+    monitor = Monitor(valley)
+    texts, _ = follow(2.0, monitor, start)
+    assert said in texts[-1]
+    assert "the gradient norm fell by 0 " in texts[-1]
+    assert not any(said in text for text in follow(0.9, Monitor(valley), start)[0])
+    restored = Monitor(valley)
+    restored.load_state_dict({name: leaf.tolist() for name, leaf in monitor.state_dict().items()})
+    assert follow(2.0, restored, start, 20)[0] == follow(2.0, monitor, start, 20)[0]
+    with pytest.raises(ValueError, match="grad_norm has shape"):
+        monitor.update(0, start, 0.5, grad_norm=np.ones(2))
+
+
 def test_the_room_is_public():
     assert hp.training.Monitor is Monitor

@@ -16,6 +16,7 @@ from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
 ANCHOR = "anchor_"
+Tests = dict[str, PlateauTest]  # by what their entries begin with
 # In place of a verdict that is not there yet.
 UNKNOWN = Verdict(-1, *[math.nan] * 5)
 
@@ -40,35 +41,32 @@ class Kept(NamedTuple):
     anchor: tuple[np.ndarray, ...]
 
 
-def to_dict(kept: Kept, test: PlateauTest, cost: Cost) -> dict[str, Any]:
+def to_dict(kept: Kept, tests: Tests, cost: Cost) -> dict[str, Any]:
     """Write all of it as arrays by name."""
-    numbers = {
+    numbers: dict[str, Any] = {
         "at_minimum": kept.at_minimum,
         "last": LASTING.index(kept.last),
         "noted": kept.noted,
         "gain": kept.gain,
-        "pending": np.resize([*test.pending, math.nan], CHUNK),
     }
-    verdict = UNKNOWN if test.verdict is None else test.verdict
-    parts = {
-        "pace": kept.pace._asdict(),
-        "cost": vars(cost),
-        "stream": test.stream._asdict(),
-        "verdict": verdict._asdict(),
-    }
+    parts: dict[str, dict[str, Any]] = {"pace": kept.pace._asdict(), "cost": vars(cost)}
+    for of, test in tests.items():
+        verdict = UNKNOWN if test.verdict is None else test.verdict
+        numbers[f"{of}pending"] = np.resize([*test.pending, math.nan], CHUNK)
+        parts |= {f"{of}stream": test.stream._asdict(), f"{of}verdict": verdict._asdict()}
     for prefix, part in parts.items():
         numbers |= {f"{prefix}_{name}": value for name, value in part.items()}
     numbers |= {f"{ANCHOR}{i}": leaf for i, leaf in enumerate(kept.anchor)}
     return {name: np.asarray(value) for name, value in numbers.items()}
 
 
-def from_dict(state: dict[str, Any], kept: Kept, test: PlateauTest, cost: Cost) -> Kept:
+def from_dict(state: dict[str, Any], kept: Kept, tests: Tests, cost: Cost) -> Kept:
     """Read it back.
 
     Args:
         state: what `to_dict` returned.
         kept: of a new monitor.
-        test: of a monitor of the same options; is changed.
+        tests: of a monitor of the same options; are changed.
         cost: is changed.
 
     Returns:
@@ -77,7 +75,7 @@ def from_dict(state: dict[str, Any], kept: Kept, test: PlateauTest, cost: Cost) 
     Raises:
         ValueError: an entry is missing, or the window differs.
     """
-    own = to_dict(kept._replace(anchor=()), test, cost)
+    own = to_dict(kept._replace(anchor=()), tests, cost)
     missing = sorted(set(own) - set(state))
     if missing:
         raise ValueError(f"the state lacks {', '.join(missing)}; was it made by Monitor.state_dict?")
@@ -90,10 +88,11 @@ def from_dict(state: dict[str, Any], kept: Kept, test: PlateauTest, cost: Cost) 
             )
     for name, value in vars(cost).items():
         setattr(cost, name, type(value)(new[f"cost_{name}"]))
-    pending = list(itertools.takewhile(math.isfinite, new["pending"].tolist()))
-    verdict = Verdict(*(new[f"verdict_{name}"] for name in Verdict._fields))
-    stream = Stream(*(new[f"stream_{name}"] for name in Stream._fields))
-    test.resume(stream, pending, None if verdict.kind == UNKNOWN.kind else verdict)
+    for of, test in tests.items():
+        pending = list(itertools.takewhile(math.isfinite, new[f"{of}pending"].tolist()))
+        verdict = Verdict(*(new[f"{of}verdict_{name}"] for name in Verdict._fields))
+        stream = Stream(*(new[f"{of}stream_{name}"] for name in Stream._fields))
+        test.resume(stream, pending, None if verdict.kind == UNKNOWN.kind else verdict)
     held = sum(name.startswith(ANCHOR) for name in state)
     return Kept(
         Pace(*(new[f"pace_{name}"][()] for name in Pace._fields)),

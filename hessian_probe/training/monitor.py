@@ -62,6 +62,7 @@ class Monitor:
 
     Attributes:
         test: the plateau test.
+        gradient_test: the same of the gradient's norm, where `update` is told it.
         cost: what the monitor has cost.
         events: records of the events so far, of this process.
 
@@ -103,6 +104,7 @@ class Monitor:
         self._probes = [Probe(each, data, key, max_hvps) for each in (loss, with_fixed(loss))]
         self._moments, self._log = moments, log
         self.test = PlateauTest(window=window, every=every)
+        self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
         self.cost = Cost()
         self.events: list[dict[str, Any]] = []
         self._schedule = Schedule(self.test, self.cost, max_share)
@@ -115,6 +117,7 @@ class Monitor:
         opt_state: PyTree = None,
         batch: PyTree = None,
         fixed: PyTree = None,
+        grad_norm: Any = None,
     ) -> Event:
         """Tell the monitor about a step, and go on with `event.params` and `event.opt_state`.
 
@@ -126,19 +129,19 @@ class Monitor:
             batch: the step's batch; needed where `loss` takes one and the monitor has no data.
             fixed: arrays that the loss reads and nobody trains (batch statistics, frozen layers, random
                 keys); `loss` is then called as `loss(params, fixed)` or `loss(params, fixed, batch)`.
+            grad_norm: norm of the step's gradient, if it is at hand.  Where the loss stops and this does
+                not, the event's evidence says so: training then bounces, and no critical point is near.
 
         Returns:
             Event.
 
         Raises:
-            ValueError: `value` is no scalar; at the first update also: `params` holds no variable, or
-                batches are not alike.
+            ValueError: `value` or `grad_norm` is no scalar; at the first update also: `params` holds no
+                variable, or batches are not alike.
             TypeError: at the first update: the loss needs a batch and has none, or returns no real scalar.
         """
         began = time.perf_counter()
-        if np.size(value) != 1:
-            raise ValueError(f"value has shape {np.shape(value)}; expected the loss, a scalar")
-        value = float(np.asarray(value).reshape(()))
+        value = _scalar(value, "value", "the loss")
         probe, joined = self._joined(params, fixed)
         if not probe.checked:
             probe.check(joined, batch)
@@ -147,6 +150,9 @@ class Monitor:
         self._schedule.notice_progress()
         before = self.cost.num_hvps, self.cost.num_evaluations
         evidence: tuple[str, ...] = (self.test.evidence(),)
+        if grad_norm is not None:
+            self.gradient_test.update(_scalar(grad_norm, "grad_norm", "the norm of the gradient"))
+            evidence = (*evidence, *_bounce(kind, self.gradient_test))
         found: Finding | None = None
         new_params, new_state = params, opt_state
         if self._schedule.alarms(value) and self._is_lost(params, batch, fixed):
@@ -163,6 +169,8 @@ class Monitor:
         if self._schedule.kept.at_minimum and kind in RESTS:
             kind = "at_minimum"
             evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_look}")
+        if kind in ("escaped", "taken_back"):
+            self.gradient_test.restart()
         seconds = time.perf_counter() - began
         self.cost.seconds += seconds
         looked = self.cost.num_evaluations > before[1]
@@ -234,6 +242,10 @@ class Monitor:
         if self._log is not None:
             append_event(self._log, row)
 
+    @property
+    def _tests(self) -> dict[str, PlateauTest]:
+        return {"": self.test, "gradient_": self.gradient_test}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides future events as a flat dict of NumPy arrays.
 
@@ -241,7 +253,7 @@ class Monitor:
         it to `load_state_dict` of a monitor made with the same options: it continues with the same events.
         For 4 windows after an escape it holds the parameters before it.
         """
-        return to_dict(self._schedule.kept, self.test, self.cost)
+        return to_dict(self._schedule.kept, self._tests, self.cost)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -252,7 +264,21 @@ class Monitor:
         Raises:
             ValueError: an entry is missing, or the window differs.
         """
-        self._schedule.kept = from_dict(state, self._schedule.kept, self.test, self.cost)
+        self._schedule.kept = from_dict(state, self._schedule.kept, self._tests, self.cost)
+
+
+def _scalar(value: Any, name: str, what: str) -> float:
+    if np.size(value) != 1:
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected {what}, a scalar")
+    return float(np.asarray(value).reshape(()))
+
+
+def _bounce(kind: str, test: PlateauTest) -> tuple[str, ...]:
+    """Say how the gradient's norm goes on, and where it lasts though the loss has stopped."""
+    said = (test.evidence(),)
+    if kind not in (*RESTS, "oscillating") or not test.lasts:
+        return said
+    return (*said, f"the loss has stopped and the gradient has not: its norm is {test.level:.3g} still")
 
 
 def _difference(new: PyTree, old: PyTree) -> PyTree:

@@ -8,6 +8,10 @@ import numpy as np
 
 from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict, absorb, judge, judged_at, new_stream
 
+# A gradient has not gone where its norm is above this share of the highest mean in the run: an optimum is
+# approached by orders of magnitude, a bounce between walls by less than one.
+LASTS = 0.1
+
 
 class PlateauTest:
     """Tell from a stream of losses whether training still gets anywhere.
@@ -22,6 +26,7 @@ class PlateauTest:
         window: steps that show the present trend; nothing is said before so many.
         every: steps between judgements, a multiple of 4; from 128·every steps on they grow slowly, to at most
             1/128 of the run.  The kind holds in between.
+        of: what the values are, for the evidence; the norm of the gradient is judged as the loss is.
 
     Attributes:
         stream: what is remembered.
@@ -36,9 +41,9 @@ class PlateauTest:
         Time and memory for a few hundred numbers per value, whatever the length of the run.
     """
 
-    def __init__(self, *, window: int = 64, every: int = 8) -> None:
+    def __init__(self, *, window: int = 64, every: int = 8, of: str = "loss") -> None:
         check_lengths(window, every)
-        self.window, self.every = window, every
+        self.window, self.every, self.of = window, every, of
         self.broken = False
         self.pending: list[float] = []
         self.stream = new_stream(np, window, np.float64)
@@ -58,6 +63,13 @@ class PlateauTest:
     def level(self) -> float:
         """Median of the window."""
         return float(np.median(self.stream.recent))
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the values have not fallen to a tenth of what they were, and do not fall now."""
+        seen = self.stream.blocks[: int(self.stream.filled)]
+        highest = float(np.max(seen, initial=self.level))
+        return self.verdict is not None and self.kind != "none" and self.level > LASTS * highest
 
     def update(self, value: Any) -> str:
         """Add a value and return the kind.
@@ -93,12 +105,12 @@ class PlateauTest:
         """Say in one sentence which numbers decided."""
         found = self.verdict
         if self.broken:
-            return "the loss is not finite"
+            return f"the {self.of} is not finite"
         if found is None or int(self.stream.count) < self.window:
             return f"{int(self.stream.count) + len(self.pending)} of {self.window} values seen"
         sentence = (
-            f"over {self.window} steps the loss fell by {float(found.fall):.3g} ± {float(found.error):.2g}, "
-            f"single values vary by {float(found.noise):.2g}"
+            f"over {self.window} steps the {self.of} fell by {float(found.fall) + 0.0:.3g} ± "
+            f"{float(found.error):.2g}, single values vary by {float(found.noise):.2g}"
         )
         if float(found.reference) > 0:
             sentence += f"; that is {float(found.speed):.3g} of the run's own speed"
