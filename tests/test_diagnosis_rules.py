@@ -273,3 +273,18 @@ def test_a_baseline_needs_no_data():
 def test_bad_input_is_refused(more, error, said):
     with pytest.raises(error, match=said):
         hp.diagnose(squared, {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}, **more)
+
+
+def test_forty_samples_are_not_unlike_others_of_their_kind():
+    """Nothing of a fold that is left out goes into its model: scaled by all, they were 3 errors apart."""
+    inputs, labels = (np.asarray(part) for part in hp.problems.digits(one_hot=False))
+    order = np.random.default_rng(0).permutation(len(labels))
+    train, test = ((inputs[part], labels[part]) for part in (order[:40], order[500:]))
+
+    def loss(params, batch):
+        logits = batch[0] @ params
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(batch[1])), batch[1]])
+
+    inside, outside, _ = context(loss, jnp.zeros((64, 10)), train, test=test).held_out
+    error = np.hypot(*(x.std(ddof=1) / np.sqrt(len(x)) for x in (inside, outside)))
+    assert outside.mean() - inside.mean() < 2 * error
