@@ -211,22 +211,22 @@ def monitored(case: Case, data: Any, steps: int) -> None:
         key = jax.random.fold_in(jax.random.key(1), number)
         carries[0], _ = jax.block_until_ready(step(carries[0], data, key))
         batch = jax.block_until_ready(_batch(case, data, key))
-        began = time.process_time()
+        began = time.thread_time()
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
-        between, looked = time.process_time(), monitor.cost.num_probes
+        between, looked = time.thread_time(), monitor.cost.num_probes
         event = monitor.update(number, carries[1][0], value, carries[1][1], batch=batch)
         carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
             if monitor.cost.num_probes == looked:
-                watching[number >= 1000].append(time.process_time() - between)
+                watching[number >= 1000].append(time.thread_time() - between)
     cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
     spent = worth(cost.num_hvps, cost.num_gradients, cost.num_evaluations - cost.num_gradients)
     micro = [f"{1e6 * np.mean(times):.0f} μs" if times else "–" for times in watching]
     print(
         f"  Monitor, {case.name}, adam, {steps} steps of {1e6 * rest / steps:.0f} μs: {micro[0]} of "
-        f"processor time an update in the first thousand, {micro[1]} after; {cost.num_probes} looks, "
+        f"its thread's time an update in the first thousand, {micro[1]} after; {cost.num_probes} looks, "
         f"{cost.num_escapes} escapes, {cost.num_hvps} products, {spent:.0f} gradients' worth "
         f"({spent / steps:.1%}), {cost.probe_seconds:.1f} s in looks, compiling included; final loss "
         f"{before:.4g}, with it {after - before:+.2g}",
