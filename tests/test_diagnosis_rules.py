@@ -158,6 +158,7 @@ def test_bouncing_is_seen_without_a_known_limit():
         state = optimizer.init(params)
         found = steps.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
         assert (sure(found, "oscillation") > 0.9) == bounces
+        assert not (bounces and sure(found, "slow") > 0), "a rate is not both too large and too small"
 
 
 # Units and layers
@@ -202,6 +203,17 @@ def test_activations_without_a_name_are_judged_by_their_slope(squash, bias, caus
 
     found = activations.check(context(loss, params, rows()))
     assert [f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.9] == [cause] * bool(cause)
+
+
+@pytest.mark.parametrize(("bias", "dead"), [(-9.0, True), (0.0, False)])
+def test_a_rectifier_at_the_output_can_be_dead(bias, dead):
+    """A regression whose only output is zero for every sample learns nothing."""
+    params = {"w": jnp.asarray(rows(4, 1)), "b": jnp.full(1, bias)}
+    train = (rows(), np.abs(rows(80, 1, 1)))
+    found = activations.check(
+        context(lambda p, b: jnp.mean((jax.nn.relu(b[0] @ p["w"] + p["b"]) - b[1]) ** 2), params, train)
+    )
+    assert (sure(found, "dead_units") > 0.9) == dead
 
 
 def test_slopes_are_those_of_the_activation():

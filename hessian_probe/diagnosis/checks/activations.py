@@ -46,11 +46,11 @@ def check(context: Context) -> Found:
     if seen.loops:
         out.append(NotChecked("dead_units, saturation within loops", "layers outside scan, while and cond"))
     # At the model's output too: where the loss is large, they are flat on the wrong side.
-    ends = [seen.activations[i] for i in sorted(seen.last) if seen.activations[i].kind != "relu"]
+    ends = [seen.activations[i] for i in sorted(seen.last)]
     if not hidden and not ends and not others:
         need = "hidden layers with relu, tanh or sigmoid"
         return [*out, NotChecked("dead_units, saturation", need)]
-    dead = [_dead(a) for a in hidden if a.kind == "relu"] + [_off(*other) for other in others]
+    dead = [_dead(a) for a in [*hidden, *ends] if a.kind == "relu"] + [_off(*other) for other in others]
     flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
     if dead:
         context.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
@@ -95,7 +95,7 @@ def _finding(cause: str, shares: list[float]) -> Finding:
     what, claim, experiment = {
         "dead_units": (
             "share of dead units in the worst layer",
-            f"in hidden layer {layer} {worst:.0%} of the ReLU units are zero for every sample",
+            f"in layer {layer} {worst:.0%} of the ReLU units are zero for every sample",
             "start again with biases of zero and a smaller learning rate, or with leaky ReLU",
         ),
         "saturation": (

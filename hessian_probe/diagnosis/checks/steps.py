@@ -151,8 +151,8 @@ def _sharpness(context: Context) -> tuple[float, float]:
 def _slow(context: Context) -> Finding:
     """Longer steps gain far more, and in proportion: it is a slope that they go down."""
     trials = {f: t for f, t in context.trials.items() if f >= 1}
-    unchanged, best = trials[1.0].after, context.best_factor
-    longer = trials[max(best, min(f for f in trials if f > 1))].after
+    unchanged, best = trials[1.0].after, max(context.best_factor, min(f for f in trials if f > 1))
+    longer = trials[best].after
     step, far = context.value - unchanged, context.value - longer
     gain = context.gain(unchanged, longer)
     faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
@@ -170,7 +170,10 @@ def _slow(context: Context) -> Finding:
         threshold=FASTER,
         spread=SPREAD,
         source="a rate within a factor 3 of a good one is not the trouble; chosen on planted troubles",
-        sure=min(log_confidence(faster, FASTER, SPREAD), log_confidence(gain, MATERIAL, SPREAD), slope),
+        # Where a shorter step gains most the rate is not too small, whatever a longer one gains.
+        sure=0.0
+        if context.best_factor < 1
+        else min(log_confidence(faster, FASTER, SPREAD), log_confidence(gain, MATERIAL, SPREAD), slope),
         experiment=f"multiply the learning rate by {best:.3g}",
         cost=f"{STEPS * len(trials)} steps on a copy",
     )
@@ -179,7 +182,7 @@ def _slow(context: Context) -> Finding:
 def _by_slope(context: Context, best: float) -> float:
     """Gain that a slope allows at the best factor, from the smallest one that gains anything, ÷ the gain."""
     gains = {f: t.gain for f, t in context.trials.items() if t.gain > STILL and f <= best}
-    if not gains:
+    if best not in gains:
         return math.inf
     first = min(gains)
     if first == best and best > 1:  # nothing at all was gained by steps a fourth to a sixteenth as long
