@@ -197,10 +197,12 @@ class Others(Problem):
 
     @cached_property
     def test_losses(self) -> tuple[float, float]:
-        """Test loss here, and where the own Adam ended."""
-        samples, end = self.test_samples, self._adam_run[1]
-        if samples is None or end is None:
+        """Test loss here, and where the training loss was lowest: the own Adam's end, or a Newton step's."""
+        samples = self.test_samples
+        ends = [end for end in (self._adam_run, *self.ends) if end[1] is not None and math.isfinite(end[0])]
+        if samples is None or not ends:
             return float("nan"), float("nan")
+        end = min(ends, key=lambda pair: pair[0])[1]
         batch = jax.tree.map(jnp.asarray, samples.batch)
         value = jax.jit(self.loss)
         self.num_evaluations += 2

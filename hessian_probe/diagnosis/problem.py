@@ -53,6 +53,7 @@ class Problem:
         self.measured: dict[str, str] = {}
         self.no_trials = ""
         self.num_hvps = self.num_evaluations = 0
+        self.ends: list[tuple[float, Any]] = []  # lower training losses that were met, and where
         self.samples: Samples | None = None if train is None else join(train)
         self.test_samples: Samples | None = None if test is None else join(test)
         _check_alike(self.samples, self.test_samples)

@@ -116,7 +116,7 @@ def _enough(context: Context) -> bool:
     if context.test_samples is None:
         return context.value < SMALL * context.trivial
     here, there = context.test_losses
-    context.measured["test loss here, and where Adam lowered the training loss"] = (
+    context.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = (
         f"{number(here, 3)}, {number(there, 3)}"
     )
     # Test data on which the model fails altogether tell nothing about training.

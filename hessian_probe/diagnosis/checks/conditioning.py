@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, norm, row
+from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, log_confidence
 from hessian_probe.diagnosis.result import Finding
@@ -88,6 +88,9 @@ def check(context: Context) -> Found:
     losses = [op.objective.value(add_scaled(op.x, 1.0, step)) for step in valley.steps]
     context.num_evaluations += len(losses)
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
+    if lowest < context.value:
+        x = add_scaled(op.x, 1.0, valley.steps[losses.index(lowest)])
+        context.ends.append((lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.rest)))
     own = max((trial.gain for trial in context.trials.values()), default=0.0)
     plain = max(own, min(valley.plain / context.value, 1.0) if not context.trials else 0.0, 0.0)
     newton = (context.value - lowest) / context.value

@@ -83,6 +83,8 @@ def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> F
 def _minimum(context: Context, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = context.value / context.trivial if context.trivial > 0 else math.nan
+    # A loss that may be negative has no shares: whether it is low is not known, that nothing leads down is.
+    large = log_confidence(share, LARGE, SPREAD) if share > 0 else MOST
     return Finding(
         cause="minimum",
         claim=f"a minimum: no direction leads down, and the loss is {number(context.value, 3)}",
@@ -92,7 +94,7 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
         high=share,
         threshold=LARGE,
         source="a loss below this share is small; chosen on the planted troubles",
-        confidence=min(sure, log_confidence(share, LARGE, SPREAD)),
+        confidence=min(sure, large),
         experiment="more informative inputs: a richer model does no better on samples held out"
         if context.rich > context.value
         else "a larger model, or better data: going on cannot lower this loss",
