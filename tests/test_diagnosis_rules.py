@@ -289,6 +289,7 @@ def test_bad_input_is_refused(more, error, said):
 
 def test_forty_samples_are_not_unlike_others_of_their_kind():
     """Nothing of a fold that is left out goes into its model: scaled by all, they were 3 errors apart."""
+    pytest.importorskip("sklearn")
     inputs, labels = (np.asarray(part) for part in hp.problems.digits(one_hot=False))
     order = np.random.default_rng(0).permutation(len(labels))
     train, test = ((inputs[part], labels[part]) for part in (order[:40], order[500:]))
