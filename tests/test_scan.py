@@ -7,6 +7,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
+from hessian_probe.operators.program import scan_parts
 from hessian_probe.operators.scan import Noticed, scan
 
 pytestmark = pytest.mark.any_promotion
@@ -186,3 +187,12 @@ def test_derivative_rules_of_the_users_are_named_and_jax_s_are_not():
 def test_problems_that_are_smooth_are_seen_as_smooth():
     known = hp.problems.zero_mlp_point()
     assert Objective(known.loss, *known.args).noticed.kinks == ()
+
+
+def test_the_parts_of_a_scan_are_known_to_this_jax():
+    """One array is fixed, two are carried, one comes by rows; JAX 0.12 names them otherwise than before."""
+    program = jax.make_jaxpr(
+        lambda w, x: jax.lax.scan(lambda c, t: ((c[0] @ w + t, c[1] + 1), None), (x[0], 0), x)
+    )(jnp.ones((3, 3)), jnp.ones((4, 3)))
+    scan = next(equation for equation in program.jaxpr.eqns if equation.primitive.name == "scan")
+    assert scan_parts(scan.params) == (1, 2)

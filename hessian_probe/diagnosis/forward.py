@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.operators.program import scan_parts
+
 LAYERS = ("dot_general", "conv_general_dilated")
 # Calls that stand for the program within them, by their names in JAX 0.6 to 0.12.
 CALLS = frozenset({
@@ -119,7 +121,7 @@ class _Run:
         if inner is not None:
             jaxpr, consts = inner
             return self.program(jaxpr, consts, values, origins)
-        if name == "scan" and eqn.params["length"] <= MOST_TURNS:
+        if name == "scan" and eqn.params["length"] <= MOST_TURNS and scan_parts(eqn.params):
             return self.scan(eqn.params, values, origins)
         self.loops |= name in LOOPS
         functions, parameters = _bound(eqn)
@@ -150,7 +152,8 @@ class _Run:
     def scan(self, options: Any, values: list[Any], origins: list[Origin]) -> tuple[list[Any], list[Origin]]:
         """Run a scan turn by turn."""
         body, turns = options["jaxpr"], options["length"]
-        fixed, carried = options["num_consts"], options["num_consts"] + options["num_carry"]
+        fixed, count = scan_parts(options) or (0, 0)
+        carried = fixed + count
         carry, known = values[fixed:carried], origins[fixed:carried]
         rows: list[Any] = [None] * turns
         for turn in reversed(range(turns)) if options["reverse"] else range(turns):

@@ -59,13 +59,24 @@ def nested_programs(equation: Any) -> Iterator[tuple[str, Any]]:
                 yield label, inner
 
 
+def scan_parts(params: dict[str, Any]) -> tuple[int, int] | None:
+    """Sizes of what a scan takes as it is and of what it carries; None where this JAX does not say."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    try:  # JAX 0.12: a tree of what goes in, (fixed, carried, rows)
+        fixed, carried, _ = params["ft_in"].unpack()
+        return len(fixed), len(carried)
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return None
+
+
 def inner_marks(equation: Any, label: str, jaxpr: Any, inputs: list[bool], outputs: list[bool]) -> list[bool]:
     """Which inputs of a nested program depend on the parameters."""
     name, params = equation.primitive.name, equation.params
     if name == "cond":
         marks = inputs[1:]
-    elif name == "scan" and "num_carry" in params:
-        fixed, carried = params["num_consts"], params["num_carry"]
+    elif name == "scan" and (parts := scan_parts(params)) is not None:
+        fixed, carried = parts
         marks = [*inputs[:fixed], *_either(inputs[fixed:], outputs[:carried]), *inputs[fixed + carried :]]
     elif name == "while" and "cond_nconsts" in params:
         first, second = params["cond_nconsts"], params["body_nconsts"]

@@ -84,7 +84,7 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = context.value / context.trivial if context.trivial > 0 else math.nan
     # A loss that may be negative has no shares: whether it is low is not known, that nothing leads down is.
-    large = log_confidence(share, LARGE, SPREAD) if share > 0 else MOST
+    large = MOST if context.trivial <= 0 else log_confidence(share, LARGE, SPREAD)
     return Finding(
         cause="minimum",
         claim=f"a minimum: no direction leads down, and the loss is {number(context.value, 3)}",
