@@ -42,7 +42,7 @@ def cases() -> list[Case]:
         Case("64-128-128-10, all 1,797", loss, network(64, 128, 128, 10), None, 0.2),
         Case("64-256-256-10, batches of 512", loss, network(64, 256, 256, 10), 512, 0.2),
         Case("convolutions 8 and 16, batches of 128", _convolutional, _convolutional_init, 128, 0.2),
-        Case("64-512-512-512-10, batches of 512", loss, network(64, 512, 512, 512, 10), 512, 0.05),
+        Case("64-512-512-512-10, batches of 512", loss, network(64, 512, 512, 512, 10), 512, 0.2),
     ]
 
 
