@@ -17,6 +17,9 @@ BACKOFF_AT_MINIMUM = 4.0
 # The share of gradients that looks may cost is kept from this many steps on: a few early looks are free, or
 # one in vain would blind a hook for the whole of a short run. What was wasted is forgiven at an escape.
 HORIZON = 10_000
+# The same for looks that only the schedule asks for, unless the loss is noisy: with 10,000 looks took 11 to 19 %
+# of 2,000 healthy steps of a large network, and with 3,000 no plateau of benchmarks/escape.py is left later.
+EARLY_HORIZON = 3_000
 # A product is about this many gradients (benchmarks/speed.py: 1.2 stored, 1.7 recomputed; up to 2 on the
 # small networks of benchmarks/escape.py), a loss at most this many (0.2 to 0.4 there).
 PRODUCT_COST = 1.7
@@ -87,9 +90,21 @@ def worth(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
 
 
-def affordable(now: Any, wasted: Any, price: Any, max_share: float) -> Any:
-    """Whether looks that found nothing stay within their share, should this one find nothing too."""
-    return wasted + price <= max_share * (now + HORIZON)
+def affordable(xp: ModuleType, now: Any, pace: Pace, price: Any, max_share: float, full: Any) -> Any:
+    """Whether looks that found nothing stay within their share, should this one find nothing too.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        now: steps so far.
+        pace: what looks have cost in vain.
+        price: of this one, in gradients.
+        max_share: share of the run's gradients.
+        full: whether HORIZON counts, or EARLY_HORIZON.
+
+    Returns:
+        Whether they do.
+    """
+    return pace.wasted + price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))
 
 
 def above(pace: Any, value: Any) -> Any:

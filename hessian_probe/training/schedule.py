@@ -14,7 +14,7 @@ from hessian_probe.training.events import Cost
 from hessian_probe.training.finding import Finding
 from hessian_probe.training.keep import Kept
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.stream import KINDS
+from hessian_probe.training.stream import KINDS, NOISY
 
 
 class Schedule:
@@ -57,7 +57,8 @@ class Schedule:
 
     def affords(self, price: float) -> bool:
         """Whether an early look is within the share."""
-        return bool(pacing.affordable(self._steps, self.kept.pace.wasted, price, self._max_share))
+        noisy = self._test.stream.kind == NOISY
+        return bool(pacing.affordable(np, self._steps, self.kept.pace, price, self._max_share, noisy))
 
     def after(self, found: Finding, params: PyTree, early: bool) -> None:
         """Set the next look: soon after an escape, later and later where there was nothing."""

@@ -19,6 +19,7 @@ from hessian_probe.training.moments import adjust_moments
 from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
 from hessian_probe.training.pacing import PAUSE, above, affordable, expected, worth
 from hessian_probe.training.strategies import DEFAULT, STRATEGIES
+from hessian_probe.training.stream import NOISY
 from hessian_probe.training.watch import choose, full, judged, once
 
 
@@ -281,7 +282,8 @@ class _Hook:
 
     def _affords(self, memory: Memory, look: Look, deep: bool, *, kick: bool = False) -> jax.Array:
         price = look.price(self.options.strategy, self.options.num_products, deep, kick)
-        return affordable(rules.now(memory), memory.pace.wasted, price, self.options.max_share)
+        full = kick | (memory.watch.stream.kind == NOISY)
+        return affordable(jnp, rules.now(memory), memory.pace, price, self.options.max_share, full)
 
     def _look(self, memory: Memory, look: Look) -> Found:
         options = self.options
