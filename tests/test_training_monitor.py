@@ -169,7 +169,7 @@ def test_nothing_is_touched_while_nothing_is_wrong():
         assert event.opt_state is state
         assert event.point is None
         assert event.escape is None
-    # Early looks after 8, 16 … 128 updates, a gradient each, twice with products; another is not in the share.
+    # Early looks after 8, 16 … 128 updates, a gradient each, two with products; another is not in the share.
     assert monitor.cost.num_probes == 5
     assert monitor.cost.num_hvps == 6
     assert monitor.cost.num_gradients == 7

@@ -17,8 +17,8 @@ BACKOFF_AT_MINIMUM = 4.0
 # The share of gradients that looks may cost is kept from this many steps on: a few early looks are free, or
 # one in vain would blind a hook for the whole of a short run. What was wasted is forgiven at an escape.
 HORIZON = 10_000
-# The same for looks that only the schedule asks for, unless the loss is noisy: with 10,000 looks took 11 to 19 %
-# of 2,000 healthy steps of a large network, and with 3,000 no plateau of benchmarks/escape.py is left later.
+# The same for looks that only the schedule asks for, unless the loss is noisy: with 10,000 they took 11 to
+# 19 % of 2,000 healthy steps of a large network; with 3,000 no plateau of benchmarks/escape.py is left later.
 EARLY_HORIZON = 3_000
 # A product is about this many gradients (benchmarks/speed.py: 1.2 stored, 1.7 recomputed; up to 2 on the
 # small networks of benchmarks/escape.py), a loss at most this many (0.2 to 0.4 there).
