@@ -9,12 +9,12 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.checks import activations, generalisation, inputs, records, steps
+from hessian_probe.diagnosis.checks import activations, fit, generalisation, inputs, records, steps
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.taps import layer_gradients, slopes
-from hessian_probe.diagnosis.trial import drawn_anew
+from hessian_probe.diagnosis.trial import decays, drawn_anew
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.any_promotion
 
 def context(loss, params, train=None, **more):
     names = ("test", "history", "optimizer", "opt_state", "apply", "baseline", "key")
-    return Context(loss, params, train, *(more.get(name) for name in names))
+    return Context(loss, params, train, *(more.get(name) for name in names), more.get("budget", 1))
 
 
 def sure(found, cause):
@@ -161,6 +161,65 @@ def test_bouncing_is_seen_without_a_known_limit():
         assert not (bounces and sure(found, "slow") > 0), "a rate is not both too large and too small"
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "decaying"),
+    [
+        (optax.adamw(1e-2, weight_decay=0.1), True),
+        (optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)), True),
+        (optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-2)), True),
+        (optax.inject_hyperparams(optax.adamw)(1e-2, weight_decay=0.1), True),
+        (optax.adam(1e-2), False),
+        (optax.sgd(0.1, momentum=0.9), False),
+        (optax.lamb(1e-2), False),
+        (optax.lion(1e-3, weight_decay=0.0), False),
+    ],
+)
+def test_decay_of_weights_is_seen_in_what_the_parameters_add(optimizer, decaying):
+    x = rows()
+    batch = (x, (x @ np.ones((4, 1))).astype(np.float32))
+    params = {"w": jnp.arange(1.0, 5.0)[:, None] / 4, "b": jnp.full(1, 0.3)}
+    state = optimizer.init(params)
+    for _ in range(20):  # a memory of gradients is no decay
+        updates, state = optimizer.update(jax.grad(squared)(params, batch), state, params)
+        params = optax.apply_updates(params, updates)
+    assert decays(optimizer, state, params) == decaying
+
+
+def test_a_loss_that_decay_holds_up_is_told():
+    """On w ↦ ½(w − 2)² a decay of 1 leaves w at 1; steps of rate 0.1 without it go from 1 to 2 − 0.9⁴⁰."""
+    ones = np.ones((8, 1), np.float32)
+
+    def loss(params, batch):
+        return 0.5 * jnp.mean((params["w"] * batch[0] - batch[1]) ** 2)
+
+    params = {"w": jnp.ones(1)}
+    for decay, cause in ((1.0, "decay of weights"), (0.0, "is no limit of the model")):
+        optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1))
+        state = optimizer.init(params)
+        seen = context(loss, params, (ones, 2 * ones), optimizer=optimizer, opt_state=state)
+        found = next(item for item in fit.check(seen) if getattr(item, "cause", "") == "optimization")
+        assert cause in found.claim
+        assert (found.confidence > 0.9) == bool(decay), "plain descent is under way"
+        if decay:
+            np.testing.assert_allclose(seen.undecayed, 0.5 * 0.9**80, rtol=1e-3)
+
+
+def test_a_longer_budget_takes_as_many_more_steps():
+    """40 steps of rate r on ½w² leave (1 − r)⁸⁰ of it; with a budget of 3 as many times more."""
+    ones = np.ones((8, 1), np.float32)
+
+    def loss(params, batch):
+        return 0.5 * jnp.mean((params["w"] * batch[0]) ** 2)
+
+    params, optimizer = {"w": jnp.ones(1)}, optax.sgd(1e-3)
+    for budget in (1, 3):
+        state = optimizer.init(params)
+        seen = context(loss, params, (ones, ones), optimizer=optimizer, opt_state=state, budget=budget)
+        assert (seen.num_steps, seen.num_adam_steps) == (40 * budget, 200 * budget)
+        np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * budget), rtol=1e-4)
+        np.testing.assert_allclose(seen.going_on, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
+
+
 # Units and layers
 
 
@@ -279,6 +338,8 @@ def test_a_baseline_needs_no_data():
         ({"baseline": "x"}, TypeError, "baseline must be"),
         ({"optimizer": "sgd", "opt_state": ()}, TypeError, "optimizer must be"),
         ({"train": []}, ValueError, "empty list"),
+        ({"budget": 0}, ValueError, "at least 1"),
+        ({"budget": 1.5}, TypeError, "whole number"),
         ({"train": (rows(), rows(width=1)), "test": (rows(width=3), rows(width=1))}, ValueError, "same kind"),
     ],
 )

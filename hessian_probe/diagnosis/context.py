@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
-from hessian_probe.diagnosis.others import ADAM_STEPS, Others
+from hessian_probe.diagnosis.others import Others
 from hessian_probe.diagnosis.stability import Stability, stability
-from hessian_probe.diagnosis.trial import STEPS, Steps, Trial
+from hessian_probe.diagnosis.trial import Steps, Trial, decays
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -15,6 +15,9 @@ from hessian_probe.points.result import CriticalPoint
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 LADDER = 16.0
 MOST_FACTOR = 16.0**7
+# Share of the loss that steps without decay of weights must gain over steps with it: a decay that keeps a
+# model from learning by heart costs some of the training loss.
+DECAYED = 0.2
 # Products that the classification may take.
 CLASSIFY_HVPS = 200
 # Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
@@ -61,10 +64,10 @@ class Context(Others):
         """What some steps of the user's optimiser bring at several multiples of its rate."""
         if self.optimizer is None or self.opt_state is None or self.samples is None:
             return {}
-        steps = self.steps(self.samples.batch_size, STEPS)
+        steps = self.steps(self.samples.batch_size, self.num_steps)
 
         def tried(factor: float) -> Trial:
-            self.num_evaluations += STEPS
+            self.num_evaluations += self.num_steps
             return steps.run(self.params, self.opt_state, self.value, factor)
 
         try:
@@ -86,8 +89,8 @@ class Context(Others):
         """The same at the shorter rates and as it is, with all samples in every step."""
         if self.samples_in_a_step is None:
             return self.trials
-        steps, factors = self.steps(None, STEPS), [f for f in FACTORS if f <= 1]
-        self.num_evaluations += STEPS * len(factors)
+        steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
+        self.num_evaluations += self.num_steps * len(factors)
         return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
 
     @property
@@ -100,9 +103,28 @@ class Context(Others):
         """Loss after as many steps of the user's optimiser as the own Adam takes; NaN without one."""
         if not self.trials:
             return math.nan
-        self.num_evaluations += ADAM_STEPS
-        steps = self.steps(self.samples_in_a_step, ADAM_STEPS)
+        self.num_evaluations += self.num_adam_steps
+        steps = self.steps(self.samples_in_a_step, self.num_adam_steps)
         return steps.run(self.params, self.opt_state, self.value).after
+
+    @cached_property
+    def undecayed(self) -> float:
+        """Loss after the steps of a trial without decay of weights; NaN where the optimiser has none."""
+        if not self.trials or not decays(self.optimizer, self.opt_state, self.params):
+            return math.nan
+        self.num_evaluations += self.num_steps
+        steps = self.steps(self.samples_in_a_step, self.num_steps, pull=False)
+        return steps.run(self.params, self.opt_state, self.value).after
+
+    @property
+    def held_by_decay(self) -> bool:
+        """Whether it is the decay of weights that holds the loss up, before anything about the steps."""
+        if not math.isfinite(self.undecayed):
+            return False
+        going_on = self.trials[1.0].after
+        others = [*self.trials.values(), self.full_batch[1.0]]
+        lowest = min([trial.after for trial in others] + [loss for loss, _ in self.ends])
+        return self.gain(going_on, self.undecayed) >= DECAYED and self.undecayed < lowest
 
     @property
     def best_factor(self) -> float:
@@ -120,19 +142,19 @@ class Context(Others):
         if not self.trials:
             return None
         assert self.samples is not None
-        self.num_evaluations += STEPS
+        self.num_evaluations += self.num_steps
         state = self.optimizer.init(self.params)
-        return self.steps(self.samples.batch_size, STEPS).run(self.params, state, self.value)
+        return self.steps(self.samples.batch_size, self.num_steps).run(self.params, state, self.value)
 
     @property
     def samples_in_a_step(self) -> int | None:
         """Samples in a batch, or None for all of them."""
         return None if self.samples is None else self.samples.batch_size
 
-    def steps(self, batch_size: int | None, count: int) -> Steps:
-        """Steps of the user's optimiser on training batches of a size."""
+    def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> Steps:
+        """Steps of the user's optimiser on training batches of a size, with or without decay of weights."""
         assert self.samples is not None
-        return Steps(self.loss, self.optimizer, self.samples, batch_size, count)
+        return Steps(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
 
 
 def _best(trials: dict[float, Trial]) -> float:

@@ -55,6 +55,7 @@ def diagnose(
     opt_state: Any = None,
     apply: Callable[..., Any] | None = None,
     baseline: Any = None,
+    budget: int = 1,
     key: jax.Array | None = None,
 ) -> Diagnosis:
     """Find out why training is stuck, by measurements alone.
@@ -76,18 +77,21 @@ def diagnose(
         opt_state: its state at `params`.
         apply: `apply(params, inputs) -> outputs`; allows other models to be trained on the same task.
         baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
+        budget: each trial takes so many times 40 steps of the user's optimiser, or 200 of Adam.  More shows
+            what few steps do not, where training is long.
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
 
     Returns:
         Diagnosis.
 
     Raises:
-        TypeError: `loss`, `apply` or the data are of the wrong kind; a leaf of `params` is no array.
-        ValueError: `params` has no variable, data is empty, or `history` is irregular.
+        TypeError: `loss`, `apply` or the data are of the wrong kind; a leaf of `params` is no array;
+            `budget` is no whole number.
+        ValueError: `params` has no variable, data is empty, `history` is irregular, or `budget` is below 1.
 
     Cost:
-        About 1,000 gradients over the training data and 100 to 300 Hessian-vector products with all that
-        can be given; memory for one batch with all training samples where they are arrays.
+        About 1,000 gradients over the training data (times `budget`) and 100 to 300 Hessian-vector products
+        with all that can be given; memory for one batch with all training samples where they are arrays.
 
     Source:
         H.-y. Lee, What to do if my network fails to train (lecture, 2021): the guide.
@@ -102,9 +106,10 @@ def diagnose(
     if test is not None and train is None:
         raise ValueError("test was given without train; pass both, or neither")
     _check_baseline(baseline)
+    _check_budget(budget)
     _check_leaves(params)
     recorded = None if history is None else _read_history(history)
-    context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key)
+    context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key, budget)
     found = divergence.check(context)
     if divergence.nonfinite(context):
         found += inputs.check(context)  # needs no finite parameters
@@ -125,6 +130,13 @@ def _check_baseline(baseline: Any) -> None:
             "baseline must be the training loss of a simpler model, or a pair (loss, params) to train here; "
             f"got {type(baseline).__name__}"
         )
+
+
+def _check_budget(budget: Any) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise TypeError(f"budget must be a whole number of times as many steps; got {type(budget).__name__}")
+    if budget < 1:
+        raise ValueError(f"budget={budget}; expected at least 1, the usual number of steps")
 
 
 def _check_leaves(params: PyTree) -> None:

@@ -16,8 +16,7 @@ from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.problem import Problem
 from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
 
-# Steps of the own Adam that show what training could still gain, and samples of the one-batch test.
-ADAM_STEPS = 200
+# Samples of the one-batch test.
 ONE_BATCH = 16
 # Samples at which the rank of the model's slope is taken, and the share of its largest singular value below
 # which one is rounding of float32.
@@ -82,8 +81,8 @@ class Others(Problem):
     def _by_adam(self, batch: Any) -> float:
         """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
         starts = (self.params, self._new_start)
-        self.num_evaluations += 2 * len(starts) * ADAM_STEPS
-        return float(np.nanmin([best_by_adam(self.loss, at, batch, ADAM_STEPS)[0] for at in starts]))
+        self.num_evaluations += 2 * len(starts) * self.num_adam_steps
+        return float(np.nanmin([best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]))
 
     @cached_property
     def linear(self) -> float:
@@ -180,15 +179,15 @@ class Others(Problem):
         """Lowest training loss that the own Adam sees from weights drawn anew."""
         if self.samples is None:
             return math.nan
-        self.num_evaluations += 2 * ADAM_STEPS
-        return best_by_adam(self.loss, self._new_start, self.samples.batch, ADAM_STEPS)[0]
+        self.num_evaluations += 2 * self.num_adam_steps
+        return best_by_adam(self.loss, self._new_start, self.samples.batch, self.num_adam_steps)[0]
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:
         if self.samples is None:
             return float("nan"), None
-        self.num_evaluations += 2 * ADAM_STEPS
-        return best_by_adam(self.loss, self.params, self.samples.batch, ADAM_STEPS)
+        self.num_evaluations += 2 * self.num_adam_steps
+        return best_by_adam(self.loss, self.params, self.samples.batch, self.num_adam_steps)
 
     @property
     def adam(self) -> float:
@@ -217,4 +216,4 @@ class Others(Problem):
         batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
         before = float(jax.jit(self.loss)(self.params, batch))
         self.num_evaluations += 1
-        return before, best_by_adam(self.loss, self.params, batch, ADAM_STEPS)[0]
+        return before, best_by_adam(self.loss, self.params, batch, self.num_adam_steps)[0]

@@ -11,6 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, generator
 from hessian_probe.diagnosis.samples import Samples, join
+from hessian_probe.diagnosis.trial import ADAM_STEPS, STEPS
 from hessian_probe.operators.hessian import HessianOperator, hessian
 
 # Samples whose losses and gradients are taken one by one.
@@ -31,6 +32,7 @@ class Problem:
         apply: `apply(params, inputs) -> outputs` or None.
         baseline: what a simpler model reaches, or None.
         key: random key or None.
+        budget: how many times as many steps as usual trials take.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Problem:
         apply: Callable[..., Any] | None,
         baseline: Any,
         key: jax.Array | None,
+        budget: int = 1,
     ) -> None:
         self.loss, self.params, self.train, self.test = loss, params, train, test
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
+        self.num_steps, self.num_adam_steps = budget * STEPS, budget * ADAM_STEPS
         self.measured: dict[str, str] = {}
         self.no_trials = ""
         self.num_hvps = self.num_evaluations = 0

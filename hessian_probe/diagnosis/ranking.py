@@ -38,6 +38,8 @@ HINDRANCES = frozenset({
 })  # fmt: skip
 # Matter only where the training loss can be lower.
 NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
+# Seen in what other steps bring; none where steps without decay of weights bring more than they.
+OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle"})
 # Units that do not answer to the data.
 DEAF = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs below which a training loss is small, whatever a test would say.
@@ -64,6 +66,8 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     if (not room >= ROOM and not _learns(context)) or _enough(context):
         kept = [f for f in kept if f.cause not in NEED_ROOM]
     kept = [f for f in kept if f.cause not in DEAF or _revived(context)]
+    if any(f.cause == "optimization" for f in kept) and context.held_by_decay:
+        kept = [f for f in kept if f.cause not in OF_STEPS]
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
@@ -111,7 +115,11 @@ def _learns(context: Context) -> bool:
 
 def _enough(context: Context) -> bool:
     """Whether the training loss is small, and a lower one makes the test loss hardly lower."""
+    # It is not enough where another model does better on samples that it has not even seen.
     if not context.value < LARGE * context.trivial:
+        return False
+    richer = BETTER * context.rich < context.value and context.value - context.rich > SEEN * context.trivial
+    if richer and context.value > SMALL * context.trivial:
         return False
     if context.test_samples is None:
         return context.value < SMALL * context.trivial

@@ -14,6 +14,8 @@ from hessian_probe.diagnosis.samples import Samples
 
 # Steps of a trial: enough for a rate sixteen times too small to show, few enough to be cheap.
 STEPS = 40
+# Steps of the own Adam that show what training could still gain.
+ADAM_STEPS = 200
 # Own Adam, for what can be gained by any means: constants of Kingma and Ba 2015, arXiv:1412.6980.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -63,10 +65,18 @@ class Steps:
         samples: the training data.
         batch_size: samples in a step; None takes all of them.
         count: number of steps.
+        pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
     """
 
     def __init__(
-        self, loss: Callable[..., Any], optimizer: Any, samples: Samples, batch_size: int | None, count: int
+        self,
+        loss: Callable[..., Any],
+        optimizer: Any,
+        samples: Samples,
+        batch_size: int | None,
+        count: int,
+        *,
+        pull: bool = True,
     ) -> None:
         self.loss, self.samples = loss, samples
         self.batch = jax.tree.map(jnp.asarray, samples.batch)
@@ -83,7 +93,8 @@ class Steps:
                     jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False)
                 )
                 keywords = {"value": value} if told else {}
-                updates, inner = optimizer.update(gradient, inner, at, **keywords)
+                seen = at if pull else _zeros(at)
+                updates, inner = optimizer.update(gradient, inner, seen, **keywords)
                 scaled = jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates)
                 return (moved(at, scaled), inner), jnp.asarray(slope, jnp.float32)
 
@@ -116,6 +127,37 @@ class Steps:
             signs = np.sign(np.asarray(slopes, np.float64))
             flips = float(np.mean(signs[1:] * signs[:-1] < 0))
         return Trial(before, value if np.isfinite(value) else float("inf"), flips)
+
+
+# Cosine of what the parameters add to an update and of the way to zero, from which weights decay.
+TOWARDS_ZERO = 0.5
+
+
+def _zeros(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
+
+
+def decays(optimizer: Any, state: Any, params: Any) -> bool:
+    """Whether an optimiser pulls the parameters towards zero where there is no gradient.
+
+    Args:
+        optimizer: the optax transformation.
+        state: its state.
+        params: the parameters.
+
+    Returns:
+        Whether what the parameters add to its update points towards zero.
+
+    Raises:
+        Exception: whatever the optimiser raises where it needs more than gradients, state and parameters.
+    """
+    nothing = _zeros(params)
+    ends = [optimizer.update(nothing, state, at)[0] for at in (params, nothing)]
+    pairs = zip(*(jax.tree.leaves(tree) for tree in (*ends, params)), strict=True)
+    parts = [(np.asarray(a - b, np.float64), np.asarray(x, np.float64)) for a, b, x in pairs if float_leaf(x)]
+    along = -sum(float(np.vdot(d, x)) for d, x in parts)
+    sizes = [np.sqrt(sum(float(np.vdot(p[i], p[i])) for p in parts)) for i in (0, 1)]
+    return bool(along > TOWARDS_ZERO * sizes[0] * sizes[1] and along > 0)
 
 
 def _order(count: int, batch_size: int | None, steps: int) -> Any:

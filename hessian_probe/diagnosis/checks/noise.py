@@ -12,7 +12,7 @@ from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
 from hessian_probe.diagnosis.problem import MAX_SINGLE
 from hessian_probe.diagnosis.result import NotChecked
-from hessian_probe.diagnosis.trial import STEPS, float_leaf
+from hessian_probe.diagnosis.trial import float_leaf
 from hessian_probe.results import number
 
 # Share that a change must gain of the loss that going on unchanged leaves after as many steps.
@@ -60,7 +60,8 @@ def check(context: Context) -> Found:
             sure=min(seen, log_confidence(gain, MATERIAL, SPREAD)),
             experiment=f"decay the learning rate to zero from here, or {LARGER} times the batch; by the "
             f"noise scale twice the batch takes at best {doubled}, half of it at worst {halved}",
-            cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * STEPS} steps",
+            cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, "
+            f"{2 * context.num_steps} steps",
         )
     ]
 
@@ -68,10 +69,12 @@ def check(context: Context) -> Found:
 def _gain_of_larger(context: Context, size: int) -> float:
     """Share of the loss that the better of larger batches and all samples gains over going on."""
     assert context.samples is not None
-    larger = context.steps(min(LARGER * size, context.samples.size), STEPS)
+    larger = context.steps(min(LARGER * size, context.samples.size), context.num_steps)
     changed = larger.run(context.params, context.opt_state, context.value).after
-    context.num_evaluations += STEPS
-    context.measured[f"loss after {STEPS} steps with {LARGER} times the batch"] = number(changed, 4)
+    context.num_evaluations += context.num_steps
+    context.measured[f"loss after {context.num_steps} steps with {LARGER} times the batch"] = number(
+        changed, 4
+    )
     return context.gain(context.trials[1.0].after, min(changed, context.full_batch[1.0].after))
 
 

@@ -7,7 +7,6 @@ import math
 from hessian_probe.diagnosis.context import LARGE, Context
 from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.trial import STEPS
 from hessian_probe.escape.escape import escape
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
@@ -52,11 +51,11 @@ def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> F
     context.num_evaluations += steps
     unchanged, left, on = context.value, move.loss_after, ""
     if context.trials and move.status == "escaped":
-        trained = context.steps(context.samples_in_a_step, STEPS)
+        trained = context.steps(context.samples_in_a_step, context.num_steps)
         left = min(left, trained.run(move.params, context.opt_state, left).after)
         unchanged = min(unchanged, context.trials[1.0].after)
-        context.num_evaluations += STEPS
-        on = f" and {STEPS} steps of training"
+        context.num_evaluations += context.num_steps
+        on = f" and {context.num_steps} steps of training"
     size = max(abs(context.value), 1e-300)
     gain, own = (unchanged - left) / size, (context.value - unchanged) / size
     ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
@@ -76,7 +75,7 @@ def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> F
         source="negative curvature that gains less is met all along training; chosen on planted troubles",
         confidence=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
         experiment="hp.escape(loss, params, data), then train on from its params",
-        cost=f"{cost}, and {steps + (STEPS if on else 0)} evaluations for leaving it",
+        cost=f"{cost}, and {steps + (context.num_steps if on else 0)} evaluations for leaving it",
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, confidence, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.trial import STEPS, Trial
+from hessian_probe.diagnosis.trial import Trial
 from hessian_probe.results import number
 
 # Share that a change must gain of the loss that going on unchanged leaves after as many steps.
@@ -39,7 +39,7 @@ def check(context: Context) -> Found:
         _sharpness(context)  # needs no samples
         return [NotChecked("oscillation, slow, noise", context.no_trials or NEEDS)]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in context.trials.items())
-    context.measured[f"loss after {STEPS} steps at multiples of the rate"] = text
+    context.measured[f"loss after {context.num_steps} steps at multiples of the rate"] = text
     out: Found = []
     stability = context.stability
     if stability is not None and stability.status == "undetermined":
@@ -85,7 +85,7 @@ def _oscillation(context: Context) -> Finding:
         source=way.source,
         confidence=min(gains, way.sure, 1 - _noise_explains(context, gain)),
         experiment=f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
-        cost=f"{5 * STEPS} steps on a copy, and the products of hp.stability",
+        cost=f"{5 * context.num_steps} steps on a copy, and the products of hp.stability",
     )
 
 
@@ -123,9 +123,9 @@ def _ways(context: Context, gains: float) -> list[Way]:
     sure = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
     ways.append(Way(sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit))
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
-        full = context.steps(None, STEPS)
+        full = context.steps(None, context.num_steps)
         flips = full.run(context.params, context.opt_state, context.value, 1.0, found.direction).flips
-        context.num_evaluations += STEPS
+        context.num_evaluations += context.num_steps
         quantity = "share of steps in which the gradient along the sharpest direction changes sign"
         context.measured[quantity] = number(flips, 2)
         source = "below the limit no sign changes; chosen on planted troubles"
@@ -164,7 +164,7 @@ def _slow(context: Context) -> Finding:
     return by_factor(
         "slow",
         f"the rate is too small{room}: {best:.3g} times the rate gains {number(faster, 3)} times "
-        f"as much in {STEPS} steps, {number(100 * gain, 2)} % of the loss more",
+        f"as much in {context.num_steps} steps, {number(100 * gain, 2)} % of the loss more",
         quantity="decrease with a longer step ÷ decrease as it is",
         number=faster,
         threshold=FASTER,
@@ -175,7 +175,7 @@ def _slow(context: Context) -> Finding:
         if context.best_factor < 1
         else min(log_confidence(faster, FASTER, SPREAD), log_confidence(gain, MATERIAL, SPREAD), slope),
         experiment=f"multiply the learning rate by {best:.3g}",
-        cost=f"{STEPS * len(trials)} steps on a copy",
+        cost=f"{context.num_steps * len(trials)} steps on a copy",
     )
 
 
@@ -198,18 +198,17 @@ def _ended(context: Context) -> Finding | None:
     again = context.begun_again
     assert again is not None
     gain = context.gain(context.value, again.after)
-    context.measured[f"loss after {STEPS} steps with the optimiser's state as at its start"] = number(
-        again.after, 4
-    )
+    what = f"loss after {context.num_steps} steps with the optimiser's state as at its start"
+    context.measured[what] = number(again.after, 4)
     return by_factor(
         "slow",
         "the optimiser does not move any more: its rate has come down to nothing, and with its schedule "
-        f"at the beginning {STEPS} steps gain {number(100 * gain, 2)} % of the loss",
+        f"at the beginning {context.num_steps} steps gain {number(100 * gain, 2)} % of the loss",
         quantity="share of the loss that the schedule's beginning gains",
         number=gain,
         threshold=MATERIAL,
         spread=SPREAD,
         source="share of the loss that is worth it; chosen on planted troubles",
         experiment="opt_state = optimizer.init(params): start the schedule again, with a longer one",
-        cost=f"{STEPS} steps on a copy",
+        cost=f"{context.num_steps} steps on a copy",
     )
