@@ -148,6 +148,11 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     elif finding.cause == "noise":
         fall = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, num_steps(run, batch)))
         optimizer, state = optax.chain(optimizer, fall), (state, fall.init(params))
+    elif finding.cause == "optimization" and "decay of weights" in finding.experiment:
+        own = optimizer.update
+        optimizer = optax.GradientTransformation(
+            optimizer.init, lambda g, s, at: own(g, s, jax.tree.map(jnp.zeros_like, at))
+        )
     elif finding.cause in ("ill_conditioned", "optimization"):
         optimizer = optax.adam(1e-2)
         state = optimizer.init(params)
