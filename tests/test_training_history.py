@@ -26,6 +26,27 @@ def run(loss, params, steps, optimizer):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0])(carry)
 
 
+@pytest.mark.parametrize("steepness", [0.0, 0.2])
+def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
+    """At rest on 1 + x²/2 + s·y²/2: where s = 0 later looks are kicks without products."""
+
+    def valley(p):
+        return 1 + 0.5 * p[0] ** 2 + 0.5 * steepness * p[1] ** 2
+
+    start = jnp.asarray([0.5, 0.5])
+    rows = escape_events(run(valley, start, 6000, escape_saddles(optax.sgd(0.5), valley))[1])
+    asked = [row for row in rows if row["kind"] not in ("none", "noisy") and row["step"] > 96]
+    after = [row for row in asked[1:] if row["num_gradients"] > 1]
+    assert len(after) >= 2
+    if steepness:
+        assert all(row["kind"] == "at_minimum" and row["num_hvps"] > 0 for row in after)
+        assert all(row["num_gradients"] == 2 for row in after), "no kicks where all curvature is positive"
+    else:
+        assert all(row["kind"] == "flat" and row["num_hvps"] == 0 for row in after)
+        assert all("kicks lead nowhere" in row["evidence"] for row in after)
+    assert not any(row["kind"] == "escaped" for row in rows)
+
+
 def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
     """From the saddle of x⁴/4 − x²/2 + y² to a minimum, where the looks stop."""
 

@@ -9,6 +9,10 @@ import jax.numpy as jnp
 
 from hessian_probe.training import pacing
 from hessian_probe.training.escape_state import Memory
+from hessian_probe.training.kick import DEGENERATE
+from hessian_probe.training.look import Found, Look
+from hessian_probe.training.options import Options
+from hessian_probe.training.strategies import DEFAULT
 from hessian_probe.training.watch import new_watch
 
 
@@ -29,40 +33,50 @@ def after_progress(state: Memory, window: int) -> Memory:
     return state._replace(pace=pace)
 
 
+def only_kicks(state: Memory, options: Options) -> jax.Array:
+    """Whether products have shown, on this plateau, curvature that is not clearly positive, and no way."""
+    return _flat(state, options) & jnp.isfinite(state.pace.level)
+
+
+def _flat(state: Memory, options: Options) -> jax.Array:
+    return (state.last_ratio <= DEGENERATE) & (options.strategy == DEFAULT)
+
+
 def after_look(
-    state: Memory,
-    fruitless: jax.Array,
-    negative: jax.Array,
-    cost: jax.Array,
-    price: float,
-    max_share: float,
+    state: Memory, fruitless: jax.Array, found: Found, cost: jax.Array, look: Look, options: Options
 ) -> Memory:
     """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
+
+    It waits until the next one is within its share: a kick alone where the loss was found flat.
 
     Args:
         state: before.
         fruitless: whether nothing was found.
-        negative: whether there was negative curvature.
+        found: what it saw.
         cost: of the look, in gradients.
-        price: of the next one at most.
-        max_share: share of the run's gradients that looks in vain may cost.
+        look: the loss here.
+        options: of the hook.
 
     Returns:
         The state after it.
     """
-    watch = state.watch
+    watch, dtype = state.watch, state.pace.wasted.dtype
+    kick, deep = (
+        jnp.asarray(look.price(options.strategy, options.num_products, *how), dtype)
+        for how in ((False, True), (True, False))
+    )
     pace = pacing.after_look(
         jnp,
         state.pace,
         state.num_steps,
         fruitless=fruitless,
         waits=stuck(state),
-        hopeless=~negative,
+        hopeless=found.ratio > DEGENERATE,
         cost=cost,
-        price=price,
+        price=jnp.where(_flat(state, options), kick, deep),
         level=watch.level,
         scale=jnp.maximum(jnp.abs(watch.fall), watch.noise),
-        max_share=max_share,
+        max_share=options.max_share,
     )
     return state._replace(pace=pace)
 

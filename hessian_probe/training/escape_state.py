@@ -43,6 +43,7 @@ NUMBERS = (
     "ceiling",
     "hands_off",
     "last_curvature",
+    "last_ratio",
     "last_gain",
     "watch_fall",
     "watch_noise",
@@ -62,9 +63,9 @@ class EscapeState(NamedTuple):
         inner: state of the optimiser inside.
         pending: step that the latest look found, taken already or waiting to be confirmed.
         anchor: variables before the latest escape.
-        log: what the latest looks saw and did, read by `escape_events`, shape (32, 10).
+        log: what the latest looks saw and did, read by `escape_events`, shape (32, 11).
         counts: whole numbers, shape (16,).
-        numbers: real numbers, shape (16,).
+        numbers: real numbers, shape (17,).
         waiting: losses that are not judged yet, shape (every,).
         recent: losses before them, shape (window,).
         blocks: means over the whole run, shape (128,).
@@ -80,6 +81,7 @@ class EscapeState(NamedTuple):
         num_rows: rows that were ever written to `log`.
         next_look: update before which nothing is looked at.
         last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
+        last_ratio: that over the highest, likewise.
         last_gain: what the latest accepted escape brought on its own batch.
         last_step: update at which it was accepted; 0 before the first.
     """
@@ -134,6 +136,7 @@ class Memory(NamedTuple):
     num_evaluations: jax.Array
     num_rows: jax.Array
     last_curvature: jax.Array
+    last_ratio: jax.Array
     last_gain: jax.Array
 
 
@@ -163,6 +166,7 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
         num_evaluations=whole(),
         num_rows=whole(),
         last_curvature=real(np.nan),
+        last_ratio=real(np.nan),
         last_gain=real(0.0),
     )
     return pack(memory)

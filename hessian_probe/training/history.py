@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.results import number, signed
+from hessian_probe.training.kick import DEGENERATE
 from hessian_probe.training.stream import KINDS
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ COLUMNS = (
     "verdict",
     "value",
     "curvature",
+    "ratio",
     "gain",
     "num_hvps",
     "num_gradients",
     "num_evaluations",
     "next_look",
 )
+COSTS = ("num_hvps", "num_gradients", "num_evaluations")
 # What a row tells, in the order of the numbers that stand for it.
 WHAT = ("looked", "found", "escaped", "denied", "taken_back")
 
@@ -54,10 +57,11 @@ def logged(before: Memory, after: Memory, value: jax.Array) -> Memory:
     what = jnp.where(back, 4, jnp.where(escaped, 2, what))
     gain = jnp.where(escaped | back, after.last_gain, after.expected)
     spent = after.num_hvps > before.num_hvps
-    curvature = jnp.where(spent, after.last_curvature, jnp.full_like(after.last_curvature, jnp.nan))
+    nan = jnp.full_like(after.last_curvature, jnp.nan)
+    curvature = jnp.where(spent, after.last_curvature, nan), jnp.where(spent, after.last_ratio, nan)
     pause = jnp.maximum(after.pace.next_look, after.pace.hands_off)
-    counts = (getattr(after, name) - getattr(before, name) for name in COLUMNS[6:9])
-    numbers = (after.num_steps, what, before.watch.stream.kind, value, curvature, gain, *counts, pause)
+    counts = (getattr(after, name) - getattr(before, name) for name in COSTS)
+    numbers = (after.num_steps, what, before.watch.stream.kind, value, *curvature, gain, *counts, pause)
     row = jnp.stack([jnp.asarray(entry).astype(dtype) for entry in numbers])
     new = jax.lax.dynamic_update_index_in_dim(after.log, row, after.num_rows % ROWS, 0)
     happened = looked | escaped | back | denied
@@ -69,9 +73,9 @@ def logged(before: Memory, after: Memory, value: jax.Array) -> Memory:
 def escape_events(state: EscapeState) -> list[dict[str, Any]]:
     """Read what `escape_saddles` saw and did from its state: a table, one dict per event.
 
-    Kinds are those of `hp.training.Event`: "escaped", "at_minimum" (the latest look that spent products found
-    no negative curvature), or the state of the loss; "taken_back" is an escape that was undone.  The
-    evidence says why it stopped asking, and when it will look again.
+    Kinds are those of `hp.training.Event`: "escaped", "at_minimum" (all curvature that the latest look's
+    products saw is clearly positive), or the state of the loss; "taken_back" is an escape that was undone.
+    The evidence says why it stopped asking, and when it will look again.
 
     Args:
         state: an `EscapeState`, of one run (not batched by `vmap`).
@@ -85,7 +89,7 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
         TypeError: `state` is no EscapeState.
 
     Cost:
-        One copy of 320 numbers to the host.  Steps are exact up to 2²⁴ in float32.
+        One copy of 352 numbers to the host.  Steps are exact up to 2²⁴ in float32.
     """
     log, count = getattr(state, "log", None), getattr(state, "num_rows", None)
     if log is None or count is None:
@@ -98,7 +102,7 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
 def _event(row: dict[str, float]) -> dict[str, Any]:
     what, curvature = WHAT[int(row["what"])], row["curvature"]
     kind = KINDS[int(row["verdict"])]
-    if what == "looked" and curvature > 0:
+    if what == "looked" and row["ratio"] > DEGENERATE:
         kind = "at_minimum"
     elif what in ("escaped", "taken_back"):
         kind = what
@@ -107,7 +111,7 @@ def _event(row: dict[str, float]) -> dict[str, Any]:
         "kind": kind,
         "value": row["value"],
         "evidence": _evidence(what, row),
-        **{name: int(row[name]) for name in COLUMNS[6:9]},
+        **{name: int(row[name]) for name in COSTS},
         "lowest": curvature,
         "gain": row["gain"],
     }
@@ -129,6 +133,8 @@ def _evidence(what: str, row: dict[str, float]) -> str:
     if what == "taken_back":
         return f"the loss rose by {gain} above that at the saddle: the escape was taken back; {then}"
     if math.isnan(curvature):
-        return f"no step along the gradient bends down; {then}"
-    sign = "negative, but no step along it is worth while" if curvature < 0 else "not negative"
+        kicked = ", and random kicks lead nowhere lower" if row["num_gradients"] > 1 else ""
+        return f"no step along the gradient bends down{kicked}; {then}"
+    flat = "not negative" if row["ratio"] > DEGENERATE else "next to nothing beside the highest"
+    sign = "negative, but no step along it is worth while" if curvature < 0 else flat
     return f"the lowest curvature seen is {signed(curvature, 3)}, {sign}; {then}"

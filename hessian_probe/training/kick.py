@@ -22,6 +22,8 @@ from hessian_probe.training.slide import PAYS, SHORTER, line_search
 # each: at the third saddle of six linear layers 9 to 24 with 1.0 (median 13), 7 to 25 with 1.4, 11 to 50 with
 # 0.7, 10 to 37 with 2.0; at the first of the digits' symmetric start 4 to 9, 2, 1 with 0.5, 1.0 and 1.4.
 KICK = 1.2
+# No kick where even the lowest curvature seen is above this share of the highest: nothing is flat there.
+DEGENERATE = 1e-3
 # So many line searches may pass until it is; as many until it is below where negative curvature has led; and
 # at most.
 HOPE = 24

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
-from hessian_probe.training.kick import HOPE, KICK, kick
+from hessian_probe.training.kick import DEGENERATE, HOPE, KICK, kick
 from hessian_probe.training.lanczos import krylov_space
 from hessian_probe.training.pacing import worth
 from hessian_probe.training.slide import TRIALS, Ladder, best_rung, slide
@@ -23,8 +23,6 @@ ROUNDING = 16.0
 # at the best rate; and on other data at least this share of what it brought on its own.
 WORTH = 2.0
 CONFIRMED = 0.5
-# No kick where even the lowest curvature seen is above this share of the highest: nothing is flat there.
-DEGENERATE = 1e-3
 
 
 class Found(NamedTuple):
@@ -34,7 +32,7 @@ class Found(NamedTuple):
         step: displacement.
         gain: what it brings; 0 for nothing.
         curvature: lowest curvature; NaN where no products were spent.
-        negative: whether it is negative beyond rounding, or a step was found that bends down.
+        ratio: that ÷ ‖H‖, likewise.
         num_hvps: products.
         num_gradients: gradients.
         num_evaluations: losses.
@@ -43,7 +41,7 @@ class Found(NamedTuple):
     step: Vector
     gain: jax.Array
     curvature: jax.Array
-    negative: jax.Array
+    ratio: jax.Array
     num_hvps: jax.Array
     num_gradients: jax.Array
     num_evaluations: jax.Array
@@ -102,7 +100,7 @@ class Look:
     def nothing(self) -> Found:
         """Return what a look finds where none is taken."""
         zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
-        return Found(self._zeros(), zero, zero, jnp.zeros((), jnp.bool_), none, none, none)
+        return Found(self._zeros(), zero, zero, zero, none, none, none)
 
     def search(
         self,
@@ -168,7 +166,8 @@ class Look:
                 value = jnp.where(kicked.leaves, kicked.value, value)
                 way = way._replace(leaves=way.leaves | kicked.leaves)
         gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
-        return Found(step, gain, way.curvature, way.negative, way.num_hvps, gradients, evaluations)
+        ratio = way.curvature / way.size
+        return Found(step, gain, way.curvature, ratio, way.num_hvps, gradients, evaluations)
 
     def _along_gradient(
         self, before: jax.Array, gradient: Vector, longest: jax.Array, margin: jax.Array, enough: jax.Array

@@ -48,7 +48,7 @@ def escape_saddles(
     on while it pays.  Last, where the plateau test asked and the lowest curvature seen is not clearly
     positive, a kick: every leaf is displaced at random by 1.2 times its length, and line searches lead down
     from there; it counts if that brings twice what curvature did, and twice what as many line searches bring
-    without it.
+    without it.  Later looks at the same plateau are kicks alone.
 
     The result becomes the update, `params + updates` being the new point, if its first step alone (or the
     kick) brings more than rounding and twice what training brings within a window (eight times where the
@@ -238,7 +238,6 @@ class _Hook:
         waits = memory.expected > 0
         asked = self._due(memory, look) & ~waits
         found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
-        price = look.price(options.strategy, options.num_products, True)
         cost = worth(found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits)
         memory = memory._replace(
             pending=choose(asked, found.step, memory.pending),
@@ -247,6 +246,7 @@ class _Hook:
             num_gradients=memory.num_gradients + found.num_gradients,
             num_evaluations=memory.num_evaluations + found.num_evaluations,
             last_curvature=jnp.where(found.num_hvps > 0, found.curvature, memory.last_curvature),
+            last_ratio=jnp.where(found.num_hvps > 0, found.ratio, memory.last_ratio),
         )
         if options.strategy == "perturbation":
             next_look = rules.now(memory) + PAUSE * options.window
@@ -254,7 +254,7 @@ class _Hook:
             return memory._replace(pace=pace), asked
         if not (options.confirm and look.batch is not None):
             moved = found.gain > 0
-            memory = rules.after_look(memory, asked & ~moved, found.negative, cost, price, options.max_share)
+            memory = rules.after_look(memory, asked & ~moved, found, cost, look, options)
             return rules.after_escape(memory, moved, found.gain, options.window, look.x, value), moved
         step, expected = memory.pending, memory.expected
         confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
@@ -266,7 +266,7 @@ class _Hook:
             expected=found.gain,
             pace=memory.pace._replace(wasted=memory.pace.wasted + charge),
         )
-        memory = rules.after_look(memory, fruitless, waits | found.negative, cost, price, options.max_share)
+        memory = rules.after_look(memory, fruitless, found, cost, look, options)
         return rules.after_escape(memory, confirmed, expected, options.window, look.x, value), confirmed
 
     def _due(self, memory: Memory, look: Look) -> jax.Array:
@@ -290,10 +290,11 @@ class _Hook:
         key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
-        asked, kicks = rules.stuck(memory), self._affords(memory, look, True, kick=True)
-        watch = memory.watch
-        deep = thorough(watch.stream.count, options.every, watch.stream.kind)
-        early = deep & self._affords(memory, look, True)
+        asked, watch = rules.stuck(memory), memory.watch
+        again = rules.only_kicks(memory, options) & self._affords(memory, look, False, kick=True)
+        kicks = again | self._affords(memory, look, True, kick=True)
+        early = thorough(watch.stream.count, options.every, watch.stream.kind)
+        deep = (asked | (early & self._affords(memory, look, True))) & ~again
         fall = expected(jnp, watch.stream.kind, watch.fall, watch.noise)
         fall = jnp.where(asked, fall, EARLY * brings(jnp, watch.stream))
-        return look.search(options.strategy, key, fall, options.num_products, asked | early, asked & kicks)
+        return look.search(options.strategy, key, fall, options.num_products, deep, asked & kicks)
