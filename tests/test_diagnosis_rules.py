@@ -1,5 +1,6 @@
 """The other ways that a diagnosis tries, each on a case where what it must find is known."""
 
+import json
 import math
 
 import jax
@@ -11,10 +12,11 @@ import hessian_probe as hp
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import activations, fit, generalisation, inputs, records, steps
 from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.taps import layer_gradients, slopes
-from hessian_probe.diagnosis.trial import decays, drawn_anew
+from hessian_probe.diagnosis.trial import drawn_anew
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -166,23 +168,31 @@ def test_bouncing_is_seen_without_a_known_limit():
     [
         (optax.adamw(1e-2, weight_decay=0.1), True),
         (optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)), True),
-        (optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-2)), True),
         (optax.inject_hyperparams(optax.adamw)(1e-2, weight_decay=0.1), True),
+        (optax.adamw(1e-2, weight_decay=0.1, mask={"w": False, "b": True}), True),
+        (optax.MultiSteps(optax.adamw(1e-2, weight_decay=0.1), 3).gradient_transformation(), True),
+        (optax.chain(optax.adamw(1e-2, weight_decay=0.1), optax.contrib.reduce_on_plateau()), True),
         (optax.adam(1e-2), False),
         (optax.sgd(0.1, momentum=0.9), False),
-        (optax.lamb(1e-2), False),
         (optax.lion(1e-3, weight_decay=0.0), False),
+        (optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-2)), None),
+        (optax.lamb(1e-2), None),
+        (optax.lars(1e-2, weight_decay=1e-4), None),
+        (optax.contrib.schedule_free_sgd(0.1), None),
+        (optax.contrib.cocob(), None),
     ],
 )
 def test_decay_of_weights_is_seen_in_what_the_parameters_add(optimizer, decaying):
     x = rows()
     batch = (x, (x @ np.ones((4, 1))).astype(np.float32))
     params = {"w": jnp.arange(1.0, 5.0)[:, None] / 4, "b": jnp.full(1, 0.3)}
-    state = optimizer.init(params)
+    state, told = optimizer.init(params), optax.with_extra_args_support(optimizer)
     for _ in range(20):  # a memory of gradients is no decay
-        updates, state = optimizer.update(jax.grad(squared)(params, batch), state, params)
+        value, gradient = jax.value_and_grad(squared)(params, batch)
+        updates, state = told.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
-    assert decays(optimizer, state, params) == decaying
+    value, gradient = jax.value_and_grad(squared)(params, batch)
+    assert decays(optimizer, state, params, gradient, float(value)) is decaying
 
 
 def test_a_loss_that_decay_holds_up_is_told():
@@ -196,9 +206,13 @@ def test_a_loss_that_decay_holds_up_is_told():
     for decay, cause in ((1.0, "decay of weights"), (0.0, "is no limit of the model")):
         optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1))
         state = optimizer.init(params)
-        seen = context(loss, params, (ones, 2 * ones), optimizer=optimizer, opt_state=state)
+        more = {"optimizer": optimizer, "opt_state": state}
+        seen = context(loss, params, (ones, 2 * ones), **more)
         found = next(item for item in fit.check(seen) if getattr(item, "cause", "") == "optimization")
         assert cause in found.claim
+        if decay:
+            first = hp.diagnose(loss, params, train=(ones, 2 * ones), **more).findings[0]
+            assert cause in first.claim
         assert (found.confidence > 0.9) == bool(decay), "plain descent is under way"
         if decay:
             np.testing.assert_allclose(seen.undecayed, 0.5 * 0.9**80, rtol=1e-3)
@@ -218,6 +232,9 @@ def test_a_longer_budget_takes_as_many_more_steps():
         assert (seen.num_steps, seen.num_adam_steps) == (40 * budget, 200 * budget)
         np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * budget), rtol=1e-4)
         np.testing.assert_allclose(seen.going_on, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
+    found = hp.diagnose(loss, params, train=(ones, ones), budget=np.uint8(7))
+    assert "loss after 1400 steps of Adam from here" in dict(found.measured)
+    json.dumps(found.to_json())
 
 
 # Units and layers

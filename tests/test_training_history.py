@@ -26,6 +26,32 @@ def run(loss, params, steps, optimizer):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0])(carry)
 
 
+def test_a_denied_step_along_curvature_does_not_end_the_products():
+    """Curvature −1 in a leaf of zeros, which no kick moves; batches deny the first three ways off it."""
+
+    def saddle(p, weight):
+        return 1 + weight * (0.25 * p["y"][0] ** 4 - 0.5 * p["y"][0] ** 2) + 0.5 * p["x"][0] ** 2
+
+    optimizer = escape_saddles(optax.sgd(0.1), saddle)
+    params = {"x": jnp.zeros(1), "y": jnp.zeros(1)}
+    state, denied = optimizer.init(params), 0
+
+    @jax.jit
+    def step(params, state, weight):
+        value, gradient = jax.value_and_grad(saddle)(params, weight)
+        updates, state = optimizer.update(gradient, state, params, value=value, batch=weight)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(600):
+        deny = float(state.expected) > 0 and denied < 3
+        denied += deny
+        params, state = step(params, state, jnp.asarray(0.0 if deny else 1.0))
+    rows = escape_events(state)
+    assert denied == 3
+    assert [row["kind"] for row in rows].count("escaped") == 1
+    assert abs(float(params["y"][0])) > 0.9
+
+
 @pytest.mark.parametrize("steepness", [0.0, 0.2])
 def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
     """At rest on 1 + x²/2 + s·y²/2: where s = 0 later looks are kicks without products."""

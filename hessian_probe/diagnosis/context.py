@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
+from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.others import Others
 from hessian_probe.diagnosis.stability import Stability, stability
-from hessian_probe.diagnosis.trial import Steps, Trial, decays
+from hessian_probe.diagnosis.trial import Steps, Trial
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -15,9 +16,6 @@ from hessian_probe.points.result import CriticalPoint
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 LADDER = 16.0
 MOST_FACTOR = 16.0**7
-# Share of the loss that steps without decay of weights must gain over steps with it: a decay that keeps a
-# model from learning by heart costs some of the training loss.
-DECAYED = 0.2
 # Products that the classification may take.
 CLASSIFY_HVPS = 200
 # Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
@@ -56,7 +54,8 @@ class Context(Others):
     @cached_property
     def reached(self) -> float:
         """Lowest training loss that other steps, a new start or a simpler model were seen to reach."""
-        ways = [self.adam, self.restart, self.linear, *(trial.after for trial in self.trials.values())]
+        ways = [self.adam, self.restart, self.linear, self.undecayed]
+        ways += [trial.after for trial in self.trials.values()]
         return min((loss for loss in ways if math.isfinite(loss)), default=math.nan)
 
     @cached_property
@@ -108,23 +107,26 @@ class Context(Others):
         return steps.run(self.params, self.opt_state, self.value).after
 
     @cached_property
+    def decaying(self) -> bool | None:
+        """Whether the optimiser lets weights decay; None where that cannot be told."""
+        return decays(self.optimizer, self.opt_state, self.params, self.op.gradient, self.value)
+
+    @cached_property
     def undecayed(self) -> float:
-        """Loss after the steps of a trial without decay of weights; NaN where the optimiser has none."""
-        if not self.trials or not decays(self.optimizer, self.opt_state, self.params):
+        """Loss after the steps of a trial without decay of weights; NaN where none is seen."""
+        if not self.trials or not self.decaying:
             return math.nan
         self.num_evaluations += self.num_steps
         steps = self.steps(self.samples_in_a_step, self.num_steps, pull=False)
         return steps.run(self.params, self.opt_state, self.value).after
 
-    @property
+    @cached_property
     def held_by_decay(self) -> bool:
-        """Whether it is the decay of weights that holds the loss up, before anything about the steps."""
+        """Whether steps without decay of weights end far below steps with it, at any rate and batch."""
         if not math.isfinite(self.undecayed):
             return False
-        going_on = self.trials[1.0].after
         others = [*self.trials.values(), self.full_batch[1.0]]
-        lowest = min([trial.after for trial in others] + [loss for loss, _ in self.ends])
-        return self.gain(going_on, self.undecayed) >= DECAYED and self.undecayed < lowest
+        return BETTER * self.undecayed < min(trial.after for trial in others)
 
     @property
     def best_factor(self) -> float:

@@ -78,7 +78,7 @@ def diagnose(
         apply: `apply(params, inputs) -> outputs`; allows other models to be trained on the same task.
         baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
         budget: each trial takes so many times 40 steps of the user's optimiser, or 200 of Adam.  More shows
-            what few steps do not, where training is long.
+            what few steps do not, where training is long; Newton steps and ways off saddles stay as they are.
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
 
     Returns:
@@ -109,7 +109,9 @@ def diagnose(
     _check_budget(budget)
     _check_leaves(params)
     recorded = None if history is None else _read_history(history)
-    context = Context(loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key, budget)
+    context = Context(
+        loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key, int(budget)
+    )
     found = divergence.check(context)
     if divergence.nonfinite(context):
         found += inputs.check(context)  # needs no finite parameters

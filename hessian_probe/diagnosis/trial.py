@@ -45,6 +45,16 @@ def float_leaf(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def takes_value(optimizer: Any) -> bool:
+    """Whether an optimiser may ask for the loss beside the gradient."""
+    return "ExtraArgs" in type(optimizer).__name__
+
+
+def zeros(params: Any) -> Any:
+    """Zeros in place of what is trained."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
+
+
 def moved(params: Any, updates: Any) -> Any:
     """Add updates where there are any."""
 
@@ -81,7 +91,7 @@ class Steps:
         self.loss, self.samples = loss, samples
         self.batch = jax.tree.map(jnp.asarray, samples.batch)
         self.index = _order(samples.size, batch_size, count)
-        told = "ExtraArgs" in type(optimizer).__name__
+        told = takes_value(optimizer)
 
         @jax.jit
         def run(params: Any, state: Any, factor: Any, data: Any, index: Any, direction: Any) -> Any:
@@ -93,7 +103,7 @@ class Steps:
                     jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False)
                 )
                 keywords = {"value": value} if told else {}
-                seen = at if pull else _zeros(at)
+                seen = at if pull else zeros(at)
                 updates, inner = optimizer.update(gradient, inner, seen, **keywords)
                 scaled = jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates)
                 return (moved(at, scaled), inner), jnp.asarray(slope, jnp.float32)
@@ -127,37 +137,6 @@ class Steps:
             signs = np.sign(np.asarray(slopes, np.float64))
             flips = float(np.mean(signs[1:] * signs[:-1] < 0))
         return Trial(before, value if np.isfinite(value) else float("inf"), flips)
-
-
-# Cosine of what the parameters add to an update and of the way to zero, from which weights decay.
-TOWARDS_ZERO = 0.5
-
-
-def _zeros(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
-
-
-def decays(optimizer: Any, state: Any, params: Any) -> bool:
-    """Whether an optimiser pulls the parameters towards zero where there is no gradient.
-
-    Args:
-        optimizer: the optax transformation.
-        state: its state.
-        params: the parameters.
-
-    Returns:
-        Whether what the parameters add to its update points towards zero.
-
-    Raises:
-        Exception: whatever the optimiser raises where it needs more than gradients, state and parameters.
-    """
-    nothing = _zeros(params)
-    ends = [optimizer.update(nothing, state, at)[0] for at in (params, nothing)]
-    pairs = zip(*(jax.tree.leaves(tree) for tree in (*ends, params)), strict=True)
-    parts = [(np.asarray(a - b, np.float64), np.asarray(x, np.float64)) for a, b, x in pairs if float_leaf(x)]
-    along = -sum(float(np.vdot(d, x)) for d, x in parts)
-    sizes = [np.sqrt(sum(float(np.vdot(p[i], p[i])) for p in parts)) for i in (0, 1)]
-    return bool(along > TOWARDS_ZERO * sizes[0] * sizes[1] and along > 0)
 
 
 def _order(count: int, batch_size: int | None, steps: int) -> Any:

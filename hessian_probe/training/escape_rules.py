@@ -30,16 +30,22 @@ def stuck(state: Memory) -> jax.Array:
 def after_progress(state: Memory, window: int) -> Memory:
     """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand."""
     pace = pacing.after_progress(jnp, state.pace, state.num_steps, state.watch.level, window)
-    return state._replace(pace=pace)
+    left = jnp.isfinite(state.pace.level) & ~jnp.isfinite(pace.level)
+    return state._replace(pace=pace, last_ratio=_forgotten(state, left))
+
+
+def _forgotten(state: Memory, where: jax.Array) -> jax.Array:
+    """The last ratio, or NaN where the parameters are no longer where it was seen."""
+    return jnp.where(where, jnp.full_like(state.last_ratio, jnp.nan), state.last_ratio)
 
 
 def only_kicks(state: Memory, options: Options) -> jax.Array:
-    """Whether products have shown, on this plateau, curvature that is not clearly positive, and no way."""
+    """Whether products have shown, on this plateau, a loss that is flat along the lowest curvature."""
     return _flat(state, options) & jnp.isfinite(state.pace.level)
 
 
 def _flat(state: Memory, options: Options) -> jax.Array:
-    return (state.last_ratio <= DEGENERATE) & (options.strategy == DEFAULT)
+    return (jnp.abs(state.last_ratio) <= DEGENERATE) & (options.strategy == DEFAULT)
 
 
 def after_look(
@@ -103,6 +109,7 @@ def after_escape(
         watch=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, state.watch),
         pace=pacing.after_escape(jnp, state.pace, state.num_steps, moved, value, gain, window),
         anchor=jax.tree.map(lambda new, old: jnp.where(moved, new, old), anchor, state.anchor),
+        last_ratio=_forgotten(state, moved),
         num_escapes=state.num_escapes + moved.astype(jnp.int32),
         last_gain=jnp.where(moved, gain, state.last_gain),
     )
@@ -116,5 +123,6 @@ def after_return(state: Memory, back: Any, window: int) -> Memory:
         watch=new_watch(window, every, dtype),
         expected=jnp.zeros_like(state.expected),
         pace=pacing.after_return(jnp, state.pace, state.num_steps, window),
+        last_ratio=jnp.full_like(state.last_ratio, jnp.nan),
         num_returns=state.num_returns + 1,
     )

@@ -81,7 +81,7 @@ class EscapeState(NamedTuple):
         num_rows: rows that were ever written to `log`.
         next_look: update before which nothing is looked at.
         last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
-        last_ratio: that over the highest, likewise.
+        last_ratio: that ÷ ‖H‖, where the parameters still are where it was seen; else NaN.
         last_gain: what the latest accepted escape brought on its own batch.
         last_step: update at which it was accepted; 0 before the first.
     """

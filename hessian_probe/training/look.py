@@ -166,7 +166,8 @@ class Look:
                 value = jnp.where(kicked.leaves, kicked.value, value)
                 way = way._replace(leaves=way.leaves | kicked.leaves)
         gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
-        ratio = way.curvature / way.size
+        # Where no product moves anything all curvature is zero; where none was spent the size is NaN.
+        ratio = jnp.where(way.size == 0, jnp.zeros_like(way.size), way.curvature / way.size)
         return Found(step, gain, way.curvature, ratio, way.num_hvps, gradients, evaluations)
 
     def _along_gradient(

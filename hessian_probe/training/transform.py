@@ -291,7 +291,7 @@ class _Hook:
         if options.strategy == "perturbation":
             return look.perturbation(key, options.radius)
         asked, watch = rules.stuck(memory), memory.watch
-        again = rules.only_kicks(memory, options) & self._affords(memory, look, False, kick=True)
+        again = asked & rules.only_kicks(memory, options) & self._affords(memory, look, False, kick=True)
         kicks = again | self._affords(memory, look, True, kick=True)
         early = thorough(watch.stream.count, options.every, watch.stream.kind)
         deep = (asked | (early & self._affords(memory, look, True))) & ~again
