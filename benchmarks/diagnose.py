@@ -32,7 +32,7 @@ from benchmarks.zoo.training import Plant, Run, joined, order
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
-HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "all")
+HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "sealed", "all")
 
 
 def main() -> int:

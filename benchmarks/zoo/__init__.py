@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.zoo import fresh_fit, fresh_layers, fresh_steps, known
+from benchmarks.zoo.sealed_list import SEALED
 from benchmarks.zoo.training import Plant
 from benchmarks.zoo.untouched_list import UNTOUCHED
 from benchmarks.zoo.varied_list import VARIED
@@ -197,7 +198,7 @@ FRESH = (
     ),
 )
 
-PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED
+PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED
 # What two halves gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
 FIRST_COUNT = (
     "first counts, 25 November 2026, before rules were changed: fresh half healthy first 44 of 60, planted "

@@ -1,10 +1,10 @@
-"""Checks of the untouched plants: the cure, competing cures, a fact of each kind, and the action.
+"""Checks of the untouched and the sealed plants: cures, competing cures, a fact of each kind, and the action.
 
 For causes that are not about the rate, training again at 1/10, 1/3, 3 and 10 times the rate must close less
 than half of the gap to the run without the trouble (of the logarithms where gradients explode: those losses
 span decades).  Too small a rate must be mended by larger ones alone; too large a rate by smaller ones alone;
 noise by larger batches and by smaller rates.  A curable plant's training loss must fall by the action that
-`benchmarks.diagnose` takes for its cause.
+`benchmarks.diagnose` takes for its cause.  A sealed healthy run is held to more: `finished_faults`.
 """
 
 from __future__ import annotations
@@ -24,29 +24,34 @@ from sklearn.model_selection import cross_val_score
 
 from benchmarks.diagnose import act
 from benchmarks.zoo import check
-from benchmarks.zoo.training import Plant, Run, joined
-from benchmarks.zoo.untouched_layers import UNITS
+from benchmarks.zoo.sealed_layers import UNITS as SEALED_UNITS
+from benchmarks.zoo.training import Plant, Run, fit, joined
+from benchmarks.zoo.untouched_layers import UNITS as UNTOUCHED_UNITS
 
+UNITS = UNTOUCHED_UNITS | SEALED_UNITS
 RATES = (0.1, 1 / 3, 3.0, 10.0)
 # Share of the gap to the cured run that a rival must leave open.
 HALF = 0.5
 # A healthy run's greatest final losses, training and test, in units of the first loss.
 LOW, LOW_TEST = 0.05, 0.1
-# Action's factor for "slow"; `diagnose` proposes its own.
-FASTER = 10.0
+# Gain by more steps, in units of the first loss, below which a healthy run is finished.
+LITTLE = 0.03
+# Factors of the rate that the action takes; `diagnose` proposes its own.
+FACTORS = {"slow": 10.0, "oscillation": 0.1}
 
 
 def faults_of(plant: Plant, seed: int) -> list[str]:
-    """What speaks against an untouched plant at a seed."""
+    """What speaks against an untouched or a sealed plant at a seed."""
     run = plant.make(seed)
     if plant.cause == "healthy":
         faults = healthy_faults(plant, run, seed)
+        faults += finished_faults(plant, run, seed) if plant.half == "sealed" else []
     elif plant.cause == "minimum":
         faults = check.minimum_faults(run, seed)
     else:
         faults = cure_faults(plant, run, seed) + FACTS[plant.cause](plant, run, seed)
     if plant.curable:
-        finding = types.SimpleNamespace(cause=plant.cause, experiment=f"times {FASTER}")
+        finding = types.SimpleNamespace(cause=plant.cause, experiment=f"times {FACTORS.get(plant.cause)}")
         plain, acted = act(run, finding)  # type: ignore[arg-type]
         faults += [] if acted < plain else [f"acting brings {acted:.3g}, going on {plain:.3g}"]
     return [text if text.startswith(f"{seed}:") else f"{seed}: {text}" for text in faults]
@@ -72,6 +77,30 @@ def healthy_faults(plant: Plant, run: Run, seed: int) -> list[str]:
     if train > LOW * first and min(ends) < 0.5 * train:
         faults.append(f"other rates end at {ends}")
     return faults
+
+
+def finished_faults(plant: Plant, run: Run, seed: int) -> list[str]:
+    """The loss is below 5 % of the first; no other rate halves it; 200 steps of Adam gain little from here.
+
+    Little is less than 3 % of the first loss, and less than half of the test loss.
+    """
+    first = float(run.loss(run.start, joined(run)))
+    train, test = check.losses(run)
+    faults = [] if train < LOW * first else [f"{first:.3g} to {train:.3g}"]
+    ends = [score(plant, plant.make(seed, rate=rate)) for rate in (1 / 3, 3.0)]  # type: ignore[call-arg]
+    faults += [] if min(ends) > HALF * train else [f"{train:.3g}, other rates end at {ends}"]
+    for rate in (1e-3, 1e-2):
+        more = further(run, optax.adam(rate))
+        end, tested = check.losses(more)
+        if train - end > LITTLE * first or tested < HALF * test:
+            faults.append(f"Adam at {rate}: {train:.3g} to {end:.3g}, test {test:.3g} to {tested:.3g}")
+    return faults
+
+
+def further(run: Run, optimizer: Any, steps: int = 200) -> Run:
+    """Train on from the end of a run, on all data in each step."""
+    model = (lambda seed: run.params, run.apply)
+    return fit(model, joined(run), run.test, optimizer, steps, 0, objective=lambda apply: run.loss)
 
 
 def cure_faults(plant: Plant, run: Run, seed: int) -> list[str]:

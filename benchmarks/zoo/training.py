@@ -47,7 +47,8 @@ class Plant:
         half: "tuning": thresholds were chosen with it in sight; "kept": it was not, but some failures led
             to changes of the rules; "blind": written after the last change of that time; "fresh": written
             by someone who had not seen the rules, and committed before the first count; "untouched": like
-            "fresh", and no rule was changed after a diagnosis of them.
+            "fresh", and no rule was changed after a diagnosis of them; "sealed": like "untouched", written
+            after its first count.
         also: other causes that are true of it too.
         curable: acting on the first proposal should lower the training loss.
     """
