@@ -56,8 +56,9 @@ bench-coverage: $(READY)/demo ## print stated probabilities against observed fre
 bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
 	$(BIN)/python -m benchmarks.escape $(ARGS)
 
-examples: $(READY)/test,frameworks ## run the hooks of all frameworks and their examples
+examples: $(READY)/test,frameworks ## run the hooks of all frameworks, their examples and checkpoints
 	$(PYTEST) tests/test_examples.py tests/test_training_adapters.py $(ARGS)
+	$(PYTEST) tests/test_training_history.py tests/test_training_monitor.py -k orbax $(ARGS)
 
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format
