@@ -29,6 +29,7 @@ import hessian_probe as hp
 from benchmarks.diagnose_table import Record, line, summary
 from benchmarks.zoo import FIRST_COUNT, PLANTS
 from benchmarks.zoo.training import Plant, Run, joined, order
+from hessian_probe.diagnosis.trial import displaced
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
@@ -141,6 +142,9 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     elif finding.cause in ("oscillation", "slow"):
         factor = float(finding.experiment.split()[-1])
         optimizer, state = optax.chain(optimizer, optax.scale(factor)), (state, optax.EmptyState())
+    elif finding.cause == "saddle" and "add noise" in finding.experiment:
+        params, optimizer = displaced(params, np.random.default_rng(1)), optax.adam(1e-2)
+        state = optimizer.init(params)
     elif finding.cause == "saddle":
         data = joined(run)
         params = hp.escape(run.loss, run.params, data).params

@@ -108,6 +108,23 @@ def test_a_gate_is_no_hidden_activation(activation):
     assert not run(program, count, params, batch).hidden
 
 
+def test_a_gate_with_a_layer_of_its_own_is_hidden():
+    """As in gated linear units and squeeze-and-excitation; shut gates are saturated."""
+    params, batch = [*mlp((5, 7, 3)), *mlp((5, 7), seed=1)], blobs()
+
+    def gated(p, x):
+        gate = jax.nn.sigmoid(x @ p[2]["w"] + p[2]["b"])
+        return (jax.nn.silu(x @ p[0]["w"]) * gate) @ p[1]["w"]
+
+    program, count = traced(cross_entropy(gated), params, batch)
+    found = run(program, count, params, batch)
+    [hidden] = [found.activations[i] for i in found.hidden]
+    np.testing.assert_allclose(hidden.value, jax.nn.sigmoid(batch[0] @ params[2]["w"]), rtol=1e-5)
+    params[2]["b"] = params[2]["b"] - 40.0
+    seen = activations.check(context(cross_entropy(gated), params, batch))
+    assert next(item for item in seen if getattr(item, "cause", "") == "saturation").number == 1.0
+
+
 def test_checkpointed_layers_are_seen_and_loops_are_told():
     params, batch = mlp((5, 7, 7, 3)), blobs()
     plain = forward(jnp.tanh)

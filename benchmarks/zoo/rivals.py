@@ -162,7 +162,8 @@ def turns_back(plant: Plant, run: Run, seed: int) -> list[str]:
 
 def scattered(plant: Plant, run: Run, seed: int) -> list[str]:
     """The gradients of the batches differ by more than their mean is long."""
-    slopes = [jax.flatten_util.ravel_pytree(jax.grad(run.loss)(run.params, b))[0] for b in run.train[:60]]
+    slope = jax.jit(jax.grad(run.loss))
+    slopes = [jax.flatten_util.ravel_pytree(slope(run.params, b))[0] for b in run.train[:60]]
     stack = np.asarray(slopes)
     ratio = np.sqrt(stack.var(axis=0).sum()) / np.linalg.norm(stack.mean(axis=0))
     return [] if ratio > 1 else [f"deviation of gradients {ratio:.2f} of their mean"]

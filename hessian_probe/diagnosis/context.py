@@ -54,8 +54,13 @@ class Context(Others):
     @cached_property
     def reached(self) -> float:
         """Lowest training loss that other steps, a new start or a simpler model were seen to reach."""
-        ways = [self.adam, self.restart, self.linear, self.undecayed]
-        ways += [trial.after for trial in self.trials.values()]
+        both = (self.own_reached, self.linear)
+        return min((loss for loss in both if math.isfinite(loss)), default=math.nan)
+
+    @cached_property
+    def own_reached(self) -> float:
+        """The same of this model alone."""
+        ways = [self.adam, self.restart, self.undecayed, *(trial.after for trial in self.trials.values())]
         return min((loss for loss in ways if math.isfinite(loss)), default=math.nan)
 
     @cached_property

@@ -39,6 +39,7 @@ class Origin(NamedTuple):
         inside: it depends on a layer's output.
         axis: axis of the units, from the end.
         soft: it is a logarithm of 1 + something, which makes a maximum with zero a softplus.
+        layers: numbers of the layers that it came from, without another layer between.
     """
 
     data: bool
@@ -47,6 +48,7 @@ class Origin(NamedTuple):
     inside: bool = False
     axis: int = -1
     soft: bool = False
+    layers: frozenset[int] = frozenset()
 
 
 class Activation(NamedTuple):
@@ -130,6 +132,7 @@ class _Run:
         data = any(origin.data for origin in origins)
         through = _through(name, origins)
         inside = any(origin.inside for origin in origins)
+        layers = frozenset[int]().union(*(origin.layers for origin in origins))
         axis = _axis(name, values, origins, outputs[0])
         if data and name in LAYERS and not all(origin.data for origin in origins):
             self.hidden |= through
@@ -139,7 +142,7 @@ class _Run:
                 if origin.data and origin.inside
             ]
             outputs = [self._layer(outputs[0])]
-            inside = True
+            inside, layers = True, frozenset({len(self.layers)})
             if name == "conv_general_dilated":
                 axis = eqn.params["dimension_numbers"].out_spec[1] - np.ndim(outputs[0])
         kind = _activation(name, origins) if data and np.ndim(outputs[0]) > 1 else ""
@@ -147,7 +150,7 @@ class _Run:
             through = through | {len(self.activations)}
             self.activations.append(Activation(kind, outputs[0], axis))
         zero = name in ("broadcast_in_dim", "convert_element_type") and origins[0].zero
-        return outputs, [Origin(data, through, zero, inside, axis, name == "log1p")] * len(outputs)
+        return outputs, [Origin(data, through, zero, inside, axis, name == "log1p", layers)] * len(outputs)
 
     def scan(self, options: Any, values: list[Any], origins: list[Origin]) -> tuple[list[Any], list[Origin]]:
         """Run a scan turn by turn."""
@@ -192,20 +195,23 @@ def _axis(name: str, values: list[Any], origins: list[Origin], output: Any) -> i
 def _united(origins: tuple[Origin, ...]) -> Origin:
     """Where a stack of values came from."""
     through = frozenset[int]().union(*(origin.through for origin in origins))
-    return Origin(any(o.data for o in origins), through, False, any(o.inside for o in origins))
+    layers = frozenset[int]().union(*(origin.layers for origin in origins))
+    data, inside = (any(getattr(o, name) for o in origins) for name in ("data", "inside"))
+    return Origin(data, through, False, inside, layers=layers)
 
 
 def _through(name: str, origins: list[Origin]) -> frozenset[int]:
     """Activations that a result came through.
 
-    A factor that multiplies data it did not come from is a gate (as within GELU and SiLU), not an
-    activation that the next layer reads.  The maximum within a softplus is none either.
+    A factor that multiplies what it came from is a part of an activation (as within GELU and SiLU), not one
+    that the next layer reads; a gate with a layer of its own is one.  The maximum within a softplus is none.
 
     Returns:
         Their numbers.
     """
     carried = [origin.through for origin in origins if origin.data]
-    if name == "mul" and len(carried) == 2:
+    made = [origin.layers for origin in origins if origin.data]
+    if name == "mul" and len(carried) == 2 and (made[0] & made[1] or made[0] == made[1]):
         return carried[0] & carried[1]
     soft = [origin.through for origin in origins if origin.soft]
     if name == "add" and soft:

@@ -14,7 +14,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.problem import Problem
-from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
+from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
@@ -188,6 +188,17 @@ class Others(Problem):
             return float("nan"), None
         self.num_evaluations += 2 * self.num_adam_steps
         return best_by_adam(self.loss, self.params, self.samples.batch, self.num_adam_steps)
+
+    @cached_property
+    def beside(self) -> tuple[float, float]:
+        """Training loss a little beside the parameters, and the lowest that the own Adam sees from there."""
+        if self.samples is None:
+            return math.nan, math.nan
+        self.num_evaluations += 2 * self.num_adam_steps + 1
+        start = displaced(self.params, np.random.default_rng(0))
+        batch = jax.tree.map(jnp.asarray, self.samples.batch)
+        first = float(jax.jit(self.loss)(start, batch))
+        return first, best_by_adam(self.loss, start, self.samples.batch, self.num_adam_steps)[0]
 
     @property
     def adam(self) -> float:

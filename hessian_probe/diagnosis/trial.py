@@ -211,6 +211,32 @@ def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) 
     return float(np.nanmin(losses)), found[int(np.nanargmin(losses))][1]
 
 
+# Size of a small displacement, over that of the leaf or of one that is drawn anew, whichever is larger.
+SMALL = 0.01
+
+
+def displaced(params: Any, rng: np.random.Generator) -> Any:
+    """Parameters with a little noise on each entry, those of leaves of zeros too.
+
+    Args:
+        params: pytree.
+        rng: source of the noise.
+
+    Returns:
+        A pytree like `params`.
+    """
+
+    def leaf(x: Any) -> Any:
+        if not float_leaf(x):
+            return x
+        array = np.asarray(x, np.float64)
+        usual = 1 / np.sqrt(array.shape[-2]) if array.ndim > 1 else 1.0
+        size = SMALL * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
+        return jnp.asarray(array + size * rng.standard_normal(array.shape), x.dtype)
+
+    return jax.tree.map(leaf, params)
+
+
 # A leaf whose entries lie around 1 by this many of their deviations is a gain, as of layer norm.
 EVEN = 3.0
 

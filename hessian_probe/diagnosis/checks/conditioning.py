@@ -20,7 +20,8 @@ PRODUCTS = 24
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
 # The floor of a valley may curve down by this share of the largest curvature; beyond it is a saddle.
 FLOOR = 0.1
-# Share of the loss that a damped Newton step must gain over the optimiser, and how many times as much.
+# Share of the loss that a damped Newton step must gain over the optimiser, and how many times as much; or how
+# many times less it must leave.
 MATERIAL = 0.05
 BETTER = 3.0
 # Condition from which a valley is long: gradient steps that keep within it take about as many steps.
@@ -94,7 +95,7 @@ def check(context: Context) -> Found:
     own = max((trial.gain for trial in context.trials.values()), default=0.0)
     plain = max(own, min(valley.plain / context.value, 1.0) if not context.trials else 0.0, 0.0)
     newton = (context.value - lowest) / context.value
-    better = newton / plain if plain > 0 else math.inf
+    better = max(newton / plain, (1 - plain) / max(1 - newton, 1e-9)) if plain > 0 else math.inf
     context.measured["condition along the gradient"] = number(valley.condition, 3)
     context.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
         f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
@@ -108,7 +109,7 @@ def check(context: Context) -> Found:
             f"{number(valley.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
             f"products gains {number(100 * newton, 2)} % of the loss, first-order steps "
             f"{number(100 * plain, 2)} %",
-            quantity="decrease by a damped Newton step ÷ by first-order steps",
+            quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
             number=better,
             low=better * math.exp(-2 * SPREAD),
             high=better * math.exp(2 * SPREAD),

@@ -98,6 +98,7 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
     name = min(ways, key=lambda way: ways[way]) if ways else ""
     best = ways.get(name, math.nan)
     place = "weights drawn anew" if context.restart < context.adam else "here"
+    alone = name in simpler and not BETTER * min(context.adam, context.restart) < context.value
     here = context.value
     if BETTER * best < here:  # a run that is under way is held by where it gets with as many steps
         here = min(here, context.going_on) if math.isfinite(context.going_on) else here
@@ -110,6 +111,8 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
         threshold=BETTER,
         spread=SPREAD,
         source=LEE,
+        # That this model contains the simpler one is assumed, and no training of its own bears it out.
+        sure=min(log_confidence(factor, BETTER, SPREAD), LIKELY) if alone else None,
         experiment=f"Adam with rates 1e-3 and 1e-2 from {place}",
         cost=f"{4 * context.num_adam_steps} full gradients; a linear model by L-BFGS",
     )
@@ -135,7 +138,7 @@ def _decay(context: Context) -> Finding:
 def _model_bias(context: Context) -> Finding:
     """A richer model does better even on samples that it has not seen, and more training does not."""
     rich = context.rich
-    reached = float(np.nanmin([context.value, context.reached, *(loss for loss, _ in context.ends)]))
+    reached = float(np.nanmin([context.value, context.own_reached, *(loss for loss, _ in context.ends)]))
     factor = reached / rich if rich > 0 else math.inf
     share = (reached - rich) / context.trivial if context.trivial > 0 else 0.0
     return by_factor(
@@ -147,7 +150,12 @@ def _model_bias(context: Context) -> Finding:
         threshold=BETTER,
         spread=SPREAD,
         source="a richer model that does better on held-out samples; margin chosen on the planted troubles",
-        sure=min(log_confidence(factor, BETTER, SPREAD), log_confidence(share, SHARE, WIDE)),
+        # A simpler model that does better speaks against it.
+        sure=min(
+            log_confidence(factor, BETTER, SPREAD),
+            log_confidence(share, SHARE, WIDE),
+            LIKELY if BETTER * context.reached < reached else 1.0,
+        ),
         experiment="a wider or deeper model, or more informative inputs",
         cost=f"{4 * context.num_adam_steps} full gradients; small models by L-BFGS",
     )

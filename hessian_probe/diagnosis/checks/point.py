@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from hessian_probe.diagnosis.context import BETTER as LOWER
 from hessian_probe.diagnosis.context import LARGE, Context
-from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
+from hessian_probe.diagnosis.evidence import MOST, Found, by_factor, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.escape.escape import escape
 from hessian_probe.points.result import CriticalPoint
@@ -18,6 +19,11 @@ BETTER = 3.0
 SPREAD = 0.5
 # Share of the loss below which an optimiser gains nothing: rounding of 40 steps in float32 stays below it.
 STILL = 1e-4
+# How many times lower the own Adam must end from a little beside, where the loss may differ by this share;
+# from here it must be held at this share of the loss at least.
+FREED = 3.0
+SAME = 0.05
+HELD = 0.5
 # Probability of a label that carries none: it was settled by samples or by a prediction.
 UNCERTIFIED = 0.9
 
@@ -28,6 +34,9 @@ def check(context: Context) -> Found:
     context.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
     cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
     sure = MOST if point.certified else (point.confidence or UNCERTIFIED)
+    beside = [] if point.label in ("saddle", "minimum") else _beside(context)
+    if beside:
+        return beside
     still = point.label == "undetermined" and _still(context, point)
     if point.label == "undetermined" and not still:
         return [NotChecked("saddle, minimum", f"a label: {'; '.join(point.evidence[:1])}")]
@@ -42,6 +51,36 @@ def _still(context: Context, point: CriticalPoint) -> bool:
     """Whether a way down is known, and the optimiser gains nothing here at any multiple of its rate."""
     trials = context.trials.values()
     return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
+
+
+def _beside(context: Context) -> Found:
+    """A little beside here, where the loss is the same, Adam finds a way that it does not find here."""
+    # Parameters that are zero together, or alike, hold each other, also while the rest still moves: then the
+    # point is no critical one, and its label is no saddle.
+    here = min(context.value, context.adam)
+    if not (LOWER * context.reached < here and here > HELD * context.value):
+        return []
+    first, after = context.beside
+    if not abs(first - context.value) < SAME * abs(context.value):
+        return []
+    factor = here / after if after > 0 else math.inf
+    if not factor > FREED:
+        return []
+    steps = context.num_adam_steps
+    return [
+        by_factor(
+            "saddle",
+            f"parameters hold each other where they are: {steps} steps of Adam from here end at "
+            f"{number(here, 3)}, from a little beside, where the loss is the same, at {number(after, 3)}",
+            quantity="loss after Adam from here ÷ after Adam from a little beside",
+            number=factor,
+            threshold=FREED,
+            spread=SPREAD,
+            source="perturbed descent, Jin et al. 2017, arXiv:1703.00887; factor chosen on planted troubles",
+            experiment="add noise of a hundredth of their size to all parameters, then train on by Adam",
+            cost=f"{2 * steps + 1} evaluations of the gradient",
+        )
+    ]
 
 
 def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> Finding:
