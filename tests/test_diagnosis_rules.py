@@ -10,13 +10,13 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.checks import activations, fit, generalisation, inputs, records, steps
+from hessian_probe.diagnosis.checks import activations, fit, generalisation, inputs, point, records, steps
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.taps import layer_gradients, slopes
-from hessian_probe.diagnosis.trial import drawn_anew
+from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -235,6 +235,47 @@ def test_a_longer_budget_takes_as_many_more_steps():
     found = hp.diagnose(loss, params, train=(ones, ones), budget=np.uint8(7))
     assert "loss after 1400 steps of Adam from here" in dict(found.measured)
     json.dumps(found.to_json())
+
+
+def test_parameters_that_hold_each_other_are_seen_from_a_little_beside():
+    """x·w + z·a·b for targets x + z: at a = b = 0 nothing moves a or b, while w may still be on its way."""
+    x, z = rows(width=1), rows(width=1, seed=1)
+    batch = ({"x": x, "z": z}, x + z)
+
+    def loss(params, batch):
+        data, target = batch
+        out = data["x"] @ params["w"] + data["z"] @ params["a"] @ params["b"]
+        return jnp.mean((out - target) ** 2)
+
+    params = {"w": jnp.full((1, 1), 0.9), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1))}
+    [found] = point._beside(context(loss, params, batch))
+    assert found.cause == "saddle"
+    assert found.confidence > 0.9
+    assert found.number > 10
+    free = {**params, "a": jnp.full((1, 1), 0.1)}
+    assert not point._beside(context(loss, free, batch)), "Adam finds the way from here"
+    assert not point._beside(
+        context(loss, {**free, "w": jnp.ones((1, 1)), "b": jnp.full((1, 1), 10.0)}, batch)
+    )
+
+
+def test_a_simpler_model_alone_is_no_strong_evidence():
+    """A difference of |x·w| is even in x, the targets are odd: a linear model fits them, no training does."""
+    x = rows(width=3)
+    batch = (x, (x @ np.ones((3, 1))).astype(np.float32))
+
+    def apply(params, inputs):
+        return jnp.abs(inputs @ params["w"]) - jnp.abs(inputs @ params["v"])
+
+    def loss(params, batch):
+        return 0.5 * jnp.mean((apply(params, batch[0]) - batch[1]) ** 2)
+
+    params = {"w": jnp.full((3, 1), 0.01), "v": jnp.full((3, 1), 0.01)}
+    best, _ = best_by_adam(loss, params, batch, 400)
+    seen = context(loss, params, batch, apply=apply)
+    assert best > 0.8 * seen.value
+    assert seen.linear < 0.01 * seen.value
+    assert 0.5 < sure(fit.check(seen), "optimization") < 0.9
 
 
 # Units and layers
