@@ -48,7 +48,7 @@ def escape_saddles(
     on while it pays.  Last, where the plateau test asked and the lowest curvature seen is not clearly
     positive, a kick: every leaf is displaced at random by 1.2 times its length, and line searches lead down
     from there; it counts if that brings twice what curvature did, and twice what as many line searches bring
-    without it.  Later looks at the same plateau are kicks alone.
+    without it.  Where products have shown next to no curvature, later looks there are kicks alone.
 
     The result becomes the update, `params + updates` being the new point, if its first step alone (or the
     kick) brings more than rounding and twice what training brings within a window (eight times where the
