@@ -121,7 +121,7 @@ def test_at_a_minimum_looks_grow_rare_and_nothing_moves():
     assert 2 + 2 <= deep <= 5 + 2, "the plateau test's, and two of the schedule"
     assert cheap <= np.log2(6000 / 8), "those of the schedule that spend no products"
     assert int(state.num_gradients) == cheap + 2 * deep
-    assert int(state.num_evaluations) == RUNGS * (cheap + 3 * deep)
+    assert int(state.num_evaluations) == (1 + RUNGS) * (cheap + deep) + 2 * RUNGS * deep
     assert int(state.num_escapes) == 0
     assert float(state.last_curvature) > 0
 

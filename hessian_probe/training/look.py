@@ -17,7 +17,7 @@ from hessian_probe.training.strategies import DEFAULT, RUNGS, STRATEGIES, best_o
 
 # The longest step tried, over the length of the parameters (at least 1).
 REACH = 2.0
-# A decrease must exceed this many roundings of the loss; as in `escape`.
+# A decrease must exceed this many roundings of the loss and of the variables; the former as in `escape`.
 ROUNDING = 16.0
 # An escape must bring this many times what training brings within a window, and what the slope would bring
 # at the best rate; and on other data at least this share of what it brought on its own.
@@ -97,6 +97,13 @@ class Look:
         own = jax.eval_shape(self._own, self.x).dtype
         return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
+    def _rounding(self, key: jax.Array, before: jax.Array) -> jax.Array:
+        """What rounding of the loss changes it by, or rounding of the variables if that is more."""
+        eps = float(jnp.finfo(self.layout.dtype).eps)
+        pairs = zip(self._normal(key), self.x, strict=True)
+        change = jnp.abs(self.value(tuple(x + eps * x * jnp.sign(n) for n, x in pairs)) - before)
+        return jnp.maximum(self._eps() * jnp.abs(before), jnp.where(jnp.isfinite(change), change, 0.0))
+
     def nothing(self) -> Found:
         """Return what a look finds where none is taken."""
         zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
@@ -132,7 +139,7 @@ class Look:
         default = strategy == DEFAULT
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
-            margin = ROUNDING * self._eps() * jnp.abs(before)
+            margin = ROUNDING * self._rounding(key, before)
             enough = jnp.maximum(margin, WORTH * fall)
             longest = REACH * jnp.maximum(norm(self.x), 1.0)
 
@@ -150,7 +157,7 @@ class Look:
                 if num_products > 0:
                     way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
             gradients = 1 + spent.astype(jnp.int32)
-            evaluations = RUNGS * int(default) + self._num_rungs(strategy) * spent.astype(jnp.int32)
+            evaluations = 1 + RUNGS * int(default) + self._num_rungs(strategy) * spent.astype(jnp.int32)
             step, value = way.step, way.value
             if default:
                 slid = slide(self.value, self.x, before, step, value, way.leaves)
@@ -240,7 +247,7 @@ class Look:
         """Gradients that a look which finds nothing costs at most."""
         if strategy not in STRATEGIES:
             return 0.0
-        gradients, evaluations, products = 1, RUNGS * (strategy == DEFAULT), 0
+        gradients, evaluations, products = 1, 1 + RUNGS * (strategy == DEFAULT), 0
         if thorough:
             gradients, products = 2, self._num_steps(num_products) + 1
             evaluations += self._num_rungs(strategy)

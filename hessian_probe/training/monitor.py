@@ -73,7 +73,7 @@ class Monitor:
     Cost:
         7 μs an update in the median while healthy, looks aside; in the mean of real loops, where the
         processor's caches are cold after a step, 94 to 160 μs (measured).  An early look takes one gradient
-        and ten evaluations, two of them up to 17 products more; one at a plateau at most `max_hvps` + 17
+        and eleven evaluations, two of them up to 17 products more; one at a plateau at most `max_hvps` + 17
         products and a few dozen evaluations.  The first of each kind compiles.  The parameters before an
         escape are kept on the host for 4 windows.
 

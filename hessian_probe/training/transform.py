@@ -100,7 +100,7 @@ def escape_saddles(
         the parameters (0.7 to 1.5 % of steps of 4 ms with 562,000 of them in float32), looks aside.  A Python
         loop of compiled steps pays more, about 0.25 ms, for the buffers of the part that does not run;
         `hp.training.Monitor` costs such loops less.
-        A look in vain: one gradient and 10 evaluations; with products one more gradient, at most
+        A look in vain: one gradient and 11 evaluations; with products one more gradient, at most
         num_products + 1 products and 20 more evaluations (10 for the Newton strategies), and num_products
         vectors of memory while it runs, part of the compiled step; with a kick 24 gradients and 49 to 97
         evaluations more, if the share allows it.  A look that finds a way: fewer products, and up to 16
