@@ -14,6 +14,7 @@ from hessian_probe.diagnosis.checks import activations, fit, generalisation, inp
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.forward import run, traced
+from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.taps import layer_gradients, slopes
 from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
@@ -275,7 +276,50 @@ def test_a_simpler_model_alone_is_no_strong_evidence():
     seen = context(loss, params, batch, apply=apply)
     assert best > 0.8 * seen.value
     assert seen.linear < 0.01 * seen.value
-    assert 0.5 < sure(fit.check(seen), "optimization") < 0.9
+    found = fit.check(seen)
+    assert 0.5 < sure(found, "optimization") < 0.9
+    assert [f.cause for f in rank(seen, found, [])] == ["model_bias", "optimization"], "containing is a guess"
+    given = context(loss, params, batch, apply=apply, baseline=float(seen.linear) / 2)
+    assert rank(given, fit.check(given), [])[0].cause == "optimization", "the user says that it is simpler"
+
+
+def told(cause, confidence):
+    return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", confidence, "", "")
+
+
+@pytest.mark.parametrize(
+    ("confidences", "order"),
+    [
+        ((0.95, 0.92, 0.99), ["oscillation", "noise", "optimization"]),
+        ((0.69, 0.85, 0.97), ["noise", "oscillation", "optimization"]),
+        ((0.69, 0.95, 0.97), ["noise", "oscillation", "optimization"]),
+        ((0.4, 0.3, 0.97), ["optimization"]),
+    ],
+)
+def test_the_order_of_causes_is_for_what_is_strong(confidences, order):
+    params = {"w": jnp.ones(3)}
+    found = [told(c, s) for c, s in zip(("oscillation", "noise", "optimization"), confidences, strict=True)]
+    seen = context(lambda p: jnp.sum(p["w"] ** 2), params)
+    assert [f.cause for f in rank(seen, found, [])] == order
+
+
+@pytest.mark.parametrize(("height", "kept"), [(1.0, True), (0.01, False)])
+def test_flat_units_of_a_model_that_learnt_nothing_are_told(height, kept):
+    """Where weights drawn anew train no better, flat units are the result of training, if there was one."""
+    x = rows()
+    batch = (x, 3 * np.sign(x[:, :1]).astype(np.float32))
+    params = {"w": jnp.asarray([[50.0], [0], [0], [0]]), "v": jnp.asarray([[3 - 3 * height]])}
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"]) @ p["v"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    seen = context(loss, params, batch, apply=apply)
+    flat = [f for f in activations.check(seen) if isinstance(f, Finding)]
+    assert sure(flat, "saturation") > 0.9
+    assert ("saturation" in [f.cause for f in rank(seen, flat, [])]) == kept
 
 
 # Units and layers

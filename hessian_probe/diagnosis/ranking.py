@@ -2,12 +2,12 @@
 
 1. Evidence: findings below an even chance are dropped.  The rest are strong (confidence at least 0.9) or
    moderate, and strong ones come first.
-2. Within each, a cause comes before what it brings about: inputs of a bad scale saturate units and stretch
-   valleys, or make the loss run away; dead units stop gradients; a step that is too long or too short, or a
-   saddle, is a reason why optimisation falls short of what the model can do; a limit of the
-   model is what is left when nothing hinders training, and is why a minimum is high.  `CAUSES` lists them in
-   this order.
-3. Then by confidence.
+2. Among strong ones, a cause comes before what it brings about: inputs of a bad scale saturate units and
+   stretch valleys, or make the loss run away; dead units stop gradients; a step that is too long or too
+   short, or a saddle, is a reason why optimisation falls short of what the model can do; a limit of the
+   model is what is left when nothing hinders training, and is why a minimum is high.  `CAUSES` lists them
+   in this order.
+3. The others come by confidence: an order of causes says nothing about what may not be there.
 
 "optimization" says no more than that the loss can be lower; anything found that hinders training is the more
 telling answer and stands before it.
@@ -17,7 +17,7 @@ training was found, since both show in the same way.  What hinders training matt
 loss can be lower; where no other way was seen to lower it, such findings are dropped, and so they are where
 the training loss is small and lowering it further made the test loss no better: that is training enough.
 Units that do not answer to the data hinder only where weights drawn anew end lower than training from here: a
-narrow layer that separates classes is flat by its nature.
+narrow layer that separates classes is flat by its nature.  Where nothing was learnt, it separates none.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle
 DEAF = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs below which a training loss is small, whatever a test would say.
 SMALL = 0.1
+# Share of the loss without inputs above which nothing was learnt.
+NOTHING_LEARNT = 0.9
 # Share of the loss without inputs by which the test loss must fall to matter.
 SEEN = 0.02
 # Share of the loss without inputs by which the training loss must be above what is reachable.
@@ -65,7 +67,7 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     kept = [f for f in found if f.confidence >= EVEN]
     if (not room >= ROOM and not _learns(context)) or _enough(context):
         kept = [f for f in kept if f.cause not in NEED_ROOM]
-    kept = [f for f in kept if f.cause not in DEAF or _revived(context)]
+    kept = [f for f in kept if f.cause not in DEAF or _revived(context, f.cause)]
     if any(f.cause == "optimization" for f in kept) and context.held_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
     if any(f.cause in HINDRANCES for f in kept):
@@ -74,9 +76,11 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
         return (_healthy(found, room, missing),)
     hindered = any(f.cause in HINDRANCES for f in kept)
 
-    def order(finding: Finding) -> tuple[bool, int, float]:
-        weak = finding.confidence < STRONG or (hindered and finding.cause == "optimization")
-        return weak, CAUSES.index(finding.cause), -finding.confidence
+    def order(finding: Finding) -> tuple[int, float, float]:
+        place, sure = CAUSES.index(finding.cause), -finding.confidence
+        if finding.cause == "optimization" and hindered:
+            return 2, place, sure
+        return (0, place, sure) if finding.confidence >= STRONG else (1, sure, place)
 
     return tuple(sorted(kept, key=order))
 
@@ -96,9 +100,11 @@ def _room(context: Context) -> float:
     return room
 
 
-def _revived(context: Context) -> bool:
+def _revived(context: Context, cause: str) -> bool:
     """Whether weights drawn anew bring what training from here does not: units that do not answer hinder."""
     if context.samples is None or not math.isfinite(context.restart):
+        return True
+    if cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
         return True
     from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
     return BETTER * context.restart < from_here

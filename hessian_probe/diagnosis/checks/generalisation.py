@@ -37,6 +37,9 @@ FEWEST_LOSSES = 8
 NOTHING = 0.1
 # A model with a larger share of the loss without inputs knows too little for its test loss to tell.
 SKILL = 0.8
+# Standard errors that the test loss of another model must be above all that: small test sets differ by
+# chance, and where the inputs are alike, a gap is rather overfitting.
+MORE = 1.0
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
 
@@ -159,7 +162,7 @@ def _by_transfer(context: Context) -> Kind | None:
         error,
         gap,
         "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss",
-        confidence(there - here - gap, error),
+        confidence(there - here - gap - MORE * error, error),
     )
 
 
