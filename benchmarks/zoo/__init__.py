@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.zoo import fresh_fit, fresh_layers, fresh_steps, known
 from benchmarks.zoo.sealed_list import SEALED
 from benchmarks.zoo.training import Plant
+from benchmarks.zoo.unseen_list import UNSEEN
 from benchmarks.zoo.untouched_list import UNTOUCHED
 from benchmarks.zoo.varied_list import VARIED
 
@@ -198,7 +199,7 @@ FRESH = (
     ),
 )
 
-PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED
+PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED + UNSEEN
 # What three halves gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
 FIRST_COUNT = (
     "first counts, before rules were changed: fresh half healthy first 44 of 60, planted first 186 of 268, "
