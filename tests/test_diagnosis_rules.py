@@ -283,6 +283,22 @@ def test_a_simpler_model_alone_is_no_strong_evidence():
     assert rank(given, fit.check(given), [])[0].cause == "optimization", "the user says that it is simpler"
 
 
+def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
+    x = rows()
+    batch = (x, 3 * x[:, :1] + 1)
+    params = {"w": jnp.zeros((4, 1)), "b": jnp.ones(1)}
+    labels = {"w": "held", "b": "moves"}
+    for optimizer, held in (
+        (optax.partition({"held": optax.set_to_zero(), "moves": optax.sgd(0.1)}, labels), True),
+        (optax.sgd(0.1), False),
+    ):
+        state = optimizer.init(params)
+        seen = context(squared, params, batch, optimizer=optimizer, opt_state=state)
+        found = [f for f in fit.check(seen) if isinstance(f, Finding)]
+        claim = next(f.claim for f in found if f.cause == "optimization")
+        assert ("holds fixed (params['w'])" in claim) == held, claim
+
+
 def told(cause, confidence):
     return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", confidence, "", "")
 

@@ -100,6 +100,7 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
     ways = {name: loss for name, loss in ways.items() if math.isfinite(loss)}
     name = min(ways, key=lambda way: ways[way]) if ways else ""
     best = ways.get(name, math.nan)
+    moved = "" if name in simpler else _moved(context)
     place = "weights drawn anew" if context.restart < context.adam else "here"
     alone = name in simpler and not BETTER * min(context.adam, context.restart) < context.value
     # That this model contains the simpler one is assumed, and no training of its own bears it out.
@@ -110,7 +111,8 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
     factor = here / best if best > 0 else (math.inf if best <= 0 < here else math.nan)
     return by_factor(
         "optimization",
-        f"the loss {number(context.value, 3)} is no limit of the model: {name} reaches {number(best, 3)}",
+        f"the loss {number(context.value, 3)} is no limit of the model: {name} reaches {number(best, 3)}"
+        f"{moved}",
         quantity="training loss (or that after going on, where lower) ÷ what another way reaches",
         number=factor,
         threshold=BETTER,
@@ -120,6 +122,14 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
         experiment=f"Adam with rates 1e-3 and 1e-2 from {place}",
         cost=f"{4 * context.num_adam_steps} full gradients; a linear model by L-BFGS",
     )
+
+
+def _moved(context: Context) -> str:
+    """Say that the own Adam moves what the optimiser holds fixed."""
+    if not context.held:
+        return ""
+    some = ", ".join(context.held[:3]) + (", …" if len(context.held) > 3 else "")
+    return f", moving also what the optimizer holds fixed ({some})"
 
 
 def _decay(context: Context) -> Finding:
