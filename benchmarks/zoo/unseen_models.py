@@ -148,7 +148,7 @@ def causal(channels: int) -> tuple[Any, Any]:
             "embed": gaussian(rng, 1, channels),
             "taps": jnp.stack([gaussian(rng, 2, channels, channels) for _ in gaps]),
             "bias": jnp.zeros((len(gaps), channels), jnp.float32),
-            "out": {"w": gaussian(rng, channels, 1, gain=0.3), "b": jnp.zeros(1, jnp.float32)},
+            "out": {"w": gaussian(rng, channels, 1, gain=0.03), "b": jnp.zeros(1, jnp.float32)},
         }
 
     def apply(params: Params, inputs: Any) -> Any:
