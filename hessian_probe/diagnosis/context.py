@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
+import numpy as np
+
 from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.others import Others
 from hessian_probe.diagnosis.stability import Stability, stability
-from hessian_probe.diagnosis.trial import Steps, Trial
+from hessian_probe.diagnosis.trial import Plain, Steps, Trial
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.training.frozen import frozen_variables
@@ -23,6 +25,10 @@ CLASSIFY_HVPS = 200
 LARGE = 0.2
 # How much better another way must do to prove that this one falls short; chosen on the planted troubles.
 BETTER = 1.25
+# Share of an array's blocks without gradient that is worth a word.
+IDLE = 0.5
+# Most that evidence is worth which something else may explain.
+LIKELY = 0.8
 
 
 class Context(Others):
@@ -142,6 +148,29 @@ class Context(Others):
             return False
         others = [*self.trials.values(), self.full_batch[1.0]]
         return BETTER * self.undecayed < min(trial.after for trial in others)
+
+    def descent(self, rate: float) -> Trial:
+        """What some steps of gradient descent on all samples bring."""
+        assert self.samples is not None
+        self.num_evaluations += self.num_steps
+        steps = Steps(self.loss, Plain, self.samples, None, self.num_steps)
+        return steps.run(self.params, (), self.value, rate)
+
+    @cached_property
+    def unasked(self) -> tuple[str, int, int] | None:
+        """Array with the largest share of blocks (along its first axis) without any gradient; their number.
+
+        Experts that no sample is sent to, or heads that nothing listens to.  Arrays of fewer than three axes
+        have no blocks, those without any gradient at all are no part of the loss.
+        """
+        found = []
+        for name, leaf in zip(self.op.layout.names, self.op.gradient_vector, strict=True):
+            if leaf.ndim < 3:
+                continue
+            idle = np.all(np.asarray(leaf) == 0, axis=tuple(range(1, leaf.ndim)))
+            if IDLE <= idle.mean() < 1:
+                found.append((name, int(idle.sum()), len(idle)))
+        return max(found, key=lambda item: item[1] / item[2], default=None)
 
     @property
     def best_factor(self) -> float:

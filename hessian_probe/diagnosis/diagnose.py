@@ -12,6 +12,7 @@ import numpy as np
 from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.diagnosis.checks import (
     activations,
+    blocks,
     conditioning,
     divergence,
     fit,
@@ -31,6 +32,7 @@ from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
 CHECKS = (
     inputs.check,
     activations.check,
+    blocks.check,
     layers.check,
     point.check,
     steps.check,

@@ -45,6 +45,22 @@ class Features:
         return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
 
+def standardised(inputs: np.ndarray) -> np.ndarray:
+    """Inputs with mean 0 and deviation 1: of each column of a table, of all entries together otherwise.
+
+    Args:
+        inputs: shape (samples, ...), of floats.
+
+    Returns:
+        An array like `inputs`; what does not vary is 0.
+    """
+    array = np.asarray(inputs, np.float64)
+    axes = (0,) if array.ndim == 2 else tuple(range(array.ndim))
+    mean, scale = array.mean(axis=axes, keepdims=True), array.std(axis=axes, keepdims=True)
+    varies = scale > 1e-12 * np.abs(mean)
+    return ((array - mean) / np.where(varies, scale, np.inf)).astype(inputs.dtype)
+
+
 class RandomFeatures:
     """Random ReLU features and waves of rows, beside the rows themselves.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
-from hessian_probe.diagnosis.features import Features
+from hessian_probe.diagnosis.features import Features, standardised
 from hessian_probe.diagnosis.problem import Problem
 from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
@@ -181,6 +181,16 @@ class Others(Problem):
             return math.nan
         self.num_evaluations += 2 * self.num_adam_steps
         return best_by_adam(self.loss, self._new_start, self.samples.batch, self.num_adam_steps)[0]
+
+    @cached_property
+    def standardised(self) -> float:
+        """The same where each input has mean 0 and deviation 1; NaN where the targets are the inputs."""
+        samples = self.samples
+        if samples is None or samples.inputs is None or samples.targets is None:
+            return math.nan
+        self.num_evaluations += 2 * self.num_adam_steps
+        batch = samples.with_inputs(standardised(samples.inputs))
+        return best_by_adam(self.loss, self._new_start, batch, self.num_adam_steps)[0]
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:

@@ -22,9 +22,10 @@ narrow layer that separates classes is flat by its nature.  Where nothing was le
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from hessian_probe.diagnosis.context import BETTER, LARGE, Context
+from hessian_probe.diagnosis.context import BETTER, LARGE, LIKELY, Context
 from hessian_probe.diagnosis.evidence import MOST
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
@@ -46,6 +47,9 @@ DEAF = frozenset({"dead_units", "saturation"})
 SMALL = 0.1
 # Share of the loss without inputs above which nothing was learnt.
 NOTHING_LEARNT = 0.9
+# Share of a layer that leaves little to learn with: there weights drawn anew need not end much lower.
+NEARLY_ALL = 0.9
+SLIGHTLY = 1.1
 # Share of the loss without inputs by which the test loss must fall to matter.
 SEEN = 0.02
 # Share of the loss without inputs by which the training loss must be above what is reachable.
@@ -63,11 +67,11 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     Returns:
         Ranked findings, at least one.
     """
-    room = _room(context)
     kept = [f for f in found if f.confidence >= EVEN]
+    room = _room(context, any(f.cause == "input_scale" for f in kept))
     if (not room >= ROOM and not _learns(context)) or _enough(context):
         kept = [f for f in kept if f.cause not in NEED_ROOM]
-    kept = [f for f in kept if f.cause not in DEAF or _revived(context, f.cause)]
+    kept = _heard(context, kept)
     if any(f.cause == "optimization" for f in kept) and context.held_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
     if any(f.cause in HINDRANCES for f in kept):
@@ -85,14 +89,20 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     return tuple(sorted(kept, key=order))
 
 
-def _room(context: Context) -> float:
+def _room(context: Context, scaled: bool) -> float:
     """How far the training loss is above what is known to be reachable, as a share of the trivial loss."""
+    # Where inputs are of a bad scale, what training on standardised ones reaches is reachable too.
     if not math.isfinite(context.value):
         return math.inf
     trivial = context.trivial if context.samples is not None else math.nan
     if not (math.isfinite(trivial) and trivial > 0):
         return math.inf  # nothing to measure it by: nothing is dropped
     best = context.reached if math.isfinite(context.reached) else 0.0
+    if scaled and math.isfinite(context.standardised):
+        context.measured["the same from weights drawn anew, with inputs standardised"] = number(
+            context.standardised, 4
+        )
+        best = min(best, context.standardised)
     # A run that bounces may have stopped at a low by luck: what counts is where it goes from here.
     going_on = context.trials[1.0].after if context.trials else context.value
     room = (max(context.value, min(going_on, 10 * context.value)) - best) / trivial
@@ -100,14 +110,28 @@ def _room(context: Context) -> float:
     return room
 
 
-def _revived(context: Context, cause: str) -> bool:
+def _heard(context: Context, kept: list[Finding]) -> list[Finding]:
+    """Drop units that do not answer where that does not hinder; where it may, the model is no sure limit."""
+    deaf = [f for f in kept if f.cause in DEAF and not _revived(context, f)]
+    if any(f.confidence >= STRONG for f in deaf):
+        kept = [_doubted(f) if f.cause == "model_bias" else f for f in kept]
+    return [f for f in kept if f not in deaf]
+
+
+def _doubted(finding: Finding) -> Finding:
+    return dataclasses.replace(finding, confidence=min(finding.confidence, LIKELY))
+
+
+def _revived(context: Context, finding: Finding) -> bool:
     """Whether weights drawn anew bring what training from here does not: units that do not answer hinder."""
     if context.samples is None or not math.isfinite(context.restart):
         return True
-    if cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
+    if finding.cause == "dead_units" and context.unasked is not None:
+        return True
+    if finding.cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
         return True
     from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
-    return BETTER * context.restart < from_here
+    return (SLIGHTLY if finding.number >= NEARLY_ALL else BETTER) * context.restart < from_here
 
 
 def _learns(context: Context) -> bool:

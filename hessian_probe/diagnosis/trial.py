@@ -40,6 +40,15 @@ class Trial(NamedTuple):
         return (self.before - self.after) / self.before if self.before > 0 else self.before - self.after
 
 
+class Plain:
+    """Gradient descent at rate 1, in the form of an optax transformation."""
+
+    @staticmethod
+    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """The negative gradient."""
+        return jax.tree.map(lambda g: -g, gradient), state
+
+
 def float_leaf(leaf: Any) -> bool:
     """Whether a leaf is trained."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -33,12 +33,14 @@ class Valley(NamedTuple):
     """The quadratic model along the gradient's Krylov space.
 
     Attributes:
+        top: largest curvature, in magnitude.
         condition: largest curvature ÷ curvature where most of the decrease lies.
         plain: decrease by as many gradient steps of length 1/λ_max, by the model.
         krylov: decrease within the Krylov space along positive curvature, by the model.
         steps: the step that makes it, and damped ones for each of DAMPINGS.
     """
 
+    top: float
     condition: float
     plain: float
     krylov: float
@@ -73,6 +75,7 @@ def measure(context: Context) -> Valley | None:
     weights = np.stack([ritz.weights @ (-length * ritz.weights[0] / d) for d in divisors], axis=1)
     basis = krylov.vectors(weights)
     return Valley(
+        top=top,
         condition=top / float(middle),
         plain=float(np.sum(gains * (1 - left))),
         krylov=float(np.sum(gains)),
@@ -93,7 +96,10 @@ def check(context: Context) -> Found:
         x = add_scaled(op.x, 1.0, valley.steps[losses.index(lowest)])
         context.ends.append((lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.rest)))
     own = max((trial.gain for trial in context.trials.values()), default=0.0)
-    plain = max(own, min(valley.plain / context.value, 1.0) if not context.trials else 0.0, 0.0)
+    # Steps of the user's optimiser, but also plain ones on all samples: what holds the former up (noise, a
+    # projection) need not be the valley.
+    model = min(valley.plain / context.value, 1.0)
+    plain = max(own, context.descent(1 / valley.top).gain if context.trials else model, 0.0)
     newton = (context.value - lowest) / context.value
     better = max(newton / plain, (1 - plain) / max(1 - newton, 1e-9)) if plain > 0 else math.inf
     context.measured["condition along the gradient"] = number(valley.condition, 3)

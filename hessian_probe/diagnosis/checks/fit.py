@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import BETTER, LARGE, Context
+from hessian_probe.diagnosis.context import BETTER, LARGE, LIKELY, Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.others import ONE_BATCH
@@ -22,8 +22,6 @@ SPREAD = 0.15
 # Share of the loss without inputs that a richer model must gain.
 SHARE = 0.08
 WIDE = 0.5
-# Most that the test on a few samples is worth.
-LIKELY = 0.8
 # Most that a linear model trained here is worth alone: that the user's contains it is guessed from sizes.
 GUESSED = 0.6
 LINEAR = "a linear model trained here"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ FEWEST = 4
 # Factor from the last layer's gradient to the first's, chosen on the tuning half of the planted troubles.
 FACTOR = 100.0
 SPREAD = 0.5
+# Share of the gradient that arrives both before and after a layer, below which it is no part of their way.
+BESIDE = 1e-3
 
 
 def check(context: Context) -> Found:
@@ -39,6 +43,7 @@ def check(context: Context) -> Found:
         need = "layers outside scan, while and cond" if loops else f"at least {FEWEST} layers"
         return [NotChecked(both, need)]
     context.measured["gradient norm by layer, first to last"] = ", ".join(number(n, 2) for n in norms)
+    norms = [n for n, aside in zip(norms, _aside(norms), strict=True) if not aside]
     logs = np.log(np.maximum(norms, 1e-30 * norms[-1]))
     places = np.arange(len(logs))
     slope, start = np.polyfit(places, logs, 1)
@@ -49,6 +54,14 @@ def check(context: Context) -> Found:
         _finding("vanishing_gradients", fall, spread, len(norms)),
         _finding("exploding_gradients", 1 / fall, spread, len(norms)),
     ]
+
+
+def _aside(norms: Sequence[float]) -> list[bool]:
+    """Whether each layer is beside the way: far more of the gradient arrives both before and after it."""
+    # So it is in the branches of an attention that make its weights.
+    before = [0.0, *itertools.accumulate(norms, max)]
+    after = [0.0, *itertools.accumulate(reversed(norms), max)][::-1]
+    return [n < BESIDE * min(before[i], after[i + 1]) for i, n in enumerate(norms)]
 
 
 def _finding(cause: str, factor: float, spread: float, layers: int) -> Finding:

@@ -1,0 +1,170 @@
+"""Causes that a cure or a reference must set apart: each with a twin that differs in the cause alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessian_probe.diagnosis.checks import blocks, conditioning, inputs, layers
+from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.features import standardised
+from hessian_probe.diagnosis.ranking import rank
+from hessian_probe.diagnosis.result import Finding
+
+optax = pytest.importorskip("optax")
+pytestmark = pytest.mark.any_promotion
+
+
+def context(loss, params, train, *, apply=None, optimizer=None):
+    state = None if optimizer is None else optimizer.init(params)
+    return Context(loss, params, train, None, None, optimizer, state, apply, None, None)
+
+
+def told(check, seen):
+    return [item for item in check(seen) if isinstance(item, Finding)]
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# Inputs
+
+
+def test_standardised_inputs_have_columns_of_one_size():
+    table = 100 + normal(0, 50, 3) * np.float32([1, 10, 0])
+    found = standardised(table)
+    np.testing.assert_allclose(found[:, :2].mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(found[:, :2].std(axis=0), 1, rtol=1e-3)
+    assert not found[:, 2].any()
+    images = standardised(100 + normal(1, 20, 4, 4))
+    assert images.shape == (20, 4, 4)
+    assert images.dtype == np.float32
+    assert abs(images.std() - 1) < 1e-3
+
+
+def test_a_scale_hinders_where_standardised_inputs_train():
+    """Waves over metres of a survey's grid, 10 km from its origin: no training on them learns anything."""
+    places = np.linspace(0, 630, 200, dtype=np.float32)[:, None]
+    batch = (10_000 + places, np.sin(places / 60))
+    params = {"w": jnp.asarray(normal(0, 1, 8)), "b": jnp.zeros(8), "v": jnp.zeros((8, 1))}
+    params["c"] = jnp.asarray(batch[1].mean())
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    seen = context(loss, params, batch, apply=apply)
+    assert min(seen.adam, seen.restart) > 0.99 * seen.value
+    assert seen.standardised < 0.5 * seen.value
+    assert [f.cause for f in rank(seen, told(inputs.check, seen), [])] == ["input_scale"]
+
+
+# Layers
+
+
+def test_what_is_beside_the_way_of_the_gradient_does_not_count():
+    chain = [1e-9, 1e-7, 1e-5, 1e-3, 0.1]
+    branches = [1e-9, 1e-7, 0.0, 1e-12, 1e-5, 1e-3, 0.0, 0.1]
+    assert layers._aside(chain) == [False] * 5
+    assert layers._aside(branches) == [n in (0.0, 1e-12) for n in branches]
+    assert not any(layers._aside([0.0, 0.0, 1e-30, 1e-8, 1.0])), "nothing arrives before: it vanished"
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_gradient_that_vanishes_past_attention_is_told(skip):
+    """Between two branches that get nothing, the way itself loses the gradient; skips keep it."""
+    width = 8
+    names = ("q", "k", "v", "o", "up", "down")
+
+    def matrix(seed):
+        return jnp.asarray(0.05 * normal(seed, width, width))
+
+    params = [{name: matrix(6 * block + i) for i, name in enumerate(names)} for block in range(4)]
+    head = jnp.asarray(normal(90, width, 1))
+    x = normal(91, 60, 5, width)
+
+    def apply(p, x):
+        for block in p["blocks"]:
+            scores = (x @ block["q"]) @ jnp.swapaxes(x @ block["k"], -1, -2)
+            mixed = jax.nn.softmax(scores) @ (x @ block["v"]) @ block["o"]
+            x = x + mixed if skip else mixed
+            inner = jnp.tanh(x @ block["up"]) @ block["down"]
+            x = x + inner if skip else inner
+        return x.mean(axis=1) @ p["head"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    seen = context(loss, {"blocks": params, "head": head}, (x, x[:, 0, :1]), apply=apply)
+    found = {f.cause: f.confidence for f in told(layers.check, seen)}
+    assert (found["vanishing_gradients"] > 0.9) == (not skip)
+
+
+# Units
+
+
+@pytest.mark.parametrize("bias", [0.0, 30.0])
+def test_experts_that_nothing_is_sent_to_are_dead(bias):
+    """Eight experts; a router that prefers one by far sends all samples to it."""
+    x = normal(0, 200, 6)
+    batch = (x, np.abs(x[:, :1]))
+    params = {
+        "router": jnp.asarray(normal(1, 6, 8)),
+        "bias": jnp.zeros(8).at[3].set(bias),
+        "up": jnp.asarray(normal(2, 8, 6, 4)),
+        "down": jnp.asarray(normal(3, 8, 4, 1)),
+    }
+
+    def apply(p, x):
+        weights = jax.nn.softmax(x @ p["router"] + p["bias"])
+        asked = jax.nn.one_hot(jnp.argmax(weights, axis=1), 8) * weights
+        hidden = jax.nn.relu(jnp.einsum("ni,eij->nej", x, p["up"]))
+        return jnp.einsum("ne,nej,ejk->nk", asked, hidden, p["down"])
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    seen = context(loss, params, batch, apply=apply)
+    found = told(blocks.check, seen)
+    assert [f.cause for f in found] == ["dead_units"] * bool(bias)
+    if bias:
+        assert seen.unasked[1:] == (7, 8)
+        assert rank(seen, found, [])[0].cause == "dead_units"
+
+
+def test_images_with_blank_pixels_have_no_dead_blocks():
+    """Rows of a matrix at inputs that are always zero get no gradient, and nothing is wrong with it."""
+    x = normal(0, 50, 10) * (np.arange(10) < 2)
+    seen = context(
+        lambda p, batch: jnp.mean((batch[0] @ p["w"] - 1) ** 2), {"w": jnp.ones((10, 1))}, (x, x[:, :1])
+    )
+    assert seen.unasked is None
+    assert blocks.check(seen) == []
+
+
+# Valleys
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+def test_a_valley_must_hold_up_plain_steps_too(condition):
+    """An optimiser that keeps the parameters in a small box says nothing about the surface."""
+    scales = np.geomspace(1, 1 / np.sqrt(condition), 6, dtype=np.float32)
+    x = normal(0, 300, 6)
+    x = (x / x.std(axis=0)) * scales
+    batch = (x, x @ (1 / scales)[:, None])
+
+    def update(gradient, state, params):
+        return jnp.clip(params - 0.1 * gradient, -0.01, 0.01) - params, state
+
+    boxed = optax.GradientTransformation(lambda params: (), update)
+
+    def loss(p, batch):
+        return jnp.mean((batch[0] @ p - batch[1]) ** 2)
+
+    seen = context(loss, jnp.zeros((6, 1)), batch, optimizer=boxed)
+    assert max(trial.gain for trial in seen.trials.values()) < 0.5
+    (found,) = told(conditioning.check, seen)
+    assert (found.confidence > 0.5) == (condition > 1)
