@@ -168,3 +168,38 @@ def test_a_valley_must_hold_up_plain_steps_too(condition):
     assert max(trial.gain for trial in seen.trials.values()) < 0.5
     (found,) = told(conditioning.check, seen)
     assert (found.confidence > 0.5) == (condition > 1)
+
+
+# Order
+
+
+@pytest.mark.parametrize(("sure", "kept"), [(0.95, True), (0.8, False)])
+def test_strong_findings_about_steps_come_after_overfitting(sure, kept):
+    """Twelve noisy points: training is far enough for the test data, and still the steps are too long."""
+    x = np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
+    y = np.sin(3 * x) + 0.8 * normal(4, 12, 1)
+    unseen = np.linspace(-0.95, 0.95, 40, dtype=np.float32)[:, None]
+    test = (unseen, np.sin(3 * unseen) + 0.8 * normal(5, 40, 1))
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"] + p["b"]) @ p["v"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    params = {
+        "w": 8 * jnp.asarray(normal(6, 1, 200)),
+        "b": 8 * jnp.asarray(normal(7, 200)),
+        "v": jnp.zeros((200, 1)),
+    }
+    hidden = np.asarray(jnp.tanh(x @ params["w"] + params["b"]))
+    fitted = np.linalg.lstsq(hidden, 0.7 * y, rcond=None)[0]
+    params["v"] = jnp.asarray(fitted, jnp.float32)
+    seen = Context(loss, params, (x, y), test, None, None, None, apply, None, None)
+    assert 0.05 * seen.trivial < seen.value < 0.2 * seen.trivial
+    found = [finding("oscillation", sure), finding("overfitting", 0.95)]
+    assert [f.cause for f in rank(seen, found, [])] == ["overfitting", "oscillation"][: 1 + kept]
+
+
+def finding(cause, sure):
+    return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", sure, "", "")

@@ -16,6 +16,7 @@ Two findings need others to be absent.  A limit of the model is claimed only whe
 training was found, since both show in the same way.  What hinders training matters only where the training
 loss can be lower; where no other way was seen to lower it, such findings are dropped, and so they are where
 the training loss is small and lowering it further made the test loss no better: that is training enough.
+Where it is enough and the test loss shows a trouble, strong findings about the steps come after that one.
 Units that do not answer to the data hinder only where weights drawn anew end lower than training from here: a
 narrow layer that separates classes is flat by its nature.  Where nothing was learnt, it separates none.
 """
@@ -41,6 +42,8 @@ HINDRANCES = frozenset({
 NEED_ROOM = HINDRANCES - {"divergence"} | {"optimization"}
 # Seen in what other steps bring; none where steps without decay of weights bring more than they.
 OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle"})
+# What the test data show.
+OF_TEST = frozenset({"overfitting", "mismatch"})
 # Units that do not answer to the data.
 DEAF = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs below which a training loss is small, whatever a test would say.
@@ -69,8 +72,10 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     """
     kept = [f for f in found if f.confidence >= EVEN]
     room = _room(context, any(f.cause == "input_scale" for f in kept))
-    if (not room >= ROOM and not _learns(context)) or _enough(context):
-        kept = [f for f in kept if f.cause not in NEED_ROOM]
+    enough = _enough(context)
+    if (not room >= ROOM and not _learns(context)) or enough:
+        beside = enough and room >= ROOM and any(f.cause in OF_TEST for f in kept)
+        kept = [f for f in kept if f.cause not in NEED_ROOM or (beside and _of_steps(f))]
     kept = _heard(context, kept)
     if any(f.cause == "optimization" for f in kept) and context.held_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
@@ -82,11 +87,15 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
 
     def order(finding: Finding) -> tuple[int, float, float]:
         place, sure = CAUSES.index(finding.cause), -finding.confidence
-        if finding.cause == "optimization" and hindered:
+        if finding.cause in NEED_ROOM and (enough or (finding.cause == "optimization" and hindered)):
             return 2, place, sure
         return (0, place, sure) if finding.confidence >= STRONG else (1, sure, place)
 
     return tuple(sorted(kept, key=order))
+
+
+def _of_steps(finding: Finding) -> bool:
+    return finding.cause in OF_STEPS and finding.confidence >= STRONG
 
 
 def _room(context: Context, scaled: bool) -> float:
