@@ -299,6 +299,22 @@ def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
         assert ("holds fixed (params['w'])" in claim) == held, claim
 
 
+def test_numbers_of_python_are_trained_like_arrays():
+    x = rows(width=3)
+
+    def loss(p, batch):
+        return jnp.mean((p["s"] * batch[0] @ p["w"] - batch[1]) ** 2)
+
+    params = {"w": jnp.zeros((3, 1)), "s": 0.0}
+    optimizer = optax.adamw(1e-3, weight_decay=0.1)
+    batch = (x, x @ np.ones((3, 1), np.float32))
+    seen = context(loss, {**params, "s": 1.0}, batch, optimizer=optimizer, opt_state=optimizer.init(params))
+    assert seen.decaying
+    assert sure(fit.check(seen), "optimization") > 0.9
+    assert seen.adam < 0.5 * seen.value
+    assert point._beside(context(loss, params, batch)), "both are displaced"
+
+
 def told(cause, confidence):
     return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", confidence, "", "")
 

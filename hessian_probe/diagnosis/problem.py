@@ -49,7 +49,9 @@ class Problem:
         key: jax.Array | None,
         budget: int = 1,
     ) -> None:
-        self.loss, self.params, self.train, self.test = loss, params, train, test
+        self.loss, self.train, self.test = loss, train, test
+        # Python's own floats are variables too; what trains and compares copies reads leaves with a dtype.
+        self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
@@ -62,7 +64,7 @@ class Problem:
         self.test_samples: Samples | None = None if test is None else join(test)
         _check_alike(self.samples, self.test_samples)
         self.data = train
-        self.op: HessianOperator = hessian(loss, params, train, check=False)
+        self.op: HessianOperator = hessian(loss, self.params, train, check=False)
         self.value = self.op.value
         self._join_batches()
 
