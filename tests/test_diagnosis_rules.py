@@ -315,6 +315,22 @@ def test_numbers_of_python_are_trained_like_arrays():
     assert point._beside(context(loss, params, batch)), "both are displaced"
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_the_own_adam_trains_half_precision(dtype):
+    """Where one gradient is zero at first, ε must still be there."""
+    x = rows(width=3)
+
+    def loss(p, batch):
+        out = (p["s"] * (batch[0].astype(dtype) @ p["w"])).astype(jnp.float32)
+        return jnp.mean((out - batch[1]) ** 2)
+
+    params = {"w": jnp.zeros((3, 1), dtype), "s": jnp.ones((), dtype)}
+    batch = (x, x @ np.ones((3, 1), np.float32))
+    reached, end = best_by_adam(loss, params, batch, 200)
+    assert reached < 0.05 * float(loss(params, batch))
+    assert end["w"].dtype == dtype
+
+
 def told(cause, confidence):
     return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", confidence, "", "")
 

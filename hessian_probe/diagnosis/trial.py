@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.arrays import at_least_float32
 from hessian_probe.diagnosis.samples import Samples
 
 # Steps of a trial: enough for a rate sixteen times too small to show, few enough to be cheap.
@@ -173,18 +174,20 @@ def _adam(loss: Callable[..., Any], params: Any, batch: Any, rate: Any, steps: i
         return loss(whole(values), batch)
 
     start = [leaf for leaf, on in zip(leaves, trained, strict=True) if on]
-    zero = [jnp.zeros_like(leaf) for leaf in start]
+    # In half precision ε is zero, and the squares of small gradients are.
+    zero = [jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)) for leaf in start]
 
     def step(carry: Any, count: Any) -> Any:
         at, mean, square, best = carry
         now, gradient = jax.value_and_grad(value)(at)
+        gradient = [g.astype(m.dtype) for g, m in zip(gradient, mean, strict=True)]
         mean = [(BETA1 * m + (1 - BETA1) * g).astype(g.dtype) for m, g in zip(mean, gradient, strict=True)]
         square = [
             (BETA2 * s + (1 - BETA2) * g * g).astype(g.dtype) for s, g in zip(square, gradient, strict=True)
         ]
         size = jnp.sqrt(1 - BETA2**count) / (1 - BETA1**count)
         at = [
-            x - (rate * size).astype(x.dtype) * m / (jnp.sqrt(s) + EPSILON)
+            (x.astype(m.dtype) - (rate * size).astype(m.dtype) * m / (jnp.sqrt(s) + EPSILON)).astype(x.dtype)
             for x, m, s in zip(at, mean, square, strict=True)
         ]
         return (at, mean, square, jnp.where(now < best, now, best)), None
