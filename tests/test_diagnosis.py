@@ -125,6 +125,47 @@ def test_a_gate_with_a_layer_of_its_own_is_hidden():
     assert next(item for item in seen if getattr(item, "cause", "") == "saturation").number == 1.0
 
 
+def saturated(loss, params, batch):
+    found = [f for f in activations.check(context(loss, params, batch)) if isinstance(f, Finding)]
+    return [f.number for f in found if f.cause == "saturation"]
+
+
+@pytest.mark.parametrize(("bias", "share"), [(7.0, 0.0), (-7.0, 1.0)])
+def test_gates_of_a_recurrent_cell_are_saturated_where_they_are_shut(bias, share):
+    """A cell that keeps what it holds is no trouble; the first turn multiplies zeros."""
+    x = blobs()[0][:, :, None]
+    kernels = [mlp((5, 4), seed=seed)[0]["w"] for seed in range(3)]
+
+    def loss(p, batch):
+        def turn(carry, column):
+            out, cell = carry
+            keep, new, show = (jnp.concatenate([column, out], axis=1) @ kernel for kernel in p)
+            cell = jax.nn.sigmoid(keep + bias) * cell + jnp.tanh(new)
+            return (jax.nn.sigmoid(show) * cell / 9, cell), None
+
+        start = jnp.zeros((len(batch), 4))
+        (out, _), _ = jax.lax.scan(turn, (start, start), jnp.swapaxes(batch, 0, 1))
+        return jnp.mean((out @ p[0][:4]) ** 2)
+
+    assert saturated(loss, kernels, x)[0] == pytest.approx(share, abs=0.2)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_outputs_of_a_cross_entropy_are_not_saturated(squared):
+    """Rare events have small probabilities, and the logarithm undoes the flat end; a square does not."""
+    params, (x, y) = mlp((5, 7, 1)), blobs()
+    params[1]["b"] = params[1]["b"] - 20.0
+    target = (y[:, None] == 0).astype(np.float32)
+
+    def loss(p, batch):
+        out = jax.nn.sigmoid(forward(jnp.tanh)(p, batch[0]))
+        if squared:
+            return jnp.mean((out - batch[1]) ** 2)
+        return -jnp.mean(batch[1] * jnp.log(out + 1e-7) + (1 - batch[1]) * jnp.log(1 - out + 1e-7))
+
+    assert (saturated(loss, params, (x, target))[0] == 1.0) == squared
+
+
 def test_checkpointed_layers_are_seen_and_loops_are_told():
     params, batch = mlp((5, 7, 7, 3)), blobs()
     plain = forward(jnp.tanh)

@@ -52,7 +52,10 @@ class Origin(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """One activation: "relu", "tanh" or "logistic", its output, and the axis of its units."""
+    """One activation: its kind, its output, and the axis of its units.
+
+    The kind is "relu", "tanh", "logistic", or "gate": a logistic one that multiplies what another layer made.
+    """
 
     kind: str
     value: jax.Array
@@ -66,7 +69,8 @@ class Pass(NamedTuple):
         output: the program's first output.
         activations: in order.
         hidden: numbers of the activations that a layer reads.
-        last: numbers of those that the program's first output came through, and no layer reads.
+        last: numbers of those that the program's first output came through, and no layer reads, nor are they
+            multiplied by data that no layer made, such as targets.
         layers: outputs of the layers, in order.
         read: what layers read of earlier layers' outputs, each with whether a known activation made it.
         loops: the program holds loops, whose inside is not seen.
@@ -75,7 +79,7 @@ class Pass(NamedTuple):
     output: Any
     activations: list[Activation]
     hidden: set[int]
-    last: set[int]
+    last: frozenset[int]
     layers: list[jax.Array]
     read: list[tuple[jax.Array, bool]]
     loops: bool
@@ -88,7 +92,7 @@ class _Run:
         self.taps, self.cut = taps, cut
         self.read: list[tuple[jax.Array, bool]] = []
         self.activations: list[Activation] = []
-        self.hidden: set[int] = set()
+        self.hidden, self.gates, self.weighed = set[int](), set[int](), set[int]()
         self.layers: list[jax.Array] = []
         self.loops = False
 
@@ -102,9 +106,7 @@ class _Run:
 
         def read(atom: Any) -> tuple[Any, Origin]:
             if hasattr(atom, "val"):
-                zero = (
-                    np.ndim(atom.val) == 0 and float(np.real(atom.val)) == 0 if _numeric(atom.val) else False
-                )
+                zero = _numeric(atom.val) and np.ndim(atom.val) == 0 and float(np.real(atom.val)) == 0
                 return atom.val, Origin(False, frozenset(), zero)
             return known[atom]
 
@@ -131,6 +133,8 @@ class _Run:
         outputs = list(outputs) if eqn.primitive.multiple_results else [outputs]
         data = any(origin.data for origin in origins)
         through = _through(name, origins)
+        if name == "mul" and _apart(origins):
+            self._note_factors(*(o for o in origins if o.data))
         inside = any(origin.inside for origin in origins)
         layers = frozenset[int]().union(*(origin.layers for origin in origins))
         axis = _axis(name, values, origins, outputs[0])
@@ -169,10 +173,15 @@ class _Run:
         if not turns:
             return carry, known
         stacked = [jnp.stack(parts) for parts in zip(*(row[0] for row in rows), strict=True)]
-        return [*carry, *stacked], [
-            *known,
-            *(_united(found) for found in zip(*(r[1] for r in rows), strict=True)),
-        ]
+        united = (_united(found) for found in zip(*(r[1] for r in rows), strict=True))
+        return [*carry, *stacked], [*known, *united]
+
+    def _note_factors(self, first: Origin, second: Origin) -> None:
+        """Note gates, and what data that no layer made (masks, weights, targets) multiply."""
+        if first.layers and second.layers:
+            self.gates |= (first.through ^ second.through) - self.hidden
+        else:
+            self.weighed |= first.through | second.through
 
     def _layer(self, value: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(value) if self.cut else value
@@ -210,13 +219,20 @@ def _through(name: str, origins: list[Origin]) -> frozenset[int]:
         Their numbers.
     """
     carried = [origin.through for origin in origins if origin.data]
-    made = [origin.layers for origin in origins if origin.data]
-    if name == "mul" and len(carried) == 2 and (made[0] & made[1] or made[0] == made[1]):
+    if name == "mul" and any(origin.zero for origin in origins):
+        return frozenset()
+    if name == "mul" and len(carried) == 2 and not _apart(origins):
         return carried[0] & carried[1]
     soft = [origin.through for origin in origins if origin.soft]
     if name == "add" and soft:
         return soft[0]
     return frozenset().union(*carried)
+
+
+def _apart(origins: list[Origin]) -> bool:
+    """Whether two factors both depend on the data, and no layer made both."""
+    made = [origin.layers for origin in origins if origin.data]
+    return len(made) == 2 and not made[0] & made[1] and made[0] != made[1]
 
 
 def _numeric(value: Any) -> bool:
@@ -276,5 +292,7 @@ def run(
     origins = [Origin(index >= num_params, nothing) for index in range(len(values))]
     inside = _Run(taps, cut)
     outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
-    last = set(ends[0].through) - inside.hidden
-    return Pass(outputs[0], inside.activations, inside.hidden, last, inside.layers, inside.read, inside.loops)
+    last = ends[0].through - inside.hidden - inside.weighed
+    gates = {i for i in inside.gates if inside.activations[i].kind == "logistic"}
+    seen = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(inside.activations)]
+    return Pass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)

@@ -68,7 +68,9 @@ def _dead(activation: Activation) -> float:
 
 
 def _flat(activation: Activation) -> float:
-    """Share of outputs at a flat end."""
+    """Share of outputs at a flat end; of gates, at that which lets nothing through."""
+    if activation.kind == "gate":
+        return float(jnp.mean(activation.value < (1 - SATURATED) / 2))
     value = activation.value if activation.kind == "tanh" else 2 * activation.value - 1
     return float(jnp.mean(jnp.abs(value) > SATURATED))
 
