@@ -10,14 +10,23 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.checks import activations, fit, generalisation, inputs, point, records, steps
+from hessian_probe.diagnosis.checks import (
+    activations,
+    conditioning,
+    fit,
+    generalisation,
+    inputs,
+    point,
+    records,
+    steps,
+)
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.taps import layer_gradients, slopes
-from hessian_probe.diagnosis.trial import best_by_adam, drawn_anew
+from hessian_probe.diagnosis.trial import Trial, best_by_adam, drawn_anew
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -329,6 +338,22 @@ def test_the_own_adam_trains_half_precision(dtype):
     reached, end = best_by_adam(loss, params, batch, 200)
     assert reached < 0.05 * float(loss(params, batch))
     assert end["w"].dtype == dtype
+
+
+@pytest.mark.parametrize(("floor", "number"), [(0.0, 1e6), (0.1, 4.0), (-0.5, 2.6)])
+def test_what_a_newton_step_leaves_counts_where_the_loss_is_never_negative(floor, number):
+    """First-order steps gain 0.5 along the stiff axis, a Newton step also 0.8 along the flat one."""
+    scale = jnp.asarray([1.0, 1e-3])
+
+    def loss(p):
+        return 0.5 * jnp.sum(scale * p["w"] ** 2) + floor
+
+    seen = context(loss, {"w": jnp.asarray([1.0, 40.0])})
+    after = 0.4 if floor > 0 else 0.8 + floor
+    seen.__dict__["trials"] = {1.0: Trial(seen.value, after)}
+    [found] = conditioning.check(seen)
+    assert found.cause == "ill_conditioned"
+    assert (found.number > number) if floor == 0 else found.number == pytest.approx(number, rel=0.02)
 
 
 def told(cause, confidence):

@@ -101,7 +101,9 @@ def check(context: Context) -> Found:
     model = min(valley.plain / context.value, 1.0)
     plain = max(own, context.descent(1 / valley.top).gain if context.trials else model, 0.0)
     newton = (context.value - lowest) / context.value
-    better = max(newton / plain, (1 - plain) / max(1 - newton, 1e-9)) if plain > 0 else math.inf
+    # Of a loss that can be negative nothing says how much is left.
+    left = (1 - plain) / max(1 - newton, 1e-9) if lowest >= 0 else 0.0
+    better = max(newton / plain, left) if plain > 0 else math.inf
     context.measured["condition along the gradient"] = number(valley.condition, 3)
     context.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
         f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
