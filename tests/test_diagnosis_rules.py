@@ -269,6 +269,30 @@ def test_parameters_that_hold_each_other_are_seen_from_a_little_beside():
     )
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_what_the_optimizer_holds_fixed_makes_no_saddle(held):
+    """The same with a and b held at zero: that they hold each other is no trouble of this training."""
+    x, z = rows(width=1), rows(width=1, seed=1)
+    batch = ({"x": x, "z": z}, x + z)
+
+    def loss(params, batch):
+        data, target = batch
+        out = data["x"] @ params["w"] + data["z"] @ params["a"] @ params["b"]
+        return jnp.mean((out - target) ** 2)
+
+    kinds = {"held": optax.set_to_zero(), "moves": optax.sgd(0.01)}
+    labels = {"w": "moves", "a": "held", "b": "held", "none": None}
+    optimizer = optax.partition(kinds, labels) if held else optax.sgd(0.01)
+    best = np.sum(x * (x + z)) / np.sum(x * x)
+    for w in (best, 0.9):
+        params = {"w": jnp.full((1, 1), w), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1)), "none": None}
+        seen = context(loss, params, batch, optimizer=optimizer, opt_state=optimizer.init(params))
+        found = point.check(seen) if w == best else point._beside(seen)
+        told = {f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.5}
+        assert told == (set() if held else {"saddle"})
+        assert w != best or seen.point.label == ("minimum" if held else "saddle")
+
+
 def test_a_simpler_model_alone_is_no_strong_evidence():
     """A difference of |x·w| is even in x, the targets are odd: a linear model fits them, no training does."""
     x = rows(width=3)

@@ -13,7 +13,6 @@ from hessian_probe.diagnosis.stability import Stability, stability
 from hessian_probe.diagnosis.trial import Plain, Steps, Trial
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.training.frozen import frozen_variables
 
 # Factors on the learning rate that are tried; where the largest is best, ever larger ones up to 16⁷.
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
@@ -52,8 +51,8 @@ class Context(Others):
 
     @cached_property
     def point(self) -> CriticalPoint:
-        """The classification of the point."""
-        found = classify(self.loss, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
+        """The classification of the point, among what the optimiser moves."""
+        found = classify(self.moving, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
         self.num_hvps += found.num_hvps
         self.num_evaluations += found.num_evaluations
         return found
@@ -117,15 +116,6 @@ class Context(Others):
         self.num_evaluations += self.num_adam_steps
         steps = self.steps(self.samples_in_a_step, self.num_adam_steps)
         return steps.run(self.params, self.opt_state, self.value).after
-
-    @cached_property
-    def held(self) -> tuple[str, ...]:
-        """Names of the arrays that the optimiser never moves by their gradient."""
-        if self.optimizer is None:
-            return ()
-        layout, rest = self.op.layout, self.op.objective.rest
-        flags = frozen_variables(self.optimizer, layout, self.op.x, rest)
-        return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
 
     @cached_property
     def decaying(self) -> bool | None:

@@ -201,14 +201,17 @@ class Others(Problem):
 
     @cached_property
     def beside(self) -> tuple[float, float]:
-        """Training loss a little beside the parameters, and the lowest that the own Adam sees from there."""
+        """Training loss a little beside the parameters, and the lowest that the own Adam sees from there.
+
+        What the optimiser holds fixed stays as it is.
+        """
         if self.samples is None:
             return math.nan, math.nan
         self.num_evaluations += 2 * self.num_adam_steps + 1
         start = displaced(self.params, np.random.default_rng(0))
         batch = jax.tree.map(jnp.asarray, self.samples.batch)
-        first = float(jax.jit(self.loss)(start, batch))
-        return first, best_by_adam(self.loss, start, self.samples.batch, self.num_adam_steps)[0]
+        first = float(jax.jit(self.moving)(start, batch))
+        return first, best_by_adam(self.moving, start, self.samples.batch, self.num_adam_steps)[0]
 
     @property
     def adam(self) -> float:

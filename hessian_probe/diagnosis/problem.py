@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, generator
+from hessian_probe.arrays import PyTree, generator, leaf_name
 from hessian_probe.diagnosis.samples import Samples, join
 from hessian_probe.diagnosis.trial import ADAM_STEPS, STEPS
 from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.training.frozen import frozen_variables
 
 # Samples whose losses and gradients are taken one by one.
 MAX_SINGLE = 512
@@ -78,6 +80,29 @@ class Problem:
             self.data, self.op = samples.batch, joined
         else:
             self.samples = None
+
+    @cached_property
+    def held(self) -> tuple[str, ...]:
+        """Names of the arrays that the optimiser never moves by their gradient."""
+        if self.optimizer is None:
+            return ()
+        layout, rest = self.op.layout, self.op.objective.rest
+        flags = frozen_variables(self.optimizer, layout, self.op.x, rest)
+        return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
+
+    @cached_property
+    def moving(self) -> Callable[..., Any]:
+        """The loss as a function of what the optimiser moves: what it holds fixed stays as it is."""
+        if not self.held:
+            return self.loss
+
+        def loss(params: PyTree, *batch: Any) -> Any:
+            def leaf(path: Any, new: Any, old: Any) -> Any:
+                return old if leaf_name(path) in self.held else new
+
+            return self.loss(jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch)
+
+        return loss
 
     def single_losses(self, samples: Samples) -> np.ndarray | None:
         """Loss of each sample (of some of them); None where the loss is not a mean over samples."""

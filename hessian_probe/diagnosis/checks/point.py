@@ -29,7 +29,7 @@ UNCERTIFIED = 0.9
 
 
 def check(context: Context) -> Found:
-    """Classify; at a saddle also measure what leaving it brings."""
+    """Classify, among what the optimiser moves; at a saddle also measure what leaving it brings."""
     point = context.point
     context.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
     cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
@@ -77,7 +77,8 @@ def _beside(context: Context) -> Found:
             threshold=FREED,
             spread=SPREAD,
             source="perturbed descent, Jin et al. 2017, arXiv:1703.00887; factor chosen on planted troubles",
-            experiment="add noise of a hundredth of their size to all parameters, then train on by Adam",
+            experiment="add noise to all parameters, a hundredth of their size (to zeros, of that of a "
+            "usual start), then train on by Adam",
             cost=f"{2 * steps + 1} evaluations of the gradient",
         )
     ]
@@ -85,7 +86,7 @@ def _beside(context: Context) -> Found:
 
 def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> Finding:
     """Leave it on a copy, and train on from there as from here."""
-    move = escape(context.loss, context.params, context.data, point=point, key=context.key)
+    move = escape(context.moving, context.params, context.data, point=point, key=context.key)
     steps = move.num_evaluations - point.num_evaluations
     context.num_evaluations += steps
     unchanged, left, on = context.value, move.loss_after, ""
@@ -123,9 +124,10 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
     share = context.value / context.trivial if context.trivial > 0 else math.nan
     # A loss that may be negative has no shares: whether it is low is not known, that nothing leads down is.
     large = MOST if context.trivial <= 0 else log_confidence(share, LARGE, SPREAD)
+    among = " among what the optimizer moves" if context.held else ""
     return Finding(
         cause="minimum",
-        claim=f"a minimum: no direction leads down, and the loss is {number(context.value, 3)}",
+        claim=f"a minimum: no direction{among} leads down, and the loss is {number(context.value, 3)}",
         quantity="loss ÷ loss without any use of the inputs",
         number=share,
         low=share,
