@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from hessian_probe import problems
+from hessian_probe.arrays import split
 from hessian_probe.training import EscapeState, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
 from hessian_probe.training.lanczos import krylov_space
+from hessian_probe.training.look import Look
 from hessian_probe.training.strategies import RUNGS, STRATEGIES, best_of, displacement
 
 optax = pytest.importorskip("optax")
@@ -78,6 +80,17 @@ def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     assert np.all(np.isfinite(losses))
     assert losses[-1] <= losses[0]
     assert all(np.isfinite(leaf) for leaf in params.values())
+
+
+def test_rounding_of_variables_is_that_of_their_own_dtypes():
+    """A slope of 10,000 turns one rounding of a float32 number 2 into 0.0024, beside a leaf in bfloat16."""
+    params = {"coarse": jnp.ones(3, jnp.bfloat16), "fine": jnp.full(1, 2.0, jnp.float32)}
+    layout, variables, rest = split(params)
+    x = tuple(leaf.astype(dtype) for leaf, dtype in zip(variables, layout.work_dtypes, strict=True))
+    for slope, expected in ((1e4, 1e4 * 2.0**-22), (1.0, 1e-3 * 2.0**-7)):
+        look = Look(lambda p, k=slope: 1e-3 + k * (p["fine"][0] - 2), layout, x, rest, None, jnp.float32)
+        found = look._rounding(jax.random.key(0), look.value(x))
+        assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
 def test_gains_within_the_rounding_of_a_coarse_loss_are_none():

@@ -99,9 +99,9 @@ class Look:
 
     def _rounding(self, key: jax.Array, before: jax.Array) -> jax.Array:
         """What rounding of the loss changes it by, or rounding of the variables if that is more."""
-        eps = float(jnp.finfo(self.layout.dtype).eps)
-        pairs = zip(self._normal(key), self.x, strict=True)
-        change = jnp.abs(self.value(tuple(x + eps * x * jnp.sign(n) for n, x in pairs)) - before)
+        eps = (float(jnp.finfo(dtype).eps) for dtype in self.layout.dtypes)
+        parts = zip(eps, self._normal(key), self.x, strict=True)
+        change = jnp.abs(self.value(tuple(x + e * x * jnp.sign(n) for e, n, x in parts)) - before)
         return jnp.maximum(self._eps() * jnp.abs(before), jnp.where(jnp.isfinite(change), change, 0.0))
 
     def nothing(self) -> Found:
