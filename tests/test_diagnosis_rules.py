@@ -22,6 +22,7 @@ from hessian_probe.diagnosis.checks import (
 )
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.decay import decays
+from hessian_probe.diagnosis.evidence import confidence
 from hessian_probe.diagnosis.forward import run, traced
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
@@ -132,7 +133,10 @@ def test_the_same_inputs_with_other_labels_are_a_mismatch():
     params = {"w": jnp.asarray([[6.0], [0], [0], [0]])}
     for flipped in (False, True):
         test = (unseen, 1 - labels[1] if flipped else labels[1])
-        found = generalisation.check(context(loss, params, (x, labels[0]), test=test, apply=apply))
+        seen = context(loss, params, (x, labels[0]), test=test, apply=apply)
+        kind = generalisation._by_transfer(seen)
+        assert kind.sure == pytest.approx(confidence(kind.number - kind.threshold, kind.error))
+        found = generalisation.check(seen)
         causes = [item.cause for item in found if isinstance(item, Finding) and item.confidence > 0.9]
         assert causes == ["mismatch"] * flipped
 
@@ -380,8 +384,8 @@ def test_what_a_newton_step_leaves_counts_where_the_loss_is_never_negative(floor
     assert (found.number > number) if floor == 0 else found.number == pytest.approx(number, rel=0.02)
 
 
-def told(cause, confidence):
-    return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", confidence, "", "")
+def told(cause, sureness):
+    return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", sureness, "", "")
 
 
 @pytest.mark.parametrize(

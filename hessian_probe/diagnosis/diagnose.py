@@ -66,7 +66,7 @@ def diagnose(
     Every hint is tried on a copy before it is given: the optimiser with shorter and longer steps, with larger
     batches, the way out of a saddle, conjugate gradients along a valley, other models on the same data.  What
     could not be measured stands in `not_checked`.  The order is explained in
-    `hessian_probe.diagnosis.ranking`: strong evidence first, then causes before what they bring about.
+    `hessian_probe.diagnosis.ranking`: strong evidence first, in it causes before what they bring about.
 
     Args:
         loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `train`.

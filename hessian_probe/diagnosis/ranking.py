@@ -18,7 +18,8 @@ loss can be lower; where no other way was seen to lower it, such findings are dr
 the training loss is small and lowering it further made the test loss no better: that is training enough.
 Where it is enough and the test loss shows a trouble, strong findings about the steps come after that one.
 Units that do not answer to the data hinder only where weights drawn anew end lower than training from here: a
-narrow layer that separates classes is flat by its nature.  Where nothing was learnt, it separates none.
+narrow layer that separates classes is flat by its nature.  Where nothing was learnt, it separates none, and
+saturation is told all the same.
 """
 
 from __future__ import annotations

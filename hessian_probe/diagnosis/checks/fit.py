@@ -22,7 +22,7 @@ SPREAD = 0.15
 # Share of the loss without inputs that a richer model must gain.
 SHARE = 0.08
 WIDE = 0.5
-# Most that a linear model trained here is worth alone: that the user's contains it is guessed from sizes.
+# Most that a linear model trained here is worth alone: that the user's contains it is guessed.
 GUESSED = 0.6
 LINEAR = "a linear model trained here"
 LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
@@ -155,7 +155,7 @@ def _model_bias(context: Context) -> Finding:
     share = (reached - rich) / context.trivial if context.trivial > 0 else 0.0
     return by_factor(
         "model_bias",
-        f"training from here stops at {number(reached, 3)}; {3 * FEATURES} random features, fitted "
+        f"no way of training it came below {number(reached, 3)}; {3 * FEATURES} random features, fitted "
         f"linearly, reach {number(rich, 3)} on samples they were not fitted to",
         quantity="best loss of this model ÷ held-out loss of a richer one",
         number=factor,

@@ -150,7 +150,7 @@ def _by_transfer(context: Context) -> Kind | None:
     )
     if here > SKILL * trivial:
         return None
-    gap = _large_gap(here, trivial, MATERIAL_MISMATCH)
+    threshold = _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error
     text = (
         f"a model fitted to a part of the training data has loss {number(here, 3)} on the rest of it, and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
@@ -160,9 +160,10 @@ def _by_transfer(context: Context) -> Kind | None:
         text,
         there - here,
         error,
-        gap,
-        "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss",
-        confidence(there - here - gap - MORE * error, error),
+        threshold,
+        "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss; "
+        "one standard error more",
+        confidence(there - here - threshold, error),
     )
 
 
