@@ -166,6 +166,17 @@ def test_outputs_of_a_cross_entropy_are_not_saturated(squared):
     assert (saturated(loss, params, (x, target))[0] == 1.0) == squared
 
 
+def test_a_dead_last_layer_is_seen_through_targets_of_ones_and_zeros():
+    params, (x, y) = mlp((5, 7, 3)), blobs()
+    params[1]["b"] = params[1]["b"] - 50.0
+
+    def loss(p, batch):
+        return -jnp.mean(batch[1] * jax.nn.log_softmax(jnp.maximum(forward(jnp.tanh)(p, batch[0]), 0)))
+
+    found = activations.check(context(loss, params, (x, np.eye(3, dtype=np.float32)[y])))
+    assert next(f for f in found if isinstance(f, Finding) and f.cause == "dead_units").number == 1.0
+
+
 def test_checkpointed_layers_are_seen_and_loops_are_told():
     params, batch = mlp((5, 7, 7, 3)), blobs()
     plain = forward(jnp.tanh)

@@ -69,8 +69,8 @@ class Pass(NamedTuple):
         output: the program's first output.
         activations: in order.
         hidden: numbers of the activations that a layer reads.
-        last: numbers of those that the program's first output came through, and no layer reads, nor are they
-            multiplied by data that no layer made, such as targets.
+        last: numbers of those that the program's first output came through, and no layer reads, but for
+            logistic ones that data which no layer made (such as targets) multiply.
         layers: outputs of the layers, in order.
         read: what layers read of earlier layers' outputs, each with whether a known activation made it.
         loops: the program holds loops, whose inside is not seen.
@@ -292,7 +292,7 @@ def run(
     origins = [Origin(index >= num_params, nothing) for index in range(len(values))]
     inside = _Run(taps, cut)
     outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
-    last = ends[0].through - inside.hidden - inside.weighed
-    gates = {i for i in inside.gates if inside.activations[i].kind == "logistic"}
+    logistic = {i for i, activation in enumerate(inside.activations) if activation.kind == "logistic"}
+    last, gates = ends[0].through - inside.hidden - (inside.weighed & logistic), inside.gates & logistic
     seen = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(inside.activations)]
     return Pass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)
