@@ -299,7 +299,7 @@ def test_what_the_optimizer_holds_fixed_makes_no_saddle(held):
 
 def test_a_simpler_model_alone_is_no_strong_evidence():
     """A difference of |x·w| is even in x, the targets are odd: a linear model fits them, no training does."""
-    x = rows(width=3)
+    x = np.concatenate([rows(width=3), -rows(width=3)])
     batch = (x, (x @ np.ones((3, 1))).astype(np.float32))
 
     def apply(params, inputs):
@@ -371,17 +371,39 @@ def test_the_own_adam_trains_half_precision(dtype):
 @pytest.mark.parametrize(("floor", "number"), [(0.0, 1e6), (0.1, 4.0), (-0.5, 2.6)])
 def test_what_a_newton_step_leaves_counts_where_the_loss_is_never_negative(floor, number):
     """First-order steps gain 0.5 along the stiff axis, a Newton step also 0.8 along the flat one."""
-    scale = jnp.asarray([1.0, 1e-3])
+    scale = jnp.asarray([1.0, 1e-5])
 
-    def loss(p):
-        return 0.5 * jnp.sum(scale * p["w"] ** 2) + floor
+    def loss(p, batch):
+        return 0.5 * jnp.sum(scale * p["w"] ** 2) + floor + 0 * jnp.mean(batch)
 
-    seen = context(loss, {"w": jnp.asarray([1.0, 40.0])})
+    seen = context(loss, {"w": jnp.asarray([1.0, 400.0])}, jnp.zeros((8, 1)))
     after = 0.4 if floor > 0 else 0.8 + floor
     seen.__dict__["trials"] = {1.0: Trial(seen.value, after)}
     [found] = conditioning.check(seen)
     assert found.cause == "ill_conditioned"
     assert (found.number > number) if floor == 0 else found.number == pytest.approx(number, rel=0.02)
+
+
+def test_a_linear_model_alone_comes_first_where_training_still_moves():
+    """Targets in units that Adam at usual rates needs thousands of steps for: no limit of the model."""
+    x = rows()
+    batch = (x, 1000 * (x @ np.ones((4, 1))).astype(np.float32))
+    rng = np.random.default_rng(1)
+    params = {
+        "w": jnp.asarray(rng.standard_normal((4, 16)) / 2, jnp.float32),
+        "v": jnp.asarray(rng.standard_normal((16, 1)), jnp.float32),
+    }
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"]) @ p["v"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    seen = context(loss, params, batch, apply=apply)
+    assert 0.9 < min(seen.adam, seen.restart) / seen.value < 0.99
+    found = fit.check(seen)
+    assert rank(seen, found, [])[0].cause == "optimization"
 
 
 def told(cause, sureness):

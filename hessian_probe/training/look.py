@@ -98,8 +98,8 @@ class Look:
         return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
     def _rounding(self, key: jax.Array, before: jax.Array) -> jax.Array:
-        """What rounding of the loss changes it by, or rounding of the variables if that is more."""
-        eps = (float(jnp.finfo(dtype).eps) for dtype in self.layout.dtypes)
+        """What rounding of the loss changes it by, or half a spacing of the variables if that is more."""
+        eps = (float(jnp.finfo(dtype).eps) / 2 for dtype in self.layout.dtypes)
         parts = zip(eps, self._normal(key), self.x, strict=True)
         change = jnp.abs(self.value(tuple(x + e * x * jnp.sign(n) for e, n, x in parts)) - before)
         return jnp.maximum(self._eps() * jnp.abs(before), jnp.where(jnp.isfinite(change), change, 0.0))

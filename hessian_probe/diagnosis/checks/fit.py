@@ -22,8 +22,10 @@ SPREAD = 0.15
 # Share of the loss without inputs that a richer model must gain.
 SHARE = 0.08
 WIDE = 0.5
-# Most that a linear model trained here is worth alone: that the user's contains it is guessed.
+# Most that a linear model trained here is worth alone, where no training moves this model by more than this
+# share of its loss: that it contains the linear one is guessed.
 GUESSED = 0.6
+STUCK = 0.01
 LINEAR = "a linear model trained here"
 LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
 APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or squared error, and targets"
@@ -102,7 +104,8 @@ def _optimization(context: Context, simpler: dict[str, float]) -> Finding:
     place = "weights drawn anew" if context.restart < context.adam else "here"
     alone = name in simpler and not BETTER * min(context.adam, context.restart) < context.value
     # That this model contains the simpler one is assumed, and no training of its own bears it out.
-    most = GUESSED if name == LINEAR and math.isfinite(context.rich) else LIKELY
+    stuck = min(context.adam, context.restart) > (1 - STUCK) * context.value
+    most = GUESSED if name == LINEAR and stuck and math.isfinite(context.rich) else LIKELY
     here = context.value
     if BETTER * best < here:  # a run that is under way is held by where it gets with as many steps
         here = min(here, context.going_on) if math.isfinite(context.going_on) else here
