@@ -150,6 +150,24 @@ def test_gates_of_a_recurrent_cell_are_saturated_where_they_are_shut(bias, share
     assert saturated(loss, kernels, x)[0] == pytest.approx(share, abs=0.2)
 
 
+@pytest.mark.parametrize(("bias", "share"), [(0.0, 0.0), (7.0, 1.0), (-7.0, 1.0)])
+def test_gates_that_mix_are_saturated_at_both_ends(bias, share):
+    """Kept entirely, nothing is read; replaced entirely, nothing is kept."""
+    x = blobs()[0][:, :, None]
+    kernels = [mlp((5, 4), seed=seed)[0]["w"] for seed in range(2)]
+
+    def loss(p, batch):
+        def turn(out, column):
+            keep, new = (jnp.concatenate([column, out], axis=1) @ kernel for kernel in p)
+            keep = jax.nn.sigmoid(keep + bias)
+            return keep * out + (1 - keep) * jnp.tanh(new) / 9, None
+
+        out, _ = jax.lax.scan(turn, jnp.zeros((len(batch), 4)), jnp.swapaxes(batch, 0, 1))
+        return jnp.mean((out @ p[0][:4]) ** 2)
+
+    assert saturated(loss, kernels, x)[0] == pytest.approx(share, abs=0.2)
+
+
 @pytest.mark.parametrize("squared", [False, True])
 def test_outputs_of_a_cross_entropy_are_not_saturated(squared):
     """Rare events have small probabilities, and the logarithm undoes the flat end; a square does not."""

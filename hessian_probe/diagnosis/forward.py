@@ -54,7 +54,8 @@ class Origin(NamedTuple):
 class Activation(NamedTuple):
     """One activation: its kind, its output, and the axis of its units.
 
-    The kind is "relu", "tanh", "logistic", or "gate": a logistic one that multiplies what another layer made.
+    The kind is "relu", "tanh", "logistic", or "gate": a logistic one that multiplies what another layer made,
+    and mixes no two such things.
     """
 
     kind: str
@@ -93,6 +94,7 @@ class _Run:
         self.read: list[tuple[jax.Array, bool]] = []
         self.activations: list[Activation] = []
         self.hidden, self.gates, self.weighed = set[int](), set[int](), set[int]()
+        self.mixers = set[int]()  # appear as 1 - gate too: open for one thing, shut for another
         self.layers: list[jax.Array] = []
         self.loops = False
 
@@ -135,6 +137,10 @@ class _Run:
         through = _through(name, origins)
         if name == "mul" and _apart(origins):
             self._note_factors(*(o for o in origins if o.data))
+        elif name == "mul" and any(origin.zero for origin in origins):  # the first turn of a cell
+            self.gates |= through - self.hidden
+        elif name == "sub" and not origins[0].data and np.all(np.asarray(values[0]) == 1):
+            self.mixers |= through
         inside = any(origin.inside for origin in origins)
         layers = frozenset[int]().union(*(origin.layers for origin in origins))
         axis = _axis(name, values, origins, outputs[0])
@@ -219,8 +225,6 @@ def _through(name: str, origins: list[Origin]) -> frozenset[int]:
         Their numbers.
     """
     carried = [origin.through for origin in origins if origin.data]
-    if name == "mul" and any(origin.zero for origin in origins):
-        return frozenset()
     if name == "mul" and len(carried) == 2 and not _apart(origins):
         return carried[0] & carried[1]
     soft = [origin.through for origin in origins if origin.soft]
@@ -293,6 +297,9 @@ def run(
     inside = _Run(taps, cut)
     outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
     logistic = {i for i, activation in enumerate(inside.activations) if activation.kind == "logistic"}
-    last, gates = ends[0].through - inside.hidden - (inside.weighed & logistic), inside.gates & logistic
+    last, gates = (
+        ends[0].through - inside.hidden - (inside.weighed & logistic),
+        (inside.gates - inside.mixers) & logistic,
+    )
     seen = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(inside.activations)]
     return Pass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)
