@@ -139,7 +139,7 @@ class _Run:
             self._note_factors(*(o for o in origins if o.data))
         elif name == "mul" and any(origin.zero for origin in origins):  # the first turn of a cell
             self.gates |= through - self.hidden
-        elif name == "sub" and not origins[0].data and np.all(np.asarray(values[0]) == 1):
+        elif name == "sub" and _is_one(eqn.invars[0]):
             self.mixers |= through
         inside = any(origin.inside for origin in origins)
         layers = frozenset[int]().union(*(origin.layers for origin in origins))
@@ -239,6 +239,11 @@ def _apart(origins: list[Origin]) -> bool:
     return len(made) == 2 and not made[0] & made[1] and made[0] != made[1]
 
 
+def _is_one(atom: Any) -> bool:
+    value = getattr(atom, "val", None)
+    return _numeric(value) and np.ndim(value) == 0 and float(np.real(value)) == 1
+
+
 def _numeric(value: Any) -> bool:
     return isinstance(value, int | float | complex | np.ndarray | np.generic | jax.Array) and (
         getattr(value, "dtype", np.dtype(float)).kind in "fiub"
@@ -297,9 +302,7 @@ def run(
     inside = _Run(taps, cut)
     outputs, ends = inside.program(program.jaxpr, program.consts, values, origins)
     logistic = {i for i, activation in enumerate(inside.activations) if activation.kind == "logistic"}
-    last, gates = (
-        ends[0].through - inside.hidden - (inside.weighed & logistic),
-        (inside.gates - inside.mixers) & logistic,
-    )
+    last = ends[0].through - inside.hidden - (inside.weighed & logistic)
+    gates = (inside.gates - inside.mixers) & logistic
     seen = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(inside.activations)]
     return Pass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)
