@@ -240,7 +240,7 @@ def _apart(origins: list[Origin]) -> bool:
 
 
 def _is_one(atom: Any) -> bool:
-    value = getattr(atom, "val", None)
+    value: Any = getattr(atom, "val", None)
     return _numeric(value) and np.ndim(value) == 0 and float(np.real(value)) == 1
 
 
