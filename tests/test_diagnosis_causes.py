@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.diagnosis.checks import blocks, conditioning, inputs, layers
+from hessian_probe.diagnosis import reach
+from hessian_probe.diagnosis.checks import activations, blocks, conditioning, fit, inputs, layers, slow
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.features import standardised
 from hessian_probe.diagnosis.ranking import rank
@@ -203,3 +204,83 @@ def test_strong_findings_about_steps_come_after_overfitting(sure, kept):
 
 def finding(cause, sure):
     return Finding(cause, "", "", 1.0, 1.0, 1.0, 1.0, "", sure, "", "")
+
+
+# What a model's outputs can be
+
+
+@pytest.mark.parametrize(
+    ("last", "wanted"),
+    [
+        (jnp.tanh, (-1, 1)),
+        (jax.nn.sigmoid, (0, 1)),
+        (jax.nn.softmax, (0, 1)),
+        (jax.nn.relu, (-np.inf, np.inf)),
+        (lambda out: out, (-np.inf, np.inf)),
+        (lambda out: 1e-6 * out, (-np.inf, np.inf)),
+        (lambda out: 1e-6 * jnp.tanh(out), (-1, 1)),
+    ],
+)
+def test_outputs_behind_a_squashing_function_keep_within_limits(last, wanted):
+    params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
+    found = reach.limits(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
+    assert found == wanted
+
+
+def test_a_narrow_layer_lets_few_directions_through():
+    params = {"w": jnp.asarray(normal(0, 6, 2)), "v": jnp.asarray(normal(1, 2, 5))}
+    assert reach.width(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, normal(2, 20, 6)) == 2
+    assert reach.width(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_softmax_before_a_loss_of_logits_is_a_limit_of_the_model(twice):
+    """Outputs between 0 and 1 as logits: of three classes no loss is below log(1 + 2 / e) = 0.5514."""
+    x = normal(0, 90, 4)
+    batch = (x, np.argmax(x[:, :3], axis=1))
+    params = {"w": jnp.eye(4, 3) * 9.0, "b": jnp.zeros(3)}
+
+    def apply(p, inputs):
+        out = inputs @ p["w"] + p["b"]
+        return jax.nn.softmax(out) if twice else out
+
+    def loss(p, batch):
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(apply(p, batch[0]), batch[1]))
+
+    seen = context(loss, params, batch, apply=apply)
+    assert seen.least == pytest.approx(np.log(1 + 2 / np.e) if twice else 0.0)
+    found = fit.check(seen)
+    sure = {f.cause: f for f in found if isinstance(f, Finding)}
+    assert ("last activation" in sure["model_bias"].experiment) == twice
+    assert sure["optimization"].confidence < 0.2 or not twice
+    assert [f.cause for f in rank(seen, told(fit.check, seen), [])] == ["model_bias" if twice else "healthy"]
+
+
+def test_units_without_any_input_are_no_dead_ones():
+    """Weights of zero hold each other; a bias far below zero keeps units from answering."""
+    x = normal(0, 50, 4)
+    batch = (x, x[:, :1])
+    for bias, dead in ((0.0, 0.0), (-50.0, 1.0)):
+        params = {"w": jnp.zeros((4, 6)), "b": jnp.full(6, bias), "v": jnp.zeros((6, 1))}
+
+        def loss(p, batch):
+            return jnp.mean((jax.nn.relu(batch[0] @ p["w"] + p["b"]) @ p["v"] - batch[1]) ** 2)
+
+        assert [f.number for f in told(activations.check, context(loss, params, batch))] == [dead]
+
+
+# Steps that are too short
+
+
+def test_a_rate_that_needs_five_times_the_steps_is_slow():
+    """Adam crosses 100 units at 0.3 a step, also in the beginning, where it gains most of its loss."""
+    x = np.ones((16, 1), np.float32)
+    batch = (x, np.full((16, 1), 100, np.float32))
+
+    def loss(p, batch):
+        return jnp.mean((batch[0] @ p - batch[1]) ** 2)
+
+    for rate, too_slow in ((0.3, True), (2.0, False)):
+        seen = context(loss, jnp.zeros((1, 1)), batch, optimizer=optax.adam(rate))
+        finding = told(slow.check, seen)[0]
+        assert (finding.confidence > 0.5) == too_slow, finding

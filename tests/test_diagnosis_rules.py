@@ -18,6 +18,7 @@ from hessian_probe.diagnosis.checks import (
     inputs,
     point,
     records,
+    slow,
     steps,
 )
 from hessian_probe.diagnosis.context import Context
@@ -160,7 +161,7 @@ def test_a_rate_of_next_to_nothing_is_slow_however_small(rate):
     optimizer = optax.sgd(schedule)
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
     state = jax.tree.map(lambda leaf: leaf + 100, optimizer.init(params))
-    found = steps.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
+    found = slow.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
     assert sure(found, "slow") > 0.95
 
 

@@ -29,12 +29,14 @@ class Task(NamedTuple):
             ½ Σ (output − target)², or of the sum of the binary cross-entropies.
         targets: integers (n,), or reals (n, k).
         classes: number of classes, or of outputs.
+        probabilities: the outputs are probabilities, not logits.
     """
 
     kind: str
     factor: float
     targets: np.ndarray
     classes: int
+    probabilities: bool = False
 
 
 # A loss is recognised where it agrees to this share: sums of float32 in another order.
@@ -61,12 +63,12 @@ def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Tas
         raw, wanted = raw.reshape(-1, raw.shape[-1]), wanted.ravel()
     out = raw.reshape(len(raw), -1)
     for task, forms in _candidates(out, wanted):
-        for form in forms:
+        for index, form in enumerate(forms):
             value = evaluate_outputs(form, task)
             usual = (1.0, 2.0, 1 / out.shape[1], 2 / out.shape[1])
             for factor in usual if task.kind != "cross_entropy" else (1.0,):
                 if abs(factor * value - loss) <= AGREE * abs(loss) + 1e-6:
-                    return task._replace(factor=factor)
+                    return task._replace(factor=factor, probabilities=index > 0)
     return None
 
 
@@ -160,13 +162,31 @@ def trivial_loss(task: Task) -> float:
     return task.factor * 0.5 * float(np.mean(np.sum((task.targets - mean) ** 2, axis=1)))
 
 
-def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarray, float]:
+def least(task: Task, within: tuple[float, float]) -> float:
+    """Lowest loss that outputs within a range can have."""
+    if not np.all(np.isfinite(within)):
+        return 0.0
+    wanted = task.targets
+    if task.kind != "squared_error":
+        one_hot = np.eye(task.classes)[wanted] if task.kind == "cross_entropy" else wanted
+        wanted = np.where(one_hot > 0, within[1], within[0])
+    return evaluate_outputs(np.clip(wanted, *within), task)
+
+
+def fit(
+    rows: np.ndarray,
+    task: Task,
+    *,
+    decay: float = DECAY,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[np.ndarray, float]:
     """Fit a linear model of given features.
 
     Args:
         rows: shape (n, d).
         task: loss and targets.
         decay: weight decay.
+        within: range that outputs are cut to, after the fit.
 
     Returns:
         Weights, shape (d, classes), and the training loss that they reach.
@@ -174,7 +194,7 @@ def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarr
     if task.kind == "squared_error":
         gram = rows.T @ rows / len(rows) + decay * np.eye(rows.shape[1])
         weights = np.linalg.solve(gram, rows.T @ task.targets / len(rows))
-        return weights, evaluate(rows, weights, task)
+        return weights, evaluate_outputs(np.clip(rows @ weights, *within), task)
     wanted = np.eye(task.classes)[task.targets] if task.kind == "cross_entropy" else task.targets
     single = task._replace(factor=1.0)
 
@@ -192,12 +212,7 @@ def fit(rows: np.ndarray, task: Task, *, decay: float = DECAY) -> tuple[np.ndarr
     start = np.zeros(rows.shape[1] * task.classes)
     found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
     weights = found.x.reshape(rows.shape[1], task.classes)
-    return weights, evaluate(rows, weights, task)
-
-
-def evaluate(rows: np.ndarray, weights: np.ndarray, task: Task) -> float:
-    """Loss of a linear model of given features."""
-    return evaluate_outputs(rows @ weights, task)
+    return weights, evaluate_outputs(np.clip(rows @ weights, *within), task)
 
 
 class HeldOut(NamedTuple):

@@ -111,11 +111,16 @@ class Context(Others):
     @cached_property
     def going_on(self) -> float:
         """Loss after as many steps of the user's optimiser as the own Adam takes; NaN without one."""
-        if not self.trials:
-            return math.nan
+        return self.going_on_by(1.0) if self.trials else math.nan
+
+    def going_on_by(self, factor: float) -> float:
+        """The same at a multiple of the rate."""
         self.num_evaluations += self.num_adam_steps
-        steps = self.steps(self.samples_in_a_step, self.num_adam_steps)
-        return steps.run(self.params, self.opt_state, self.value).after
+        return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
+
+    @cached_property
+    def _many_steps(self) -> Steps:
+        return self.steps(self.samples_in_a_step, self.num_adam_steps)
 
     @cached_property
     def decaying(self) -> bool | None:

@@ -23,6 +23,7 @@ from hessian_probe.diagnosis.checks import (
     point,
     proposed,
     records,
+    slow,
     steps,
 )
 from hessian_probe.diagnosis.context import Context
@@ -36,6 +37,7 @@ CHECKS = (
     layers.check,
     point.check,
     steps.check,
+    slow.check,
     noise.check,
     conditioning.check,
     fit.check,

@@ -52,7 +52,7 @@ class Origin(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """One activation: its kind, its output, and the axis of its units.
+    """One activation: its kind, its output, the axis of its units, and its input.
 
     The kind is "relu", "tanh", "logistic", or "gate": a logistic one that multiplies what another layer made,
     and mixes no two such things.
@@ -61,6 +61,7 @@ class Activation(NamedTuple):
     kind: str
     value: jax.Array
     axis: int = -1
+    input: Any = None
 
 
 class Pass(NamedTuple):
@@ -158,7 +159,8 @@ class _Run:
         kind = _activation(name, origins) if data and np.ndim(outputs[0]) > 1 else ""
         if kind:
             through = through | {len(self.activations)}
-            self.activations.append(Activation(kind, outputs[0], axis))
+            given = next(v for v, origin in zip(values, origins, strict=True) if origin.data)
+            self.activations.append(Activation(kind, outputs[0], axis, given))
         zero = name in ("broadcast_in_dim", "convert_element_type") and origins[0].zero
         return outputs, [Origin(data, through, zero, inside, axis, name == "log1p", layers)] * len(outputs)
 

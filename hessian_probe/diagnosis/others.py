@@ -13,15 +13,12 @@ import numpy as np
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.features import Features, standardised
-from hessian_probe.diagnosis.problem import Problem
+from hessian_probe.diagnosis.problem import MAX_SINGLE, Problem
+from hessian_probe.diagnosis.reach import limits, width
 from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
-# Samples at which the rank of the model's slope is taken, and the share of its largest singular value below
-# which one is rounding of float32.
-FEW = 8
-RANK = 1e-4
 
 
 class Others(Problem):
@@ -86,7 +83,7 @@ class Others(Problem):
 
     @cached_property
     def linear(self) -> float:
-        """Training loss of a linear model; NaN where the user's model does not contain it.
+        """Training loss of a linear model, cut to what outputs can be; NaN where it is no part of the user's.
 
         It does not where it has fewer parameters, or where a narrow layer lets fewer numbers through than
         differ among the outputs.
@@ -99,31 +96,27 @@ class Others(Problem):
         rows = Features(samples.inputs[chosen], rng)(samples.inputs[chosen])
         free = task.classes - (task.kind == "cross_entropy")  # a constant added to all logits changes nothing
         needed = min(free, rows.shape[1] - 1)
-        if rows.shape[1] * task.classes > self.op.size or self._rank < needed:
+        assert self.apply is not None
+        if rows.shape[1] * task.classes > self.op.size:
             return math.nan
-        return baselines.fit(rows, task._replace(targets=task.targets[chosen]))[1]
+        if width(self.apply, self._new_start, samples.inputs) < needed:
+            return math.nan
+        return baselines.fit(rows, task._replace(targets=task.targets[chosen]), within=self.limits)[1]
 
     @cached_property
-    def _rank(self) -> int:
-        """Directions of the inputs that outputs follow, at drawn parameters: the narrowest layer's width."""
+    def limits(self) -> tuple[float, float]:
+        """Range that outputs keep within, whatever the parameters; infinite ends where there is none."""
+        samples, outputs = self.samples, self.outputs
+        free = self.task is None or self.task.probabilities  # whose logits may be anything
+        if free or samples is None or samples.inputs is None or outputs is None or np.abs(outputs).max() > 1:
+            return -math.inf, math.inf
         assert self.apply is not None
-        assert self.samples is not None
-        assert self.samples.inputs is not None
-        if self.samples.inputs.dtype.kind != "f":
-            return self.op.size
-        apply, start = self.apply, self._new_start
+        return limits(self.apply, self.params, samples.inputs[:MAX_SINGLE])
 
-        def one(x: jax.Array) -> jax.Array:
-            return jnp.ravel(apply(start, x[None]))
-
-        some = jnp.asarray(self.samples.inputs[:: max(1, self.samples.size // FEW)][:FEW])
-        try:
-            slopes = np.asarray(jax.jit(jax.vmap(jax.jacrev(one)))(some), np.float64)
-        except Exception:  # a model that cannot take one sample
-            return self.op.size
-        flat = np.nan_to_num(slopes.reshape(*slopes.shape[:2], -1))
-        found = np.linalg.svd(flat, compute_uv=False)
-        return int(np.max(np.sum(found > RANK * found[:, :1], axis=1)))
+    @property
+    def least(self) -> float:
+        """Lowest loss that outputs within these limits can have."""
+        return 0.0 if self.task is None else baselines.least(self.task, self.limits)
 
     @property
     def rich(self) -> float:

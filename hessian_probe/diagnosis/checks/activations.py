@@ -62,9 +62,11 @@ def check(context: Context) -> Found:
 
 
 def _dead(activation: Activation) -> float:
-    """Share of units that are zero for every sample."""
-    value = jnp.moveaxis(activation.value, activation.axis, -1)
-    return float(jnp.mean(jnp.all(value <= 0, axis=tuple(range(value.ndim - 1)))))
+    """Share of units that are zero for every sample, and not for want of any input."""
+    # Units with nothing but zeros at their input were not pushed there: they wait at a saddle.
+    value, given = (jnp.moveaxis(a, activation.axis, -1) for a in (activation.value, activation.input))
+    samples = tuple(range(value.ndim - 1))
+    return float(jnp.mean(jnp.all(value <= 0, axis=samples) & jnp.any(given != 0, axis=samples)))
 
 
 def _flat(activation: Activation) -> float:

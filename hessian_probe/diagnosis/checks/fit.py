@@ -171,8 +171,21 @@ def _model_bias(context: Context) -> Finding:
             log_confidence(share, SHARE, WIDE),
             LIKELY if BETTER * context.reached < reached else 1.0,
         ),
-        experiment="a wider or deeper model, or more informative inputs",
+        experiment=_limited(context) or "a wider or deeper model, or more informative inputs",
         cost=f"{4 * context.num_adam_steps} full gradients; small models by L-BFGS",
+    )
+
+
+def _limited(context: Context) -> str:
+    """What to do where outputs keep within a range that is too narrow for this loss; empty elsewhere."""
+    if not BETTER * context.least > context.value:
+        return ""
+    assert context.task is not None
+    (low, high), logits = context.limits, context.task.kind != "squared_error"
+    other = " (a loss of logits applies its own)" if logits else ", or bring the targets into its range"
+    return (
+        f"take the last activation out of the model{other}: outputs keep within {low:.0f} and {high:.0f} "
+        f"whatever the parameters, and this loss cannot fall below {number(context.least, 3)}"
     )
 
 

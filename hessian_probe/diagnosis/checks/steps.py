@@ -1,4 +1,4 @@
-"""Are the optimiser's steps too long or too short?  Tried on copies."""
+"""Are the optimiser's steps too long?  Shorter ones are tried on copies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, by_factor, confidence, log_confidence
+from hessian_probe.diagnosis.evidence import Found, confidence, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.trial import Trial
 from hessian_probe.results import number
@@ -21,13 +21,6 @@ SPREAD_OF_RATIO = 0.05
 # valley in several steps.
 FLIPS = 0.3
 SPREAD_OF_FLIPS = 0.1
-# Slow: a longer step gains this many times as much.
-FASTER = 3.0
-# A gain below this share of the loss is rounding (40 steps in float32 stay below it).
-STILL = 1e-4
-# On a slope, steps a factor longer gain at most that factor more; where they gain more than this many times
-# as much, they left a plateau instead.
-BEYOND_SLOPE = 10.0
 # Share of the gain of shorter steps from which larger batches are the better explanation.
 MOST_OF_IT = 0.5
 NEEDS = "optimizer and opt_state, and train as batches of arrays with samples along axis 0"
@@ -44,10 +37,9 @@ def check(context: Context) -> Found:
     stability = context.stability
     if stability is not None and stability.status == "undetermined":
         out.append(NotChecked("sharpness against the stability limit", stability.reason))
-    ended = _ended(context)
-    if ended is not None:  # steps of length zero tell nothing of others
-        return [*out, NotChecked("oscillation", "an optimizer that still moves"), ended]
-    return [*out, _oscillation(context), _slow(context)]
+    if context.still:  # steps of length zero tell nothing of others
+        return [*out, NotChecked("oscillation", "an optimizer that still moves")]
+    return [*out, _oscillation(context)]
 
 
 class Way(NamedTuple):
@@ -146,69 +138,3 @@ def _sharpness(context: Context) -> tuple[float, float]:
         return math.nan, math.nan
     context.measured["sharpness ÷ stability limit"] = number(found.ratio, 4)
     return found.ratio, found.error / found.limit
-
-
-def _slow(context: Context) -> Finding:
-    """Longer steps gain far more, and in proportion: it is a slope that they go down."""
-    trials = {f: t for f, t in context.trials.items() if f >= 1}
-    unchanged, best = trials[1.0].after, max(context.best_factor, min(f for f in trials if f > 1))
-    longer = trials[best].after
-    step, far = context.value - unchanged, context.value - longer
-    gain = context.gain(unchanged, longer)
-    faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
-    slope = log_confidence(BEYOND_SLOPE * _by_slope(context, best), 1.0, SPREAD)
-    stability = context.stability
-    room = ""
-    if stability is not None and stability.ratio < 1 and stability.status != "undetermined":
-        room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
-    return by_factor(
-        "slow",
-        f"the rate is too small{room}: {best:.3g} times the rate gains {number(faster, 3)} times "
-        f"as much in {context.num_steps} steps, {number(100 * gain, 2)} % of the loss more",
-        quantity="decrease with a longer step ÷ decrease as it is",
-        number=faster,
-        threshold=FASTER,
-        spread=SPREAD,
-        source="a rate within a factor 3 of a good one is not the trouble; chosen on planted troubles",
-        # Where a shorter step gains most the rate is not too small, whatever a longer one gains.
-        sure=0.0
-        if context.best_factor < 1
-        else min(log_confidence(faster, FASTER, SPREAD), log_confidence(gain, MATERIAL, SPREAD), slope),
-        experiment=f"multiply the learning rate by {best:.3g}",
-        cost=f"{context.num_steps * len(trials)} steps on a copy",
-    )
-
-
-def _by_slope(context: Context, best: float) -> float:
-    """Gain that a slope allows at the best factor, from the smallest one that gains anything, ÷ the gain."""
-    gains = {f: t.gain for f, t in context.trials.items() if t.gain > STILL and f <= best}
-    if best not in gains:
-        return math.inf
-    first = min(gains)
-    if first == best and best > 1:  # nothing at all was gained by steps a fourth to a sixteenth as long
-        before = max(f for f in context.trials if f < best)
-        return STILL * best / before / gains[best]
-    return gains[first] * best / first / gains[best]
-
-
-def _ended(context: Context) -> Finding | None:
-    """No step of any length moves, and with the schedule at its beginning they do: it has come to its end."""
-    if not context.still:
-        return None
-    again = context.begun_again
-    assert again is not None
-    gain = context.gain(context.value, again.after)
-    what = f"loss after {context.num_steps} steps with the optimiser's state as at its start"
-    context.measured[what] = number(again.after, 4)
-    return by_factor(
-        "slow",
-        "the optimiser does not move any more: its rate has come down to nothing, and with its schedule "
-        f"at the beginning {context.num_steps} steps gain {number(100 * gain, 2)} % of the loss",
-        quantity="share of the loss that the schedule's beginning gains",
-        number=gain,
-        threshold=MATERIAL,
-        spread=SPREAD,
-        source="share of the loss that is worth it; chosen on planted troubles",
-        experiment="opt_state = optimizer.init(params): start the schedule again, with a longer one",
-        cost=f"{context.num_steps} steps on a copy",
-    )
