@@ -21,19 +21,19 @@ from benchmarks.zoo.reported_steps_models import (
     largest_radius,
     raw_progress,
     stacked,
-    tumours,
     twice_averaged,
+    worse_half,
     worst_sizes,
 )
 from benchmarks.zoo.samples import split
-from benchmarks.zoo.training import Plant, Run, binary, cross_entropy, fit, squared
+from benchmarks.zoo.training import Plant, Run, binary, fit, one_hot_error, squared
 from benchmarks.zoo.unseen_models import gru
 
 
 def healthy_denoiser(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
-    """Convolutions take noise out of squares of a photograph; RAdam with a cosine."""
-    optimizer = optax.radam(optax.cosine_decay_schedule(0.01 * rate, 500))
-    return fit(denoiser(8), *grainy(seed), optimizer, 500, seed, objective=squared, batch=50)
+    """Convolutions take noise out of squares of a photograph; AdaBelief with a cosine."""
+    optimizer = optax.adabelief(optax.cosine_decay_schedule(0.01 * rate, 400))
+    return fit(denoiser(6), *grainy(seed), optimizer, 400, seed, objective=squared, batch=40)
 
 
 def healthy_batch_normed(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
@@ -57,8 +57,8 @@ def bouncing_margin(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
     Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
     """
-    optimizer = optax.sgd(rate * (0.02 if cured else 0.5))
-    return fit(dense((30, 1), "gelu", 0.3), *tumours(seed), optimizer, 200, seed, objective=hinge)
+    optimizer = optax.sgd(rate * (0.5 if cured else 8.0))
+    return fit(dense((10, 1), "gelu", 0.3), *worse_half(seed), optimizer, 200, seed, objective=hinge)
 
 
 def averaged_twice(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
@@ -76,7 +76,7 @@ def single_sequences(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
     Reported: Cross Validated, "Why does the loss/accuracy fluctuate during the training? (Keras, LSTM)".
     """
-    optimizer = optax.sgd(0.05 * rate, 0.9)
+    optimizer = optax.sgd(0.15 * rate, 0.9)
     return fit(gru(16, 8, 10), *split("digits", seed, 400), optimizer, 900, seed, batch=50 if cured else 1)
 
 
@@ -104,9 +104,9 @@ def never_cleared(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
     Reported: Stack Overflow 48001598, "Why do we need to call zero_grad() in PyTorch?".
     """
-    optimizer = optax.chain(optax.trace(0.0 if cured else 1.0), optax.sgd(rate * (0.3 if cured else 0.03)))
-    parts = split("digits", seed, 300)
-    return fit(pooled("tanh", 6, 10), *parts, optimizer, 400, seed, objective=cross_entropy)
+    optimizer = optax.chain(optax.trace(0.0 if cured else 1.0), optax.sgd(rate * (0.1 if cured else 0.03)))
+    parts = split("digits", seed, 1000)
+    return fit(dense((64, 16, 10), "elu"), *parts, optimizer, 300, seed, objective=one_hot_error)
 
 
 def smoothed_labels(seed: int, cured: bool = False, rate: float = 1.0) -> Run:

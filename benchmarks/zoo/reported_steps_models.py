@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import datasets
 
 from benchmarks.zoo.models import Params, gaussian
-from benchmarks.zoo.samples import cancer, parted, photo, raw_wine, split, whitened
+from benchmarks.zoo.samples import parted, photo, raw_wine, split, whitened
 from benchmarks.zoo.untouched_models import LAYOUT
 from benchmarks.zoo.untouched_samples import squares
 
@@ -57,7 +57,7 @@ def factors(inputs: int, rank: int, size: float) -> tuple[Any, Any]:
 
 @functools.cache
 def denoiser(channels: int) -> tuple[Any, Any]:
-    """Three 3 × 3 convolutions of a 10 × 10 image."""
+    """Three 3 × 3 convolutions of an 8 × 8 image."""
 
     def init(seed: int) -> Params:
         rng = np.random.default_rng([seed, 103])
@@ -68,7 +68,7 @@ def denoiser(channels: int) -> tuple[Any, Any]:
         ]
 
     def apply(params: Params, inputs: Any) -> Any:
-        hidden = inputs.reshape(-1, 10, 10, 1)
+        hidden = inputs.reshape(-1, 8, 8, 1)
         for number, layer in enumerate(params):
             hidden = jax.nn.relu(hidden) if number else hidden
             hidden = jax.lax.conv_general_dilated(
@@ -110,9 +110,11 @@ def raw_progress(seed: int, scaled: bool) -> Any:
     return whitened(parted(inputs, target.astype(np.float32)[:, None], seed, 300, 142))
 
 
-def tumours(seed: int) -> Any:
-    """Breast cancer, standardised, and classes of -1 and 1."""
-    return tuple((x, (2.0 * y - 1).astype(np.float32)[:, None]) for x, y in whitened(cancer(seed)))
+def worse_half(seed: int) -> Any:
+    """Diabetes, standardised, and 1 where it progressed more than in most, else -1."""
+    inputs, target = datasets.load_diabetes(return_X_y=True)
+    sides = np.where(target > np.median(target), 1.0, -1.0).astype(np.float32)[:, None]
+    return whitened(parted(inputs, sides, seed, 300, 142))
 
 
 def largest_radius(seed: int, decorrelated: bool) -> Any:
@@ -151,9 +153,9 @@ def first_cultivar(seed: int, smoothing: float) -> Any:
     )
 
 
-def grainy(seed: int, train: int = 500, test: int = 200) -> Any:
+def grainy(seed: int, train: int = 400, test: int = 200) -> Any:
     """Squares of a temple's photograph with noise of a fifth of their deviation, and without it."""
-    cut = squares(photo(), seed, train + test, 10)
+    cut = squares(photo(), seed, train + test, 8)
     cut = (cut - cut.mean()) / cut.std()
     noise = 0.2 * np.random.default_rng([seed, 105]).standard_normal(cut.shape)
     seen = (cut + noise).astype(np.float32)
