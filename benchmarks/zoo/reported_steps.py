@@ -12,14 +12,15 @@ from benchmarks.zoo.fresh_steps import top
 from benchmarks.zoo.models import dense, pooled
 from benchmarks.zoo.reported_steps_models import (
     batch_normed,
+    centred,
     denoiser,
     even,
     factors,
     first_cultivar,
     grainy,
-    hinge,
     largest_radius,
     raw_progress,
+    squared_hinge,
     stacked,
     twice_averaged,
     worse_half,
@@ -57,8 +58,9 @@ def bouncing_margin(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
     Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
     """
-    optimizer = optax.sgd(rate * (0.5 if cured else 8.0))
-    return fit(dense((10, 1), "gelu", 0.3), *worse_half(seed), optimizer, 200, seed, objective=hinge)
+    train, test = worse_half(seed)
+    optimizer = optax.sgd(rate * (0.2 if cured else 1.9) / top(train[0]))
+    return fit(dense((10, 1), "gelu", 0.3), train, test, optimizer, 200, seed, objective=squared_hinge)
 
 
 def averaged_twice(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
@@ -105,8 +107,8 @@ def never_cleared(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
     Reported: Stack Overflow 48001598, "Why do we need to call zero_grad() in PyTorch?".
     """
     optimizer = optax.chain(optax.trace(0.0 if cured else 1.0), optax.sgd(rate * (0.1 if cured else 0.03)))
-    parts = split("digits", seed, 1000)
-    return fit(dense((64, 16, 10), "elu"), *parts, optimizer, 300, seed, objective=one_hot_error)
+    parts = centred(seed, 1000)
+    return fit(dense((64, 10), "elu"), *parts, optimizer, 300, seed, objective=one_hot_error)
 
 
 def smoothed_labels(seed: int, cured: bool = False, rate: float = 1.0) -> Run:

@@ -132,17 +132,24 @@ def largest_radius(seed: int, decorrelated: bool) -> Any:
 
 
 def worst_sizes(seed: int) -> Any:
-    """A tumour's worst radius and perimeter, from its mean measurements and their errors."""
+    """Logarithms of a tumour's worst radius and perimeter, from its mean measurements and their errors."""
     table, _ = datasets.load_breast_cancer(return_X_y=True)
-    table = (table - table.mean(0)) / table.std(0)
-    return parted(table[:, :20], table[:, [20, 22]].astype(np.float32), seed, 400, 169)
+    inputs, sizes = table[:, :20], np.log(table[:, [20, 22]])
+    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+    sizes = (sizes - sizes.mean(0)) / sizes.std(0)
+    return parted(inputs, sizes.astype(np.float32), seed, 400, 169)
 
 
-def even(seed: int, train: int = 500) -> Any:
-    """Digits in units of the pixels' deviation from their means, and 1 for an even digit, -1 for an odd."""
+def centred(seed: int, train: int) -> Any:
+    """Digits in units of the pixels' deviation from their means."""
     parts = split("digits", seed, train)
     mean, deviation = parts[0][0].mean(0), parts[0][0].std()
-    return tuple(((x - mean) / deviation, (1.0 - 2.0 * (y % 2)).astype(np.float32)[:, None]) for x, y in parts)
+    return tuple(((x - mean) / deviation, y) for x, y in parts)
+
+
+def even(seed: int) -> Any:
+    """Centred digits, and 1 for an even digit, -1 for an odd one."""
+    return tuple((x, (1.0 - 2.0 * (y % 2)).astype(np.float32)[:, None]) for x, y in centred(seed, 500))
 
 
 def first_cultivar(seed: int, smoothing: float) -> Any:
@@ -175,12 +182,12 @@ def twice_averaged(apply: Any) -> Any:
 
 
 @functools.cache
-def hinge(apply: Any) -> Any:
-    """The objective of a support vector machine: mean hinge loss, and a small quadratic penalty."""
+def squared_hinge(apply: Any) -> Any:
+    """The objective of a support vector machine: mean squared hinge loss, and a small quadratic penalty."""
 
     def loss(params: Params, batch: Any) -> Any:
         margins = apply(params, batch[0]) * batch[1]
         penalty = sum(jnp.sum(layer["w"] ** 2) for layer in params)
-        return jnp.mean(jax.nn.relu(1 - margins)) + 0.005 * penalty
+        return jnp.mean(jax.nn.relu(1 - margins) ** 2) + 0.005 * penalty
 
     return loss
