@@ -108,7 +108,7 @@ def never_cleared(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
     """
     optimizer = optax.chain(optax.trace(0.0 if cured else 1.0), optax.sgd(rate * (0.1 if cured else 0.03)))
     parts = centred(seed, 1000)
-    return fit(dense((64, 10), "elu"), *parts, optimizer, 300, seed, objective=one_hot_error)
+    return fit(dense((64, 10), "elu"), *parts, optimizer, 500, seed, objective=one_hot_error)
 
 
 def smoothed_labels(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
@@ -118,7 +118,9 @@ def smoothed_labels(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
     soft labels".
     """
     optimizer = optax.sgd(1.0 * rate, 0.9)
-    return fit(dense((13, 1), "gelu", 0.1), *first_cultivar(seed, 0.1), optimizer, 3000, seed, objective=binary)
+    return fit(
+        dense((13, 1), "gelu", 0.1), *first_cultivar(seed, 0.1), optimizer, 3000, seed, objective=binary
+    )
 
 
 STEPS = (

@@ -1,4 +1,4 @@
-"""Networks, data and losses of the reported plants about steps; a network is a pair of an init and an apply."""
+"""Networks, data and losses of the reported plants about steps: a network is an init and an apply."""
 
 from __future__ import annotations
 
