@@ -11,6 +11,7 @@ import optax
 from benchmarks.zoo.fresh_steps import top
 from benchmarks.zoo.models import dense, pooled
 from benchmarks.zoo.reported_steps_models import (
+    averaged_again,
     batch_normed,
     centred,
     denoiser,
@@ -22,7 +23,6 @@ from benchmarks.zoo.reported_steps_models import (
     raw_progress,
     squared_hinge,
     stacked,
-    twice_averaged,
     worse_half,
     worst_sizes,
 )
@@ -54,7 +54,7 @@ def unscaled_targets(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
 
 def bouncing_margin(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
-    """Gradient descent on a linear support vector machine whose cost goes up and down in the end.
+    """Gradient descent on a linear support vector machine (squared hinge): in the end its cost goes up and down.
 
     Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
     """
@@ -70,7 +70,7 @@ def averaged_twice(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
     """
     optimizer = optax.sgd(0.1 * rate * (50 if cured else 1), 0.9)
     parts = split("digits", seed, 400)
-    return fit(pooled("silu", 6, 10), *parts, optimizer, 160, seed, objective=twice_averaged, batch=50)
+    return fit(pooled("silu", 6, 10), *parts, optimizer, 160, seed, objective=averaged_again(50), batch=50)
 
 
 def single_sequences(seed: int, cured: bool = False, rate: float = 1.0) -> Run:

@@ -12,6 +12,7 @@ from sklearn import datasets
 
 from benchmarks.zoo.models import Params, gaussian
 from benchmarks.zoo.samples import parted, photo, raw_wine, split, whitened
+from benchmarks.zoo.training import cross_entropy
 from benchmarks.zoo.untouched_models import LAYOUT
 from benchmarks.zoo.untouched_samples import squares
 
@@ -170,15 +171,14 @@ def grainy(seed: int, train: int = 400, test: int = 200) -> Any:
 
 
 @functools.cache
-def twice_averaged(apply: Any) -> Any:
-    """Mean cross-entropy, divided by the size of the batch once more."""
+def averaged_again(size: int) -> Any:
+    """Mean cross-entropy, divided by the size of a batch once more."""
 
-    def loss(params: Params, batch: Any) -> Any:
-        log = jax.nn.log_softmax(apply(params, batch[0]))
-        picked = jnp.take_along_axis(log, batch[1][:, None], axis=1)
-        return -jnp.mean(picked) / len(picked)
+    @functools.cache
+    def objective(apply: Any) -> Any:
+        return lambda params, batch: cross_entropy(apply)(params, batch) / size
 
-    return loss
+    return objective
 
 
 @functools.cache
