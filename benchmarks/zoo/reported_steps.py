@@ -54,7 +54,7 @@ def unscaled_targets(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
 
 
 def bouncing_margin(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
-    """Gradient descent on a linear support vector machine (squared hinge): in the end its cost goes up and down.
+    """Gradient descent on a linear SVM (squared hinge): in the end its cost goes up and down.
 
     Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
     """
