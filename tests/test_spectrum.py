@@ -196,7 +196,8 @@ def test_restarts_lose_no_copy(max_basis):
     op, matrix = problem(values)
     result = hp.eigsh(op, lowest=4, highest=4, max_basis=max_basis)
     assert_ends(result, values, 4, 4)
-    assert_sound(result, matrix)
+    # Rounding adds up: with a basis of 12 there are more than a hundred restarts.
+    assert_sound(result, matrix, slack=100.0 * max(1.0, np.sqrt(result.num_hvps / 200)))
 
 
 def test_a_warm_start_is_cheaper_and_still_sees_everything():
