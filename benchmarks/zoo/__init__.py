@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.zoo import fresh_fit, fresh_layers, fresh_steps, known
+from benchmarks.zoo.reported_layers import LAYERS
+from benchmarks.zoo.reported_steps import STEPS
 from benchmarks.zoo.sealed_list import SEALED
 from benchmarks.zoo.training import Plant
 from benchmarks.zoo.unseen_list import UNSEEN
@@ -199,7 +201,10 @@ FRESH = (
     ),
 )
 
-PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED + UNSEEN
+# Like the unseen half; every trouble is one that users report in public.
+REPORTED = STEPS + LAYERS
+
+PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED + UNSEEN + REPORTED
 # What four halves gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
 FIRST_COUNT = (
     "first counts, before rules were changed: fresh half healthy first 44 of 60, planted first 186 of 268, "
