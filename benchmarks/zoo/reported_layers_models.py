@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 
 from benchmarks.zoo.models import ACTIVATIONS, Params, dense, gaussian
@@ -36,19 +37,22 @@ def brightness(seed: int, *, counts: bool, train: int = 600, test: int = 300, le
     return parted(inputs, normal[:, -1:].astype(np.float32), seed, train, test)
 
 
-def scenes(seed: int, train: int = 600, test: int = 300, side: int = 6) -> Any:
-    """Coloured squares of both photographs, red, green and blue from -1 to 1; label 1 for the flower."""
+def walls(seed: int, train: int = 600, test: int = 300, side: int = 4) -> Any:
+    """Coloured squares of the temple below the sky, red, green and blue from -1 to 1, and how warm they are.
+
+    That is the logarithm of red over blue, standardised.
+    """
+    image = picture("china.jpg")[210:]
     rng = np.random.default_rng([seed, 82])
-    cut = []
-    for name in ("china.jpg", "flower.jpg"):
-        image = picture(name)
-        tops, lefts = (rng.integers(0, size - side, (train + test) // 2) for size in image.shape[:2])
-        cut += [image[i : i + side, j : j + side].ravel() for i, j in zip(tops, lefts, strict=True)]
-    label = np.repeat([0, 1], (train + test) // 2).astype(np.float32)[:, None]
-    return parted(2 * np.stack(cut) - 1, label, seed, train, test)
+    tops, lefts = (rng.integers(0, size - side, train + test) for size in image.shape[:2])
+    cut = np.stack([image[i : i + side, j : j + side] for i, j in zip(tops, lefts, strict=True)])
+    red, _, blue = cut.mean(axis=(1, 2)).T + 0.1
+    target = np.log(red / blue)
+    target = ((target - target.mean()) / target.std()).astype(np.float32)[:, None]
+    return parted(2 * cut.reshape(len(cut), -1) - 1, target, seed, train, test)
 
 
-def grained(seed: int, train: int = 800, test: int = 300, grain: float = 0.3) -> Any:
+def grained(seed: int, train: int = 500, test: int = 200, grain: float = 0.3) -> Any:
     """Squares of the flower's grey values, with grain added and without."""
     grey = picture("flower.jpg").mean(axis=2)
     grey = (grey - grey.mean()) / grey.std()
@@ -59,11 +63,12 @@ def grained(seed: int, train: int = 800, test: int = 300, grain: float = 0.3) ->
     return parted(noisy, clean.astype(np.float32), seed, train, test)
 
 
-def ratings(seed: int, train: int = 1800, test: int = 600) -> Any:
-    """Numbers of a row and a column of the shrunk flower, as of a user and a film, and the grey value."""
-    grey = picture("flower.jpg").mean(axis=2)[:420, :640].reshape(42, 10, 64, 10).mean(axis=(1, 3))
+def ratings(seed: int, train: int = 2100, test: int = 500) -> Any:
+    """Numbers of a row and a column of the shrunk temple, as of a user and a film, and the grey value."""
+    grey = gaussian_filter(picture("china.jpg").mean(axis=2), 6.0)
+    grey = grey[:420, :640].reshape(42, 10, 64, 10).mean(axis=(1, 3))
     grey = ((grey - grey.mean()) / grey.std()).astype(np.float32).reshape(-1, 1)
-    places = np.stack(np.indices((42, 64)).reshape(2, -1), axis=1).astype(np.int32)
+    places = np.indices((42, 64)).reshape(2, -1).T.astype(np.int32)
     chosen = np.random.default_rng([seed, 84]).permutation(len(places))
     return tuple((places[i], grey[i]) for i in (chosen[:train], chosen[train : train + test]))
 
