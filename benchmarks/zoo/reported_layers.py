@@ -38,12 +38,12 @@ def unlucky_start(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
     As in "Loss values do not change" (community.deeplearning.ai/t/324182).
     """
     train, test = petals(seed)
-    init, apply = behind(NARROW, "relu", "relu", 1.4)
+    init, apply = behind(NARROW, "relu", "relu")
     starts = (init(1000 * seed + number) for number in range(1000))
     wanted = 0.0 if not cured else 1.0
     start = next(at for at in starts if np.all(answering(at, train[0]) == wanted))
-    optimizer = optax.adam(0.01 * rate)
-    return fit((init, apply), train, test, optimizer, 400, seed, objective=squared, start=start)
+    optimizer = optax.adam(0.003 * rate)
+    return fit((init, apply), train, test, optimizer, 800, seed, objective=squared, start=start)
 
 
 def positive_weights(seed: int, cured: bool = False, rate: float = 1.0) -> Run:
