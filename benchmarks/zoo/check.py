@@ -35,7 +35,9 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", default="", help="part of a plant's name")
-    parser.add_argument("--half", choices=("fresh", "untouched", "sealed", "unseen", "reported", "all"), default="all")
+    parser.add_argument(
+        "--half", choices=("fresh", "untouched", "sealed", "unseen", "reported", "all"), default="all"
+    )
     options = parser.parse_args()
     from benchmarks.zoo import rivals  # which uses the checks of this file
 
