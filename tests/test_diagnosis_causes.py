@@ -284,3 +284,41 @@ def test_a_rate_that_needs_five_times_the_steps_is_slow():
         seen = context(loss, jnp.zeros((1, 1)), batch, optimizer=optax.adam(rate))
         finding = told(slow.check, seen)[0]
         assert (finding.confidence > 0.5) == too_slow, finding
+
+
+# What matters
+
+
+class Stub:
+    """Numbers of a context as the ranking reads them."""
+
+    samples, test_samples, unasked, held_by_decay, trials = "train", "test", None, False, {}
+    value, trivial, reached, rich, standardised = 1.0, 2.0, 0.1, 2.0, float("nan")
+    adam, restart, test_losses, test_gain = 0.2, 0.1, (1.0, 1.0), (0.0, 1.0)
+
+    def __init__(self, **numbers):
+        self.__dict__.update(numbers, measured={})
+
+
+def a_finding(cause, number=1.0, confidence=0.99):
+    return Finding(cause, "", "", number, number, number, 1.0, "", confidence, "", "")
+
+
+@pytest.mark.parametrize(
+    ("adam", "share", "kept"), [(0.15, 0.7, False), (0.5, 0.7, True), (0.15, 0.95, True)]
+)
+def test_flat_units_that_do_not_keep_adam_from_here_back_are_not_told(adam, share, kept):
+    """Weights drawn anew gain 0.9; from here Adam gains nearly all of that, or half of it."""
+    found = [a_finding("saturation", share), a_finding("noise")]
+    told = [f.cause for f in rank(Stub(adam=adam), found, [])]
+    assert told == (["saturation", "noise"] if kept else ["noise"])
+
+
+@pytest.mark.parametrize(
+    ("there", "gain", "told"),
+    [(0.002, (0.008, 0.001), True), (0.002, (0.008, 0.004), False), (0.006, (0.004, 0.001), False)],
+)
+def test_a_small_loss_can_be_lower_where_that_is_seen_on_test_samples(there, gain, told):
+    """Half a percent of the loss without inputs: it counts only where the test loss halves beyond doubt."""
+    seen = Stub(value=0.01, reached=0.002, test_losses=(0.01, there), test_gain=gain)
+    assert (rank(seen, [a_finding("ill_conditioned")], [])[0].cause == "ill_conditioned") == told

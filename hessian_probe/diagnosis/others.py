@@ -212,17 +212,36 @@ class Others(Problem):
         return self._adam_run[0]
 
     @cached_property
-    def test_losses(self) -> tuple[float, float]:
-        """Test loss here, and where the training loss was lowest: the own Adam's end, or a Newton step's."""
-        samples = self.test_samples
+    def _lowest_end(self) -> Any:
+        """Parameters where the training loss was lowest: the own Adam's end, or a Newton step's; or None."""
         ends = [end for end in (self._adam_run, *self.ends) if end[1] is not None and math.isfinite(end[0])]
-        if samples is None or not ends:
+        return min(ends, key=lambda pair: pair[0])[1] if ends else None
+
+    @cached_property
+    def test_losses(self) -> tuple[float, float]:
+        """Test loss here, and where the training loss was lowest."""
+        samples, end = self.test_samples, self._lowest_end
+        if samples is None or end is None:
             return float("nan"), float("nan")
-        end = min(ends, key=lambda pair: pair[0])[1]
         batch = jax.tree.map(jnp.asarray, samples.batch)
         value = jax.jit(self.loss)
         self.num_evaluations += 2
         return float(value(self.params, batch)), float(value(end, batch))
+
+    @cached_property
+    def test_gain(self) -> tuple[float, float]:
+        """How much lower the test loss is there, sample by sample, and its standard error; or NaN."""
+        samples, end = self.test_samples, self._lowest_end
+        both = (
+            [None]
+            if samples is None or end is None
+            else [self.single_losses(samples, at) for at in (self.params, end)]
+        )
+        here, there = both[0], both[-1]
+        if here is None or there is None or len(here) < 2:
+            return float("nan"), float("nan")
+        gain = here - there
+        return float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(len(gain)))
 
     @cached_property
     def one_batch(self) -> tuple[float, float]:

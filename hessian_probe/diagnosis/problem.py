@@ -104,14 +104,15 @@ class Problem:
 
         return loss
 
-    def single_losses(self, samples: Samples) -> np.ndarray | None:
-        """Loss of each sample (of some of them); None where the loss is not a mean over samples."""
-        rows = np.sort(self.rng.permutation(samples.size)[:MAX_SINGLE])
+    def single_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
+        """Loss of each of some samples, here or elsewhere; None where the loss is no mean over samples."""
+        rows = np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
         batch = jax.tree.map(jnp.asarray, samples.take(rows))
+        at = self.params if params is None else params
         try:
-            alone = jax.vmap(lambda b: self.loss(self.params, jax.tree.map(lambda leaf: leaf[None], b)))
+            alone = jax.vmap(lambda b: self.loss(at, jax.tree.map(lambda leaf: leaf[None], b)))
             losses = np.asarray(jax.jit(alone)(batch), np.float64)
-            together = float(jax.jit(self.loss)(self.params, batch))
+            together = float(jax.jit(self.loss)(at, batch))
         except Exception:  # a loss that cannot take one sample is no mean over samples
             return None
         self.num_evaluations += 2

@@ -54,8 +54,12 @@ NOTHING_LEARNT = 0.9
 # Share of a layer that leaves little to learn with: there weights drawn anew need not end much lower.
 NEARLY_ALL = 0.9
 SLIGHTLY = 1.1
+# Share of what weights drawn anew gain, that training from here may leave where more units answer.
+LITTLE = 0.1
 # Share of the loss without inputs by which the test loss must fall to matter.
 SEEN = 0.02
+# Standard errors that are beyond doubt.
+ERRORS = 3.0
 # Share of the loss without inputs by which the training loss must be above what is reachable.
 ROOM = 0.05
 
@@ -141,7 +145,11 @@ def _revived(context: Context, finding: Finding) -> bool:
     if finding.cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
         return True
     from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
-    return (SLIGHTLY if finding.number >= NEARLY_ALL else BETTER) * context.restart < from_here
+    if finding.number >= NEARLY_ALL:
+        return SLIGHTLY * context.restart < from_here
+    # Where training from here gets nearly as far, the units that answer are enough for it.
+    left = (from_here - context.restart) / (context.value - context.restart)
+    return BETTER * context.restart < from_here and left > LITTLE
 
 
 def _learns(context: Context) -> bool:
@@ -150,7 +158,16 @@ def _learns(context: Context) -> bool:
     if context.test_samples is None:
         return False
     here, there = context.test_losses
-    return 2 * there < here < context.trivial and here - there > SEEN * context.trivial
+    return 2 * there < here < context.trivial and _seen(context)
+
+
+def _seen(context: Context) -> bool:
+    """Whether the test loss falls by an amount that can be seen, or sample by sample beyond doubt."""
+    here, there = context.test_losses
+    if here - there > SEEN * context.trivial:
+        return True
+    gain, error = context.test_gain
+    return gain > ERRORS * error
 
 
 def _enough(context: Context) -> bool:
@@ -169,7 +186,7 @@ def _enough(context: Context) -> bool:
     )
     # Test data on which the model fails altogether tell nothing about training.
     better = BETTER * there < here and here - there > SEEN * context.trivial
-    return not (here < context.trivial and better)
+    return not (here < context.trivial and (better or _learns(context)))
 
 
 def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
