@@ -159,6 +159,7 @@ def test_r13_a_zero_gradient_is_the_normal_case(n):
 SADDLES = problems.axis_aligned_saddles()
 
 
+@pytest.mark.slow
 def test_r14_three_hundred_axis_aligned_saddles_of_three_hundred():
     points = [hp.classify(*known(saddle)) for saddle in SADDLES]
     wrong = [

@@ -105,6 +105,7 @@ def test_the_box_maximum_is_that_of_all_corners(x64):
     assert found.value == pytest.approx(best, rel=1e-9 if x64 else 1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_agrees_with_its_dense_hessian():
     loss, params, data = network()
     found = hp.sharpness(loss, params, data)

@@ -26,6 +26,7 @@ def run(loss, params, steps, optimizer):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps)[0])(carry)
 
 
+@pytest.mark.slow
 def test_a_denied_step_along_curvature_does_not_end_the_products():
     """Curvature −1 in a leaf of zeros, which no kick moves; batches deny the first three ways off it."""
 

@@ -132,6 +132,7 @@ def test_scale_and_shift_change_no_kind(name, scale, shift):
     assert kinds(values) == kinds(scale * values + shift)
 
 
+@pytest.mark.slow
 def test_the_compiled_test_is_the_host_one():
     """The same formulas under jit: the same kinds, up to rounding at the thresholds."""
     window = 64

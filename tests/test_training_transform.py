@@ -139,6 +139,7 @@ def test_at_a_minimum_looks_grow_rare_and_nothing_moves():
     assert float(state.last_curvature) > 0
 
 
+@pytest.mark.slow
 def test_a_healthy_run_is_the_run_without_the_hook():
     """Bit for bit; and updates outside of jit compile once."""
     known = problems.zero_mlp_point()
@@ -214,6 +215,7 @@ def test_a_minimum_beside_a_lower_one_is_kept():
     assert abs(float(params["x"])) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
     """Up to the rounding of fused operations; three calls, one compilation."""
     known = problems.zero_mlp_point()
