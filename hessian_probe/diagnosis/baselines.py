@@ -164,10 +164,10 @@ def trivial_loss(task: Task) -> float:
 
 def least(task: Task, within: tuple[float, float]) -> float:
     """Lowest loss that outputs within a range can have."""
-    if not np.all(np.isfinite(within)):
-        return 0.0
     wanted = task.targets
     if task.kind != "squared_error":
+        if not np.all(np.isfinite(within)):
+            return 0.0
         one_hot = np.eye(task.classes)[wanted] if task.kind == "cross_entropy" else wanted
         wanted = np.where(one_hot > 0, within[1], within[0])
     return evaluate_outputs(np.clip(wanted, *within), task)

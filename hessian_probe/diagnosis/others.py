@@ -108,10 +108,13 @@ class Others(Problem):
         """Range that outputs keep within, whatever the parameters; infinite ends where there is none."""
         samples, outputs = self.samples, self.outputs
         free = self.task is None or self.task.probabilities  # whose logits may be anything
-        if free or samples is None or samples.inputs is None or outputs is None or np.abs(outputs).max() > 1:
+        if free or samples is None or samples.inputs is None or outputs is None:
             return -math.inf, math.inf
         assert self.apply is not None
-        return limits(self.apply, self.params, samples.inputs[:MAX_SINGLE])
+        within = np.abs(outputs).max(initial=0) <= 1 or outputs.min(initial=0) >= 0
+        return (
+            limits(self.apply, self.params, samples.inputs[:MAX_SINGLE]) if within else (-math.inf, math.inf)
+        )
 
     @property
     def least(self) -> float:

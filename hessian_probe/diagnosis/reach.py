@@ -20,6 +20,8 @@ RANK = 1e-4
 # largest output may differ between them where it does not.
 FAR = (10.0, 100.0)
 SAME = 0.1
+# Draws after which outputs of which none was negative are taken to be never so.
+DRAWS = 12
 ROUNDING = 1e-5
 
 
@@ -51,9 +53,10 @@ def width(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
 
 
 def limits(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[float, float]:
-    """A range within [-1, 1] that outputs keep to, as behind a tanh, a sigmoid or a softmax.
+    """A range that outputs keep to: within [-1, 1] behind a tanh, a sigmoid or a softmax; never below zero.
 
-    It is seen, not proved: at parameters far out, and ten times farther.
+    It is seen, not proved: at parameters far out, and ten times farther; that nothing is negative, at several
+    small and large ones.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -61,24 +64,27 @@ def limits(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[
         inputs: shape (n, …).
 
     Returns:
-        (0, 1) or (-1, 1); (-inf, inf) where there is no such range.
+        (0, 1), (-1, 1) or (0, inf); (-inf, inf) where there is no such range.
     """
-    rng = np.random.default_rng(0)
+    rng, some, outputs_of = np.random.default_rng(0), jnp.asarray(inputs), jax.jit(apply)
 
-    def leaf(x: Any) -> Any:
-        return rng.standard_normal(x.shape) if float_leaf(x) else x
+    def drawn() -> Any:
+        return jax.tree.map(lambda x: rng.standard_normal(x.shape) if float_leaf(x) else x, params)
 
-    far = jax.tree.map(leaf, params)
-    found = []
-    for factor in FAR:
-        at = jax.tree.map(
-            lambda x, f, factor=factor: jnp.asarray(factor * f, x.dtype) if float_leaf(x) else x, params, far
+    def outputs(at: Any, factor: float) -> np.ndarray:
+        scaled = jax.tree.map(
+            lambda x, f: jnp.asarray(factor * f, x.dtype) if float_leaf(x) else x, params, at
         )
-        out = np.asarray(jax.jit(apply)(at, jnp.asarray(inputs)), np.float64)
-        if not np.all(np.isfinite(out)):
-            return -math.inf, math.inf
-        found.append(out)
-    near, last = (float(np.abs(out).max()) for out in found)
-    if not (0 < near <= 1 + ROUNDING and last <= 1 + ROUNDING and abs(last - near) <= SAME * near):
+        return np.asarray(outputs_of(scaled, some), np.float64)
+
+    at = drawn()
+    found = [outputs(at, factor) for factor in FAR]
+    if not all(np.all(np.isfinite(out)) for out in found):
         return -math.inf, math.inf
-    return (0.0 if min(out.min() for out in found) >= 0 else -1.0), 1.0
+    near, last = (float(np.abs(out).max()) for out in found)
+    low = min(float(out.min()) for out in found)
+    if 0 < near <= 1 + ROUNDING and last <= 1 + ROUNDING and abs(last - near) <= SAME * near:
+        return (0.0 if low >= 0 else -1.0), 1.0
+    sizes = np.geomspace(1 / FAR[0], FAR[0], DRAWS)
+    never = low >= 0 and all(np.all(outputs(drawn(), size) >= 0) for size in sizes)
+    return (0.0 if never else -math.inf), math.inf

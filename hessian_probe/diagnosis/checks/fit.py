@@ -183,9 +183,10 @@ def _limited(context: Context) -> str:
     assert context.task is not None
     (low, high), logits = context.limits, context.task.kind != "squared_error"
     other = " (a loss of logits applies its own)" if logits else ", or bring the targets into its range"
+    keep = f"within {low:.0f} and {high:.0f}" if math.isfinite(high) else f"above {low:.0f}"
     return (
-        f"take the last activation out of the model{other}: outputs keep within {low:.0f} and {high:.0f} "
-        f"whatever the parameters, and this loss cannot fall below {number(context.least, 3)}"
+        f"take the last activation out of the model{other}: outputs keep {keep} whatever the parameters, and "
+        f"this loss cannot fall below {number(context.least, 3)}"
     )
 
 
