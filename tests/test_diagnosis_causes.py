@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from hessian_probe.diagnosis import reach
-from hessian_probe.diagnosis.checks import activations, blocks, conditioning, fit, inputs, layers, slow
+from hessian_probe.diagnosis.checks import (
+    activations,
+    blocks,
+    conditioning,
+    fit,
+    generalisation,
+    inputs,
+    layers,
+    slow,
+)
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.features import standardised
 from hessian_probe.diagnosis.ranking import rank
@@ -324,3 +333,24 @@ def test_a_small_loss_can_be_lower_where_that_is_seen_on_test_samples(there, gai
     """Half a percent of the loss without inputs: it counts only where the test loss halves beyond doubt."""
     seen = Stub(value=0.01, reached=0.002, test_losses=(0.01, there), test_gain=gain)
     assert (rank(seen, [a_finding("ill_conditioned")], [])[0].cause == "ill_conditioned") == told
+
+
+@pytest.mark.parametrize(
+    ("sures", "told"), [((0.7, 0.0), "overfitting"), ((0.7, 0.6), "mismatch"), ((0.95, 0.0), "mismatch")]
+)
+def test_a_weak_sign_of_other_data_is_held_against_another_model(sures, told, monkeypatch):
+    """Noise learnt by heart: the test loss is large, and the two ways to tell data apart may not agree."""
+    ways = {"_by_inputs": sures[0], "_by_transfer": sures[1]}
+    for name, sure in ways.items():
+        kind = generalisation.Kind("", "", 1.0, 0.1, 0.5, "", sure)
+        monkeypatch.setattr(generalisation, name, lambda *_, kind=kind: kind)
+    train, test = ((normal(seed, 60, 2), normal(seed + 10, 60, 1)) for seed in (0, 1))
+
+    def loss(p, batch):  # remembers the training inputs
+        apart = jnp.sum((batch[0][:, None] - p["x"]) ** 2, axis=-1)
+        known = jnp.min(apart, axis=1, keepdims=True) < 1e-6
+        return jnp.mean(jnp.where(known, p["w"], (p["w"] - batch[1]) ** 2))
+
+    seen = Context(loss, {"x": train[0], "w": jnp.zeros(1)}, train, test, None, None, None, None, None, None)
+    found = [f for f in generalisation.check(seen) if isinstance(f, Finding) and f.confidence > 0.5]
+    assert [f.cause for f in found] == [told]

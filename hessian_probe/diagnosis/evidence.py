@@ -9,6 +9,9 @@ from hessian_probe.diagnosis.result import Finding, NotChecked
 Found = list[Finding | NotChecked]
 # No measurement here is worth more than this.
 MOST = 0.99
+# From here on a finding is strong; below an even chance it is none.
+STRONG = 0.9
+EVEN = 0.5
 
 
 def confidence(distance: float, spread: float) -> float:

@@ -28,12 +28,10 @@ import dataclasses
 import math
 
 from hessian_probe.diagnosis.context import BETTER, LARGE, LIKELY, Context
-from hessian_probe.diagnosis.evidence import MOST
+from hessian_probe.diagnosis.evidence import EVEN, MOST, STRONG
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
 
-STRONG = 0.9
-EVEN = 0.5
 # Hinder training: with one of them, the loss says nothing about the model.
 HINDRANCES = frozenset({
     "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",

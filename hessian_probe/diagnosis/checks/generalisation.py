@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, confidence
+from hessian_probe.diagnosis.evidence import STRONG, Found, confidence
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.samples import Samples
@@ -74,6 +74,10 @@ def check(context: Context) -> Found:
         split = NotChecked("mismatch", f"inputs as arrays, and at least {FEWEST} samples of each")
         return [split, _overfitting(here, there, error, sure, "nothing is known about a mismatch")]
     other = max(kinds, key=lambda kind: kind.sure)
+    # A weak sign counts as much as what the other way says against it: sixty digits were once told from three
+    # hundred others with area 0.70 ± 0.05, and another model did as well on both.
+    if other.sure < STRONG:
+        other = other._replace(sure=sum(kind.sure for kind in kinds) / len(kinds))
     same = f"training and test data can hardly be told apart ({'; '.join(kind.text for kind in kinds)})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),

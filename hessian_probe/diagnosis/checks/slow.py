@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from hessian_probe.diagnosis.context import LARGE, Context
-from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.evidence import EVEN, Found, by_factor, log_confidence
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.trial import Trial
 from hessian_probe.results import number
@@ -21,7 +21,6 @@ STILL = 1e-4
 # On a slope, steps a factor longer gain at most that factor more; where they gain more than this many times
 # as much, they left a plateau instead.
 BEYOND_SLOPE = 10.0
-EVEN = 0.5
 
 
 class Way(NamedTuple):
