@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.diagnosis import reach
+import hessian_probe as hp
+from hessian_probe.diagnosis import baselines, reach
 from hessian_probe.diagnosis.checks import (
     activations,
     blocks,
@@ -20,6 +21,7 @@ from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.features import standardised
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
+from hessian_probe.diagnosis.trial import best_by_adam
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -229,13 +231,32 @@ def finding(cause, sure):
         (lambda out: jnp.sum(jnp.abs(out), axis=-1, keepdims=True) - 1.0, (-np.inf, np.inf)),
         (lambda out: out, (-np.inf, np.inf)),
         (lambda out: 1e-6 * out, (-np.inf, np.inf)),
-        (lambda out: 1e-6 * jnp.tanh(out), (-1, 1)),
+        (lambda out: 1e-6 * jnp.tanh(out), (-np.inf, np.inf)),
+        (lambda out: jnp.tanh(out) * 3.0, (-np.inf, np.inf)),
     ],
 )
 def test_outputs_behind_a_squashing_function_keep_within_limits(last, wanted):
     params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
     found = reach.limits(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
     assert found == wanted
+
+
+def test_limits_are_no_accident_of_one_draw():
+    """One output behind rectifiers has one sign at each draw; normalised weights grow with the inputs."""
+    x = np.abs(normal(0, 40, 1))
+    params = {"w": jnp.ones((1, 8)), "v": jnp.ones((8, 1))}
+
+    def one_sided(p, inputs):
+        return jnp.tanh(jax.nn.relu(inputs @ p["w"]) @ p["v"])
+
+    assert reach.limits(one_sided, params, x) == (-1, 1)
+    unit = {"w": jnp.ones((4, 1))}
+    assert (
+        reach.limits(lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), unit, 0.2 * normal(0, 40, 4))[1]
+        == np.inf
+    )
+    broken = reach.limits(lambda p, x: np.asarray(x @ p["w"]), unit, normal(0, 40, 4))
+    assert broken == (-np.inf, np.inf), "an apply that cannot be compiled tells nothing"
 
 
 def test_a_narrow_layer_lets_few_directions_through():
@@ -305,6 +326,7 @@ class Stub:
 
     samples, test_samples, unasked, held_by_decay, trials = "train", "test", None, False, {}
     value, trivial, reached, rich, standardised = 1.0, 2.0, 0.1, 2.0, float("nan")
+    task = baselines.Task("squared_error", 1.0, np.zeros((1, 1)), 1)
     adam, restart, test_losses, test_gain = 0.2, 0.1, (1.0, 1.0), (0.0, 1.0)
 
     def __init__(self, **numbers):
@@ -354,3 +376,61 @@ def test_a_weak_sign_of_other_data_is_held_against_another_model(sures, told, mo
     seen = Context(loss, {"x": train[0], "w": jnp.zeros(1)}, train, test, None, None, None, None, None, None)
     found = [f for f in generalisation.check(seen) if isinstance(f, Finding) and f.confidence > 0.5]
     assert [f.cause for f in found] == [told]
+
+
+def test_units_at_a_loss_of_zero_do_not_hinder():
+    seen = Stub(value=0.0, restart=0.0, adam=0.0, trivial=float("nan"), samples="train")
+    assert rank(seen, [a_finding("dead_units", 0.8)], [])[0].cause == "healthy"
+
+
+def test_a_loss_whose_floor_is_not_known_proves_no_small_model():
+    """Labels smoothed by 0.1: the loss stops at their entropy, with every sample right."""
+    x, y = normal(0, 60, 4), np.arange(60) % 3
+    smooth = np.eye(3, dtype=np.float32)[y] * 0.9 + np.float32(0.1 / 3)
+    params = {"w": jnp.asarray(normal(1, 4, 64)), "v": jnp.zeros((64, 3))}
+
+    def loss(p, batch):
+        log = jax.nn.log_softmax(jax.nn.relu(batch[0] @ p["w"]) @ p["v"])
+        return -jnp.mean(jnp.sum(batch[1] * log, axis=-1))
+
+    best, end = best_by_adam(loss, params, (x, smooth), 1500)
+    assert best < 0.4
+    told = [f for f in fit.check(context(loss, end, (x, smooth))) if isinstance(f, Finding)]
+    assert all(f.confidence < 0.3 for f in told), told
+
+
+def test_numbers_that_are_none_in_the_data_are_told_as_such():
+    x = normal(0, 30, 4)
+    x[3, 2] = np.nan
+    found = hp.diagnose(
+        lambda p, batch: jnp.mean((batch[0] @ p - batch[1]) ** 2), jnp.zeros((4, 1)), train=(x, x[:, :1])
+    )
+    assert found.findings[0].claim.startswith("1 numbers in the training data are not finite")
+    assert [f.cause for f in found.findings] == ["divergence"]
+
+
+@pytest.mark.parametrize("harmful", [False, True])
+def test_another_kind_of_inputs_is_the_cause_only_where_it_costs_this_model(harmful):
+    """Samples learnt by heart; test inputs differ in a column that says nothing, or in one that does."""
+    (x, noise), (u, other) = ((normal(seed, 120, 6), normal(seed + 5, 120, 1)) for seed in (0, 1))
+    y = np.sign(x[:, :1] + 0.5 * noise)
+    v = np.sign(u[:, :1] + 0.5 * other)
+    u = u.copy()
+    if harmful:
+        u[:, 0] = -4 - u[:, 0]
+    else:
+        u[:, 5] += 4
+    params = {"w": jnp.asarray(normal(2, 6, 64)), "v": jnp.zeros((64, 1))}
+    params["w"] = params["w"].at[5].set(0.0)
+
+    def apply(p, inputs):
+        return jax.nn.relu(inputs.at[:, 5].set(0.0) @ p["w"]) @ p["v"]
+
+    def loss(p, batch):
+        return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
+
+    best, end = best_by_adam(loss, params, (x, y), 1500)
+    assert best < 0.02
+    seen = Context(loss, end, (x, y), (u, v), None, None, None, apply, None, None)
+    sure = {f.cause: f.confidence for f in generalisation.check(seen) if isinstance(f, Finding)}
+    assert max(sure, key=sure.get) == ("mismatch" if harmful else "overfitting"), sure

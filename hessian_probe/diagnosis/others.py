@@ -13,12 +13,18 @@ import numpy as np
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.features import Features, standardised
-from hessian_probe.diagnosis.problem import MAX_SINGLE, Problem
+from hessian_probe.diagnosis.problem import FEWEST_LOSSES, Problem
 from hessian_probe.diagnosis.reach import limits, width
 from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
+# One part of so many of the training data is held out of this model's own training.
+PARTS = 4
+# Samples below which one part is too small to tell, and the share of the loss without inputs below which a
+# part is learnt.
+SMALL_PART = 64
+LEARNT = 0.2
 
 
 class Others(Problem):
@@ -39,7 +45,10 @@ class Others(Problem):
         """Outputs of the model for the training inputs."""
         if self.apply is None or self.samples is None or self.samples.inputs is None:
             return None
-        found = np.asarray(self.apply(self.params, jnp.asarray(self.samples.inputs)))
+        given = self.apply(self.params, jnp.asarray(self.samples.inputs))
+        if not hasattr(given, "shape"):
+            raise ValueError(f"apply must return the outputs alone, as one array; got {type(given).__name__}")
+        found = np.asarray(given)
         if found.ndim == 0 or len(found) != self.samples.size:
             raise ValueError(
                 f"apply must return an output for each of the {self.samples.size} samples along axis 0; got "
@@ -79,7 +88,8 @@ class Others(Problem):
         """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
         starts = (self.params, self._new_start)
         self.num_evaluations += 2 * len(starts) * self.num_adam_steps
-        return float(np.nanmin([best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]))
+        losses = [best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]
+        return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def linear(self) -> float:
@@ -105,16 +115,15 @@ class Others(Problem):
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """Range that outputs keep within, whatever the parameters; infinite ends where there is none."""
+        """Range that outputs were seen to keep within; infinite ends where there is none."""
         samples, outputs = self.samples, self.outputs
         free = self.task is None or self.task.probabilities  # whose logits may be anything
         if free or samples is None or samples.inputs is None or outputs is None:
             return -math.inf, math.inf
         assert self.apply is not None
         within = np.abs(outputs).max(initial=0) <= 1 or outputs.min(initial=0) >= 0
-        return (
-            limits(self.apply, self.params, samples.inputs[:MAX_SINGLE]) if within else (-math.inf, math.inf)
-        )
+        low, high = limits(self.apply, self.params, samples.inputs) if within else (-math.inf, math.inf)
+        return (low, high) if np.all((outputs >= low) & (outputs <= high)) else (-math.inf, math.inf)
 
     @property
     def least(self) -> float:
@@ -215,6 +224,30 @@ class Others(Problem):
         return self._adam_run[0]
 
     @cached_property
+    def own_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Losses of this model, trained anew on a part of the training data: of the rest, and of test data.
+
+        Where the rest is small, each part is held out in turn.  None where there are too few samples, where
+        the loss cannot take one, or where the model does not learn its part that way.
+        """
+        train, test = self.samples, self.test_samples
+        if train is None or test is None or min(train.size // PARTS, test.size) < FEWEST_LOSSES:
+            return None
+        order = np.random.default_rng(0).permutation(train.size)
+        inside, outside = [], []
+        for start in range(PARTS if train.size < PARTS * SMALL_PART else 1):
+            out = np.sort(order[start::PARTS])
+            kept = train.take(np.setdiff1d(order, out))
+            self.num_evaluations += 2 * self.num_adam_steps
+            reached, end = best_by_adam(self.loss, self._new_start, kept, self.num_adam_steps)
+            here, there = self.single_losses(train.part(out), end), self.single_losses(test, end)
+            if not reached < LEARNT * self.trivial or here is None or there is None:
+                return None
+            inside.append(here)
+            outside.append(there)
+        return np.concatenate(inside), np.mean(outside, axis=0)
+
+    @cached_property
     def _lowest_end(self) -> Any:
         """Parameters where the training loss was lowest: the own Adam's end, or a Newton step's; or None."""
         ends = [end for end in (self._adam_run, *self.ends) if end[1] is not None and math.isfinite(end[0])]
@@ -237,14 +270,24 @@ class Others(Problem):
         samples, end = self.test_samples, self._lowest_end
         both = (
             [None]
-            if samples is None or end is None
+            if samples is None or end is None or samples.size < FEWEST_LOSSES
             else [self.single_losses(samples, at) for at in (self.params, end)]
         )
         here, there = both[0], both[-1]
-        if here is None or there is None or len(here) < 2:
+        if here is None or there is None:
             return float("nan"), float("nan")
         gain = here - there
         return float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(len(gain)))
+
+    @property
+    def one_batch_anew(self) -> tuple[float, float]:
+        """The same, against the loss of weights drawn anew where that is higher."""
+        (before, after), samples = self.one_batch, self.samples
+        if samples is None:
+            return before, after
+        self.num_evaluations += 1
+        start = float(jax.jit(self.loss)(self._new_start, jax.tree.map(jnp.asarray, samples.batch)))
+        return max(before, start), after
 
     @cached_property
     def one_batch(self) -> tuple[float, float]:

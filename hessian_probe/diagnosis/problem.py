@@ -18,6 +18,8 @@ from hessian_probe.training.frozen import frozen_variables
 
 # Samples whose losses and gradients are taken one by one.
 MAX_SINGLE = 512
+# Samples below which the error of a mean loss is not known.
+FEWEST_LOSSES = 8
 
 
 class Problem:

@@ -146,8 +146,8 @@ def _revived(context: Context, finding: Finding) -> bool:
     if finding.number >= NEARLY_ALL:
         return SLIGHTLY * context.restart < from_here
     # Where training from here gets nearly as far, the units that answer are enough for it.
-    left = (from_here - context.restart) / (context.value - context.restart)
-    return BETTER * context.restart < from_here and left > LITTLE
+    far = from_here - context.restart > LITTLE * (context.value - context.restart)
+    return BETTER * context.restart < from_here and far
 
 
 def _learns(context: Context) -> bool:
@@ -164,6 +164,8 @@ def _seen(context: Context) -> bool:
     here, there = context.test_losses
     if here - there > SEEN * context.trivial:
         return True
+    if context.task is None or context.task.kind != "squared_error":
+        return False  # of labels that are told already a cross-entropy can always grow surer
     gain, error = context.test_gain
     return gain > ERRORS * error
 

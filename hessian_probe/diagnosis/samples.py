@@ -35,6 +35,12 @@ class Samples(NamedTuple):
         """A batch of some of the samples."""
         return jax.tree.map(lambda leaf: leaf[index], self.batch)
 
+    def part(self, index: Any) -> Samples:
+        """Some of the samples."""
+        inputs = None if self.inputs is None else self.inputs[index]
+        targets = None if self.targets is None else self.targets[index]
+        return Samples(self.take(index), len(index), inputs, targets, self.batch_size)
+
     def with_targets(self, targets: np.ndarray) -> Any:
         """The whole batch with other targets."""
         return _replaced(self.batch, TARGETS, targets)

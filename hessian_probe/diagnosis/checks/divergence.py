@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
@@ -31,6 +32,9 @@ LAST = 0.1
 def check(context: Context) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
     where = nonfinite(context)
+    bad = _bad_data(context) if where else 0
+    if bad:
+        return [_of_data(bad)]
     if where:
         return [_finding(context, f"{where} is not finite", math.inf, MOST)]
     if context.history is None or "loss" not in context.history:
@@ -102,6 +106,31 @@ def nonfinite(context: Context) -> str:
         return "the loss"
     leaf = first_nonfinite(op.layout, op.gradient_vector)
     return f"the gradient with respect to {leaf}" if leaf else ""
+
+
+def _bad_data(context: Context) -> int:
+    """Numbers in the training data that are not finite."""
+    if context.samples is None:
+        return 0
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(context.samples.batch)]
+    return sum(int(np.sum(~np.isfinite(leaf))) for leaf in leaves if leaf.dtype.kind == "f")
+
+
+def _of_data(count: int) -> Finding:
+    """The loss is no number because the data hold some that are none."""
+    return Finding(
+        cause="divergence",
+        claim=f"{count} numbers in the training data are not finite, and so the loss or its gradient is not",
+        quantity="numbers in the training data that are not finite",
+        number=float(count),
+        low=float(count),
+        high=float(count),
+        threshold=0.0,
+        source="a mean with a number that is none is none",
+        confidence=MOST,
+        experiment="leave out the samples with such numbers, or fill them in; the step is not the trouble",
+        cost="one pass over the data",
+    )
 
 
 def _finding(context: Context, claim: str, rise: float, sure: float) -> Finding:

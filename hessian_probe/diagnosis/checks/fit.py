@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import BETTER, LARGE, LIKELY, Context
+from hessian_probe.diagnosis.context import BETTER, LIKELY, Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.others import ONE_BATCH
@@ -22,6 +22,8 @@ SPREAD = 0.15
 # Share of the loss without inputs that a richer model must gain.
 SHARE = 0.08
 WIDE = 0.5
+# Share of a few samples' loss without training that is left where even these were not fitted.
+FITTED = 0.5
 # Most that a linear model trained here is worth alone, where no training moves this model by more than this
 # share of its loss: that it contains the linear one is guessed.
 GUESSED = 0.6
@@ -178,34 +180,35 @@ def _model_bias(context: Context) -> Finding:
 
 def _limited(context: Context) -> str:
     """What to do where outputs keep within a range that is too narrow for this loss; empty elsewhere."""
-    if not BETTER * context.least > context.value:
+    if not BETTER * context.least > context.value >= context.least:
         return ""
     assert context.task is not None
     (low, high), logits = context.limits, context.task.kind != "squared_error"
     other = " (a loss of logits applies its own)" if logits else ", or bring the targets into its range"
     keep = f"within {low:.0f} and {high:.0f}" if math.isfinite(high) else f"above {low:.0f}"
     return (
-        f"take the last activation out of the model{other}: outputs keep {keep} whatever the parameters, and "
-        f"this loss cannot fall below {number(context.least, 3)}"
+        f"take the last activation out of the model{other}: outputs keep {keep} at all parameters "
+        f"that were tried, and such a loss cannot fall below {number(context.least, 3)}"
     )
 
 
 def _too_small(context: Context) -> Finding:
     """Without a richer model: not even a few samples can be fitted by training on them alone."""
-    before, after = context.one_batch
+    # What is left of the loss may be its floor (smoothed labels, a penalty): it is held against a new start.
+    before, after = context.one_batch_anew
     share = after / before if before > 0 else 0.0
     still = context.value / context.reached if context.reached > 0 else math.inf
     # Where training is hindered a few samples cannot be fitted either: more than likely, and no more.
-    sure = min(log_confidence(share, LARGE, WIDE), 1 - log_confidence(still, BETTER, SPREAD), LIKELY)
+    sure = min(log_confidence(share, FITTED, WIDE), 1 - log_confidence(still, BETTER, SPREAD), LIKELY)
     return by_factor(
         "model_bias",
         f"{context.num_adam_steps} steps of Adam on {ONE_BATCH} samples alone bring their loss from "
         f"{number(before, 3)} to {number(after, 3)}: the model cannot fit even these",
         quantity="loss of a few samples after training on them ÷ before",
         number=share,
-        threshold=LARGE,
+        threshold=FITTED,
         spread=WIDE,
-        source="a loss below this share is small; chosen on the planted troubles",
+        source="a loss below this share is partly fitted, whatever its floor; chosen on the planted troubles",
         sure=sure,
         experiment="a wider or deeper model",
         cost=f"{2 * context.num_adam_steps} gradients of {ONE_BATCH} samples",

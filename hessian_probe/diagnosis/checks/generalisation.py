@@ -11,6 +11,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import STRONG, Found, confidence
 from hessian_probe.diagnosis.features import Features, RandomFeatures
+from hessian_probe.diagnosis.problem import FEWEST_LOSSES
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.samples import Samples
 from hessian_probe.results import number
@@ -31,8 +32,6 @@ FOLDS = 4
 # Samples of each kind below which the area is not taken: with 40, sets of one kind were once told apart
 # among the planted troubles.
 FEWEST = 50
-# Samples of each kind below which the error of a mean loss is not known.
-FEWEST_LOSSES = 8
 # A gap less likely than this needs no explanation.
 NOTHING = 0.1
 # A model with a larger share of the loss without inputs knows too little for its test loss to tell.
@@ -79,6 +78,10 @@ def check(context: Context) -> Found:
     if other.sure < STRONG:
         other = other._replace(sure=sum(kind.sure for kind in kinds) / len(kinds))
     same = f"training and test data can hardly be told apart ({'; '.join(kind.text for kind in kinds)})"
+    own = _by_own(context)
+    if own is not None:  # a difference that costs this model nothing is not why the test loss is high
+        other = other._replace(sure=min(other.sure, own.sure))
+        same = f"test data cost it no more than training data that it has not seen ({own.text})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),
         Finding(
@@ -167,6 +170,33 @@ def _by_transfer(context: Context) -> Kind | None:
         threshold,
         "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss; "
         "one standard error more",
+        confidence(there - here - threshold, error),
+    )
+
+
+def _by_own(context: Context) -> Kind | None:
+    """Hold this model's test loss against its loss on training samples that it was not trained on.
+
+    Returns:
+        Kind; None where that cannot be tried, or the model does not learn its part that way.
+    """
+    found = context.own_held_out
+    if found is None:
+        return None
+    here, there, error = _difference(*found)
+    text = (
+        f"trained anew on a part of the training data, its loss is {number(here, 3)} on the rest of it and "
+        f"{number(there, 3)} ± {number(error, 1)} on the test data"
+    )
+    context.measured["this model on training samples held out"] = text
+    threshold = _large_gap(here, context.trivial, MATERIAL_MISMATCH)
+    return Kind(
+        "loss on test data − loss on held-out training data, of this model trained anew",
+        text,
+        there - here,
+        error,
+        threshold,
+        "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss",
         confidence(there - here - threshold, error),
     )
 

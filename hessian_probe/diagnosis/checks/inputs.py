@@ -30,6 +30,8 @@ def check(context: Context) -> Found:
     if samples.inputs.dtype.kind != "f":
         return []  # tokens have no scale
     flat = samples.inputs.reshape(samples.size, -1).astype(np.float64)
+    if not np.all(np.isfinite(flat)):
+        return [NotChecked("input_scale", "inputs that are finite numbers")]
     size = float(np.sqrt(np.mean(flat**2)))
     each = np.sqrt(np.mean(flat**2, axis=0))
     each = each[each > 0]

@@ -66,7 +66,7 @@ def _slow(context: Context) -> Finding:
         # Where a shorter step gains most the rate is not too small, whatever a longer one gains.
         sure=0.0 if context.best_factor < 1 else way.sure,
         experiment=f"multiply the learning rate by {best:.3g}",
-        cost=f"{context.num_steps * len(longer) + way.steps} steps on a copy",
+        cost=f"{context.num_steps * len(longer) + sum(way.steps for way in ways)} steps on a copy",
     )
 
 
@@ -107,10 +107,11 @@ def _gained(context: Context, best: float, unchanged: float, longer: float, coun
 def _sooner(context: Context, best: float) -> Way:
     """Steps at a multiple of the rate end lower than several times as many steps as they are."""
     few, longer, many = context.trials[1.0].after, context.trials[best].after, context.num_adam_steps
-    unchanged, gain = min(context.going_on, few), context.gain(few, longer)
+    unchanged, gain = context.going_on, context.gain(few, longer)
     factor = unchanged / longer if longer > 0 else 0.0
+    rises = not unchanged <= few  # longer steps would only do so sooner
     return Way(
-        min(log_confidence(factor, 1.0, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
+        0.0 if rises else min(log_confidence(factor, 1.0, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
         f"{context.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps as "
         f"they are at {number(unchanged, 3)}",
         f"loss after {many} steps ÷ after {context.num_steps} longer ones",
