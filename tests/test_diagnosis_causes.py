@@ -318,6 +318,21 @@ def test_a_rate_that_needs_five_times_the_steps_is_slow():
         assert (finding.confidence > 0.5) == too_slow, finding
 
 
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
+    """A small part of the rate that a warm-up over 500 steps ends with, and the same without one."""
+    x = normal(0, 40, 4)
+    batch = (x, x @ np.ones((4, 1), np.float32))
+    rate = optax.linear_schedule(1e-4, 0.3, 500) if warm_up else 1e-4
+
+    def loss(p, batch):
+        return jnp.mean((batch[0] @ p - batch[1]) ** 2)
+
+    finding = told(slow.check, context(loss, jnp.zeros((4, 1)), batch, optimizer=optax.sgd(rate)))[0]
+    assert ("by itself" in finding.claim) == warm_up
+    assert (finding.confidence > 0.85) != warm_up
+
+
 # What matters
 
 

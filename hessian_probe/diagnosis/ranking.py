@@ -85,7 +85,7 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
-        return (_healthy(found, room, missing),)
+        return (_healthy(context, found, room, missing),)
     hindered = any(f.cause in HINDRANCES for f in kept)
 
     def order(finding: Finding) -> tuple[int, float, float]:
@@ -189,7 +189,17 @@ def _enough(context: Context) -> bool:
     return not (here < context.trivial and (better or _learns(context)))
 
 
-def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
+def _still_large(context: Context) -> str:
+    """Say that the loss is large, and where it goes; empty where it is small."""
+    if not context.value > LARGE * context.trivial:
+        return ""
+    share = f", though the loss is {number(context.value / context.trivial, 2)} of that without inputs"
+    if not context.trials:
+        return share
+    return f"{share}: {context.num_adam_steps} more steps bring it to {number(context.going_on, 3)}"
+
+
+def _healthy(context: Context, found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
     """Nothing was found; the confidence falls with every cause that was not checked."""
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
@@ -201,7 +211,8 @@ def _healthy(found: list[Finding], room: float, missing: list[NotChecked]) -> Fi
     )
     return Finding(
         cause="healthy",
-        claim=f"nothing wrong was found; {checked} of {len(troubles)} causes were checked{nearest}",
+        claim=f"nothing wrong was found{_still_large(context)}; {checked} of {len(troubles)} causes were "
+        f"checked{nearest}",
         quantity="share of the loss without inputs that training could still gain",
         number=room if math.isfinite(room) else math.nan,
         low=room if math.isfinite(room) else math.nan,

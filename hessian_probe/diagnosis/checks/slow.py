@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hessian_probe.diagnosis.context import LARGE, Context
+from hessian_probe.diagnosis.context import LARGE, LIKELY, Context
 from hessian_probe.diagnosis.evidence import EVEN, Found, by_factor, log_confidence
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.trial import Trial
@@ -21,6 +21,8 @@ STILL = 1e-4
 # On a slope, steps a factor longer gain at most that factor more; where they gain more than this many times
 # as much, they left a plateau instead.
 BEYOND_SLOPE = 10.0
+# Steps within which a rising schedule may mend it.
+SOON = 1000
 
 
 class Way(NamedTuple):
@@ -57,17 +59,26 @@ def _slow(context: Context) -> Finding:
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
     return by_factor(
         "slow",
-        f"the rate is too small{room}: {way.text}",
+        f"the rate is too small{room}: {way.text}{_rising(context)}",
         quantity=way.quantity,
         number=way.number,
         threshold=way.threshold,
         spread=SPREAD,
         source=way.source,
         # Where a shorter step gains most the rate is not too small, whatever a longer one gains.
-        sure=0.0 if context.best_factor < 1 else way.sure,
+        sure=0.0 if context.best_factor < 1 else min(way.sure, LIKELY if _rising(context) else 1.0),
         experiment=f"multiply the learning rate by {best:.3g}",
         cost=f"{context.num_steps * len(longer) + sum(way.steps for way in ways)} steps on a copy",
     )
+
+
+def _rising(context: Context) -> str:
+    """Say that the schedule makes the rate larger by itself; empty where it does not."""
+    found = context.stability
+    ahead = [] if found is None else [(n, by) for n, by in found.schedule if by > FASTER and n <= SOON]
+    if not ahead:
+        return ""
+    return f"; its schedule makes it {ahead[0][1]:.3g} times as large in {ahead[0][0]} steps by itself"
 
 
 def _farther(context: Context, best: float) -> Way:
