@@ -342,7 +342,7 @@ class Stub:
     samples, test_samples, unasked, held_by_decay, trials = "train", "test", None, False, {}
     value, trivial, reached, rich, standardised = 1.0, 2.0, 0.1, 2.0, float("nan")
     task = baselines.Task("squared_error", 1.0, np.zeros((1, 1)), 1)
-    adam, restart, test_losses, test_gain = 0.2, 0.1, (1.0, 1.0), (0.0, 1.0)
+    adam, restart, test_losses, test_gain = 0.2, 0.1, (1.0, 1.0), 0.0
 
     def __init__(self, **numbers):
         self.__dict__.update(numbers, measured={})
@@ -362,9 +362,14 @@ def test_flat_units_that_do_not_keep_adam_from_here_back_are_not_told(adam, shar
     assert told == (["saturation", "noise"] if kept else ["noise"])
 
 
+def test_flat_units_are_told_where_nothing_was_learnt_and_nothing_learns():
+    seen = Stub(value=1.95, adam=1.94, restart=1.96, reached=0.1)
+    assert rank(seen, [a_finding("saturation", 0.7)], [])[0].cause == "saturation"
+
+
 @pytest.mark.parametrize(
     ("there", "gain", "told"),
-    [(0.002, (0.008, 0.001), True), (0.002, (0.008, 0.004), False), (0.006, (0.004, 0.001), False)],
+    [(0.002, 8.0, True), (0.002, 2.0, False), (0.006, 8.0, False)],
 )
 def test_a_small_loss_can_be_lower_where_that_is_seen_on_test_samples(there, gain, told):
     """Half a percent of the loss without inputs: it counts only where the test loss halves beyond doubt."""

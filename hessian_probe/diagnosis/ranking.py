@@ -140,14 +140,14 @@ def _revived(context: Context, finding: Finding) -> bool:
         return True
     if finding.cause == "dead_units" and context.unasked is not None:
         return True
+    from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
+    # Where training from here gets nearly as far, the units that answer are enough for it.
+    near = from_here - context.restart < LITTLE * (context.value - context.restart)
+    if finding.number < NEARLY_ALL and near and BETTER * from_here < context.value:
+        return False
     if finding.cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
         return True
-    from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
-    if finding.number >= NEARLY_ALL:
-        return SLIGHTLY * context.restart < from_here
-    # Where training from here gets nearly as far, the units that answer are enough for it.
-    far = from_here - context.restart > LITTLE * (context.value - context.restart)
-    return BETTER * context.restart < from_here and far
+    return (SLIGHTLY if finding.number >= NEARLY_ALL else BETTER) * context.restart < from_here
 
 
 def _learns(context: Context) -> bool:
@@ -160,14 +160,13 @@ def _learns(context: Context) -> bool:
 
 
 def _seen(context: Context) -> bool:
-    """Whether the test loss falls by an amount that can be seen, or sample by sample beyond doubt."""
+    """Whether the test loss falls by an amount that can be seen, or on more than half of the samples."""
     here, there = context.test_losses
     if here - there > SEEN * context.trivial:
         return True
     if context.task is None or context.task.kind != "squared_error":
         return False  # of labels that are told already a cross-entropy can always grow surer
-    gain, error = context.test_gain
-    return gain > ERRORS * error
+    return context.test_gain > ERRORS
 
 
 def _enough(context: Context) -> bool:
