@@ -454,3 +454,25 @@ def test_another_kind_of_inputs_is_the_cause_only_where_it_costs_this_model(harm
     seen = Context(loss, end, (x, y), (u, v), None, None, None, apply, None, None)
     sure = {f.cause: f.confidence for f in generalisation.check(seen) if isinstance(f, Finding)}
     assert max(sure, key=sure.get) == ("mismatch" if harmful else "overfitting"), sure
+
+
+def test_a_loss_over_a_whole_graph_is_diagnosed_as_far_as_that_goes():
+    """Neighbours are averaged by a matrix that is fixed: no part of the nodes can be taken alone."""
+    x = normal(0, 40, 3)
+    near = np.eye(40, dtype=np.float32) + np.roll(np.eye(40, dtype=np.float32), 1, axis=0)
+
+    def loss(p, batch):
+        return jnp.mean((near @ batch[0] @ p - batch[1]) ** 2)
+
+    optimizer, params = optax.sgd(0.01), jnp.zeros((3, 1))
+    found = hp.diagnose(
+        loss, params, train=(x, x[:, :1]), optimizer=optimizer, opt_state=optimizer.init(params)
+    )
+    assert any("samples along axis 0" in item.needs for item in found.not_checked)
+    with pytest.raises(ValueError, match="apply must return the outputs alone, as one array; got tuple"):
+        hp.diagnose(
+            lambda p, batch: jnp.mean((batch[0] @ p - batch[1]) ** 2),
+            params,
+            train=(x, x[:, :1]),
+            apply=lambda p, inputs: (inputs @ p, None),
+        )

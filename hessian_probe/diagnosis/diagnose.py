@@ -95,7 +95,9 @@ def diagnose(
 
     Cost:
         About 1,000 gradients over the training data (times `budget`) and 100 to 300 Hessian-vector products
-        with all that can be given; memory for one batch with all training samples where they are arrays.
+        with all that can be given; 400 more where longer steps gain little, and 400 (1,600 where samples are
+        few) where the test data look like another kind; memory for one batch with all training samples where
+        they are arrays.
 
     Source:
         H.-y. Lee, What to do if my network fails to train (lecture, 2021): the guide.

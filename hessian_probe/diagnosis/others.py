@@ -14,7 +14,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.features import Features, standardised
 from hessian_probe.diagnosis.problem import FEWEST_LOSSES, Problem
-from hessian_probe.diagnosis.reach import limits, width
+from hessian_probe.diagnosis.reach import ROUNDING, limits, width
 from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
 # Samples of the one-batch test.
@@ -121,9 +121,10 @@ class Others(Problem):
         if free or samples is None or samples.inputs is None or outputs is None:
             return -math.inf, math.inf
         assert self.apply is not None
-        within = np.abs(outputs).max(initial=0) <= 1 or outputs.min(initial=0) >= 0
+        within = np.abs(outputs).max(initial=0) <= 1 + ROUNDING or outputs.min(initial=0) >= 0
         low, high = limits(self.apply, self.params, samples.inputs) if within else (-math.inf, math.inf)
-        return (low, high) if np.all((outputs >= low) & (outputs <= high)) else (-math.inf, math.inf)
+        inside = np.all((outputs >= low - ROUNDING) & (outputs <= high + ROUNDING))
+        return (low, high) if inside else (-math.inf, math.inf)
 
     @property
     def least(self) -> float:

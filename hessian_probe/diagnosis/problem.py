@@ -71,6 +71,17 @@ class Problem:
         self.op: HessianOperator = hessian(loss, self.params, train, check=False)
         self.value = self.op.value
         self._join_batches()
+        if self.samples is not None and not self._takes_few(self.samples):
+            self.samples = None
+
+    def _takes_few(self, samples: Samples) -> bool:
+        """Whether the loss takes a part of the samples: one over a whole graph, say, does not."""
+        few = samples.take(np.arange(min(FEWEST_LOSSES, samples.size)))
+        try:
+            jax.eval_shape(self.loss, self.params, few)
+        except Exception:  # whatever a user's loss raises for another number of samples
+            return False
+        return True
 
     def _join_batches(self) -> None:
         """Work on one joined batch where the loss is a mean over samples, so that batches do not matter."""
