@@ -33,7 +33,7 @@ from hessian_probe.diagnosis.trial import displaced
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
-HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "sealed", "unseen", "reported", "all")
+HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "sealed", "unseen", "reported", "further", "all")
 
 
 def main() -> int:

@@ -25,13 +25,14 @@ from sklearn.model_selection import cross_val_score
 
 from benchmarks.diagnose import act
 from benchmarks.zoo import check
+from benchmarks.zoo.further_layers import UNITS as FURTHER_UNITS
 from benchmarks.zoo.reported_layers import UNITS as REPORTED_UNITS
 from benchmarks.zoo.sealed_layers import UNITS as SEALED_UNITS
 from benchmarks.zoo.training import Plant, Run, fit, joined
 from benchmarks.zoo.unseen_layers import UNITS as UNSEEN_UNITS
 from benchmarks.zoo.untouched_layers import UNITS as UNTOUCHED_UNITS
 
-UNITS = UNTOUCHED_UNITS | SEALED_UNITS | UNSEEN_UNITS | REPORTED_UNITS
+UNITS = UNTOUCHED_UNITS | SEALED_UNITS | UNSEEN_UNITS | REPORTED_UNITS | FURTHER_UNITS
 RATES = (0.1, 1 / 3, 3.0, 10.0)
 # Share of the gap to the cured run that a rival must leave open.
 HALF = 0.5

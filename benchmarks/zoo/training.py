@@ -49,7 +49,8 @@ class Plant:
             by someone who had not seen the rules, and committed before the first count; "untouched": like
             "fresh", and no rule was changed after a diagnosis of them; "sealed": like "untouched", written
             after its first count; "unseen": the same, after the count of "sealed"; "reported": after that of
-            "unseen", with troubles that users report in public.
+            "unseen", with troubles that users report in public; "further": after
+            that of "reported".
         also: other causes that are true of it too.
         curable: acting on the first proposal should lower the training loss.
     """
