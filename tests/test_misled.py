@@ -100,3 +100,20 @@ def test_far_out_on_a_tail_there_is_no_minimum(name, far):
     flat = abs(tail(FLOAT.type(far)) - tail(FLOAT.type(0.4 * far))) < np.finfo(FLOAT).eps
     assert (flat and point.label == "minimum") or point.label in {"not_critical", *NO_CLAIM}, point
     assert not point.certified, point
+
+
+# Groups of a mixture that share one mean, at the mean of the data: a saddle, by symmetry.  Its gradient is
+# rounding of sums over samples; small parameters are hardly rounded, and do not show how large that is.
+@pytest.mark.parametrize("count", [100, 150])
+def test_the_rounding_of_a_sum_over_samples_is_no_slope(count):
+    x = np.random.default_rng(0).standard_normal((count, 4))
+    x = (x - x.mean(axis=0)).astype(FLOAT)
+
+    def loss(p, x):
+        far = jnp.sum((x[:, None] - p["means"][None]) ** 2, axis=-1)
+        return -jnp.mean(jax.nn.logsumexp(jax.nn.log_softmax(p["shares"])[None] - 2 * far, axis=-1))
+
+    params = {"means": np.tile(x.mean(axis=0), (3, 1)), "shares": np.full(3, 7.9e-6, FLOAT)}
+    point = hp.classify(loss, params, x)
+    assert point.label in {"saddle", *NO_CLAIM}, point
+    assert point.lowest.eigenvalues[0] < -4

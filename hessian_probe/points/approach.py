@@ -168,10 +168,17 @@ class Approach:
 
     def _lasting(self, op: HessianOperator) -> str:
         """Say so if the gradient left is a slope that lasts, and no rounding."""
-        rounding = DOUBT * max(self.tolerance, self.doubtful)
-        if float(norm(op.gradient_vector)) <= rounding:
+        rounding, left = DOUBT * max(self.tolerance, self.doubtful), float(norm(op.gradient_vector))
+        if left <= rounding or self._unseen(left):
             return ""
         return lasting_slope(op, self.ends.band, self._left)
+
+    def _unseen(self, slope: float) -> bool:
+        """Whether a slope does not show in the loss over the distance that is checked.
+
+        Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
+        """
+        return slope * self.limit <= DOUBT * self.noise.value
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
         """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
@@ -234,7 +241,8 @@ class Approach:
             )
         if step.outcome == "flat":
             share = f"{number(step.unexplained, 2)} of the gradient (norm {number(length, 3)})"
-            if step.unexplained * length <= max(DOUBT * self.tolerance, self.doubtful):
+            left = step.unexplained * length
+            if left <= max(DOUBT * self.tolerance, self.doubtful) or self._unseen(left):
                 return unknown(f"{share} lies where there is no curvature, and it could be rounding")
             return far(f"{share} lies where there is no curvature: a slope along a flat direction")
         distance = float(norm(step.vector))
