@@ -214,12 +214,13 @@ REPORTED = reported_steps.STEPS + reported_layers.LAYERS
 FURTHER = further_steps.STEPS + further_layers.LAYERS
 
 PLANTS = KNOWN + FRESH + VARIED + UNTOUCHED + SEALED + UNSEEN + REPORTED + FURTHER
-# What five halves gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
+# What six halves gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
 FIRST_COUNT = (
     "first counts, before rules were changed: fresh half healthy first 44 of 60, planted first 186 of 268, "
     "two 196 of 268, contradicted 28; untouched half healthy first 22 of 25, planted first 118 of 140, two "
     "119 of 140, contradicted 6; sealed half healthy first 20 of 20, planted first 43 of 60, two 44 of 60, "
     "contradicted 4; unseen half healthy first 40 of 40, planted first 114 of 160, two 121 of 160, "
     "contradicted 15; reported half healthy first 40 of 40, planted first 119 of 151, two 141 of 151, "
+    "contradicted 0; further half healthy first 10 of 10, planted first 140 of 160, two 150 of 160, "
     "contradicted 0"
 )

@@ -174,10 +174,8 @@ class Approach:
         return lasting_slope(op, self.ends.band, self._left)
 
     def _unseen(self, slope: float) -> bool:
-        """Whether a slope does not show in the loss over the distance that is checked.
-
-        Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
-        """
+        """Whether a slope does not show in the loss over the distance that is checked."""
+        # Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
         return slope * self.limit <= DOUBT * self.noise.value
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
