@@ -194,7 +194,13 @@ def fit(
     if task.kind == "squared_error":
         gram = rows.T @ rows / len(rows) + decay * np.eye(rows.shape[1])
         weights = np.linalg.solve(gram, rows.T @ task.targets / len(rows))
-        return weights, evaluate_outputs(np.clip(rows @ weights, *within), task)
+    else:
+        weights = _by_descent(rows, task, decay)
+    return weights, evaluate_outputs(np.clip(rows @ weights, *within), task)
+
+
+def _by_descent(rows: np.ndarray, task: Task, decay: float) -> np.ndarray:
+    """Weights of the lowest cross-entropy with decay, by L-BFGS."""
     wanted = np.eye(task.classes)[task.targets] if task.kind == "cross_entropy" else task.targets
     single = task._replace(factor=1.0)
 
@@ -211,8 +217,7 @@ def fit(
 
     start = np.zeros(rows.shape[1] * task.classes)
     found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
-    weights = found.x.reshape(rows.shape[1], task.classes)
-    return weights, evaluate_outputs(np.clip(rows @ weights, *within), task)
+    return np.asarray(found.x.reshape(rows.shape[1], task.classes))
 
 
 class HeldOut(NamedTuple):

@@ -20,8 +20,8 @@ LADDER = 16.0
 MOST_FACTOR = 16.0**7
 # Products that the classification may take.
 CLASSIFY_HVPS = 200
-# Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
-LARGE = 0.2
+# Share that a change of steps must gain of the loss that going on unchanged leaves after as many steps.
+MATERIAL = 0.05
 # How much better another way must do to prove that this one falls short; chosen on the planted troubles.
 BETTER = 1.25
 # Share of an array's blocks without gradient that is worth a word.

@@ -27,8 +27,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from hessian_probe.diagnosis.context import BETTER, LARGE, LIKELY, Context
+from hessian_probe.diagnosis.context import BETTER, LIKELY, Context
 from hessian_probe.diagnosis.evidence import EVEN, MOST, STRONG
+from hessian_probe.diagnosis.others import LARGE
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
 

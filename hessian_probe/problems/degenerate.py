@@ -145,8 +145,12 @@ def degenerate_points() -> list[KnownPoint]:
         stationary values of a function of several variables" (Comput. J. 5, 1962),
         doi:10.1093/comjnl/5.2.147, for the singular function; Dixon & Price (1989) for theirs.
     """
+    return [*_powers(), *_other_degenerate()]
+
+
+def _powers() -> list[KnownPoint]:
+    """Powers of two variables, at the origin."""
     o2 = [0.0, 0.0]
-    third = 1.0 / 3.0
     return [
         _point("x4+y4", _quartic_bowl, o2, "minimum", (0, 2, 0), "positive off the origin"),
         _point(
@@ -172,6 +176,13 @@ def degenerate_points() -> list[KnownPoint]:
             "monkey", _monkey_saddle, o2, "saddle", (0, 2, 0),
             "x^3 - 3xy^2 is odd along the x axis", descent=[-1.0, 0.0],
         ),
+    ]  # fmt: skip
+
+
+def _other_degenerate() -> list[KnownPoint]:
+    """Valleys that bend, products, a function without a power series, and Powell's and Dixon's."""
+    o2, third = [0.0, 0.0], 1.0 / 3.0
+    return [
         _point(
             "x2y2", _crossed_valleys, o2, "minimum", (0, 2, 0),
             "nowhere negative; zero on both axes, which no finite order proves",

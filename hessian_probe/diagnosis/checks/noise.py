@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.context import MATERIAL, Context
 from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
 from hessian_probe.diagnosis.problem import MAX_SINGLE
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.diagnosis.trial import float_leaf
 from hessian_probe.results import number
 
-# Share that a change must gain of the loss that going on unchanged leaves after as many steps.
-MATERIAL = 0.05
 SPREAD = 0.5
 # Larger batches that are tried.
 LARGER = 8

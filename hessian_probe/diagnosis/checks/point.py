@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from hessian_probe.diagnosis.context import BETTER as LOWER
-from hessian_probe.diagnosis.context import LARGE, Context
+from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import MOST, Found, by_factor, log_confidence
+from hessian_probe.diagnosis.others import LARGE
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.escape.escape import escape
 from hessian_probe.points.result import CriticalPoint

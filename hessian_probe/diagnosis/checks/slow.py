@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hessian_probe.diagnosis.context import LARGE, LIKELY, Context
+from hessian_probe.diagnosis.context import LIKELY, MATERIAL, Context
 from hessian_probe.diagnosis.evidence import EVEN, Found, by_factor, log_confidence
+from hessian_probe.diagnosis.others import LARGE
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.diagnosis.trial import Trial
 from hessian_probe.results import number
 
-# Share that a change must gain of the loss that going on unchanged leaves after as many steps.
-MATERIAL = 0.05
 SPREAD = 0.5
 # A longer step gains this many times as much.
 FASTER = 3.0

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.context import MATERIAL, Context
 from hessian_probe.diagnosis.evidence import Found, confidence, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.diagnosis.trial import Trial
 from hessian_probe.results import number
 
-# Share that a change must gain of the loss that going on unchanged leaves after as many steps.
-MATERIAL = 0.05
 SPREAD = 0.5
 # Oscillation: from here the sharpness is at the limit (see stability.EDGE).
 AT_LIMIT = 0.95
