@@ -204,8 +204,8 @@ def _too_small(context: Context) -> Finding:
     return by_factor(
         "model_bias",
         f"{context.num_adam_steps} steps of Adam on {ONE_BATCH} samples alone bring their loss to "
-        f"{number(after, 3)} from {number(before, 3)} (here or with weights drawn anew, whichever is higher): "
-        "the model cannot fit even these",
+        f"{number(after, 3)} from {number(before, 3)} (the higher of here and drawn anew): the "
+        "model cannot fit even these",
         quantity="loss of a few samples after training on them ÷ before",
         number=share,
         threshold=FITTED,
