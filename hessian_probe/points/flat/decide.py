@@ -18,6 +18,8 @@ FIRST_RADII = (1, 2, 4)
 # Lines along which the order is measured: through the lowest points, and random ones.
 LOWEST_LINES = 3
 RANDOM_LINES = 3
+# Where orders differ, a line close to one of another order shows neither: so many others may stand in.
+SPARE_LINES = 4
 # A form that rises along all directions is claimed up to so many dimensions, a rise of different orders
 # along different directions up to so many: beyond, the starts are too few to see every narrow valley.
 RISING_DIMENSIONS = 6
@@ -75,7 +77,7 @@ def explore(reduced: Reduced, reach: float, budget: int) -> Finding:
         return _falls(falling)
     if all(line.kind == "flat" for line in lines):
         return _floor(follow_valley(reduced, units, reach))
-    return _around(reduced, reach, lines, budget)
+    return _around(reduced, reach, lines, units[RANDOM_LINES : RANDOM_LINES + SPARE_LINES], budget)
 
 
 def _along_line(reduced: Reduced, reach: float) -> Finding:
@@ -159,8 +161,8 @@ class _Sphere(NamedTuple):
     arrived: bool
 
 
-def _around(reduced: Reduced, reach: float, lines: list[Profile], budget: int) -> Finding:
-    """Judge by the lowest points on spheres of all radii."""
+def _around(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndarray, budget: int) -> Finding:
+    """Judge by the lowest points on spheres of all radii; `spare` are directions of further lines."""
     found, starts = _spheres(reduced, reach, tuple(range(NUM_RADII))[::-1])
     noise, claim = reduced.thresholds(found)
     with np.errstate(all="ignore"):
@@ -196,6 +198,8 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile], budget: int) -
             found.take(np.array([run[-1].row])),
         )
     if run[0].slope > 0 and order is not None and all(sphere.arrived for sphere in run):
+        if reduced.dimension <= UNEVEN_DIMENSIONS:
+            lines = _stand_in(reduced, reach, lines, spare)
         return _rises(reduced, reach, found, run, order, lines)
     return Finding(
         "unclear", "in the flat space the lowest points on small spheres follow no power of the radius"
@@ -227,6 +231,20 @@ def _order(run: list[_Sphere]) -> float | None:
     return float(exponents[0]) + 1.0
 
 
+def _stand_in(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndarray) -> list[Profile]:
+    """Replace the lines that show no order, as far as spare directions go."""
+    unclear = sum(line.kind == "unclear" for line in lines)
+    lines = [line for line in lines if line.kind != "unclear"]
+    for unit in spare:
+        if unclear == 0:
+            break
+        line = profile(reduced, unit, reach)
+        if line.kind != "unclear":
+            lines.append(line)
+            unclear -= 1
+    return lines
+
+
 def _rises(
     reduced: Reduced, reach: float, found: Settled, run: list[_Sphere], order: float, lines: list[Profile]
 ) -> Finding:
@@ -235,7 +253,8 @@ def _rises(
     orders = {line.order for line in (*lowest, *lines)}
     even = len(orders) == 1 and all(line.kind == "rises" for line in (*lowest, *lines))
     # Where orders differ, the lowest points lie on a curve, and a line through one of them has no order.
-    clean = all(line.kind == "rises" for line in lines) and all(line.kind != "falls" for line in lowest)
+    clean = len(lines) == RANDOM_LINES and all(line.kind == "rises" for line in lines)
+    clean = clean and all(line.kind != "falls" for line in lowest)
     if not clean or not (even or reduced.dimension <= UNEVEN_DIMENSIONS):
         return Finding(
             "unclear", "the loss rises on small spheres in the flat space, not along every line tried"
