@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hessian_probe.diagnosis.features import Features, RandomFeatures
+from hessian_probe.diagnosis.samples import folds
 
 # Samples that a baseline sees at most; more are drawn at random.
 MAX_SAMPLES = 2000
@@ -43,7 +44,9 @@ class Task(NamedTuple):
 AGREE = 1e-3
 
 
-def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Task | None:
+def recognise_task(
+    outputs: np.ndarray, targets: np.ndarray, loss: float, like: Task | None = None
+) -> Task | None:
     """Find out whether a loss is a cross-entropy or the squared error of outputs.
 
     Outputs may be logits or probabilities; targets labels, rows of 0 and 1 or real numbers.
@@ -52,6 +55,7 @@ def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Tas
         outputs: shape (n, …).
         targets: shape (n, …).
         loss: the loss over these samples.
+        like: a task that these samples must belong to as well; None for any.
 
     Returns:
         The task; None if it is none of them.
@@ -63,11 +67,13 @@ def recognise_task(outputs: np.ndarray, targets: np.ndarray, loss: float) -> Tas
         raw, wanted = raw.reshape(-1, raw.shape[-1]), wanted.ravel()
     out = raw.reshape(len(raw), -1)
     for task, forms in _candidates(out, wanted):
-        for index, form in enumerate(forms):
-            value = evaluate_outputs(form, task)
+        for index, given in enumerate(forms):
+            value = evaluate_outputs(given, task)
             usual = (1.0, 2.0, 1 / out.shape[1], 2 / out.shape[1])
             for factor in usual if task.kind != "cross_entropy" else (1.0,):
-                if abs(factor * value - loss) <= AGREE * abs(loss) + 1e-6:
+                form = (task.kind, factor, index > 0)
+                other = like is not None and form != (like.kind, like.factor, like.probabilities)
+                if not other and abs(factor * value - loss) <= AGREE * abs(loss) + 1e-6:
                     return task._replace(factor=factor, probabilities=index > 0)
     return None
 
@@ -224,7 +230,7 @@ class HeldOut(NamedTuple):
     """Losses of a model with random features on samples that it was not fitted to.
 
     Attributes:
-        inside: loss of each training sample, by the model of the other folds.
+        inside: loss of each training sample, copies left out, by the model of the other folds.
         outside: loss of each test sample, the mean over those models; empty without test samples.
     """
 
@@ -250,7 +256,7 @@ def held_out(
     Returns:
         Losses of samples that were held out, with the task's factor.
     """
-    fold = rng.permutation(np.arange(len(inputs)) % FOLDS)
+    fold, first = folds(inputs, FOLDS, rng)
     seed = int(rng.integers(2**31))
     score = np.zeros((len(DECAYS), len(inputs)))
     outside = np.zeros((len(DECAYS), FOLDS, 0 if test is None else len(test[1].targets)))
@@ -267,7 +273,7 @@ def held_out(
                 outside[row, k] = losses_of(unseen @ weights, test[1])
     best = [int(np.argmin(score[:, fold != k].mean(axis=1))) for k in range(FOLDS)]
     inside = score[np.asarray(best)[fold], np.arange(len(inputs))]
-    return HeldOut(task.factor * inside, task.factor * outside[best, np.arange(FOLDS)].mean(axis=0))
+    return HeldOut(task.factor * inside[first], task.factor * outside[best, np.arange(FOLDS)].mean(axis=0))
 
 
 def _part(task: Task, chosen: np.ndarray) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -181,6 +181,12 @@ def _read_history(history: Mapping[str, Any]) -> dict[str, np.ndarray]:
     unknown = sorted(set(map(str, history)) - set(HISTORY))
     if unknown:
         raise ValueError(f"history has unknown entries {unknown}; expected some of {list(HISTORY)}")
+    for name, values in history.items():
+        if not isinstance(values, Sequence) and not hasattr(values, "__array__"):
+            got = type(values).__name__
+            raise TypeError(
+                f"history[{name!r}] must be an array or a list of numbers; got {got}: pass list(…)"
+            )
     arrays = {name: np.asarray(values, np.float64) for name, values in history.items()}
     lengths = {name: values.shape for name, values in arrays.items()}
     if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:

@@ -15,6 +15,7 @@ from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.features import Features, standardised
 from hessian_probe.diagnosis.problem import FEWEST_LOSSES, Problem
 from hessian_probe.diagnosis.reach import ROUNDING, limits, width
+from hessian_probe.diagnosis.samples import folds
 from hessian_probe.diagnosis.trial import best_by_adam, displaced, drawn_anew
 
 # Samples of the one-batch test.
@@ -58,10 +59,23 @@ class Others(Problem):
 
     @cached_property
     def task(self) -> Task | None:
-        """What the loss is, told from the outputs."""
-        if self.outputs is None or self.targets is None:
+        """What the loss is, told from the outputs here and from those of a few samples at a new start."""
+        if self.outputs is None or self.targets is None or self.samples is None:
             return None
-        return baselines.recognise_task(self.outputs, self.targets, self.value)
+        task = baselines.recognise_task(self.outputs, self.targets, self.value)
+        assert self.apply is not None
+        assert self.samples.inputs is not None
+        if task is None or len(self.targets) < self.samples.size:
+            return task
+        some = np.arange(min(self.samples.size, ONE_BATCH))  # one number can agree by accident
+        start, batch = self._new_start, jax.tree.map(jnp.asarray, self.samples.take(some))
+        value = float(self.loss(start, batch))
+        outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
+        self.num_evaluations += 2
+        if not (math.isfinite(value) and np.all(np.isfinite(outputs))):
+            return task
+        again = baselines.recognise_task(outputs, self.targets[some], value, like=task)
+        return None if again is None else task
 
     @cached_property
     def trivial(self) -> float:
@@ -144,6 +158,8 @@ class Others(Problem):
         """
         train = self.samples
         if train is None or train.inputs is None or self.targets is None:
+            return None
+        if train.size < 2 * baselines.FOLDS:
             return None
         task = self._task_of_samples or baselines.task_of(self.targets)
         if task is None:
@@ -228,17 +244,21 @@ class Others(Problem):
     def own_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Losses of this model, trained anew on a part of the training data: of the rest, and of test data.
 
-        Where the rest is small, each part is held out in turn.  None where there are too few samples, where
-        the loss cannot take one, or where the model does not learn its part that way.
+        Where the rest is small, each part is held out in turn; copies of a sample are kept together and
+        count once.  None where there are too few samples, where the loss cannot take one, where the optimiser
+        holds a part of the model fixed, or where the model does not learn its part that way.
         """
         train, test = self.samples, self.test_samples
-        if train is None or test is None or min(train.size // PARTS, test.size) < FEWEST_LOSSES:
+        if train is None or test is None or min(train.size // PARTS, test.size) < FEWEST_LOSSES or self.held:
             return None
-        order = np.random.default_rng(0).permutation(train.size)
+        rows = np.arange(train.size) if train.inputs is None else train.inputs
+        part, first = folds(rows, PARTS, np.random.default_rng(0))
+        if np.sum(first) // PARTS < FEWEST_LOSSES:
+            return None
         inside, outside = [], []
         for start in range(PARTS if train.size < PARTS * SMALL_PART else 1):
-            out = np.sort(order[start::PARTS])
-            kept = train.take(np.setdiff1d(order, out))
+            out = np.flatnonzero((part == start) & first)
+            kept = train.take(np.flatnonzero(part != start))
             self.num_evaluations += 2 * self.num_adam_steps
             reached, end = best_by_adam(self.loss, self._new_start, kept, self.num_adam_steps)
             here, there = self.single_losses(train.part(out), end), self.single_losses(test, end)
@@ -279,13 +299,21 @@ class Others(Problem):
         return (lower - 0.5) * 2 * math.sqrt(len(here))
 
     @cached_property
-    def one_batch(self) -> tuple[float, float, float]:
-        """Loss on a few samples: here, with weights drawn anew, and after training here on these alone."""
+    def one_batch(self) -> tuple[float, float, float, float]:
+        """Loss on a few samples: here, with weights drawn anew, and after training here on these alone.
+
+        The last is what training on a single one of them reaches: the floor of a loss that has one.
+        """
         if self.samples is None:
-            return float("nan"), float("nan"), float("nan")
+            return float("nan"), float("nan"), float("nan"), float("nan")
         rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
         batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
         value = jax.jit(self.loss)
         here, anew = float(value(self.params, batch)), float(value(self._new_start, batch))
         self.num_evaluations += 2
-        return here, anew, best_by_adam(self.loss, self.params, batch, self.num_adam_steps)[0]
+        alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
+        self.num_evaluations += 4 * self.num_adam_steps
+        after, floor = (
+            best_by_adam(self.loss, self.params, some, self.num_adam_steps)[0] for some in (batch, alone)
+        )
+        return here, anew, after, floor

@@ -137,6 +137,11 @@ def _check_alike(train: Samples | None, test: Samples | None) -> None:
     """Test samples must be of the shape of training samples."""
     if train is None or test is None:
         return
+    kinds = [jax.tree.structure(part.batch) for part in (train, test)]
+    if str(kinds[0]) != str(kinds[1]):
+        raise ValueError(
+            f"test must be of the same kind as train; got batches {kinds[1]}, expected {kinds[0]}"
+        )
     shapes = [[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)] for part in (train, test)]
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.operators.data import Data
@@ -48,6 +49,41 @@ class Samples(NamedTuple):
     def with_inputs(self, inputs: np.ndarray) -> Any:
         """The whole batch with other inputs."""
         return _replaced(self.batch, INPUTS, inputs)
+
+
+def not_finite(samples: Samples) -> int:
+    """Count the numbers that are not finite."""
+    return sum(int(np.sum(~_finite(leaf))) for leaf in jax.tree.leaves(samples.batch))
+
+
+def _finite(leaf: np.ndarray) -> np.ndarray:
+    floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return np.isfinite(leaf) if floating else np.ones(leaf.shape, bool)
+
+
+def finite_rows(samples: Samples) -> np.ndarray:
+    """Whether all numbers of a sample are finite, shape (size,)."""
+    leaves = jax.tree.leaves(samples.batch)
+    return np.all([_finite(leaf).reshape(samples.size, -1).all(axis=1) for leaf in leaves], axis=0)
+
+
+def folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Assign rows to parts by chance; exact copies of a row go together, so that none is known by heart.
+
+    Args:
+        rows: shape (n, …).
+        count: number of parts.
+        rng: source of the assignment.
+
+    Returns:
+        The part of every row; and whether it is the first of its copies.
+    """
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    as_bytes = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
+    _, first, copy = np.unique(as_bytes, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[copy]  # copies counted in the order in which they appear
+    part = rng.permutation(np.arange(len(first)) % count)[place]
+    return part, np.isin(np.arange(len(rows)), first)
 
 
 def join(source: Any) -> Samples | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.context import Context
 from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.samples import Samples, finite_rows, not_finite
 from hessian_probe.results import number
 
 # A loss this many times its lowest is running away; spread of its logarithm on noisy curves.  Both were
@@ -32,16 +34,19 @@ LAST = 0.1
 def check(context: Context) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
     where = nonfinite(context)
-    bad = _bad_data(context) if where else 0
-    if bad:
-        return [_of_data(bad)]
+    if where and context.samples is not None and _from_data(context, context.samples):
+        return [_of_data(not_finite(context.samples))]
     if where:
         return [_finding(context, f"{where} is not finite", math.inf, MOST)]
     if context.history is None or "loss" not in context.history:
         return [NotChecked("divergence", "history={'loss': […]}, the losses of past steps")]
     losses = context.history["loss"]
-    if not np.all(np.isfinite(losses)):
-        return [_finding(context, "the recorded loss is not finite at some step", math.inf, MOST)]
+    finite = np.isfinite(losses)
+    if not finite[-1]:
+        return [_finding(context, "the recorded loss is not finite at its end", math.inf, MOST)]
+    if not np.all(finite):  # the run went on from there
+        context.measured["recorded losses that are not finite"] = f"{np.sum(~finite)} of {len(losses)}"
+        losses = losses[finite]
     smooth, noise = _smoothed(losses)
     last = float(np.median(losses[-max(1, int(LAST * len(losses))) :]))
     lowest = float(np.min(smooth))
@@ -108,12 +113,28 @@ def nonfinite(context: Context) -> str:
     return f"the gradient with respect to {leaf}" if leaf else ""
 
 
-def _bad_data(context: Context) -> int:
-    """Numbers in the training data that are not finite."""
-    if context.samples is None:
-        return 0
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(context.samples.batch)]
-    return sum(int(np.sum(~np.isfinite(leaf))) for leaf in leaves if leaf.dtype.kind == "f")
+def _from_data(context: Context, samples: Samples) -> bool:
+    """Tell whether samples with numbers that are not finite make the loss such a one, and the others do not.
+
+    Args:
+        context: the problem; parameters that are not finite are taken as zero.
+        samples: the training samples.
+
+    Returns:
+        True where the data alone explain it.
+    """
+    rows = finite_rows(samples)
+    if np.all(rows):
+        return False
+    start = jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0.0, neginf=0.0), context.params)
+    value = jax.jit(context.loss)
+    finite = [
+        math.isfinite(value(start, jax.tree.map(jnp.asarray, samples.take(np.flatnonzero(some)))))
+        for some in (~rows, rows)
+        if np.any(some)
+    ]
+    context.num_evaluations += len(finite)
+    return not finite[0] and all(finite[1:])
 
 
 def _of_data(count: int) -> Finding:

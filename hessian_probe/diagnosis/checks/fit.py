@@ -59,7 +59,7 @@ def check(context: Context) -> Found:
 
 
 def _measure(context: Context) -> None:
-    before, _, after = context.one_batch
+    before, _, after, _ = context.one_batch
     said = context.measured
     said["loss without any use of the inputs"] = number(context.trivial, 4)
     said[f"loss after {context.num_adam_steps} steps of Adam from here"] = number(context.adam, 4)
@@ -194,24 +194,24 @@ def _limited(context: Context) -> str:
 
 def _too_small(context: Context) -> Finding:
     """Without a richer model: not even a few samples can be fitted by training on them alone."""
-    # What is left of the loss may be its floor (smoothed labels, a penalty): it is held against a new start.
-    here, anew, after = context.one_batch
-    before = max(here, anew)
-    share = after / before if before > 0 else 0.0
+    # What is left may be the floor of the loss (smoothed labels, a penalty): one sample alone shows it.
+    here, anew, after, floor = context.one_batch
+    before, floor = max(here, anew), max(floor, 0.0)
+    share = (after - floor) / (before - floor) if before > floor else 0.0
     still = context.value / context.reached if context.reached > 0 else math.inf
     # Where training is hindered a few samples cannot be fitted either: more than likely, and no more.
     sure = min(log_confidence(share, FITTED, WIDE), 1 - log_confidence(still, BETTER, SPREAD), LIKELY)
     return by_factor(
         "model_bias",
         f"{context.num_adam_steps} steps of Adam on {ONE_BATCH} samples alone bring their loss to "
-        f"{number(after, 3)} from {number(before, 3)} (the higher of here and drawn anew): the "
-        "model cannot fit even these",
-        quantity="loss of a few samples after training on them ÷ before",
+        f"{number(after, 3)} from {number(before, 3)} (the higher of here and drawn anew), "
+        f"one of them alone to {number(floor, 3)}: the model cannot fit even these",
+        quantity="loss of a few samples, above that of one alone, after training on them ÷ before",
         number=share,
         threshold=FITTED,
         spread=WIDE,
-        source="a loss below this share is partly fitted, whatever its floor; chosen on the planted troubles",
+        source="a loss below this share is partly fitted, whatever its scale; chosen on the planted troubles",
         sure=sure,
         experiment="a wider or deeper model",
-        cost=f"{2 * context.num_adam_steps} gradients of {ONE_BATCH} samples",
+        cost=f"{4 * context.num_adam_steps} gradients of {ONE_BATCH} samples",
     )

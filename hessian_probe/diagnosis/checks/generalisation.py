@@ -9,11 +9,11 @@ import numpy as np
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import STRONG, Found, confidence
+from hessian_probe.diagnosis.evidence import EVEN, STRONG, Found, confidence
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.problem import FEWEST_LOSSES
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.samples import Samples
+from hessian_probe.diagnosis.samples import Samples, folds, not_finite
 from hessian_probe.results import number
 
 # Test loss ÷ training loss from which the gap is the trouble.
@@ -54,6 +54,8 @@ def check(context: Context) -> Found:
     seen, unseen = context.single_losses(train), context.single_losses(test)
     if seen is None or unseen is None:
         which = "" if seen is None else " on the test data"
+        bad = not_finite(test) if seen is not None else 0
+        which += f" ({bad} numbers in them are not finite)" if bad else ""
         need = f"a loss that is a finite mean over samples and can take one sample{which}"
         return [NotChecked("overfitting, mismatch", need)]
     here, there, error = _difference(seen, unseen)
@@ -81,7 +83,8 @@ def check(context: Context) -> Found:
     own = _by_own(context)
     if own is not None:  # a difference that costs this model nothing is not why the test loss is high
         other = other._replace(sure=min(other.sure, own.sure))
-        same = f"test data cost it no more than training data that it has not seen ({own.text})"
+        no_more = "cost it no more" if own.sure < EVEN else "are not shown to cost it more"
+        same = f"test data {no_more} than training data that it has not seen ({own.text})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),
         Finding(
@@ -229,6 +232,10 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     each = min(train.size, test.size, baselines.MAX_SAMPLES // 2)
     parts = [s.inputs[np.sort(rng.permutation(s.size)[:each])] for s in (train, test) if s.inputs is not None]
     both = np.concatenate(parts)
+    # A copy is no further evidence: each input counts once in each set.
+    once = np.concatenate([folds(part, FOLDS, np.random.default_rng(0))[1] for part in parts])
+    if min(np.sum(once[:each]), np.sum(once[each:])) < FEWEST:
+        return math.nan, math.nan
     plain = Features(both, rng)(both)
     # Squares and random features: noise or contrast change no mean, and a linear classifier sees only means.
     squares = np.square(plain[:, :-1])
@@ -236,7 +243,7 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     squares = (squares - squares.mean(axis=0)) / np.where(scale > 0, scale, np.inf)
     rows = np.concatenate([RandomFeatures(plain, rng)(plain), squares], axis=1)
     labels = np.repeat([0, 1], each)
-    fold = rng.permutation(np.arange(2 * each) % FOLDS)
+    fold, _ = folds(both, FOLDS, rng)
     score = np.zeros(2 * each)
     for k in range(FOLDS):
         kept = fold != k
@@ -244,7 +251,7 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
         weights, _ = baselines.fit(rows[kept], task, decay=1e-2)
         out = rows[~kept] @ weights
         score[~kept] = out[:, 1] - out[:, 0]
-    return area_under_curve(score, labels)
+    return area_under_curve(score[once], labels[once])
 
 
 def chance_spread(each: int) -> float:

@@ -19,7 +19,7 @@ FIRST_RADII = (1, 2, 4)
 LOWEST_LINES = 3
 RANDOM_LINES = 3
 # Where orders differ, a line close to one of another order shows neither: so many others may stand in.
-SPARE_LINES = 4
+SPARE_LINES = 5
 # A form that rises along all directions is claimed up to so many dimensions, a rise of different orders
 # along different directions up to so many: beyond, the starts are too few to see every narrow valley.
 RISING_DIMENSIONS = 6

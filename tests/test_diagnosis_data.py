@@ -1,0 +1,159 @@
+"""What is wrong with the data themselves: copies, numbers that are none, other keys, too few samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.diagnosis.samples import folds
+
+optax = pytest.importorskip("optax")
+pytestmark = pytest.mark.any_promotion
+
+
+def draws(seed, count, noise=0.0):
+    """Two groups in five dimensions that overlap; labels are the groups."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    x = rng.standard_normal((count, 5)) + 0.5 * labels[:, None] + noise
+    return x.astype(np.float32), labels.astype(np.int32)
+
+
+def network(p, x):
+    return jnp.tanh(x @ p["u"] + p["b"]) @ p["v"]
+
+
+def cross_entropy(p, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(network(p, batch[0]), batch[1]).mean()
+
+
+def start(width=40, classes=2):
+    rng = np.random.default_rng(0)
+    u, v = rng.standard_normal((5, width)), rng.standard_normal((width, classes)) / np.sqrt(width)
+    return {"u": jnp.float32(u), "b": jnp.zeros(width, jnp.float32), "v": jnp.float32(v)}
+
+
+def trained(loss, batch, steps=400):
+    optimizer, params = optax.adam(1e-2), start()
+    state, losses = optimizer.init(params), []
+
+    @jax.jit
+    def step(params, state):
+        value, slope = jax.value_and_grad(loss)(params, batch)
+        moves, state = optimizer.update(slope, state)
+        return optax.apply_updates(params, moves), state, value
+
+    for _ in range(steps):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    return params, {"optimizer": optimizer, "opt_state": state}, losses
+
+
+def causes(found):
+    return [finding.cause for finding in found.findings if finding.confidence > 0.5]
+
+
+def test_copies_of_a_row_are_in_one_part():
+    rows = np.repeat(np.arange(40.0), 3)[:, None] * np.ones(2)
+    part, first = folds(rows, 4, np.random.default_rng(0))
+    assert np.all(part.reshape(40, 3) == part[::3, None])
+    assert np.array_equal(np.flatnonzero(first), np.arange(0, 120, 3))
+    assert np.array_equal(np.bincount(part[::3]), [10, 10, 10, 10])
+
+
+@pytest.mark.parametrize("copies", [1, 6])
+def test_copies_of_samples_make_no_other_kind_of_data(copies):
+    """Copies on both sides of a split are known by heart, and test data then look as if they were harder."""
+    x, y = draws(0, 80)
+    train = (np.tile(x, (copies, 1)), np.tile(y, copies))
+    params, used, _ = trained(cross_entropy, train)
+    found = hp.diagnose(cross_entropy, params, train=train, test=draws(1, 300), apply=network, **used)
+    assert causes(found)[0] == "overfitting", found
+    assert "mismatch" not in causes(found)
+
+
+def test_copies_hide_no_other_kind_of_data():
+    x, y = draws(0, 100)
+    train = (np.tile(x, (3, 1)), np.tile(y, 3))
+    params, used, _ = trained(cross_entropy, train)
+    other = draws(1, 300, noise=np.float32([4, -4, 4, -4, 4]))
+    found = hp.diagnose(cross_entropy, params, train=train, test=other, apply=network, **used)
+    assert causes(found)[0] == "mismatch", found
+
+
+def test_a_loss_at_its_floor_shows_no_small_model():
+    """Smoothed labels leave a loss of 0.42 however well they are fitted; the task is not recognised."""
+
+    def smoothed(p, batch):
+        labels = optax.smooth_labels(jax.nn.one_hot(batch[1], 2), 0.3)
+        return optax.softmax_cross_entropy(network(p, batch[0]), labels).mean()
+
+    x, _ = draws(0, 200)
+    train = (x, (x[:, 0] > 0).astype(np.int32))
+    params, used, _ = trained(smoothed, train, 800)
+    found = hp.diagnose(smoothed, params, train=train, apply=network, **used)
+    assert "model_bias" not in causes(found), found
+
+
+def masked(p, batch):
+    """A sum of squares over weights of inputs; a mask of −∞ takes some out."""
+    weights = jax.nn.softmax(batch["x"] + batch["mask"], axis=-1)
+    return jnp.mean((network(p, weights)[:, 0] - batch["y"]) ** 2)
+
+
+def test_infinite_numbers_that_a_loss_can_take_are_not_why_it_diverged():
+    x, y = draws(0, 60)
+    mask = np.where(np.random.default_rng(0).random(x.shape) < 0.1, -np.inf, 0).astype(np.float32)
+    batch = {"x": x, "mask": mask, "y": y.astype(np.float32)}
+    params = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), start())
+    (finding,) = hp.diagnose(masked, params, train=batch).findings
+    assert finding.cause == "divergence"
+    assert "training data" not in finding.claim
+    assert "params['b'] is not finite" in finding.claim
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_number_that_is_none_is_named_in_any_precision(dtype):
+    x, y = draws(0, 60)
+    x = jnp.asarray(x, dtype).at[3, 2].set(jnp.nan)
+    (finding,) = hp.diagnose(cross_entropy, start(), train=(x, y)).findings
+    assert "1 numbers in the training data are not finite" in finding.claim
+
+
+def test_a_recorded_loss_that_is_none_counts_where_the_run_ended_on_it():
+    train = draws(0, 60)
+    params, used, losses = trained(cross_entropy, train, 100)
+    passing, last = list(losses), list(losses)
+    passing[3] = last[-1] = np.nan
+    ask = {"train": train, "apply": network, **used}
+    assert "divergence" not in causes(hp.diagnose(cross_entropy, params, history={"loss": passing}, **ask))
+    assert causes(hp.diagnose(cross_entropy, params, history={"loss": last}, **ask))[0] == "divergence"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_samples_are_diagnosed_as_far_as_that_goes(count):
+    train = tuple(leaf[:count] for leaf in draws(0, 8))
+    found = hp.diagnose(cross_entropy, start(), train=train, apply=network)
+    assert any("overfitting" in item.check or "model_bias" in item.check for item in found.not_checked)
+
+
+def test_data_that_do_not_fit_are_refused_by_name():
+    x, y = draws(0, 60)
+
+    def loss(p, batch):
+        return cross_entropy(p, (batch["image"], batch["label"]))
+
+    with pytest.raises(ValueError, match=r"test must be of the same kind as train; got batches .*'x'"):
+        hp.diagnose(loss, start(), train={"image": x, "label": y}, test={"x": x, "y": y})
+    with pytest.raises(TypeError, match=r"history\['loss'\] must be an array or a list"):
+        hp.diagnose(cross_entropy, start(), train=(x, y), history={"loss": (v for v in [1.0, 2.0])})
+
+
+def test_test_data_that_are_not_finite_are_said_to_be():
+    x, y = draws(0, 60)
+    bad = x.copy()
+    bad[0, 0] = np.nan
+    found = hp.diagnose(cross_entropy, start(), train=(x, y), test=(bad, y), apply=network)
+    (need,) = (item.needs for item in found.not_checked if item.check.startswith("overfitting"))
+    assert "1 numbers in them are not finite" in need
