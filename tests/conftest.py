@@ -32,6 +32,14 @@ def pytest_report_header() -> str:
     return f"jax {jax.__version__}, float{64 if X64 else 32}"
 
 
+def pytest_collection_modifyitems(config, items):
+    if X64:
+        return
+    out = [item for item in items if item.get_closest_marker("one_precision")]
+    items[:] = [item for item in items if item not in set(out)]
+    config.hook.pytest_deselected(items=out)
+
+
 @pytest.fixture(autouse=True)
 def _promotion(request):
     if request.node.get_closest_marker("any_promotion") is None:

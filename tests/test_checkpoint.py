@@ -18,6 +18,8 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.spectrum import checkpoint
 from hessian_probe.spectrum.interrupt import uninterrupted
 
+pytestmark = pytest.mark.one_precision
+
 N = 60
 SPECTRA = {
     "spread": np.linspace(-1.0, 2.0, N),
@@ -70,6 +72,7 @@ SEARCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_goes_on_from_every_snapshot_to_the_same_bits(name, snapshots, tmp_path):
     spectrum, options = SEARCHES[name]

@@ -24,6 +24,8 @@ from hessian_probe.escape.profile import loss_profile
 from hessian_probe.escape.result import Profile
 from hessian_probe.problems import lecture_loss
 
+pytestmark = pytest.mark.one_precision
+
 LABELS = ("minimum", "maximum", "saddle", "degenerate", "not_critical", "undetermined")
 PARAMS = {"w1": np.zeros(()), "w2": np.zeros(())}
 

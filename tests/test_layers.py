@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_precision
+
 PACKAGE = Path(__file__).parents[1] / "hessian_probe"
 ROOMS = (
     "arrays",

@@ -10,6 +10,8 @@ from hessian_probe.operators import compiled, memory
 from hessian_probe.points import search
 from hessian_probe.spectrum import eigsh as eigsh_module
 
+pytestmark = pytest.mark.one_precision
+
 N = 300
 CURVATURE = np.linspace(0.5, 1.5, N)
 

@@ -189,6 +189,7 @@ def test_eigenvalues_in_half_precision_state_what_they_can():
         np.testing.assert_array_equal(found.converged, found.residual_norms <= rtol * found.norm)
 
 
+@pytest.mark.slow
 def test_a_curvature_that_coarse_rounding_hides_is_not_taken_for_flat():
     """λ_min = −1e-4 ‖H‖ in bfloat16: flat as far as can be seen, and a saddle all the same."""
     for seed in range(4):

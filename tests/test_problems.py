@@ -84,6 +84,7 @@ def check_second_order(point):
         assert point.label == problems.known_point.label_from_signs(negative, zero, positive)
 
 
+@pytest.mark.slow
 @needs_x64
 @pytest.mark.parametrize("kind", [k for k in problems.TRUTH_KINDS if k not in DRAWN and k != "plateau"])
 def test_second_order_agrees_with_dense_eigenvalues(kind):

@@ -10,6 +10,8 @@ import pytest
 
 import hessian_probe
 
+pytestmark = pytest.mark.one_precision
+
 ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api"
 

@@ -132,6 +132,7 @@ def test_a_network_agrees_with_its_dense_hessian():
         assert found[name].error <= 0.1 * np.trace(matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [True, False])
 def test_what_claims_to_be_invariant_is_and_the_others_are_not(small, x64):
     loss, params, data = network((4, 6, 5, 3)) if small else network()
