@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from hessian_probe.diagnosis.decay import decays
-from hessian_probe.diagnosis.others import Others
 from hessian_probe.diagnosis.stability import Stability, stability
 from hessian_probe.diagnosis.trial import Plain, Steps, Trial
+from hessian_probe.diagnosis.unseen import Unseen
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -30,7 +30,7 @@ IDLE = 0.5
 LIKELY = 0.8
 
 
-class Context(Others):
+class Context(Unseen):
     """The user's problem, with measurements that are made on first use."""
 
     @cached_property
