@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def _from_data(context: Context, samples: Samples) -> bool:
     rows = finite_rows(samples)
     if np.all(rows):
         return False
-    start = jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0.0, neginf=0.0), context.params)
+    start = jax.tree.map(_finite_part, context.params)
     value = jax.jit(context.loss)
     finite = [
         math.isfinite(value(start, jax.tree.map(jnp.asarray, samples.take(np.flatnonzero(some)))))
@@ -135,6 +136,12 @@ def _from_data(context: Context, samples: Samples) -> bool:
     ]
     context.num_evaluations += len(finite)
     return not finite[0] and all(finite[1:])
+
+
+def _finite_part(leaf: Any) -> Any:
+    """Zero in place of what is not finite; leaves that are no variables stay as they are."""
+    floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf)) if floating else leaf
 
 
 def _of_data(count: int) -> Finding:
