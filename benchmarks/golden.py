@@ -1,0 +1,134 @@
+"""Golden records: what the library answers on known inputs, written to files once and compared later.
+
+Run as `python -m benchmarks.golden` (or `make golden`).  Each part is a table of text under `tests/golden`,
+one line a record, tab-separated:
+
+* `truth_float64`, `truth_float32`: every truth point's label, strict, certified, products and evaluations
+  of `hp.classify`, and the status of `hp.escape` from there;
+* `escapes`: gradients, products, evaluations and escapes of the hook on each plateau, one seed;
+* `diagnoses`: causes and confidences that `hp.diagnose` finds for each planted trouble, one seed.
+
+A record that differs from the file is printed and makes the exit code 1.  `--write` replaces the file.
+Counts and confidences belong to one kind of processor and one release of JAX; labels do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import hessian_probe as hp
+from benchmarks import escape
+from benchmarks.escape_problems import plateaus
+from benchmarks.escape_runs import make_runner
+from benchmarks.zoo import PLANTS
+from hessian_probe.problems import TRUTH_KINDS, truth_points
+
+FOLDER = Path(__file__).parents[1] / "tests" / "golden"
+# The seed of the plants.
+SEED = 42
+PARTS = ("truth_float64", "truth_float32", "escapes", "diagnoses")
+
+
+def truth_records(dtype: str, kind: str) -> list[tuple[str, ...]]:
+    """Label and escape status of each point of one kind, in one precision."""
+    jax.config.update("jax_enable_x64", True)
+    records = []
+    for known in truth_points(kind):
+        cast = known.astype(np.dtype(dtype))
+        point = hp.classify(cast.loss, *cast.args)
+        move = hp.escape(cast.loss, *cast.args, point=point)
+        facts = (point.label, point.strict, point.certified, point.num_hvps, point.num_evaluations)
+        records.append((f"{kind}/{known.name}", *map(str, facts), move.status))
+    return records
+
+
+def escape_records(name: str) -> list[tuple[str, ...]]:
+    """What each hooked optimiser spends on one plateau before it leaves."""
+    plateau = next(p for p in plateaus() if p.name == name)
+    records = []
+    for method, optimizer in escape.methods(plateau, "hooks").items():
+        if "hook" in method:
+            run = make_runner(plateau, optimizer)
+            for scale in plateau.scales:
+                found = run(escape.FIRST_SEED, scale)
+                spent = (found.steps, found.gradients, found.products, found.evaluations, found.escapes)
+                records.append((f"{name} x {scale:g}, {method}", str(found.left), *map(str, spent)))
+    return records
+
+
+def diagnosis_records(name: str) -> list[tuple[str, ...]]:
+    """Findings for one planted trouble, in order, with their confidences."""
+    run = next(plant for plant in PLANTS if plant.name == name).make(SEED)
+    found = hp.diagnose(run.loss, run.params, **run.arguments())
+    return [(name, *(f"{finding.cause} {finding.confidence:.3f}" for finding in found.findings))]
+
+
+def jobs_of(part: str) -> list[tuple[object, ...]]:
+    """Calls that make up one part: a function and its arguments."""
+    if part.startswith("truth_"):
+        return [(truth_records, part.removeprefix("truth_"), kind) for kind in TRUTH_KINDS]
+    if part == "escapes":
+        return [(escape_records, p.name) for p in plateaus()]
+    return [(diagnosis_records, plant.name) for plant in PLANTS]
+
+
+def records(part: str, only: str, workers: int) -> Iterator[list[tuple[str, ...]]]:
+    """Make the records of one part in several processes, as they are done."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # threads of several processes wait for another
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
+        jobs = [pool.submit(*call) for call in jobs_of(part) if any(only in str(word) for word in call[1:])]
+        for job in as_completed(jobs):
+            yield job.result()
+
+
+def read(part: str) -> dict[str, str]:
+    """Records of a file by name."""
+    path = FOLDER / f"{part}.tsv"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return dict(line.split("\t", 1) for line in lines)
+
+
+def main() -> int:
+    """Compare, or write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="replace what the files say of these records")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all but diagnoses (slow)")
+    parser.add_argument("--only", default="", help="kinds, plateaus or plants whose name contains this")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    options = parser.parse_args()
+    differences = 0
+    for part in options.part or PARTS[:-1]:
+        kept, seen = read(part), 0
+        for group in records(part, options.only, options.workers):
+            for name, *facts in group:
+                now = "\t".join(facts)
+                seen += 1
+                if options.write:
+                    kept[name] = now
+                elif kept.get(name) != now:
+                    differences += 1
+                    print(f"{part}: {name}\n  was {kept.get(name)}\n  is  {now}", flush=True)
+            if options.write:
+                FOLDER.mkdir(exist_ok=True)
+                rows = "".join(f"{name}\t{facts}\n" for name, facts in sorted(kept.items()))
+                (FOLDER / f"{part}.tsv").write_text(rows)
+        print(f"{part}: {seen} records", "written" if options.write else f"compared with {len(kept)}")
+    print(f"{differences} differences")
+    return int(differences > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
