@@ -27,7 +27,7 @@ from scipy.stats import binom
 
 import hessian_probe as hp
 from hessian_probe.spectrum.bounds import log_inverse_weight, missed_fraction
-from hessian_probe.spectrum.counts import Counter
+from hessian_probe.spectrum.counting import Counter
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.quadrature import Probe, count_interval
 

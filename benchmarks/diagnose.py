@@ -29,7 +29,7 @@ import hessian_probe as hp
 from benchmarks.diagnose_table import Record, line, summary
 from benchmarks.zoo import FIRST_COUNT, PLANTS
 from benchmarks.zoo.training import Plant, Run, joined, order
-from hessian_probe.diagnosis.trial import displaced
+from hessian_probe.optimizers.trial_runs import displaced
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100

@@ -21,8 +21,8 @@ import optax
 from benchmarks.health_cases import Case, cases
 from hessian_probe import problems
 from hessian_probe.training import Monitor, escape_events, escape_saddles
-from hessian_probe.training.pacing import worth
-from hessian_probe.training.stream import FLAT, SLOW
+from hessian_probe.training.backoff import worth
+from hessian_probe.training.plateau_statistics import FLAT, SLOW
 
 # Steps in one compiled call.
 CHUNK = 250

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from hessian_probe import storage
+from hessian_probe.jobs import storage
 from hessian_probe.problems import digits, mlp_init, mlp_loss
 
 JOBS = ("eigsh", "classify")

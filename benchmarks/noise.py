@@ -22,9 +22,9 @@ import numpy as np
 from scipy.stats import beta
 
 import hessian_probe as hp
-from hessian_probe.points.needed import POWER
+from hessian_probe.points.reviews.sampling.sample_size import POWER
 from hessian_probe.problems.plateaus import plateau_points
-from hessian_probe.spectrum.errors import quantile
+from hessian_probe.spectrum.standard_errors import quantile
 
 LEVEL = 0.99
 BATCHES = 16

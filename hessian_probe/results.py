@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -97,3 +98,12 @@ def signed(value: float, digits: int = 5) -> str:
     """Format a number with its sign always shown."""
     text = number(value, digits)
     return text if text.startswith("-") else "+" + text
+
+
+def plain(item: Any) -> Any:
+    """Make an item one of JSON: tuples lists, numbers that are not finite None."""
+    if isinstance(item, dict):
+        return {name: plain(value) for name, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [plain(value) for value in item]
+    return item if not isinstance(item, float) or math.isfinite(item) else None

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe import storage
+from hessian_probe.jobs import checkpoint, storage
+from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
-from hessian_probe.spectrum import checkpoint
-from hessian_probe.spectrum.interrupt import uninterrupted
 
 pytestmark = pytest.mark.one_precision
 

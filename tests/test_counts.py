@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 import hessian_probe as hp
-from hessian_probe.spectrum.counts import Counter
+from hessian_probe.spectrum.counting import Counter
 from hessian_probe.spectrum.multiplicity import multiplicities
 from hessian_probe.spectrum.quadrature import Probe, count_interval
 

@@ -17,12 +17,12 @@ from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
 from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
 from hessian_probe.diagnosis.checks.generalisation import area_under_curve, chance_spread, two_sample_area
 from hessian_probe.diagnosis.checks.noise import noise_scale
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.features import Features
-from hessian_probe.diagnosis.forward import run, traced
+from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import CAUSES, Finding
-from hessian_probe.diagnosis.samples import join
-from hessian_probe.diagnosis.taps import layer_gradients
+from hessian_probe.optimizers.samples import join
+from hessian_probe.programs.layers import run, traced
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion

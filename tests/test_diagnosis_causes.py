@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis import baselines, reach
+from hessian_probe.diagnosis import baselines, output_range
 from hessian_probe.diagnosis.checks import (
     activations,
-    blocks,
     conditioning,
-    fit,
     generalisation,
+    gradient_flow,
     inputs,
-    layers,
-    slow,
+    learning_rate,
+    underfitting,
+    unused_experts,
 )
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.features import standardised
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
-from hessian_probe.diagnosis.trial import best_by_adam
+from hessian_probe.optimizers.trial_runs import best_by_adam
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -80,9 +80,9 @@ def test_a_scale_hinders_where_standardised_inputs_train():
 def test_what_is_beside_the_way_of_the_gradient_does_not_count():
     chain = [1e-9, 1e-7, 1e-5, 1e-3, 0.1]
     branches = [1e-9, 1e-7, 0.0, 1e-12, 1e-5, 1e-3, 0.0, 0.1]
-    assert layers._aside(chain) == [False] * 5
-    assert layers._aside(branches) == [n in (0.0, 1e-12) for n in branches]
-    assert not any(layers._aside([0.0, 0.0, 1e-30, 1e-8, 1.0])), "nothing arrives before: it vanished"
+    assert gradient_flow._aside(chain) == [False] * 5
+    assert gradient_flow._aside(branches) == [n in (0.0, 1e-12) for n in branches]
+    assert not any(gradient_flow._aside([0.0, 0.0, 1e-30, 1e-8, 1.0])), "nothing arrives before: it vanished"
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -111,7 +111,7 @@ def test_a_gradient_that_vanishes_past_attention_is_told(skip):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
     seen = context(loss, {"blocks": params, "head": head}, (x, x[:, 0, :1]), apply=apply)
-    found = {f.cause: f.confidence for f in told(layers.check, seen)}
+    found = {f.cause: f.confidence for f in told(gradient_flow.check, seen)}
     assert (found["vanishing_gradients"] > 0.9) == (not skip)
 
 
@@ -140,7 +140,7 @@ def test_experts_that_nothing_is_sent_to_are_dead(bias):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
     seen = context(loss, params, batch, apply=apply)
-    found = told(blocks.check, seen)
+    found = told(unused_experts.check, seen)
     assert [f.cause for f in found] == ["dead_units"] * bool(bias)
     if bias:
         assert seen.unasked[1:] == (7, 8)
@@ -154,7 +154,7 @@ def test_images_with_blank_pixels_have_no_dead_blocks():
         lambda p, batch: jnp.mean((batch[0] @ p["w"] - 1) ** 2), {"w": jnp.ones((10, 1))}, (x, x[:, :1])
     )
     assert seen.unasked is None
-    assert blocks.check(seen) == []
+    assert unused_experts.check(seen) == []
 
 
 # Valleys
@@ -237,7 +237,7 @@ def finding(cause, sure):
 )
 def test_outputs_behind_a_squashing_function_keep_within_limits(last, wanted):
     params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
-    found = reach.limits(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
+    found = output_range.limits(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
     assert found == wanted
 
 
@@ -249,20 +249,22 @@ def test_limits_are_no_accident_of_one_draw():
     def one_sided(p, inputs):
         return jnp.tanh(jax.nn.relu(inputs @ p["w"]) @ p["v"])
 
-    assert reach.limits(one_sided, params, x) == (-1, 1)
+    assert output_range.limits(one_sided, params, x) == (-1, 1)
     unit = {"w": jnp.ones((4, 1))}
     assert (
-        reach.limits(lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), unit, 0.2 * normal(0, 40, 4))[1]
+        output_range.limits(
+            lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), unit, 0.2 * normal(0, 40, 4)
+        )[1]
         == np.inf
     )
-    broken = reach.limits(lambda p, x: np.asarray(x @ p["w"]), unit, normal(0, 40, 4))
+    broken = output_range.limits(lambda p, x: np.asarray(x @ p["w"]), unit, normal(0, 40, 4))
     assert broken == (-np.inf, np.inf), "an apply that cannot be compiled tells nothing"
 
 
 def test_a_narrow_layer_lets_few_directions_through():
     params = {"w": jnp.asarray(normal(0, 6, 2)), "v": jnp.asarray(normal(1, 2, 5))}
-    assert reach.width(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, normal(2, 20, 6)) == 2
-    assert reach.width(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
+    assert output_range.width(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, normal(2, 20, 6)) == 2
+    assert output_range.width(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
 
 
 @pytest.mark.parametrize("twice", [True, False])
@@ -281,11 +283,13 @@ def test_a_softmax_before_a_loss_of_logits_is_a_limit_of_the_model(twice):
 
     seen = context(loss, params, batch, apply=apply)
     assert seen.least == pytest.approx(np.log(1 + 2 / np.e) if twice else 0.0)
-    found = fit.check(seen)
+    found = underfitting.check(seen)
     sure = {f.cause: f for f in found if isinstance(f, Finding)}
     assert ("last activation" in sure["model_bias"].experiment) == twice
     assert sure["optimization"].confidence < 0.2 or not twice
-    assert [f.cause for f in rank(seen, told(fit.check, seen), [])] == ["model_bias" if twice else "healthy"]
+    assert [f.cause for f in rank(seen, told(underfitting.check, seen), [])] == [
+        "model_bias" if twice else "healthy"
+    ]
 
 
 def test_units_without_any_input_are_no_dead_ones():
@@ -314,7 +318,7 @@ def test_a_rate_that_needs_five_times_the_steps_is_slow():
 
     for rate, too_slow in ((0.3, True), (2.0, False)):
         seen = context(loss, jnp.zeros((1, 1)), batch, optimizer=optax.adam(rate))
-        finding = told(slow.check, seen)[0]
+        finding = told(learning_rate.check, seen)[0]
         assert (finding.confidence > 0.5) == too_slow, finding
 
 
@@ -328,7 +332,7 @@ def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
     def loss(p, batch):
         return jnp.mean((batch[0] @ p - batch[1]) ** 2)
 
-    finding = told(slow.check, context(loss, jnp.zeros((4, 1)), batch, optimizer=optax.sgd(rate)))[0]
+    finding = told(learning_rate.check, context(loss, jnp.zeros((4, 1)), batch, optimizer=optax.sgd(rate)))[0]
     assert ("by itself" in finding.claim) == warm_up
     assert (finding.confidence > 0.85) != warm_up
 
@@ -415,7 +419,7 @@ def test_a_loss_whose_floor_is_not_known_proves_no_small_model():
 
     best, end = best_by_adam(loss, params, (x, smooth), 1500)
     assert best < 0.4
-    told = [f for f in fit.check(context(loss, end, (x, smooth))) if isinstance(f, Finding)]
+    told = [f for f in underfitting.check(context(loss, end, (x, smooth))) if isinstance(f, Finding)]
     assert all(f.confidence < 0.3 for f in told), told
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.samples import folds
+from hessian_probe.optimizers.samples import folds
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.predict import Memory, Seen
+from hessian_probe.optimizers.quadratic_model import Memory, Seen
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion

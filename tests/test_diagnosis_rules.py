@@ -13,22 +13,22 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import (
     activations,
     conditioning,
-    fit,
+    critical_point,
     generalisation,
+    history,
     inputs,
-    point,
-    records,
-    slow,
-    steps,
+    learning_rate,
+    oscillation,
+    underfitting,
 )
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.confidence import confidence
 from hessian_probe.diagnosis.decay import decays
-from hessian_probe.diagnosis.evidence import confidence
-from hessian_probe.diagnosis.forward import run, traced
+from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.layer_jacobians import layer_gradients, slopes
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
-from hessian_probe.diagnosis.taps import layer_gradients, slopes
-from hessian_probe.diagnosis.trial import Trial, best_by_adam, drawn_anew
+from hessian_probe.optimizers.trial_runs import Trial, best_by_adam, drawn_anew
+from hessian_probe.programs.layers import run, traced
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -161,7 +161,7 @@ def test_a_rate_of_next_to_nothing_is_slow_however_small(rate):
     optimizer = optax.sgd(schedule)
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
     state = jax.tree.map(lambda leaf: leaf + 100, optimizer.init(params))
-    found = slow.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
+    found = learning_rate.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
     assert sure(found, "slow") > 0.95
 
 
@@ -174,7 +174,7 @@ def test_bouncing_is_seen_without_a_known_limit():
         optimizer = optax.chain(optax.scale_by_sign(), optax.scale(-rate))
         state = optimizer.init(params)
         seen = context(squared, params, (x, y), optimizer=optimizer, opt_state=state)
-        found = [*steps.check(seen), *slow.check(seen)]
+        found = [*oscillation.check(seen), *learning_rate.check(seen)]
         assert (sure(found, "oscillation") > 0.9) == bounces
         assert not (bounces and sure(found, "slow") > 0), "a rate is not both too large and too small"
 
@@ -224,7 +224,9 @@ def test_a_loss_that_decay_holds_up_is_told():
         state = optimizer.init(params)
         more = {"optimizer": optimizer, "opt_state": state}
         seen = context(loss, params, (ones, 2 * ones), **more)
-        found = next(item for item in fit.check(seen) if getattr(item, "cause", "") == "optimization")
+        found = next(
+            item for item in underfitting.check(seen) if getattr(item, "cause", "") == "optimization"
+        )
         assert cause in found.claim
         if decay:
             first = hp.diagnose(loss, params, train=(ones, 2 * ones), **more).findings[0]
@@ -264,13 +266,13 @@ def test_parameters_that_hold_each_other_are_seen_from_a_little_beside():
         return jnp.mean((out - target) ** 2)
 
     params = {"w": jnp.full((1, 1), 0.9), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1))}
-    [found] = point._beside(context(loss, params, batch))
+    [found] = critical_point._beside(context(loss, params, batch))
     assert found.cause == "saddle"
     assert found.confidence > 0.9
     assert found.number > 10
     free = {**params, "a": jnp.full((1, 1), 0.1)}
-    assert not point._beside(context(loss, free, batch)), "Adam finds the way from here"
-    assert not point._beside(
+    assert not critical_point._beside(context(loss, free, batch)), "Adam finds the way from here"
+    assert not critical_point._beside(
         context(loss, {**free, "w": jnp.ones((1, 1)), "b": jnp.full((1, 1), 10.0)}, batch)
     )
 
@@ -293,7 +295,7 @@ def test_what_the_optimizer_holds_fixed_makes_no_saddle(held):
     for w in (best, 0.9):
         params = {"w": jnp.full((1, 1), w), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1)), "none": None}
         seen = context(loss, params, batch, optimizer=optimizer, opt_state=optimizer.init(params))
-        found = point.check(seen) if w == best else point._beside(seen)
+        found = critical_point.check(seen) if w == best else critical_point._beside(seen)
         told = {f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.5}
         assert told == (set() if held else {"saddle"})
         assert w != best or seen.point.label == ("minimum" if held else "saddle")
@@ -315,11 +317,13 @@ def test_a_simpler_model_alone_is_no_strong_evidence():
     seen = context(loss, params, batch, apply=apply)
     assert best > 0.8 * seen.value
     assert seen.linear < 0.01 * seen.value
-    found = fit.check(seen)
+    found = underfitting.check(seen)
     assert 0.5 < sure(found, "optimization") < 0.9
     assert [f.cause for f in rank(seen, found, [])] == ["model_bias", "optimization"], "containing is a guess"
     given = context(loss, params, batch, apply=apply, baseline=float(seen.linear) / 2)
-    assert rank(given, fit.check(given), [])[0].cause == "optimization", "the user says that it is simpler"
+    assert rank(given, underfitting.check(given), [])[0].cause == "optimization", (
+        "the user says that it is simpler"
+    )
 
 
 def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
@@ -333,7 +337,7 @@ def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
     ):
         state = optimizer.init(params)
         seen = context(squared, params, batch, optimizer=optimizer, opt_state=state)
-        found = [f for f in fit.check(seen) if isinstance(f, Finding)]
+        found = [f for f in underfitting.check(seen) if isinstance(f, Finding)]
         claim = next(f.claim for f in found if f.cause == "optimization")
         assert ("holds fixed (params['w'])" in claim) == held, claim
 
@@ -349,9 +353,9 @@ def test_numbers_of_python_are_trained_like_arrays():
     batch = (x, x @ np.ones((3, 1), np.float32))
     seen = context(loss, {**params, "s": 1.0}, batch, optimizer=optimizer, opt_state=optimizer.init(params))
     assert seen.decaying
-    assert sure(fit.check(seen), "optimization") > 0.9
+    assert sure(underfitting.check(seen), "optimization") > 0.9
     assert seen.adam < 0.5 * seen.value
-    assert point._beside(context(loss, params, batch)), "both are displaced"
+    assert critical_point._beside(context(loss, params, batch)), "both are displaced"
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -404,7 +408,7 @@ def test_a_linear_model_alone_comes_first_where_training_still_moves():
 
     seen = context(loss, params, batch, apply=apply)
     assert 0.9 < min(seen.adam, seen.restart) / seen.value < 0.99
-    found = fit.check(seen)
+    found = underfitting.check(seen)
     assert rank(seen, found, [])[0].cause == "optimization"
 
 
@@ -547,10 +551,10 @@ def test_a_recorded_test_loss_that_rose_again_is_overfitting():
     there = np.r_[np.linspace(2, 0.8, 20), np.linspace(0.8, 2, 30)]
     losses = {"loss": np.geomspace(2, 0.01, 50), "test_loss": there}
     here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
-    assert sure(records.check(here), "overfitting") > 0.9
+    assert sure(history.check(here), "overfitting") > 0.9
     losses["test_loss"] = np.linspace(2, 0.8, 50)
     here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
-    assert sure(records.check(here), "overfitting") < 0.1
+    assert sure(history.check(here), "overfitting") < 0.1
 
 
 def test_a_baseline_needs_no_data():

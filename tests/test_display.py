@@ -20,8 +20,8 @@ from hessian_probe.display.record import Curve, Report, Section, Spectrum, Table
 from hessian_probe.display.report import save_html, to_html
 from hessian_probe.display.text import result_text, to_text
 from hessian_probe.display.words import outcome, verdict
-from hessian_probe.escape.profile import loss_profile
-from hessian_probe.escape.result import Profile
+from hessian_probe.escapes.profile import loss_profile
+from hessian_probe.escapes.result import Profile
 from hessian_probe.problems import lecture_loss
 
 pytestmark = pytest.mark.one_precision

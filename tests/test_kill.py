@@ -27,7 +27,7 @@ def test_killed_jobs_go_on_to_the_same_answer(job, tmp_path, capsys):
 def test_a_difference_is_told():
     import numpy as np
 
-    from hessian_probe.storage import Record
+    from hessian_probe.jobs.storage import Record
 
     truth = Record("answer", {"text": "a"}, {"0": np.zeros(2)})
     assert kill.difference(truth, truth) == ""

@@ -10,7 +10,7 @@ import pytest
 import hessian_probe as hp
 from hessian_probe import problems
 from hessian_probe.operators.hessian import hessian
-from hessian_probe.points.lasting import lasting_slope
+from hessian_probe.points.weak_slope import lasting_slope
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 

@@ -10,11 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessian_probe as hp
-from hessian_probe.operators.batchwise import charge, part, quotients
-from hessian_probe.points.heldout import held_out, split_halves, steps_for_halves
-from hessian_probe.points.needed import POWER, rounded_up, times_for_place, times_the_data
-from hessian_probe.points.population import PRODUCTS
-from hessian_probe.spectrum.errors import weighted_mean
+from hessian_probe.operators.per_batch import charge, part, quotients
+from hessian_probe.points.reviews.sampling.review import PRODUCTS
+from hessian_probe.points.reviews.sampling.sample_size import (
+    POWER,
+    rounded_up,
+    times_for_place,
+    times_the_data,
+)
+from hessian_probe.points.reviews.sampling.split_half import held_out, split_halves, steps_for_halves
+from hessian_probe.spectrum.standard_errors import weighted_mean
 
 FLOAT = np.dtype(jnp.zeros(()).dtype)
 TOL = 1e-9 if np.float64 == FLOAT else 2e-4

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.operators import compiled, memory
-from hessian_probe.points import search
+from hessian_probe.operators import memory
+from hessian_probe.planning import compiled
+from hessian_probe.points import extremes
 from hessian_probe.spectrum import eigsh as eigsh_module
 
 pytestmark = pytest.mark.one_precision
@@ -128,7 +129,7 @@ def test_a_backend_that_does_not_tell_is_said_not_to(monkeypatch):
     program = compiled.analyse(Silent(), jnp.ones(3, jnp.float32))
     assert (program.arguments, program.outputs, program.temporaries) == (12, 28, None)
     silent = program._replace(seconds=0.0)
-    monkeypatch.setattr("hessian_probe.operators.costs.analyse", lambda *_: silent)
+    monkeypatch.setattr("hessian_probe.planning.cost_analysis.analyse", lambda *_: silent)
     plan = hp.plan(*bowl(), measure=False)
     assert not plan.temporaries_known
     assert "does not tell" in str(plan)
@@ -233,7 +234,7 @@ def test_a_dense_matrix_that_does_not_fit_is_never_formed(monkeypatch):
     found = hp.eigsh(op, lowest=25, highest=2, max_basis=60)
     assert found.method == "lanczos"
     np.testing.assert_allclose(found.eigenvalues, expected, atol=2e-3)
-    assert search.DENSE_SIZE >= 100
+    assert extremes.DENSE_SIZE >= 100
     point = hp.classify(loss, x)
     assert point.label == "minimum"
     assert point.lowest.method == "lanczos"

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
 from hessian_probe.operators import precision
-from hessian_probe.operators.scan import Noticed
+from hessian_probe.programs.inspect import Noticed
 
 WIDTHS = (4, 5, 3)
 NO_TYPE = {"undetermined", "degenerate"}

@@ -7,8 +7,8 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
-from hessian_probe.operators.program import scan_parts
-from hessian_probe.operators.scan import Noticed, scan
+from hessian_probe.programs.inspect import Noticed, scan
+from hessian_probe.programs.jaxpr import scan_parts
 
 pytestmark = pytest.mark.any_promotion
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
 from hessian_probe.arrays import generator
-from hessian_probe.diagnosis.sharpness import EXACT
+from hessian_probe.flatness.sharpness import EXACT
 from hessian_probe.problems.networks import mlp_init, mlp_loss
 from hessian_probe.spectrum.trace import trace
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hessian_probe.training import escape_saddles
-from hessian_probe.training.kick import HOPE, HOPE_BEYOND, LONGEST, kick
+from hessian_probe.training.random_restart import HOPE, HOPE_BEYOND, LONGEST, kick
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 DEPTH, WIDTH = 6, 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hessian_probe.arrays import split
+from hessian_probe.optimizers.untrained_params import frozen_variables
 from hessian_probe.training import adjust_moments, escape_saddles
-from hessian_probe.training.frozen import frozen_variables
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion

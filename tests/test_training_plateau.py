@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from hessian_probe.training import PlateauTest
-from hessian_probe.training import stream as streams
+from hessian_probe.training import plateau_statistics as streams
 
 STEPS = np.arange(3000)
 

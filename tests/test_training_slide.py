@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training.slide import PASSES, TRIALS, Ladder, best_rung, slide
+from hessian_probe.training.descent import PASSES, TRIALS, Ladder, best_rung, slide
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 LENGTHS = 2.0 * 0.5 ** np.arange(8)

@@ -10,8 +10,8 @@ from hessian_probe.arrays import split
 from hessian_probe.training import EscapeState, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
 from hessian_probe.training.lanczos import krylov_space
-from hessian_probe.training.look import Look
-from hessian_probe.training.strategies import RUNGS, STRATEGIES, best_of, displacement
+from hessian_probe.training.saddle_search import Look
+from hessian_probe.training.trial_steps import RUNGS, STRATEGIES, best_of, displacement
 
 optax = pytest.importorskip("optax")
 FLOAT = np.asarray(jnp.zeros(())).dtype

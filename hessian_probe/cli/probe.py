@@ -17,12 +17,12 @@ from hessian_probe.cli.load import Target, load_target
 from hessian_probe.cli.progress import Progress
 from hessian_probe.display.record import Report, Section, Spectrum, spectrum_at
 from hessian_probe.display.words import outcome, verdict
-from hessian_probe.escape.escape import escape
-from hessian_probe.escape.profile import loss_profile
-from hessian_probe.escape.result import Escape, Profile
+from hessian_probe.escapes.escape import escape
+from hessian_probe.escapes.profile import loss_profile
+from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.planning.plan import plan
+from hessian_probe.planning.result import Plan
 from hessian_probe.points.classify import classify
-from hessian_probe.points.plan import plan
-from hessian_probe.points.plan_result import Plan
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
 

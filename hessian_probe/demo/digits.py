@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.demo.train import CHUNK, Training, descend, random_steps
-from hessian_probe.escape.escape import escape
-from hessian_probe.escape.profile import loss_profile
-from hessian_probe.escape.result import Escape, Profile
+from hessian_probe.escapes.escape import escape
+from hessian_probe.escapes.profile import loss_profile
+from hessian_probe.escapes.result import Escape, Profile
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint

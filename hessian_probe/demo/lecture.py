@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from hessian_probe.display.record import Section
-from hessian_probe.escape.escape import escape
+from hessian_probe.escapes.escape import escape
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.points.classify import classify
 from hessian_probe.problems.networks import lecture_loss

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.diagnosis.samples import folds
+from hessian_probe.optimizers.samples import folds
 
 # Samples that a baseline sees at most; more are drawn at random.
 MAX_SAMPLES = 2000

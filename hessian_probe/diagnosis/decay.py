@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree
-from hessian_probe.diagnosis.trial import float_leaf, takes_value, zeros
+from hessian_probe.optimizers.trial_runs import float_leaf, takes_value, zeros
 
 # Cosine of what the parameters add and of the way to zero, from which weights decay.
 TOWARDS_ZERO = 0.5

@@ -12,37 +12,37 @@ import numpy as np
 from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.diagnosis.checks import (
     activations,
-    blocks,
     conditioning,
+    critical_point,
     divergence,
-    fit,
     generalisation,
+    gradient_flow,
+    history,
     inputs,
-    layers,
+    learning_rate,
     noise,
-    point,
+    oscillation,
     proposed,
-    records,
-    slow,
-    steps,
+    underfitting,
+    unused_experts,
 )
-from hessian_probe.diagnosis.context import Context
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
 
 CHECKS = (
     inputs.check,
     activations.check,
-    blocks.check,
-    layers.check,
-    point.check,
-    steps.check,
-    slow.check,
+    unused_experts.check,
+    gradient_flow.check,
+    critical_point.check,
+    oscillation.check,
+    learning_rate.check,
     noise.check,
     conditioning.check,
-    fit.check,
+    underfitting.check,
     generalisation.check,
-    records.check,
+    history.check,
 )
 SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")

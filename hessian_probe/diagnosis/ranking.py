@@ -27,9 +27,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from hessian_probe.diagnosis.context import BETTER, LIKELY, Context
-from hessian_probe.diagnosis.evidence import EVEN, MOST, STRONG
-from hessian_probe.diagnosis.others import LARGE
+from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG
+from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Context
+from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
 

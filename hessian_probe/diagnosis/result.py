@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from hessian_probe.results import number, result
+from hessian_probe.results import number, plain, result
 
 # Confidence below which a verdict of nothing wrong says more of what was not checked.
 LITTLE = 0.5
@@ -135,12 +135,3 @@ class Diagnosis:
         rows.extend(("not checked", f"{item.check}: needs {item.needs}") for item in self.not_checked)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
         return f"Diagnosis: {first}   training loss {number(self.loss, 5)}", rows
-
-
-def plain(item: Any) -> Any:
-    """Make an item one of JSON: tuples lists, numbers that are not finite None."""
-    if isinstance(item, dict):
-        return {name: plain(value) for name, value in item.items()}
-    if isinstance(item, list | tuple):
-        return [plain(value) for value in item]
-    return item if not isinstance(item, float) or math.isfinite(item) else None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hessian_probe.escape.result import Escape, Profile
+from hessian_probe.escapes.result import Escape, Profile
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.spectrum.result import EigenResult
 

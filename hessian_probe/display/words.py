@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hessian_probe.escape.result import Escape
+from hessian_probe.escapes.result import Escape
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
 from hessian_probe.spectrum.result import EigenResult

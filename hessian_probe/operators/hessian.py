@@ -23,7 +23,7 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.checks import OperatorCheck, check_operator
-from hessian_probe.operators.matrix import symmetric_matrix
+from hessian_probe.operators.dense import symmetric_matrix
 from hessian_probe.operators.objective import Objective, accumulate
 from hessian_probe.operators.tracing import FORWARD
 

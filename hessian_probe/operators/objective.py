@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -174,6 +175,11 @@ class Objective:
             values += batch.weight * np.asarray(v, np.float64)
             slopes += batch.weight * np.asarray(s, np.float64)
         return values, slopes
+
+    def program(self, batch: Batch, x: Vector) -> Any:
+        """The loss of one batch as a closed jaxpr of (variables, rest, batch arrays); nothing is computed."""
+        kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
+        return jax.make_jaxpr(kernel)(x, self.rest, batch.arrays)
 
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout
-from hessian_probe.operators.scan import Noticed
+from hessian_probe.programs.inspect import Noticed
 
 # Spacing of numbers near 1 in a reduced matrix product of single precision: TensorFloat-32 keeps 10 bits
 # of mantissa (NVIDIA A100 Tensor Core GPU Architecture, 2020), bfloat16 7 (the TPU's default; JAX's

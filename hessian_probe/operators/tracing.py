@@ -21,8 +21,8 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
-from hessian_probe.operators.program import nested_programs
-from hessian_probe.operators.scan import Noticed, scan
+from hessian_probe.programs.inspect import Noticed, scan
+from hessian_probe.programs.jaxpr import nested_programs
 
 
 class Route(NamedTuple):

@@ -9,16 +9,16 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, flatten, norm, scale, tangent
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.counting import count_negative
-from hessian_probe.points.ends import End
-from hessian_probe.points.flat.null import about
+from hessian_probe.points.extreme_eigenpairs import End
+from hessian_probe.points.morse_index import count_negative
+from hessian_probe.points.null_space import about
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.points.verdict import Verdict
+from hessian_probe.points.second_order import Verdict
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult
 
 if TYPE_CHECKING:
-    from hessian_probe.points.probe import Probe
+    from hessian_probe.points.pipeline import Probe
 
 
 def critical_point(probe: Probe, verdict: Verdict) -> CriticalPoint:

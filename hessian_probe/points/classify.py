@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, flatten_rows, generator
+from hessian_probe.jobs.checkpoint import Job, Saving
+from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.assemble import critical_point
-from hessian_probe.points.probe import Probe
+from hessian_probe.points.pipeline import Probe
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.second_order import interrupted
 from hessian_probe.points.settings import Settings
-from hessian_probe.points.verdict import interrupted
-from hessian_probe.spectrum.checkpoint import Job, Saving
-from hessian_probe.spectrum.state import random_state
 
 # Products allowed by default; a certified saddle takes about a dozen.
 MAX_HVPS = 400

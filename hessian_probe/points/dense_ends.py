@@ -7,8 +7,8 @@ import numpy as np
 from hessian_probe.arrays import Vector, row
 from hessian_probe.operators.base import dimension
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.ends import End, Ends
-from hessian_probe.points.noise import ProductNoise
+from hessian_probe.points.extreme_eigenpairs import End, Ends
+from hessian_probe.points.rounding import ProductNoise
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from hessian_probe.arrays import add_scaled, cast, dot, norm, random_normal
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.approach import (
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.line_check import LineProbe
+from hessian_probe.points.locate import (
     FEW_VARIABLES,
     KEPT_IN_ALL,
     MODEL_SHARE,
@@ -24,10 +26,8 @@ from hessian_probe.points.approach import (
     far,
     unknown,
 )
-from hessian_probe.points.ends import Ends
-from hessian_probe.points.lines import LineProbe
 from hessian_probe.points.newton import dense_step, split_gradient
-from hessian_probe.points.noise import DRAWS, GRADIENT_NOISE, SINGLE, hides_slope
+from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, hides_slope
 from hessian_probe.results import number
 
 # A Newton step, and a gradient in the zero band, of at most so many roundings are zero.

@@ -7,8 +7,8 @@ import numpy as np
 from hessian_probe.arrays import Basis, tangent, unflatten_rows
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import SymmetricOperator
+from hessian_probe.operators.dense import ENDS_INSTEAD
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.matrix import ENDS_INSTEAD
 from hessian_probe.spectrum.result import EigenResult
 
 EMPTY = {

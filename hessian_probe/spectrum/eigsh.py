@@ -11,15 +11,15 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, generator, tangent
+from hessian_probe.jobs.checkpoint import Job, Saving
+from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import rounding_of
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.spectrum.checkpoint import Job, Saving
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
-from hessian_probe.spectrum.errors import eigenvalue_errors
 from hessian_probe.spectrum.result import EigenResult
-from hessian_probe.spectrum.search import EndSearch
-from hessian_probe.spectrum.state import random_state
+from hessian_probe.spectrum.standard_errors import eigenvalue_errors
+from hessian_probe.spectrum.thick_restart import EndSearch
 
 # Below this size n products and LAPACK are cheaper than compiling and running Lanczos.
 DENSE_SIZE = 32

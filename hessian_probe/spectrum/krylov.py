@@ -29,11 +29,11 @@ from hessian_probe.arrays import (
     random_normal,
     scale,
 )
+from hessian_probe.jobs.interrupt import uninterrupted
+from hessian_probe.jobs.state import State, pack, unpack
 from hessian_probe.operators.base import SymmetricOperator, dimension, restrict
 from hessian_probe.spectrum.basis import cleared, extend, resized, segment, zeros
-from hessian_probe.spectrum.growth import Growth, Run
-from hessian_probe.spectrum.interrupt import uninterrupted
-from hessian_probe.spectrum.state import State, pack, unpack
+from hessian_probe.spectrum.certificate import Growth, Run
 
 # What a run's state does not hold: it is given again when the run goes on.
 GIVEN = ("operator", "_rng", "_active")

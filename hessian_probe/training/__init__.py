@@ -1,18 +1,18 @@
 """Hooks for training loops; importing this needs no extra."""
 
+from hessian_probe.optimizers.adjust_moments import adjust_moments as adjust_moments
 from hessian_probe.training.adapters import EquinoxMonitor as EquinoxMonitor
 from hessian_probe.training.adapters import NNXMonitor as NNXMonitor
 from hessian_probe.training.adapters import update_train_state as update_train_state
+from hessian_probe.training.aux_inputs import WithFixed as WithFixed
+from hessian_probe.training.aux_inputs import with_fixed as with_fixed
 from hessian_probe.training.escape_state import EscapeState as EscapeState
+from hessian_probe.training.event_log import escape_events as escape_events
 from hessian_probe.training.events import Cost as Cost
 from hessian_probe.training.events import Event as Event
 from hessian_probe.training.events import read_events as read_events
 from hessian_probe.training.events import write_events as write_events
-from hessian_probe.training.fixed import WithFixed as WithFixed
-from hessian_probe.training.fixed import with_fixed as with_fixed
-from hessian_probe.training.history import escape_events as escape_events
 from hessian_probe.training.keras_callback import keras_callback as keras_callback
-from hessian_probe.training.moments import adjust_moments as adjust_moments
 from hessian_probe.training.monitor import Monitor as Monitor
 from hessian_probe.training.plateau import PlateauTest as PlateauTest
 from hessian_probe.training.transform import escape_saddles as escape_saddles

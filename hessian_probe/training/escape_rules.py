@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.training import pacing
+from hessian_probe.training import backoff
 from hessian_probe.training.escape_state import Memory
-from hessian_probe.training.kick import DEGENERATE
-from hessian_probe.training.look import Found, Look
 from hessian_probe.training.options import Options
-from hessian_probe.training.strategies import DEFAULT
-from hessian_probe.training.watch import new_watch
+from hessian_probe.training.random_restart import DEGENERATE
+from hessian_probe.training.saddle_search import Found, Look
+from hessian_probe.training.traced_plateau import new_watch
+from hessian_probe.training.trial_steps import DEFAULT
 
 
 def now(state: Memory) -> jax.Array:
@@ -24,12 +24,12 @@ def now(state: Memory) -> jax.Array:
 def stuck(state: Memory) -> jax.Array:
     """Whether the plateau test asks for a look, nothing waits, and no pause lasts."""
     free = now(state) >= jnp.maximum(state.pace.next_look, state.pace.hands_off)
-    return pacing.asks(state.watch.stream.kind) & free & ~(state.expected > 0)
+    return backoff.asks(state.watch.stream.kind) & free & ~(state.expected > 0)
 
 
 def after_progress(state: Memory, window: int) -> Memory:
     """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand."""
-    pace = pacing.after_progress(jnp, state.pace, state.num_steps, state.watch.level, window)
+    pace = backoff.after_progress(jnp, state.pace, state.num_steps, state.watch.level, window)
     left = jnp.isfinite(state.pace.level) & ~jnp.isfinite(pace.level)
     return state._replace(pace=pace, last_ratio=_forgotten(state, left))
 
@@ -71,7 +71,7 @@ def after_look(
         jnp.asarray(look.price(options.strategy, options.num_products, *how), dtype)
         for how in ((False, True), (True, False))
     )
-    pace = pacing.after_look(
+    pace = backoff.after_look(
         jnp,
         state.pace,
         state.num_steps,
@@ -107,7 +107,7 @@ def after_escape(
     fresh = new_watch(window, every, dtype, gain)
     return state._replace(
         watch=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, state.watch),
-        pace=pacing.after_escape(jnp, state.pace, state.num_steps, moved, value, gain, window),
+        pace=backoff.after_escape(jnp, state.pace, state.num_steps, moved, value, gain, window),
         anchor=jax.tree.map(lambda new, old: jnp.where(moved, new, old), anchor, state.anchor),
         last_ratio=_forgotten(state, moved),
         num_escapes=state.num_escapes + moved.astype(jnp.int32),
@@ -122,7 +122,7 @@ def after_return(state: Memory, back: Any, window: int) -> Memory:
         pending=back,
         watch=new_watch(window, every, dtype),
         expected=jnp.zeros_like(state.expected),
-        pace=pacing.after_return(jnp, state.pace, state.num_steps, window),
+        pace=backoff.after_return(jnp, state.pace, state.num_steps, window),
         last_ratio=jnp.full_like(state.last_ratio, jnp.nan),
         num_returns=state.num_returns + 1,
     )

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.history import COLUMNS, ROWS
-from hessian_probe.training.pacing import Pace, above, new_pace
-from hessian_probe.training.stream import Stream
-from hessian_probe.training.watch import Watch, new_watch
+from hessian_probe.training.backoff import Pace, above, new_pace
+from hessian_probe.training.event_log import COLUMNS, ROWS
+from hessian_probe.training.plateau_statistics import Stream
+from hessian_probe.training.traced_plateau import Watch, new_watch
 
 # Scalars of `Memory` in the order of the packed arrays: its own, those of its pace, and with a prefix those
 # of its watch and stream.

@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any
 
-from hessian_probe.escape.result import Escape
+from hessian_probe.escapes.result import Escape
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, result
 

@@ -11,17 +11,17 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
-from hessian_probe.training.early import EARLY, brings, thorough
+from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
+from hessian_probe.training.aux_inputs import WithFixed, only_params, with_fixed
+from hessian_probe.training.backoff import expected
+from hessian_probe.training.early_schedule import EARLY, brings, thorough
 from hessian_probe.training.events import Cost, Event, append_event
-from hessian_probe.training.finding import NOTHING, Finding
-from hessian_probe.training.fixed import WithFixed, only_params, with_fixed
-from hessian_probe.training.keep import from_dict, to_dict
-from hessian_probe.training.moments import MOMENTS, adjust_moments
-from hessian_probe.training.pacing import expected
+from hessian_probe.training.monitor_state import from_dict, to_dict
 from hessian_probe.training.plateau import PlateauTest
+from hessian_probe.training.plateau_statistics import JUDGEMENTS
 from hessian_probe.training.probe import Probe
-from hessian_probe.training.schedule import Schedule
-from hessian_probe.training.stream import JUDGEMENTS
+from hessian_probe.training.probe_result import NOTHING, Finding
+from hessian_probe.training.probe_schedule import Schedule
 
 # Kinds in which a loss rests.
 RESTS = ("flat", "slow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, generator
 from hessian_probe.operators.derivatives import real_scalar
-from hessian_probe.training.moments import MOMENTS
+from hessian_probe.optimizers.adjust_moments import MOMENTS
 from hessian_probe.training.plateau import check_lengths
-from hessian_probe.training.strategies import check_strategy
+from hessian_probe.training.trial_steps import check_strategy
 
 
 class Options(NamedTuple):
@@ -76,11 +75,3 @@ def check_step(loss: Callable[..., Any], params: PyTree, value: Any, batch: PyTr
         )
     args = (params,) if batch is None else (params, batch)
     jax.eval_shape(lambda args: real_scalar(loss(*args)), args)
-
-
-def accepted(update: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
-    """Those keywords that an update takes: some that claim to take more do not."""
-    parameters = inspect.signature(update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return keywords
-    return {name: value for name, value in keywords.items() if name in parameters}

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from hessian_probe.training.stream import CHUNK, KINDS, Stream, Verdict, absorb, judge, judged_at, new_stream
+from hessian_probe.training.plateau_statistics import (
+    CHUNK,
+    KINDS,
+    Stream,
+    Verdict,
+    absorb,
+    judge,
+    judged_at,
+    new_stream,
+)
 
 # A gradient has not gone where its norm is above this share of the highest mean in the run: an optimum is
 # approached by orders of magnitude, a bounce between walls by less than one.

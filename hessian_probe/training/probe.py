@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import PyTree
-from hessian_probe.escape.escape import COARSE_ROUNDING, ROUNDING, escape
-from hessian_probe.escape.result import Escape
+from hessian_probe.escapes.escape import COARSE_ROUNDING, ROUNDING, escape
+from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.data import Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
-from hessian_probe.training.finding import Finding, moved, stayed, summed
-from hessian_probe.training.host_search import NUM_PRODUCTS, HostSearch
-from hessian_probe.training.look import CONFIRMED, WORTH
-from hessian_probe.training.samples import Sample, draw
+from hessian_probe.training.compiled_search import NUM_PRODUCTS, HostSearch
+from hessian_probe.training.probe_batches import Sample, draw
+from hessian_probe.training.probe_result import Finding, moved, stayed, summed
+from hessian_probe.training.saddle_search import CONFIRMED, WORTH
 
 
 class Probe:

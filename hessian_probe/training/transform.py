@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, split, tangent, widest
+from hessian_probe.optimizers.adjust_moments import adjust_moments
+from hessian_probe.optimizers.untrained_params import accepted, frozen_variables
 from hessian_probe.training import escape_rules as rules
-from hessian_probe.training.early import EARLY, brings, scheduled, thorough
+from hessian_probe.training.backoff import PAUSE, above, affordable, expected, worth
+from hessian_probe.training.early_schedule import EARLY, brings, scheduled, thorough
 from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
-from hessian_probe.training.frozen import frozen_variables
-from hessian_probe.training.history import logged
-from hessian_probe.training.look import Found, Look
-from hessian_probe.training.moments import adjust_moments
-from hessian_probe.training.options import Options, accepted, check_layout, check_options, check_step
-from hessian_probe.training.pacing import PAUSE, above, affordable, expected, worth
-from hessian_probe.training.strategies import DEFAULT, STRATEGIES
-from hessian_probe.training.stream import NOISY
-from hessian_probe.training.watch import choose, full, judged, once
+from hessian_probe.training.event_log import logged
+from hessian_probe.training.options import Options, check_layout, check_options, check_step
+from hessian_probe.training.plateau_statistics import NOISY
+from hessian_probe.training.saddle_search import Found, Look
+from hessian_probe.training.traced_plateau import choose, full, judged, once
+from hessian_probe.training.trial_steps import DEFAULT, STRATEGIES
 
 
 def escape_saddles(

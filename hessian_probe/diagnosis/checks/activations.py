@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, confidence
-from hessian_probe.diagnosis.forward import Activation, run, traced
-from hessian_probe.diagnosis.problem import MAX_SINGLE
+from hessian_probe.diagnosis.case import MAX_SINGLE
+from hessian_probe.diagnosis.confidence import Found, confidence
+from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.layer_jacobians import slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.taps import slopes
+from hessian_probe.programs.layers import Activation, run, traced
 
 # Half of a layer, chosen on the tuning half of the planted troubles.
 SHARE = 0.5

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, log_confidence
+from hessian_probe.diagnosis.confidence import Found, log_confidence
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.results import number
 from hessian_probe.spectrum.krylov import Krylov

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import MOST, Found, log_confidence
+from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.samples import Samples, finite_rows, not_finite
+from hessian_probe.optimizers.samples import Samples, finite_rows, not_finite
 from hessian_probe.results import number
 
 # A loss this many times its lowest is running away; spread of its logarithm on noisy curves.  Both were

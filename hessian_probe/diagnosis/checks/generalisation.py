@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.diagnosis import baselines
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import EVEN, STRONG, Found, confidence
+from hessian_probe.diagnosis.case import FEWEST_LOSSES
+from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.diagnosis.problem import FEWEST_LOSSES
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.diagnosis.samples import Samples, folds, not_finite
+from hessian_probe.optimizers.samples import Samples, folds, not_finite
 from hessian_probe.results import number
 
 # Test loss ÷ training loss from which the gap is the trouble.

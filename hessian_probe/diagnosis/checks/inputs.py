@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.confidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
 

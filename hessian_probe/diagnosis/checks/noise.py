@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.context import MATERIAL, Context
-from hessian_probe.diagnosis.evidence import Found, by_factor, log_confidence
-from hessian_probe.diagnosis.problem import MAX_SINGLE
+from hessian_probe.diagnosis.case import MAX_SINGLE
+from hessian_probe.diagnosis.confidence import Found, by_factor, log_confidence
+from hessian_probe.diagnosis.experiments import MATERIAL, Context
 from hessian_probe.diagnosis.result import NotChecked
-from hessian_probe.diagnosis.trial import float_leaf
+from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
 
 SPREAD = 0.5

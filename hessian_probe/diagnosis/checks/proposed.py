@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hessian_probe.diagnosis.context import Context
-from hessian_probe.diagnosis.proposal import propose_rate
+from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.result import Finding
+from hessian_probe.optimizers.propose_rate import propose_rate
 from hessian_probe.results import number
 
 # Causes that a rate or a momentum can mend.

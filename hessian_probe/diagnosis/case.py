@@ -1,0 +1,149 @@
+"""What the user gave: loss, data and optimiser, checked and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import PyTree, generator, leaf_name
+from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.optimizers.samples import Samples, join
+from hessian_probe.optimizers.trial_runs import ADAM_STEPS, STEPS
+from hessian_probe.optimizers.untrained_params import frozen_variables
+
+# Samples whose losses and gradients are taken one by one.
+MAX_SINGLE = 512
+# Samples below which the error of a mean loss is not known.
+FEWEST_LOSSES = 8
+
+
+class Problem:
+    """The user's problem.
+
+    Args:
+        loss: `loss(params)`, or `loss(params, batch)` when there is training data.
+        params: where training stopped.
+        train: training data or None.
+        test: test data or None.
+        history: recorded losses, or None.
+        optimizer: optax transformation or None.
+        opt_state: its state or None.
+        apply: `apply(params, inputs) -> outputs` or None.
+        baseline: what a simpler model reaches, or None.
+        key: random key or None.
+        budget: how many times as many steps as usual trials take.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        params: PyTree,
+        train: Any,
+        test: Any,
+        history: Mapping[str, np.ndarray] | None,
+        optimizer: Any,
+        opt_state: Any,
+        apply: Callable[..., Any] | None,
+        baseline: Any,
+        key: jax.Array | None,
+        budget: int = 1,
+    ) -> None:
+        self.loss, self.train, self.test = loss, train, test
+        # Python's own floats are variables too; what trains and compares copies reads leaves with a dtype.
+        self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+        self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
+        self.apply, self.baseline, self.key = apply, baseline, key
+        self.rng = generator(key)
+        self.num_steps, self.num_adam_steps = budget * STEPS, budget * ADAM_STEPS
+        self.measured: dict[str, str] = {}
+        self.no_trials = ""
+        self.num_hvps = self.num_evaluations = 0
+        self.ends: list[tuple[float, Any]] = []  # lower training losses that were met, and where
+        self.samples: Samples | None = None if train is None else join(train)
+        self.test_samples: Samples | None = None if test is None else join(test)
+        _check_alike(self.samples, self.test_samples)
+        self.data = train
+        self.op: HessianOperator = hessian(loss, self.params, train, check=False)
+        self.value = self.op.value
+        self._join_batches()
+        if self.samples is not None and not self._takes_few(self.samples):
+            self.samples = None
+
+    def _takes_few(self, samples: Samples) -> bool:
+        """Whether the loss takes a part of the samples: one over a whole graph, say, does not."""
+        few = samples.take(np.arange(min(FEWEST_LOSSES, samples.size)))
+        try:
+            jax.eval_shape(self.loss, self.params, few)
+        except Exception:  # whatever a user's loss raises for another number of samples
+            return False
+        return True
+
+    def _join_batches(self) -> None:
+        """Work on one joined batch where the loss is a mean over samples, so that batches do not matter."""
+        samples = self.samples
+        if samples is None or samples.batch_size is None:
+            return
+        joined = hessian(self.loss, self.params, samples.batch, check=False)
+        if abs(joined.value - self.value) <= 1e-3 * abs(self.value):
+            self.data, self.op = samples.batch, joined
+        else:
+            self.samples = None
+
+    @cached_property
+    def held(self) -> tuple[str, ...]:
+        """Names of the arrays that the optimiser never moves by their gradient."""
+        if self.optimizer is None:
+            return ()
+        layout, rest = self.op.layout, self.op.objective.rest
+        flags = frozen_variables(self.optimizer, layout, self.op.x, rest)
+        return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
+
+    @cached_property
+    def moving(self) -> Callable[..., Any]:
+        """The loss as a function of what the optimiser moves: what it holds fixed stays as it is."""
+        if not self.held:
+            return self.loss
+
+        def loss(params: PyTree, *batch: Any) -> Any:
+            def leaf(path: Any, new: Any, old: Any) -> Any:
+                return old if leaf_name(path) in self.held else new
+
+            return self.loss(jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch)
+
+        return loss
+
+    def single_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
+        """Loss of each of some samples, here or elsewhere; None where the loss is no mean over samples."""
+        rows = np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
+        batch = jax.tree.map(jnp.asarray, samples.take(rows))
+        at = self.params if params is None else params
+        try:
+            alone = jax.vmap(lambda b: self.loss(at, jax.tree.map(lambda leaf: leaf[None], b)))
+            losses = np.asarray(jax.jit(alone)(batch), np.float64)
+            together = float(jax.jit(self.loss)(at, batch))
+        except Exception:  # a loss that cannot take one sample is no mean over samples
+            return None
+        self.num_evaluations += 2
+        mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
+        return losses if mean and np.all(np.isfinite(losses)) else None
+
+
+def _check_alike(train: Samples | None, test: Samples | None) -> None:
+    """Test samples must be of the shape of training samples."""
+    if train is None or test is None:
+        return
+    kinds = [jax.tree.structure(part.batch) for part in (train, test)]
+    if str(kinds[0]) != str(kinds[1]):
+        raise ValueError(
+            f"test must be of the same kind as train; got batches {kinds[1]}, expected {kinds[0]}"
+        )
+    shapes = [[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)] for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"test must be of the same kind as train; got samples of shapes {shapes[1]}, expected {shapes[0]}"
+        )

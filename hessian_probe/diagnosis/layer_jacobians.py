@@ -1,0 +1,68 @@
+"""Derivatives inside a model: of the loss by each layer's output, of what layers read by earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.programs.layers import run, traced
+
+
+def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:
+    """Norms of the loss's gradient with respect to the output of each layer, from the first to the last.
+
+    Args:
+        loss: `loss(params, batch)`.
+        params: the parameters.
+        batch: the data.
+
+    Returns:
+        The norms, and whether the program holds loops.
+    """
+    program, count = traced(loss, params, batch)
+    first = jax.eval_shape(lambda p, b: run(program, count, p, b).layers, params, batch)
+    seen = {}
+
+    def tapped(taps: Any) -> Any:
+        found = run(program, count, params, batch, taps)
+        seen["loops"] = found.loops
+        return found.output
+
+    gradients = jax.jit(jax.grad(tapped))(tuple(jnp.zeros(leaf.shape, leaf.dtype) for leaf in first))
+    return [float(jnp.linalg.norm(leaf.ravel())) for leaf in gradients], bool(seen["loops"])
+
+
+def slopes(program: Any, num_params: int, params: Any, batch: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What layers read of earlier layers through no activation known by name, and its slope.
+
+    Args:
+        program: from `traced`.
+        num_params: how many of its inputs are parameters.
+        params: the parameters.
+        batch: the data.
+
+    Returns:
+        For each, values and the size of their change when ±1, drawn by chance, is added to every layer's
+        output: where nothing but an activation lies between, that is the activation's derivative.
+    """
+    shapes = jax.eval_shape(lambda p, b: run(program, num_params, p, b).layers, params, batch)
+    rng = np.random.default_rng(0)
+    signs = tuple(jnp.asarray(rng.choice((-1.0, 1.0), s.shape), s.dtype) for s in shapes)
+    named: list[bool] = []
+
+    def read(taps: Any) -> list[jax.Array]:
+        found = run(program, num_params, params, batch, taps, cut=True).read
+        named[:] = [known for _, known in found]
+        return [value for value, _ in found]
+
+    zero = tuple(jnp.zeros(s.shape, s.dtype) for s in shapes)
+    values, changes = jax.jit(lambda taps: jax.jvp(read, (zero,), (taps,)))(signs)
+    return [
+        (np.asarray(value, np.float64), np.abs(np.asarray(change, np.float64)))
+        for value, change, known in zip(values, changes, named, strict=True)
+        if not known
+    ]

@@ -1,0 +1,256 @@
+"""Other models of the user's data, and other ways to train the user's own: measured on first use."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.diagnosis import baselines
+from hessian_probe.diagnosis.baselines import Task
+from hessian_probe.diagnosis.case import Problem
+from hessian_probe.diagnosis.features import Features, standardised
+from hessian_probe.diagnosis.output_range import ROUNDING, limits, width
+from hessian_probe.optimizers.trial_runs import best_by_adam, displaced, drawn_anew
+
+# Samples of the one-batch test.
+ONE_BATCH = 16
+# Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
+LARGE = 0.2
+
+
+class Others(Problem):
+    """The problem with what other models and other training make of it."""
+
+    @cached_property
+    def targets(self) -> np.ndarray | None:
+        """Targets of the training samples; of an autoencoder these are the inputs."""
+        samples = self.samples
+        if samples is None or samples.targets is not None or samples.inputs is None:
+            return None if samples is None else samples.targets
+        outputs = self.outputs
+        same = outputs is not None and outputs.shape == samples.inputs.shape
+        return samples.inputs if same else None
+
+    @cached_property
+    def outputs(self) -> np.ndarray | None:
+        """Outputs of the model for the training inputs."""
+        if self.apply is None or self.samples is None or self.samples.inputs is None:
+            return None
+        given = self.apply(self.params, jnp.asarray(self.samples.inputs))
+        if not hasattr(given, "shape"):
+            raise ValueError(f"apply must return the outputs alone, as one array; got {type(given).__name__}")
+        found = np.asarray(given)
+        if found.ndim == 0 or len(found) != self.samples.size:
+            raise ValueError(
+                f"apply must return an output for each of the {self.samples.size} samples along axis 0; got "
+                f"shape {found.shape}"
+            )
+        return found
+
+    @cached_property
+    def task(self) -> Task | None:
+        """What the loss is, told from the outputs here and from those of a few samples at a new start."""
+        if self.outputs is None or self.targets is None or self.samples is None:
+            return None
+        task = baselines.recognise_task(self.outputs, self.targets, self.value)
+        assert self.apply is not None
+        assert self.samples.inputs is not None
+        if task is None or len(self.targets) < self.samples.size:
+            return task
+        some = np.arange(min(self.samples.size, ONE_BATCH))  # one number can agree by accident
+        start, batch = self._new_start, jax.tree.map(jnp.asarray, self.samples.take(some))
+        value = float(self.loss(start, batch))
+        outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
+        self.num_evaluations += 2
+        if not (math.isfinite(value) and np.all(np.isfinite(outputs))):
+            return task
+        again = baselines.recognise_task(outputs, self.targets[some], value, like=task)
+        return None if again is None else task
+
+    @cached_property
+    def trivial(self) -> float:
+        """Loss without the inputs.
+
+        That of the best constant where the task is known, else what training reaches where every input is the
+        mean one.  Without targets it is not known; the first recorded loss stands for it, and NaN
+        where there is none.
+        """
+        if self.task is not None:
+            return baselines.trivial_loss(self.task)
+        samples = self.samples
+        if samples is not None and samples.targets is not None and samples.inputs is not None:
+            floating = samples.inputs.dtype.kind == "f"
+            one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
+            blind = samples.with_inputs(
+                np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
+            )
+            return self._by_adam(blind)
+        recorded = None if self.history is None else self.history.get("loss")
+        return math.nan if recorded is None else float(recorded[0])
+
+    def _by_adam(self, batch: Any) -> float:
+        """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
+        starts = (self.params, self._new_start)
+        self.num_evaluations += 2 * len(starts) * self.num_adam_steps
+        losses = [best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]
+        return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
+
+    @cached_property
+    def linear(self) -> float:
+        """Training loss of a linear model, cut to what outputs can be; NaN where it is no part of the user's.
+
+        It does not where it has fewer parameters, or where a narrow layer lets fewer numbers through than
+        differ among the outputs.
+        """
+        samples, task = self.samples, self._task_of_samples
+        if samples is None or samples.inputs is None or task is None:
+            return math.nan
+        rng = np.random.default_rng(0)
+        chosen = baselines.subset(samples.size, rng)
+        rows = Features(samples.inputs[chosen], rng)(samples.inputs[chosen])
+        free = task.classes - (task.kind == "cross_entropy")  # a constant added to all logits changes nothing
+        needed = min(free, rows.shape[1] - 1)
+        assert self.apply is not None
+        if rows.shape[1] * task.classes > self.op.size:
+            return math.nan
+        if width(self.apply, self._new_start, samples.inputs) < needed:
+            return math.nan
+        return baselines.fit(rows, task._replace(targets=task.targets[chosen]), within=self.limits)[1]
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """Range that outputs were seen to keep within; infinite ends where there is none."""
+        samples, outputs = self.samples, self.outputs
+        free = self.task is None or self.task.probabilities  # whose logits may be anything
+        if free or samples is None or samples.inputs is None or outputs is None:
+            return -math.inf, math.inf
+        assert self.apply is not None
+        within = np.abs(outputs).max(initial=0) <= 1 + ROUNDING or outputs.min(initial=0) >= 0
+        low, high = limits(self.apply, self.params, samples.inputs) if within else (-math.inf, math.inf)
+        inside = np.all((outputs >= low - ROUNDING) & (outputs <= high + ROUNDING))
+        return (low, high) if inside else (-math.inf, math.inf)
+
+    @property
+    def least(self) -> float:
+        """Lowest loss that outputs within these limits can have."""
+        return 0.0 if self.task is None else baselines.least(self.task, self.limits)
+
+    @property
+    def rich(self) -> float:
+        """Held-out loss of a linear model on random features; NaN where the user's loss is not known."""
+        return math.nan if self._task_of_samples is None or self.held_out is None else self.held_out[0].mean()
+
+    @cached_property
+    def held_out(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """Losses of that model on held-out training samples and on test samples, and the trivial loss.
+
+        Where the user's loss is not known, it is the one that such targets usually have.
+        """
+        train = self.samples
+        if train is None or train.inputs is None or self.targets is None:
+            return None
+        if train.size < 2 * baselines.FOLDS:
+            return None
+        task = self._task_of_samples or baselines.task_of(self.targets)
+        if task is None:
+            return None
+        rng = np.random.default_rng(0)
+        rows = baselines.subset(train.size, rng)
+        part = task._replace(targets=task.targets[rows])
+        found = baselines.held_out(train.inputs[rows], part, rng, self._test_part(task, rng))
+        return found.inside, found.outside, baselines.trivial_loss(task)
+
+    def _test_part(self, task: Task, rng: np.random.Generator) -> tuple[np.ndarray, Task] | None:
+        """Test inputs and targets, where they have the shapes of the training ones."""
+        train, test = self.samples, self.test_samples
+        if train is None or test is None or train.inputs is None or test.inputs is None:
+            return None
+        targets = test.inputs if train.targets is None else test.targets
+        if targets is None or self.targets is None or test.inputs.shape[1:] != train.inputs.shape[1:]:
+            return None
+        other = baselines.task_of(targets, like=task) if targets.shape[1:] == self.targets.shape[1:] else None
+        if other is None:
+            return None
+        rows = baselines.subset(test.size, rng)
+        return test.inputs[rows], other._replace(targets=other.targets[rows])
+
+    @property
+    def _task_of_samples(self) -> Task | None:
+        """The task, where it has one target for each sample."""
+        task, samples = self.task, self.samples
+        return (
+            task if task is not None and samples is not None and len(task.targets) == samples.size else None
+        )
+
+    @property
+    def _new_start(self) -> Any:
+        return drawn_anew(self.params, np.random.default_rng(0))
+
+    @cached_property
+    def restart(self) -> float:
+        """Lowest training loss that the own Adam sees from weights drawn anew."""
+        if self.samples is None:
+            return math.nan
+        self.num_evaluations += 2 * self.num_adam_steps
+        return best_by_adam(self.loss, self._new_start, self.samples.batch, self.num_adam_steps)[0]
+
+    @cached_property
+    def standardised(self) -> float:
+        """The same where each input has mean 0 and deviation 1; NaN where the targets are the inputs."""
+        samples = self.samples
+        if samples is None or samples.inputs is None or samples.targets is None:
+            return math.nan
+        self.num_evaluations += 2 * self.num_adam_steps
+        batch = samples.with_inputs(standardised(samples.inputs))
+        return best_by_adam(self.loss, self._new_start, batch, self.num_adam_steps)[0]
+
+    @cached_property
+    def _adam_run(self) -> tuple[float, Any]:
+        if self.samples is None:
+            return float("nan"), None
+        self.num_evaluations += 2 * self.num_adam_steps
+        return best_by_adam(self.loss, self.params, self.samples.batch, self.num_adam_steps)
+
+    @cached_property
+    def beside(self) -> tuple[float, float]:
+        """Training loss a little beside the parameters, and the lowest that the own Adam sees from there.
+
+        What the optimiser holds fixed stays as it is.
+        """
+        if self.samples is None:
+            return math.nan, math.nan
+        self.num_evaluations += 2 * self.num_adam_steps + 1
+        start = displaced(self.params, np.random.default_rng(0))
+        batch = jax.tree.map(jnp.asarray, self.samples.batch)
+        first = float(jax.jit(self.moving)(start, batch))
+        return first, best_by_adam(self.moving, start, self.samples.batch, self.num_adam_steps)[0]
+
+    @property
+    def adam(self) -> float:
+        """Lowest training loss that the own Adam sees from here."""
+        return self._adam_run[0]
+
+    @cached_property
+    def one_batch(self) -> tuple[float, float, float, float]:
+        """Loss on a few samples: here, with weights drawn anew, and after training here on these alone.
+
+        The last is what training on a single one of them reaches: the floor of a loss that has one.
+        """
+        if self.samples is None:
+            return float("nan"), float("nan"), float("nan"), float("nan")
+        rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
+        batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
+        value = jax.jit(self.loss)
+        here, anew = float(value(self.params, batch)), float(value(self._new_start, batch))
+        self.num_evaluations += 2
+        alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
+        self.num_evaluations += 4 * self.num_adam_steps
+        after, floor = (
+            best_by_adam(self.loss, self.params, some, self.num_adam_steps)[0] for some in (batch, alone)
+        )
+        return here, anew, after, floor

@@ -1,0 +1,241 @@
+"""Leave a saddle or a maximum along negative curvature, and prove that it was left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm
+from hessian_probe.escapes.bent import go_on_from
+from hessian_probe.escapes.line_search import LineSearch
+from hessian_probe.escapes.result import Escape
+from hessian_probe.operators.objective import Objective
+from hessian_probe.points.classify import classify
+from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.second_order import was_interrupted
+from hessian_probe.results import number
+
+# A decrease must exceed this many roundings of the loss to count: of the parameters' precision, and of a
+# lower one in which the loss computes.
+ROUNDING = 16.0
+COARSE_ROUNDING = 2.0
+
+
+def escape(
+    loss: Callable[..., Any],
+    params: PyTree,
+    data: Any = None,
+    *,
+    key: jax.Array | None = None,
+    point: CriticalPoint | None = None,
+    max_hvps: int | None = None,
+    null_space: PyTree | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Escape:
+    """Find a lower loss along the most negative curvature, or say that there is nothing to escape.
+
+    The direction comes from the classification.  Both signs are tried, the step length is searched
+    on the true loss, and the step is accepted only if the loss falls beyond rounding, below the
+    loss of the critical point itself: going on downhill from there cannot lead back to it.  Where
+    second order shows no way down, but higher order does (a non-strict saddle), the search goes on from
+    the lower point that the classification found, `point.descent`, since the way there may be curved.
+
+    Args:
+        loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
+        params: pytree; its real floating-point leaves are the variables.
+        data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        key: random key; None means `jax.random.key(0)`.
+        point: a classification of these very parameters, to save classifying again.
+        max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) nothing moves.
+        null_space: passed on to `hp.classify`.
+        progress: called with a line of text as the search goes on.
+
+    Returns:
+        Escape; its `params` are never worse than what came in.  Ctrl-C returns the best step so far.
+
+    Raises:
+        TypeError: `loss` or `data` are of the wrong kind.
+        ValueError: `point` was made at other parameters or for another loss.
+
+    Cost:
+        The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
+        slope along the line; as many again where higher order shows the way.
+
+    Source:
+        Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
+        Math. Programming 16, 1979, doi:10.1007/BF01582091.
+    """
+    if point is not None and not isinstance(point, CriticalPoint):
+        raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
+    classified = point is None
+    if point is None:
+        point = classify(
+            loss, params, data, key=key, max_hvps=max_hvps, null_space=null_space, progress=progress
+        )
+    objective = Objective(loss, params, data)
+    if classified and was_interrupted(point):
+        return _stay(point, params, point.loss, objective, "undetermined", point.evidence[0])
+    try:
+        return _search(point, objective, params, progress)
+    except KeyboardInterrupt:
+        reason = "interrupted before a lower loss was found"
+        return _stay(point, params, point.loss, objective, "undetermined", reason)
+
+
+def _search(
+    point: CriticalPoint, objective: Objective, params: PyTree, progress: Callable[[str], None] | None
+) -> Escape:
+    """Search along what is known of the point, and prove what was found."""
+    before = objective.value(objective.variables)
+    _check_point(point, objective, before)
+    if point.escape_direction is None and point.descent is None:
+        return _stay(point, params, before, objective, *_no_direction(point))
+    eps = float(jnp.finfo(objective.layout.dtype).eps)
+    margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
+    ways = []
+    if point.escape_direction is not None:
+        ways.append(_straight(objective, point, before, margin))
+    ended = not ways or ways[0].ended
+    if point.descent is not None and ended:
+        move = from_tangent(objective.layout, point.descent, "point.descent")
+        ways.append(_Way(go_on_from(objective, move, margin), math.nan, math.nan))
+    values = [objective.value(way.moved) for way in ways]
+    after, way = min(
+        zip(values, ways, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
+    )
+    if progress is not None:
+        progress(f"best step: loss {number(after, 6)}")
+    floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
+    if not after < floor - margin:
+        if not ended:
+            raise KeyboardInterrupt
+        reason = (
+            f"no step tried lowers the loss below {number(floor, 6)} by more than "
+            f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
+        )
+        return _stay(point, params, before, objective, "no_decrease", reason)
+    return _moved(point, objective, way, before, after)
+
+
+class _Way(NamedTuple):
+    """Where a search ended: the variables, the signed step if straight, and the loss predicted there.
+
+    `ended` is False where Ctrl-C ended it: the best step so far.
+    """
+
+    moved: Vector
+    step: float
+    predicted: float
+    ended: bool = True
+
+
+def _straight(objective: Objective, point: CriticalPoint, before: float, margin: float) -> _Way:
+    """Search along the escape direction."""
+    layout = objective.layout
+    direction = from_tangent(layout, point.escape_direction, "point.escape_direction")
+    work = cast(objective.variables, layout.work_dtypes)
+    search = LineSearch(objective, objective.variables, direction, before, margin, point.distance == 0)
+    ended = True
+    try:
+        search.run(max(float(norm(work)), 1.0))
+    except KeyboardInterrupt:
+        if search.best.length == 0:
+            raise
+        ended = False
+    best = search.best
+    _, slopes = objective.line(objective.variables, direction, np.zeros(1))
+    known = point.descent is None and len(point.lowest.eigenvalues) > 0
+    curvature = float(point.lowest.eigenvalues[0]) if known else math.nan
+    predicted = before + float(slopes[0]) * best.length + 0.5 * curvature * best.length**2
+    return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended)
+
+
+def _check_point(point: CriticalPoint, objective: Objective, value: float) -> None:
+    if point.size != objective.layout.size:
+        raise ValueError(
+            f"point is about {point.size} variables, params has {objective.layout.size}; "
+            "classify these parameters, or leave point out"
+        )
+    close = 1e3 * float(jnp.finfo(objective.layout.dtype).eps) * max(abs(value), abs(point.loss))
+    if np.isfinite(value) and abs(value - point.loss) > close:
+        raise ValueError(
+            f"point has loss {point.loss:.8g}, params have {value:.8g}: it was made at other parameters, "
+            "for another loss or other data; classify again, or leave point out"
+        )
+
+
+def _no_direction(point: CriticalPoint) -> tuple[str, str]:
+    if point.label == "minimum":
+        return "nothing_to_escape", "a minimum: no direction of negative curvature"
+    if point.label == "not_critical":
+        return (
+            "nothing_to_escape",
+            "a slope without negative curvature: the gradient is the way down",
+        )
+    known = f"the point is {point.label}, and no direction of negative curvature is known"
+    return "undetermined", f"{known}: {point.evidence[0]}"
+
+
+def _stay(
+    point: CriticalPoint,
+    params: PyTree,
+    loss: float,
+    objective: Objective,
+    status: str,
+    reason: str,
+) -> Escape:
+    return Escape(
+        status=status,
+        params=params,
+        loss_before=loss,
+        loss_after=loss,
+        distance=0.0,
+        step=0.0,
+        predicted=math.nan,
+        num_hvps=point.num_hvps,
+        num_evaluations=point.num_evaluations + objective.num_evaluations,
+        point=point,
+        evidence=(reason,),
+    )
+
+
+def _moved(
+    point: CriticalPoint,
+    objective: Objective,
+    way: _Way,
+    before: float,
+    after: float,
+) -> Escape:
+    work = objective.layout.work_dtypes
+    gone = add_scaled(cast(way.moved, work), -1.0, cast(objective.variables, work))
+    distance = float(norm(gone)) if math.isnan(way.step) else abs(way.step)
+    fell = f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}"
+    if point.descent is not None:
+        fell += "; second order shows no way down, higher order does"
+    elif not math.isnan(way.predicted):
+        fell += f"; the quadratic model predicts a fall by {number(before - way.predicted, 4)}"
+    evidence = (
+        fell,
+        f"it is {number(min(before, point.critical_loss) - after, 4)} below the critical point's: going on "
+        "downhill cannot return there"
+        if math.isfinite(point.critical_loss)
+        else f"the point was {point.label}; the step uses its negative curvature all the same",
+    )
+    return Escape(
+        status="escaped",
+        params=merge(objective.layout, way.moved, objective.rest),
+        loss_before=before,
+        loss_after=after,
+        distance=distance,
+        step=way.step,
+        predicted=way.predicted,
+        num_hvps=point.num_hvps,
+        num_evaluations=point.num_evaluations + objective.num_evaluations,
+        point=point,
+        evidence=evidence,
+    )

@@ -1,0 +1,62 @@
+"""The loss along the escape direction, both ways, beside what second order predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hessian_probe.arrays import PyTree, from_tangent
+from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.operators.objective import Objective
+from hessian_probe.points.result import CriticalPoint
+
+# The profile reaches this much further than the escape's step, so that the rise beyond it shows.
+BEYOND = 1.5
+# Without a step it reaches this far, in params.
+DEFAULT_REACH = 1.0
+
+
+def loss_profile(
+    loss: Callable[..., Any],
+    params: PyTree,
+    data: Any = None,
+    *,
+    point: CriticalPoint,
+    move: Escape | None = None,
+    num: int = 61,
+) -> Profile | None:
+    """Evaluate the loss along a point's escape direction.
+
+    Args:
+        loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
+        params: the parameters that were classified.
+        data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        point: their classification.
+        move: the escape from there; the profile reaches half as far again as its step.
+        num: evaluations.
+
+    Returns:
+        The profile, or None if the point has no escape direction.
+
+    Cost:
+        `num` evaluations of loss and slope, in one compiled call.
+    """
+    if point.escape_direction is None:
+        return None
+    objective = Objective(loss, params, data)
+    direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
+    step = 0.0 if move is None or move.step != move.step else move.step
+    reach = BEYOND * abs(step) or DEFAULT_REACH
+    distances = np.linspace(-reach, reach, 2 * (num // 2) + 1)
+    losses, slopes = objective.line(objective.variables, direction, distances)
+    return Profile(
+        distances=distances,
+        losses=losses,
+        loss=point.loss,
+        slope=float(slopes[len(slopes) // 2]),
+        curvature=float(point.lowest.eigenvalues[0]),
+        step=step,
+        step_loss=point.loss if move is None or step == 0 else move.loss_after,
+    )

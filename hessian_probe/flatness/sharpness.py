@@ -1,0 +1,261 @@
+"""How sharp is this point, by measures that re-scaling of layers changes and by ones that it does not?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import (
+    PyTree,
+    Vector,
+    cast,
+    flatten,
+    from_tangent,
+    generator,
+    norm,
+    random_normal,
+    scale,
+    unflatten_rows,
+)
+from hessian_probe.flatness.result import Sharpness, SharpnessMeasure
+from hessian_probe.flatness.worst_case_ascent import Region, highest
+from hessian_probe.operators.base import rounding_of
+from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.spectrum.eigsh import eigsh
+from hessian_probe.spectrum.trace import trace
+
+# Up to this many variables the whole Hessian costs no more products than the estimates do.
+EXACT = 128
+# Random starts of each ascent, beside the gradient and both signs of the top eigenvector.
+RANDOM_STARTS = 2
+KESKAR = "Keskar et al. 2017, eq. 4, arXiv:1609.04836"
+LI = "Li et al. 2018, section 4, arXiv:1712.09913"
+KWON = "Kwon et al. 2021, arXiv:2102.11600"
+KINKS = (
+    "the loss has kinks ({}): what they add to the sharpness shows in keskar and adaptive_maximum alone, "
+    "not in second derivatives"
+)
+
+
+def sharpness(
+    loss: Callable[..., Any],
+    params: PyTree,
+    data: Any = None,
+    *,
+    num_probes: int = 30,
+    keskar_box: float = 1e-3,
+    adaptive_radius: float = 0.5,
+    filter_axis: int = -1,
+    rtol: float = 1e-3,
+    max_hvps: int | None = None,
+    key: jax.Array | None = None,
+) -> Sharpness:
+    """Measure how sharp a point is, in seven ways, each with its error and what leaves it unchanged.
+
+    A network with ReLU units computes the same when the weights into a layer are multiplied by α and
+    those out of it by 1/α, so a measure that this changes cannot by itself say how well the network
+    will do on new data (Dinh et al. 2017).  With the Hessian H at the parameters x, w = |x| and T =
+    diag(w):
+
+    - `lambda_max`: λ_max(H), in loss / params²; `trace`: tr H, the same unit.
+    - `keskar`: 100 (max f(x + z) − f(x)) / (1 + f(x)) over the box |zᵢ| ≤ ε(|xᵢ| + 1).
+    - `filter_normalised`: mean second derivative along random directions whose part in each filter has
+      the length of that filter, Σ_f (‖x_f‖²/n_f) tr H_ff, in loss.  Leaves with fewer than two axes
+      (biases) are at rest, as theirs are; where no leaf has two, each leaf is one filter.
+    - `adaptive_lambda_max`: λ_max(THT), `adaptive_trace`: tr THT, in loss: the largest and the summed
+      second derivative when each variable moves in proportion to its size.
+    - `adaptive_maximum`: max f(x + z) − f(x) over Σ(zᵢ/xᵢ)² ≤ ρ², in loss.
+
+    The last three do not change when layers, or single units, are re-scaled; `filter_normalised` does
+    not when whole layers are.  None of them is a bound on the error on new data.
+
+    Args:
+        loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
+        params: pytree; its real floating-point leaves are the variables.
+        data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        num_probes: products for each trace.
+        keskar_box: ε of Keskar's box.
+        adaptive_radius: ρ of the adaptive ellipsoid.
+        filter_axis: axis of a weight that counts its filters: the last one where weights are (inputs,
+            outputs) as in Flax, Haiku and Keras; 0 in Equinox.
+        rtol: accuracy of each largest eigenvalue, relative to the largest in magnitude.
+        max_hvps: products allowed for each of the two; None means that of `hp.eigsh`.
+        key: random key; None means `jax.random.key(0)`.
+
+    Returns:
+        Sharpness.
+
+    Raises:
+        TypeError: `loss` or `data` are of the wrong kind.
+        ValueError: `params` has no variable; data is empty; an option is out of its range.
+
+    Cost:
+        3 · num_probes products for the traces, 10 to 50 for each of two largest eigenvalues, up to 100
+        gradients for the two maxima; memory of num_probes / 3 vectors.  Up to 128 variables, n products
+        and the dense Hessian, whose eigenvalues and traces are exact to rounding.
+
+    Source:
+        L. Dinh et al., Sharp minima can generalize for deep nets, 2017, arXiv:1703.04933 (re-scaling);
+        N. Keskar et al. 2017, arXiv:1609.04836, eq. 4, ε = 1e-3; H. Li et al. 2018, arXiv:1712.09913,
+        section 4; J. Kwon et al. 2021, arXiv:2102.11600 (without their η, which breaks invariance;
+        ρ = 0.5 lies among theirs); M. Andriushchenko et al. 2023, arXiv:2302.07011, section 2
+        (second order of the average and the worst case).
+    """
+    _check_options(num_probes, keskar_box, adaptive_radius)
+    op = hessian(loss, params, data)
+    dense = op.dense() if op.size <= EXACT else None
+    measuring = _Measuring(op, dense, num_probes, rtol, max_hvps, key)
+    x = cast(op.x, op.layout.work_dtypes)
+    sizes = tuple(jnp.abs(leaf) for leaf in x)
+    ones = tuple(jnp.ones_like(leaf) for leaf in x)
+    box = Region(tuple(keskar_box * (leaf + 1) for leaf in sizes), box=True)
+    ball = Region(scale(adaptive_radius, sizes), box=False)
+    plain, adaptive = measuring.largest(ones), measuring.largest(sizes)
+    measures = (
+        plain.measure("lambda_max", "none", "λ_max(H)", "loss / params²", "largest eigenvalue"),
+        measuring.summed(ones).measure("trace", "none", "tr H", "loss / params²", "sum of eigenvalues"),
+        measuring.highest(box, plain.vector, 100 / (1 + op.value) if op.value > -1 else math.nan).measure(
+            "keskar", "none", f"100 (max f − f)/(1 + f), |zᵢ| ≤ {keskar_box:g}(|xᵢ| + 1)", "percent", KESKAR
+        ),
+        measuring.summed(_filters(x, filter_axis)).measure(
+            "filter_normalised", "layers", "Σ_f ‖x_f‖²/n_f · tr H_ff", "loss", LI
+        ),
+        adaptive.measure("adaptive_lambda_max", "units", "λ_max(THT), T = diag |x|", "loss", KWON),
+        measuring.summed(sizes).measure("adaptive_trace", "units", "tr THT, T = diag |x|", "loss", KWON),
+        measuring.highest(ball, adaptive.vector, 1.0).measure(
+            "adaptive_maximum", "units", f"max f − f, ‖z/x‖ ≤ {adaptive_radius:g}", "loss", KWON
+        ),
+    )
+    kinks = op.objective.noticed.kinks
+    notes = (KINKS.format(", ".join(kinks)),) if kinks else ()
+    return Sharpness(
+        measures=measures,
+        loss=op.value,
+        grad_norm=float(norm(op.gradient_vector)),
+        size=op.size,
+        notes=notes,
+        num_hvps=op.num_hvps,
+        num_evaluations=op.objective.num_evaluations,
+    )
+
+
+def _check_options(num_probes: int, keskar_box: float, adaptive_radius: float) -> None:
+    if num_probes < 6:
+        raise ValueError(
+            f"num_probes is {num_probes}; a standard error needs at least 6 (a third are samples)"
+        )
+    for name, given in (("keskar_box", keskar_box), ("adaptive_radius", adaptive_radius)):
+        if not 0 < given < np.inf:
+            raise ValueError(f"{name} is {given}; it must be positive and finite")
+
+
+class _Found(NamedTuple):
+    """A number with its error, what it took, and for an eigenvalue its vector."""
+
+    value: float
+    error: float
+    kind: str
+    num_hvps: int
+    num_evaluations: int
+    vector: Vector | None = None
+
+    def measure(self, name: str, invariance: str, formula: str, unit: str, source: str) -> SharpnessMeasure:
+        return SharpnessMeasure(
+            name=name,
+            value=self.value,
+            error=self.error,
+            error_kind=self.kind,
+            invariance=invariance,
+            formula=formula,
+            unit=unit,
+            source=source,
+            num_hvps=self.num_hvps,
+            num_evaluations=self.num_evaluations,
+        )
+
+
+class _Measuring:
+    """Numbers of the Hessian scaled to DHD, D = diag(widths), by products or from the whole matrix."""
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        dense: np.ndarray | None,
+        num_probes: int,
+        rtol: float,
+        max_hvps: int | None,
+        key: jax.Array | None,
+    ) -> None:
+        self.op, self.dense, self.num_probes = op, dense, num_probes
+        self.rtol, self.max_hvps, self.key = rtol, max_hvps, key
+        self.rng = generator(key)
+
+    def largest(self, widths: Vector) -> _Found:
+        """λ_max(DHD) with its vector."""
+        if self.dense is not None:
+            matrix, error = self._scaled(widths)
+            values, vectors = np.linalg.eigh(matrix)
+            top = tuple(leaf[0] for leaf in unflatten_rows(self.op.layout, vectors[None, :, -1]))
+            return _Found(float(values[-1]), error, "rounding", self.op.size, 0, top)
+        seen = self._seen(widths)
+        found = eigsh(seen, lowest=0, highest=1, rtol=self.rtol, max_hvps=self.max_hvps, key=self.key)
+        if not len(found.eigenvalues):
+            return _Found(float("nan"), float("nan"), "residual", found.num_hvps, 0)
+        top = from_tangent(self.op.layout, found.vector(0), "an eigenvector")
+        value, error = float(found.eigenvalues[0]), float(found.residual_norms[0])
+        return _Found(value, error, "residual", found.num_hvps, 0, top)
+
+    def summed(self, widths: Vector) -> _Found:
+        """Trace of DHD."""
+        if self.dense is not None:
+            matrix, error = self._scaled(widths)
+            return _Found(float(np.trace(matrix)), error, "rounding", self.op.size, 0)
+        found = trace(self._seen(widths), self.num_probes, self.rng)
+        return _Found(found.value, found.error, "standard error", found.num_hvps, 0)
+
+    def highest(self, region: Region, top: Vector | None, factor: float) -> _Found:
+        """Largest rise of the loss in a region, times a factor."""
+        op = self.op
+        gradient = tuple(g * w for g, w in zip(op.gradient_vector, region.widths, strict=True))
+        directions = [gradient]
+        if top is not None:
+            directions += [top, scale(-1.0, top)]
+        directions += [random_normal(self.rng, op.layout, op.active) for _ in range(RANDOM_STARTS)]
+        found = highest(op.objective, op.x, op.value, region, directions)
+        # Keskar's formula has no meaning for a loss at or below −1.
+        factor = factor if factor > 0 else float("nan")
+        kind = "spread of the ascents"
+        return _Found(factor * found.rise, factor * found.spread, kind, 0, found.num_evaluations)
+
+    def _seen(self, widths: Vector) -> PreconditionedOperator:
+        return PreconditionedOperator(self.op, tuple(leaf * leaf for leaf in widths))
+
+    def _scaled(self, widths: Vector) -> tuple[np.ndarray, float]:
+        """The whole of DHD, and its rounding."""
+        assert self.dense is not None
+        flat = flatten(widths)
+        matrix = flat[:, None] * self.dense * flat
+        return matrix, rounding_of(self.op) * float(np.linalg.norm(matrix))
+
+
+def _filters(x: Vector, axis: int) -> Vector:
+    """For each variable the root mean square of its filter; 0 in leaves that are left at rest."""
+    deep = any(leaf.ndim >= 2 for leaf in x)
+    return tuple(_filter_widths(leaf, axis, deep) for leaf in x)
+
+
+def _filter_widths(leaf: jax.Array, axis: int, deep: bool) -> jax.Array:
+    if deep and leaf.ndim < 2:
+        return jnp.zeros_like(leaf)
+    if leaf.size == 0:
+        return leaf
+    if deep and not -leaf.ndim <= axis < leaf.ndim:
+        raise ValueError(f"filter_axis is {axis}; a weight has shape {leaf.shape}")
+    others = tuple(i for i in range(leaf.ndim) if not deep or i != axis % leaf.ndim)
+    return jnp.broadcast_to(jnp.sqrt(jnp.mean(jnp.square(leaf), axis=others, keepdims=True)), leaf.shape)

@@ -1,0 +1,1 @@
+"""Long work: checkpoints, saved state, interrupts, fingerprints."""

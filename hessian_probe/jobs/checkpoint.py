@@ -1,0 +1,206 @@
+"""Long jobs that can be stopped at any moment and continued to the same answer.
+
+A job is a row of searches, each with a state that can be kept.  The file holds the states of those that
+are done and of the one in progress; what lies between searches is computed again when a job goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import hessian_probe
+from hessian_probe.jobs import storage
+from hessian_probe.jobs.fingerprint import digest, fingerprint
+from hessian_probe.jobs.interrupt import uninterrupted
+from hessian_probe.jobs.state import State, merged, parted, random_state
+from hessian_probe.operators.hessian import HessianOperator
+
+# Saving waits at least so many times as long as the last save took: it costs less than 2 % of the time.
+REST = 50.0
+AGAIN = "resume=False starts over"
+Source = str | os.PathLike[str]
+
+
+@dataclasses.dataclass
+class Saving:
+    """Where a job is saved, how often, and what it goes on from; the arguments of a caller.
+
+    Attributes:
+        save_to: file, or None.
+        save_every: seconds between two saves.
+        resume: True goes on from `save_to` where there is such a file; a path goes on from there; False
+            starts over.
+    """
+
+    save_to: Source | None = None
+    save_every: float = 30.0
+    resume: bool | Source = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.save_every, bool) or not isinstance(self.save_every, int | float):
+            raise TypeError(f"save_every={self.save_every!r}; expected seconds, a number")
+        if not self.save_every >= 0:
+            raise ValueError(f"save_every={self.save_every}; expected seconds, at least 0")
+        if self.save_to is not None and not Path(self.save_to).absolute().parent.is_dir():
+            raise ValueError(f"save_to={str(self.save_to)!r}: there is no folder {Path(self.save_to).parent}")
+
+    @property
+    def source(self) -> Path | None:
+        """File to go on from, or None."""
+        if isinstance(self.resume, bool):
+            here = self.resume and self.save_to is not None and Path(self.save_to).exists()
+            return Path(self.save_to) if here and self.save_to is not None else None
+        path = Path(self.resume)
+        if not path.exists():
+            raise ValueError(f"resume={str(path)!r}: there is no such file")
+        return path
+
+
+class Job:
+    """One job: its searches in their order, saved and continued.
+
+    Args:
+        kind: what the job is.
+        op: operator of the problem.
+        options: what was asked, beside budgets, which may be raised when a job goes on.
+        saving: where and how often.
+
+    Raises:
+        ValueError: the file to go on from is damaged, or of another job; the message says which.
+    """
+
+    def __init__(self, kind: str, op: HessianOperator, options: dict[str, Any], saving: Saving) -> None:
+        self._kind, self._every = kind, saving.save_every
+        self._path = None if saving.save_to is None else Path(saving.save_to)
+        self._saved: list[State] = []
+        self._done: list[State] = []
+        self._start, self._begun = "", False
+        self._failed = False
+        source = saving.source
+        if self._path is not None or source is not None:
+            self._header = _header(op, options)
+        if source is not None:
+            self._saved = _open(source, kind, self._header)
+        self._cost, self._last = 0.0, time.monotonic()
+
+    def begin(self, op: HessianOperator, rng: np.random.Generator) -> State | None:
+        """Begin the next search.
+
+        Args:
+            op: operator that is searched.
+            rng: its source of randomness.
+
+        Returns:
+            The saved state of this very search, or None where there is none.
+        """
+        self._begun = True
+        if self._path is None and not self._saved:
+            return None
+        self._start = f"{digest(op.x)} {digest([np.frombuffer(random_state(rng).encode(), np.uint8)])}"
+        if not self._saved or self._saved[0].header["start"] != self._start:
+            self._saved = []  # what comes before has changed, and with it all that follows
+            return None
+        return parted(self._saved.pop(0), "search")[1]
+
+    def offer(self, state: Callable[[], State]) -> None:
+        """Save the search in progress if it is time to."""
+        waited = time.monotonic() - self._last
+        if self._path is not None and waited >= max(self._every, REST * self._cost):
+            self.save(state)
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Save now: what is done, and the search in progress, if there is one."""
+        self._write(state if self._begun else None)
+
+    def finish(self, state: Callable[[], State]) -> None:
+        """Keep the state of a search as it is when it is done, and save."""
+        if self._path is not None:
+            self._done.append(self._marked(state))
+            self._begun = False
+            self._write()
+
+    def reopen(self) -> None:
+        """Take back that the last search is done."""
+        self._done, self._begun = self._done[:-1], True
+
+    def _marked(self, state: Callable[[], State]) -> State:
+        return merged(State({"start": self._start}, {}), search=state())
+
+    def _write(self, state: Callable[[], State] | None = None) -> None:
+        if self._path is None:
+            return
+        began = time.monotonic()
+        with uninterrupted():
+            current = [] if state is None else [self._marked(state)]
+            # What was saved of later searches is kept until they are come to.
+            states = [*self._done, *current, *self._saved]
+            header = {**self._header, "searches": [state.header for state in states]}
+            arrays = {f"{i}/{k}": a for i, state in enumerate(states) for k, a in state.arrays.items()}
+            try:
+                storage.write(self._path, storage.Record(f"{self._kind} job", header, arrays))
+            except OSError as error:  # a full disk must not end the job itself
+                if not self._failed:
+                    warnings.warn(f"the job could not be saved to {self._path}: {error}", stacklevel=2)
+                self._failed = True
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+
+def _header(op: HessianOperator, options: dict[str, Any]) -> dict[str, Any]:
+    version = {"hessian_probe": hessian_probe.__version__, "jax": jax.__version__}
+    plain = {name: _plain(value) for name, value in options.items()}
+    return {"version": version, "problem": fingerprint(op), "options": plain}
+
+
+def _plain(option: Any) -> Any:
+    """An option as JSON can hold and compare it; arrays by their digest."""
+    if option is None or isinstance(option, bool | int | float | str):
+        return option
+    return digest(jax.tree.leaves(option))
+
+
+def _open(path: Path, kind: str, here: dict[str, Any]) -> list[State]:
+    """Read a job's states, if it is the job that is described."""
+    record = storage.read(path)
+    if record.kind != f"{kind} job":
+        raise ValueError(f"{path} holds a {record.kind}, not a {kind} job; give another path, or {AGAIN}")
+    _compare(path, record.header, here)
+    states = []
+    for index, header in enumerate(record.header["searches"]):
+        mine = {k.partition("/")[2]: a for k, a in record.arrays.items() if k.startswith(f"{index}/")}
+        states.append(State(header, mine))
+    return states
+
+
+def _compare(path: Path, saved: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuse another job, with the first thing that differs."""
+    for name, version in here["version"].items():
+        if saved["version"].get(name) != version:
+            raise ValueError(
+                f"{path} was saved with {name} {saved['version'].get(name)}, this is {version}, whose answer "
+                f"may differ: use that version, or {AGAIN}"
+            )
+    mine, other = here["problem"], saved["problem"]
+    for name, what in (
+        ("layout", "parameters of other names, shapes or dtypes"),
+        ("params", "parameters of other values"),
+        ("loss", "another loss, or one that closes over other values"),
+        ("data", "other data"),
+    ):
+        if mine[name] != other[name]:
+            raise ValueError(f"{path} was saved for {what}; give it those, or another path, or {AGAIN}")
+    for name, value in here["options"].items():
+        if saved["options"].get(name) != value:
+            raise ValueError(
+                f"{path} was saved with {name}={saved['options'].get(name)}, this call has {value}; use the "
+                f"same, or another path, or {AGAIN}"
+            )

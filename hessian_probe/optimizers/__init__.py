@@ -1,0 +1,1 @@
+"""Reading and copying optimiser states, stability limits, proposed rates, trial runs."""

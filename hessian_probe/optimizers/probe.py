@@ -1,0 +1,121 @@
+"""An optimiser at a copy of its state: what it answers to a gradient while its preconditioner is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import Layout, Vector, add_scaled, cast, from_tangent, tangent
+from hessian_probe.optimizers import optax_state as states
+from hessian_probe.optimizers import second_moments
+from hessian_probe.optimizers.optax_state import UnreadableError
+
+# Size of the probing gradients: far below √ν and ε of adaptive methods, whose squares stay normal in
+# float32.  Linearity at this size is checked.
+SIZE = 1e-11
+# Gradients gathered for one step at most.
+MAX_ACCUMULATION = 1024
+
+
+class Probe:
+    """An optimiser at a copy of its state, its preconditioner and schedules held.
+
+    Args:
+        optimizer: has `update(gradients, state, params)`.
+        opt_state: its state.
+        layout: layout of the parameters.  Where they, or the state, hold fewer digits than float32, the
+            copy is of float32: what is measured is the rule, not its rounding.
+        rest: their other arrays.
+        value: the loss, for transformations that are told it.
+
+    Raises:
+        UnreadableError: the optimiser cannot be probed; the message says what is missing.
+    """
+
+    def __init__(
+        self, optimizer: Any, opt_state: Any, layout: Layout, rest: tuple[Any, ...], value: float
+    ) -> None:
+        if not callable(getattr(optimizer, "update", None)):
+            raise UnreadableError(f"optimizer has no update method; got {type(optimizer).__name__}")
+        unknown = states.unknown_memory(opt_state)
+        if unknown:
+            raise UnreadableError(
+                f"the optimiser keeps {unknown}, whose effect on its steps is not known here"
+            )
+        self.layout = layout._replace(dtypes=tuple(str(jnp.dtype(dtype)) for dtype in layout.work_dtypes))
+        self.rest = rest
+        self.zero: Vector = tuple(
+            jnp.zeros(shape, dtype) for shape, dtype in zip(layout.shapes, self.layout.dtypes, strict=True)
+        )
+        # The name is optax's: such transformations take keywords that those within them may need.
+        told = {"value": value} if "ExtraArgs" in type(optimizer).__name__ else {}
+        self._update = jax.jit(
+            lambda gradient, state, params: optimizer.update(gradient, state, params, **told)
+        )
+        self.accumulation = 1
+        start = states.rested(states.at_least_float32(opt_state))
+        self.accumulation = self._count(start)
+        _, after = self.step(start, self.zero, self.zero)
+        self.state = second_moments.held(start, after)
+        second_moments.require_held(start, self.step(self.state, self.zero, self.zero)[1])
+
+    def _count(self, start: Any) -> int:
+        """How many gradients are gathered before a step."""
+        gathering = [node for node in states.nodes(start) if states.accumulates(node)]
+        if not gathering:
+            return 1
+        before, at = int(gathering[0].gradient_step), start
+        for count in range(1, MAX_ACCUMULATION + 1):
+            _, at = self.step(at, self.zero, self.zero)
+            node = next(node for node in states.nodes(at) if states.accumulates(node))
+            if int(node.gradient_step) > before:
+                return count
+        raise UnreadableError(f"the optimiser gathered {MAX_ACCUMULATION} gradients without taking a step")
+
+    def step(self, state: Any, gradient: Vector, params: Vector) -> tuple[Vector, Any]:
+        """One step (of as many gradients as are gathered for it): the update, and the state after it."""
+        trees = (tangent(self.layout, cast(v, self.layout.dtypes), self.rest) for v in (gradient, params))
+        gradients, parameters = trees
+        for _ in range(self.accumulation):
+            try:
+                updates, state = self._update(gradients, state, parameters)
+                update = from_tangent(self.layout, updates, "the optimiser's update")
+            except Exception as error:
+                said = str(error).strip().split("\n")[0]
+                raise UnreadableError(
+                    f"optimizer.update(gradients, opt_state, params) raised {type(error).__name__}: {said}"
+                ) from error
+        return update, state
+
+    def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
+        """Answer to a gradient, and to parameters, that are other than zero in one step alone.
+
+        Args:
+            gradient: gradient in the first step.
+            params: parameters in the first step.
+            steps: number of steps.
+            state: state to start from; None means the held one.
+
+        Returns:
+            The update of each step, less what the optimiser does at zero gradient and parameters.
+        """
+        out = []
+        at = idle = self.state if state is None else state
+        frozen = at
+        for step in range(steps):
+            inputs = (gradient, params) if step == 0 else (self.zero, self.zero)
+            update, after = self.step(at, *inputs)
+            base, idle_after = self.step(idle, self.zero, self.zero)
+            out.append(add_scaled(update, -1.0, base))
+            at, idle = states.keep_momentum(frozen, after), states.keep_momentum(frozen, idle_after)
+        return out
+
+
+def signs(layout: Layout) -> Vector:
+    """Draw a fixed vector of signs."""
+    rng = np.random.default_rng(0)
+    pairs = zip(layout.shapes, layout.work_dtypes, strict=True)
+    return tuple(jnp.asarray(rng.choice([-1.0, 1.0], shape), dtype) for shape, dtype in pairs)

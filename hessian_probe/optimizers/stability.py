@@ -1,0 +1,281 @@
+"""Sharpness seen through the optimiser in use, against the limit beyond which it diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from hessian_probe.arrays import PyTree, from_tangent, norm, scale, tangent
+from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.optimizers.impulse_response import Response, measure
+from hessian_probe.optimizers.known import recognise
+from hessian_probe.optimizers.lr_lookahead import schedule_of
+from hessian_probe.optimizers.optax_state import UnreadableError
+from hessian_probe.optimizers.probe import Probe
+from hessian_probe.points.preconditions import nonfinite
+from hessian_probe.results import number, result, signed
+from hessian_probe.spectrum.eigsh import eigsh
+from hessian_probe.spectrum.result import EigenResult
+
+# Where training settles at its limit, sharpness ÷ limit was seen within this band of 1 in the mean
+# (`make bench-stability`: gradient descent, heavy ball, Nesterov, Adam); single looks of Adam reach 0.88.
+EDGE = 0.05
+# A step that differs by more from the linear response is reported; rounding is below 1e-3.
+CLIPPED = 0.02
+CAVEAT = (
+    "the limit holds for the loss over these data, whose gradient is exact; with small batches noise keeps "
+    "the sharpness below it (arXiv:2412.20553)"
+)
+
+
+@result(leaves=("eigen", "direction"))
+class Stability:
+    """Sharpness seen through an optimiser, against its stability limit; made by `stability`.
+
+    Attributes:
+        status: "stable" (below the limit), "at_the_edge" (within 5 % of it, where training settles by
+            itself), "unstable" (above it: the next steps diverge along the top eigenvector), or
+            "undetermined" (`reason` says what is missing).
+        method: name of the optimiser, as recognised from its measured response.
+        sharpness: largest eigenvalue of P⁻¹H (of H where there is no preconditioner P).
+        error: residual norm of that eigenvalue; some eigenvalue lies within it.
+        limit: largest sharpness at which the optimiser is stable, in the units of `sharpness`.
+        ratio: sharpness ÷ limit.
+        learning_rate: η at the next step, as measured, with the corrections of Adam's first steps (the
+            bias of momentum, RAdam's rectification); NaN where it is not known.
+        momentum: β (β₁ for Adam), as measured.
+        decay: share by which decoupled weight decay shrinks the parameters each step; NaN if it differs
+            between variables (then `ratio` is exact and `limit` is of the whole map).
+        preconditioner: P as a formula, "" for none.
+        formula: the limit as a formula.
+        source: where it comes from.
+        schedule: pairs (steps from here, learning rate there ÷ here), corrections of first steps included;
+            empty for a constant one.  The limit changes by the inverse.
+        accumulation: gradients gathered for one step.
+        direction: pytree like params of unit norm along which the optimiser is least stable: the
+            gradient along it alternates once the limit is passed; None if undetermined.
+        eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
+        reason: why the status is "undetermined", else "".
+        notes: what the figures do not cover.
+        num_hvps: Hessian-vector products spent.
+    """
+
+    status: str
+    method: str
+    sharpness: float
+    error: float
+    limit: float
+    ratio: float
+    learning_rate: float
+    momentum: float
+    decay: float
+    preconditioner: str
+    formula: str
+    source: str
+    schedule: tuple[tuple[int, float], ...]
+    accumulation: int
+    direction: Any
+    eigen: EigenResult | None
+    reason: str
+    notes: tuple[str, ...]
+    num_hvps: int
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        if self.status == "undetermined":
+            return "Stability: UNDETERMINED", [("because", self.reason)]
+        title = (
+            f"Stability: {self.status.upper().replace('_', ' ')}   sharpness ÷ limit = {number(self.ratio)}"
+        )
+        rate = "unknown" if np.isnan(self.learning_rate) else number(self.learning_rate)
+        of_what = "P⁻¹H" if self.preconditioner else "H"
+        rows = [
+            (
+                "sharpness",
+                f"{signed(self.sharpness)} ± {number(self.error, 1)}, largest eigenvalue of {of_what}",
+            ),
+            ("limit", f"{number(self.limit)} = {self.formula}   ({self.source})"),
+            ("optimiser", f"{self.method}, learning rate {rate}, momentum {number(self.momentum)}"),
+        ]
+        if self.preconditioner:
+            rows.append(("P", self.preconditioner))
+        if self.accumulation > 1:
+            rows.append(("batches", f"{self.accumulation} gradients are gathered for one step"))
+        shown = float("nan")
+        for steps, factor in self.schedule:
+            if factor == shown:  # over
+                continue
+            shown = factor
+            then = number(self.ratio * factor, 3)
+            text = f"learning rate × {number(factor, 3)}, sharpness ÷ limit {then} if H stays as it is"
+            rows.append((f"in {steps} steps", text))
+        rows.extend(("note", note) for note in self.notes)
+        return title, [*rows, ("cost", f"{self.num_hvps} HVPs")]
+
+
+def stability(
+    loss: Callable[..., Any],
+    params: PyTree,
+    data: Any = None,
+    *,
+    optimizer: Any,
+    opt_state: Any,
+    rtol: float = 1e-3,
+    max_hvps: int | None = None,
+    key: jax.Array | None = None,
+) -> Stability:
+    """Compare the sharpness that an optimiser sees with the limit beyond which it diverges.
+
+    Near a point with Hessian H, steps P⁻¹∇f of gradient descent diverge along an eigenvector of P⁻¹H
+    whose eigenvalue is above 2/η; momentum, Nesterov's step, weight decay and Adam change the limit.  An
+    optax transformation is opaque, so its rate, momentum, decay and preconditioner are measured on a
+    copy of its state: the answer to a tiny gradient, in this step and the next ones.  That works
+    through `chain`, `masked`, `inject_hyperparams`, `MultiSteps` and schedules alike.
+
+    Args:
+        loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
+        params: pytree; its real floating-point leaves are the variables.
+        data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        optimizer: an optax transformation.
+        opt_state: its state in training; a fresh state has no preconditioner yet.
+        rtol: accuracy of the sharpness, relative to the largest one in magnitude.
+        max_hvps: products allowed; None means that of `hp.eigsh`.
+        key: random key of the start vector; None means `jax.random.key(0)`.
+
+    Returns:
+        Stability.  Status "undetermined" with a reason where the optimiser has no linear response with
+        one momentum (sign-based and normalised steps, Lion, Adafactor, schedule-free methods).
+
+    Raises:
+        TypeError: `loss` or `data` are of the wrong kind.
+        ValueError: `params` has no variable; data is empty.
+
+    Cost:
+        About twenty updates of the optimiser and 10 to 50 products; one gradient with its linearisation.
+
+    Source:
+        J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,
+        2021, arXiv:2103.00065; Adaptive gradient methods at the edge of stability, 2022, arXiv:2207.14484.
+    """
+    op = hessian(loss, params, data)
+    bad = nonfinite(op)
+    if bad:
+        return _undetermined(bad)
+    try:
+        probe, response = probed(op, optimizer, opt_state)
+        schedule = schedule_of(probe, response)
+    except UnreadableError as error:
+        return _undetermined(str(error))
+    return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
+
+
+def probed(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[Probe, Response]:
+    """Measure an optimiser's response at an operator's parameters; raises UnreadableError as `measure`."""
+    probe = Probe(optimizer, opt_state, op.layout, op.objective.rest, op.value)
+    return probe, measure(probe, op.x, op.gradient_vector)
+
+
+def measured_stability(
+    op: HessianOperator,
+    response: Response,
+    schedule: tuple[tuple[int, float], ...] = (),
+    *,
+    rtol: float = 1e-3,
+    max_hvps: int | None = None,
+    key: jax.Array | None = None,
+) -> Stability:
+    """Hold the sharpness against the limit of a measured response; as `stability`."""
+    method = recognise(response)
+    whole = bool(np.isnan(method.decay))  # decay differs between variables: it belongs to the map
+    seen = PreconditionedOperator(op, response.gain, response.decay if whole else None)
+    eigen = eigsh(seen, lowest=0, highest=1, rtol=rtol, max_hvps=max_hvps, key=key)
+    if not len(eigen.eigenvalues):
+        return _undetermined(eigen.message)
+    top, error = float(eigen.eigenvalues[-1]), float(eigen.residual_norms[-1])
+    factor = 1.0 if whole else method.scale
+    limit = 2.0 if whole else method.limit
+    sharpness = top * factor
+    ratio, spread = sharpness / limit, error * factor / limit
+    notes = _notes(eigen, whole, response)
+    return Stability(
+        status=_status(ratio, spread, eigen),
+        method=method.name,
+        sharpness=sharpness,
+        error=error * factor,
+        limit=limit,
+        ratio=ratio,
+        learning_rate=method.rate,
+        momentum=method.momentum,
+        decay=method.decay,
+        preconditioner=method.preconditioner,
+        formula="2, for the map of one step" if whole else method.formula,
+        source=method.source,
+        schedule=schedule,
+        accumulation=response.accumulation,
+        direction=_direction(op, response, eigen),
+        eigen=eigen,
+        reason=_open(eigen),
+        notes=notes,
+        num_hvps=op.num_hvps,
+    )
+
+
+def _status(ratio: float, spread: float, eigen: EigenResult) -> str:
+    if ratio - spread > 1 + EDGE:  # a Rayleigh quotient is a lower bound, converged or not
+        return "unstable"
+    if _open(eigen):
+        return "undetermined"
+    return "at_the_edge" if ratio + spread >= 1 - EDGE else "stable"
+
+
+def _open(eigen: EigenResult) -> str:
+    """Why the sharpness may be larger than what was found; "" where its error says how much."""
+    if bool(eigen.converged[-1]) or eigen.status == "stagnated":  # rounding forbids more
+        return ""
+    return f"the sharpness did not converge: {eigen.message or eigen.status}"
+
+
+def _notes(eigen: EigenResult, whole: bool, response: Response) -> tuple[str, ...]:
+    notes = [CAVEAT]
+    if response.kind:
+        notes.append("clipping, if there is any, is not seen: the response is measured at tiny gradients")
+    elif not abs(response.shortened - 1) <= CLIPPED:
+        notes.append(
+            f"at the present gradient the step is {number(response.shortened, 3)} of the linear response "
+            "(clipping): the limit holds for gradients that are not clipped"
+        )
+    if whole:
+        notes.append("weight decay differs between variables: sharpness and limit are of the map of one step")
+    if eigen.message:
+        notes.append(eigen.message)
+    return tuple(notes)
+
+
+def _direction(op: HessianOperator, response: Response, eigen: EigenResult) -> PyTree:
+    """The top eigenvector of D^½HD^½ as a direction of the parameters: D^½ times it."""
+    top = from_tangent(op.layout, eigen.vector(len(eigen.eigenvalues) - 1), "an eigenvector")
+    scaled = tuple(leaf * gain**0.5 for leaf, gain in zip(top, response.gain, strict=True))
+    return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.rest)
+
+
+def _undetermined(reason: str) -> Stability:
+    nan = float("nan")
+    unknown: dict[str, Any] = dict.fromkeys(
+        ("sharpness", "error", "limit", "ratio", "learning_rate", "momentum", "decay"), nan
+    )
+    texts: dict[str, Any] = dict.fromkeys(("method", "preconditioner", "formula", "source"), "")
+    return Stability(
+        status="undetermined",
+        **texts,
+        **unknown,
+        schedule=(),
+        accumulation=1,
+        direction=None,
+        eigen=None,
+        reason=reason,
+        notes=(),
+        num_hvps=0,
+    )

@@ -1,1 +1,0 @@
-"""Higher order and sampling decide where second order is silent."""

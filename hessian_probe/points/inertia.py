@@ -1,0 +1,164 @@
+"""Signs of a badly scaled spectrum: the inertia of D H D, which Sylvester's law says is that of H.
+
+Parameters in units a millionfold apart put small eigenvalues below the rounding of large ones.  With
+D = 1/√|diag H| every variable has curvature ±1, and what is left is the conditioning that no units cause.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.line_check import LineProbe, probe_line, reach
+from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Neighbour, neighbour
+from hessian_probe.points.second_order import Verdict
+from hessian_probe.results import number, signed
+
+# Diagonals closer than this leave nothing to be gained.
+SPREAD = 1e2
+# A sign counts where it lies this many bands from zero.
+SIGN_MARGIN = 2.0
+# The gradient, and what rounding makes of it, may place the critical point this share of the length of
+# the parameters (at least 1) away.
+NEAR = 0.1
+# The Newton step must leave at most this share of itself in every variable, rounding aside: out along a
+# tail, exp(−x) beside y², it leaves 1/e of it wherever that is.
+KEPT = 0.15
+# What rounding makes of a step, in units of the most that a few draws of it show.
+STEP_NOISE = 4.0
+
+
+class Inertia(NamedTuple):
+    """Eigenvalues of D H D, ascending (pure numbers), with the band that rounding hides.
+
+    Attributes:
+        values: shape (n,).
+        band: half-width of the zero band.
+        newton: H⁻¹ in these units, shape (n, n).
+        steps: H⁻¹ times the gradient and its changes over one rounding, by column, in params.
+        low: unit vector along D w, w the lowest eigenvector; the curvature of H along it has that sign.
+        curvature: that curvature, in loss / params².
+        spread: largest over smallest diagonal entry in magnitude.
+    """
+
+    values: np.ndarray
+    band: float
+    newton: np.ndarray
+    steps: np.ndarray
+    low: Vector
+    curvature: float
+    spread: float
+
+
+def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
+    """Compute the signs of the Hessian's eigenvalues in units that make its diagonal ±1.
+
+    The band comes from the same matrix one rounding away, in the same units: entries are rounded
+    relative to their own rows and columns only where the loss computes them so, and this measures it.
+
+    Args:
+        op: operator at a point.
+        near: the same one rounding away.
+
+    Returns:
+        The inertia, or None where a diagonal entry is not known, or the diagonal is well scaled.
+
+    Cost:
+        2 n products, and four n by n matrices.
+
+    Source:
+        J. J. Sylvester, Philosophical Magazine 4, 1852 (law of inertia); diagonal scaling:
+        A. van der Sluis, Numer. Math. 14, 1969, doi:10.1007/BF02165096.
+    """
+    matrix, other = op.dense(), near.operator.dense()
+    if not (np.all(np.isfinite(matrix)) and np.all(np.isfinite(other))):
+        return None
+    diagonal, moved = np.abs(np.diag(matrix)), np.abs(np.diag(other) - np.diag(matrix))
+    if np.any(diagonal <= BAND_NOISE * moved) or np.any(diagonal == 0):
+        return None
+    spread = float(np.max(diagonal) / np.min(diagonal))
+    if spread < SPREAD:
+        return None
+    scales = 1 / np.sqrt(diagonal)
+    scaled, noise = (scales[:, None] * m * scales for m in (matrix, other - matrix))
+    values, vectors = np.linalg.eigh(scaled)
+    rounding = BAND_ROUNDING * op.eps * np.sqrt(min(op.size, 100)) * float(np.max(np.abs(values)))
+    band = rounding + BAND_NOISE * float(np.linalg.norm(noise, 2))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        gradients = np.stack([flatten(v) for v in (op.gradient_vector, *near.changes)])
+        newton = scales[:, None] * ((vectors / values) @ vectors.T) * scales
+        steps = newton @ gradients.T
+    direction = scales * vectors[:, 0]
+    length = float(np.linalg.norm(direction))
+    low = unflatten(op.layout, direction / length)
+    return Inertia(values, band, newton, steps, low, float(values[0]) / length**2, spread)
+
+
+def judge_scaled(
+    op: HessianOperator, ends: Ends, verdict: Verdict, budget: int, rng: np.random.Generator
+) -> tuple[Verdict, LineProbe | None, Vector | None]:
+    """Decide by the scaled inertia what the spectrum itself leaves in the zero band.
+
+    Args:
+        op: operator at a critical point.
+        ends: its whole spectrum; nothing is done where that is not known.
+        verdict: the degenerate verdict.
+        budget: products that may be spent.
+        rng: source of randomness.
+
+    Returns:
+        The verdict; for a saddle also how the loss confirms the direction of negative curvature, and that
+        direction.
+
+    Cost:
+        2 n products where the diagonal is badly scaled, else nothing.
+    """
+    if ends.spectrum is None or len(ends.spectrum[0]) != op.size or budget < 2 * op.size:
+        return verdict, None, None
+    values, vectors = ends.spectrum
+    diagonal = np.abs(np.square(vectors) @ values)
+    if not np.max(diagonal) > SPREAD * np.min(diagonal):
+        return verdict, None, None
+    near = neighbour(op, rng)
+    found = scaled_inertia(op, near)
+    if found is None or not _near(op, found):
+        return verdict, None, None
+    low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band
+    label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
+        (_sign(low, margin), _sign(high, margin))
+    )
+    probe = probe_line(op, found.low, found.curvature, near.value_noise, near.gradient_noise)
+    if label is None or not probe.confirmed_by:
+        return verdict, None, None
+    evidence = (
+        f"in units that make every variable's own curvature ±1 (they lie {number(found.spread, 2)} apart) "
+        f"the spectrum is {signed(low, 3)} to {signed(high, 3)}, zero band ±{number(found.band, 2)}; signs "
+        "do not depend on units (Sylvester)",
+        f"differences of the {probe.confirmed_by} along its lowest direction: {signed(probe.measured, 3)}",
+    )
+    decided = Verdict(label, True, True, None, (*evidence, *verdict.evidence))
+    return decided, probe, found.low if label == "saddle" else None
+
+
+def _near(op: HessianOperator, found: Inertia) -> bool:
+    """Whether the Newton step is short, and is rounding or leads to where the gradient vanishes."""
+    if not np.max(np.linalg.norm(found.steps, axis=0)) <= NEAR * reach(op):
+        return False
+    work = op.layout.work_dtypes
+    x = cast(op.x, work)
+    size = np.abs(flatten(x))
+    rounding = STEP_NOISE * (np.max(np.abs(found.steps[:, 1:]), axis=1) + op.eps * size)
+    step = found.steps[:, 0]
+    if np.all(np.abs(step) <= rounding):
+        return True
+    there = op.at(add_scaled(x, -1.0, unflatten(op.layout, step)))
+    left = found.newton @ flatten(there.gradient_vector)
+    return bool(np.all(np.abs(left) <= KEPT * np.abs(step) + rounding))
+
+
+def _sign(value: float, margin: float) -> int:
+    return int(np.sign(value)) if abs(value) > margin else 0

@@ -1,1 +1,0 @@
-"""Curvature by finite steps, where the second derivative is blind: kinks."""

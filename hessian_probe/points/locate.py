@@ -1,0 +1,291 @@
+"""Newton steps towards a predicted critical point, each of which must work."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.line_check import probe_line, reach
+from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step
+from hessian_probe.points.rounding import GRADIENT_NOISE, hides_slope
+from hessian_probe.points.weak_slope import lasting_slope
+from hessian_probe.results import number
+
+# Share of the curvature's change that the loss may change on the way to the critical point, and that
+# the quadratic model may change along each eigenvector on its own, where rises and falls cannot
+# cancel.  Measured on digits networks over 12 random starts (`tests/test_classify.py`): on plateaus at
+# most 0.04 and 0.25; on slopes and when leaving a plateau at least 1 for the latter.
+LOSS_SHARE = 0.1
+MODEL_SHARE = 0.5
+# A Newton step that leaves at most this share of the true gradient shows a regular critical point.
+# Towards one where the Hessian itself vanishes (three or more layers started small) every step leaves
+# about 1/4, as it does where there is none at all (x³/3 + ax).  A fast fall along some directions can
+# hide a slow one along others, so for a minimum or a maximum, and always in few dimensions, steps go on
+# until the gradient is zero to rounding.  For a saddle among many variables two regular steps in a row
+# are taken as enough (the second shows what the first left), or several that leave KEPT_IN_ALL.
+KEPT = 0.15
+REGULAR_STEPS = 2
+KEPT_IN_ALL = 0.02
+MAX_STEPS = 4
+FEW_VARIABLES = 40
+POLISHED_IN_ALL = 1e-6
+MAX_POLISH_STEPS = 12
+POLISH_UNEXPLAINED = 1e-3
+# A step that leaves more than this share of the gradient leads nowhere.  Newton steps out along the
+# tail of exp(−x) leave 1/e of it, along 1/xᵖ more; towards a degenerate point xᵐ they leave less
+# (((m−2)/(m−1))^(m−1): 0.25, 0.30, 0.32 … for m = 3, 4, 5 …).
+PROGRESS = 0.5
+TAIL = 0.34
+# A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
+DOUBT = 10.0
+
+
+class Noise(NamedTuple):
+    """What rounding does here.
+
+    Attributes:
+        tolerance: gradient norm that is zero to rounding.
+        value: accuracy of the loss.
+        slope: accuracy of a slope.
+        moved: changes of the gradient over one rounding, a few draws.
+    """
+
+    tolerance: float
+    value: float
+    slope: float
+    moved: tuple[Vector, ...]
+
+
+class Nearness(NamedTuple):
+    """Where the nearest predicted critical point is.
+
+    Attributes:
+        kind: "exact" (gradient zero to rounding), "near", "far" or "unknown".
+        distance: ‖s‖ in params; NaN if there is no prediction.
+        critical_loss: loss at x + s.
+        operator: the Hessian at x + s where "near", else None.
+        regular: False where the gradient fell only as fast as towards a point without curvature.
+        polished: whether the gradient at x + s is zero to rounding; else that it vanishes nearby is a
+            prediction.
+        reason: one sentence with the numbers.
+    """
+
+    kind: str
+    distance: float
+    critical_loss: float
+    operator: HessianOperator | None
+    reason: str
+    regular: bool = True
+    polished: bool = True
+
+
+def far(reason: str) -> Nearness:
+    """No critical point is near."""
+    return Nearness("far", math.nan, math.nan, None, reason)
+
+
+def unknown(reason: str) -> Nearness:
+    """Whether one is near was not found out."""
+    return Nearness("unknown", math.nan, math.nan, None, reason)
+
+
+class Approach:
+    """Newton steps from the parameters towards the predicted critical point.
+
+    Args:
+        op: operator at the parameters.
+        ends: spectrum ends found there.
+        noise: accuracy of loss and gradient.
+        extent: what the curvature changes of the loss, and up to which distance it was seen to hold.
+        rng: source of randomness.
+        budget: products that may be spent.
+    """
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        ends: Ends,
+        noise: Noise,
+        extent: tuple[float, float],
+        rng: np.random.Generator,
+        budget: int,
+    ) -> None:
+        self.op, self.ends = op, ends
+        self.noise, self.tolerance = noise, noise.tolerance
+        (self.change, self.radius), self.rng = extent, rng
+        self.polish = self.one_sign = False
+        self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
+        self.stop_at = op.objective.num_hvps + budget
+        self.limit = reach(op)
+        self.length = float(norm(op.gradient_vector))
+
+    @property
+    def _left(self) -> int:
+        return self.stop_at - self.op.objective.num_hvps
+
+    def run(self) -> Nearness:
+        """Take steps until one settles it."""
+        here, spectrum, ratio, in_a_row = self.op, self.ends.spectrum, 1.0, 0
+        for _ in range(MAX_POLISH_STEPS if self.polish else MAX_STEPS):
+            step = self._step(here, spectrum)
+            stop = self._hopeless(here, step)
+            if stop is not None:
+                return stop
+            assert step.vector is not None
+            if self.one_sign and here is self.op and not self._probe_step(step.vector):
+                return unknown("along the step to the predicted critical point no curvature shows")
+            there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
+            before, after = (float(norm(o.gradient_vector)) for o in (here, there))
+            if not math.isfinite(after):
+                return unknown("the loss is not finite at the predicted critical point")
+            # At params of zero nothing is rounded; where the step leads, something is.
+            self.tolerance = max(self.tolerance, self._rounding(there))
+            off = self._moved_too_far(there, step)
+            if off is not None:
+                return off
+            # Rounding may spoil the last ratio, hence the better one of the last two.
+            ratio, last = after / before, ratio
+            regular = min(ratio, last) <= KEPT or self._rounded_away(there, after)
+            in_a_row = in_a_row + 1 if ratio <= KEPT else 0
+            if self._arrived(before, after, regular, in_a_row):
+                distance, numbers = self._distance(there), self._numbers(there)
+                if not regular and distance > self.radius:
+                    return unknown(f"{numbers}; that is further than the curvature was seen to hold")
+                polished = after <= DOUBT * self.tolerance
+                return Nearness("near", distance, there.value, there, numbers, regular, polished)
+            if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
+                break
+            here, spectrum = there, None
+        lasting = self._lasting(there)
+        return (
+            far(f"{self._numbers(there)}; {lasting}") if lasting else self._no_progress(there, after, before)
+        )
+
+    def _lasting(self, op: HessianOperator) -> str:
+        """Say so if the gradient left is a slope that lasts, and no rounding."""
+        rounding, left = DOUBT * max(self.tolerance, self.doubtful), float(norm(op.gradient_vector))
+        if left <= rounding or self._unseen(left):
+            return ""
+        return lasting_slope(op, self.ends.band, self._left)
+
+    def _unseen(self, slope: float) -> bool:
+        """Whether a slope does not show in the loss over the distance that is checked."""
+        # Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
+        return slope * self.limit <= DOUBT * self.noise.value
+
+    def _rounded_away(self, there: HessianOperator, after: float) -> bool:
+        """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
+        measured = min(self.tolerance, GRADIENT_NOISE * self.noise.slope)
+        moved = self.noise.moved
+        return after <= measured and not hides_slope(there.gradient_vector, moved, self.tolerance)
+
+    def _rounding(self, there: HessianOperator) -> float:
+        """Gradient that the rounding of the parameters alone leaves at a critical point."""
+        eps, work = there.eps, there.layout.work_dtypes
+        return eps * self.ends.top * float(norm(cast(there.x, work)))
+
+    def _probe_step(self, step: Vector) -> bool:
+        """Take the distance checked, and what the curvature does over it, along the step itself."""
+        distance = float(norm(step))
+        if not distance > 0:
+            return False
+        along = scale(1 / distance, step)
+        curvature = -float(dot(self.op.gradient_vector, along)) / distance
+        probe = probe_line(self.op, along, curvature, self.noise.value, self.noise.slope)
+        self.change, self.radius = probe.change, probe.radius
+        return probe.radius > 0
+
+    def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
+        stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
+        if regular and (after <= self.tolerance or stuck):
+            return True
+        if self.polish:
+            return after <= POLISHED_IN_ALL * self.length and not regular
+        if in_a_row:
+            return in_a_row >= REGULAR_STEPS
+        return after <= KEPT_IN_ALL * self.length
+
+    def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
+        if spectrum is not None:
+            return dense_step(op, spectrum, self.ends.band)
+        goal = POLISH_UNEXPLAINED if self.polish else UNEXPLAINED
+        goal = max(goal, 0.5 * self.tolerance / float(norm(op.gradient_vector)))
+        limits = self.limit, MODEL_SHARE * self.change
+        return krylov_step(op, self.ends.band, goal, limits, self.rng, self._left)
+
+    def _distance(self, there: HessianOperator) -> float:
+        work = self.op.layout.work_dtypes
+        return float(norm(add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))))
+
+    def _hopeless(self, here: HessianOperator, step: Step) -> Nearness | None:
+        """Say why no critical point follows from this step, or None if one may."""
+        length = float(norm(here.gradient_vector))
+        if step.outcome == "costly":
+            share = number(step.change / max(self.change, 1e-300), 2)
+            return far(
+                f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the "
+                f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature makes "
+                f"within {number(self.radius, 2)} (at most {MODEL_SHARE})"
+            )
+        if step.outcome == "budget" or step.vector is None:
+            return unknown(
+                "the Newton step to a critical point was not found within the budget "
+                f"({number(step.unexplained, 2)} of the gradient still unexplained); raise max_hvps"
+            )
+        if step.outcome == "flat":
+            share = f"{number(step.unexplained, 2)} of the gradient (norm {number(length, 3)})"
+            left = step.unexplained * length
+            if left <= max(DOUBT * self.tolerance, self.doubtful) or self._unseen(left):
+                return unknown(f"{share} lies where there is no curvature, and it could be rounding")
+            return far(f"{share} lies where there is no curvature: a slope along a flat direction")
+        distance = float(norm(step.vector))
+        if step.outcome == "beyond" or distance > self.limit:
+            reason = (
+                f"the nearest predicted critical point is {number(distance, 2)} away or more, further than "
+                f"the {number(self.limit, 2)} over which predictions are checked"
+            )
+            if step.change > MODEL_SHARE * self.change:
+                return far(reason)
+            lasting = self._lasting(here)
+            return far(f"{reason}; {lasting}") if lasting else unknown(reason)
+        return None
+
+    def _moved_too_far(self, there: HessianOperator, step: Step) -> Nearness | None:
+        """Say so if the loss, or the model along some eigenvector, changes too much on the way."""
+        moved = self._moved(there)
+        if moved > LOSS_SHARE * self.change:
+            return far(f"{self._numbers(there, moved)} (at most {LOSS_SHARE})")
+        if step.change > MODEL_SHARE * self.change:
+            return far(
+                f"{self._numbers(there, step.change)} eigenvector by eigenvector (at most {MODEL_SHARE})"
+            )
+        return None
+
+    def _moved(self, there: HessianOperator) -> float:
+        """Change of the loss; from the gradients at both ends where losses are too coarse to subtract."""
+        if 10 * self.noise.value <= LOSS_SHARE * self.change:
+            return abs(there.value - self.op.value)
+        work = self.op.layout.work_dtypes
+        path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))
+        return 0.5 * abs(float(dot(path, self.op.gradient_vector)) + float(dot(path, there.gradient_vector)))
+
+    def _numbers(self, there: HessianOperator, moved: float | None = None) -> str:
+        kept = float(norm(there.gradient_vector)) / self.length
+        moved = self._moved(there) if moved is None else moved
+        share = number(moved / max(self.change, 1e-300), 2)
+        return (
+            f"predicted critical point {number(self._distance(there), 2)} away: the gradient falls to "
+            f"{number(kept, 2)} of {number(self.length, 3)} there, the loss moves by {number(moved, 2)}, "
+            f"{share} of what the curvature makes within {number(self.radius, 2)}"
+        )
+
+    def _no_progress(self, there: HessianOperator, after: float, before: float) -> Nearness:
+        return unknown(
+            f"{self._numbers(there)}; a Newton step leaves {number(after / before, 2)} of it (at most "
+            f"{KEPT} towards a regular critical point): there may be none, or it has flat directions"
+        )

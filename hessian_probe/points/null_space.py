@@ -1,0 +1,140 @@
+"""Is a null space that the caller gives one indeed?  Looked at before anything rests on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
+from hessian_probe.operators.restricted import RestrictedHessian
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.line_check import reach
+from hessian_probe.points.reviews.degenerate.flat_floor import follow_valley
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, Reduced
+from hessian_probe.points.rounding import Neighbour, gradient_tolerance
+from hessian_probe.results import number
+
+# A generator's flow is followed over this share of the parameters' length by so many steps of the classical
+# Runge-Kutta method: for a rotation the end is then off by less than 1e-9 of the way.
+FLOW = 0.25
+FLOW_STEPS = 8
+FLOW_ERROR = 1e-7
+# Straight lines are looked at over these shares of the parameters' length, both ways.
+SHARES = 0.5 ** np.arange(1, 6)
+# Vectors may each be flat and their span not (a product of all of them): random combinations are looked at.
+COMBINATIONS = 12
+# A product with a flat direction is zero to rounding up to so many zero bands.
+BANDS = 2.0
+
+
+def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.random.Generator) -> str:
+    """Say which of the directions left out is not flat, and by what; "" where all are.
+
+    At the parameters slope and product must vanish within their noise (but for the part of a product
+    that a gradient that is not zero makes along a curved orbit).  Further out the loss must stay as it
+    is: along a generator's flow; along a vector as a straight line, or, where the whole spectrum is
+    known, with all other directions at rest.
+
+    Args:
+        op: the restricted operator.
+        ends: spectrum ends of the rest.
+        near: what one rounding changes.
+        rng: source of roundings.
+
+    Returns:
+        A sentence, or "".
+
+    Cost:
+        One product and about ten evaluations for each direction; some 600 evaluations for a vector whose
+        straight line is not flat.
+    """
+    rows = op.null.directions(op.x)
+    for index, flat in enumerate(rows):
+        direction = unflatten(op.layout, flat)
+        problem = _here(op, index, direction, ends, near)
+        if not problem:
+            problem = _along_flow(op, index, near, ends) if not op.null.fixed else ""
+        if not problem and op.null.fixed:
+            problem = _along_line(op, direction, flat, ends, near, rng)
+        if problem:
+            return f"{op.null.name(index)} is not flat: {problem}; give directions that the loss ignores"
+    if op.null.fixed and len(rows) > 1:
+        for _ in range(COMBINATIONS):
+            flat = rng.standard_normal(len(rows)) @ rows
+            flat /= np.linalg.norm(flat)
+            problem = _along_line(op, unflatten(op.layout, flat), flat, ends, near, rng)
+            if problem:
+                return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
+    return ""
+
+
+def _here(op: RestrictedHessian, index: int, direction: Vector, ends: Ends, near: Neighbour) -> str:
+    slope, length = abs(float(dot(op.gradient_vector, direction))), float(norm(op.gradient_vector))
+    along = max(abs(float(dot(direction, change))) for change in near.changes)
+    allowed = NOISE_FACTOR * (along + op.eps * length) + gradient_tolerance(op, near, ends.top)
+    if slope > allowed:
+        return f"the slope along it is {number(slope, 3)} (rounding {number(allowed, 2)})"
+    bend = 0.0
+    if not op.null.fixed and length > 0:
+        # H G = −(∂G)ᵀ g along an orbit; the size of ∂G is measured along g.
+        step = 1e-3 * reach(op) / length
+        there = add_scaled(cast(op.x, op.layout.work_dtypes), step, op.gradient_vector)
+        change = add_scaled(op.null.generator(index, there), -1.0, op.null.generator(index, op.x))
+        bend = 4.0 * float(norm(change)) / step / max(float(norm(op.null.generator(index, op.x))), 1e-300)
+    product = float(norm(op.multiply_whole(direction)))
+    if product > BANDS * ends.band + bend:
+        return f"H times it has length {number(product, 3)} (zero band {number(ends.band, 2)})"
+    return ""
+
+
+def _along_flow(op: RestrictedHessian, index: int, near: Neighbour, ends: Ends) -> str:
+    """Follow the generator's flow by the classical Runge–Kutta method."""
+    x = cast(op.x, op.layout.work_dtypes)
+    way = FLOW * reach(op)
+    step = way / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
+    error = FLOW_ERROR * way
+    steep = float(norm(op.gradient_vector))
+    allowed = NOISE_FACTOR * near.value_noise + error * steep + ends.top * error**2
+    for count in range(FLOW_STEPS):
+        first = op.null.generator(index, x)
+        second = op.null.generator(index, add_scaled(x, 0.5 * step, first))
+        third = op.null.generator(index, add_scaled(x, 0.5 * step, second))
+        fourth = op.null.generator(index, add_scaled(x, step, third))
+        total = add_scaled(add_scaled(first, 2.0, second), 2.0, third)
+        x = add_scaled(x, step / 6.0, add_scaled(total, 1.0, fourth))
+        moved = abs(op.objective.value(cast(x, op.layout.dtypes)) - op.value)
+        if not moved <= allowed:
+            done = (count + 1) / FLOW_STEPS * way
+            return f"the loss changes by {number(moved, 3)} over {number(done, 2)} along its flow"
+    return ""
+
+
+def _along_line(
+    op: RestrictedHessian,
+    direction: Vector,
+    flat: np.ndarray,
+    ends: Ends,
+    near: Neighbour,
+    rng: np.random.Generator,
+) -> str:
+    steps = reach(op) * np.concatenate([SHARES, -SHARES])
+    values, slopes = op.objective.line(op.x, direction, steps)
+    moved = float(np.max(np.abs(values - op.value)))
+    noise = NOISE_FACTOR * (near.value_noise + op.eps * abs(op.value)) + BANDS * ends.band * steps**2
+    slope_noise = NOISE_FACTOR * near.gradient_noise + BANDS * ends.band * np.abs(steps)
+    if np.all(np.abs(values - op.value) <= noise) and np.all(np.abs(slopes) <= slope_noise):
+        return ""
+    if ends.spectrum is not None:
+        null = flatten_rows(op.null_basis).T
+        zeros = np.zeros(null.shape[1])
+        whole = np.concatenate([zeros, ends.spectrum[0]]), np.concatenate([null, ends.spectrum[1]], axis=1)
+        reduced = Reduced(op, whole, ends.band, 1.0, rng)
+        unit = reduced.flat.T @ flat
+        if follow_valley(reduced, np.stack([unit, -unit]), reach(op)).constant:
+            return ""
+    return f"the loss changes by {number(moved, 3)} within {number(float(np.max(steps)), 2)} along it"
+
+
+def about(op: RestrictedHessian) -> str:
+    """Say what was left out."""
+    count = len(op.null_basis[0])
+    return f"null_space: {count} flat directions are left out; the label is about the other {op.size - count}"

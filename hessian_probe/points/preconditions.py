@@ -1,0 +1,62 @@
+"""Why a point cannot be classified at all: nothing finite, or nothing that can be repeated."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+
+from hessian_probe.arrays import cast, first_nonfinite, norm
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.rounding import ProductNoise
+from hessian_probe.results import number
+
+# A product that changes by more than this share of ‖H‖ between two evaluations a rounding apart
+# cannot carry a verdict: the loss is random, its data change, or it is not smooth here.
+UNSTABLE = 0.05
+# Moving the parameters by one rounding changes the gradient by about eps ‖H‖ ‖x‖; this many are allowed.
+GRADIENT_ROUNDINGS = 1e3
+RANDOMNESS = (
+    "when the parameters move by one rounding: randomness in the loss (a dropout key, data that change "
+    "between passes), a kink, or too little precision; fix the key and the data, or use float64"
+)
+
+
+def nonfinite(op: HessianOperator) -> str:
+    """Name what is not finite at the parameters themselves."""
+    where = first_nonfinite(op.layout, op.x)
+    if where:
+        return f"{where} holds a NaN or an infinity"
+    if not math.isfinite(op.value):
+        return f"the loss is {op.value} at these parameters"
+    where = first_nonfinite(op.layout, op.gradient_vector)
+    return f"the gradient with respect to {where} is not finite" if where else ""
+
+
+def no_product(ends: Ends) -> str:
+    """Say why there is not a single product."""
+    if ends.status == "interrupted":
+        return "interrupted before the first product"
+    return "a Hessian-vector product is not finite here, though loss and gradient are: no second derivative"
+
+
+def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
+    """Name the likely cause where gradients or products cannot be repeated."""
+    near = noise.near
+    rounding = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    expected = rounding * (ends.top + noise.largest)
+    if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
+        return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
+    worst = max(noise.largest, ends.asymmetry)
+    if worst <= UNSTABLE * ends.top or worst <= float(jnp.finfo(op.dtype).tiny):
+        return ""
+    if ends.top <= ends.band and 0 < near.gradient_noise <= rounding * noise.largest:
+        return ""  # no curvature here, and a little one rounding away: a smooth loss of higher order
+    share = number(worst / ends.top if ends.top else math.inf, 2)
+    if ends.asymmetry > noise.largest:
+        return (
+            f"products are not symmetric (by {share} of ‖H‖): the gradient is not that of one loss; "
+            "a custom derivative, or a loss whose randomness depends on the parameters"
+        )
+    return f"products change by {share} of ‖H‖ {RANDOMNESS}"

@@ -1,0 +1,1 @@
+"""Review of flat directions: higher order, and descents along them."""

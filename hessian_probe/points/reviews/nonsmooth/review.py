@@ -1,0 +1,267 @@
+"""When finite steps are asked, and whose word counts where they and the second derivative disagree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.objective import Objective
+from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.line_check import LineProbe, reach
+from hessian_probe.points.reviews.nonsmooth.kink_search import find_valley
+from hessian_probe.points.reviews.nonsmooth.stationarity import APART, Finding, examine
+from hessian_probe.points.rounding import SINGLE, VALUE_ROUNDING
+from hessian_probe.points.second_order import Verdict, undetermined
+from hessian_probe.programs.active_kinks import operands_tie
+from hessian_probe.results import number, signed
+
+# A saddle's gradient is zero here; gradients at opposite points whose mean is longer than this share of
+# the longer one, at two distances, are a slope that the derivative at the point itself does not show.
+HIDDEN_SLOPE = 0.5
+# Distances at which that is looked for, as shares of the distance over which the curvature holds.
+CLOSER = (1e-2, 1e-4)
+# Beside a kink the loss may lie above it by this share of the change further out, as beside a smooth point.
+DEPTH_SHARE = 0.1
+# Directions in up to so many dimensions are sampled densely enough for an extremum at a kink to be claimed.
+FEW_DIRECTIONS = 2
+_TOO_MANY = (
+    "kinks meet here: second derivatives are blind to what lies across them, and {} directions are too many "
+    "to rule out a narrow way out by samples"
+)
+# Finite-step curvature agrees with the second derivative within this share.
+AGREES = 0.25
+
+
+class Seen(NamedTuple):
+    """What is known before the second look.
+
+    Attributes:
+        ends: spectrum ends, or None.
+        probes: line probes along them.
+        value_noise: accuracy of the loss; NaN if it was not measured.
+        slope_noise: accuracy of a slope; NaN if it was not measured.
+        blind: the second derivative does not exist, cannot be repeated, or is not what the loss shows.
+    """
+
+    ends: Ends | None
+    probes: Mapping[str, LineProbe]
+    value_noise: float
+    slope_noise: float
+    blind: bool
+
+
+def second_look(
+    op: HessianOperator, seen: Seen, verdict: Verdict, rng: np.random.Generator
+) -> tuple[Verdict, Finding | None]:
+    """Let finite steps confirm, withdraw or replace a verdict.
+
+    Nothing is done for a loss whose program has no kink, unless the second derivative failed.
+
+    Args:
+        op: operator at the point that the verdict is about.
+        seen: what is known.
+        verdict: the verdict so far.
+        rng: source of randomness.
+
+    Returns:
+        The verdict, and what was found if finite steps replaced it.
+
+    Cost:
+        Four to eight gradients for a saddle; about 80 for each of four distances otherwise.
+    """
+    noticed = op.objective.noticed
+    # Gradients that are drawn, coarse, or not those of the loss are no guide.
+    misled = noticed.random or noticed.callback or noticed.custom_derivative or op.eps > SINGLE
+    if misled or not (noticed.kinks or seen.blind):
+        return verdict, None
+    if verdict.label == "saddle":
+        hidden = _hidden_slope(op, seen, rng)
+        if not hidden:
+            return verdict, None
+        finding = _examined(op, seen, rng)
+        return _replaced(op, finding, hidden, verdict, seen)
+    if verdict.label in ("minimum", "maximum"):
+        finding = _examined(op, seen, rng, min((p.radius for p in seen.probes.values()), default=math.inf))
+        against = finding.falls if verdict.label == "minimum" else finding.rises
+        decided = finding.verdict is not None and finding.verdict.label != verdict.label
+        if not (against or decided):
+            return hold_at_kinks(op, verdict), None
+        side = "lower" if verdict.label == "minimum" else "higher"
+        reason = f"by its derivatives a {verdict.label}, but finite steps find a {side} loss close by: a kink"
+        return _replaced(op, finding, reason, verdict, seen)
+    if verdict.label == "not_critical" and seen.ends is not None:
+        return _slope_checked(op, seen, verdict, rng)
+    if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.blind):
+        finding = _examined(op, seen, rng)
+        if finding.verdict is None or (verdict.label == "degenerate" and _many(op, finding)):
+            return verdict._replace(evidence=(*verdict.evidence, *finding.evidence)), None
+        return _replaced(op, finding, "", verdict, seen)
+    return verdict, None
+
+
+def hold_at_kinks(op: HessianOperator, verdict: Verdict) -> Verdict:
+    """Let an extremum stand that is not at a kink, or has few directions; else claim nothing.
+
+    At a kink the loss may fall within a wedge so narrow that no sample meets it.
+
+    Args:
+        op: operator at the point.
+        verdict: a minimum or maximum.
+
+    Returns:
+        The verdict, not certified at a kink; or "undetermined".
+    """
+    if not at_a_kink(op.objective, op.x):
+        return verdict
+    if op.size > FEW_DIRECTIONS:
+        return undetermined(_TOO_MANY.format(op.size), *verdict.evidence)
+    sampled = "a kink lies here: that no way leads down across it is sampled, not proved"
+    return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, sampled))
+
+
+def _slope_checked(
+    op: HessianOperator, seen: Seen, verdict: Verdict, rng: np.random.Generator
+) -> tuple[Verdict, Finding | None]:
+    """Follow the slope: where it ends sooner than the curvature can make it, a kink is there."""
+    assert seen.ends is not None
+    valley = find_valley(op, seen.ends.top)
+    if valley is None:
+        return verdict, None
+    there = op if valley.offset == 0 else op.at(add_scaled(_work(op), 1.0, valley.move))
+    finding = _examined(there, seen, rng, nearest=APART * valley.width)
+    if finding.verdict is not None:
+        if finding.verdict.label == "not_critical":
+            return verdict, None
+        if op.value - there.value > DEPTH_SHARE * finding.extent:
+            return verdict, None  # high up the wall of that valley
+    return _replaced(op, finding._replace(offset=valley.offset), valley.reason, verdict, seen)
+
+
+def _replaced(
+    op: HessianOperator, finding: Finding, reason: str, verdict: Verdict, seen: Seen
+) -> tuple[Verdict, Finding]:
+    first = (reason,) if reason else ()
+    if finding.verdict is None:
+        return undetermined(*first, *finding.evidence, *verdict.evidence), finding
+    if _many(op, finding):
+        return undetermined(_TOO_MANY.format(op.size), *first, *verdict.evidence), finding
+    against = _against(finding.verdict.label, seen.ends)
+    if against:
+        return undetermined(against, *first, *finding.evidence, *verdict.evidence), finding
+    evidence = (*finding.verdict.evidence, *first, *verdict.evidence)
+    return finding.verdict._replace(evidence=evidence), finding
+
+
+def _many(op: HessianOperator, finding: Finding) -> bool:
+    """Whether an extremum was found by samples in more directions than samples can cover."""
+    found = finding.verdict
+    return found is not None and found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
+
+
+def _against(label: str, ends: Ends | None) -> str:
+    """Say so if the second derivative, blind as it is, shows curvature of the sign that a label denies."""
+    if ends is None or ends.low is None or ends.high is None:
+        return ""
+    value = {"minimum": ends.low.value, "maximum": -ends.high.value}.get(label, 0.0)
+    if value >= -ends.band:
+        return ""
+    return (
+        f"finite steps find a {label}, sampled and not proved, but the second derivative has curvature of "
+        "the other sign: it may lie across a kink, or along one that was missed"
+    )
+
+
+def _examined(
+    op: HessianOperator,
+    seen: Seen,
+    rng: np.random.Generator,
+    farthest: float = math.inf,
+    nearest: float = 0.0,
+) -> Finding:
+    directions = [] if seen.ends is None else [e.vector for e in (seen.ends.low, seen.ends.high) if e]
+    gradient = op.gradient_vector
+    if math.isfinite(float(norm(gradient))):
+        directions.append(gradient)
+    value, slope = seen.value_noise, seen.slope_noise
+    if not math.isfinite(value):
+        value = VALUE_ROUNDING * op.eps * abs(op.value)
+    if not math.isfinite(slope):
+        slope = math.inf  # then slopes say nothing
+    top = seen.ends.top if seen.ends is not None else 0.0
+    finding = examine(op, directions, (value, slope), top, rng, farthest, nearest)
+    if finding.direction is None or not finding.scales or (seen.blind and seen.ends is None):
+        return finding
+    return finding._replace(evidence=(*finding.evidence, *_beside(op, finding)))
+
+
+def _beside(op: HessianOperator, finding: Finding) -> tuple[str, ...]:
+    """Compare the curvature by finite steps with the second derivative along the same direction."""
+    assert finding.direction is not None
+    exact = float(dot(finding.direction, op.apply(finding.direction)))
+    if not math.isfinite(exact):
+        return ("the second derivative along that direction is not finite",)
+    listed = ", ".join(f"{signed(c, 3)} at {number(h, 2)}" for h, c in finding.scales)
+    good = [h for h, c in finding.scales if abs(c - exact) <= AGREES * abs(c)]
+    where = f"predicts the loss up to {number(max(good), 2)}" if good else "predicts it at no distance seen"
+    return (
+        f"curvature by finite steps along the direction found: {listed}; the second derivative there, "
+        f"{signed(exact, 3)}, {where}",
+    )
+
+
+def _hidden_slope(op: HessianOperator, seen: Seen, rng: np.random.Generator) -> str:
+    """Say so if gradients on both sides of the point agree on a slope that the point does not show."""
+    distance = min((p.radius for p in seen.probes.values() if p.radius > 0), default=0.1 * reach(op))
+    own = float(norm(op.gradient_vector))
+    means = []
+    for share in CLOSER:
+        h = share * distance
+        draw = random_normal(rng, op.layout, op.active)
+        unit = scale(1 / norm(draw), draw)
+        sides = [op.at(_moved(op, sign * h, unit)).gradient_vector for sign in (1.0, -1.0)]
+        mean = 0.5 * float(norm(add_scaled(sides[0], 1.0, sides[1])))
+        longest = max(float(norm(g)) for g in sides)
+        means.append(mean)
+        noise = 8 * seen.slope_noise if math.isfinite(seen.slope_noise) else 0.0
+        if not mean > max(HIDDEN_SLOPE * longest, 4 * own + noise):
+            return ""
+    if means[1] < HIDDEN_SLOPE * means[0]:
+        return ""
+    return (
+        f"the gradient here is {number(own, 2)}, yet {number(means[1], 2)} on average on both sides of the "
+        f"point, {number(CLOSER[1] * distance, 2)} away: a slope that the derivative at a kink leaves out"
+    )
+
+
+def _moved(op: HessianOperator, step: float, direction: Vector) -> Vector:
+    return add_scaled(_work(op), step, direction)
+
+
+def _work(op: HessianOperator) -> Vector:
+    return cast(op.x, op.layout.work_dtypes)
+
+
+def at_a_kink(objective: Objective, x: Vector) -> bool:
+    """Whether operands of the loss's kinks tie at `x` on any batch; True also where that cannot be told.
+
+    Returns:
+        False only if no noticed kink lies at `x`, on any batch.
+
+    Cost:
+        One evaluation of the loss, and its compilation.
+    """
+    kinks = set(objective.noticed.kinks)
+    if not kinks:
+        return False
+    for batch in objective.data:
+        program = objective.program(batch, x)
+        inputs = jax.tree.leaves((x, objective.rest, batch.arrays))
+        if operands_tie(program, len(x), inputs, kinks, float(objective.eps)):
+            return True
+    return False

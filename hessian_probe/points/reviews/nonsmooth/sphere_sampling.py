@@ -1,0 +1,275 @@
+"""What the loss does on a sphere around a point: its lowest and highest values, its peaks, its slopes.
+
+Directions are found, not only drawn: the gradients seen on the sphere make a bundle whose shortest convex
+combination points down; directions along which no kink is crossed are split off; and from the lowest, the
+highest and the most peaked direction a search goes on along the sphere.  What is stated holds for the
+directions that were looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hessian_probe.arrays import (
+    Vector,
+    add_scaled,
+    cast,
+    dot,
+    flatten,
+    norm,
+    random_normal,
+    scale,
+    unflatten,
+)
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.reviews.nonsmooth.min_norm_point import shortest
+from hessian_probe.points.reviews.nonsmooth.sphere import Sample, Sphere
+
+# Random directions on each sphere; with each its opposite.
+DRAWN = 3
+# The bundle grows until its shortest combination is below STATIONARY of the longest gradient (rounding of
+# inner products in single precision is 7e-4 of it), or no gradient along minus it is shorter by more than
+# SETTLED, or it holds BUNDLE gradients.  A kink in k directions at once needs a few k of them.
+BUNDLE = 128
+STATIONARY = 2e-3
+SETTLED = 0.05
+# A slope changes the loss by at least this share of its length times the distance, both ways.
+STEEP = 0.25
+# Share of a random direction that is mixed into one that was found, to leave kinks it may lie in.
+BESIDE = 1e-3
+# Gradients that differ by more than CURVED times what curvature makes over the sphere, and by more than
+# this share of the longest, do so by a kink.
+CURVED = 4.0
+KINK_SHARE = 1e-3
+# Pairs of half-random directions in which a slope must hold too.
+MIXED = 4
+# Lanczos steps by finite-step products among the directions along which no kink is crossed.
+SMOOTH_STEPS = 6
+# Turns of the search along the sphere, each with trial steps of these shares of the radius.
+TURNS = 5
+TRIALS = 0.25 ** np.arange(8)
+# A change counts beyond this many roundings of the loss, or of the slope.
+ROUNDINGS = 8.0
+# A slope stands in for losses too coarse to show a change up to so many times what they can show.
+BEYOND = 4.0
+
+
+class _Bundle(NamedTuple):
+    """Gradients by row, the norm of their shortest combination, and whether that is a slope."""
+
+    gradients: np.ndarray
+    shortest: float
+    slope: bool
+
+
+class Surroundings:
+    """Looks at the loss around a point.
+
+    Args:
+        op: operator at the point; only values and gradients are used.
+        value_noise: accuracy of the loss.
+        slope_noise: accuracy of a slope.
+        top: ‖H‖, as far as the second derivative shows it.
+        rng: source of directions.
+    """
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        value_noise: float,
+        slope_noise: float,
+        top: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.top = top
+        self.op, self.rng = op, rng
+        self.value_noise, self.slope_noise = value_noise, slope_noise
+        self.value = op.value
+        self._x = cast(op.x, op.layout.work_dtypes)
+        self._samples: list[Sample] = []
+        self._pairs: list[tuple[Sample, Sample]] = []
+
+    def look(self, distance: float, directions: list[Vector]) -> Sphere | None:
+        """Explore one sphere, from given directions and random ones; None if the loss is not finite."""
+        self._samples, self._pairs, self._distance = [], [], distance
+        drawn = [random_normal(self.rng, self.op.layout, self.op.active) for _ in range(DRAWN)]
+        try:
+            for direction in (*drawn, *directions):
+                self._both(direction)
+            bundle = self._bundle()
+            across = _span(bundle.gradients, CURVED * distance * self.top)
+            for direction in (*directions, drawn[0]):
+                self._both(self._vector(_project(flatten(direction), across)))
+            self._along_kinks(flatten(drawn[-1]), across)
+            low = self._search(min(self._samples, key=_change), 1.0)
+            high = self._search(max(self._samples, key=_change), -1.0)
+            self._both(low.direction)
+            peak = self._sharpen(min(self._pairs, key=_sum))
+        except FloatingPointError:
+            return None
+        steepest = max(float(norm(s.gradient)) for s in self._samples)
+        moved = steepest > 0 or any(s.change != 0 for s in self._samples)
+        return Sphere(distance, low, high, peak, bundle.shortest, bundle.slope, steepest, moved)
+
+    def _both(self, direction: Vector) -> None:
+        """Sample a direction and its opposite."""
+        length = float(norm(direction))
+        if length > 0:
+            unit = scale(1 / length, direction)
+            self._pairs.append((self._sample(unit), self._sample(scale(-1.0, unit))))
+
+    def _sample(self, direction: Vector) -> Sample:
+        there = self.op.at(add_scaled(self._x, self._distance, direction))
+        gradient, change = there.gradient_vector, there.value - self.value
+        slope = float(dot(gradient, direction))
+        if not (math.isfinite(change) and math.isfinite(float(norm(gradient)))):
+            raise FloatingPointError
+        sample = Sample(direction, self._visible(change, slope), slope, gradient)
+        self._samples.append(sample)
+        return sample
+
+    def _visible(self, change: float, slope: float) -> float:
+        """Change of the loss; by the slope, as of a parabola, where losses are too coarse; else zero."""
+        coarse, by_slope = ROUNDINGS * self.value_noise, 0.5 * slope * self._distance
+        # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
+        if not abs(change) <= coarse:
+            return change
+        shown = abs(slope) > ROUNDINGS * self.slope_noise and abs(by_slope) <= BEYOND * coarse
+        return by_slope if shown else 0.0
+
+    def _bundle(self) -> _Bundle:
+        """Add the gradients seen along the shortest combination, both ways, until it is short or stays."""
+        # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
+        gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
+        while True:
+            weights, length = shortest(gradients @ gradients.T)
+            longest = float(np.max(np.linalg.norm(gradients, axis=1)))
+            if not length > 0:
+                return _Bundle(gradients, length, slope=False)
+            best = weights @ gradients
+            down = self._vector(-best)
+            newest = self._gradients(down, BESIDE, 1)
+            stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
+            if stays and length > STATIONARY * longest:  # is it so in all directions?
+                newest = self._gradients(down, 1.0, MIXED)
+                stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
+            if stays or length <= STATIONARY * longest or len(gradients) >= BUNDLE:
+                self._both(down)
+                fall, rise = (sample.change for sample in self._pairs[-1])
+                least = STEEP * self._distance * length
+                slope = stays and length > STATIONARY * longest and fall < -least and rise > least
+                return _Bundle(gradients, length, slope)
+            gradients = np.vstack([gradients, newest])
+
+    def _gradients(self, direction: Vector, share: float, count: int) -> np.ndarray:
+        """Gradients along ± a direction, with a share of random ones mixed in; by row."""
+        rows = []
+        for sign in (1.0, -1.0) * count:
+            draw = random_normal(self.rng, self.op.layout, self.op.active)
+            mixed = add_scaled(scale(sign, _unit(direction)), share / float(norm(draw)), draw)
+            rows.append(flatten(self._sample(_unit(mixed)).gradient))
+        return np.stack(rows)
+
+    def _along_kinks(self, start: np.ndarray, across: np.ndarray) -> None:
+        """Sample the ends of the finite-step curvature among directions that cross no kink."""
+        basis: list[np.ndarray] = []
+        products: list[np.ndarray] = []
+        v = _project(start, across)
+        for _ in range(min(SMOOTH_STEPS, len(start) - len(across))):
+            for _ in range(2):
+                v = _project(v, across)
+                for b in basis:
+                    v = v - (b @ v) * b
+            if not np.linalg.norm(v) > 0:
+                break
+            v = v / np.linalg.norm(v)
+            self._both(self._vector(v))
+            ahead, behind = (flatten(sample.gradient) for sample in self._pairs[-1])
+            basis.append(v)
+            products.append(_project(ahead - behind, across))
+            v = products[-1]
+        if len(basis) > 1:
+            matrix = np.stack(basis) @ np.stack(products).T
+            _, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+            for column in (vectors[:, 0], vectors[:, -1]):
+                self._both(self._vector(column @ np.stack(basis)))
+
+    def _vector(self, flat: np.ndarray) -> Vector:
+        return unflatten(self.op.layout, flat)
+
+    def _search(self, best: Sample, sign: float) -> Sample:
+        """Go along the sphere to lower (`sign` +1) or higher (−1) values, also along a kink."""
+        gradients = flatten(best.gradient)[None]
+        for _ in range(TURNS):
+            weights, _ = shortest(gradients @ gradients.T)
+            turn = _tangential(self._vector(-sign * weights @ gradients), best.direction)
+            if turn is None:
+                break
+            steps = self._distance * TRIALS
+            start = add_scaled(self._x, self._distance, best.direction)
+            values, slopes = self.op.objective.line(cast(start, self.op.layout.dtypes), turn, steps)
+            changes = np.where(np.isfinite(values), sign * (values - self.value), np.inf)
+            if np.all(np.abs(changes) <= ROUNDINGS * self.value_noise):
+                changes = self._distance * sign * np.where(np.isfinite(slopes), np.cumsum(slopes), 0.0)
+            index = int(np.argmin(changes))
+            turned = add_scaled(best.direction, float(TRIALS[index]), turn)
+            tried = self._sample(_unit(turned))
+            if sign * tried.change < sign * best.change:
+                best, gradients = tried, flatten(tried.gradient)[None]
+            else:
+                gradients = np.vstack([gradients, flatten(tried.gradient)])
+        return best
+
+    def _sharpen(self, best: tuple[Sample, Sample]) -> tuple[Sample, Sample]:
+        """Go along the sphere to directions in which both sides are lower."""
+        step = 0.5
+        for _ in range(TURNS):
+            turn = _tangential(add_scaled(best[1].gradient, -1.0, best[0].gradient), best[0].direction)
+            if turn is None:
+                break
+            self._both(add_scaled(best[0].direction, step, turn))
+            if _sum(self._pairs[-1]) < _sum(best):
+                best = self._pairs[-1]
+            else:
+                step *= 0.25
+        return best
+
+
+def _change(sample: Sample) -> float:
+    return sample.change
+
+
+def _sum(pair: tuple[Sample, Sample]) -> float:
+    return pair[0].change + pair[1].change
+
+
+def _unit(vector: Vector) -> Vector:
+    return scale(1 / norm(vector), vector)
+
+
+def _tangential(force: Vector, direction: Vector) -> Vector | None:
+    """Unit vector along the part of a force that is orthogonal to a unit direction."""
+    length = float(norm(force))
+    if not length > 0:
+        return None
+    force = scale(1 / length, force)
+    rest = add_scaled(force, -float(dot(force, direction)), direction)
+    eps = float(jnp.finfo(rest[0].dtype).eps)
+    return _unit(rest) if float(norm(rest)) > 1e3 * eps else None
+
+
+def _span(gradients: np.ndarray, curved: float) -> np.ndarray:
+    """Orthonormal rows that span the jumps of the gradient: the V space; orthogonal to it is the U space."""
+    # C. Lemaréchal, F. Oustry and C. Sagastizábal, Trans. AMS 352, 2000, doi:10.1090/S0002-9947-99-02243-6.
+    _, sizes, rows = np.linalg.svd(gradients[1:] - gradients[0], full_matrices=False)
+    longest = float(np.max(np.linalg.norm(gradients, axis=1), initial=0.0))
+    return rows[sizes > max(KINK_SHARE * longest, curved)]
+
+
+def _project(flat: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Leave out the directions across the kinks."""
+    return flat - (across @ flat) @ across

@@ -1,0 +1,246 @@
+"""What finite steps say of a point where the second derivative is blind or is contradicted.
+
+The loss is looked at on spheres a factor APART apart.  A claim needs the same finding on AGREE of them
+in a row, the smallest that rounding lets see among them.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import Vector, cast, norm
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.line_check import reach
+from hessian_probe.points.reviews.nonsmooth.sphere import Sphere
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Surroundings
+from hessian_probe.points.second_order import Verdict
+from hessian_probe.results import number, signed
+
+APART = 30.0
+SPHERES = 4
+AGREE = 3
+# The parameters' own rounding must be below this share of a sphere's radius.
+ROUNDING_SHARE = 1e-2
+# A peak is lower on both sides: the tilt is at most this share of the bend.
+TILT_SHARE = 0.5
+# Gradients that shrink with the sphere by at least half the power that a second order term has leave no
+# slope and no kink of first order.
+SECOND_ORDER = 0.5
+# A change of the loss is at most the longest gradient times the distance, of which samples show a part.
+UNEXPLAINED = 4.0
+# A straight slope keeps at least this share of its length over the distances.
+STRAIGHT = 0.5
+# A direction in which the loss does not change at all is found to so many roundings; what the steepest
+# directions hold of it changes the loss by the square of that share, and is no rise.
+DIRECTION_ROUNDINGS = 16.0
+
+
+class Finding(NamedTuple):
+    """What finite steps found.
+
+    Attributes:
+        verdict: the label, or None if they do not decide.
+        evidence: sentences with the numbers.
+        direction: unit vector along which the loss falls on both sides, or None.
+        scales: distances and the curvature by finite steps along it (there, on the smaller spheres along
+            directions found again).
+        falls: a lower loss was found on the two smallest spheres that show anything.
+        rises: a higher one.
+        extent: change of the loss on the largest sphere, the smaller one of fall and rise at a saddle.
+        offset: distance from the parameters to the point that was examined.
+    """
+
+    verdict: Verdict | None
+    evidence: tuple[str, ...]
+    direction: Vector | None = None
+    scales: tuple[tuple[float, float], ...] = ()
+    falls: bool = False
+    rises: bool = False
+    extent: float = 0.0
+    offset: float = 0.0
+
+
+def examine(
+    op: HessianOperator,
+    directions: list[Vector],
+    noise: tuple[float, float],
+    top: float,
+    rng: np.random.Generator,
+    farthest: float = math.inf,
+    nearest: float = 0.0,
+) -> Finding:
+    """Look at the loss around a point over decades of distance.
+
+    Args:
+        op: operator at the point.
+        directions: directions to look along, beside random ones and those found on the way.
+        noise: accuracy of the loss and of a slope.
+        top: ‖H‖, as far as the second derivative shows it.
+        rng: source of randomness.
+        farthest: largest distance of interest.
+        nearest: smallest one.
+
+    Returns:
+        The finding.
+
+    Cost:
+        About 60 gradients for each of up to six distances.
+    """
+    around = Surroundings(op, *noise, top, rng)
+    rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    radius, spheres = min(0.1 * reach(op), farthest), []
+    carried: list[Vector] = []
+    for _ in range(SPHERES):
+        if rounding > ROUNDING_SHARE * radius or radius < nearest:
+            break
+        sphere = around.look(radius, [*directions, *carried])
+        radius /= APART
+        if sphere is not None:
+            spheres.append(sphere)
+            carried = [sphere.low.direction, sphere.peak[0].direction]
+    return _judge(spheres, (DIRECTION_ROUNDINGS * op.eps) ** 2)
+
+
+def _judge(spheres: list[Sphere], share: float) -> Finding:
+    """Find what AGREE spheres in a row say, the smallest visible among them."""
+    if not spheres:
+        return Finding(None, ("no finite step could be evaluated",))
+    if not any(sphere.moved for sphere in spheres):
+        sentence = (
+            f"a plateau: loss and gradient do not change at all up to {number(spheres[0].distance, 2)} in "
+            "any direction looked at: units that are dead or saturated"
+        )
+        return Finding(None, (sentence,))
+    seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
+    falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
+    rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
+    return _kind(seen, share)._replace(falls=falls, rises=rises)
+
+
+def _kind(seen: list[Sphere], share: float) -> Finding:
+    near = seen[-AGREE:]
+    if len(near) < AGREE:
+        return Finding(None, (_hidden(seen),))
+    if not _explained(near):
+        return Finding(None, (_unexplained(near),))
+    if _straight(near):
+        return _slope(seen)
+    if _second_order(near) or all(sphere.stationary <= STATIONARY for sphere in near):
+        if all(s.low.change > share * max(s.high.change, 0.0) for s in seen):
+            return _extremum("minimum", near)._replace(extent=seen[0].low.change)
+        if all(s.high.change < share * min(s.low.change, 0.0) for s in seen):
+            return _extremum("maximum", near)._replace(extent=-seen[0].high.change)
+        if all(s.low.change < 0 < s.high.change for s in near) and _peaked(near):
+            extent = min(-seen[0].low.change, seen[0].high.change)
+            return _saddle(near)._replace(extent=extent)
+    return Finding(None, (_disagree(seen),), _falling(near), _curvatures(near))
+
+
+def _second_order(near: list[Sphere]) -> bool:
+    """Whether the gradients shrink with the distance: then no slope and no kink is of first order."""
+    # From every sphere to the next: far out a gradient may grow for other reasons, and hide a slope.
+    return all(_shrinks(outer, inner) for outer, inner in pairwise(near))
+
+
+def _shrinks(outer: Sphere, inner: Sphere) -> bool:
+    if not inner.steepest > 0:
+        return outer.steepest > 0
+    shrunk = math.log(outer.steepest / inner.steepest) / math.log(outer.distance / inner.distance)
+    return shrunk >= SECOND_ORDER
+
+
+def _explained(near: list[Sphere]) -> bool:
+    """Whether the gradients seen are long enough for the changes of the loss."""
+    return all(
+        max(abs(s.low.change), abs(s.high.change)) <= UNEXPLAINED * s.steepest * s.distance for s in near
+    )
+
+
+def _straight(near: list[Sphere]) -> bool:
+    """Whether a slope keeps its length over the distances."""
+    steady = near[-1].shortest >= STRAIGHT * near[0].shortest
+    return steady and all(sphere.slope for sphere in near) and not _second_order(near)
+
+
+def _peaked(near: list[Sphere]) -> bool:
+    """Whether some direction is lower on both sides, or there is no first order at all."""
+    if any(sphere.bend >= 0 for sphere in near):
+        return False
+    return _second_order(near) or all(s.tilt <= TILT_SHARE * abs(s.bend) for s in near)
+
+
+def _falling(near: list[Sphere]) -> Vector | None:
+    """A direction that is lower on both sides, if every sphere has one."""
+    both = all(sphere.bend < 0 and sphere.tilt <= TILT_SHARE * abs(sphere.bend) for sphere in near)
+    return near[0].peak[0].direction if both else None
+
+
+def _curvatures(near: list[Sphere]) -> tuple[tuple[float, float], ...]:
+    return tuple((sphere.distance, sphere.curvature) for sphere in near)
+
+
+def _extremum(label: str, near: list[Sphere]) -> Finding:
+    kind, side = ("lowest", "higher") if label == "minimum" else ("highest", "lower")
+    values = [s.low.change if label == "minimum" else s.high.change for s in near]
+    listed = ", ".join(
+        f"{signed(value, 2)} at {number(sphere.distance, 2)}"
+        for value, sphere in zip(values, near, strict=True)
+    )
+    evidence = (
+        f"finite steps: the {kind} loss found around is {side} at every distance ({listed}), in directions "
+        "drawn and directions found by descent: sampled, not proved",
+        _balance(near),
+    )
+    verdict = Verdict(label, False, False, None, evidence)
+    direction = near[0].peak[0].direction if label == "maximum" else None
+    return Finding(verdict, evidence, direction, _curvatures(near))
+
+
+def _balance(near: list[Sphere]) -> str:
+    if _second_order(near):
+        return "the gradient vanishes with the distance, so there is no slope"
+    share = number(max(s.stationary for s in near), 2)
+    return f"no slope: zero is a convex combination of the gradients around (to {share} of the longest)"
+
+
+def _saddle(near: list[Sphere]) -> Finding:
+    listed = ", ".join(
+        f"{signed(s.low.change, 2)} and {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in near
+    )
+    evidence = (f"finite steps: lower and higher losses at every distance ({listed})", _balance(near))
+    verdict = Verdict("saddle", False, False, None, evidence)
+    return Finding(verdict, evidence, near[0].peak[0].direction, _curvatures(near))
+
+
+def _slope(seen: list[Sphere]) -> Finding:
+    last = seen[-1]
+    sentence = (
+        f"finite steps show a slope: within {number(last.distance, 2)} no convex combination of the "
+        f"gradients is shorter than {number(last.shortest, 2)} (the longest: {number(last.steepest, 2)})"
+    )
+    return Finding(Verdict("not_critical", False, False, None, (sentence,)), (sentence,))
+
+
+def _hidden(seen: list[Sphere]) -> str:
+    where = "at no distance" if not seen else f"only at {', '.join(number(s.distance, 2) for s in seen)}"
+    return f"finite steps show a change of the loss beyond its rounding {where}; float64 would show more"
+
+
+def _unexplained(near: list[Sphere]) -> str:
+    last = near[-1]
+    change = max(abs(last.low.change), abs(last.high.change))
+    return (
+        f"the loss changes by {number(change, 2)} within {number(last.distance, 2)}, the gradients there are "
+        f"at most {number(last.steepest, 2)}: a jump, or derivatives that are not those of the loss"
+    )
+
+
+def _disagree(seen: list[Sphere]) -> str:
+    listed = "; ".join(
+        f"{signed(s.low.change, 2)} to {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in seen
+    )
+    return f"finite steps do not agree on one kind over distances; changes of the loss: {listed}"

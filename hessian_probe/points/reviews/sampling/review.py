@@ -1,0 +1,312 @@
+"""Does the label hold for what the batches are a sample of?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_probe.arrays import norm
+from hessian_probe.operators.per_batch import quotients
+from hessian_probe.points.line_check import LineProbe
+from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
+from hessian_probe.points.newton_path import Place, loss_to_go, model_change, step_between
+from hessian_probe.points.reviews.sampling.gradient_noise import (
+    Displacement,
+    displacement,
+    held_out_slope,
+    measure_slopes,
+)
+from hessian_probe.points.reviews.sampling.sample_size import (
+    BATCHES,
+    LEAST,
+    POWER,
+    rounded_up,
+    times_for_place,
+    times_the_data,
+)
+from hessian_probe.points.reviews.sampling.split_half import Halves, held_out, split_halves, steps_for_halves
+from hessian_probe.points.second_order import Verdict, is_saddle, undetermined
+from hessian_probe.results import number, signed
+from hessian_probe.spectrum.standard_errors import Estimate, quantile, weighted_mean
+
+# Two batches in each half are the fewest that show how much a half scatters.
+FEWEST_BATCHES = 4
+# Products for the standard errors of both ends, and of one end at the critical point.
+PRODUCTS = 3
+# A gradient too large to be near a critical point is believed where noise makes at most this share of
+# its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
+# slopes differs by a factor of four in the square (`points/approach.py`).
+NOISE_SHARE = 0.05
+# Parts in which the gradient outside both ends of the spectrum is drawn.
+REST = 8
+DECIDED = ("saddle", "minimum", "maximum", "not_critical")
+
+
+class Sampling(NamedTuple):
+    """Errors over the data; None where they were not measured.
+
+    Attributes:
+        low: standard error of the lowest eigenvalue at the parameters.
+        high: of the highest.
+        gradient: root mean square length of the gradient's error.
+        samples: samples, in all, that would settle an undetermined label.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    gradient: float | None = None
+    samples: int | None = None
+
+
+class Population:
+    """Checks on the batches whether a verdict on their mean is one on what they are a sample of.
+
+    Args:
+        here: the parameters.
+        judged: the place that the verdict is about.
+        probes: line probes along both ends.
+        confidence: probability with which a sign must hold.
+        rng: source of start vectors.
+        left: products that may still be spent.
+    """
+
+    def __init__(
+        self,
+        here: Place,
+        judged: Place,
+        probes: Mapping[str, LineProbe],
+        confidence: float,
+        rng: np.random.Generator,
+        left: Callable[[], int],
+    ) -> None:
+        self.here, self.judged, self.probes = here, judged, probes
+        self.level, self.rng, self.left = confidence, rng, left
+        self.data = here.operator.objective.data
+        self.times: list[float | None] = []
+
+    def judge(self, verdict: Verdict) -> tuple[Verdict, Sampling]:
+        """Return the verdict as it holds for the whole, with the errors measured."""
+        if self.data.count < FEWEST_BATCHES:
+            few = (
+                f"from {FEWEST_BATCHES} batches on (these: {self.data.count}) it shows how much the data "
+                "scatter: the label is about these data"
+            )
+            return verdict._replace(evidence=(*verdict.evidence, few)), Sampling()
+        if self.left() < PRODUCTS:
+            if verdict.label not in DECIDED:
+                return verdict, Sampling()
+            short = "no products were left to measure how much the data scatter; raise max_hvps"
+            return undetermined(short, *verdict.evidence), Sampling()
+        op, ends = self.here
+        assert ends.low is not None
+        assert ends.high is not None
+        self.weights, self.quotients = quotients(op, (ends.low.vector, ends.high.vector))
+        low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
+        # The gradient's noise at the parameters is taken for that at the critical point beside them.
+        self.step = step_between(self.here, self.judged)
+        self.slopes = measure_slopes(op, self.judged.ends, self.rng, self.step)
+        self.slope = held_out_slope(op, self.slopes)
+        checks = {"saddle": self._saddle, "not_critical": self._slope}
+        if verdict.label in DECIDED:
+            verdict = checks.get(verdict.label, self._extremum)(verdict)
+        return verdict, Sampling(low.error, high.error, self.slopes.error, self._samples())
+
+    def _saddle(self, verdict: Verdict) -> Verdict:
+        op, ends = self.judged
+        if not is_saddle(ends):
+            return self._silent(verdict)
+        steps = steps_for_halves(op, ends.steps, self.left())
+        if steps == 0:
+            short = (
+                f"{self.left()} products are too few to check the signs on held-out batches; raise max_hvps"
+            )
+            return undetermined(short, *verdict.evidence)
+        found = held_out(op, steps, self.rng)
+        if found is None:
+            return undetermined("a product with half of the batches is not finite", *verdict.evidence)
+        assert ends.low is not None
+        assert ends.high is not None
+        doubts, facts, needs = [], [], []
+        for side, sign, halves, end in zip(
+            ("lowest", "highest"), (-1.0, 1.0), found, (ends.low, ends.high), strict=True
+        ):
+            fact = f"{side} curvature on batches that it was not fitted to: {_shown(halves)}"
+            if halves.show(sign, self.level, ends.band):
+                facts.append(fact)
+            else:
+                doubts.append(f"{fact}: not {'negative' if sign < 0 else 'positive'} beyond its noise")
+                needs.append((-sign * halves.both.value, -sign * end.value, halves.both))
+        for need in needs:
+            self._need_sign(*need, signs=len(needs))
+        return self._concluded(verdict, doubts, facts)
+
+    def _extremum(self, verdict: Verdict) -> Verdict:
+        op, ends = self.judged
+        column, sign = (0, 1.0) if verdict.label == "minimum" else (1, -1.0)
+        end = (ends.low, ends.high)[column]
+        assert end is not None
+        if sign * end.value <= ends.band:
+            return self._silent(verdict)
+        weights, values = self.weights, self.quotients[:, column]
+        if op is not self.here.operator:
+            weights, rows = quotients(op, (end.vector,))
+            values = rows[:, 0]
+        halves = split_halves(values, weights)
+        side, what = ("lowest", "positive") if sign > 0 else ("highest", "negative")
+        fact = f"{side} curvature over the data: {_shown(halves)}"
+        if halves.show(sign, self.level, ends.band):
+            return self._concluded(verdict, [], [fact])
+        mean = sign * halves.both.value
+        self._need_sign(mean, mean, halves.both)
+        return self._concluded(verdict, [f"{fact}: not {what} beyond its noise"], [])
+
+    def _silent(self, verdict: Verdict) -> Verdict:
+        """Higher order is seen on the mean of these data; another sample may have another one."""
+        return undetermined(
+            "second order is silent, and higher order was seen on the mean of these batches only, not batch "
+            "by batch; sampled=False judges these data alone",
+            *verdict.evidence,
+        )
+
+    def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
+        """Add where the critical point of the whole may be, and settle the confidence."""
+        change = self._change()
+        limit = LOSS_SHARE * change
+        moved = displacement(*self.judged, self.slopes, self.level, limit, self.left())
+        if not moved.enough:
+            short = f"{self.left()} products are too few to see where noise moves the critical point"
+            return undetermined(f"{short}; raise max_hvps", *facts, *verdict.evidence)
+        seen = loss_to_go(self.here, self.judged, self.step)
+        linear = quantile(self.level, self.slopes.freedom) * self.slopes.step_error
+        within = seen + linear + moved.change <= limit
+        model = model_change(self.slopes, self.judged, self.step) ** 0.5 + moved.change**0.5
+        most = number(seen + linear + moved.change, 2)
+        place = (
+            f"with the gradient's noise (norm {number(self.slopes.error, 2)}) the way to the critical point "
+            f"may change the loss by {most} in place of {number(seen, 2)} (near: at most {number(limit, 2)})"
+        )
+        if within and model <= (MODEL_SHARE * change) ** 0.5:
+            facts.append(place)
+        else:
+            doubts.append(place)
+            self._need_place(moved)
+        if doubts:
+            return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
+        missed = 1.0 - self.level + (0.0 if verdict.confidence is None else 1.0 - verdict.confidence)
+        return verdict._replace(
+            certified=False,
+            confidence=max(1.0 - missed, 0.0),
+            evidence=(*verdict.evidence, *facts, *self._fitted()),
+        )
+
+    def _change(self) -> float:
+        """What the curvature changes the loss by over the distance along which it was seen to hold."""
+        both = is_saddle(self.judged.ends)
+        return (min if both else max)((probe.change for probe in self.probes.values()), default=0.0)
+
+    def _fitted(self) -> tuple[str, ...]:
+        """Say so where the halves' gradients oppose each other: by chance they would not."""
+        slope = self.slope
+        if not slope.both.beyond(-1.0, self.level):
+            return ()
+        return (
+            f"the gradients of both halves of the batches oppose each other ({_shown(slope)}) as they do "
+            "where the parameters were fitted to these very data, which then say too little of others: "
+            "give batches that were not trained on, or sampled=False",
+        )
+
+    def _slope(self, verdict: Verdict) -> Verdict:
+        """A gradient too large must be so for the whole."""
+        length, noise = float(norm(self.here.operator.gradient_vector)), self.slopes.error
+        share = (noise / length) ** 2 if length > 0 else 1.0
+        without = length * max(1.0 - share, 0.0) ** 0.5
+        fact = (
+            f"gradient norm {number(length, 3)}, {number(without, 3)} without its "
+            f"noise of {number(noise, 2)}; slope on held-out batches along the other half's gradient "
+            f"{_shown(self.slope)}"
+        )
+        if self.slope.show(1.0, self.level) and share <= NOISE_SHARE:
+            return verdict._replace(evidence=(*verdict.evidence, fact))
+        doubt = f"{fact}: too much of it may be noise to say that it is a slope"
+        fitted = self._fitted()
+        if fitted:
+            return undetermined(doubt, *fitted, *verdict.evidence)
+        if share < 1.0:
+            mean = self.slope.both
+            self._need_sign(mean.value, mean.value, mean)
+        else:
+            self._need_signs()
+        self._need_place(displacement(*self.here, self.slopes, self.level, math.inf, self.left()))
+        return undetermined(*self._doubts([doubt]), *verdict.evidence)
+
+    def _need_signs(self) -> None:
+        """Where all of the gradient is noise: what a label of the critical point would need."""
+        for column in self.quotients.T:
+            halves = split_halves(column, self.weights)
+            if not halves.show(float(np.sign(halves.both.value)), self.level):
+                self._need_sign(halves.both.value, halves.both.value, halves.both, signs=2)
+
+    def _need_place(self, moved: Displacement) -> None:
+        """Ask for as many samples as tell whether a critical point is near."""
+        if moved.flat or not moved.enough:
+            self.times.append(None)
+            return
+        limits = LOSS_SHARE * self._change(), MODEL_SHARE * self._change(), NOISE_SHARE
+        along = self._components(moved)
+        self.times.append(times_for_place(*along, limits, self.level, self.slopes.freedom))
+
+    def _components(self, moved: Displacement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slopes, errors and curvatures along eigenvectors; what is not known of them as REST equal parts."""
+        slopes = self.slopes
+        beyond = np.abs(slopes.curvatures) > self.judged.ends.band
+        values, errors = np.array([(each.value, each.error) for each in slopes.along])[beyond].T
+        curvatures = slopes.curvatures[beyond]
+        if self.judged.ends.spectrum is not None:
+            return values, errors, curvatures
+        length = float(norm(self.here.operator.gradient_vector))
+        slope, error = (
+            math.sqrt(max(whole**2 - float(np.sum(np.square(part))), 0.0) / REST)
+            for whole, part in ((length, values), (slopes.error, errors))
+        )
+        if not (moved.change > 0 and error > 0):
+            return values, errors, curvatures
+        curvature = 0.5 * REST * error * (error / moved.change)
+        return (
+            np.r_[values, np.full(REST, slope)],
+            np.r_[errors, np.full(REST, error)],
+            np.r_[curvatures, np.full(REST, curvature)],
+        )
+
+    def _need_sign(self, first: float, second: float, mean: Estimate, signs: int = 1) -> None:
+        """Ask for a sign of a mean between the value on held-out batches and that on the sample."""
+        low, high, bias = min(first, second), max(first, second), max(first - second, 0.0)
+        error, freedom = mean.error, mean.freedom
+        self.times.append(times_the_data(low, high, error, freedom, self.level, bias=bias, signs=signs))
+
+    def _doubts(self, doubts: list[str]) -> list[str]:
+        samples = self._samples()
+        if samples is None:
+            return [*doubts, "no number of samples can be named that would settle it"]
+        batches = max(self.data.count, BATCHES)
+        would = (
+            f"about {samples:,} samples in all (these are {number(self.data.total, 6)}), in {batches} "
+            f"batches or more, would settle it with probability {POWER:g} (a mean of at least {LEAST:g} of "
+            "its present errors)"
+        )
+        return [*doubts, would]
+
+    def _samples(self) -> int | None:
+        if not self.times or any(times is None for times in self.times):
+            return None
+        return rounded_up(max(max(t for t in self.times if t is not None), 1.0) * self.data.total)
+
+
+def _shown(halves: Halves) -> str:
+    even, odd, both = halves
+    return (
+        f"{signed(both.value, 3)} ± {number(both.error, 2)} (halves {signed(even.value, 3)} ± "
+        f"{number(even.error, 2)}, {signed(odd.value, 3)} ± {number(odd.error, 2)})"
+    )

@@ -1,0 +1,1 @@
+"""Reading a traced loss: one walker over its program, and rules for what is noticed."""
