@@ -320,8 +320,8 @@ def test_a_network_that_learned_is_healthy():
     found = hp.diagnose(
         loss,
         params,
-        train=data,
-        test=unseen,
+        data,
+        test_data=unseen,
         history={"loss": losses},
         optimizer=optimizer,
         opt_state=state,
@@ -337,7 +337,7 @@ def test_dead_units_are_named_first():
     apply = forward(jax.nn.relu)
     params = mlp((5, 8, 3))
     params[0]["b"] = params[0]["b"] - 50.0
-    found = hp.diagnose(cross_entropy(apply), params, train=data, apply=apply)
+    found = hp.diagnose(cross_entropy(apply), params, data, apply=apply)
     assert causes(found)[0] == "dead_units"
     assert found.findings[0].number == 1.0
     assert "model_bias" not in causes(found)
@@ -347,7 +347,7 @@ def test_a_saddle_is_named_and_priced():
     data = blobs()
     apply = forward(jnp.tanh)
     params = jax.tree.map(lambda leaf: 1e-3 * leaf, mlp((5, 8, 3)))
-    found = hp.diagnose(cross_entropy(apply), params, train=data, apply=apply)
+    found = hp.diagnose(cross_entropy(apply), params, data, apply=apply)
     first = found.findings[0]
     assert first.cause == "saddle"
     move = hp.escape(cross_entropy(apply), params, data)
@@ -357,7 +357,7 @@ def test_a_saddle_is_named_and_priced():
 def test_a_loss_that_is_not_finite_is_divergence_and_nothing_else():
     apply = forward(jnp.tanh)
     params = jax.tree.map(lambda leaf: leaf * jnp.nan, mlp((5, 8, 3)))
-    found = hp.diagnose(cross_entropy(apply), params, train=blobs())
+    found = hp.diagnose(cross_entropy(apply), params, blobs())
     assert causes(found) == ["divergence"]
     assert found.not_checked[-1].check == "everything else"
 
@@ -403,7 +403,7 @@ def test_a_diagnosis_prints_and_exports():
     [
         ({"apply": 3}, TypeError, "apply must be"),
         ({"optimizer": optax.sgd(0.1)}, ValueError, "opt_state is missing"),
-        ({"test": (np.ones((3, 5), np.float32),)}, ValueError, "without train"),
+        ({"test_data": (np.ones((3, 5), np.float32),)}, ValueError, "without data"),
         ({"history": {"lost": [1.0]}}, ValueError, "unknown entries"),
         ({"history": {"loss": [1.0], "grad_norm": [1.0, 2.0]}}, ValueError, "equal lengths"),
         ({"history": [1.0]}, TypeError, "must map names"),
@@ -421,7 +421,7 @@ def test_an_optimizer_that_needs_more_is_not_checked():
     found = hp.diagnose(
         lambda p, b: jnp.mean((b @ p) ** 2) + 1.0,
         params,
-        train=np.eye(3, dtype=np.float32),
+        np.eye(3, dtype=np.float32),
         optimizer=optimizer,
         opt_state=optimizer.init(params),
     )
@@ -463,7 +463,7 @@ def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
         "    past = {'loss': [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 9.0, 9.0, 9.0, 9.0]}\n"
         "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'history': past}\n"
         "def wrong():\n"
-        "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'data': 1}\n"
+        "    return {'loss': lambda p: jnp.sum(p**2), 'params': jnp.ones(2), 'train': 1}\n"
     )
     assert main(["diagnose", f"{file}:loses", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)

@@ -427,7 +427,7 @@ def test_numbers_that_are_none_in_the_data_are_told_as_such():
     x = normal(0, 30, 4)
     x[3, 2] = np.nan
     found = hp.diagnose(
-        lambda p, batch: jnp.mean((batch[0] @ p - batch[1]) ** 2), jnp.zeros((4, 1)), train=(x, x[:, :1])
+        lambda p, batch: jnp.mean((batch[0] @ p - batch[1]) ** 2), jnp.zeros((4, 1)), (x, x[:, :1])
     )
     assert found.findings[0].claim.startswith("1 numbers in the training data are not finite")
     assert [f.cause for f in found.findings] == ["divergence"]
@@ -469,14 +469,12 @@ def test_a_loss_over_a_whole_graph_is_diagnosed_as_far_as_that_goes():
         return jnp.mean((near @ batch[0] @ p - batch[1]) ** 2)
 
     optimizer, params = optax.sgd(0.01), jnp.zeros((3, 1))
-    found = hp.diagnose(
-        loss, params, train=(x, x[:, :1]), optimizer=optimizer, opt_state=optimizer.init(params)
-    )
+    found = hp.diagnose(loss, params, (x, x[:, :1]), optimizer=optimizer, opt_state=optimizer.init(params))
     assert any("samples along axis 0" in item.needs for item in found.not_checked)
     with pytest.raises(ValueError, match="apply must return the outputs alone, as one array; got tuple"):
         hp.diagnose(
             lambda p, batch: jnp.mean((batch[0] @ p - batch[1]) ** 2),
             params,
-            train=(x, x[:, :1]),
+            (x, x[:, :1]),
             apply=lambda p, inputs: (inputs @ p, None),
         )

@@ -68,7 +68,7 @@ def test_copies_of_samples_make_no_other_kind_of_data(copies):
     x, y = draws(0, 80)
     train = (np.tile(x, (copies, 1)), np.tile(y, copies))
     params, used, _ = trained(cross_entropy, train)
-    found = hp.diagnose(cross_entropy, params, train=train, test=draws(1, 300), apply=network, **used)
+    found = hp.diagnose(cross_entropy, params, train, test_data=draws(1, 300), apply=network, **used)
     assert causes(found)[0] == "overfitting", found
     assert "mismatch" not in causes(found)
 
@@ -78,7 +78,7 @@ def test_copies_hide_no_other_kind_of_data():
     train = (np.tile(x, (3, 1)), np.tile(y, 3))
     params, used, _ = trained(cross_entropy, train)
     other = draws(1, 300, noise=np.float32([4, -4, 4, -4, 4]))
-    found = hp.diagnose(cross_entropy, params, train=train, test=other, apply=network, **used)
+    found = hp.diagnose(cross_entropy, params, train, test_data=other, apply=network, **used)
     assert causes(found)[0] == "mismatch", found
 
 
@@ -92,7 +92,7 @@ def test_a_loss_at_its_floor_shows_no_small_model():
     x, _ = draws(0, 200)
     train = (x, (x[:, 0] > 0).astype(np.int32))
     params, used, _ = trained(smoothed, train, 800)
-    found = hp.diagnose(smoothed, params, train=train, apply=network, **used)
+    found = hp.diagnose(smoothed, params, train, apply=network, **used)
     assert "model_bias" not in causes(found), found
 
 
@@ -107,7 +107,7 @@ def test_infinite_numbers_that_a_loss_can_take_are_not_why_it_diverged():
     mask = np.where(np.random.default_rng(0).random(x.shape) < 0.1, -np.inf, 0).astype(np.float32)
     batch = {"x": x, "mask": mask, "y": y.astype(np.float32)}
     params = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), start())
-    (finding,) = hp.diagnose(masked, params, train=batch).findings
+    (finding,) = hp.diagnose(masked, params, batch).findings
     assert finding.cause == "divergence"
     assert "training data" not in finding.claim
     assert "params['b'] is not finite" in finding.claim
@@ -117,7 +117,7 @@ def test_infinite_numbers_that_a_loss_can_take_are_not_why_it_diverged():
 def test_a_number_that_is_none_is_named_in_any_precision(dtype):
     x, y = draws(0, 60)
     x = jnp.asarray(x, dtype).at[3, 2].set(jnp.nan)
-    (finding,) = hp.diagnose(cross_entropy, start(), train=(x, y)).findings
+    (finding,) = hp.diagnose(cross_entropy, start(), (x, y)).findings
     assert "1 numbers in the training data are not finite" in finding.claim
 
 
@@ -126,7 +126,7 @@ def test_a_recorded_loss_that_is_none_counts_where_the_run_ended_on_it():
     params, used, losses = trained(cross_entropy, train, 100)
     passing, last = list(losses), list(losses)
     passing[3] = last[-1] = np.nan
-    ask = {"train": train, "apply": network, **used}
+    ask = {"data": train, "apply": network, **used}
     assert "divergence" not in causes(hp.diagnose(cross_entropy, params, history={"loss": passing}, **ask))
     assert causes(hp.diagnose(cross_entropy, params, history={"loss": last}, **ask))[0] == "divergence"
 
@@ -134,7 +134,7 @@ def test_a_recorded_loss_that_is_none_counts_where_the_run_ended_on_it():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_samples_are_diagnosed_as_far_as_that_goes(count):
     train = tuple(leaf[:count] for leaf in draws(0, 8))
-    found = hp.diagnose(cross_entropy, start(), train=train, apply=network)
+    found = hp.diagnose(cross_entropy, start(), train, apply=network)
     assert any("overfitting" in item.check or "model_bias" in item.check for item in found.not_checked)
 
 
@@ -144,16 +144,16 @@ def test_data_that_do_not_fit_are_refused_by_name():
     def loss(p, batch):
         return cross_entropy(p, (batch["image"], batch["label"]))
 
-    with pytest.raises(ValueError, match=r"test must be of the same kind as train; got batches .*'x'"):
-        hp.diagnose(loss, start(), train={"image": x, "label": y}, test={"x": x, "y": y})
+    with pytest.raises(ValueError, match=r"test_data must be of the same kind as data; got batches .*'x'"):
+        hp.diagnose(loss, start(), {"image": x, "label": y}, test_data={"x": x, "y": y})
     with pytest.raises(TypeError, match=r"history\['loss'\] must be an array or a list"):
-        hp.diagnose(cross_entropy, start(), train=(x, y), history={"loss": (v for v in [1.0, 2.0])})
+        hp.diagnose(cross_entropy, start(), (x, y), history={"loss": (v for v in [1.0, 2.0])})
 
 
 def test_test_data_that_are_not_finite_are_said_to_be():
     x, y = draws(0, 60)
     bad = x.copy()
     bad[0, 0] = np.nan
-    found = hp.diagnose(cross_entropy, start(), train=(x, y), test=(bad, y), apply=network)
+    found = hp.diagnose(cross_entropy, start(), (x, y), test_data=(bad, y), apply=network)
     (need,) = (item.needs for item in found.not_checked if item.check.startswith("overfitting"))
     assert "1 numbers in them are not finite" in need

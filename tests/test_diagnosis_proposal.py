@@ -150,7 +150,7 @@ def test_a_diagnosis_of_slow_training_reports_it():
     found = hp.diagnose(
         lambda p, batch: loss(p) + 0 * jnp.mean(batch),
         params,
-        train=train,
+        train,
         optimizer=optimizer,
         opt_state=optimizer.init(params),
     )

@@ -229,7 +229,7 @@ def test_a_loss_that_decay_holds_up_is_told():
         )
         assert cause in found.claim
         if decay:
-            first = hp.diagnose(loss, params, train=(ones, 2 * ones), **more).findings[0]
+            first = hp.diagnose(loss, params, (ones, 2 * ones), **more).findings[0]
             assert cause in first.claim
         assert (found.confidence > 0.9) == bool(decay), "plain descent is under way"
         if decay:
@@ -250,7 +250,7 @@ def test_a_longer_budget_takes_as_many_more_steps():
         assert (seen.num_steps, seen.num_adam_steps) == (40 * budget, 200 * budget)
         np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * budget), rtol=1e-4)
         np.testing.assert_allclose(seen.going_on, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
-    found = hp.diagnose(loss, params, train=(ones, ones), budget=np.uint8(7))
+    found = hp.diagnose(loss, params, (ones, ones), budget=np.uint8(7))
     assert "loss after 1400 steps of Adam from here" in dict(found.measured)
     json.dumps(found.to_json())
 
@@ -568,10 +568,14 @@ def test_a_baseline_needs_no_data():
         ({"baseline": True}, TypeError, "baseline must be"),
         ({"baseline": "x"}, TypeError, "baseline must be"),
         ({"optimizer": "sgd", "opt_state": ()}, TypeError, "optimizer must be"),
-        ({"train": []}, ValueError, "empty list"),
+        ({"data": []}, ValueError, "empty list"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"budget": 1.5}, TypeError, "whole number"),
-        ({"train": (rows(), rows(width=1)), "test": (rows(width=3), rows(width=1))}, ValueError, "same kind"),
+        (
+            {"data": (rows(), rows(width=1)), "test_data": (rows(width=3), rows(width=1))},
+            ValueError,
+            "same kind",
+        ),
     ],
 )
 def test_bad_input_is_refused(more, error, said):

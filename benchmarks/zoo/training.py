@@ -32,8 +32,8 @@ class Run:
 
     def arguments(self) -> dict[str, Any]:
         """Keywords of `hp.diagnose`."""
-        names = ("train", "test", "history", "optimizer", "opt_state", "apply", "baseline")
-        return {name: getattr(self, name) for name in names}
+        names = ("history", "optimizer", "opt_state", "apply", "baseline")
+        return {"data": self.train, "test_data": self.test} | {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

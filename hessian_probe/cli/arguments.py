@@ -37,7 +37,7 @@ FILE.py:FUNCTION names a function without arguments that returns a dict with los
 params, and what else there is; the more, the more is checked:
 
     def stuck():                        # in train.py
-        return {"loss": loss, "params": params, "train": batches, "test": (x, y),
+        return {"loss": loss, "params": params, "data": batches, "test_data": (x, y),
                 "optimizer": optimizer, "opt_state": opt_state, "apply": apply,
                 "history": {"loss": losses}}
 

@@ -15,7 +15,7 @@ from hessian_probe.diagnosis.diagnose import diagnose as diagnose_training
 from hessian_probe.diagnosis.result import Diagnosis
 from hessian_probe.display.record import Report, Section
 
-ALLOWED = ("train", "test", "history", "optimizer", "opt_state", "apply", "baseline", "budget")
+ALLOWED = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline", "budget")
 
 
 def diagnose(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:

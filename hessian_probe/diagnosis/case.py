@@ -28,8 +28,8 @@ class Problem:
     Args:
         loss: `loss(params)`, or `loss(params, batch)` when there is training data.
         params: where training stopped.
-        train: training data or None.
-        test: test data or None.
+        data: training data or None.
+        test_data: test data or None.
         history: recorded losses, or None.
         optimizer: optax transformation or None.
         opt_state: its state or None.
@@ -43,8 +43,8 @@ class Problem:
         self,
         loss: Callable[..., Any],
         params: PyTree,
-        train: Any,
-        test: Any,
+        data: Any,
+        test_data: Any,
         history: Mapping[str, np.ndarray] | None,
         optimizer: Any,
         opt_state: Any,
@@ -53,7 +53,7 @@ class Problem:
         key: jax.Array | None,
         budget: int = 1,
     ) -> None:
-        self.loss, self.train, self.test = loss, train, test
+        self.loss, self.given_data = loss, data
         # Python's own floats are variables too; what trains and compares copies reads leaves with a dtype.
         self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
@@ -64,11 +64,11 @@ class Problem:
         self.no_trials = ""
         self.num_hvps = self.num_evaluations = 0
         self.ends: list[tuple[float, Any]] = []  # lower training losses that were met, and where
-        self.samples: Samples | None = None if train is None else join(train)
-        self.test_samples: Samples | None = None if test is None else join(test)
+        self.samples: Samples | None = None if data is None else join(data)
+        self.test_samples: Samples | None = None if test_data is None else join(test_data)
         _check_alike(self.samples, self.test_samples)
-        self.data = train
-        self.op: HessianOperator = hessian(loss, self.params, train, check=False)
+        self.data = data  # joined into one batch below, where that changes nothing
+        self.op: HessianOperator = hessian(loss, self.params, data, check=False)
         self.value = self.op.value
         self._join_batches()
         if self.samples is not None and not self._takes_few(self.samples):
@@ -140,10 +140,11 @@ def _check_alike(train: Samples | None, test: Samples | None) -> None:
     kinds = [jax.tree.structure(part.batch) for part in (train, test)]
     if str(kinds[0]) != str(kinds[1]):
         raise ValueError(
-            f"test must be of the same kind as train; got batches {kinds[1]}, expected {kinds[0]}"
+            f"test_data must be of the same kind as data; got batches {kinds[1]}, expected {kinds[0]}"
         )
     shapes = [[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)] for part in (train, test)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"test must be of the same kind as train; got samples of shapes {shapes[1]}, expected {shapes[0]}"
+            f"test_data must be of the same kind as data; got samples of shapes {shapes[1]}, "
+            f"expected {shapes[0]}"
         )

@@ -51,9 +51,9 @@ HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 def diagnose(
     loss: Callable[..., Any],
     params: PyTree,
+    data: Any = None,
     *,
-    train: Any = None,
-    test: Any = None,
+    test_data: Any = None,
     history: Mapping[str, Any] | None = None,
     optimizer: Any = None,
     opt_state: Any = None,
@@ -71,11 +71,11 @@ def diagnose(
     `hessian_probe.diagnosis.ranking`: strong evidence first, in it causes before what they bring about.
 
     Args:
-        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `train`.
+        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`.
         params: pytree where training stopped.
-        train: training data: one batch, or the list of batches that training uses (noise is checked only
+        data: training data: one batch, or the list of batches that training uses (noise is checked only
             then).  A pair (inputs, targets) or a dict with such names allows more checks.
-        test: test data of the same kind.
+        test_data: test data of the same kind.
         history: equal-length arrays: "loss", and optionally "grad_norm", "test_loss", "learning_rate".
         optimizer: the optax transformation in use.
         opt_state: its state at `params`.
@@ -109,14 +109,14 @@ def diagnose(
         raise ValueError(f"{missing} is missing: pass optimizer and opt_state together")
     if optimizer is not None and not callable(getattr(optimizer, "update", None)):
         raise TypeError(f"optimizer must be an optax transformation; got {type(optimizer).__name__}")
-    if test is not None and train is None:
-        raise ValueError("test was given without train; pass both, or neither")
+    if test_data is not None and data is None:
+        raise ValueError("test_data was given without data; pass both, or neither")
     _check_baseline(baseline)
     _check_budget(budget)
     _check_leaves(params)
     recorded = None if history is None else _read_history(history)
     context = Context(
-        loss, params, train, test, recorded, optimizer, opt_state, apply, baseline, key, int(budget)
+        loss, params, data, test_data, recorded, optimizer, opt_state, apply, baseline, key, int(budget)
     )
     found = divergence.check(context)
     if divergence.nonfinite(context):

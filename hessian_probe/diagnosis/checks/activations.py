@@ -31,7 +31,7 @@ def check(context: Context) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
     samples = context.samples
     if samples is None:
-        return [NotChecked("dead_units, saturation", "train, batches of arrays with samples along axis 0")]
+        return [NotChecked("dead_units, saturation", "data: batches of arrays with samples along axis 0")]
     rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:

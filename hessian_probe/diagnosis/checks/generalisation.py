@@ -46,7 +46,7 @@ def check(context: Context) -> Found:
     """Measure the gap with its error, then ask whether the test data are of another kind."""
     train, test = context.samples, context.test_samples
     if test is None or train is None:
-        need = "train and test, batches of arrays with samples along axis 0"
+        need = "data and test_data, batches of arrays with samples along axis 0"
         return [NotChecked("overfitting, mismatch", need)]
     if min(train.size, test.size) < FEWEST_LOSSES:
         need = f"at least {FEWEST_LOSSES} samples of each: the error of a mean is not known from fewer"

@@ -31,7 +31,7 @@ def check(context: Context) -> Found:
     both = "vanishing_gradients, exploding_gradients"
     samples = context.samples
     if samples is None:
-        return [NotChecked(both, "train, batches of arrays with samples along axis 0")]
+        return [NotChecked(both, "data: batches of arrays with samples along axis 0")]
     rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:

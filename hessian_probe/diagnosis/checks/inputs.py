@@ -26,7 +26,7 @@ def check(context: Context) -> Found:
     """Compare the size of the inputs with 1, and the size of each with the others'."""
     samples = context.samples
     if samples is None or samples.inputs is None:
-        return [NotChecked("input_scale", "train as (inputs, targets) or a dict with such names")]
+        return [NotChecked("input_scale", "data as (inputs, targets) or a dict with such names")]
     if samples.inputs.dtype.kind != "f":
         return []  # tokens have no scale
     flat = samples.inputs.reshape(samples.size, -1).astype(np.float64)

@@ -33,7 +33,7 @@ def check(context: Context) -> Found:
         context.measured["gradient noise scale tr Σ / |G|²"] = text
     size = samples.batch_size
     if size is None:
-        return [NotChecked("noise", "train as the list of batches that training uses")]
+        return [NotChecked("noise", "data as the list of batches that training uses")]
     if context.still:
         return [NotChecked("noise", "an optimizer that still moves")]
     if scale is None:

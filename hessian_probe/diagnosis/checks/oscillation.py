@@ -21,7 +21,7 @@ FLIPS = 0.3
 SPREAD_OF_FLIPS = 0.1
 # Share of the gain of shorter steps from which larger batches are the better explanation.
 MOST_OF_IT = 0.5
-NEEDS = "optimizer and opt_state, and train as batches of arrays with samples along axis 0"
+NEEDS = "optimizer and opt_state, and data as batches of arrays with samples along axis 0"
 
 
 def check(context: Context) -> Found:

@@ -20,7 +20,7 @@ def note(context: Context, findings: Sequence[Finding]) -> None:
     found = propose_rate(
         context.loss,
         context.params,
-        context.train,
+        context.given_data,
         optimizer=context.optimizer,
         opt_state=context.opt_state,
     )

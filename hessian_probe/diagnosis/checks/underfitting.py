@@ -36,7 +36,7 @@ APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or
 def check(context: Context) -> Found:
     """Hold the training loss against simpler models, a richer one, and more training by other means."""
     if context.samples is None:
-        need = NotChecked("optimization, model_bias", "train, batches of arrays with samples along axis 0")
+        need = NotChecked("optimization, model_bias", "data: batches of arrays with samples along axis 0")
         known = context.baseline is not None and np.ndim(context.baseline) == 0
         return [need, _optimization(context, _simpler(context))] if known else [need]
     out: Found = []
