@@ -11,8 +11,7 @@ import jax
 import pytest
 
 import hessian_probe
-from hessian_probe.cli import main
-from hessian_probe.cli import probe as probe_module
+from hessian_probe.cli import commands, main
 from hessian_probe.cli.load import load_target
 from hessian_probe.cli.progress import Progress
 
@@ -116,13 +115,13 @@ def test_undetermined_is_an_exit_code_of_its_own(target, capsys):
 
 def test_budget_and_seed_reach_the_search(target, capsys, monkeypatch):
     seen = {}
-    real = probe_module.classify
+    real = commands.classify
 
     def spy(*args, **keywords):
         seen.update(keywords)
         return real(*args, **keywords)
 
-    monkeypatch.setattr(probe_module, "classify", spy)
+    monkeypatch.setattr(commands, "classify", spy)
     assert main(["probe", target("saddle"), "--max-hvps", "50", "--seed", "3"]) == 0
     assert seen["max_hvps"] == 50
     assert jax.random.key_data(seen["key"]).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
@@ -157,7 +156,7 @@ def test_html_without_matplotlib_says_what_is_missing(target, tmp_path, capsys, 
 
 
 def test_a_plan_is_shown_and_nothing_is_searched(target, capsys, monkeypatch):
-    monkeypatch.setattr(probe_module, "classify", None)
+    monkeypatch.setattr(commands, "classify", None)
     assert main(["probe", target("saddle"), "--plan"]) == 0
     said = capsys.readouterr().out
     assert "Plan: classify FITS" in said
@@ -247,7 +246,7 @@ def test_an_unexpected_error_is_1(target, capsys, monkeypatch):
     def defect(*args, **keywords):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(probe_module, "classify", defect)
+    monkeypatch.setattr(commands, "classify", defect)
     assert main(["probe", target("saddle")]) == 1
     assert "unexpected error: ZeroDivisionError: a defect" in capsys.readouterr().err
 
@@ -285,7 +284,7 @@ def test_interrupt_before_anything_is_known(target, capsys):
 
 def test_interrupt_returns_the_best_so_far(target, capsys, monkeypatch):
     """The search catches Ctrl-C and returns what it has; nothing is begun after that."""
-    real = probe_module.classify
+    real = commands.classify
 
     def search(*args, progress, **keywords):
         found = real(*args, progress=progress, **keywords)
@@ -294,7 +293,7 @@ def test_interrupt_returns_the_best_so_far(target, capsys, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return found
 
-    monkeypatch.setattr(probe_module, "classify", search)
+    monkeypatch.setattr(commands, "classify", search)
     assert main(["probe", target("saddle"), "--escape"]) == 130
     said = capsys.readouterr().out
     assert "Interrupted; it had got to: so far so good." in said

@@ -10,9 +10,8 @@ import pytest
 
 from hessian_probe.cli import main
 from hessian_probe.demo import digits
-from hessian_probe.demo.lecture import lecture_section
-from hessian_probe.demo.report import report
-from hessian_probe.demo.train import CHUNK, descend
+from hessian_probe.demo.digits import CHUNK, descend
+from hessian_probe.demo.report import lecture_section, report
 from hessian_probe.display.text import to_text
 
 

@@ -1,4 +1,4 @@
-"""`hessian-probe probe`: classify the point that a function of the caller's returns."""
+"""What the commands do: `hessian-probe probe`, `demo` and `diagnose`, each of which returns a report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import jax.numpy as jnp
 
 from hessian_probe.cli.errors import BadInputError, raised_in_loss, told
 from hessian_probe.cli.interrupt import Interrupt
-from hessian_probe.cli.load import Target, load_target
+from hessian_probe.cli.load import Target, load_arguments, load_target
 from hessian_probe.cli.progress import Progress
+from hessian_probe.demo.digits import Story, run
+from hessian_probe.demo.report import lecture_section, report
+from hessian_probe.diagnosis.diagnose import diagnose as diagnose_training
+from hessian_probe.diagnosis.result import Diagnosis
+from hessian_probe.display.figure import require_matplotlib
 from hessian_probe.display.record import Report, Section, Spectrum, spectrum_at
 from hessian_probe.display.words import outcome, verdict
 from hessian_probe.escapes.escape import escape
@@ -129,3 +134,85 @@ def _spectra(point: CriticalPoint | None) -> tuple[Spectrum, ...]:
     if point is None or not len(point.lowest.eigenvalues):
         return ()
     return (spectrum_at("here", point.lowest, point.highest, zero_band=point.zero_band),)
+
+
+def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
+    """Run the lecture's example and the digits.
+
+    Args:
+        options: the command line.
+        progress: told how far it got.
+        interrupt: tells whether Ctrl-C was pressed.
+
+    Returns:
+        The report, as far as it got.
+
+    Raises:
+        BadInputError: an extra is missing, or the folder for the output cannot be made.
+    """
+
+    def stage(text: str) -> None:
+        _stop_if_heard(interrupt)
+        progress.stage(text)
+
+    def tell(text: str) -> None:
+        _stop_if_heard(interrupt)
+        progress(text)
+
+    lecture: Section | None = None
+    story = Story()
+    try:
+        require_matplotlib()
+        options.output.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            stage("the lecture's example: w = (0, 0) of (1 - w1 w2)^2")
+            lecture = lecture_section()
+            run(story, quick=options.quick, stage=stage, progress=tell)
+    except ImportError as error:
+        raise BadInputError(str(error)) from error
+    except OSError as error:
+        raise BadInputError(f"--output {options.output}: {error.strerror or error}") from error
+    return report(lecture, story)
+
+
+def _stop_if_heard(interrupt: Interrupt) -> None:
+    """End what follows a search that caught Ctrl-C and returned its best answer."""
+    if interrupt.heard:
+        raise KeyboardInterrupt
+
+
+ALLOWED = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline", "budget")
+
+
+def diagnose(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
+    """Run all checks that the returned things allow.
+
+    Args:
+        options: the command line.
+        progress: told how far it got.
+        interrupt: tells whether Ctrl-C was pressed.
+
+    Returns:
+        The report; without sections where Ctrl-C came first.
+
+    Raises:
+        BadInputError: the target cannot be loaded or probed.
+    """
+    found: Diagnosis | None = None
+    with contextlib.suppress(KeyboardInterrupt):
+        arguments = load_arguments(options.target, ALLOWED)
+        key = None if options.seed is None else jax.random.key(options.seed)
+        progress.stage("measuring")
+        try:
+            found = diagnose_training(**arguments, key=key)
+        except Exception as error:
+            if isinstance(error, TypeError | ValueError) or raised_in_loss(error):
+                raise BadInputError(f"{options.target}: {told(error)}") from error
+            raise
+    if found is None or interrupt.heard:
+        return Report(f"hessian-probe: {options.target}", "Interrupted before anything was known.", ())
+    sections = (
+        Section("diagnosis", "Findings", results=(("diagnosis", found),)),
+        Section("measured", "What was measured", facts=found.measured),
+    )
+    return Report(f"hessian-probe: {options.target}", f"{found.findings[0].claim}.", sections)
