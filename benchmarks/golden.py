@@ -29,8 +29,8 @@ import hessian_probe as hp
 from benchmarks import escape
 from benchmarks.escape_problems import plateaus
 from benchmarks.escape_runs import make_runner
+from benchmarks.truth_points import TRUTH_KINDS, truth_points
 from benchmarks.zoo import PLANTS
-from hessian_probe.problems import TRUTH_KINDS, truth_points
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 # The seed of the plants.

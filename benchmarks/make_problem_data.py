@@ -1,4 +1,4 @@
-"""Regenerate the tables under ``hessian_probe/data`` that problems are loaded from.
+"""Regenerate the tables under ``truth_points/data`` that points are loaded from.
 
     python -m benchmarks.make_problem_data closed_form
     python -m benchmarks.make_problem_data lennard_jones
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.problems import PLANE_FUNCTIONS, lennard_jones
+from benchmarks.truth_points.clusters import lennard_jones
+from benchmarks.truth_points.plane import PLANE_FUNCTIONS
 
-DATA = Path(__file__).parents[1] / "hessian_probe" / "data"
+DATA = Path(__file__).parent / "truth_points" / "data"
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from scipy.stats import beta
 
 import hessian_probe as hp
+from benchmarks.truth_points.plateaus import plateau_points
 from hessian_probe.points.reviews.sampling.sample_size import POWER
-from hessian_probe.problems.plateaus import plateau_points
 from hessian_probe.spectrum.standard_errors import quantile
 
 LEVEL = 0.99

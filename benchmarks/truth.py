@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 import hessian_probe as hp
-from hessian_probe.problems import TRUTH_KINDS, KnownPoint, truth_points
-from hessian_probe.problems.truth import NEED_EXTRAS
+from benchmarks.truth_points import NEED_EXTRAS, TRUTH_KINDS, truth_points
+from hessian_probe.problems import KnownPoint
 
 LABELS = ("minimum", "maximum", "saddle", "degenerate", "not_critical", "undetermined")
 HONEST = ("undetermined", "degenerate")

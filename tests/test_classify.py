@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
+from benchmarks.truth_points import truth_points
+from benchmarks.truth_points.plateaus import PLATEAU_ACTIVATIONS, PLATEAU_STATES
 from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -361,13 +363,13 @@ def test_a_slope_reports_its_curvature_and_the_way_down():
     assert math.isnan(point.distance)
 
 
-@pytest.mark.parametrize("known", problems.trap_points(), ids=lambda known: known.name)
+@pytest.mark.parametrize("known", truth_points("trap"), ids=lambda known: known.name)
 def test_traps(known):
     cast = known.astype(FLOAT)
     assert hp.classify(cast.loss, *cast.args).label in known.accepted | {"undetermined"}
 
 
-@pytest.mark.parametrize("known", problems.degenerate_points(), ids=lambda known: known.name)
+@pytest.mark.parametrize("known", truth_points("degenerate"), ids=lambda known: known.name)
 def test_degenerate_points(known):
     cast = known.astype(FLOAT)
     point = hp.classify(cast.loss, *cast.args)
@@ -469,11 +471,11 @@ def test_a_kink_that_falls_away_is_no_minimum(name):
 @pytest.fixture(scope="session")
 def plateaus():
     pytest.importorskip("sklearn")
-    return {known.name: known for known in problems.plateau_points()}
+    return {known.name: known for known in truth_points("plateau")}
 
 
-@pytest.mark.parametrize("state", problems.PLATEAU_STATES)
-@pytest.mark.parametrize("network", problems.PLATEAU_ACTIVATIONS)
+@pytest.mark.parametrize("state", PLATEAU_STATES)
+@pytest.mark.parametrize("network", PLATEAU_ACTIVATIONS)
 def test_stretches_of_real_training(plateaus, network, state):
     known = plateaus[f"{network}_{state}"].astype(FLOAT)
     point = hp.classify(known.loss, *known.args)

@@ -12,26 +12,31 @@ import numpy as np
 import pytest
 from test_problems import dense, flat_params, inertia, needs_x64, value
 
+from benchmarks.truth_points import truth_points
+from benchmarks.truth_points.certificates import certificate_points
+from benchmarks.truth_points.flat_forms import flat_form_point
+from benchmarks.truth_points.kinked import kink_points
+from benchmarks.truth_points.low_precision import NARROW, narrow_quadratic, precision_points
+from benchmarks.truth_points.sampled import BATCH, sampled_points, standard_errors_needed
+from benchmarks.truth_points.scales import scale_points
+from benchmarks.truth_points.slopes import slope_points
 from hessian_probe import problems
-from hessian_probe.problems.flat_forms import flat_form_point
 from hessian_probe.problems.known_point import label_from_signs
-from hessian_probe.problems.low_precision import NARROW, narrow_quadratic
-from hessian_probe.problems.sampled import BATCH, standard_errors_needed
 
 DRAWN = {
-    "certificate": problems.certificate_points,
-    "noise": problems.sampled_points,
-    "precision": problems.precision_points,
-    "scale": problems.scale_points,
-    "kink": problems.kink_points,
-    "slope": problems.slope_points,
+    "certificate": certificate_points,
+    "noise": sampled_points,
+    "precision": precision_points,
+    "scale": scale_points,
+    "kink": kink_points,
+    "slope": slope_points,
 }
 RNG = np.random.default_rng(0)
 
 
 @functools.cache
 def drawn(kind):
-    return problems.truth_points(kind)
+    return truth_points(kind)
 
 
 def points_of(kind, *names):

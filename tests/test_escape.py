@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
+from benchmarks.truth_points import truth_points
+from benchmarks.truth_points.plateaus import plateau_points
 from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -288,7 +290,7 @@ def test_going_on_downhill_does_not_come_back():
         np.testing.assert_allclose(np.abs(x[0]), 1e-2, rtol=0.2)
 
 
-@pytest.mark.parametrize("known", problems.lecture_points() + problems.styblinski_tang_points(2))
+@pytest.mark.parametrize("known", problems.lecture_points() + truth_points("styblinski_tang")[:3])
 def test_from_every_point_of_a_known_table(known):
     cast = known.astype(FLOAT)
     move = hp.escape(cast.loss, *cast.args)
@@ -310,7 +312,7 @@ def test_python_floats_and_odd_leaves():
 @pytest.fixture(scope="module")
 def plateau():
     pytest.importorskip("sklearn")
-    return problems.plateau_points(activations=["tanh"], states=["plateau"])[0].astype(FLOAT)
+    return plateau_points(activations=["tanh"], states=["plateau"])[0].astype(FLOAT)
 
 
 def test_off_a_real_plateau_at_once(plateau):
@@ -322,7 +324,7 @@ def test_off_a_real_plateau_at_once(plateau):
 
 
 SILENT = [
-    p for p in problems.degenerate_points() if p.name in {"x2-y4", "monkey", "peano", "xyz", "dixon_price3"}
+    p for p in truth_points("degenerate") if p.name in {"x2-y4", "monkey", "peano", "xyz", "dixon_price3"}
 ]
 
 

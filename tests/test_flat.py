@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
+from benchmarks.truth_points import truth_points
 from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -15,7 +16,7 @@ X64 = np.float64 == FLOAT
 NO_CLAIM = {"degenerate", "undetermined"}
 SWAPPED = {"minimum": "maximum", "maximum": "minimum", "saddle": "saddle"}
 
-DEGENERATE = [known for known in problems.degenerate_points() if known.degenerate]
+DEGENERATE = [known for known in truth_points("degenerate") if known.degenerate]
 # No finite order decides the first; the second falls like the 32nd power, below rounding in float32.
 TOO_FLAT = {"exp(-1/x2)"} if X64 else {"exp(-1/x2)", "dixon_price6"}
 

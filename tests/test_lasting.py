@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe import problems
+from benchmarks.truth_points import truth_points
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.points.weak_slope import lasting_slope
 
@@ -53,7 +53,7 @@ def test_it_costs_one_product_a_variable_or_nothing():
 
 @pytest.mark.parametrize("number", [1, 7, 13, 22])
 def test_rising_points_are_no_critical_points(number):
-    known = problems.truth_points("slope")[number].astype(FLOAT)
+    known = truth_points("slope")[number].astype(FLOAT)
     assert known.name == f"rising_{number}"
     point = hp.classify(known.loss, *known.args)
     assert point.label == "not_critical"
@@ -62,6 +62,6 @@ def test_rising_points_are_no_critical_points(number):
 
 def test_next_to_a_saddle_rounding_may_be_what_is_left():
     """A gradient of twice its own tolerance cannot fall to 15 % of itself."""
-    known = {k.name: k for k in problems.truth_points("slope")}["beside_saddle_7"]
+    known = {k.name: k for k in truth_points("slope")}["beside_saddle_7"]
     cast = known.astype(np.float32)
     assert hp.classify(cast.loss, *cast.args).label == "saddle"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe import problems
+from benchmarks.truth_points import truth_points
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.spectrum.krylov import Krylov
@@ -28,7 +28,7 @@ def rotation(a, b):
 
 
 RIGID = [translation(0), translation(1), translation(2), rotation(0, 1), rotation(1, 2), rotation(0, 2)]
-CLUSTERS = problems.cluster_points(5)[:2]
+CLUSTERS = truth_points("cluster")[:2]
 
 
 @pytest.mark.parametrize("known", CLUSTERS, ids=lambda known: known.name)

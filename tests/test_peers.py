@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
+from benchmarks.truth_points import truth_points
 from hessian_probe import problems
 from hessian_probe.spectrum.krylov import Krylov
 
@@ -156,7 +157,7 @@ def test_r13_a_zero_gradient_is_the_normal_case(n):
     assert np.all(np.isfinite(move.params))
 
 
-SADDLES = problems.axis_aligned_saddles()
+SADDLES = truth_points("axis_saddle")
 
 
 @pytest.mark.slow

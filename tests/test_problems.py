@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from benchmarks.truth_points import TRUTH_KINDS, truth_points
+from benchmarks.truth_points.clusters import cluster_points
+from benchmarks.truth_points.linear_tables import linear_network_points
+from benchmarks.truth_points.plane_tables import closed_form_points, styblinski_tang_points
+from benchmarks.truth_points.plateaus import plateau_points
 from hessian_probe import problems
 
 needs_x64 = pytest.mark.skipif(
@@ -86,9 +91,9 @@ def check_second_order(point):
 
 @pytest.mark.slow
 @needs_x64
-@pytest.mark.parametrize("kind", [k for k in problems.TRUTH_KINDS if k not in DRAWN and k != "plateau"])
+@pytest.mark.parametrize("kind", [k for k in TRUTH_KINDS if k not in DRAWN and k != "plateau"])
 def test_second_order_agrees_with_dense_eigenvalues(kind):
-    points = problems.truth_points(kind)
+    points = truth_points(kind)
     assert points
     assert len({point.name for point in points}) == len(points)
     for point in points:
@@ -102,7 +107,7 @@ def test_minima_have_nothing_lower_around():
     """A degenerate minimum is not proved by its Hessian: sample around it, at several distances."""
     rng = np.random.default_rng(0)
     kinds = ("degenerate", "linear_network", "cluster", "lecture")
-    minima = [p for p in problems.truth_points(kinds) if p.label == "minimum" and p.degenerate]
+    minima = [p for p in truth_points(kinds) if p.label == "minimum" and p.degenerate]
     assert len(minima) > 15
     for point in minima:
         x = flat_params(point)
@@ -134,7 +139,7 @@ def test_saddles_that_second_order_does_not_see_are_saddles():
     rng = np.random.default_rng(1)
     saddles = [
         point
-        for point in problems.truth_points(("degenerate", "linear_network"))
+        for point in truth_points(("degenerate", "linear_network"))
         if point.label == "saddle" and point.degenerate
     ]
     assert len(saddles) > 12
@@ -163,7 +168,7 @@ def test_saddles_that_second_order_does_not_see_are_saddles():
 )
 def test_complete_lists_satisfy_morse_theory(function, euler):
     """A coercive function has Σ (−1)^index = 1; the last one is not coercive."""
-    points = problems.closed_form_points(function)
+    points = closed_form_points(function)
     assert sum((-1) ** point.index for point in points) == euler
 
 
@@ -171,7 +176,7 @@ def test_complete_lists_satisfy_morse_theory(function, euler):
 def test_published_values():
     """Values of the literature (Müller & Brown 1979; Himmelblau 1972; Branin 1972)."""
     found = {
-        name: sorted(value(p) for p in problems.closed_form_points(name))
+        name: sorted(value(p) for p in closed_form_points(name))
         for name in ("muller_brown", "himmelblau", "branin")
     }
     expected = [-146.6995, -108.1667, -80.76782, -72.24894, -40.66484]
@@ -203,7 +208,7 @@ def test_two_layer_linear_networks_have_the_tabulated_inertia(widths):
 def test_linear_networks_leave_the_unfitted_singular_values():
     """Loss = ½(‖Y‖² − Σ_{i∈S} sᵢ²), and the data have the singular values that were asked for."""
     s = np.array([3.0, 2.0, 1.0])
-    for point in problems.linear_network_points():
+    for point in linear_network_points():
         if point.data[0].shape[1] < 3 or point.data[1].shape[1] < 3:
             continue
         x, y = (part.T / np.sqrt(len(part)) for part in point.data)
@@ -229,7 +234,7 @@ def test_hidden_rotations_and_seeds_change_no_truth():
 
 
 def test_deep_linear_networks_cover_every_branch():
-    points = problems.linear_network_points()
+    points = linear_network_points()
     deep = Counter((len(p.params), p.label, p.degenerate) for p in points if len(p.params) > 2)
     for depth in (3, 4):
         for branch in (("minimum", True), ("saddle", True), ("saddle", False)):
@@ -311,12 +316,12 @@ def test_axis_aligned_saddles_point_every_way():
 
 @needs_x64
 def test_styblinski_tang_has_every_index():
-    points = problems.styblinski_tang_points(4)
+    points = styblinski_tang_points(4)
     assert [point.index for point in points] == [0, 1, 2, 3, 4]
-    lowest = problems.styblinski_tang_points(4, indices=[0], seed=3)[0]
+    lowest = styblinski_tang_points(4, indices=[0], seed=3)[0]
     assert set(np.sign(lowest.params)) <= {-1.0, 1.0}
     with pytest.raises(ValueError, match="indices"):
-        problems.styblinski_tang_points(2, indices=[3])
+        styblinski_tang_points(2, indices=[3])
 
 
 def test_clusters_are_the_known_ones():
@@ -327,12 +332,12 @@ def test_clusters_are_the_known_ones():
         (6, "saddle"): [-12.079031, -11.630307, -11.334033],
         (7, "minimum"): [-16.505384, -15.935043, -15.593211, -15.533060],
     }
-    points = problems.cluster_points()
+    points = cluster_points()
     assert len([p for p in points if p.size == 21 and p.index == 1]) == 12
     assert len(points) == 24
     for (atoms, label), expected in energies.items():
         found = []
-        for point in problems.cluster_points(atoms):
+        for point in cluster_points(atoms):
             if point.label == label:
                 pairs = itertools.combinations(point.params, 2)  # the definition, in plain Python
                 r = np.array([np.linalg.norm(a - b) for a, b in pairs])
@@ -358,7 +363,7 @@ def test_the_zero_network_repeats_each_end_eight_times():
 
 
 def one_of_each_loss():
-    points = problems.truth_points() + problems.styblinski_tang_points(3)
+    points = truth_points() + styblinski_tang_points(3)
     return {point.loss: point for point in reversed(points)}.values()
 
 
@@ -376,14 +381,14 @@ def test_losses_keep_float32(point):
 
 
 def test_truth_points_by_kind():
-    everything = problems.truth_points()
-    assert {p.kind for p in everything} == set(problems.TRUTH_KINDS) - {"plateau"}
-    both = problems.truth_points(["lecture", "trap"])
+    everything = truth_points()
+    assert {p.kind for p in everything} == set(TRUTH_KINDS) - {"plateau"}
+    both = truth_points(["lecture", "trap"])
     assert Counter(p.kind for p in both) == {"lecture": 2, "trap": 6}
     with pytest.raises(ValueError, match="unknown kinds"):
-        problems.truth_points("nonsense")
+        truth_points("nonsense")
     with pytest.raises(ValueError, match="no plane function"):
-        problems.closed_form_points("nonsense")
+        closed_form_points("nonsense")
 
 
 def test_known_points_print_no_arrays():
@@ -394,7 +399,7 @@ def test_known_points_print_no_arrays():
     )
     assert point.accepted == {"saddle", "degenerate"}
     assert not point.strict
-    assert problems.truth_points("lecture")[0].accepted == {"saddle"}
+    assert truth_points("lecture")[0].accepted == {"saddle"}
 
 
 def test_mlp_with_biases_matches_numpy():
@@ -472,16 +477,16 @@ def check_state(point):
 @needs_x64
 def test_a_plateau_is_near_a_saddle():
     pytest.importorskip("sklearn")
-    check_state(problems.plateau_points(["tanh"], ["plateau"])[0])
+    check_state(plateau_points(["tanh"], ["plateau"])[0])
     with pytest.raises(ValueError, match="unknown"):
-        problems.plateau_points(["nonsense"])
+        plateau_points(["nonsense"])
 
 
 @needs_x64
 @pytest.mark.slow
 def test_every_state_of_every_network():
     pytest.importorskip("sklearn")
-    points = problems.truth_points("plateau")
+    points = truth_points("plateau")
     assert len(points) == 16
     for point in points:
         check_state(point)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.truth_points.plane import dixon_price
 from hessian_probe.problems.known_point import KnownPoint
-from hessian_probe.problems.plane import dixon_price
 
 Function = Callable[[jax.Array], jax.Array]
 

@@ -49,7 +49,7 @@ def cluster_points(num_atoms: int | None = None) -> list[KnownPoint]:
         supercooled liquids" (J. Chem. Phys. 116, 2002), doi:10.1063/1.1436470, count the
         stationary points of small clusters of every index.
     """
-    table = resources.files("hessian_probe").joinpath("data", "lennard_jones.csv")
+    table = resources.files("benchmarks.truth_points").joinpath("data", "lennard_jones.csv")
     clusters: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
         clusters.setdefault(row["point"], []).append(row)

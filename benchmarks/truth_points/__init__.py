@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from hessian_probe.problems.certificates import certificate_points
-from hessian_probe.problems.clusters import cluster_points
-from hessian_probe.problems.degenerate import degenerate_points, trap_points
-from hessian_probe.problems.flat_forms import flat_form_points, peano_points
-from hessian_probe.problems.flat_valleys import flat_valley_points
-from hessian_probe.problems.kinked import kink_points
+from benchmarks.truth_points.certificates import certificate_points
+from benchmarks.truth_points.clusters import cluster_points
+from benchmarks.truth_points.degenerate import degenerate_points, trap_points
+from benchmarks.truth_points.flat_forms import flat_form_points, peano_points
+from benchmarks.truth_points.flat_valleys import flat_valley_points
+from benchmarks.truth_points.kinked import kink_points
+from benchmarks.truth_points.linear_tables import linear_network_points
+from benchmarks.truth_points.low_precision import precision_points
+from benchmarks.truth_points.plane_tables import closed_form_points, styblinski_tang_points
+from benchmarks.truth_points.plateaus import plateau_points
+from benchmarks.truth_points.sampled import sampled_points
+from benchmarks.truth_points.scales import scale_points
+from benchmarks.truth_points.slopes import slope_points
 from hessian_probe.problems.known_point import KnownPoint
-from hessian_probe.problems.linear_tables import linear_network_points
-from hessian_probe.problems.low_precision import precision_points
 from hessian_probe.problems.networks import lecture_points, zero_mlp_point
-from hessian_probe.problems.plane_tables import closed_form_points, styblinski_tang_points
-from hessian_probe.problems.plateaus import plateau_points
 from hessian_probe.problems.polynomials import axis_aligned_saddles, quadratic, random_polynomial
-from hessian_probe.problems.sampled import sampled_points
-from hessian_probe.problems.scales import scale_points
-from hessian_probe.problems.slopes import slope_points
 
 
 def _styblinski_tang() -> list[KnownPoint]:

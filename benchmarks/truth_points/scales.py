@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.truth_points.tails import cubic_slope_points, scale_invariant_points, tail_points
 from hessian_probe.problems.known_point import KnownPoint, random_rotation
 from hessian_probe.problems.polynomials import quadratic
-from hessian_probe.problems.tails import cubic_slope_points, scale_invariant_points, tail_points
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SIZE = 10

@@ -7,8 +7,8 @@ from importlib import resources
 
 import numpy as np
 
+from benchmarks.truth_points.plane import PLANE_FUNCTIONS, styblinski_tang
 from hessian_probe.problems.known_point import KnownPoint
-from hessian_probe.problems.plane import PLANE_FUNCTIONS, styblinski_tang
 
 
 def closed_form_points(function: str | None = None) -> list[KnownPoint]:
@@ -26,7 +26,7 @@ def closed_form_points(function: str | None = None) -> list[KnownPoint]:
     if function is not None and function not in PLANE_FUNCTIONS:
         names = ", ".join(PLANE_FUNCTIONS)
         raise ValueError(f"no plane function is called {function!r}; there are {names}")
-    table = resources.files("hessian_probe").joinpath("data", "closed_form.csv")
+    table = resources.files("benchmarks.truth_points").joinpath("data", "closed_form.csv")
     points: list[KnownPoint] = []
     count: dict[str, int] = {}
     for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):

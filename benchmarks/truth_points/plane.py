@@ -1,7 +1,7 @@
 """Functions of two variables whose critical points are tabulated.
 
 Every function takes one array of shape (2,), (x, y), and returns a scalar of its dtype. The table
-is ``hessian_probe/data/closed_form.csv``: coordinates, value, label, index and extreme Hessian
+is ``benchmarks/truth_points/data/closed_form.csv``: coordinates, value, label, index and extreme Hessian
 eigenvalues, polished in float64. Which lists are complete is said at each function; a complete
 list lets a search be checked for what it missed.
 """
