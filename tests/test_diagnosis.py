@@ -22,7 +22,7 @@ from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import CAUSES, Finding
 from hessian_probe.optimizers.samples import join
-from hessian_probe.programs.layers import run, traced
+from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -92,8 +92,8 @@ def train(loss, params, data, optimizer, steps):
 def test_activations_of_a_network_are_seen(activation, kind):
     params, (x, y) = mlp((5, 7, 4, 3)), blobs()
     loss = cross_entropy(forward(activation))
-    program, count = traced(loss, params, (x, y))
-    found = run(program, count, params, (x, y))
+    program, count = trace_model(loss, params, (x, y))
+    found = run_model(program, count, params, (x, y))
     hidden = activation(x @ params[0]["w"] + params[0]["b"])
     assert float(found.output) == pytest.approx(float(loss(params, (x, y))), rel=1e-5)
     assert [found.activations[i].kind for i in sorted(found.hidden)] == [kind, kind]
@@ -104,8 +104,8 @@ def test_activations_of_a_network_are_seen(activation, kind):
 @pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.silu])
 def test_a_gate_is_no_hidden_activation(activation):
     params, batch = mlp((5, 7, 3)), blobs()
-    program, count = traced(cross_entropy(forward(activation)), params, batch)
-    assert not run(program, count, params, batch).hidden
+    program, count = trace_model(cross_entropy(forward(activation)), params, batch)
+    assert not run_model(program, count, params, batch).hidden
 
 
 def test_a_gate_with_a_layer_of_its_own_is_hidden():
@@ -116,8 +116,8 @@ def test_a_gate_with_a_layer_of_its_own_is_hidden():
         gate = jax.nn.sigmoid(x @ p[2]["w"] + p[2]["b"])
         return (jax.nn.silu(x @ p[0]["w"]) * gate) @ p[1]["w"]
 
-    program, count = traced(cross_entropy(gated), params, batch)
-    found = run(program, count, params, batch)
+    program, count = trace_model(cross_entropy(gated), params, batch)
+    found = run_model(program, count, params, batch)
     [hidden] = [found.activations[i] for i in found.hidden]
     np.testing.assert_allclose(hidden.value, jax.nn.sigmoid(batch[0] @ params[2]["w"]), rtol=1e-5)
     params[2]["b"] = params[2]["b"] - 40.0
@@ -208,8 +208,8 @@ def test_checkpointed_layers_are_seen_and_loops_are_told():
         return h @ p[2]["w"]
 
     for apply, hidden, loops in ((jax.checkpoint(plain), 2, False), (scanned, 1, False), (looped, 0, True)):
-        program, count = traced(cross_entropy(apply), params, batch)
-        found = run(program, count, params, batch)
+        program, count = trace_model(cross_entropy(apply), params, batch)
+        found = run_model(program, count, params, batch)
         assert (len(found.hidden), found.loops) == (hidden, loops)
         assert float(found.output) == pytest.approx(float(cross_entropy(apply)(params, batch)), rel=1e-5)
 

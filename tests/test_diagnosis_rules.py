@@ -28,7 +28,7 @@ from hessian_probe.diagnosis.layer_jacobians import layer_gradients, slopes
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import Trial, best_by_adam, drawn_anew
-from hessian_probe.programs.layers import run, traced
+from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -512,7 +512,7 @@ def test_slopes_are_those_of_the_activation():
     def loss(p, x):
         return jnp.mean((jax.nn.softplus(x @ p["a"]) @ p["c"]) ** 2)
 
-    program, count = traced(loss, params, x)
+    program, count = trace_model(loss, params, x)
     ((value, slope),) = slopes(program, count, params, x)
     before = np.asarray(x @ np.asarray(params["a"]), np.float64)
     np.testing.assert_allclose(value, np.log1p(np.exp(before)), rtol=1e-4)
@@ -530,8 +530,8 @@ def test_channels_first_are_counted_by_channel():
         return jnp.mean((h.reshape(len(x), -1) @ p["out"]) ** 2)
 
     x = rows(10, 64).reshape(10, 1, 8, 8)
-    program, count = traced(loss, params, x)
-    assert len(run(program, count, params, x).layers) == 2
+    program, count = trace_model(loss, params, x)
+    assert len(run_model(program, count, params, x).layers) == 2
     found = activations.check(context(loss, params, x))
     assert next(f.number for f in found if isinstance(f, Finding)) == pytest.approx(5 / 6)
 

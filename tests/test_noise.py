@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessian_probe as hp
-from hessian_probe.operators.per_batch import charge, part, quotients
+from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
 from hessian_probe.points.reviews.sampling.review import PRODUCTS
 from hessian_probe.points.reviews.sampling.sample_size import (
     POWER,
@@ -129,16 +129,16 @@ def test_quotients_and_parts_are_those_of_the_matrices(stored, kind):
     vector = rng.standard_normal(4)
     vector = (jnp.asarray(vector / np.linalg.norm(vector), FLOAT),)
     flat = np.asarray(vector[0], np.float64)
-    weights, values = quotients(op, [vector])
+    weights, values = rayleigh_quotients(op, [vector])
     np.testing.assert_allclose(weights, np.array(sizes) / 19, rtol=1e-12)
     means = [flat @ b[0].astype(np.float64).mean(0) @ flat for b in batches]
     np.testing.assert_allclose(values[:, 0], means, rtol=1e-5, atol=1e-5)
     assert op.num_hvps == 1
-    halves = [part(op, start, 2) for start in (0, 1)]
+    halves = [select_batches(op, start, 2) for start in (0, 1)]
     for half, start in zip(halves, (0, 1), strict=True):
         matrix = np.concatenate([b[0] for b in batches[start::2]]).astype(np.float64).mean(0)
         np.testing.assert_allclose(half.apply(vector)[0], matrix @ flat, rtol=1e-4, atol=1e-5)
-    charge(op, halves)
+    charge_share(op, halves)
     assert op.num_hvps == 2  # 3/5 and 2/5 of a product
 
 

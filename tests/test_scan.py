@@ -7,7 +7,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
-from hessian_probe.programs.inspect import Noticed, scan
+from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 from hessian_probe.programs.jaxpr import scan_parts
 
 pytestmark = pytest.mark.any_promotion
@@ -16,9 +16,9 @@ X = np.linspace(-1.0, 1.0, 12).reshape(4, 3)
 LABELS = np.array([0, 1, 2, 3])
 
 
-def noticed(loss, w=None) -> Noticed:
+def facts(loss, w=None) -> ProgramFacts:
     w = jnp.asarray(np.linspace(-0.5, 0.7, 15).reshape(3, 5)) if w is None else w
-    return Objective(loss, w).noticed
+    return Objective(loss, w).facts
 
 
 def cross_entropy(logits):
@@ -58,7 +58,7 @@ SMOOTH = {
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_losses_show_no_kink(name):
-    found = noticed(SMOOTH[name])
+    found = facts(SMOOTH[name])
     assert found.kinks == ()
     assert not (found.random)
     assert not (found.callback)
@@ -90,7 +90,7 @@ KINKED = {
     "wrap", [lambda f: f, jax.jit, jax.checkpoint, lambda f: lambda w: inside_scan(f, w)]
 )
 def test_kinks_are_named_wherever_they_are_nested(name, wrap):
-    assert name in noticed(wrap(KINKED[name])).kinks
+    assert name in facts(wrap(KINKED[name])).kinks
 
 
 def inside_scan(loss, w):
@@ -108,7 +108,7 @@ def test_a_kink_behind_a_loop_carry_is_seen():
         zero = jnp.zeros((), w.dtype)
         return jax.lax.scan(body, (zero, zero), None, length=2)[0][1]
 
-    found = noticed(loss)
+    found = facts(loss)
     assert "abs" in found.kinks
     assert found.loops == ("scan of 2",)
 
@@ -120,22 +120,22 @@ def test_a_loop_that_ends_by_values_is_told_from_one_that_counts():
     def by_value(w):
         return jnp.sum(jax.lax.while_loop(lambda c: jnp.sum(c) < 30, lambda c: 2 * c, w))
 
-    assert noticed(counted).kinks == ()
+    assert facts(counted).kinks == ()
     program = jax.make_jaxpr(by_value)(jnp.ones((3, 5)))
-    assert scan(program).kinks == ("while on values",)
+    assert inspect_program(program).kinks == ("while on values",)
 
 
 def test_chance_and_callbacks():
     drop = jax.random.key(0)
-    found = noticed(lambda w: jnp.sum(w * jax.random.bernoulli(drop, 0.5, w.shape)))
+    found = facts(lambda w: jnp.sum(w * jax.random.bernoulli(drop, 0.5, w.shape)))
     assert found.random
     assert "random" in dict(found.remarks)
 
     def host(w):
         return jax.pure_callback(lambda s: s, jax.ShapeDtypeStruct((), w.dtype), jnp.sum(w))
 
-    assert scan(jax.make_jaxpr(host)(jnp.ones(3))).callback
-    assert not scan(jax.make_jaxpr(jnp.sum)(jnp.ones(3))).callback
+    assert inspect_program(jax.make_jaxpr(host)(jnp.ones(3))).callback
+    assert not inspect_program(jax.make_jaxpr(jnp.sum)(jnp.ones(3))).callback
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_chance_and_callbacks():
     ],
 )
 def test_the_lowest_precision_that_parameters_pass_through(loss, lowest, reduced, x64):
-    found = noticed(loss)
+    found = facts(loss)
     expected = (8 if x64 else 4) if lowest is None else lowest
     assert np.dtype(jnp.dtype(found.lowest_float)).itemsize == expected
     assert found.reduced_matmul is reduced
@@ -168,7 +168,7 @@ def test_the_lowest_precision_that_parameters_pass_through(loss, lowest, reduced
 
 def test_low_precision_parameters_are_low_precision():
     assert (
-        noticed(lambda w: jnp.sum(w.astype(jnp.float32) ** 2), jnp.ones(3, jnp.bfloat16)).lowest_float
+        facts(lambda w: jnp.sum(w.astype(jnp.float32) ** 2), jnp.ones(3, jnp.bfloat16)).lowest_float
         == "bfloat16"
     )
 
@@ -179,14 +179,14 @@ def test_derivative_rules_of_the_users_are_named_and_jax_s_are_not():
         return jnp.sin(x)
 
     straight_through.defvjp(lambda x: (straight_through(x), x), lambda _, t: (t,))
-    found = noticed(lambda w: jnp.sum(straight_through(w) + jnp.logaddexp(w, 0.0)))
+    found = facts(lambda w: jnp.sum(straight_through(w) + jnp.logaddexp(w, 0.0)))
     assert found.custom_derivative == ("straight_through",)
     assert found.kinks == ()
 
 
 def test_problems_that_are_smooth_are_seen_as_smooth():
     known = hp.problems.zero_mlp_point()
-    assert Objective(known.loss, *known.args).noticed.kinks == ()
+    assert Objective(known.loss, *known.args).facts.kinks == ()
 
 
 def test_the_parts_of_a_scan_are_known_to_this_jax():

@@ -99,7 +99,7 @@ class Problem:
         """Names of the arrays that the optimiser never moves by their gradient."""
         if self.optimizer is None:
             return ()
-        layout, rest = self.op.layout, self.op.objective.rest
+        layout, rest = self.op.layout, self.op.objective.non_variables
         flags = frozen_variables(self.optimizer, layout, self.op.x, rest)
         return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
 

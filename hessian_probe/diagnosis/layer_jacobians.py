@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.programs.layers import run, traced
+from hessian_probe.programs.layers import run_model, trace_model
 
 
 def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:
@@ -23,12 +23,12 @@ def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[
     Returns:
         The norms, and whether the program holds loops.
     """
-    program, count = traced(loss, params, batch)
-    first = jax.eval_shape(lambda p, b: run(program, count, p, b).layers, params, batch)
+    program, count = trace_model(loss, params, batch)
+    first = jax.eval_shape(lambda p, b: run_model(program, count, p, b).layers, params, batch)
     seen = {}
 
     def tapped(taps: Any) -> Any:
-        found = run(program, count, params, batch, taps)
+        found = run_model(program, count, params, batch, taps)
         seen["loops"] = found.loops
         return found.output
 
@@ -40,7 +40,7 @@ def slopes(program: Any, num_params: int, params: Any, batch: Any) -> list[tuple
     """What layers read of earlier layers through no activation known by name, and its slope.
 
     Args:
-        program: from `traced`.
+        program: from `trace_model`.
         num_params: how many of its inputs are parameters.
         params: the parameters.
         batch: the data.
@@ -49,13 +49,13 @@ def slopes(program: Any, num_params: int, params: Any, batch: Any) -> list[tuple
         For each, values and the size of their change when ±1, drawn by chance, is added to every layer's
         output: where nothing but an activation lies between, that is the activation's derivative.
     """
-    shapes = jax.eval_shape(lambda p, b: run(program, num_params, p, b).layers, params, batch)
+    shapes = jax.eval_shape(lambda p, b: run_model(program, num_params, p, b).layers, params, batch)
     rng = np.random.default_rng(0)
     signs = tuple(jnp.asarray(rng.choice((-1.0, 1.0), s.shape), s.dtype) for s in shapes)
     named: list[bool] = []
 
     def read(taps: Any) -> list[jax.Array]:
-        found = run(program, num_params, params, batch, taps, cut=True).read
+        found = run_model(program, num_params, params, batch, taps, cut=True).read
         named[:] = [known for _, known in found]
         return [value for value, _ in found]
 

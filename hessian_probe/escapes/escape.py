@@ -228,7 +228,7 @@ def _moved(
     )
     return Escape(
         status="escaped",
-        params=merge(objective.layout, way.moved, objective.rest),
+        params=merge(objective.layout, way.moved, objective.non_variables),
         loss_before=before,
         loss_after=after,
         distance=distance,

@@ -24,7 +24,7 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.flatness.result import Sharpness, SharpnessMeasure
 from hessian_probe.flatness.worst_case_ascent import Region, highest
-from hessian_probe.operators.base import rounding_of
+from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.spectrum.eigsh import eigsh
@@ -132,7 +132,7 @@ def sharpness(
             "adaptive_maximum", "units", f"max f − f, ‖z/x‖ ≤ {adaptive_radius:g}", "loss", KWON
         ),
     )
-    kinks = op.objective.noticed.kinks
+    kinks = op.objective.facts.kinks
     notes = (KINKS.format(", ".join(kinks)),) if kinks else ()
     return Sharpness(
         measures=measures,
@@ -241,7 +241,7 @@ class _Measuring:
         assert self.dense is not None
         flat = flatten(widths)
         matrix = flat[:, None] * self.dense * flat
-        return matrix, rounding_of(self.op) * float(np.linalg.norm(matrix))
+        return matrix, unit_roundoff(self.op) * float(np.linalg.norm(matrix))
 
 
 def _filters(x: Vector, axis: int) -> Vector:

@@ -42,7 +42,7 @@ def fingerprint(op: HessianOperator) -> dict[str, Any]:
     structure = re.sub(r"0x[0-9a-f]+", "", str(layout.treedef))
     return {
         "layout": [structure, list(map(list, layout.shapes)), list(layout.dtypes)],
-        "params": digest((*op.x, *op.objective.rest)),
+        "params": digest((*op.x, *op.objective.non_variables)),
         "loss": op.objective.loss.fingerprint,
         "data": _data(op.objective.data),
     }

@@ -38,12 +38,12 @@ class SymmetricOperator(Protocol):
         """Form the matrix, float64, shape (n, n)."""
 
 
-def rounding_of(op: SymmetricOperator) -> float:
+def unit_roundoff(op: SymmetricOperator) -> float:
     """Relative spacing of the coarsest numbers that products are computed with."""
     return float(getattr(op, "eps", jnp.finfo(op.dtype).eps))
 
 
-def dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> int:
+def search_dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> int:
     """Dimension of the space to search: the variables of active leaves, less a null space left out."""
     flags = zip(active, operator.layout.shapes, strict=True)
     null = getattr(operator, "null_basis", None)
@@ -52,7 +52,7 @@ def dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> int:
     )
 
 
-def restrict(operator: SymmetricOperator, v: Vector) -> Vector:
+def project_out_null_space(operator: SymmetricOperator, v: Vector) -> Vector:
     """Project onto the space to search: the complement of a null space, if one is left out."""
     null = getattr(operator, "null_basis", None)
     return v if null is None else add_scaled(v, -1.0, combine(null, coefficients(null, v)))

@@ -162,7 +162,7 @@ class HessianOperator:
     @property
     def gradient(self) -> PyTree:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
-        return tangent(self.layout, self.gradient_vector, self.objective.rest)
+        return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
 
     def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
@@ -182,7 +182,7 @@ class HessianOperator:
             ValueError: structure or shapes of `v` are not those of params.
         """
         vector = from_tangent(self.layout, v, "v")
-        return tangent(self.layout, self.apply(vector), self.objective.rest)
+        return tangent(self.layout, self.apply(vector), self.objective.non_variables)
 
     def check(self) -> OperatorCheck:
         """Check that products are repeatable, symmetric and linear; see `check_operator`."""

@@ -29,7 +29,7 @@ class Objective:
     Attributes:
         num_evaluations: losses and gradients evaluated so far.
         num_hvps: Hessian-vector products so far, of all operators of this objective.
-        noticed: what the loss's program shows: chance, low precision, kinks, custom derivatives.
+        facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
 
     Raises:
@@ -45,10 +45,13 @@ class Objective:
         self.num_hvps = 0
         self._read(loss, params)
         batch = next(iter(self.data))
-        shapes = shapes_of(self.variables, self.rest, batch)
+        shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
             jax.eval_shape(
-                self._partial(derivatives.value_and_gradient, batch), self.variables, self.rest, batch.arrays
+                self._partial(derivatives.value_and_gradient, batch),
+                self.variables,
+                self.non_variables,
+                batch.arrays,
             )
         except Exception as error:
             error.add_note("raised while hessian_probe differentiated the loss")
@@ -64,17 +67,17 @@ class Objective:
         """
         batch = next(iter(self.data))
         for static_numbers in (False, True):
-            self.layout, self.variables, self.rest = split(params, static_numbers=static_numbers)
+            self.layout, self.variables, self.non_variables = split(params, static_numbers=static_numbers)
             self._check_variables(params)
             try:
-                traced = trace(loss, self.layout, self.variables, self.rest, batch)
+                traced = trace(loss, self.layout, self.variables, self.non_variables, batch)
             except Exception as error:
-                numbers = any(isinstance(leaf, int) for leaf in self.rest)
+                numbers = any(isinstance(leaf, int) for leaf in self.non_variables)
                 if isinstance(error, TypeError | ValueError) and numbers and not static_numbers:
                     continue
                 raise self._explained(error) from None
-            self.loss, self.active, self.noticed = traced
-            self.eps = rounding_unit(self.layout, self.noticed)
+            self.loss, self.active, self.facts = traced
+            self.eps = rounding_unit(self.layout, self.facts)
             return
 
     def _check_variables(self, params: PyTree) -> None:
@@ -106,7 +109,7 @@ class Objective:
         own = np.dtype(self.layout.dtype)
         if self.eps <= float(jnp.finfo(own).eps):
             return own.name
-        less = self.noticed.lowest_float
+        less = self.facts.lowest_float
         return f"{own.name} computed in {less if less and less != own.name else 'reduced products'}"
 
     def read(self, params: PyTree) -> Vector:
@@ -177,9 +180,9 @@ class Objective:
         return values, slopes
 
     def program(self, batch: Batch, x: Vector) -> Any:
-        """The loss of one batch as a closed jaxpr of (variables, rest, batch arrays); nothing is computed."""
+        """The loss of one batch as a closed jaxpr of (variables, non-variables, batch arrays)."""
         kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
-        return jax.make_jaxpr(kernel)(x, self.rest, batch.arrays)
+        return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""
@@ -187,7 +190,9 @@ class Objective:
 
     def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
         """Shapes of what `linearized` would return; nothing is computed."""
-        return jax.eval_shape(self._partial(derivatives.linearized, batch), x, self.rest, batch.arrays)
+        return jax.eval_shape(
+            self._partial(derivatives.linearized, batch), x, self.non_variables, batch.arrays
+        )
 
     def products(self, x: Vector) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
         """For each batch its weight and its Hessian-vector product, by the objective's route."""
@@ -221,7 +226,7 @@ class Objective:
         return partial(kernel, self.loss, self.layout, batch.layout)
 
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
-        return self._partial(kernel, batch)(x, self.rest, batch.arrays, *extra)
+        return self._partial(kernel, batch)(x, self.non_variables, batch.arrays, *extra)
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from hessian_probe.arrays import Vector, dot
 from hessian_probe.operators.hessian import HessianOperator
 
 
-def part(op: HessianOperator, start: int, step: int) -> HessianOperator:
+def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperator:
     """Return the Hessian of the mean over every `step`-th batch from `start` on, at the same parameters.
 
-    Its products are counted by itself alone; `charge` adds them to those of the whole.
+    Its products are counted by itself alone; `charge_share` adds them to those of the whole.
 
     Args:
         op: operator whose data are a sequence of batches.
@@ -31,7 +31,7 @@ def part(op: HessianOperator, start: int, step: int) -> HessianOperator:
     return op.sharing(objective, slice(start, None, step))
 
 
-def charge(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
+def charge_share(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
     """Add the products of parts to those of the whole, each by its share of the batches, rounded up."""
     whole = op.objective.data.count
     spent = sum(p.objective.num_hvps * p.objective.data.count / whole for p in parts)
@@ -41,7 +41,7 @@ def charge(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
         one.objective.num_hvps = 0
 
 
-def quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarray, np.ndarray]:
+def rayleigh_quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarray, np.ndarray]:
     """Rayleigh quotients vᵀH_b v of unit vectors on every batch b.
 
     Args:
@@ -62,7 +62,7 @@ def quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarra
     return np.array(weights), np.array(rows, np.float64).reshape(len(weights), len(vectors))
 
 
-def gradients(op: HessianOperator) -> Iterator[tuple[float, Vector]]:
+def batch_gradients(op: HessianOperator) -> Iterator[tuple[float, Vector]]:
     """Weight and gradient of every batch at the operator's parameters; one evaluation in all."""
     op.objective.num_evaluations += 1
     for weight, _, gradient in op.objective.batch_gradients(op.x):

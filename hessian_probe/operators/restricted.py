@@ -18,7 +18,7 @@ from hessian_probe.arrays import (
     merge,
     unflatten_rows,
 )
-from hessian_probe.operators.base import restrict
+from hessian_probe.operators.base import project_out_null_space
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 
@@ -59,7 +59,7 @@ class NullDirections:
 
     def generator(self, index: int, x: Vector) -> Vector:
         """One generator's direction at x."""
-        params = merge(self.objective.layout, x, self.objective.rest)
+        params = merge(self.objective.layout, x, self.objective.non_variables)
         direction = from_tangent(
             self.objective.layout, self.generators[index](params), "null_space's generator"
         )
@@ -160,7 +160,7 @@ class RestrictedHessian(HessianOperator):
 
     def multiply(self, v: Vector) -> Vector:
         """Multiply P H P and a vector."""
-        return restrict(self, super().multiply(restrict(self, v)))
+        return project_out_null_space(self, super().multiply(project_out_null_space(self, v)))
 
     def sharing(self, objective: Objective, batches: slice) -> RestrictedHessian:
         """Return the same of an objective of some of the batches."""

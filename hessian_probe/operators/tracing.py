@@ -21,7 +21,7 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
-from hessian_probe.programs.inspect import Noticed, scan
+from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 from hessian_probe.programs.jaxpr import nested_programs
 
 
@@ -58,15 +58,15 @@ class LossKey(NamedTuple):
     fingerprint: str
 
 
-class Traced(NamedTuple):
+class TracedLoss(NamedTuple):
     """The key of a loss, for each variable whether the loss reads it, and what its program shows."""
 
     key: LossKey
     active: tuple[bool, ...]
-    noticed: Noticed
+    facts: ProgramFacts
 
 
-def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], batch: Batch) -> Traced:
+def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], batch: Batch) -> TracedLoss:
     """Trace a loss on one batch.
 
     Args:
@@ -91,8 +91,8 @@ def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], b
     _, used = partial_eval.dce_jaxpr(program.jaxpr, [True])
     flags = zip(used[: len(variables)], layout.shapes, strict=True)
     active = tuple(bool(flag) and bool(np.prod(shape)) for flag, shape in flags)
-    noticed = scan(program, len(variables))
-    return Traced(key._replace(fingerprint=digest.hexdigest()), active, noticed)
+    facts = inspect_program(program, len(variables))
+    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)
 
 
 class Shapes(NamedTuple):

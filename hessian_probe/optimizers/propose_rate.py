@@ -193,7 +193,7 @@ class _Trials:
 
     def run(self, optimizer: Any, state: Any, factor: float) -> float:
         """Loss over all data after steps of an optimiser with its updates multiplied by a factor."""
-        layout, rest = self.op.layout, self.op.objective.rest
+        layout, rest = self.op.layout, self.op.objective.non_variables
         told = "ExtraArgs" in type(optimizer).__name__
 
         @jax.jit

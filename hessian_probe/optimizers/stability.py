@@ -174,7 +174,7 @@ def stability(
 
 def probed(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[Probe, Response]:
     """Measure an optimiser's response at an operator's parameters; raises UnreadableError as `measure`."""
-    probe = Probe(optimizer, opt_state, op.layout, op.objective.rest, op.value)
+    probe = Probe(optimizer, opt_state, op.layout, op.objective.non_variables, op.value)
     return probe, measure(probe, op.x, op.gradient_vector)
 
 
@@ -258,7 +258,7 @@ def _direction(op: HessianOperator, response: Response, eigen: EigenResult) -> P
     """The top eigenvector of D^½HD^½ as a direction of the parameters: D^½ times it."""
     top = from_tangent(op.layout, eigen.vector(len(eigen.eigenvalues) - 1), "an eigenvector")
     scaled = tuple(leaf * gain**0.5 for leaf, gain in zip(top, response.gain, strict=True))
-    return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.rest)
+    return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.non_variables)
 
 
 def _undetermined(reason: str) -> Stability:

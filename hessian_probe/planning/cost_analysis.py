@@ -103,7 +103,7 @@ def costs(objective: Objective, batches: Batches, *, block: int = 0, measure: bo
     block = block if stored and len(batches.sizes) == 1 else 0
     made = _compile(objective, batch, stored, block, free - others)
     # Parameters and gradient stay; so do the data, which a stored linearisation reads no more.
-    held = 2 * memory.tree_bytes(objective.variables) + memory.tree_bytes(objective.rest) + others
+    held = 2 * memory.tree_bytes(objective.variables) + memory.tree_bytes(objective.non_variables) + others
     peak = held + max(made.program.peak + size * stored, made.preparing.peak)
     seconds: tuple[float | None, float | None] = (None, None)
     said = "nothing was run" if not measure else "nothing was run: it would not fit"
@@ -134,7 +134,7 @@ def _compile(objective: Objective, batch: Batch, stored: bool, block: int, room:
     x, layout = objective.variables, objective.layout
     v = tuple(jnp.ones(s, d) for s, d in zip(layout.shapes, layout.work_dtypes, strict=True))
     static = (objective.loss, layout, batch.layout)
-    inputs = (x, objective.rest, batch.arrays)
+    inputs = (x, objective.non_variables, batch.arrays)
     gradient = analyse(derivatives.value_and_gradient, *static, *inputs)
     run = partial(derivatives.value_and_gradient, *static, *inputs)
     if objective.route is DIFFERENCES:

@@ -188,8 +188,10 @@ def _noticed(
     loss: Any, params: PyTree, objective: Objective, batches: Batches
 ) -> tuple[tuple[str, str], ...]:
     """What the program, the parameters and the data show: a code and a sentence each."""
-    found = list(objective.noticed.remarks)
-    again = trace(loss, objective.layout, objective.variables, objective.rest, next(iter(objective.data)))
+    found = list(objective.facts.remarks)
+    again = trace(
+        loss, objective.layout, objective.variables, objective.non_variables, next(iter(objective.data))
+    )
     if again.key.fingerprint != objective.loss.fingerprint:
         text = "traced twice, the loss is another program: it draws from the host's randomness"
         found.insert(0, ("unrepeatable", text))

@@ -72,7 +72,7 @@ def _eigen(probe: Probe, end: End | None, num_lowest: int, error: float | None) 
     early = "ended when the label was settled; rtol=… asks for more accuracy"
     return EigenResult(
         eigenvalues=np.array([end.value]),
-        eigenvectors=tangent(op.layout, tuple(v[None] for v in end.vector), op.objective.rest, 1),
+        eigenvectors=tangent(op.layout, tuple(v[None] for v in end.vector), op.objective.non_variables, 1),
         residual_norms=np.array([end.residual]),
         converged=np.array([good]),
         num_lowest=num_lowest,
@@ -92,7 +92,7 @@ def _escape_direction(probe: Probe, low: End | None) -> PyTree | None:
         return _straight_descent(probe)
     slope = float(dot(probe.op.gradient_vector, low.vector))
     sign = -float(np.sign(slope)) or probe.probes["low"].downhill or _leading_sign(low.vector)
-    return tangent(probe.op.layout, scale(sign, low.vector), probe.op.objective.rest)
+    return tangent(probe.op.layout, scale(sign, low.vector), probe.op.objective.non_variables)
 
 
 def _descent(probe: Probe) -> PyTree | None:
@@ -103,14 +103,14 @@ def _descent(probe: Probe) -> PyTree | None:
     if there is not None:
         work = probe.op.layout.work_dtypes
         move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(probe.op.x, work))
-    return tangent(probe.op.layout, move, probe.op.objective.rest)
+    return tangent(probe.op.layout, move, probe.op.objective.non_variables)
 
 
 def _straight_descent(probe: Probe) -> PyTree | None:
     if probe.lower is None or not probe.lower.straight:
         return None
     unit = scale(1.0 / float(norm(probe.lower.move)), probe.lower.move)
-    return tangent(probe.op.layout, unit, probe.op.objective.rest)
+    return tangent(probe.op.layout, unit, probe.op.objective.non_variables)
 
 
 def _leading_sign(vector: Vector) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.arrays import Vector, row
-from hessian_probe.operators.base import dimension
+from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.extreme_eigenpairs import End, Ends
 from hessian_probe.points.rounding import ProductNoise
@@ -23,7 +23,7 @@ def dense_ends(op: HessianOperator, noise: ProductNoise, asymmetry: float) -> En
     Returns:
         Both ends, with every eigenpair.
     """
-    count = dimension(op, op.active)
+    count = search_dimension(op, op.active)
     values, vectors = dense_eigh(op)
     if count < len(values):
         values, vectors = _drop_ignored(op, count, values, vectors)

@@ -10,7 +10,7 @@ from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.state import State, merged, pack, parted, random_state, set_random_state, unpack
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import dimension
+from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.dense_ends import dense_ends, measured
 from hessian_probe.points.extreme_eigenpairs import End, Ends
@@ -62,7 +62,7 @@ class Search:
         self.judged = 0  # steps after which the ends were looked at last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
-        self.dimension = dimension(op, op.active)
+        self.dimension = search_dimension(op, op.active)
 
     @property
     def spent(self) -> int:

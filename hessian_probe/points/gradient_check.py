@@ -35,8 +35,8 @@ def denied_slope(op: HessianOperator, value_noise: float) -> str:
     Cost:
         32 evaluations where the loss has kinks or such derivatives.
     """
-    noticed, length = op.objective.noticed, float(norm(op.gradient_vector))
-    if not (noticed.kinks or noticed.custom_derivative) or noticed.random or not length > 0:
+    facts, length = op.objective.facts, float(norm(op.gradient_vector))
+    if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
         return ""
     steps = reach(op) * DISTANCES
     values, _ = op.objective.line(

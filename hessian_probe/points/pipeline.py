@@ -184,7 +184,7 @@ class Probe:
     def _resolved(self, ends: Ends, op: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
         """Judge a critical point by second order, and by higher order where that is silent."""
         verdict = self.judge.by_signs(ends, evidence)
-        if verdict.label == "degenerate" and op.objective.noticed.kinks:
+        if verdict.label == "degenerate" and op.objective.facts.kinks:
             verdict = self._second_look(verdict)
         if verdict.label == "degenerate":
             verdict, probe, down = judge_scaled(op, ends, verdict, self.left, self.rng)

@@ -38,7 +38,7 @@ CORNERED_RULES = ("relu", "relu6")
 FULL_PRODUCTS = ("HIGHEST", "F32_F32_F32", "F64_F64_F64", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9")
 
 
-class Noticed(NamedTuple):
+class ProgramFacts(NamedTuple):
     """What a loss's program shows.
 
     Attributes:
@@ -85,7 +85,7 @@ class Noticed(NamedTuple):
         return tuple(said)
 
 
-def scan(program: Any, variables: int | None = None) -> Noticed:
+def inspect_program(program: Any, variables: int | None = None) -> ProgramFacts:
     """Look through a traced program.
 
     Args:
@@ -103,7 +103,7 @@ def scan(program: Any, variables: int | None = None) -> Noticed:
     marks = [index < count for index in range(len(inputs))]
     scanner.visit(program.jaxpr, marks, Live([True] * len(program.jaxpr.outvars)))
     lowest = None if scanner.lowest is None else scanner.lowest.name
-    return Noticed(
+    return ProgramFacts(
         scanner.random,
         scanner.callback,
         lowest,

@@ -64,7 +64,7 @@ class Activation(NamedTuple):
     input: Any = None
 
 
-class Pass(NamedTuple):
+class ForwardPass(NamedTuple):
     """What one run of a program showed.
 
     Attributes:
@@ -276,19 +276,19 @@ def _activation(name: str, origins: list[Origin]) -> str:
     return "relu" if name == "max" and any(origin.zero for origin in origins) else ""
 
 
-def traced(function: Callable[..., Any], params: Any, batch: Any) -> Any:
+def trace_model(function: Callable[..., Any], params: Any, batch: Any) -> Any:
     """Trace `function(params, batch)`; returns its program and how many inputs are parameters."""
     program = jax.make_jaxpr(function)(params, batch)
     return program, len(jax.tree.leaves(params))
 
 
-def run(
+def run_model(
     program: Any, num_params: int, params: Any, batch: Any, taps: Any = None, *, cut: bool = False
-) -> Pass:
+) -> ForwardPass:
     """Run a traced program.
 
     Args:
-        program: from `traced`.
+        program: from `trace_model`.
         num_params: how many of its inputs are parameters.
         params: the parameters.
         batch: the data.
@@ -296,7 +296,7 @@ def run(
         cut: no derivative passes through a layer.
 
     Returns:
-        Pass.
+        ForwardPass.
     """
     values = [jnp.asarray(leaf) for leaf in jax.tree.leaves((params, batch))]
     nothing: frozenset[int] = frozenset()
@@ -307,4 +307,4 @@ def run(
     last = ends[0].through - inside.hidden - (inside.weighed & logistic)
     gates = (inside.gates - inside.mixers) & logistic
     seen = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(inside.activations)]
-    return Pass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)
+    return ForwardPass(outputs[0], seen, inside.hidden, last, inside.layers, inside.read, inside.loops)

@@ -18,7 +18,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, norm, random_normal
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import dimension
+from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.multiplicity import Multiplicity, multiplicities
@@ -74,7 +74,7 @@ class Counter:
         self.op, self.band, self.allowed = op, band, max(allowed, band)
         self.confidence, self.budget, self.rng = confidence, budget, rng
         self.before = op.objective.num_hvps
-        self.dimension = dimension(op, op.active)
+        self.dimension = search_dimension(op, op.active)
         self.runs = self.ended = 0
         self.seen = np.zeros(0)  # eigenvalues of the projected matrix with most of them below −band
         self.multiplicities: tuple[Multiplicity, ...] = ()

@@ -55,7 +55,7 @@ def empty_result(
     basis = columns_to_basis(op, np.zeros((op.size, 0)))
     return EigenResult(
         eigenvalues=zero,
-        eigenvectors=tangent(op.layout, basis, op.objective.rest, 0),
+        eigenvectors=tangent(op.layout, basis, op.objective.non_variables, 0),
         residual_norms=zero,
         converged=zero.astype(bool),
         num_lowest=0,

@@ -14,7 +14,7 @@ from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, gener
 from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import rounding_of
+from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
 from hessian_probe.spectrum.result import EigenResult
@@ -200,12 +200,12 @@ def _dense(op: HessianOperator, lowest: int, highest: int, rtol: float) -> Eigen
     else:
         chosen, overlap = np.r_[0:lowest, n - highest : n], False
     top = float(np.max(np.abs(values)))
-    rounding = rounding_of(op) * np.sqrt(n) * top
+    rounding = unit_roundoff(op) * np.sqrt(n) * top
     good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],
         eigenvectors=tangent(
-            op.layout, columns_to_basis(op, vectors[:, chosen]), op.objective.rest, len(chosen)
+            op.layout, columns_to_basis(op, vectors[:, chosen]), op.objective.non_variables, len(chosen)
         ),
         residual_norms=np.full(len(chosen), rounding),
         converged=np.full(len(chosen), good),

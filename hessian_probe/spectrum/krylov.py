@@ -31,7 +31,7 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, pack, unpack
-from hessian_probe.operators.base import SymmetricOperator, dimension, restrict
+from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
 from hessian_probe.spectrum.basis import cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.certificate import Growth, Run
 
@@ -92,7 +92,7 @@ class Krylov:
         self.operator = operator
         self._rng = rng
         self._active = active or (True,) * len(operator.layout.shapes)
-        self.dimension = dimension(operator, self._active)
+        self.dimension = search_dimension(operator, self._active)
         self.max_basis = max(1, min(max_basis, self.dimension))
         self.eps = float(jnp.finfo(operator.dtype).eps)
         self.size = self.steps = 0
@@ -105,7 +105,7 @@ class Krylov:
         self.ended: tuple[Growth, ...] = ()
         self._run = Run(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
-            start = restrict(operator, random_normal(rng, operator.layout, self._active))
+            start = project_out_null_space(operator, random_normal(rng, operator.layout, self._active))
         rows = segment(2)
         basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
         self.basis, self._next, _, _ = extend(basis, start, zeros(start), np.int32(0))
@@ -162,7 +162,7 @@ class Krylov:
 
     def _cleaned(self, index: int) -> float:
         """Take out again what rounding let in of a null space that is left out; return the share kept."""
-        projected = restrict(self.operator, self._next)
+        projected = project_out_null_space(self.operator, self._next)
         if projected is self._next:
             return 1.0
         emptied = cleared(self.basis, np.int32(index))
@@ -203,7 +203,9 @@ class Krylov:
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny
-            draw = restrict(self.operator, random_normal(self._rng, self.operator.layout, self._active))
+            draw = project_out_null_space(
+                self.operator, random_normal(self._rng, self.operator.layout, self._active)
+            )
             draw = scale(1 / norm(draw), draw)
             index = np.int32(self.size)
             emptied = cleared(self.basis, index)

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from hessian_probe.arrays import Vector
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.per_batch import quotients
+from hessian_probe.operators.per_batch import rayleigh_quotients
 
 
 class Estimate(NamedTuple):
@@ -89,5 +89,5 @@ def eigenvalue_errors(op: HessianOperator, vectors: Sequence[Vector]) -> list[Es
     Cost:
         One product a vector.
     """
-    weights, values = quotients(op, vectors)
+    weights, values = rayleigh_quotients(op, vectors)
     return [weighted_mean(column, weights) for column in values.T]

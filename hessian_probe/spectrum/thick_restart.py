@@ -12,7 +12,7 @@ from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, merged, pack, parted, random_state, set_random_state, unpack
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import rounding_of
+from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.bounds import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result
@@ -156,7 +156,7 @@ class EndSearch:
         return krylov.full or krylov.size <= 24 or krylov.size % 3 == 0
 
     def _floor(self, top: float) -> float:
-        return ROUNDING * rounding_of(self.op) * top
+        return ROUNDING * unit_roundoff(self.op) * top
 
     def _chosen(self, count: int) -> np.ndarray:
         if self.wanted >= count:
@@ -250,7 +250,7 @@ class EndSearch:
             message = "interrupted; residuals are estimates, the best so far"
         return EigenResult(
             eigenvalues=values,
-            eigenvectors=tangent(op.layout, vectors, op.objective.rest, len(values)),
+            eigenvectors=tangent(op.layout, vectors, op.objective.non_variables, len(values)),
             residual_norms=residuals,
             converged=converged,
             num_lowest=min(self.lowest, len(values)),

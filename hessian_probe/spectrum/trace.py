@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
-from hessian_probe.operators.base import SymmetricOperator, rounding_of
+from hessian_probe.operators.base import SymmetricOperator, unit_roundoff
 from hessian_probe.spectrum.basis import cleared, extend, zeros
 
 
@@ -60,7 +60,7 @@ def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace
     for index in range(third):
         found = op.apply(random_signs(rng, op.layout, op.active))
         basis, newest, _, length = extend(basis, found, zeros(found), np.int32(index))
-        if float(length) > np.sqrt(rounding_of(op)) * float(norm(found)):
+        if float(length) > np.sqrt(unit_roundoff(op)) * float(norm(found)):
             inside += float(dot(newest, op.apply(newest)))
             products += 1
         else:  # what is left is rounding: the map has no more directions than these
@@ -71,4 +71,4 @@ def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace
         outside = add_scaled(outside, -1.0, combine(basis, coefficients(basis, outside)))
         samples.append(float(dot(outside, op.apply(outside))))
     value, error = inside + float(np.mean(samples)), float(np.std(samples, ddof=1) / np.sqrt(third))
-    return Trace(value, max(error, rounding_of(op) * abs(value)), products)
+    return Trace(value, max(error, unit_roundoff(op) * abs(value)), products)

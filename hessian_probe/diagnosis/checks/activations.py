@@ -11,7 +11,7 @@ from hessian_probe.diagnosis.confidence import Found, confidence
 from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.layer_jacobians import slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.programs.layers import Activation, run, traced
+from hessian_probe.programs.layers import Activation, run_model, trace_model
 
 # Half of a layer, chosen on the tuning half of the planted troubles.
 SHARE = 0.5
@@ -35,8 +35,8 @@ def check(context: Context) -> Found:
     rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
-        program, count = traced(context.loss, context.params, batch)
-        seen = run(program, count, context.params, batch)
+        program, count = trace_model(context.loss, context.params, batch)
+        seen = run_model(program, count, context.params, batch)
         others = slopes(program, count, context.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked("dead_units, saturation", f"a program that can be run in parts; {error}")]

@@ -94,7 +94,7 @@ def check(context: Context) -> Found:
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
     if lowest < context.value:
         x = add_scaled(op.x, 1.0, valley.steps[losses.index(lowest)])
-        context.ends.append((lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.rest)))
+        context.ends.append((lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.non_variables)))
     own = max((trial.gain for trial in context.trials.values()), default=0.0)
     # Steps of the user's optimiser, but also plain ones on all samples: what holds the former up (noise, a
     # projection) need not be the valley.

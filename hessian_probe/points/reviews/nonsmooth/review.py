@@ -75,10 +75,10 @@ def second_look(
     Cost:
         Four to eight gradients for a saddle; about 80 for each of four distances otherwise.
     """
-    noticed = op.objective.noticed
+    facts = op.objective.facts
     # Gradients that are drawn, coarse, or not those of the loss are no guide.
-    misled = noticed.random or noticed.callback or noticed.custom_derivative or op.eps > SINGLE
-    if misled or not (noticed.kinks or seen.blind):
+    misled = facts.random or facts.callback or facts.custom_derivative or op.eps > SINGLE
+    if misled or not (facts.kinks or seen.blind):
         return verdict, None
     if verdict.label == "saddle":
         hidden = _hidden_slope(op, seen, rng)
@@ -251,17 +251,17 @@ def at_a_kink(objective: Objective, x: Vector) -> bool:
     """Whether operands of the loss's kinks tie at `x` on any batch; True also where that cannot be told.
 
     Returns:
-        False only if no noticed kink lies at `x`, on any batch.
+        False only if none of these kinks lies at `x`, on any batch.
 
     Cost:
         One evaluation of the loss, and its compilation.
     """
-    kinks = set(objective.noticed.kinks)
+    kinks = set(objective.facts.kinks)
     if not kinks:
         return False
     for batch in objective.data:
         program = objective.program(batch, x)
-        inputs = jax.tree.leaves((x, objective.rest, batch.arrays))
+        inputs = jax.tree.leaves((x, objective.non_variables, batch.arrays))
         if operands_tie(program, len(x), inputs, kinks, float(objective.eps)):
             return True
     return False

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from hessian_probe.arrays import Vector, add_scaled, dot, flatten, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import accumulate
-from hessian_probe.operators.per_batch import gradients
+from hessian_probe.operators.per_batch import batch_gradients
 from hessian_probe.points.extreme_eigenpairs import Ends
 from hessian_probe.points.newton import UNEXPLAINED, krylov_step
 from hessian_probe.points.reviews.sampling.split_half import Halves, split_halves
@@ -72,7 +72,7 @@ def measure_slopes(
     draw: Vector | None = None
     totals = [0.0, 0.0]
     mean = op.gradient_vector
-    for index, (weight, gradient) in enumerate(gradients(op)):
+    for index, (weight, gradient) in enumerate(batch_gradients(op)):
         weights.append(weight)
         deviation = add_scaled(gradient, -1.0, mean)
         lengths.append(float(norm(deviation)))
@@ -188,7 +188,7 @@ def held_out_slope(op: HessianOperator, slopes: Slopes) -> Halves:
     """
     directions = [scale(1.0 / max(float(norm(half)), 1e-300), half) for half in slopes.halves]
     weights, values = [], []
-    for index, (weight, gradient) in enumerate(gradients(op)):
+    for index, (weight, gradient) in enumerate(batch_gradients(op)):
         weights.append(weight)
         values.append(float(dot(gradient, directions[1 - index % 2])))
     return split_halves(np.array(values), np.array(weights))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import norm
-from hessian_probe.operators.per_batch import quotients
+from hessian_probe.operators.per_batch import rayleigh_quotients
 from hessian_probe.points.line_check import LineProbe
 from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
 from hessian_probe.points.newton_path import Place, loss_to_go, model_change, step_between
@@ -103,7 +103,7 @@ class Population:
         op, ends = self.here
         assert ends.low is not None
         assert ends.high is not None
-        self.weights, self.quotients = quotients(op, (ends.low.vector, ends.high.vector))
+        self.weights, self.quotients = rayleigh_quotients(op, (ends.low.vector, ends.high.vector))
         low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
         # The gradient's noise at the parameters is taken for that at the critical point beside them.
         self.step = step_between(self.here, self.judged)
@@ -152,7 +152,7 @@ class Population:
             return self._silent(verdict)
         weights, values = self.weights, self.quotients[:, column]
         if op is not self.here.operator:
-            weights, rows = quotients(op, (end.vector,))
+            weights, rows = rayleigh_quotients(op, (end.vector,))
             values = rows[:, 0]
         halves = split_halves(values, weights)
         side, what = ("lowest", "positive") if sign > 0 else ("highest", "negative")

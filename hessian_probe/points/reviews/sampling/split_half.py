@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, norm, row, scale
-from hessian_probe.operators.base import dimension
+from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.per_batch import charge, part, quotients
+from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
 
@@ -49,7 +49,7 @@ def split_halves(values: np.ndarray, weights: np.ndarray) -> Halves:
 
 def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
     """Products that the search on each half may make; 0 where the budget does not allow the check."""
-    size = dimension(op, op.active)
+    size = search_dimension(op, op.active)
     wanted = min(size, min(max(steps, FEWEST_STEPS), MOST_STEPS))
     # Two halves of `allowed` products each, and two vectors judged on either half, rounded up.
     allowed = budget - 4
@@ -71,14 +71,14 @@ def held_out(op: HessianOperator, steps: int, rng: np.random.Generator) -> tuple
     Cost:
         steps + 2 products, counting one with half of the batches as half.
     """
-    halves = [part(op, start, 2) for start in (0, 1)]
+    halves = [select_batches(op, start, 2) for start in (0, 1)]
     pairs = [_ends(half, steps, rng, op.active) for half in halves]
     judged = []
     for half, pair in zip(halves, reversed(pairs), strict=True):
         if pair is not None:
-            judged.append(quotients(half, pair))
+            judged.append(rayleigh_quotients(half, pair))
     shares = [half.objective.data.total for half in halves]
-    charge(op, halves)
+    charge_share(op, halves)
     if len(judged) < 2:
         return None
     weights = [share / sum(shares) * judge[0] for share, judge in zip(shares, judged, strict=True)]
