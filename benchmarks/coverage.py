@@ -26,10 +26,9 @@ from scipy.special import betaincinv
 from scipy.stats import binom
 
 import hessian_probe as hp
-from hessian_probe.spectrum.bounds import log_inverse_weight, missed_fraction
-from hessian_probe.spectrum.counting import Counter
+from hessian_probe.spectrum.certificate import log_inverse_weight, missed_fraction
+from hessian_probe.spectrum.counting import IndexCounter, QuadratureProbe, count_interval
 from hessian_probe.spectrum.krylov import Krylov
-from hessian_probe.spectrum.quadrature import Probe, count_interval
 
 # The one negative eigenvalue lies just beyond what `negative_tol` (1e-2) allows to be missed.
 TOL = 1e-2
@@ -206,7 +205,7 @@ def kernel(starts: int, seed: int) -> bool:
                 krylov.step()
                 if krylov.ritz().values[0] < -TOL:
                     break
-                reached = krylov.growth().log_at(-TOL)
+                reached = krylov.certificate().log_growth(-TOL)
                 if krylov.size > 10:
                     apart = max(apart, abs(reached - growth[index, krylov.size - 1]))
                 for confidence in tuple(open_claims):
@@ -266,7 +265,7 @@ def counts(trials: int, runs: int, seed: int) -> bool:
         parts = [lanczos(values, draws[i : i + chunk], steps) for i in range(0, len(draws), chunk)]
         alpha, beta = (np.concatenate(part) for part in zip(*parts, strict=True))
         weights = np.sum(draws**2, axis=1)
-        every = [Probe(a, b, w) for a, b, w in zip(alpha, beta, weights, strict=True)]
+        every = [QuadratureProbe(a, b, w) for a, b, w in zip(alpha, beta, weights, strict=True)]
         for confidence in (0.8, 0.99):
             found = [
                 count_interval(every[i : i + probes], level, n, confidence)
@@ -289,7 +288,7 @@ def deflated(runs: int, rng: np.random.Generator) -> bool:
     op = hp.hessian(*diagonal(values, np.float64), check=False)
     right, outside, spent, confidence = 0, 0, [], 0.9
     for _ in range(runs):
-        counted = Counter(op, 1e-12, TOL, confidence, 2000, rng)
+        counted = IndexCounter(op, 1e-12, TOL, confidence, 2000, rng)
         found = counted.run().estimate
         right += found is not None and found.low == found.high == 10
         outside += found is not None and not found.low <= 10 <= found.high

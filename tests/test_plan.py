@@ -7,7 +7,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators import memory
-from hessian_probe.planning import compiled
+from hessian_probe.planning import cost_analysis
 from hessian_probe.points import extremes
 from hessian_probe.spectrum import eigsh as eigsh_module
 
@@ -105,7 +105,7 @@ def test_the_compiled_program_is_asked_what_it_takes():
         return jnp.sum(jnp.sort(jnp.outer(x, x).ravel())[::2])
 
     x = jnp.ones(200)
-    program = compiled.analyse(outer, x)
+    program = cost_analysis.analyse(outer, x)
     item = x.dtype.itemsize
     assert program.arguments == 200 * item
     assert program.outputs == item
@@ -126,7 +126,7 @@ def test_a_backend_that_does_not_tell_is_said_not_to(monkeypatch):
         def memory_analysis(self):
             raise NotImplementedError
 
-    program = compiled.analyse(Silent(), jnp.ones(3, jnp.float32))
+    program = cost_analysis.analyse(Silent(), jnp.ones(3, jnp.float32))
     assert (program.arguments, program.outputs, program.temporaries) == (12, 28, None)
     silent = program._replace(seconds=0.0)
     monkeypatch.setattr("hessian_probe.planning.cost_analysis.analyse", lambda *_: silent)

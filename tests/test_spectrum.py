@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse.linalg
 
 import hessian_probe as hp
-from hessian_probe.spectrum.bounds import missed_fraction, steps_for
+from hessian_probe.spectrum.certificate import missed_fraction, steps_for
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)

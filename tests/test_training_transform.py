@@ -7,9 +7,9 @@ import pytest
 
 from hessian_probe import problems
 from hessian_probe.arrays import split
+from hessian_probe.spectrum.traced_krylov import krylov_space
 from hessian_probe.training import EscapeState, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
-from hessian_probe.training.lanczos import krylov_space
 from hessian_probe.training.saddle_search import Look
 from hessian_probe.training.trial_steps import RUNGS, STRATEGIES, best_of, displacement
 
@@ -448,7 +448,7 @@ def test_the_cubic_step_minimises_its_model(hard):
     space = matrix_space(jnp.asarray(matrix, FLOAT), jnp.asarray(gradient, FLOAT), 4)
     longest = 2.0
     ladder = STRATEGIES["cubic_newton"](space, jnp.asarray(longest, FLOAT))
-    sigmas = float(space.size) / longest * 2.0 ** np.arange(len(ladder.inside))
+    sigmas = float(space.norm) / longest * 2.0 ** np.arange(len(ladder.inside))
     rng = np.random.default_rng(0)
     for number in (0, 3, 7):
         step = np.asarray(displacement(space, ladder.inside[number], ladder.outside[number])[0], np.float64)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,10 +15,9 @@ from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD
-from hessian_probe.planning.compiled import Program, analyse, seconds_of
 
 
-class Batches(NamedTuple):
+class BatchSizes(NamedTuple):
     """The batches of an objective's data.
 
     Attributes:
@@ -32,8 +33,8 @@ class Batches(NamedTuple):
     residuals: tuple[int, ...]
 
 
-class Costs(NamedTuple):
-    """Costs of a gradient and a product over all the data.
+class OperationCosts(NamedTuple):
+    """OperationCosts of a gradient and a product over all the data.
 
     Attributes:
         route: derivative route, and whether the linearisation is stored.
@@ -51,8 +52,8 @@ class Costs(NamedTuple):
     route: str
     stored: bool
     residual_bytes: int
-    program: Program
-    preparing: Program
+    program: CompiledProgram
+    preparing: CompiledProgram
     peak: int
     compile_seconds: float
     gradient_seconds: float | None
@@ -60,7 +61,7 @@ class Costs(NamedTuple):
     measured: str
 
 
-def look_at(objective: Objective) -> Batches:
+def batch_sizes(objective: Objective) -> BatchSizes:
     """Go through the data once; nothing is computed."""
     largest, position = None, 0
     sizes: list[int] = []
@@ -75,7 +76,7 @@ def look_at(objective: Objective) -> Batches:
         if largest is None or sizes[-1] > sizes[position]:
             largest, position = batch, index
     assert largest is not None
-    return Batches(largest, position, tuple(sizes), tuple(residuals))
+    return BatchSizes(largest, position, tuple(sizes), tuple(residuals))
 
 
 def _residual_bytes(objective: Objective, batch: Batch) -> int:
@@ -84,12 +85,14 @@ def _residual_bytes(objective: Objective, batch: Batch) -> int:
     return memory.tree_bytes(objective.abstract_linearized(batch, objective.variables)[2])
 
 
-def costs(objective: Objective, batches: Batches, *, block: int = 0, measure: bool = True) -> Costs:
+def costs(
+    objective: Objective, batches: BatchSizes, *, block: int = 0, measure: bool = True
+) -> OperationCosts:
     """Compile, and unless told otherwise time, one gradient and one product on the largest batch.
 
     Args:
         objective: the loss.
-        batches: what `look_at` saw.
+        batches: what `batch_sizes` saw.
         block: vectors multiplied at once, as for a dense matrix; 0 for one.
         measure: run a gradient and a product a few times; left out where they would not fit.
 
@@ -115,7 +118,7 @@ def costs(objective: Objective, batches: Batches, *, block: int = 0, measure: bo
         said = f"gradient {_milli(single[0])}, product {_milli(single[1])}{where}, the better of two calls"
     kind = "linearised once" if stored else "recomputed for every product"
     route = f"{objective.route.name}, {kind}"
-    return Costs(
+    return OperationCosts(
         route, stored, total, made.program, made.preparing, peak, made.compile_seconds, *seconds, said
     )
 
@@ -123,8 +126,8 @@ def costs(objective: Objective, batches: Batches, *, block: int = 0, measure: bo
 class _Made(NamedTuple):
     """Compiled programs, and calls that run a gradient and a product."""
 
-    program: Program
-    preparing: Program
+    program: CompiledProgram
+    preparing: CompiledProgram
     compile_seconds: float
     gradient: Callable[[], Any]
     product: Callable[[], Any]
@@ -158,3 +161,80 @@ def _compile(objective: Objective, batch: Batch, stored: bool, block: int, room:
 
 def _milli(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+# --- What a compiled program takes: bytes by its own analysis, seconds by the clock.
+
+
+class CompiledProgram(NamedTuple):
+    """A compiled program's needs.
+
+    Attributes:
+        arguments: bytes of its inputs.
+        outputs: bytes of its results.
+        temporaries: bytes in between; None where the backend does not tell.
+        code: bytes of the code itself.
+        seconds: time that tracing and compiling took.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int | None
+    code: int
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """All bytes that are there at once; without the temporaries where these are unknown."""
+        return self.arguments + self.outputs + (self.temporaries or 0) + self.code
+
+
+def analyse(function: Any, *arguments: Any) -> CompiledProgram:
+    """Compile a function and read the program's own analysis; nothing is run.
+
+    Args:
+        function: made by `jax.jit`.
+        arguments: its arguments; arrays may be given by their shapes.
+
+    Returns:
+        The program's needs.  A call with the same shapes finds the compiled program.
+    """
+    began = time.perf_counter()
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    try:
+        stats = compiled.memory_analysis()
+    except Exception:  # backends differ in how they say that they cannot tell
+        stats = None
+    if stats is None:
+        sizes = memory.tree_bytes(arguments), memory.tree_bytes(lowered.out_info)
+        return CompiledProgram(*sizes, None, 0, seconds)
+    return CompiledProgram(
+        stats.argument_size_in_bytes,
+        stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        stats.temp_size_in_bytes,
+        stats.generated_code_size_in_bytes,
+        seconds,
+    )
+
+
+def seconds_of(call: Callable[[], Any], repeats: int = 2) -> float:
+    """Shortest time of a call, its result waited for, after one that is not timed.
+
+    Args:
+        call: what to time.
+        repeats: timed calls; one that takes over a second is not repeated.
+
+    Returns:
+        Seconds.
+    """
+    jax.block_until_ready(call())
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        best = min(best, time.perf_counter() - began)
+        if best > 1.0:
+            break
+    return best

@@ -16,8 +16,7 @@ from hessian_probe.points.dense_ends import dense_ends, measured
 from hessian_probe.points.extreme_eigenpairs import End, Ends
 from hessian_probe.points.rounding import SINGLE, ProductNoise
 from hessian_probe.points.settings import Settings
-from hessian_probe.spectrum.bounds import log_inverse_weight, steps_for
-from hessian_probe.spectrum.certificate import Growth
+from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thick_restart import MAX_BASIS
 
@@ -204,9 +203,9 @@ class Search:
             r <= max(END_RESIDUAL * abs(v), 0.5 * band) for v, r in zip(values, residuals, strict=True)
         )
 
-    def _growth(self) -> Growth:
+    def _certificate(self) -> Certificate:
         """What the run from the random start says of the eigenvalues that it has not shown."""
-        return self.krylov.ended[0] if self.krylov.ended else self.krylov.growth()
+        return self.krylov.ended_runs[0] if self.krylov.ended_runs else self.krylov.certificate()
 
     def _doubtful(self, values: np.ndarray) -> list[float]:
         """Beyond which values an unseen eigenvalue would change the label."""
@@ -216,22 +215,22 @@ class Search:
 
     def _covered(self, values: np.ndarray) -> bool:
         """Whether there is none, with the confidence asked; or, after a breakdown, no more to learn."""
-        if self.krylov.ended:
+        if self.krylov.ended_runs:
             return True
-        growth, log = self._growth(), log_inverse_weight(self.dimension, self.settings.confidence)
-        return all(growth.log_at(x) >= log for x in self._doubtful(values))
+        certificate, log = self._certificate(), log_inverse_weight(self.dimension, self.settings.confidence)
+        return all(certificate.log_growth(x) >= log for x in self._doubtful(values))
 
     def _needed(self, values: np.ndarray) -> int | None:
         """Products that `_covered` takes: bounded beforehand, or from the growth so far after a restart."""
-        if self.krylov.ended:
+        if self.krylov.ended_runs:
             return None
-        log, growth = log_inverse_weight(self.dimension, self.settings.confidence), self._growth()
+        log, certificate = log_inverse_weight(self.dimension, self.settings.confidence), self._certificate()
         needed = 0
         for x in self._doubtful(values):
             near, far = sorted(abs(value - x) for value in values)
             steps = steps_for(self.dimension, near / max(far, 1e-300), self.settings.confidence)
-            if steps > self.krylov.max_basis and growth.log_at(x) > 0:
-                steps = math.ceil(growth.steps * log / growth.log_at(x))
+            if steps > self.krylov.max_basis and certificate.log_growth(x) > 0:
+                steps = math.ceil(certificate.steps * log / certificate.log_growth(x))
             needed = max(needed, steps)
         return needed
 
@@ -265,7 +264,7 @@ class Search:
             ends = [measured(self.noise, end.value, _unit(end.vector)) for end in ends]
         top = float(np.max(np.abs(ritz.values)))
         band = self.noise.band(self.op, top, krylov.asymmetry)
-        growth, known = self._growth(), krylov.exhausted
+        certificate, known = self._certificate(), krylov.exhausted
         confidence = self.settings.confidence
         return Ends(
             ends[0],
@@ -276,9 +275,9 @@ class Search:
             int(np.sum(ritz.values > band)),
             krylov.exhausted,
             status == "converged",
-            float(ritz.values[0]) if known else growth.lower(self.dimension, confidence),
-            float(ritz.values[-1]) if known else growth.upper(self.dimension, confidence),
-            krylov.steps if known else growth.steps,
+            float(ritz.values[0]) if known else certificate.lower_bound(self.dimension, confidence),
+            float(ritz.values[-1]) if known else certificate.upper_bound(self.dimension, confidence),
+            krylov.steps if known else certificate.steps,
             None if known else self._needed(ritz.values[pair]),
             None,
             krylov.asymmetry,

@@ -7,11 +7,10 @@ import numpy as np
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.extreme_eigenpairs import Ends
 from hessian_probe.points.settings import Settings
-from hessian_probe.spectrum.counting import Count, Counter
-from hessian_probe.spectrum.multiplicity import multiplicities
-from hessian_probe.spectrum.result import IndexEstimate
+from hessian_probe.spectrum.counting import IndexCount, IndexCounter
+from hessian_probe.spectrum.result import IndexEstimate, multiplicities
 
-NOTHING = Count(0, None, ())
+NOTHING = IndexCount(0, None, ())
 
 
 def count_negative(
@@ -22,7 +21,7 @@ def count_negative(
     rng: np.random.Generator,
     *,
     trusted: bool,
-) -> Count:
+) -> IndexCount:
     """Count the eigenvalues below the zero band, at the parameters.
 
     Args:
@@ -41,17 +40,17 @@ def count_negative(
     if ends.spectrum is not None:
         return _exact(ends.spectrum[0], ends.band)
     if not settings.counting or ends.status not in ("converged", "max_hvps"):
-        return Count(ends.negatives, None, ())
+        return IndexCount(ends.negatives, None, ())
     allowed = settings.negative_tol * ends.top
-    counted = Counter(op, ends.band, allowed, settings.confidence, budget, rng).run()
+    counted = IndexCounter(op, ends.band, allowed, settings.confidence, budget, rng).run()
     found = tuple(group for group in counted.multiplicities if group.copies > 1)
-    return Count(max(counted.at_least, ends.negatives), counted.estimate, found)
+    return IndexCount(max(counted.at_least, ends.negatives), counted.estimate, found)
 
 
-def _exact(values: np.ndarray, band: float) -> Count:
+def _exact(values: np.ndarray, band: float) -> IndexCount:
     count = int(np.sum(values < -band))
     # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
     groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
     zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
     found = tuple(group for group in zeroed if group.copies > 1)
-    return Count(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)
+    return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hessian_probe.results import number, result, signed
-from hessian_probe.spectrum.multiplicity import Multiplicity
-from hessian_probe.spectrum.result import EigenResult, IndexEstimate
+from hessian_probe.spectrum.result import EigenResult, IndexEstimate, Multiplicity
 
 
 @result(

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.jobs.state import stored
-from hessian_probe.spectrum.bounds import log_inverse_weight
 
 
 @stored
-class Growth(NamedTuple):
+class Certificate(NamedTuple):
     """How much an eigenvector of an eigenvalue x must have grown in a Krylov space by now.
 
     The j-th basis vector of a Krylov space from b is p_j(H)·b with known polynomials p_j.  If H has an
@@ -50,7 +49,7 @@ class Growth(NamedTuple):
     residuals: np.ndarray
     steps: int
 
-    def log_at(self, x: float) -> float:
+    def log_growth(self, x: float) -> float:
         """Return ½ ln Σ_j p_j(x)²; `x` lies outside the Ritz values (else 0: nothing is known)."""
         if not self.steps or self.values[0] <= x <= self.values[-1]:
             return 0.0
@@ -59,11 +58,11 @@ class Growth(NamedTuple):
         ratio = self.residuals / (x - self.values)
         return max(last + 0.5 * math.log1p(float(ratio @ ratio)), 0.0)
 
-    def lower(self, size: int, confidence: float) -> float:
+    def lower_bound(self, size: int, confidence: float) -> float:
         """Value below which no eigenvalue lies, with this confidence, in a space of dimension `size`."""
         return self._bound(log_inverse_weight(size, confidence), -1.0)
 
-    def upper(self, size: int, confidence: float) -> float:
+    def upper_bound(self, size: int, confidence: float) -> float:
         """Value above which no eigenvalue lies, with this confidence, in a space of dimension `size`."""
         return self._bound(log_inverse_weight(size, confidence), 1.0)
 
@@ -74,13 +73,13 @@ class Growth(NamedTuple):
         edge = float(self.values[-1] if side > 0 else self.values[0])
         unit = max(abs(edge), float(self.values[-1] - self.values[0]), float(np.finfo(np.float64).tiny))
         near, far = -40.0, 1.0
-        while self.log_at(edge + side * unit * math.exp(far)) < needed:
+        while self.log_growth(edge + side * unit * math.exp(far)) < needed:
             far += 1.0
             if far > 100.0:
                 return side * math.inf
         for _ in range(50):
             middle = 0.5 * (near + far)
-            if self.log_at(edge + side * unit * math.exp(middle)) < needed:
+            if self.log_growth(edge + side * unit * math.exp(middle)) < needed:
                 near = middle
             else:
                 far = middle
@@ -88,7 +87,7 @@ class Growth(NamedTuple):
 
 
 @stored
-class Run:
+class KrylovRun:
     """Record of one Krylov run, from a random vector on, in a basis that may hold others before it.
 
     Attributes:
@@ -118,12 +117,77 @@ class Run:
         else:
             self._dropped = np.concatenate([self._dropped, dropped])
 
-    def growth(self, matrix: np.ndarray, tail: np.ndarray) -> Growth:
+    def certificate(self, matrix: np.ndarray, tail: np.ndarray) -> Certificate:
         """Say what the run has shown, from the projected matrix and its coupling to the next vector."""
         if self._dropped is None or self._steps == 0:
-            return Growth(np.zeros(0), 0.0, np.zeros(0), np.zeros(0), 0)
+            return Certificate(np.zeros(0), 0.0, np.zeros(0), np.zeros(0), 0)
         values, weights = np.linalg.eigh(matrix[self.first :, self.first :])
         residuals = np.abs(tail[self.first :] @ weights)
-        return Growth(
+        return Certificate(
             np.concatenate([self._dropped, values]), self._log_scale, values, residuals, self._steps
         )
+
+
+# --- What a Lanczos run from a random start has not seen, with a probability.
+
+
+def missed_fraction(size: int, num_steps: int, confidence: float) -> float:
+    """Bound the relative error of the extreme Ritz value of a positive semi-definite matrix.
+
+    With probability at least `confidence` over a start drawn uniformly from the sphere,
+    λ₁ ≤ θ₁ / (1 − ε) after k steps, with ε = (ln(1.648 √n / (1 − confidence)) / (2k − 1))².
+    Applied to λ_max·I − H it bounds how far below the lowest Ritz value an eigenvalue of H may hide,
+    as a share of λ_max − λ_min.  Both of these are unknown after a run; `Certificate` needs neither.
+
+    The constant follows from two facts.  Where θ₁ ≤ (1 − ε) λ₁, the weight w of the start on the
+    first eigenvector is at most 1/cosh((2k − 1) artanh √ε) ≤ 2 exp(−(2k − 1) √ε), by the polynomial
+    T_{2k−1}(√(1 − x))/√(1 − x); and P(|w| ≤ t) ≤ t √(2n/π).  Their product has 1.596 for 1.648.
+
+    Args:
+        size: n, the matrix is n by n.
+        num_steps: k, length of one Krylov space without restart.
+        confidence: probability in (0, 1).
+
+    Returns:
+        ε, clipped to [0, 1]; 1 says nothing.
+
+    Source:
+        J. Kuczyński and H. Woźniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, theorem 3.2,
+        doi:10.1137/0613066.
+    """
+    if num_steps < 1 or size < 1:
+        return 1.0
+    if num_steps >= size:
+        return 0.0
+    log = math.log(1.648 * math.sqrt(size) / (1.0 - confidence))
+    return min(1.0, (log / (2 * num_steps - 1)) ** 2)
+
+
+def steps_for(size: int, fraction: float, confidence: float) -> int:
+    """Products after which `missed_fraction` is at most `fraction`.
+
+    With as many products and no restart, `Certificate` certifies that nothing lies below a value x
+    for which (λ_min − x) / (λ_max − x) is `fraction`: Chebyshev's polynomial of degree k on the
+    spectrum reaches cosh(2k artanh √fraction) at x.
+
+    Args:
+        size: n, the matrix is n by n.
+        fraction: relative error allowed; `negative_tol` where the lowest eigenvalue is near zero.
+        confidence: probability in (0, 1).
+
+    Returns:
+        k, at most n.
+    """
+    if fraction <= 0:
+        return size
+    log = math.log(1.648 * math.sqrt(size) / (1.0 - confidence))
+    return min(size, math.ceil(0.5 * (log / math.sqrt(min(fraction, 1.0)) + 1)))
+
+
+def log_inverse_weight(size: int, confidence: float) -> float:
+    """Return ln(1/w), where a random unit vector has a larger weight than w on a given direction.
+
+    P(|⟨b, u⟩| ≤ w) ≤ w √(2n/π) for b uniform on the sphere of dimension n, since the density of a
+    coordinate is at most Γ(n/2) / (√π Γ((n − 1)/2)) < √(n/(2π)) (n ≥ 3; for n ≤ 2 by its integral).
+    """
+    return math.log(math.sqrt(2.0 * size / math.pi) / (1.0 - confidence))

@@ -12,18 +12,19 @@ restarts: K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh_tridiagonal
+from scipy.special import betainc
 
 from hessian_probe.arrays import Vector, norm, random_normal
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.krylov import Krylov, Ritz
-from hessian_probe.spectrum.multiplicity import Multiplicity, multiplicities
-from hessian_probe.spectrum.quadrature import Probe, count_interval
-from hessian_probe.spectrum.result import IndexEstimate
+from hessian_probe.spectrum.result import IndexEstimate, Multiplicity, multiplicities
 
 # Basis vectors held at most while counting.
 MAX_BASIS = 512
@@ -36,7 +37,7 @@ PROBES = (3, 16)
 LEVELS = (1e-3, 1e-2, 0.1, 0.5)
 
 
-class Count(NamedTuple):
+class IndexCount(NamedTuple):
     """What was found.
 
     Attributes:
@@ -50,7 +51,7 @@ class Count(NamedTuple):
     multiplicities: tuple[Multiplicity, ...]
 
 
-class Counter:
+class IndexCounter:
     """One count of the negative eigenvalues of an operator.
 
     Args:
@@ -75,7 +76,7 @@ class Counter:
         self.confidence, self.budget, self.rng = confidence, budget, rng
         self.before = op.objective.num_hvps
         self.dimension = search_dimension(op, op.active)
-        self.runs = self.ended = 0
+        self.runs = self.num_ended = 0
         self.seen = np.zeros(0)  # eigenvalues of the projected matrix with most of them below −band
         self.multiplicities: tuple[Multiplicity, ...] = ()
 
@@ -84,7 +85,7 @@ class Counter:
         """Products since the count began."""
         return self.op.objective.num_hvps - self.before
 
-    def run(self) -> Count:
+    def run(self) -> IndexCount:
         """Count."""
         try:
             estimate = self._deflate(self.budget // 2)
@@ -92,7 +93,7 @@ class Counter:
                 estimate = self._quadrature(self.budget - self.spent)
         except KeyboardInterrupt:
             estimate = None
-        return Count(int(np.sum(self.seen < -self.band)), estimate, self.multiplicities)
+        return IndexCount(int(np.sum(self.seen < -self.band)), estimate, self.multiplicities)
 
     def _krylov(self, rows: int, start: Vector | None = None) -> Krylov:
         row_bytes = sum(np.prod(shape) for shape in self.op.layout.shapes) * 4
@@ -102,11 +103,11 @@ class Counter:
     def _deflate(self, budget: int) -> IndexEstimate | None:
         """Find the negative eigenvalues one by one, as far as the budget goes."""
         krylov = self._krylov(MAX_BASIS)
-        self.runs, self.ended = 1, 0
+        self.runs, self.num_ended = 1, 0
         while self.spent < budget:
             if (krylov.full and not self._lock(krylov)) or not krylov.step():
                 break
-            invariant = len(krylov.ended) > self.ended
+            invariant = len(krylov.ended_runs) > self.num_ended
             due = krylov.size <= 24 or krylov.size % max(3, krylov.size // 16) == 0
             if not (invariant or krylov.exhausted or due):
                 continue
@@ -115,7 +116,7 @@ class Counter:
             if krylov.exhausted or self._nothing_left(krylov, invariant):
                 return self._complete(krylov, ritz)
             if invariant:  # what the run found stays in the basis; another has begun
-                self.runs, self.ended = self.runs + 1, len(krylov.ended)
+                self.runs, self.num_ended = self.runs + 1, len(krylov.ended_runs)
             elif self._converged(krylov, ritz):
                 self._lock(krylov)
         if krylov.size:
@@ -134,10 +135,12 @@ class Counter:
 
     def _nothing_left(self, krylov: Krylov, invariant: bool) -> bool:
         """Whether the run has shown that, with its share of the confidence, nothing else is negative."""
-        growth = krylov.ended[-1] if invariant else krylov.growth()
+        certificate = krylov.ended_runs[-1] if invariant else krylov.certificate()
         # Over all runs the doubts add up to 1 − confidence at most.
         sure = 1.0 - (1.0 - self.confidence) / (self.runs * (self.runs + 1))
-        return krylov.coupling <= self.allowed and growth.lower(self.dimension, sure) >= -self.allowed
+        return (
+            krylov.coupling <= self.allowed and certificate.lower_bound(self.dimension, sure) >= -self.allowed
+        )
 
     def _converged(self, krylov: Krylov, ritz: Ritz) -> bool:
         """Whether the run has found something, and all of it to the accuracy of LOCK."""
@@ -152,7 +155,7 @@ class Counter:
         if np.sum(good) <= np.sum(krylov.settled < -self.band) or np.sum(good) + 2 >= krylov.max_basis:
             return False
         krylov.restart(np.flatnonzero(good), fresh=True)
-        self.runs, self.ended = self.runs + 1, len(krylov.ended)
+        self.runs, self.num_ended = self.runs + 1, len(krylov.ended_runs)
         return True
 
     def _complete(self, krylov: Krylov, ritz: Ritz) -> IndexEstimate:
@@ -176,7 +179,7 @@ class Counter:
         lowest = abs(min(float(np.min(self.seen, initial=0.0)), 0.0))
         shares = {self.band, self.allowed, *(share * lowest for share in LEVELS)}
         levels = sorted(level for level in shares if level >= self.band)
-        probes: list[Probe] = []
+        probes: list[QuadratureProbe] = []
         while len(probes) < num:
             probe = self._probe(steps)
             if probe is None:
@@ -196,12 +199,99 @@ class Counter:
             best = best or found
         return best
 
-    def _probe(self, steps: int) -> Probe | None:
+    def _probe(self, steps: int) -> QuadratureProbe | None:
         start = random_normal(self.rng, self.op.layout, self.op.active)
         krylov = self._krylov(steps, start)
-        while not krylov.full and not krylov.ended:
+        while not krylov.full and not krylov.ended_runs:
             if not krylov.step():
                 return None
         matrix = krylov.extended()
         self._note(krylov.ritz())
-        return Probe(np.diag(matrix).copy(), np.diag(matrix, -1).copy(), float(norm(start)) ** 2)
+        return QuadratureProbe(np.diag(matrix).copy(), np.diag(matrix, -1).copy(), float(norm(start)) ** 2)
+
+
+# --- How many eigenvalues lie below a value: Gauss quadrature of random probes, with an exact interval.
+
+# A share below this is the rounding of a sum of float64 weights.
+ROUNDING = 1e-14
+
+
+class QuadratureProbe(NamedTuple):
+    """One random probe: its Jacobi matrix and its length.
+
+    Attributes:
+        diagonal: shape (k,), the coefficients α.
+        offdiagonal: shape (k,), the coefficients β, that to the next basis vector last (0 where the
+            Krylov space is invariant).
+        weight: squared length of the Gaussian vector before it was normalised.
+    """
+
+    diagonal: np.ndarray
+    offdiagonal: np.ndarray
+    weight: float
+
+    def share_below(self, value: float) -> tuple[float, float]:
+        """Bounds on the share of the squared length that lies on eigenvectors below `value`."""
+        diagonal, off, last = self.diagonal, self.offdiagonal[:-1], float(self.offdiagonal[-1])
+        nodes, vectors = eigh_tridiagonal(diagonal, off, lapack_driver="stev")
+        if last > 0:
+            # Extend the Jacobi matrix so that `value` is a node: its weight is all that is not known.
+            distance = value - nodes
+            if np.min(np.abs(distance)) == 0.0:
+                distance = distance + np.spacing(abs(value) + np.max(np.abs(nodes)))
+            corner = value - last**2 * float(np.sum(vectors[-1] ** 2 / distance))
+            wide, beside = np.append(diagonal, corner), np.append(off, last)
+            nodes, vectors = eigh_tridiagonal(wide, beside, lapack_driver="stev")
+            at = int(np.argmin(np.abs(nodes - value)))
+        else:
+            at = -1
+        shares = vectors[0] ** 2
+        index = np.arange(len(nodes))
+        sure = float(np.sum(shares[(nodes < value) & (index != at)]))
+        doubtful = float(shares[at]) if at >= 0 else 0.0
+        return sure, min(sure + doubtful, 1.0)
+
+
+def count_interval(
+    probes: list[QuadratureProbe], value: float, size: int, confidence: float
+) -> tuple[float, int, int, float]:
+    """Enclose the number of eigenvalues below a value.
+
+    Args:
+        probes: independent Gaussian probes.
+        value: the value.
+        size: n, dimension of the space in which the probes were drawn.
+        confidence: probability in (0, 1) with which the interval holds the number.
+
+    Returns:
+        The estimate, the two ends of the interval, and the width (in eigenvalues) that more steps for
+        each probe, rather than more probes, would remove.
+    """
+    bounds = np.array([probe.share_below(value) for probe in probes])
+    weights = np.array([probe.weight for probe in probes])
+    sure, possible = weights @ bounds / np.sum(weights)
+    tail, num = 0.5 * (1.0 - confidence), len(probes)
+    low = 0  # where nothing is surely below, which rounding must not hide
+    if sure > ROUNDING:
+        low = min(_smallest_count(size, lambda count: _at_most(count, size, num, sure) < 1.0 - tail), size)
+    high = _smallest_count(size, lambda count: _at_most(count, size, num, possible) <= tail) - 1
+    return 0.5 * size * (sure + possible), low, max(high, low), size * (possible - sure)
+
+
+def _at_most(count: int, size: int, num: int, share: float) -> float:
+    """Probability that the pooled share is at most `share` if `count` eigenvalues lie below."""
+    if count == 0 or count == size:
+        return float(share >= count / size)
+    return float(betainc(0.5 * num * count, 0.5 * num * (size - count), share))
+
+
+def _smallest_count(size: int, test: Callable[[int], bool]) -> int:
+    """Smallest count in 0 … size that passes a monotone test, or size + 1."""
+    low, high = 0, size + 1
+    while low < high:
+        middle = (low + high) // 2
+        if test(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

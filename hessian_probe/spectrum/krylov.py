@@ -32,8 +32,8 @@ from hessian_probe.arrays import (
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, pack, unpack
 from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
-from hessian_probe.spectrum.basis import cleared, extend, resized, segment, zeros
-from hessian_probe.spectrum.certificate import Growth, Run
+from hessian_probe.spectrum.certificate import Certificate, KrylovRun
+from hessian_probe.spectrum.lanczos import cleared, extend, resized, segment, zeros
 
 # What a run's state does not hold: it is given again when the run goes on.
 GIVEN = ("operator", "_rng", "_active")
@@ -71,7 +71,7 @@ class Krylov:
     Attributes:
         size: columns of the projected matrix, that is, multiplied basis vectors.
         steps: products made.
-        ended: what each run from a random vector said of the rest, when a breakdown or a fresh vector
+        ended_runs: what each run from a random vector said of the rest, when a breakdown or a fresh vector
             ended it.
         invariant: a breakdown has shown that the space is invariant.
         exhausted: the basis spans the whole (active) space.
@@ -102,8 +102,8 @@ class Krylov:
         self._matrix = np.zeros((0, 0))
         self._tail = np.zeros(0)  # coupling of every basis vector to the next one
         self._kept = np.zeros(0)  # residual of every basis vector outside the basis and the next one
-        self.ended: tuple[Growth, ...] = ()
-        self._run = Run(0)
+        self.ended_runs: tuple[Certificate, ...] = ()
+        self._run = KrylovRun(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
             start = project_out_null_space(operator, random_normal(rng, operator.layout, self._active))
         rows = segment(2)
@@ -192,14 +192,14 @@ class Krylov:
             self.invariant = True
             self._refresh()
 
-    def growth(self) -> Growth:
+    def certificate(self) -> Certificate:
         """How much an unseen eigenvector outside the older vectors grew since the last random one."""
-        return self._run.growth(self._matrix, self._tail)
+        return self._run.certificate(self._matrix, self._tail)
 
     def _refresh(self) -> None:
         """Go on from a fresh random vector, orthogonal to the basis; the remainder is dropped."""
-        self.ended = (*self.ended, self.growth())
-        self._run = Run(self.size)
+        self.ended_runs = (*self.ended_runs, self.certificate())
+        self._run = KrylovRun(self.size)
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(3):  # one draw does; another helps where the remaining space is tiny

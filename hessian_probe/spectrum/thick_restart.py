@@ -14,7 +14,7 @@ from hessian_probe.jobs.state import State, merged, pack, parted, random_state, 
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.spectrum.bounds import log_inverse_weight
+from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.result import EigenResult
@@ -182,7 +182,7 @@ class EndSearch:
         """Whether the run from the fresh vector would have shown another copy of a wanted eigenvalue."""
         # One more copy pushes the innermost wanted value out, so it lies beyond that by the distance to
         # the next different wanted value at least.
-        growth, spread = self.krylov.growth(), float(values[-1] - values[0])
+        certificate, spread = self.krylov.certificate(), float(values[-1] - values[0])
         needed = log_inverse_weight(self.krylov.dimension, COPY_CONFIDENCE)
         for end, side in ((values[: self.lowest], -1.0), (values[::-1][: self.highest], 1.0)):
             if not len(end):
@@ -190,7 +190,7 @@ class EndSearch:
             ahead = np.abs(end - end[-1])
             apart = ahead[ahead > 2 * goal]
             step = max(0.5 * float(np.min(apart, initial=spread)), COPY_STEP * spread)
-            if growth.log_at(float(end[-1]) + side * step) < needed:
+            if certificate.log_growth(float(end[-1]) + side * step) < needed:
                 return False
         return True
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
 from hessian_probe.operators.base import SymmetricOperator, unit_roundoff
-from hessian_probe.spectrum.basis import cleared, extend, zeros
+from hessian_probe.spectrum.lanczos import cleared, extend, zeros
 
 
 class Trace(NamedTuple):

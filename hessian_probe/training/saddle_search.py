@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
+from hessian_probe.spectrum.traced_krylov import krylov_space
 from hessian_probe.training.backoff import worth
 from hessian_probe.training.descent import TRIALS, Ladder, best_rung, slide
-from hessian_probe.training.lanczos import krylov_space
 from hessian_probe.training.random_restart import DEGENERATE, HOPE, KICK, kick
 from hessian_probe.training.trial_steps import DEFAULT, RUNGS, STRATEGIES, best_of, halvings
 
@@ -222,7 +222,7 @@ class Look:
             negative = negative | rung.bent
         leaves = negative & (before - best.value > enough)
         curvature = space.curvature.astype(self.dtype)
-        size = space.size.astype(self.dtype)
+        size = space.norm.astype(self.dtype)
         return _Way(best.step, best.value, leaves, curvature, size, negative, space.num_products)
 
     def _no_way(self) -> _Way:

@@ -1,7 +1,7 @@
 """Ways off a saddle, as ladders of steps in the coordinates of a Krylov space.
 
-Every strategy is a function of a `Space` and of the longest step to try, and gives a few candidate steps,
-written as coordinates: the step is Σᵢ aᵢ·(i-th Ritz vector) + b·(part of the gradient outside the space).
+Every strategy is a function of a `KrylovSpace` and of the longest step to try, and gives a few candidate
+steps, written as coordinates: the step is Σᵢ aᵢ·(i-th Ritz vector) + b·(part of the gradient outside it).
 Whoever asks evaluates the loss at each and takes the lowest, if it is a real decrease.
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, combine
-from hessian_probe.training.lanczos import Space
+from hessian_probe.spectrum.traced_krylov import KrylovSpace
 
 # Steps of a ladder: each is half of the one before. From twice the scale of the parameters down to 1/256
 # of it; escapes on the plateaus of `problems.plateau_points` take 0.05 to 1.3 of the scale.
@@ -31,7 +31,7 @@ class Ladder(NamedTuple):
     outside: jax.Array
 
 
-def negative_curvature(space: Space, longest: jax.Array) -> Ladder:
+def negative_curvature(space: KrylovSpace, longest: jax.Array) -> Ladder:
     """Step along the most negative curvature, both ways.
 
     Args:
@@ -50,7 +50,7 @@ def negative_curvature(space: Space, longest: jax.Array) -> Ladder:
     return Ladder(inside, jnp.zeros((2 * RUNGS,), lengths.dtype))
 
 
-def saddle_free_newton(space: Space, longest: jax.Array) -> Ladder:
+def saddle_free_newton(space: KrylovSpace, longest: jax.Array) -> Ladder:
     """Newton's step with the signs of the eigenvalues dropped: −|H|⁻¹g in the space.
 
     Without a gradient it does not move; outside the space the gradient is divided by ‖H‖.
@@ -69,10 +69,10 @@ def saddle_free_newton(space: Space, longest: jax.Array) -> Ladder:
     length = jnp.sqrt(jnp.sum(jnp.square(step)))
     shrink = jnp.minimum(1.0, 0.5 * longest / jnp.where(length > 0, length, jnp.ones_like(length)))
     factors = 2.0 * shrink * halvings(space.values.dtype)
-    return Ladder(factors[:, None] * step[None, :], -factors / (space.size + space.band))
+    return Ladder(factors[:, None] * step[None, :], -factors / (space.norm + space.band))
 
 
-def cubic_newton(space: Space, longest: jax.Array) -> Ladder:
+def cubic_newton(space: KrylovSpace, longest: jax.Array) -> Ladder:
     """Minimise the cubic model gᵀs + ½ sᵀHs + σ/3·‖s‖³ in the space, for a ladder of σ.
 
     The minimiser is s = −(H + λ)⁻¹g with λ = σ‖s‖ ≥ −λ_min; where the gradient has nothing along the lowest
@@ -91,7 +91,7 @@ def cubic_newton(space: Space, longest: jax.Array) -> Ladder:
         doi:10.1007/s10107-009-0286-5.
     """
     floor = jnp.maximum(-space.values[0], 0.0)
-    size = space.size + space.band
+    size = space.norm + space.band
 
     def solve(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
         def step(shift: jax.Array) -> jax.Array:
@@ -118,7 +118,7 @@ def cubic_newton(space: Space, longest: jax.Array) -> Ladder:
     return Ladder(*jax.vmap(solve)(size / longest / halvings(space.values.dtype)))
 
 
-STRATEGIES: dict[str, Callable[[Space, jax.Array], Ladder]] = {
+STRATEGIES: dict[str, Callable[[KrylovSpace, jax.Array], Ladder]] = {
     "negative_curvature": negative_curvature,
     "saddle_free_newton": saddle_free_newton,
     "cubic_newton": cubic_newton,
@@ -136,9 +136,9 @@ def check_strategy(name: str) -> None:
         raise ValueError(f"strategy={name!r}; expected one of {known}")
 
 
-def displacement(space: Space, inside: jax.Array, outside: jax.Array) -> Vector:
+def displacement(space: KrylovSpace, inside: jax.Array, outside: jax.Array) -> Vector:
     """Write one candidate as a vector of the parameter space."""
-    return add_scaled(combine(space.basis, space.weights @ inside), outside, space.rest)
+    return add_scaled(combine(space.basis, space.weights @ inside), outside, space.gradient_outside)
 
 
 class Choice(NamedTuple):
@@ -149,7 +149,7 @@ class Choice(NamedTuple):
     values: jax.Array
 
 
-def best_of(space: Space, ladder: Ladder, x: Vector, loss: Callable[[Vector], jax.Array]) -> Choice:
+def best_of(space: KrylovSpace, ladder: Ladder, x: Vector, loss: Callable[[Vector], jax.Array]) -> Choice:
     """Evaluate the loss at every candidate, one after the other, and take the lowest.
 
     Args:

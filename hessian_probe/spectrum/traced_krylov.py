@@ -28,7 +28,7 @@ from hessian_probe.arrays import (
 # A remainder below BREAKDOWN * eps * ||H|| is rounding; measured for `spectrum.krylov`.
 BREAKDOWN = 10.0
 # A Ritz value is a negative eigenvalue's where it lies twice the zero band below zero and its residual is at
-# most half of it; as in `points.search`.
+# most half of it; as in `points.extremes`.
 SIGN_MARGIN = 2.0
 SIGN_RESIDUAL = 0.5
 # A run may end early, asked every so many products, where the residual is a quarter of the value: on the
@@ -49,7 +49,7 @@ class _State(NamedTuple):
     done: jax.Array
 
 
-class Space(NamedTuple):
+class KrylovSpace(NamedTuple):
     """Ritz pairs of a Krylov space, and the gradient in their coordinates.
 
     Attributes:
@@ -57,12 +57,12 @@ class Space(NamedTuple):
         values: Ritz values, ascending, shape (m,), in loss / params².
         weights: coordinates of the Ritz vectors by column, shape (m, m).
         slopes: ⟨gradient, Ritz vector⟩, shape (m,), in loss / params.
-        rest: what the basis does not hold of the gradient.
+        gradient_outside: part of the gradient outside the basis.
         lowest: unit Ritz vector of the lowest value.
         curvature: its Rayleigh quotient, by a product of its own.
         residual: ‖H·lowest − curvature·lowest‖.
         band: curvature smaller than this in magnitude is rounding.
-        size: estimate of ‖H‖.
+        norm: estimate of ‖H‖.
         num_products: products spent.
     """
 
@@ -70,12 +70,12 @@ class Space(NamedTuple):
     values: jax.Array
     weights: jax.Array
     slopes: jax.Array
-    rest: Vector
+    gradient_outside: Vector
     lowest: Vector
     curvature: jax.Array
     residual: jax.Array
     band: jax.Array
-    size: jax.Array
+    norm: jax.Array
     num_products: jax.Array
 
     @property
@@ -92,7 +92,7 @@ def krylov_space(
     num_steps: int,
     *,
     ends_early: bool = False,
-) -> Space:
+) -> KrylovSpace:
     """Run Lanczos with full re-orthogonalisation, twice, for a bounded number of products.
 
     Args:
@@ -157,7 +157,7 @@ def krylov_space(
     return _measured(product, gradient, state)
 
 
-def _measured(product: Callable[[Vector], Vector], gradient: Vector, state: _State) -> Space:
+def _measured(product: Callable[[Vector], Vector], gradient: Vector, state: _State) -> KrylovSpace:
     """Take the Ritz pairs of a run, and measure the lowest by a product of its own."""
     values, weights = _ritz(state)
     basis, largest, asymmetry = state.basis, state.largest, state.asymmetry
@@ -168,17 +168,17 @@ def _measured(product: Callable[[Vector], Vector], gradient: Vector, state: _Sta
     curvature = dot(lowest, image)
     inside = coefficients(basis, gradient)
     size = jnp.maximum(largest, norm(image))
-    return Space(
+    return KrylovSpace(
         basis=basis,
         values=values,
         weights=weights,
         slopes=weights.T @ inside,
-        rest=_minus(gradient, combine(basis, inside)),
+        gradient_outside=_minus(gradient, combine(basis, inside)),
         lowest=lowest,
         curvature=curvature,
         residual=norm(add_scaled(image, -curvature, lowest)),
         band=asymmetry + BREAKDOWN * float(jnp.finfo(accumulator(gradient)).eps) * size,
-        size=size,
+        norm=size,
         num_products=state.steps + 1,
     )
 

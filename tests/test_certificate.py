@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import beta
 
 import hessian_probe as hp
-from hessian_probe.spectrum.bounds import log_inverse_weight, steps_for
+from hessian_probe.spectrum.certificate import log_inverse_weight, steps_for
 from hessian_probe.spectrum.krylov import Krylov
 
 
@@ -52,9 +52,9 @@ def test_growth_is_that_of_a_component_too_small_to_be_seen(restarts, x64, key):
         for column, x in zip((-2, -1), hidden, strict=True):
             # Beyond this the component has been seen, and x is a Ritz value's neighbour.
             seen = np.linalg.norm(rows[:, column])
-            if krylov.growth().log_at(x) > 0 and seen < 1e-6:
+            if krylov.certificate().log_growth(x) > 0 and seen < 1e-6:
                 assert math.log(seen / weight) == pytest.approx(
-                    krylov.growth().log_at(x), abs=1e-6 if x64 else 0.02
+                    krylov.certificate().log_growth(x), abs=1e-6 if x64 else 0.02
                 )
                 checked += 1
     assert checked > 30
@@ -71,16 +71,16 @@ def test_the_steps_said_beforehand_are_enough(n, negative_tol):
     krylov = Krylov(diagonal_operator(values), None, rng, steps)
     while krylov.steps < steps:
         krylov.step()
-    growth = krylov.ended[0] if krylov.ended else krylov.growth()
-    assert growth.lower(n, 0.99) >= -negative_tol
-    assert growth.log_at(-negative_tol) >= log_inverse_weight(n, 0.99)
+    certificate = krylov.ended_runs[0] if krylov.ended_runs else krylov.certificate()
+    assert certificate.lower_bound(n, 0.99) >= -negative_tol
+    assert certificate.log_growth(-negative_tol) >= log_inverse_weight(n, 0.99)
 
 
 def test_a_space_that_has_not_begun_says_nothing():
     krylov = Krylov(diagonal_operator(np.arange(1.0, 40.0)), None, np.random.default_rng(0), 10)
-    assert krylov.growth().lower(39, 0.99) == -np.inf
-    assert krylov.growth().upper(39, 0.99) == np.inf
-    assert krylov.growth().log_at(-5.0) == 0
+    assert krylov.certificate().lower_bound(39, 0.99) == -np.inf
+    assert krylov.certificate().upper_bound(39, 0.99) == np.inf
+    assert krylov.certificate().log_growth(-5.0) == 0
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.999])
@@ -91,8 +91,8 @@ def test_bounds_enclose_the_ends_and_tighten(confidence):
     widths = []
     while not krylov.full:
         krylov.step()
-        growth = krylov.growth()
-        low, high = growth.lower(400, confidence), growth.upper(400, confidence)
+        certificate = krylov.certificate()
+        low, high = certificate.lower_bound(400, confidence), certificate.upper_bound(400, confidence)
         assert low <= values[0]
         assert high >= values[-1] - 1e-6
         widths.append(high - low)
@@ -106,7 +106,7 @@ def test_after_a_breakdown_the_statement_is_that_of_the_run_before():
     for _ in range(5):
         krylov.step()
     assert krylov.invariant
-    growth = krylov.ended[0]
-    assert growth.steps == 1
-    assert growth.lower(500, 0.99) > 0.9
-    assert krylov.growth().steps < 5
+    certificate = krylov.ended_runs[0]
+    assert certificate.steps == 1
+    assert certificate.lower_bound(500, 0.99) > 0.9
+    assert krylov.certificate().steps < 5

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 import hessian_probe as hp
-from hessian_probe.spectrum.counting import Counter
-from hessian_probe.spectrum.multiplicity import multiplicities
-from hessian_probe.spectrum.quadrature import Probe, count_interval
+from hessian_probe.spectrum.counting import IndexCounter, QuadratureProbe, count_interval
+from hessian_probe.spectrum.result import multiplicities
 
 REPEATED = [-2.0] * 5 + [-1.0] * 3 + [-0.4]
 
@@ -121,7 +120,7 @@ def test_any_budget_gives_a_bound_that_holds(budget):
     rng = np.random.default_rng(budget)
     values = np.r_[-rng.uniform(0.1, 1.0, 30), [-0.5] * 4, rng.uniform(0.05, 1.0, 400)]
     op = operator(values)
-    counted = Counter(op, 1e-5, 1e-2, 0.999, budget, rng).run()
+    counted = IndexCounter(op, 1e-5, 1e-2, 0.999, budget, rng).run()
     assert counted.at_least <= 34
     assert op.num_hvps <= budget + 1
     if counted.estimate is not None:
@@ -136,7 +135,7 @@ def test_any_budget_gives_a_bound_that_holds(budget):
 def test_quadrature_takes_over_where_there_are_too_many():
     rng = np.random.default_rng(2)
     values = np.r_[-rng.uniform(0.1, 1.0, 250), rng.uniform(0.1, 1.0, 750)]
-    counted = Counter(operator(values), 1e-5, 1e-2, 0.999, 320, rng).run()
+    counted = IndexCounter(operator(values), 1e-5, 1e-2, 0.999, 320, rng).run()
     assert counted.estimate.method == "quadrature"
     assert counted.estimate.low <= 250 <= counted.estimate.high
     assert counted.estimate.high - counted.estimate.low < 120
@@ -151,7 +150,7 @@ def test_quadrature_takes_over_where_there_are_too_many():
 def test_gauss_quadratures_enclose_the_cumulative_weight(steps, value):
     rng = np.random.default_rng(steps)
     values, start = rng.uniform(-1, 1, 60), rng.standard_normal(60)
-    probe = Probe(*jacobi(values, start, steps), float(start @ start))
+    probe = QuadratureProbe(*jacobi(values, start, steps), float(start @ start))
     low, high = probe.share_below(value)
     truth = np.sum(start[values < value] ** 2) / np.sum(start**2)
     assert low - 1e-12 <= truth <= high + 1e-12
@@ -162,7 +161,7 @@ def test_gauss_quadratures_enclose_the_cumulative_weight(steps, value):
 def test_an_invariant_space_gives_the_weight_itself():
     values, start = np.array([-1.0, -1.0, 2.0, 2.0, 2.0]), np.ones(5)
     alpha, beta_ = jacobi(values, start, 2)
-    low, high = Probe(alpha, np.array([beta_[0], 0.0]), 5.0).share_below(0.0)
+    low, high = QuadratureProbe(alpha, np.array([beta_[0], 0.0]), 5.0).share_below(0.0)
     assert low == pytest.approx(0.4)
     assert high == pytest.approx(0.4)
 
@@ -172,8 +171,8 @@ def test_the_interval_inverts_the_known_distribution(count, size, num):
     """Shares known exactly: the ends are the counts at which the share is a quantile of its Beta law."""
     share, tail = count / size, 0.05
     probes = [
-        Probe(np.array([-1.0]), np.array([0.0]), share),
-        Probe(np.array([1.0]), np.array([0.0]), 1 - share),
+        QuadratureProbe(np.array([-1.0]), np.array([0.0]), share),
+        QuadratureProbe(np.array([1.0]), np.array([0.0]), 1 - share),
     ]
     # Two invariant probes of lengths share and 1 − share: exactly `share` of the pooled length is below.
     _, low, high, gap = count_interval(probes * num, 0.0, size, 1 - 2 * tail)
@@ -189,8 +188,8 @@ def test_the_interval_inverts_the_known_distribution(count, size, num):
 
 
 def test_nothing_or_everything_below():
-    none = [Probe(np.array([1.0]), np.array([0.0]), 1.0)] * 3
-    everything = [Probe(np.array([-1.0]), np.array([0.0]), 1.0)] * 3
+    none = [QuadratureProbe(np.array([1.0]), np.array([0.0]), 1.0)] * 3
+    everything = [QuadratureProbe(np.array([-1.0]), np.array([0.0]), 1.0)] * 3
     assert count_interval(none, 0.0, 100, 0.99)[1:3] == (0, 0)
     assert count_interval(everything, 0.0, 100, 0.99)[1:3] == (100, 100)
 
@@ -212,7 +211,9 @@ def test_counts_survive_rotation_permutation_and_scaling(signs, seed, factor):
     def count(values, turn=None):
         op = hp.hessian(*quadratic(values, turn), check=False)
         spread = float(np.max(np.abs(values)))
-        counted = Counter(op, 1e-5 * spread, 1e-3 * spread, 0.99, 10**4, np.random.default_rng(seed)).run()
+        counted = IndexCounter(
+            op, 1e-5 * spread, 1e-3 * spread, 0.99, 10**4, np.random.default_rng(seed)
+        ).run()
         assert counted.estimate is not None
         assert counted.estimate.low <= counted.at_least <= max(counted.estimate.high, counted.at_least)
         return counted.at_least
