@@ -9,7 +9,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
-from hessian_probe.points.reviews.nonsmooth.min_norm_point import shortest
+from hessian_probe.points.reviews.nonsmooth.min_norm_point import min_norm_point
 from hessian_probe.points.reviews.nonsmooth.review import at_a_kink
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -108,7 +108,7 @@ def test_the_shortest_combination():
     """Of points of the plane: zero inside their hull, else the foot of the perpendicular."""
     for points, length in (([(1, 0), (-1, 0)], 0), ([(2, 1), (2, -3)], 2), ([(1, 1), (3, 3)], np.sqrt(2))):
         g = np.asarray(points, float)
-        weights, found = shortest(g @ g.T)
+        weights, found = min_norm_point(g @ g.T)
         np.testing.assert_allclose(found, length, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(weights @ g), length, atol=1e-6)
         assert np.all(weights >= 0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, dot, flatten, norm, scale, tangent
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.extreme_eigenpairs import End
+from hessian_probe.points.extreme_eigenpairs import Eigenpair
 from hessian_probe.points.morse_index import count_negative
 from hessian_probe.points.null_space import about
 from hessian_probe.points.result import CriticalPoint
@@ -18,15 +18,15 @@ from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult
 
 if TYPE_CHECKING:
-    from hessian_probe.points.pipeline import Probe
+    from hessian_probe.points.pipeline import Pipeline
 
 
-def critical_point(probe: Probe, verdict: Verdict) -> CriticalPoint:
+def critical_point(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
     """Write a probe's measurements and its verdict as a result."""
-    ends, op = probe.ends, probe.op
-    low, high = (None, None) if ends is None else (ends.low, ends.high)
-    trusted = bool(probe.probes.get("low") and probe.probes["low"].confirmed_by)
-    counted = count_negative(op, ends, probe.settings, probe.left, probe.rng, trusted=trusted)
+    extremes, op = pipeline.extremes, pipeline.op
+    low, high = (None, None) if extremes is None else (extremes.low, extremes.high)
+    trusted = bool(pipeline.line_checks.get("low") and pipeline.line_checks["low"].confirmed_by)
+    counted = count_negative(op, extremes, pipeline.settings, pipeline.left, pipeline.rng, trusted=trusted)
     near = verdict.label not in ("not_critical", "undetermined")
     return CriticalPoint(
         label=verdict.label,
@@ -35,40 +35,40 @@ def critical_point(probe: Probe, verdict: Verdict) -> CriticalPoint:
         confidence=verdict.confidence,
         loss=op.value,
         grad_norm=float(norm(op.gradient_vector)),
-        distance=probe.nearness.distance if near else math.nan,
-        critical_loss=probe.nearness.critical_loss if near else math.nan,
-        grad_norm_error=probe.sampling.gradient,
-        samples_needed=probe.sampling.samples,
-        lowest=_eigen(probe, low, 1, probe.sampling.low),
-        highest=_eigen(probe, high, 0, probe.sampling.high),
+        distance=pipeline.located.distance if near else math.nan,
+        critical_loss=pipeline.located.critical_loss if near else math.nan,
+        grad_norm_error=pipeline.sampling.gradient,
+        samples_needed=pipeline.sampling.samples,
+        lowest=_eigen(pipeline, low, 1, pipeline.sampling.low),
+        highest=_eigen(pipeline, high, 0, pipeline.sampling.high),
         index_at_least=counted.at_least,
         index_estimate=counted.estimate,
         multiplicities=counted.multiplicities,
-        zero_band=ends.band if ends is not None else math.nan,
-        radius=min((p.radius for p in probe.probes.values() if p.confirmed_by), default=math.nan),
-        escape_direction=_escape_direction(probe, low) if trusted else _straight_descent(probe),
-        descent=_descent(probe),
-        evidence=(*verdict.evidence, *_notes(probe)),
-        num_hvps=probe.spent,
+        zero_band=extremes.band if extremes is not None else math.nan,
+        radius=min((p.radius for p in pipeline.line_checks.values() if p.confirmed_by), default=math.nan),
+        escape_direction=_escape_direction(pipeline, low) if trusted else _straight_descent(pipeline),
+        descent=_descent(pipeline),
+        evidence=(*verdict.evidence, *_notes(pipeline)),
+        num_hvps=pipeline.spent,
         num_evaluations=op.objective.num_evaluations,
         size=op.size,
         dtype=op.objective.precision,
     )
 
 
-def _notes(probe: Probe) -> tuple[str, ...]:
-    names = probe.op.objective.ignored
-    left_out = (about(probe.op),) if isinstance(probe.op, RestrictedHessian) else ()
+def _notes(pipeline: Pipeline) -> tuple[str, ...]:
+    names = pipeline.op.objective.ignored
+    left_out = (about(pipeline.op),) if isinstance(pipeline.op, RestrictedHessian) else ()
     return left_out + tuple(f"the loss ignores {name}: it is flat along it" for name in names)
 
 
-def _eigen(probe: Probe, end: End | None, num_lowest: int, error: float | None) -> EigenResult:
-    op, ends = probe.op, probe.ends
-    rtol = 1e-3 if probe.settings.rtol is None else probe.settings.rtol
-    if end is None or ends is None:
-        status = "skipped" if ends is None else ends.status
-        return empty_result(op, probe.spent, "lanczos", rtol, status)
-    good = end.residual <= rtol * ends.top
+def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
+    op, extremes = pipeline.op, pipeline.extremes
+    rtol = 1e-3 if pipeline.settings.rtol is None else pipeline.settings.rtol
+    if end is None or extremes is None:
+        status = "skipped" if extremes is None else extremes.status
+        return empty_result(op, pipeline.spent, "lanczos", rtol, status)
+    good = end.residual <= rtol * extremes.top
     early = "ended when the label was settled; rtol=… asks for more accuracy"
     return EigenResult(
         eigenvalues=np.array([end.value]),
@@ -76,10 +76,10 @@ def _eigen(probe: Probe, end: End | None, num_lowest: int, error: float | None) 
         residual_norms=np.array([end.residual]),
         converged=np.array([good]),
         num_lowest=num_lowest,
-        num_hvps=probe.spent,
-        status="converged" if good else ("settled" if ends.settled else ends.status),
-        method="lanczos" if ends.spectrum is None else "dense",
-        norm=ends.top,
+        num_hvps=pipeline.spent,
+        status="converged" if good else ("settled" if extremes.settled else extremes.status),
+        method="lanczos" if extremes.spectrum is None else "dense",
+        norm=extremes.top,
         rtol=rtol,
         size=op.size,
         message="" if good else early,
@@ -87,30 +87,30 @@ def _eigen(probe: Probe, end: End | None, num_lowest: int, error: float | None) 
     )
 
 
-def _escape_direction(probe: Probe, low: End | None) -> PyTree | None:
-    if low is None or probe.ends is None or low.value >= -probe.ends.band:
-        return _straight_descent(probe)
-    slope = float(dot(probe.op.gradient_vector, low.vector))
-    sign = -float(np.sign(slope)) or probe.probes["low"].downhill or _leading_sign(low.vector)
-    return tangent(probe.op.layout, scale(sign, low.vector), probe.op.objective.non_variables)
+def _escape_direction(pipeline: Pipeline, low: Eigenpair | None) -> PyTree | None:
+    if low is None or pipeline.extremes is None or low.value >= -pipeline.extremes.band:
+        return _straight_descent(pipeline)
+    slope = float(dot(pipeline.op.gradient_vector, low.vector))
+    sign = -float(np.sign(slope)) or pipeline.line_checks["low"].downhill or _leading_sign(low.vector)
+    return tangent(pipeline.op.layout, scale(sign, low.vector), pipeline.op.objective.non_variables)
 
 
-def _descent(probe: Probe) -> PyTree | None:
+def _descent(pipeline: Pipeline) -> PyTree | None:
     """Displacement from the parameters to the lower loss that higher order showed."""
-    if probe.lower is None:
+    if pipeline.lower is None:
         return None
-    move, there = probe.lower.move, probe.nearness.operator
+    move, there = pipeline.lower.move, pipeline.located.operator
     if there is not None:
-        work = probe.op.layout.work_dtypes
-        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(probe.op.x, work))
-    return tangent(probe.op.layout, move, probe.op.objective.non_variables)
+        work = pipeline.op.layout.work_dtypes
+        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(pipeline.op.x, work))
+    return tangent(pipeline.op.layout, move, pipeline.op.objective.non_variables)
 
 
-def _straight_descent(probe: Probe) -> PyTree | None:
-    if probe.lower is None or not probe.lower.straight:
+def _straight_descent(pipeline: Pipeline) -> PyTree | None:
+    if pipeline.lower is None or not pipeline.lower.straight:
         return None
-    unit = scale(1.0 / float(norm(probe.lower.move)), probe.lower.move)
-    return tangent(probe.op.layout, unit, probe.op.objective.non_variables)
+    unit = scale(1.0 / float(norm(pipeline.lower.move)), pipeline.lower.move)
+    return tangent(pipeline.op.layout, unit, pipeline.op.objective.non_variables)
 
 
 def _leading_sign(vector: Vector) -> float:

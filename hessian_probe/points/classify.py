@@ -15,7 +15,7 @@ from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.assemble import critical_point
-from hessian_probe.points.pipeline import Probe
+from hessian_probe.points.pipeline import Pipeline
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.second_order import interrupted
 from hessian_probe.points.settings import Settings
@@ -120,13 +120,13 @@ def classify(
     for spent in ("budget", "progress"):
         del options[spent]
     job = Job("classify", op, options, Saving(save_to, save_every, resume))
-    probe = Probe(op, rng, settings, job)
+    pipeline = Pipeline(op, rng, settings, job)
     try:
-        return critical_point(probe, probe.run())
+        return critical_point(pipeline, pipeline.run())
     except KeyboardInterrupt:
         if not op.evaluated:
             raise  # nothing is known
-        return critical_point(probe, interrupted(probe.ends))
+        return critical_point(pipeline, interrupted(pipeline.extremes))
 
 
 def _check(

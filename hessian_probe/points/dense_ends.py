@@ -7,12 +7,12 @@ import numpy as np
 from hessian_probe.arrays import Vector, row
 from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import End, Ends
+from hessian_probe.points.extreme_eigenpairs import Eigenpair, ExtremeEigenpairs
 from hessian_probe.points.rounding import ProductNoise
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 
 
-def dense_ends(op: HessianOperator, noise: ProductNoise, asymmetry: float) -> Ends:
+def dense_ends(op: HessianOperator, noise: ProductNoise, asymmetry: float) -> ExtremeEigenpairs:
     """Compute the whole spectrum of the leaves that the loss reads.
 
     Args:
@@ -32,7 +32,7 @@ def dense_ends(op: HessianOperator, noise: ProductNoise, asymmetry: float) -> En
     )
     top = float(np.max(np.abs(values)))
     band = noise.band(op, top, asymmetry)
-    return Ends(
+    return ExtremeEigenpairs(
         low,
         high,
         top,
@@ -51,10 +51,10 @@ def dense_ends(op: HessianOperator, noise: ProductNoise, asymmetry: float) -> En
     )
 
 
-def measured(noise: ProductNoise, value: float, vector: Vector) -> End:
+def measured(noise: ProductNoise, value: float, vector: Vector) -> Eigenpair:
     """Multiply a Ritz vector once more, a rounding away: its residual and its noise."""
     _, residual = noise.rayleigh(vector, value)
-    return End(value, vector, residual)
+    return Eigenpair(value, vector, residual)
 
 
 def _drop_ignored(

@@ -9,7 +9,7 @@ import numpy as np
 from hessian_probe.arrays import Vector
 
 
-class End(NamedTuple):
+class Eigenpair(NamedTuple):
     """One end of the spectrum: Ritz value, unit vector, residual ‖Hv − λv‖."""
 
     value: float
@@ -17,7 +17,7 @@ class End(NamedTuple):
     residual: float
 
 
-class Ends(NamedTuple):
+class ExtremeEigenpairs(NamedTuple):
     """What the search saw of the spectrum.
 
     Attributes:
@@ -38,8 +38,8 @@ class Ends(NamedTuple):
         status: "converged", "max_hvps", "nonfinite" or "interrupted".
     """
 
-    low: End | None
-    high: End | None
+    low: Eigenpair | None
+    high: Eigenpair | None
     top: float
     band: float
     negatives: int

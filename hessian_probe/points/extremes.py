@@ -13,7 +13,7 @@ from hessian_probe.operators import memory
 from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.dense_ends import dense_ends, measured
-from hessian_probe.points.extreme_eigenpairs import End, Ends
+from hessian_probe.points.extreme_eigenpairs import Eigenpair, ExtremeEigenpairs
 from hessian_probe.points.rounding import SINGLE, ProductNoise
 from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
@@ -42,7 +42,7 @@ END_RESIDUAL = 1e-2
 PATIENCE = 1.5
 
 
-class Search:
+class ExtremesSearch:
     """Search for both ends of an operator until the label is settled or the budget spent."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Search:
         """Products since the search began, those at the neighbour included."""
         return self.op.objective.num_hvps - self.before
 
-    def run(self) -> Ends:
+    def run(self) -> ExtremeEigenpairs:
         """Search."""
         fits = memory.vectors_that_fit(self.op.layout.vector_bytes)
         self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
@@ -239,7 +239,7 @@ class Search:
         keep = max(1, self.krylov.max_basis // 6)
         self.krylov.restart(np.unique(np.r_[0:keep, size - keep : size]))
 
-    def _dense(self) -> Ends:
+    def _dense(self) -> ExtremeEigenpairs:
         """Compute the whole spectrum."""
         if self.krylov.first is None:
             self.krylov.step()
@@ -249,26 +249,27 @@ class Search:
             self.noise.measure(*self.krylov.first)
         return dense_ends(self.op, self.noise, self.krylov.asymmetry)
 
-    def _ends(self, status: str) -> Ends:
+    def _ends(self, status: str) -> ExtremeEigenpairs:
         krylov = self.krylov
         if krylov.size == 0:
             nothing = (0.0, 0.0, 0, 0, False, False, -math.inf, math.inf, 0, None, None, 0.0)
-            return Ends(None, None, *nothing, status)
+            return ExtremeEigenpairs(None, None, *nothing, status)
         ritz = krylov.ritz()
         pair = np.array([0, krylov.size - 1])
         vectors = krylov.vectors(ritz.weights[:, pair])
-        ends = [
-            End(float(ritz.values[i]), row(vectors, j), float(ritz.residuals[i])) for j, i in enumerate(pair)
+        extremes = [
+            Eigenpair(float(ritz.values[i]), row(vectors, j), float(ritz.residuals[i]))
+            for j, i in enumerate(pair)
         ]
         if status in ("converged", "max_hvps"):
-            ends = [measured(self.noise, end.value, _unit(end.vector)) for end in ends]
+            extremes = [measured(self.noise, end.value, _unit(end.vector)) for end in extremes]
         top = float(np.max(np.abs(ritz.values)))
         band = self.noise.band(self.op, top, krylov.asymmetry)
         certificate, known = self._certificate(), krylov.exhausted
         confidence = self.settings.confidence
-        return Ends(
-            ends[0],
-            ends[1],
+        return ExtremeEigenpairs(
+            extremes[0],
+            extremes[1],
             top,
             band,
             int(np.sum(ritz.values < -band)),

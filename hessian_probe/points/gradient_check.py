@@ -10,7 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import norm, scale
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.line_check import reach
+from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.results import number
 
 # Distances along the gradient, a factor 4 apart.  Where the change that the slope makes is beyond VISIBLE
@@ -22,7 +22,7 @@ SHARE = 0.5
 SEEN = 3
 
 
-def denied_slope(op: HessianOperator, value_noise: float) -> str:
+def gradient_check(op: HessianOperator, value_noise: float) -> str:
     """Say so if the loss does not change along the gradient as the gradient says, else "".
 
     Args:
@@ -38,7 +38,7 @@ def denied_slope(op: HessianOperator, value_noise: float) -> str:
     facts, length = op.objective.facts, float(norm(op.gradient_vector))
     if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
         return ""
-    steps = reach(op) * DISTANCES
+    steps = parameter_scale(op) * DISTANCES
     values, _ = op.objective.line(
         op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
     )

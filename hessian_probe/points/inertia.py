@@ -12,8 +12,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.line_check import LineProbe, probe_line, reach
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
 from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Neighbour, neighbour
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.results import number, signed
@@ -98,14 +98,14 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
     return Inertia(values, band, newton, steps, low, float(values[0]) / length**2, spread)
 
 
-def judge_scaled(
-    op: HessianOperator, ends: Ends, verdict: Verdict, budget: int, rng: np.random.Generator
-) -> tuple[Verdict, LineProbe | None, Vector | None]:
+def review_inertia(
+    op: HessianOperator, extremes: ExtremeEigenpairs, verdict: Verdict, budget: int, rng: np.random.Generator
+) -> tuple[Verdict, LineCheck | None, Vector | None]:
     """Decide by the scaled inertia what the spectrum itself leaves in the zero band.
 
     Args:
         op: operator at a critical point.
-        ends: its whole spectrum; nothing is done where that is not known.
+        extremes: its whole spectrum; nothing is done where that is not known.
         verdict: the degenerate verdict.
         budget: products that may be spent.
         rng: source of randomness.
@@ -117,9 +117,9 @@ def judge_scaled(
     Cost:
         2 n products where the diagonal is badly scaled, else nothing.
     """
-    if ends.spectrum is None or len(ends.spectrum[0]) != op.size or budget < 2 * op.size:
+    if extremes.spectrum is None or len(extremes.spectrum[0]) != op.size or budget < 2 * op.size:
         return verdict, None, None
-    values, vectors = ends.spectrum
+    values, vectors = extremes.spectrum
     diagonal = np.abs(np.square(vectors) @ values)
     if not np.max(diagonal) > SPREAD * np.min(diagonal):
         return verdict, None, None
@@ -131,22 +131,22 @@ def judge_scaled(
     label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
         (_sign(low, margin), _sign(high, margin))
     )
-    probe = probe_line(op, found.low, found.curvature, near.value_noise, near.gradient_noise)
-    if label is None or not probe.confirmed_by:
+    check = line_check(op, found.low, found.curvature, near.value_noise, near.gradient_noise)
+    if label is None or not check.confirmed_by:
         return verdict, None, None
     evidence = (
         f"in units that make every variable's own curvature ±1 (they lie {number(found.spread, 2)} apart) "
         f"the spectrum is {signed(low, 3)} to {signed(high, 3)}, zero band ±{number(found.band, 2)}; signs "
         "do not depend on units (Sylvester)",
-        f"differences of the {probe.confirmed_by} along its lowest direction: {signed(probe.measured, 3)}",
+        f"differences of the {check.confirmed_by} along its lowest direction: {signed(check.measured, 3)}",
     )
     decided = Verdict(label, True, True, None, (*evidence, *verdict.evidence))
-    return decided, probe, found.low if label == "saddle" else None
+    return decided, check, found.low if label == "saddle" else None
 
 
 def _near(op: HessianOperator, found: Inertia) -> bool:
     """Whether the Newton step is short, and is rounding or leads to where the gradient vanishes."""
-    if not np.max(np.linalg.norm(found.steps, axis=0)) <= NEAR * reach(op):
+    if not np.max(np.linalg.norm(found.steps, axis=0)) <= NEAR * parameter_scale(op):
         return False
     work = op.layout.work_dtypes
     x = cast(op.x, work)

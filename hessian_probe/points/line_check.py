@@ -26,7 +26,7 @@ VALUE_SHARE = 0.5
 NEARER = 0.5 ** np.array([2.0, 6.0, 12.0, 20.0])
 
 
-class LineProbe(NamedTuple):
+class LineCheck(NamedTuple):
     """What the loss does along a direction.
 
     Attributes:
@@ -44,17 +44,17 @@ class LineProbe(NamedTuple):
     downhill: float
 
 
-NOTHING = LineProbe(0.0, 0.0, "", math.nan, 0.0)
+NOTHING = LineCheck(0.0, 0.0, "", math.nan, 0.0)
 
 
-def reach(op: HessianOperator) -> float:
+def parameter_scale(op: HessianOperator) -> float:
     """Distance from which probing starts: the length of the parameters, at least 1."""
     return max(float(norm(cast(op.x, op.layout.work_dtypes))), 1.0)
 
 
-def probe_line(
+def line_check(
     op: HessianOperator, direction: Vector, curvature: float, value_noise: float, slope_noise: float
-) -> LineProbe:
+) -> LineCheck:
     """Find the distance over which slope and loss show `curvature` along a unit direction.
 
     Args:
@@ -70,7 +70,7 @@ def probe_line(
         comes back by chance.
     """
     line = _Line(op, direction, curvature, value_noise, slope_noise)
-    start = reach(op)
+    start = parameter_scale(op)
     for call in range(MAX_CALLS):
         exponents = 0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL)
         pairs = line.pairs(start * 0.5**exponents)
@@ -132,7 +132,7 @@ class _Line:
             for pair in self.pairs(distance * NEARER)
         )
 
-    def judge(self, pair: _Pair) -> LineProbe:
+    def judge(self, pair: _Pair) -> LineCheck:
         """Confirm the curvature by the losses at the widest distance where it holds."""
         size, step = abs(self.curvature), pair.step
         downhill = 0.0 if abs(pair.apart) <= 4 * self.value_noise else -math.copysign(1.0, pair.apart)
@@ -142,4 +142,4 @@ class _Line:
             measured, by = pair.by_slope, "slope"
         elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
             by = ""
-        return LineProbe(step, 0.5 * size * step**2, by, measured, downhill)
+        return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)

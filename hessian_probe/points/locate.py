@@ -9,11 +9,11 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.line_check import probe_line, reach
-from hessian_probe.points.newton import UNEXPLAINED, Step, dense_step, krylov_step
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.line_check import line_check, parameter_scale
+from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step
 from hessian_probe.points.rounding import GRADIENT_NOISE, hides_slope
-from hessian_probe.points.weak_slope import lasting_slope
+from hessian_probe.points.weak_slope import weak_slope
 from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
@@ -61,7 +61,7 @@ class Noise(NamedTuple):
     moved: tuple[Vector, ...]
 
 
-class Nearness(NamedTuple):
+class LocatedPoint(NamedTuple):
     """Where the nearest predicted critical point is.
 
     Attributes:
@@ -84,22 +84,22 @@ class Nearness(NamedTuple):
     polished: bool = True
 
 
-def far(reason: str) -> Nearness:
+def far(reason: str) -> LocatedPoint:
     """No critical point is near."""
-    return Nearness("far", math.nan, math.nan, None, reason)
+    return LocatedPoint("far", math.nan, math.nan, None, reason)
 
 
-def unknown(reason: str) -> Nearness:
+def unknown(reason: str) -> LocatedPoint:
     """Whether one is near was not found out."""
-    return Nearness("unknown", math.nan, math.nan, None, reason)
+    return LocatedPoint("unknown", math.nan, math.nan, None, reason)
 
 
-class Approach:
+class NewtonIteration:
     """Newton steps from the parameters towards the predicted critical point.
 
     Args:
         op: operator at the parameters.
-        ends: spectrum ends found there.
+        extremes: spectrum ends found there.
         noise: accuracy of loss and gradient.
         extent: what the curvature changes of the loss, and up to which distance it was seen to hold.
         rng: source of randomness.
@@ -109,35 +109,35 @@ class Approach:
     def __init__(
         self,
         op: HessianOperator,
-        ends: Ends,
+        extremes: ExtremeEigenpairs,
         noise: Noise,
         extent: tuple[float, float],
         rng: np.random.Generator,
         budget: int,
     ) -> None:
-        self.op, self.ends = op, ends
+        self.op, self.extremes = op, extremes
         self.noise, self.tolerance = noise, noise.tolerance
         (self.change, self.radius), self.rng = extent, rng
         self.polish = self.one_sign = False
         self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
         self.stop_at = op.objective.num_hvps + budget
-        self.limit = reach(op)
+        self.limit = parameter_scale(op)
         self.length = float(norm(op.gradient_vector))
 
     @property
     def _left(self) -> int:
         return self.stop_at - self.op.objective.num_hvps
 
-    def run(self) -> Nearness:
+    def run(self) -> LocatedPoint:
         """Take steps until one settles it."""
-        here, spectrum, ratio, in_a_row = self.op, self.ends.spectrum, 1.0, 0
+        here, spectrum, ratio, in_a_row = self.op, self.extremes.spectrum, 1.0, 0
         for _ in range(MAX_POLISH_STEPS if self.polish else MAX_STEPS):
             step = self._step(here, spectrum)
             stop = self._hopeless(here, step)
             if stop is not None:
                 return stop
             assert step.vector is not None
-            if self.one_sign and here is self.op and not self._probe_step(step.vector):
+            if self.one_sign and here is self.op and not self._check_step(step.vector):
                 return unknown("along the step to the predicted critical point no curvature shows")
             there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
@@ -157,7 +157,7 @@ class Approach:
                 if not regular and distance > self.radius:
                     return unknown(f"{numbers}; that is further than the curvature was seen to hold")
                 polished = after <= DOUBT * self.tolerance
-                return Nearness("near", distance, there.value, there, numbers, regular, polished)
+                return LocatedPoint("near", distance, there.value, there, numbers, regular, polished)
             if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
@@ -171,7 +171,7 @@ class Approach:
         rounding, left = DOUBT * max(self.tolerance, self.doubtful), float(norm(op.gradient_vector))
         if left <= rounding or self._unseen(left):
             return ""
-        return lasting_slope(op, self.ends.band, self._left)
+        return weak_slope(op, self.extremes.band, self._left)
 
     def _unseen(self, slope: float) -> bool:
         """Whether a slope does not show in the loss over the distance that is checked."""
@@ -187,18 +187,18 @@ class Approach:
     def _rounding(self, there: HessianOperator) -> float:
         """Gradient that the rounding of the parameters alone leaves at a critical point."""
         eps, work = there.eps, there.layout.work_dtypes
-        return eps * self.ends.top * float(norm(cast(there.x, work)))
+        return eps * self.extremes.top * float(norm(cast(there.x, work)))
 
-    def _probe_step(self, step: Vector) -> bool:
+    def _check_step(self, step: Vector) -> bool:
         """Take the distance checked, and what the curvature does over it, along the step itself."""
         distance = float(norm(step))
         if not distance > 0:
             return False
         along = scale(1 / distance, step)
         curvature = -float(dot(self.op.gradient_vector, along)) / distance
-        probe = probe_line(self.op, along, curvature, self.noise.value, self.noise.slope)
-        self.change, self.radius = probe.change, probe.radius
-        return probe.radius > 0
+        check = line_check(self.op, along, curvature, self.noise.value, self.noise.slope)
+        self.change, self.radius = check.change, check.radius
+        return check.radius > 0
 
     def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
         stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
@@ -210,19 +210,19 @@ class Approach:
             return in_a_row >= REGULAR_STEPS
         return after <= KEPT_IN_ALL * self.length
 
-    def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> Step:
+    def _step(self, op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray] | None) -> NewtonStep:
         if spectrum is not None:
-            return dense_step(op, spectrum, self.ends.band)
+            return dense_step(op, spectrum, self.extremes.band)
         goal = POLISH_UNEXPLAINED if self.polish else UNEXPLAINED
         goal = max(goal, 0.5 * self.tolerance / float(norm(op.gradient_vector)))
         limits = self.limit, MODEL_SHARE * self.change
-        return krylov_step(op, self.ends.band, goal, limits, self.rng, self._left)
+        return krylov_step(op, self.extremes.band, goal, limits, self.rng, self._left)
 
     def _distance(self, there: HessianOperator) -> float:
         work = self.op.layout.work_dtypes
         return float(norm(add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))))
 
-    def _hopeless(self, here: HessianOperator, step: Step) -> Nearness | None:
+    def _hopeless(self, here: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
         """Say why no critical point follows from this step, or None if one may."""
         length = float(norm(here.gradient_vector))
         if step.outcome == "costly":
@@ -255,7 +255,7 @@ class Approach:
             return far(f"{reason}; {lasting}") if lasting else unknown(reason)
         return None
 
-    def _moved_too_far(self, there: HessianOperator, step: Step) -> Nearness | None:
+    def _moved_too_far(self, there: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
         """Say so if the loss, or the model along some eigenvector, changes too much on the way."""
         moved = self._moved(there)
         if moved > LOSS_SHARE * self.change:
@@ -284,7 +284,7 @@ class Approach:
             f"{share} of what the curvature makes within {number(self.radius, 2)}"
         )
 
-    def _no_progress(self, there: HessianOperator, after: float, before: float) -> Nearness:
+    def _no_progress(self, there: HessianOperator, after: float, before: float) -> LocatedPoint:
         return unknown(
             f"{self._numbers(there)}; a Newton step leaves {number(after / before, 2)} of it (at most "
             f"{KEPT} towards a regular critical point): there may be none, or it has flat directions"

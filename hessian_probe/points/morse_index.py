@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
 from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.counting import IndexCount, IndexCounter
 from hessian_probe.spectrum.result import IndexEstimate, multiplicities
@@ -15,18 +15,18 @@ NOTHING = IndexCount(0, None, ())
 
 def count_negative(
     op: HessianOperator,
-    ends: Ends | None,
+    extremes: ExtremeEigenpairs | None,
     settings: Settings,
     budget: int,
     rng: np.random.Generator,
     *,
     trusted: bool,
 ) -> IndexCount:
-    """Count the eigenvalues below the zero band, at the parameters.
+    """IndexCount the eigenvalues below the zero band, at the parameters.
 
     Args:
         op: operator at the parameters.
-        ends: what the search saw there.
+        extremes: what the search saw there.
         settings: `counting` asks for products beyond what the search spent.
         budget: products left.
         rng: source of random vectors.
@@ -35,16 +35,16 @@ def count_negative(
     Returns:
         What is proved, and the estimate of the index if there is one.
     """
-    if ends is None or ends.low is None or (ends.negatives and not trusted):
+    if extremes is None or extremes.low is None or (extremes.negatives and not trusted):
         return NOTHING
-    if ends.spectrum is not None:
-        return _exact(ends.spectrum[0], ends.band)
-    if not settings.counting or ends.status not in ("converged", "max_hvps"):
-        return IndexCount(ends.negatives, None, ())
-    allowed = settings.negative_tol * ends.top
-    counted = IndexCounter(op, ends.band, allowed, settings.confidence, budget, rng).run()
+    if extremes.spectrum is not None:
+        return _exact(extremes.spectrum[0], extremes.band)
+    if not settings.counting or extremes.status not in ("converged", "max_hvps"):
+        return IndexCount(extremes.negatives, None, ())
+    allowed = settings.negative_tol * extremes.top
+    counted = IndexCounter(op, extremes.band, allowed, settings.confidence, budget, rng).run()
     found = tuple(group for group in counted.multiplicities if group.copies > 1)
-    return IndexCount(max(counted.at_least, ends.negatives), counted.estimate, found)
+    return IndexCount(max(counted.at_least, extremes.negatives), counted.estimate, found)
 
 
 def _exact(values: np.ndarray, band: float) -> IndexCount:

@@ -14,7 +14,7 @@ from hessian_probe.spectrum.krylov import Krylov
 UNEXPLAINED = 0.1
 
 
-class Step(NamedTuple):
+class NewtonStep(NamedTuple):
     """Newton step of the quadratic model.
 
     Attributes:
@@ -38,7 +38,7 @@ def krylov_step(
     rng: np.random.Generator,
     budget: int,
     gradient: Vector | None = None,
-) -> Step:
+) -> NewtonStep:
     """Solve H s = −g with the least remainder in the gradient's Krylov space.
 
     A remainder r = g + Hs bounds what any solution must do: ½ Σ gᵢ²/|λᵢ| ≥ ½ ‖r‖³/‖Hr‖, by Cauchy and
@@ -59,7 +59,7 @@ def krylov_step(
     gradient = op.gradient_vector if gradient is None else gradient
     length = float(norm(gradient))
     if budget < 1:
-        return Step(None, 1.0, 0.0, "budget")
+        return NewtonStep(None, 1.0, 0.0, "budget")
     krylov = Krylov(op, gradient, rng, budget, op.active)
     y, rest, outcome, least = np.zeros(0), np.ones(1), "budget", 0.0
     while krylov.step():
@@ -80,14 +80,14 @@ def krylov_step(
             break
     unexplained = float(np.linalg.norm(rest))
     if krylov.size == 0 or outcome == "costly":
-        return Step(None, unexplained, least, outcome)
+        return NewtonStep(None, unexplained, least, outcome)
     ritz = krylov.ritz()
     beyond = np.abs(ritz.values) > band
     change = (
         0.5 * length * float(np.sum(ritz.weights[0, beyond] ** 2 * (length / np.abs(ritz.values[beyond]))))
     )
     vector = scale(length, row(krylov.vectors(y[:, None]), 0))
-    return Step(vector, unexplained, change, outcome)
+    return NewtonStep(vector, unexplained, change, outcome)
 
 
 def _least_squares(matrix: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def _least_squares(matrix: np.ndarray, band: float) -> tuple[np.ndarray, np.ndar
     return y, target + matrix @ y
 
 
-def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> Step:
+def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> NewtonStep:
     """Solve H s = −g by the whole spectrum, eigenvalues within the zero band left out."""
     values, vectors = spectrum
     inside = np.abs(values) > band
@@ -111,7 +111,7 @@ def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], ban
     rest = float(np.sqrt(max(1.0 - np.sum(parts[inside] ** 2), 0.0)))
     change = 0.5 * length * float(np.sum(np.abs(steps * parts[inside])))
     step = unflatten(op.layout, flat)
-    return Step(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")
+    return NewtonStep(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")
 
 
 def split_gradient(

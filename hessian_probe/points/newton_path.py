@@ -8,18 +8,18 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.reviews.sampling.gradient_noise import Slopes
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.reviews.sampling.gradient_noise import GradientNoise
 
 
-class Place(NamedTuple):
+class Point(NamedTuple):
     """An operator and what is known of its spectrum: the parameters, or the predicted critical point."""
 
     operator: HessianOperator
-    ends: Ends
+    extremes: ExtremeEigenpairs
 
 
-def step_between(here: Place, there: Place) -> Vector | None:
+def newton_displacement(here: Point, there: Point) -> Vector | None:
     """Return the step from one place to the other; None where they are the same."""
     if there.operator is here.operator:
         return None
@@ -27,17 +27,17 @@ def step_between(here: Place, there: Place) -> Vector | None:
     return add_scaled(cast(there.operator.x, work), -1.0, cast(here.operator.x, work))
 
 
-def loss_to_go(here: Place, there: Place, step: Vector | None) -> float:
+def loss_to_go(here: Point, there: Point, step: Vector | None) -> float:
     """Change of the loss along the step, from the slopes at both its ends."""
     if step is None:
         return 0.0
     return 0.5 * abs(sum(float(dot(step, place.operator.gradient_vector)) for place in (here, there)))
 
 
-def model_change(slopes: Slopes, there: Place, step: Vector | None) -> float:
+def model_change(gradient_noise: GradientNoise, there: Point, step: Vector | None) -> float:
     """The same eigenvector by eigenvector, as far as these are known: rises and falls do not cancel."""
     if step is None:
         return 0.0
-    beyond = np.abs(slopes.curvatures) > there.ends.band
-    along = np.array([estimate.value for estimate in slopes.along])[beyond]
-    return float(np.sum(0.5 * np.abs(along * (along / slopes.curvatures[beyond]))))
+    beyond = np.abs(gradient_noise.curvatures) > there.extremes.band
+    along = np.array([estimate.value for estimate in gradient_noise.along])[beyond]
+    return float(np.sum(0.5 * np.abs(along * (along / gradient_noise.curvatures[beyond]))))

@@ -6,10 +6,10 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.line_check import reach
-from hessian_probe.points.reviews.degenerate.flat_floor import follow_valley
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, Reduced
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.line_check import parameter_scale
+from hessian_probe.points.reviews.degenerate.flat_floor import follow_floor
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 from hessian_probe.points.rounding import Neighbour, gradient_tolerance
 from hessian_probe.results import number
 
@@ -26,7 +26,9 @@ COMBINATIONS = 12
 BANDS = 2.0
 
 
-def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.random.Generator) -> str:
+def check_symmetry(
+    op: RestrictedHessian, extremes: ExtremeEigenpairs, near: Neighbour, rng: np.random.Generator
+) -> str:
     """Say which of the directions left out is not flat, and by what; "" where all are.
 
     At the parameters slope and product must vanish within their noise (but for the part of a product
@@ -36,7 +38,7 @@ def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.ran
 
     Args:
         op: the restricted operator.
-        ends: spectrum ends of the rest.
+        extremes: spectrum ends of the rest.
         near: what one rounding changes.
         rng: source of roundings.
 
@@ -50,50 +52,52 @@ def why_not_flat(op: RestrictedHessian, ends: Ends, near: Neighbour, rng: np.ran
     rows = op.null.directions(op.x)
     for index, flat in enumerate(rows):
         direction = unflatten(op.layout, flat)
-        problem = _here(op, index, direction, ends, near)
+        problem = _here(op, index, direction, extremes, near)
         if not problem:
-            problem = _along_flow(op, index, near, ends) if not op.null.fixed else ""
+            problem = _along_flow(op, index, near, extremes) if not op.null.fixed else ""
         if not problem and op.null.fixed:
-            problem = _along_line(op, direction, flat, ends, near, rng)
+            problem = _along_line(op, direction, flat, extremes, near, rng)
         if problem:
             return f"{op.null.name(index)} is not flat: {problem}; give directions that the loss ignores"
     if op.null.fixed and len(rows) > 1:
         for _ in range(COMBINATIONS):
             flat = rng.standard_normal(len(rows)) @ rows
             flat /= np.linalg.norm(flat)
-            problem = _along_line(op, unflatten(op.layout, flat), flat, ends, near, rng)
+            problem = _along_line(op, unflatten(op.layout, flat), flat, extremes, near, rng)
             if problem:
                 return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
     return ""
 
 
-def _here(op: RestrictedHessian, index: int, direction: Vector, ends: Ends, near: Neighbour) -> str:
+def _here(
+    op: RestrictedHessian, index: int, direction: Vector, extremes: ExtremeEigenpairs, near: Neighbour
+) -> str:
     slope, length = abs(float(dot(op.gradient_vector, direction))), float(norm(op.gradient_vector))
     along = max(abs(float(dot(direction, change))) for change in near.changes)
-    allowed = NOISE_FACTOR * (along + op.eps * length) + gradient_tolerance(op, near, ends.top)
+    allowed = NOISE_FACTOR * (along + op.eps * length) + gradient_tolerance(op, near, extremes.top)
     if slope > allowed:
         return f"the slope along it is {number(slope, 3)} (rounding {number(allowed, 2)})"
     bend = 0.0
     if not op.null.fixed and length > 0:
         # H G = −(∂G)ᵀ g along an orbit; the size of ∂G is measured along g.
-        step = 1e-3 * reach(op) / length
+        step = 1e-3 * parameter_scale(op) / length
         there = add_scaled(cast(op.x, op.layout.work_dtypes), step, op.gradient_vector)
         change = add_scaled(op.null.generator(index, there), -1.0, op.null.generator(index, op.x))
         bend = 4.0 * float(norm(change)) / step / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     product = float(norm(op.multiply_whole(direction)))
-    if product > BANDS * ends.band + bend:
-        return f"H times it has length {number(product, 3)} (zero band {number(ends.band, 2)})"
+    if product > BANDS * extremes.band + bend:
+        return f"H times it has length {number(product, 3)} (zero band {number(extremes.band, 2)})"
     return ""
 
 
-def _along_flow(op: RestrictedHessian, index: int, near: Neighbour, ends: Ends) -> str:
+def _along_flow(op: RestrictedHessian, index: int, near: Neighbour, extremes: ExtremeEigenpairs) -> str:
     """Follow the generator's flow by the classical Runge–Kutta method."""
     x = cast(op.x, op.layout.work_dtypes)
-    way = FLOW * reach(op)
+    way = FLOW * parameter_scale(op)
     step = way / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     error = FLOW_ERROR * way
     steep = float(norm(op.gradient_vector))
-    allowed = NOISE_FACTOR * near.value_noise + error * steep + ends.top * error**2
+    allowed = NOISE_FACTOR * near.value_noise + error * steep + extremes.top * error**2
     for count in range(FLOW_STEPS):
         first = op.null.generator(index, x)
         second = op.null.generator(index, add_scaled(x, 0.5 * step, first))
@@ -112,24 +116,27 @@ def _along_line(
     op: RestrictedHessian,
     direction: Vector,
     flat: np.ndarray,
-    ends: Ends,
+    extremes: ExtremeEigenpairs,
     near: Neighbour,
     rng: np.random.Generator,
 ) -> str:
-    steps = reach(op) * np.concatenate([SHARES, -SHARES])
+    steps = parameter_scale(op) * np.concatenate([SHARES, -SHARES])
     values, slopes = op.objective.line(op.x, direction, steps)
     moved = float(np.max(np.abs(values - op.value)))
-    noise = NOISE_FACTOR * (near.value_noise + op.eps * abs(op.value)) + BANDS * ends.band * steps**2
-    slope_noise = NOISE_FACTOR * near.gradient_noise + BANDS * ends.band * np.abs(steps)
+    noise = NOISE_FACTOR * (near.value_noise + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
+    slope_noise = NOISE_FACTOR * near.gradient_noise + BANDS * extremes.band * np.abs(steps)
     if np.all(np.abs(values - op.value) <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return ""
-    if ends.spectrum is not None:
+    if extremes.spectrum is not None:
         null = flatten_rows(op.null_basis).T
         zeros = np.zeros(null.shape[1])
-        whole = np.concatenate([zeros, ends.spectrum[0]]), np.concatenate([null, ends.spectrum[1]], axis=1)
-        reduced = Reduced(op, whole, ends.band, 1.0, rng)
+        whole = (
+            np.concatenate([zeros, extremes.spectrum[0]]),
+            np.concatenate([null, extremes.spectrum[1]], axis=1),
+        )
+        reduced = ReducedLoss(op, whole, extremes.band, 1.0, rng)
         unit = reduced.flat.T @ flat
-        if follow_valley(reduced, np.stack([unit, -unit]), reach(op)).constant:
+        if follow_floor(reduced, np.stack([unit, -unit]), parameter_scale(op)).constant:
             return ""
     return f"the loss changes by {number(moved, 3)} within {number(float(np.max(steps)), 2)} along it"
 

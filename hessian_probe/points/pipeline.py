@@ -10,19 +10,23 @@ from hessian_probe.arrays import dot, scale
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.extremes import SIGN_MARGIN, Search
-from hessian_probe.points.gradient_check import denied_slope
-from hessian_probe.points.inertia import judge_scaled
-from hessian_probe.points.line_check import LineProbe, probe_line
-from hessian_probe.points.locate import Nearness, Noise
-from hessian_probe.points.nearness import judge_nearness
-from hessian_probe.points.newton_path import Place
-from hessian_probe.points.null_space import why_not_flat
-from hessian_probe.points.preconditions import no_product, nonfinite, unstable
-from hessian_probe.points.reviews.degenerate.review import Lower, resolve
-from hessian_probe.points.reviews.nonsmooth.review import Seen, hold_at_kinks, second_look
-from hessian_probe.points.reviews.sampling.review import PRODUCTS, Population, Sampling
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.extremes import SIGN_MARGIN, ExtremesSearch
+from hessian_probe.points.gradient_check import gradient_check
+from hessian_probe.points.inertia import review_inertia
+from hessian_probe.points.line_check import LineCheck, line_check
+from hessian_probe.points.locate import LocatedPoint, Noise
+from hessian_probe.points.nearness import locate
+from hessian_probe.points.newton_path import Point
+from hessian_probe.points.null_space import check_symmetry
+from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
+from hessian_probe.points.reviews.degenerate.review import Descent, review_degenerate
+from hessian_probe.points.reviews.nonsmooth.review import (
+    DerivativeEvidence,
+    review_nonsmooth,
+    withhold_at_kink,
+)
+from hessian_probe.points.reviews.sampling.review import PRODUCTS, SamplingErrors, SamplingReview
 from hessian_probe.points.rounding import (
     SINGLE,
     Neighbour,
@@ -31,9 +35,16 @@ from hessian_probe.points.rounding import (
     neighbour,
     slope_noise,
 )
-from hessian_probe.points.second_order import Judge, Verdict, degenerate, interrupted, is_saddle, undetermined
+from hessian_probe.points.second_order import (
+    SecondOrderTest,
+    Verdict,
+    degenerate,
+    interrupted,
+    is_saddle,
+    undetermined,
+)
 from hessian_probe.points.settings import Settings
-from hessian_probe.points.spot_check import beyond
+from hessian_probe.points.spot_check import spot_check
 from hessian_probe.results import number, signed
 
 # Two Lanczos steps, the noise of a product, both ends once more, and two at the critical point.
@@ -41,21 +52,21 @@ MIN_HVPS = 7
 RESERVE = 2
 
 
-class Probe:
+class Pipeline:
     """One classification: what was measured so far, and how it becomes a verdict."""
 
     def __init__(self, op: HessianOperator, rng: np.random.Generator, settings: Settings, job: Job) -> None:
         self.op, self.rng, self.settings, self.job = op, rng, settings, job
-        self.ends: Ends | None = None
-        self.probes: dict[str, LineProbe] = {}
-        self.judge = Judge(self.probes, op.objective.ignored, settings)
-        self.nearness = Nearness("unknown", math.nan, math.nan, None, "")
-        self.sampling = Sampling()
+        self.extremes: ExtremeEigenpairs | None = None
+        self.line_checks: dict[str, LineCheck] = {}
+        self.judge = SecondOrderTest(self.line_checks, op.objective.ignored, settings)
+        self.located = LocatedPoint("unknown", math.nan, math.nan, None, "")
+        self.sampling = SamplingErrors()
         self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
-        self.lower: Lower | None = None
+        self.lower: Descent | None = None
         self.value_noise = self.slope_noise = math.nan
-        self.looked = False
-        self.blind = False  # the second derivative fails, or is not what the loss shows
+        self.reviewed_nonsmooth = False
+        self.derivative_failed = False  # the second derivative fails, or is not what the loss shows
 
     @property
     def spent(self) -> int:
@@ -71,8 +82,8 @@ class Probe:
         """Measure and judge; what was measured stays in the attributes."""
         bad = nonfinite(self.op)
         if bad:
-            self.blind = math.isfinite(self.op.value)
-            return self._second_look(undetermined(bad))
+            self.derivative_failed = math.isfinite(self.op.value)
+            return self._review_nonsmooth(undetermined(bad))
         if not any(self.op.active):
             names = ", ".join(self.op.objective.ignored)
             return degenerate(f"the loss reads none of the parameters ({names})")
@@ -81,40 +92,40 @@ class Probe:
             return undetermined(need)
         near = neighbour(self.op, self.rng)
         if not math.isfinite(near.gradient_noise) or not math.isfinite(near.value_noise):
-            self.blind = True
+            self.derivative_failed = True
             cause = "the loss or its gradient is not finite one rounding away"
-            return self._second_look(undetermined(cause))
+            return self._review_nonsmooth(undetermined(cause))
         self.value_noise, self.slope_noise = near.value_noise, near.gradient_noise
-        ends = self.ends = self._search(self.op, near)
-        if ends.low is None or ends.high is None:
-            self.blind = ends.status == "nonfinite"
-            return self._second_look(undetermined(no_product(ends)))
-        if ends.status == "interrupted":
-            return interrupted(ends)
-        cause = unstable(self.op, ends, self.noise)
+        extremes = self.extremes = self._search(self.op, near)
+        if extremes.low is None or extremes.high is None:
+            self.derivative_failed = extremes.status == "nonfinite"
+            return self._review_nonsmooth(undetermined(no_product(extremes)))
+        if extremes.status == "interrupted":
+            return interrupted(extremes)
+        cause = not_repeatable(self.op, extremes, self.noise)
         if cause:
-            self.blind = True
-            return self._second_look(undetermined(cause))
+            self.derivative_failed = True
+            return self._review_nonsmooth(undetermined(cause))
         if isinstance(self.op, RestrictedHessian):
-            problem = why_not_flat(self.op, ends, near, self.rng)
+            problem = check_symmetry(self.op, extremes, near, self.rng)
             if problem:
                 return undetermined(problem)
-        tolerance = gradient_tolerance(self.op, near, ends.top)
-        for name, end in (("low", ends.low), ("high", ends.high)):
-            if abs(end.value) > ends.band:
+        tolerance = gradient_tolerance(self.op, near, extremes.top)
+        for name, end in (("low", extremes.low), ("high", extremes.high)):
+            if abs(end.value) > extremes.band:
                 noise = slope_noise(self.op, near, end.vector)
-                self.probes[name] = probe_line(self.op, end.vector, end.value, near.value_noise, noise)
-        self.nearness = judge_nearness(
+                self.line_checks[name] = line_check(self.op, end.vector, end.value, near.value_noise, noise)
+        self.located = locate(
             self.op,
-            ends,
-            tuple(self.probes.values()),
+            extremes,
+            tuple(self.line_checks.values()),
             Noise(tolerance, near.value_noise, near.gradient_noise, near.changes),
             self.rng,
             self.left - self.reserve,
         )
-        self.judged = Place(self.op, ends)
-        verdict = self._over_the_data(self._verdict(ends), Place(self.op, ends))
-        return self._second_look(self._beside_null_space(verdict))
+        self.judged = Point(self.op, extremes)
+        verdict = self._over_the_data(self._verdict(extremes), Point(self.op, extremes))
+        return self._review_nonsmooth(self._beside_null_space(verdict))
 
     def _beside_null_space(self, verdict: Verdict) -> Verdict:
         """An extremum beside a null space is no proof: that nothing leads out along that was sampled."""
@@ -122,14 +133,18 @@ class Probe:
             return verdict._replace(certified=False)
         return verdict
 
-    def _second_look(self, verdict: Verdict) -> Verdict:
+    def _review_nonsmooth(self, verdict: Verdict) -> Verdict:
         """Let finite steps judge where the loss has kinks or the second derivative fails."""
-        if self.looked:
+        if self.reviewed_nonsmooth:
             return verdict
-        self.looked = verdict.label == "degenerate"  # what higher order makes of it is not asked again
-        op = self.nearness.operator or self.op
-        seen = Seen(self.ends, self.probes, self.value_noise, self.slope_noise, self.blind)
-        verdict, found = second_look(op, seen, verdict, self.rng)
+        self.reviewed_nonsmooth = (
+            verdict.label == "degenerate"
+        )  # what higher order makes of it is not asked again
+        op = self.located.operator or self.op
+        seen = DerivativeEvidence(
+            self.extremes, self.line_checks, self.value_noise, self.slope_noise, self.derivative_failed
+        )
+        verdict, found = review_nonsmooth(op, seen, verdict, self.rng)
         if found is None:
             return verdict
         if self.settings.sampled and self.op.objective.data.count > 1:
@@ -137,78 +152,82 @@ class Probe:
             return undetermined(need, *verdict.evidence)
         if op is self.op:
             critical = self.op.value if found.offset == 0 else math.nan
-            self.nearness = Nearness("exact", found.offset, critical, None, "")
+            self.located = LocatedPoint("exact", found.offset, critical, None, "")
         if found.direction is not None:
-            self.lower = Lower(scale(found.scales[0][0], found.direction), straight=True)
+            self.lower = Descent(scale(found.scales[0][0], found.direction), straight=True)
         return verdict
 
-    def _over_the_data(self, verdict: Verdict, here: Place) -> Verdict:
+    def _over_the_data(self, verdict: Verdict, here: Point) -> Verdict:
         """Check that the label holds for what the batches are a sample of."""
         if not (self.settings.sampled and self.op.objective.data.is_sequence):
             return verdict
         confidence, left = self.settings.confidence, lambda: self.left
-        population = Population(here, self.judged, self.probes, confidence, self.rng, left)
-        verdict, self.sampling = population.judge(verdict)
+        review = SamplingReview(here, self.judged, self.line_checks, confidence, self.rng, left)
+        verdict, self.sampling = review.judge(verdict)
         return verdict
 
-    def _search(self, op: HessianOperator, near: Neighbour) -> Ends:
+    def _search(self, op: HessianOperator, near: Neighbour) -> ExtremeEigenpairs:
         self.noise = ProductNoise(near)
         left = self.left - self.reserve
-        return Search(op, self.noise, self.rng, self.settings, left, self.job).run()
+        return ExtremesSearch(op, self.noise, self.rng, self.settings, left, self.job).run()
 
-    def _verdict(self, ends: Ends) -> Verdict:
+    def _verdict(self, extremes: ExtremeEigenpairs) -> Verdict:
         """Join curvature and nearness."""
-        unconfirmed = self.judge.unconfirmed(ends)
+        unconfirmed = self.judge.unconfirmed(extremes)
         if unconfirmed:
-            self.blind = True
+            self.derivative_failed = True
             return undetermined(unconfirmed)
-        if self.nearness.kind == "far":
-            denied = denied_slope(self.op, self.value_noise)
+        if self.located.kind == "far":
+            denied = gradient_check(self.op, self.value_noise)
             if denied:
-                self.blind = True  # at a kink the gradient is none; finite steps may see what it is
-                return undetermined(denied, self.nearness.reason, *self.judge.curvature(ends))
+                self.derivative_failed = (
+                    True  # at a kink the gradient is none; finite steps may see what it is
+                )
+                return undetermined(denied, self.located.reason, *self.judge.curvature(extremes))
             return Verdict(
                 "not_critical",
                 True,
                 False,
                 None,
-                (self.nearness.reason, *self.judge.curvature(ends)),
+                (self.located.reason, *self.judge.curvature(extremes)),
             )
-        if self.nearness.kind == "unknown":
-            return undetermined(self.nearness.reason, *self.judge.curvature(ends))
-        evidence = (self.nearness.reason,)
-        if self.nearness.operator is not None:
-            return self._verdict_there(ends, evidence)
-        return self._looked_around(self._resolved(ends, self.op, evidence), self.op)
+        if self.located.kind == "unknown":
+            return undetermined(self.located.reason, *self.judge.curvature(extremes))
+        evidence = (self.located.reason,)
+        if self.located.operator is not None:
+            return self._verdict_there(extremes, evidence)
+        return self._spot_checked(self._resolved(extremes, self.op, evidence), self.op)
 
-    def _resolved(self, ends: Ends, op: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
+    def _resolved(
+        self, extremes: ExtremeEigenpairs, op: HessianOperator, evidence: tuple[str, ...]
+    ) -> Verdict:
         """Judge a critical point by second order, and by higher order where that is silent."""
-        verdict = self.judge.by_signs(ends, evidence)
+        verdict = self.judge.by_signs(extremes, evidence)
         if verdict.label == "degenerate" and op.objective.facts.kinks:
-            verdict = self._second_look(verdict)
+            verdict = self._review_nonsmooth(verdict)
         if verdict.label == "degenerate":
-            verdict, probe, down = judge_scaled(op, ends, verdict, self.left, self.rng)
-            if probe is not None and down is not None:
-                self.lower = Lower(scale(probe.radius, down), straight=True)
+            verdict, check, down = review_inertia(op, extremes, verdict, self.left, self.rng)
+            if check is not None and down is not None:
+                self.lower = Descent(scale(check.radius, down), straight=True)
         if verdict.label == "degenerate" and op.eps > SINGLE:
             coarse = f"in {op.objective.precision} a curvature within the zero band is not told from none"
             return verdict._replace(evidence=(*verdict.evidence, coarse))
         if verdict.label == "degenerate":
-            verdict, self.lower = resolve(op, ends, verdict, self.left, self.rng)
+            verdict, self.lower = review_degenerate(op, extremes, verdict, self.left, self.rng)
             if verdict.label in ("minimum", "maximum"):
-                verdict = hold_at_kinks(op, verdict)
+                verdict = withhold_at_kink(op, verdict)
         return verdict
 
-    def _looked_around(self, verdict: Verdict, op: HessianOperator) -> Verdict:
+    def _spot_checked(self, verdict: Verdict, op: HessianOperator) -> Verdict:
         """Withdraw a minimum or maximum if a sample near it is lower or higher."""
-        if verdict.label not in ("minimum", "maximum") or not self.probes:
+        if verdict.label not in ("minimum", "maximum") or not self.line_checks:
             return verdict
         sign = 1.0 if verdict.label == "minimum" else -1.0
-        radius = min(probe.radius for probe in self.probes.values())
-        found = beyond(op, sign, radius, self.value_noise, self.rng)
+        radius = min(check.radius for check in self.line_checks.values())
+        found = spot_check(op, sign, radius, self.value_noise, self.rng)
         if found is None:
             return verdict
-        self.blind = True
+        self.derivative_failed = True
         side = "lower" if sign > 0 else "higher"
         return undetermined(
             f"by its curvature a {verdict.label}, but a {side} loss was sampled {number(found, 2)} away: a "
@@ -216,18 +235,18 @@ class Probe:
             *verdict.evidence,
         )
 
-    def _verdict_there(self, ends: Ends, evidence: tuple[str, ...]) -> Verdict:
+    def _verdict_there(self, extremes: ExtremeEigenpairs, evidence: tuple[str, ...]) -> Verdict:
         """Check at the predicted critical point what was seen here; it is what the label is about."""
-        there = self.nearness.operator
+        there = self.located.operator
         assert there is not None
-        if is_saddle(ends):
-            return self._saddle_there(ends, there, evidence)
-        if not self.nearness.regular:
+        if is_saddle(extremes):
+            return self._saddle_there(extremes, there, evidence)
+        if not self.located.regular:
             return undetermined(
                 "the gradient falls towards the predicted critical point only as fast as where there is no "
                 "curvature, so second order cannot tell what it is (rounding can do the same)",
                 *evidence,
-                *self.judge.curvature(ends),
+                *self.judge.curvature(extremes),
             )
         near = neighbour(there, self.rng)
         moved = self._search(there, near)
@@ -235,23 +254,25 @@ class Probe:
             raise KeyboardInterrupt
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
-        self.judged = Place(there, moved)
+        self.judged = Point(there, moved)
         verdict = self._resolved(moved, there, (*evidence, "the spectrum was computed at that point"))
-        return self._looked_around(verdict, there)
+        return self._spot_checked(verdict, there)
 
-    def _saddle_there(self, ends: Ends, there: HessianOperator, evidence: tuple[str, ...]) -> Verdict:
-        assert ends.low is not None
-        assert ends.high is not None
-        low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (ends.low, ends.high))
+    def _saddle_there(
+        self, extremes: ExtremeEigenpairs, there: HessianOperator, evidence: tuple[str, ...]
+    ) -> Verdict:
+        assert extremes.low is not None
+        assert extremes.high is not None
+        low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (extremes.low, extremes.high))
         found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
-        margin = SIGN_MARGIN * ends.band
+        margin = SIGN_MARGIN * extremes.band
         if not (low < -margin and high > margin):
             return undetermined(found + ": not of both signs as here", *evidence)
-        self.judged = Place(there, ends)
-        verdict = self.judge.by_signs(ends, (*evidence, found))
-        if self.nearness.regular and self.nearness.polished:
+        self.judged = Point(there, extremes)
+        verdict = self.judge.by_signs(extremes, (*evidence, found))
+        if self.located.regular and self.located.polished:
             return verdict
-        if self.nearness.regular:
+        if self.located.regular:
             predicted = "both signs are computed; that a critical point is there is predicted, not certified"
             return verdict._replace(certified=False, evidence=(*verdict.evidence, predicted))
         vanishing = "both shrink with the gradient: the saddle is of higher order, not certified"

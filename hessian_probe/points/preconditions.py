@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from hessian_probe.arrays import cast, first_nonfinite, norm
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
 from hessian_probe.points.rounding import ProductNoise
 from hessian_probe.results import number
 
@@ -34,27 +34,27 @@ def nonfinite(op: HessianOperator) -> str:
     return f"the gradient with respect to {where} is not finite" if where else ""
 
 
-def no_product(ends: Ends) -> str:
+def no_product(extremes: ExtremeEigenpairs) -> str:
     """Say why there is not a single product."""
-    if ends.status == "interrupted":
+    if extremes.status == "interrupted":
         return "interrupted before the first product"
     return "a Hessian-vector product is not finite here, though loss and gradient are: no second derivative"
 
 
-def unstable(op: HessianOperator, ends: Ends, noise: ProductNoise) -> str:
+def not_repeatable(op: HessianOperator, extremes: ExtremeEigenpairs, noise: ProductNoise) -> str:
     """Name the likely cause where gradients or products cannot be repeated."""
     near = noise.near
     rounding = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
-    expected = rounding * (ends.top + noise.largest)
+    expected = rounding * (extremes.top + noise.largest)
     if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
         return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
-    worst = max(noise.largest, ends.asymmetry)
-    if worst <= UNSTABLE * ends.top or worst <= float(jnp.finfo(op.dtype).tiny):
+    worst = max(noise.largest, extremes.asymmetry)
+    if worst <= UNSTABLE * extremes.top or worst <= float(jnp.finfo(op.dtype).tiny):
         return ""
-    if ends.top <= ends.band and 0 < near.gradient_noise <= rounding * noise.largest:
+    if extremes.top <= extremes.band and 0 < near.gradient_noise <= rounding * noise.largest:
         return ""  # no curvature here, and a little one rounding away: a smooth loss of higher order
-    share = number(worst / ends.top if ends.top else math.inf, 2)
-    if ends.asymmetry > noise.largest:
+    share = number(worst / extremes.top if extremes.top else math.inf, 2)
+    if extremes.asymmetry > noise.largest:
         return (
             f"products are not symmetric (by {share} of ‖H‖): the gradient is not that of one loss; "
             "a custom derivative, or a loss whose randomness depends on the parameters"

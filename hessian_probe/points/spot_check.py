@@ -17,7 +17,7 @@ DIRECTIONS = 4
 ROUNDINGS = 8.0
 
 
-def beyond(
+def spot_check(
     op: HessianOperator, sign: float, distance: float, value_noise: float, rng: np.random.Generator
 ) -> float | None:
     """Find a sample that is lower than a minimum (`sign` +1) or higher than a maximum (−1).

@@ -10,7 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, flatten, norm, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.line_check import reach
+from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.results import number
 
 # Up to so many variables the whole Hessian is formed, to bring the other directions to rest.
@@ -26,7 +26,7 @@ ACROSS = 0.1
 KEPT = 0.5
 
 
-def lasting_slope(op: HessianOperator, band: float, budget: int) -> str:
+def weak_slope(op: HessianOperator, band: float, budget: int) -> str:
     """Say in a sentence that the gradient does not vanish near, or "" where that is not seen.
 
     Args:
@@ -42,12 +42,12 @@ def lasting_slope(op: HessianOperator, band: float, budget: int) -> str:
     """
     if op.size > SIZE or budget < op.size:
         return ""
-    length, far = float(norm(op.gradient_vector)), reach(op)
+    length, far = float(norm(op.gradient_vector)), parameter_scale(op)
     u = scale(1.0 / length, op.gradient_vector)
     steps = far * np.concatenate([DISTANCES, -DISTANCES])
-    valley, lowest = _Valley(op, u, band), length
+    line, lowest = _RelaxedLine(op, u, band), length
     for t in (0.0, *steps):
-        lowest = min(lowest, valley.slope(float(t)))
+        lowest = min(lowest, line.slope(float(t)))
         if not lowest >= KEPT * length:
             return ""
     return (
@@ -56,7 +56,7 @@ def lasting_slope(op: HessianOperator, band: float, budget: int) -> str:
     )
 
 
-class _Valley:
+class _RelaxedLine:
     """The points x + t·u + y at which the gradient across u vanishes."""
 
     def __init__(self, op: HessianOperator, u: Vector, band: float) -> None:

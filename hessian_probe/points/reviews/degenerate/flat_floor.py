@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, Reduced
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 
 # Radii in units of the parameters' length (at least 1), each GROWTH times the one before; up to LAST, or
 # until the point at rest is lost, where the loss's own scale shows.
@@ -23,7 +23,7 @@ SHARE = 0.75
 JUMP = 0.25
 
 
-class Valley(NamedTuple):
+class FlatFloor(NamedTuple):
     """How far the reduced loss is constant to rounding.
 
     Attributes:
@@ -41,13 +41,13 @@ class Valley(NamedTuple):
     noise: float
 
 
-def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
+def follow_floor(reduced: ReducedLoss, units: np.ndarray, parameter_scale: float) -> FlatFloor:
     """Go out along every direction in N, at rest along R, while that can be done.
 
     Args:
         reduced: the reduced loss.
         units: directions in N, shape (s, k).
-        reach: length of the parameters, at least 1.
+        parameter_scale: length of the parameters, at least 1.
 
     Returns:
         Whether all gradients on the way are zero to rounding.
@@ -64,8 +64,8 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
         spare = np.sum((reduced.stiff.T @ reduced.here) ** 2 / np.abs(reduced.curvature))
     rounding = NOISE_FACTOR * reduced.eps * abs(reduced.op.value) + spare
     for step in range(int(np.log(LAST / FIRST) / np.log(GROWTH)) + 1):
-        radius = FIRST * reach * GROWTH**step
-        found = reduced.settle(radius * units[rows], y[rows], tight=True)
+        radius = FIRST * parameter_scale * GROWTH**step
+        found = reduced.relax(radius * units[rows], y[rows], tight=True)
         bounds = reduced.noise(found)
         along = np.linalg.norm(found.slope, axis=1)
         limit = np.linalg.norm(bounds.slope, axis=1) + here + reduced.eps * top * radius
@@ -83,14 +83,14 @@ def follow_valley(reduced: Reduced, units: np.ndarray, reach: float) -> Valley:
         # A slope that rounding hides all along may still add up to a fall.
         fallen = found.value < -(bounds.value + rounding)
         moved = kept & ((along > limit + slack) | fallen)
-        enough = far >= NEEDED * reach
+        enough = far >= NEEDED * parameter_scale
         if np.any(moved & (np.logical_not(enough) | (found.outward < -limit - slack))):
             worst = int(np.argmax(np.where(moved, along - limit, -np.inf)))
-            return Valley(False, float(radius), count, float(along[worst]), float(limit[worst]))
+            return FlatFloor(False, float(radius), count, float(along[worst]), float(limit[worst]))
         if np.any(moved) or (enough and not np.all(kept)) or np.sum(kept) < SHARE * count:
             break
         far, rows = float(radius), rows[kept]
         largest, noise = max(largest, float(np.max(along[kept]))), max(noise, float(np.max(limit[kept])))
         # Off the tangent space the floor bends away like the square of the distance.
         y[rows] = GROWTH**2 * found.y[kept]
-    return Valley(far >= NEEDED * reach, far, count, largest, noise)
+    return FlatFloor(far >= NEEDED * parameter_scale, far, count, largest, noise)

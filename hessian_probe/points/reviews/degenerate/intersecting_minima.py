@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.arrays import add_scaled, cast, row, unflatten_rows
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import Reduced, Settled
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
 from hessian_probe.points.rounding import ProductNoise, neighbour
 from hessian_probe.spectrum.dense import dense_eigh
 
@@ -17,7 +17,7 @@ ARRIVED = 0.75
 LOOKED_AT = 3
 
 
-def floors_cross(reduced: Reduced, found: Settled, starts: int, budget: int) -> bool:
+def minima_intersect(reduced: ReducedLoss, found: RelaxedPoints, starts: int, budget: int) -> bool:
     """Whether the lowest points on all spheres are critical points at the loss's own height.
 
     At each of them the gradient must vanish to rounding, and at some of them the whole Hessian must
@@ -42,11 +42,11 @@ def floors_cross(reduced: Reduced, found: Settled, starts: int, budget: int) -> 
     for rows in spheres:
         if np.mean(level[rows]) < ARRIVED or np.any(found.outward[rows] < -noise.outward[rows]):
             return False
-    ends = (spheres[0], spheres[-1])
-    return all(_convex(reduced, found, r) for rows in ends for r in rows[level[rows]][:LOOKED_AT])
+    extremes = (spheres[0], spheres[-1])
+    return all(_convex(reduced, found, r) for rows in extremes for r in rows[level[rows]][:LOOKED_AT])
 
 
-def _convex(reduced: Reduced, found: Settled, index: int) -> bool:
+def _convex(reduced: ReducedLoss, found: RelaxedPoints, index: int) -> bool:
     """Whether the Hessian at a point has no negative curvature (of −f where that is looked at)."""
     op = reduced.op
     move = row(unflatten_rows(op.layout, reduced.moves(found.z[[index]], found.y[[index]])), 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import Reduced, Settled
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
 
 # Radii, each half of the one before, from half the length of the parameters (at least 1) down.
 NUM_RADII = 24
@@ -37,7 +37,7 @@ FLAT_WITHIN = 0.125
 TOLERANCE = 0.3
 
 
-class Profile(NamedTuple):
+class LeadingOrder(NamedTuple):
     """What φ does along a line.
 
     Attributes:
@@ -55,10 +55,10 @@ class Profile(NamedTuple):
     side: float
     near: float
     far: float
-    lower: Settled | None = None
+    lower: RelaxedPoints | None = None
 
 
-class _Slopes(NamedTuple):
+class _OutwardSlopes(NamedTuple):
     """Outward slopes on one side by ascending radius, with noise, and what can be told from zero."""
 
     radii: np.ndarray
@@ -67,13 +67,13 @@ class _Slopes(NamedTuple):
     claim: np.ndarray
 
 
-def profile(reduced: Reduced, unit: np.ndarray, reach: float) -> Profile:
+def leading_order(reduced: ReducedLoss, unit: np.ndarray, parameter_scale: float) -> LeadingOrder:
     """Look along ±unit.
 
     Args:
         reduced: the reduced loss.
         unit: direction in N, shape (k,).
-        reach: length of the parameters, at least 1.
+        parameter_scale: length of the parameters, at least 1.
 
     Returns:
         What is seen.
@@ -81,9 +81,9 @@ def profile(reduced: Reduced, unit: np.ndarray, reach: float) -> Profile:
     Cost:
         Some 200 to 1,500 evaluations.
     """
-    radii = 0.5 * reach * 0.5 ** np.arange(NUM_RADII)[::-1]
+    radii = 0.5 * parameter_scale * 0.5 ** np.arange(NUM_RADII)[::-1]
     z = np.concatenate([radii, -radii])[:, None] * unit[None]
-    found = reduced.settle(z, tight=True)
+    found = reduced.relax(z, tight=True)
     noise, claim = reduced.thresholds(found)
     good = found.good & np.isfinite(noise)
     both = np.flatnonzero(good[:NUM_RADII] & good[NUM_RADII:])
@@ -91,10 +91,10 @@ def profile(reduced: Reduced, unit: np.ndarray, reach: float) -> Profile:
     if len(both):
         both = both[: int(np.argmax(np.append(np.diff(both), 2) > 1)) + 1]
     sides = [
-        _Slopes(radii[both], found.outward[rows], noise[rows], claim[rows])
+        _OutwardSlopes(radii[both], found.outward[rows], noise[rows], claim[rows])
         for rows in (both, both + NUM_RADII)
     ]
-    seen = _judge(sides[0], sides[1], reach)
+    seen = _judge(sides[0], sides[1], parameter_scale)
     if seen.kind != "falls":
         return seen
     downhill = sides[0 if seen.side > 0 else 1]
@@ -103,11 +103,11 @@ def profile(reduced: Reduced, unit: np.ndarray, reach: float) -> Profile:
     return seen._replace(lower=found.take(np.array([last])))
 
 
-def steep_fall(reduced: Reduced, unit: np.ndarray, start: float) -> Profile | None:
+def steep_fall(reduced: ReducedLoss, unit: np.ndarray, start: float) -> LeadingOrder | None:
     """Look for a fall of high order along ±unit that begins to show beyond `start`."""
     radii = start * STEEP_GROWTH ** np.arange(2 * STEEP_RADII)
     for side in (1.0, -1.0):
-        found = reduced.settle(side * radii[:, None] * unit[None], tight=True)
+        found = reduced.relax(side * radii[:, None] * unit[None], tight=True)
         _, claim = reduced.thresholds(found)
         falls = found.good & (found.outward < -claim)
         first = int(np.argmax(falls))
@@ -121,17 +121,19 @@ def steep_fall(reduced: Reduced, unit: np.ndarray, start: float) -> Profile | No
         same = np.all(np.abs(exponents - exponents[-1]) <= TOLERANCE + error)
         if same and order >= STEEP_ORDER and slopes[-1] >= STEEP_RANGE * slopes[0]:
             last = found.take(np.array([first + STEEP_RADII - 1]))
-            return Profile("falls", round(order), side, radii[first], radii[first + STEEP_RADII - 1], last)
+            return LeadingOrder(
+                "falls", round(order), side, radii[first], radii[first + STEEP_RADII - 1], last
+            )
     return None
 
 
-def _judge(ahead: _Slopes, behind: _Slopes, reach: float) -> Profile:
-    nothing = Profile("unclear", 0, 0.0, 0.0, 0.0)
+def _judge(ahead: _OutwardSlopes, behind: _OutwardSlopes, parameter_scale: float) -> LeadingOrder:
+    nothing = LeadingOrder("unclear", 0, 0.0, 0.0, 0.0)
     if len(ahead.radii) < OCTAVES:
         return nothing
-    near = ahead.radii <= FLAT_WITHIN * reach
+    near = ahead.radii <= FLAT_WITHIN * parameter_scale
     if np.any(near) and all(np.all(np.abs(s.slope[near]) <= s.noise[near]) for s in (ahead, behind)):
-        return Profile("flat", 0, 0.0, float(ahead.radii[0]), float(ahead.radii[near][-1]))
+        return LeadingOrder("flat", 0, 0.0, float(ahead.radii[0]), float(ahead.radii[near][-1]))
     order, sign = _lowest_order(ahead, behind)
     if order < 3:
         return nothing
@@ -139,15 +141,15 @@ def _judge(ahead: _Slopes, behind: _Slopes, reach: float) -> Profile:
         shown = [_shown(s, order, 1.0) for s in (ahead, behind)]
         if None in shown:
             return nothing
-        return Profile("rises", order, 0.0, max(s[0] for s in shown if s), min(s[1] for s in shown if s))
+        return LeadingOrder("rises", order, 0.0, max(s[0] for s in shown if s), min(s[1] for s in shown if s))
     for side, slopes in ((1.0, ahead), (-1.0, behind)):
         seen = _shown(slopes, order, -1.0)
         if seen is not None:
-            return Profile("falls", order, side, *seen)
+            return LeadingOrder("falls", order, side, *seen)
     return nothing
 
 
-def _shown(slopes: _Slopes, order: int, sign: float) -> tuple[float, float] | None:
+def _shown(slopes: _OutwardSlopes, order: int, sign: float) -> tuple[float, float] | None:
     """Find the range of radii over which the slope itself has that sign and order, the nearest ones seen."""
     towards = sign * slopes.slope
     beyond = np.flatnonzero(np.abs(slopes.slope) > slopes.claim)
@@ -166,7 +168,7 @@ def _shown(slopes: _Slopes, order: int, sign: float) -> tuple[float, float] | No
     return float(slopes.radii[first]), float(slopes.radii[first + OCTAVES - 1])
 
 
-def _lowest_order(ahead: _Slopes, behind: _Slopes) -> tuple[int, float]:
+def _lowest_order(ahead: _OutwardSlopes, behind: _OutwardSlopes) -> tuple[int, float]:
     """Return the lowest power with a coefficient beyond its error, and its sign; 0 if there is none."""
     even = 0.5 * (ahead.slope + behind.slope)
     odd = 0.5 * (ahead.slope - behind.slope)

@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.reviews.degenerate.flat_floor import Valley, follow_valley
-from hessian_probe.points.reviews.degenerate.intersecting_minima import floors_cross
-from hessian_probe.points.reviews.degenerate.leading_order import Profile, profile, steep_fall
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import Reduced, Settled
+from hessian_probe.points.reviews.degenerate.flat_floor import FlatFloor, follow_floor
+from hessian_probe.points.reviews.degenerate.intersecting_minima import minima_intersect
+from hessian_probe.points.reviews.degenerate.leading_order import LeadingOrder, leading_order, steep_fall
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
 from hessian_probe.points.reviews.degenerate.sphere_minima import (
     LEVEL,
     NUM_RADII,
     RATIO,
     along_sphere,
     directions,
-    lowest_points,
+    sphere_minima,
 )
 from hessian_probe.results import number
 
@@ -41,7 +41,7 @@ TOLERANCE = 0.2
 ARRIVED = 0.75
 
 
-class Finding(NamedTuple):
+class LocalForm(NamedTuple):
     """What the reduced loss does around 0.
 
     Attributes:
@@ -53,16 +53,16 @@ class Finding(NamedTuple):
 
     kind: str
     sentence: str
-    lower: Settled | None = None
+    lower: RelaxedPoints | None = None
 
 
 @np.errstate(all="ignore")
-def explore(reduced: Reduced, reach: float, budget: int) -> Finding:
+def find_local_form(reduced: ReducedLoss, parameter_scale: float, budget: int) -> LocalForm:
     """Find out what the reduced loss does around 0.
 
     Args:
         reduced: the reduced loss; with sign −1 that of −f.
-        reach: length of the parameters, at least 1.
+        parameter_scale: length of the parameters, at least 1.
         budget: products that may be spent.
 
     Returns:
@@ -72,41 +72,41 @@ def explore(reduced: Reduced, reach: float, budget: int) -> Finding:
         In one flat dimension some 2,000 evaluations, in more at most 40,000.
     """
     if reduced.dimension == 1:
-        return _along_line(reduced, reach)
-    fall = _quick_fall(reduced, reach)
+        return _along_line(reduced, parameter_scale)
+    fall = _quick_fall(reduced, parameter_scale)
     if fall is not None:
         return fall
     units = directions(max(reduced.dimension, 3), reduced.rng)[:, : reduced.dimension]
     units = units / np.linalg.norm(units, axis=1, keepdims=True)
-    lines = [profile(reduced, unit, reach) for unit in units[:RANDOM_LINES]]
+    lines = [leading_order(reduced, unit, parameter_scale) for unit in units[:RANDOM_LINES]]
     falling = next((line for line in lines if line.kind == "falls"), None)
     if falling is not None:
         return _falls(falling)
     if all(line.kind == "flat" for line in lines):
-        return _floor(follow_valley(reduced, units, reach))
-    return _around(reduced, reach, lines, units[RANDOM_LINES : RANDOM_LINES + SPARE_LINES], budget)
+        return _floor(follow_floor(reduced, units, parameter_scale))
+    return _around(reduced, parameter_scale, lines, units[RANDOM_LINES : RANDOM_LINES + SPARE_LINES], budget)
 
 
-def _along_line(reduced: Reduced, reach: float) -> Finding:
-    line = profile(reduced, np.ones(1), reach)
+def _along_line(reduced: ReducedLoss, parameter_scale: float) -> LocalForm:
+    line = leading_order(reduced, np.ones(1), parameter_scale)
     if line.kind == "falls":
         return _falls(line)
     if line.kind == "flat":
-        valley = follow_valley(reduced, np.array([[1.0], [-1.0]]), reach)
+        valley = follow_floor(reduced, np.array([[1.0], [-1.0]]), parameter_scale)
         steep = None if valley.constant else steep_fall(reduced, np.ones(1), valley.radius)
         return _floor(valley) if steep is None else _falls(steep)
     if line.kind == "rises":
-        return Finding(
+        return LocalForm(
             "rises",
             f"along the flat direction, all others at rest, the loss grows with power {line.order} on both "
             f"sides (slopes from {number(line.near, 2)} to {number(line.far, 2)} away)",
             _lowest(reduced, np.ones(1), line.far),
         )
-    return Finding("unclear", "along the flat direction the slopes follow no power of the distance")
+    return LocalForm("unclear", "along the flat direction the slopes follow no power of the distance")
 
 
-def _falls(line: Profile) -> Finding:
-    return Finding(
+def _falls(line: LeadingOrder) -> LocalForm:
+    return LocalForm(
         "falls",
         f"in the flat space, all other directions at rest, the loss falls with power {line.order} of the "
         f"distance (slopes from {number(line.near, 2)} to {number(line.far, 2)} away)",
@@ -114,24 +114,24 @@ def _falls(line: Profile) -> Finding:
     )
 
 
-def _floor(valley: Valley) -> Finding:
+def _floor(valley: FlatFloor) -> LocalForm:
     if valley.constant:
-        return Finding(
+        return LocalForm(
             "flat",
             f"the gradient stays zero to rounding ({number(valley.largest, 2)}, noise "
             f"{number(valley.noise, 2)}) over {number(valley.radius, 2)} along {valley.directions} flat "
             "directions, all others at rest",
         )
-    return Finding(
+    return LocalForm(
         "unclear",
         f"the flat space is a valley floor only nearby: {number(valley.radius, 2)} away the slope is "
         f"{number(valley.largest, 2)}, the loss is lower, or the floor is lost",
     )
 
 
-def _quick_fall(reduced: Reduced, reach: float) -> Finding | None:
+def _quick_fall(reduced: ReducedLoss, parameter_scale: float) -> LocalForm | None:
     """Go down on a few spheres, and measure the order along the lines found."""
-    found, _ = _spheres(reduced, reach, FIRST_RADII)
+    found, _ = _spheres(reduced, parameter_scale, FIRST_RADII)
     _, claim = reduced.thresholds(found)
     down = found.good & (found.outward < -claim)
     for radius in sorted(set(np.round(found.radius, 12)))[:LOWEST_LINES]:
@@ -139,25 +139,27 @@ def _quick_fall(reduced: Reduced, reach: float) -> Finding | None:
         if len(rows) == 0:
             continue
         lowest = rows[np.argmin(found.outward[rows])]
-        line = profile(reduced, found.z[lowest] / found.radius[lowest], reach)
+        line = leading_order(reduced, found.z[lowest] / found.radius[lowest], parameter_scale)
         if line.kind == "falls":
             return _falls(line)
     return None
 
 
-def _spheres(reduced: Reduced, reach: float, radii: tuple[int, ...]) -> tuple[Settled, int]:
+def _spheres(
+    reduced: ReducedLoss, parameter_scale: float, radii: tuple[int, ...]
+) -> tuple[RelaxedPoints, int]:
     """Lowest points on spheres, radius by radius, and how many there are of each."""
     units = directions(reduced.dimension, reduced.rng)
-    sizes = 0.5 * reach * RATIO ** np.array(radii, float)
+    sizes = 0.5 * parameter_scale * RATIO ** np.array(radii, float)
     z = (sizes[:, None, None] * units[None]).reshape(-1, reduced.dimension)
-    return lowest_points(reduced, reduced.settle(z)), len(units)
+    return sphere_minima(reduced, reduced.relax(z)), len(units)
 
 
-def _lowest(reduced: Reduced, unit: np.ndarray, radius: float) -> Settled:
-    return reduced.settle(radius * unit[None])
+def _lowest(reduced: ReducedLoss, unit: np.ndarray, radius: float) -> RelaxedPoints:
+    return reduced.relax(radius * unit[None])
 
 
-class _Sphere(NamedTuple):
+class _SphereMinimum(NamedTuple):
     """Lowest point on one sphere."""
 
     radius: float
@@ -168,9 +170,11 @@ class _Sphere(NamedTuple):
     arrived: bool
 
 
-def _around(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndarray, budget: int) -> Finding:
+def _around(
+    reduced: ReducedLoss, parameter_scale: float, lines: list[LeadingOrder], spare: np.ndarray, budget: int
+) -> LocalForm:
     """Judge by the lowest points on spheres of all radii; `spare` are directions of further lines."""
-    found, starts = _spheres(reduced, reach, tuple(range(NUM_RADII))[::-1])
+    found, starts = _spheres(reduced, parameter_scale, tuple(range(NUM_RADII))[::-1])
     noise, claim = reduced.thresholds(found)
     with np.errstate(all="ignore"):
         level = np.linalg.norm(along_sphere(found), axis=1) <= LEVEL * np.abs(found.outward)
@@ -183,22 +187,22 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndar
         row = int(good[np.argmin(found.outward[good])])
         arrived = level[row] and np.sum(level[good]) >= ARRIVED * starts
         spheres.append(
-            _Sphere(found.radius[row], row, found.outward[row], noise[row], claim[row], bool(arrived))
+            _SphereMinimum(found.radius[row], row, found.outward[row], noise[row], claim[row], bool(arrived))
         )
     run = _nearest_run(spheres)
     never_falls = all(line.kind in ("rises", "flat") for line in lines)
-    if run is None and never_falls and floors_cross(reduced, found, starts, budget):
-        return Finding(
+    if run is None and never_falls and minima_intersect(reduced, found, starts, budget):
+        return LocalForm(
             "rises",
             "the lowest points on spheres in the flat space are as high as the point itself, critical to "
             f"rounding and without negative curvature (from {number(found.radius[0], 2)} to "
             f"{number(found.radius[-1], 2)} away)",
         )
     if run is None:
-        return Finding("unclear", "on small spheres in the flat space no sign of the slope lasts")
+        return LocalForm("unclear", "on small spheres in the flat space no sign of the slope lasts")
     order = _order(run)
     if run[0].slope < 0 and order is not None:
-        return Finding(
+        return LocalForm(
             "falls",
             f"the lowest points on spheres in the flat space lie lower the further out, with power "
             f"{number(order, 3)} (from {number(run[0].radius, 2)} to {number(run[-1].radius, 2)} away)",
@@ -206,14 +210,14 @@ def _around(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndar
         )
     if run[0].slope > 0 and order is not None and all(sphere.arrived for sphere in run):
         if reduced.dimension <= UNEVEN_DIMENSIONS:
-            lines = _stand_in(reduced, reach, lines, spare)
-        return _rises(reduced, reach, found, run, order, lines)
-    return Finding(
+            lines = _stand_in(reduced, parameter_scale, lines, spare)
+        return _rises(reduced, parameter_scale, found, run, order, lines)
+    return LocalForm(
         "unclear", "in the flat space the lowest points on small spheres follow no power of the radius"
     )
 
 
-def _nearest_run(spheres: list[_Sphere]) -> list[_Sphere] | None:
+def _nearest_run(spheres: list[_SphereMinimum]) -> list[_SphereMinimum] | None:
     """Take the smallest spheres on which the slope is beyond doubt, unless smaller ones contradict."""
     sure = [i for i, s in enumerate(spheres) if abs(s.slope) > s.claim]
     if not sure:
@@ -230,7 +234,7 @@ def _nearest_run(spheres: list[_Sphere]) -> list[_Sphere] | None:
     return run
 
 
-def _order(run: list[_Sphere]) -> float | None:
+def _order(run: list[_SphereMinimum]) -> float | None:
     slopes, radii = (np.log([abs(getattr(s, name)) for s in run]) for name in ("slope", "radius"))
     exponents = np.diff(slopes) / np.diff(radii)
     if np.ptp(exponents) > TOLERANCE or np.min(exponents) < 2.0 - TOLERANCE:
@@ -238,14 +242,16 @@ def _order(run: list[_Sphere]) -> float | None:
     return float(exponents[0]) + 1.0
 
 
-def _stand_in(reduced: Reduced, reach: float, lines: list[Profile], spare: np.ndarray) -> list[Profile]:
+def _stand_in(
+    reduced: ReducedLoss, parameter_scale: float, lines: list[LeadingOrder], spare: np.ndarray
+) -> list[LeadingOrder]:
     """Replace the lines that show no order, as far as spare directions go."""
     unclear = sum(line.kind == "unclear" for line in lines)
     lines = [line for line in lines if line.kind != "unclear"]
     for unit in spare:
         if unclear == 0:
             break
-        line = profile(reduced, unit, reach)
+        line = leading_order(reduced, unit, parameter_scale)
         if line.kind != "unclear":
             lines.append(line)
             unclear -= 1
@@ -253,28 +259,36 @@ def _stand_in(reduced: Reduced, reach: float, lines: list[Profile], spare: np.nd
 
 
 def _rises(
-    reduced: Reduced, reach: float, found: Settled, run: list[_Sphere], order: float, lines: list[Profile]
-) -> Finding:
+    reduced: ReducedLoss,
+    parameter_scale: float,
+    found: RelaxedPoints,
+    run: list[_SphereMinimum],
+    order: float,
+    lines: list[LeadingOrder],
+) -> LocalForm:
     """Confirm a rise along the lines through the lowest points and along random ones."""
-    lowest = [profile(reduced, found.z[s.row] / found.radius[s.row], reach) for s in run[:LOWEST_LINES]]
+    lowest = [
+        leading_order(reduced, found.z[s.row] / found.radius[s.row], parameter_scale)
+        for s in run[:LOWEST_LINES]
+    ]
     orders = {line.order for line in (*lowest, *lines)}
     even = len(orders) == 1 and all(line.kind == "rises" for line in (*lowest, *lines))
     # Where orders differ, the lowest points lie on a curve, and a line through one of them has no order.
     clean = len(lines) == RANDOM_LINES and all(line.kind == "rises" for line in lines)
     clean = clean and all(line.kind != "falls" for line in lowest)
     if not clean or not (even or reduced.dimension <= UNEVEN_DIMENSIONS):
-        return Finding(
+        return LocalForm(
             "unclear", "the loss rises on small spheres in the flat space, not along every line tried"
         )
     if reduced.dimension > RISING_DIMENSIONS:
-        return Finding(
+        return LocalForm(
             "unclear",
             f"the loss rises in the flat space wherever it was tried, but in {reduced.dimension} dimensions "
             "a narrow way down could be missed",
         )
     orders = {line.order for line in lines} | {round(order)}
     powers = " and ".join(map(str, sorted(orders)))
-    return Finding(
+    return LocalForm(
         "rises",
         f"the lowest points on spheres in the flat space rise, with power {powers} of the distance "
         f"(from {number(run[0].radius, 2)} to {number(run[-1].radius, 2)} away)",

@@ -36,7 +36,7 @@ DRAWS = 3
 NOISE_FACTOR = 8.0
 
 
-class Settled(NamedTuple):
+class RelaxedPoints(NamedTuple):
     """Points x + z + y(z), one a row.
 
     Attributes:
@@ -57,9 +57,9 @@ class Settled(NamedTuple):
     good: np.ndarray
     spare: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Settled:
+    def take(self, rows: np.ndarray) -> RelaxedPoints:
         """Choose rows."""
-        return Settled(*(part[rows] for part in self))
+        return RelaxedPoints(*(part[rows] for part in self))
 
     @property
     def radius(self) -> np.ndarray:
@@ -72,8 +72,8 @@ class Settled(NamedTuple):
         return np.einsum("sk,sk->s", self.slope, self.z) / self.radius
 
 
-class Noise(NamedTuple):
-    """Rounding of what `Settled` holds, row by row; `outward` is that of the outward slope."""
+class RelaxedRounding(NamedTuple):
+    """Rounding of what `RelaxedPoints` holds, row by row; `outward` is that of the outward slope."""
 
     value: np.ndarray
     slope: np.ndarray
@@ -81,7 +81,7 @@ class Noise(NamedTuple):
     outward: np.ndarray
 
 
-class Reduced:
+class ReducedLoss:
     """The reduced loss φ at a point whose whole spectrum is known.
 
     Args:
@@ -139,7 +139,7 @@ class Reduced:
             start += width
         return tuple(out)
 
-    def at(self, z: np.ndarray, y: np.ndarray) -> Settled:
+    def at(self, z: np.ndarray, y: np.ndarray) -> RelaxedPoints:
         """Evaluate without a step along R."""
         with np.errstate(all="ignore"):
             value, gradient = self.evaluate(self.moves(z, y))
@@ -149,9 +149,9 @@ class Reduced:
             spare = np.where(finite & np.isfinite(spare), spare, np.inf)
             scale = np.linalg.norm(slope, axis=1) * np.linalg.norm(z, axis=1)
             good = finite & (spare <= REST_SHARE * scale)
-        return Settled(z, y, value, slope, rest, good, spare)
+        return RelaxedPoints(z, y, value, slope, rest, good, spare)
 
-    def settle(self, z: np.ndarray, y: np.ndarray | None = None, tight: bool = False) -> Settled:
+    def relax(self, z: np.ndarray, y: np.ndarray | None = None, tight: bool = False) -> RelaxedPoints:
         """Bring every row to rest along R.
 
         Args:
@@ -183,7 +183,7 @@ class Reduced:
         at_rest = np.isfinite(best.value) & (np.linalg.norm(best.rest, axis=1) <= rounding)
         return best._replace(good=best.good | at_rest)
 
-    def noise(self, found: Settled) -> Noise:
+    def noise(self, found: RelaxedPoints) -> RelaxedRounding:
         """Measure by how much a rounding of the parameters changes what was found."""
         moves = self.moves(found.z, found.y)
         there = self._x + moves
@@ -202,9 +202,9 @@ class Reduced:
                 outward = np.fmax(outward, np.abs(np.einsum("sk,sk->s", change, unit)))
                 rest = np.fmax(rest, np.abs(g @ self.stiff - found.rest))
         value, slope, rest, outward = (NOISE_FACTOR * part for part in (value, slope, rest, outward))
-        return Noise(value, slope, rest, outward)
+        return RelaxedRounding(value, slope, rest, outward)
 
-    def thresholds(self, found: Settled) -> tuple[np.ndarray, np.ndarray]:
+    def thresholds(self, found: RelaxedPoints) -> tuple[np.ndarray, np.ndarray]:
         """Outward slopes below which each row's may be rounding; and may come from within the zero band."""
         here = 2.0 * np.abs(found.z @ (self.flat.T @ self.here)) / found.radius
         with np.errstate(all="ignore"):
@@ -215,8 +215,8 @@ class Reduced:
         return measured, np.maximum(measured, 2.0 * self.band * found.radius)
 
 
-def _choose(mask: np.ndarray, a: Settled, b: Settled) -> Settled:
-    return Settled(
+def _choose(mask: np.ndarray, a: RelaxedPoints, b: RelaxedPoints) -> RelaxedPoints:
+    return RelaxedPoints(
         *(np.where(mask.reshape(-1, *[1] * (p.ndim - 1)), p, q) for p, q in zip(a, b, strict=True))
     )
 

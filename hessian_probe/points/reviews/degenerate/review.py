@@ -8,11 +8,11 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, row, unflatten_rows
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
 from hessian_probe.points.extremes import DENSE_SIZE
-from hessian_probe.points.line_check import reach
-from hessian_probe.points.reviews.degenerate.local_form import Finding, explore
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import Reduced
+from hessian_probe.points.line_check import parameter_scale
+from hessian_probe.points.reviews.degenerate.local_form import LocalForm, find_local_form
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.spectrum.dense import dense_eigh
 
@@ -23,7 +23,7 @@ STRAIGHT = 1e-3
 ALL_FLAT = 2048
 
 
-class Lower(NamedTuple):
+class Descent(NamedTuple):
     """A move to a lower loss, found where second order shows none.
 
     Attributes:
@@ -35,14 +35,14 @@ class Lower(NamedTuple):
     straight: bool
 
 
-def resolve(
-    op: HessianOperator, ends: Ends, verdict: Verdict, budget: int, rng: np.random.Generator
-) -> tuple[Verdict, Lower | None]:
+def review_degenerate(
+    op: HessianOperator, extremes: ExtremeEigenpairs, verdict: Verdict, budget: int, rng: np.random.Generator
+) -> tuple[Verdict, Descent | None]:
     """Decide a critical point where second order is silent.
 
     Args:
         op: operator at a point whose gradient is zero to rounding.
-        ends: what is known of its spectrum.
+        extremes: what is known of its spectrum.
         verdict: the degenerate verdict by second order.
         budget: products that may be spent.
         rng: source of randomness.
@@ -51,30 +51,30 @@ def resolve(
         The verdict, never strict and never certified, and a move to a lower loss if one was found.
 
     Cost:
-        n products if the spectrum is not known yet; evaluations: see `explore`.
+        n products if the spectrum is not known yet; evaluations: see `find_local_form`.
     """
-    spectrum = ends.spectrum
+    spectrum = extremes.spectrum
     if spectrum is None:
         variables = int(np.sum([np.prod(s) for on, s in zip(op.active, op.layout.shapes, strict=True) if on]))
         if (
-            max(abs(e.value) for e in (ends.low, ends.high) if e is not None) <= ends.band
+            max(abs(e.value) for e in (extremes.low, extremes.high) if e is not None) <= extremes.band
             and op.size <= ALL_FLAT
         ):
             # No curvature at all: every direction is flat.
             spectrum = np.zeros(op.size), np.eye(op.size)
-            return _all_flat(op, spectrum, ends, verdict, budget, rng)
+            return _all_flat(op, spectrum, extremes, verdict, budget, rng)
         if variables > DENSE_SIZE or variables < op.size or budget < op.size:
             return verdict._replace(evidence=(*verdict.evidence, _need(op, variables))), None
         spectrum = dense_eigh(op)
     values = spectrum[0]
-    up, down = bool(np.any(values > ends.band)), bool(np.any(values < -ends.band))
-    if (up and down) or not np.any(np.abs(values) <= ends.band):
+    up, down = bool(np.any(values > extremes.band)), bool(np.any(values < -extremes.band))
+    if (up and down) or not np.any(np.abs(values) <= extremes.band):
         return verdict, None  # not what the ends showed: rounding
     if up or down:
         sign = 1.0 if up else -1.0
-        reduced = Reduced(op, spectrum, ends.band, sign, rng)
-        return _one_sign(op, reduced, explore(reduced, reach(op), budget), verdict)
-    return _all_flat(op, spectrum, ends, verdict, budget, rng)
+        reduced = ReducedLoss(op, spectrum, extremes.band, sign, rng)
+        return _one_sign(op, reduced, find_local_form(reduced, parameter_scale(op), budget), verdict)
+    return _all_flat(op, spectrum, extremes, verdict, budget, rng)
 
 
 def _need(op: HessianOperator, variables: int) -> str:
@@ -84,8 +84,8 @@ def _need(op: HessianOperator, variables: int) -> str:
 
 
 def _one_sign(
-    op: HessianOperator, reduced: Reduced, found: Finding, verdict: Verdict
-) -> tuple[Verdict, Lower | None]:
+    op: HessianOperator, reduced: ReducedLoss, found: LocalForm, verdict: Verdict
+) -> tuple[Verdict, Descent | None]:
     """All curvature beyond the zero band has the sign of a minimum (`reduced.sign` +1) or a maximum."""
     evidence = (*verdict.evidence, _about(reduced, found))
     if found.kind == "falls":
@@ -100,20 +100,20 @@ def _one_sign(
 def _all_flat(
     op: HessianOperator,
     spectrum: tuple[np.ndarray, np.ndarray],
-    ends: Ends,
+    extremes: ExtremeEigenpairs,
     verdict: Verdict,
     budget: int,
     rng: np.random.Generator,
-) -> tuple[Verdict, Lower | None]:
+) -> tuple[Verdict, Descent | None]:
     """No curvature at all: f and −f are both explored."""
-    below, above = (Reduced(op, spectrum, ends.band, sign, rng) for sign in (1.0, -1.0))
-    found = explore(below, reach(op), budget)
+    below, above = (ReducedLoss(op, spectrum, extremes.band, sign, rng) for sign in (1.0, -1.0))
+    found = find_local_form(below, parameter_scale(op), budget)
     if found.kind == "rises":
         return _one_sign(op, below, found, verdict)
     if found.kind == "flat":
         sentence = f"no way up or down: {found.sentence}"
         return verdict._replace(evidence=(*verdict.evidence, sentence)), None
-    opposite = explore(above, reach(op), budget)
+    opposite = find_local_form(above, parameter_scale(op), budget)
     evidence = (*verdict.evidence, _about(below, found), _about(above, opposite))
     if opposite.kind == "rises":
         return Verdict("maximum", False, False, None, evidence), _lower(op, above, opposite)
@@ -122,14 +122,14 @@ def _all_flat(
     return verdict._replace(evidence=evidence), None
 
 
-def _about(reduced: Reduced, found: Finding) -> str:
+def _about(reduced: ReducedLoss, found: LocalForm) -> str:
     return found.sentence if reduced.sign > 0 else f"of the loss turned upside down: {found.sentence}"
 
 
-def _lower(op: HessianOperator, reduced: Reduced, found: Finding) -> Lower | None:
+def _lower(op: HessianOperator, reduced: ReducedLoss, found: LocalForm) -> Descent | None:
     if found.lower is None:
         return None
     flat = reduced.moves(found.lower.z, found.lower.y)
     move = row(unflatten_rows(op.layout, flat), 0)
     bent = float(np.linalg.norm(found.lower.y)) > STRAIGHT * float(np.linalg.norm(found.lower.z))
-    return Lower(move, not bent)
+    return Descent(move, not bent)

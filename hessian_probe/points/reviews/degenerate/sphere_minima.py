@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import Reduced, Settled
+from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
 
 # Radii, each a quarter of the one before, from half the length of the parameters (at least 1) down.
 NUM_RADII = 12
@@ -35,12 +35,12 @@ def directions(dimension: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([half, -half])
 
 
-def along_sphere(found: Settled) -> np.ndarray:
+def along_sphere(found: RelaxedPoints) -> np.ndarray:
     """Slope of φ within the sphere, shape (s, k)."""
     return found.slope - (found.outward / found.radius)[:, None] * found.z
 
 
-def lowest_points(reduced: Reduced, start: Settled) -> Settled:
+def sphere_minima(reduced: ReducedLoss, start: RelaxedPoints) -> RelaxedPoints:
     """Go down along the sphere from every row, and come to rest.
 
     Steps have the length that the last change of the slope suggests (J. Barzilai and J. M. Borwein, IMA J.
@@ -74,4 +74,4 @@ def lowest_points(reduced: Reduced, start: Settled) -> Settled:
             y = found.y - np.where(np.isfinite(found.rest), found.rest, 0.0) / reduced.curvature
             last = found.z, slope
             found = reduced.at(z, y)
-    return reduced.settle(found.z, np.where(np.isfinite(found.y), found.y, 0.0))
+    return reduced.relax(found.z, np.where(np.isfinite(found.y), found.y, 0.0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.line_check import reach
+from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.results import number
 
 # Steps along minus the gradient, as shares of the length of the parameters (at least 1).
@@ -24,7 +24,7 @@ ROUNDING_SHARE = 1e-2
 REFINEMENTS = 16
 
 
-class Valley(NamedTuple):
+class Kink(NamedTuple):
     """The end of a slope.
 
     Attributes:
@@ -40,7 +40,7 @@ class Valley(NamedTuple):
     reason: str
 
 
-def find_valley(op: HessianOperator, top: float) -> Valley | None:
+def find_kink(op: HessianOperator, top: float) -> Kink | None:
     """Follow minus the gradient until the slope ends, if it does so by a kink.
 
     Args:
@@ -58,7 +58,7 @@ def find_valley(op: HessianOperator, top: float) -> Valley | None:
         return None
     downhill = scale(-1 / length, op.gradient_vector)
     rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
-    steps = STEPS[::-1] * reach(op)
+    steps = STEPS[::-1] * parameter_scale(op)
     _, slopes = op.objective.line(op.x, downhill, steps)
     useful = (rounding <= ROUNDING_SHARE * steps) & (top * steps <= CURVED * length) & np.isfinite(slopes)
     ended = useful & (slopes > -LEFT * length)
@@ -80,18 +80,18 @@ def find_valley(op: HessianOperator, top: float) -> Valley | None:
         f"the gradient (norm {number(length, 2)}) holds over {number(low, 2)} only: a kink is there, and the "
         "point is beside it"
     )
-    return Valley(scale(0.5 * (low + high), downhill), 0.5 * (low + high), high - low, reason)
+    return Kink(scale(0.5 * (low + high), downhill), 0.5 * (low + high), high - low, reason)
 
 
-def _on_kink(downhill: Vector, length: float, step: float, slope: float) -> Valley:
+def _on_kink(downhill: Vector, length: float, step: float, slope: float) -> Kink:
     reason = (
         f"the gradient here has norm {number(length, 2)}, but {number(step, 2)} along it the slope is "
         f"{number(slope, 2)}: the point is on a kink"
     )
-    return Valley(scale(0.0, downhill), 0.0, 0.0, reason)
+    return Kink(scale(0.0, downhill), 0.0, 0.0, reason)
 
 
-def _behind(op: HessianOperator, downhill: Vector, steps: np.ndarray, length: float) -> Valley | None:
+def _behind(op: HessianOperator, downhill: Vector, steps: np.ndarray, length: float) -> Kink | None:
     """Whether the slope does not hold uphill of the point: it is on top of a kink."""
     if len(steps) == 0:
         return None

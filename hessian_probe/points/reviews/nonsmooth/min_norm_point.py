@@ -9,7 +9,7 @@ from scipy.optimize import lsq_linear
 FIRM = 1e4
 
 
-def shortest(gram: np.ndarray) -> tuple[np.ndarray, float]:
+def min_norm_point(gram: np.ndarray) -> tuple[np.ndarray, float]:
     """Minimise ‖Σ λᵢ gᵢ‖ over λ ≥ 0, Σ λᵢ = 1.
 
     A locally Lipschitz function is stationary at x if zero is in the hull of the gradients arbitrarily

@@ -12,10 +12,10 @@ import numpy as np
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
-from hessian_probe.points.extreme_eigenpairs import Ends
-from hessian_probe.points.line_check import LineProbe, reach
-from hessian_probe.points.reviews.nonsmooth.kink_search import find_valley
-from hessian_probe.points.reviews.nonsmooth.stationarity import APART, Finding, examine
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.line_check import LineCheck, parameter_scale
+from hessian_probe.points.reviews.nonsmooth.kink_search import find_kink
+from hessian_probe.points.reviews.nonsmooth.stationarity import APART, Stationarity, examine_stationarity
 from hessian_probe.points.rounding import SINGLE, VALUE_ROUNDING
 from hessian_probe.points.second_order import Verdict, undetermined
 from hessian_probe.programs.active_kinks import operands_tie
@@ -38,27 +38,27 @@ _TOO_MANY = (
 AGREES = 0.25
 
 
-class Seen(NamedTuple):
+class DerivativeEvidence(NamedTuple):
     """What is known before the second look.
 
     Attributes:
-        ends: spectrum ends, or None.
-        probes: line probes along them.
+        extremes: spectrum ends, or None.
+        line_checks: line probes along them.
         value_noise: accuracy of the loss; NaN if it was not measured.
         slope_noise: accuracy of a slope; NaN if it was not measured.
         blind: the second derivative does not exist, cannot be repeated, or is not what the loss shows.
     """
 
-    ends: Ends | None
-    probes: Mapping[str, LineProbe]
+    extremes: ExtremeEigenpairs | None
+    line_checks: Mapping[str, LineCheck]
     value_noise: float
     slope_noise: float
-    blind: bool
+    derivative_failed: bool
 
 
-def second_look(
-    op: HessianOperator, seen: Seen, verdict: Verdict, rng: np.random.Generator
-) -> tuple[Verdict, Finding | None]:
+def review_nonsmooth(
+    op: HessianOperator, seen: DerivativeEvidence, verdict: Verdict, rng: np.random.Generator
+) -> tuple[Verdict, Stationarity | None]:
     """Let finite steps confirm, withdraw or replace a verdict.
 
     Nothing is done for a loss whose program has no kink, unless the second derivative failed.
@@ -78,34 +78,34 @@ def second_look(
     facts = op.objective.facts
     # Gradients that are drawn, coarse, or not those of the loss are no guide.
     misled = facts.random or facts.callback or facts.custom_derivative or op.eps > SINGLE
-    if misled or not (facts.kinks or seen.blind):
+    if misled or not (facts.kinks or seen.derivative_failed):
         return verdict, None
     if verdict.label == "saddle":
         hidden = _hidden_slope(op, seen, rng)
         if not hidden:
             return verdict, None
-        finding = _examined(op, seen, rng)
-        return _replaced(op, finding, hidden, verdict, seen)
+        found = _examined(op, seen, rng)
+        return _replaced(op, found, hidden, verdict, seen)
     if verdict.label in ("minimum", "maximum"):
-        finding = _examined(op, seen, rng, min((p.radius for p in seen.probes.values()), default=math.inf))
-        against = finding.falls if verdict.label == "minimum" else finding.rises
-        decided = finding.verdict is not None and finding.verdict.label != verdict.label
+        found = _examined(op, seen, rng, min((p.radius for p in seen.line_checks.values()), default=math.inf))
+        against = found.falls if verdict.label == "minimum" else found.rises
+        decided = found.verdict is not None and found.verdict.label != verdict.label
         if not (against or decided):
-            return hold_at_kinks(op, verdict), None
+            return withhold_at_kink(op, verdict), None
         side = "lower" if verdict.label == "minimum" else "higher"
         reason = f"by its derivatives a {verdict.label}, but finite steps find a {side} loss close by: a kink"
-        return _replaced(op, finding, reason, verdict, seen)
-    if verdict.label == "not_critical" and seen.ends is not None:
+        return _replaced(op, found, reason, verdict, seen)
+    if verdict.label == "not_critical" and seen.extremes is not None:
         return _slope_checked(op, seen, verdict, rng)
-    if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.blind):
-        finding = _examined(op, seen, rng)
-        if finding.verdict is None or (verdict.label == "degenerate" and _many(op, finding)):
-            return verdict._replace(evidence=(*verdict.evidence, *finding.evidence)), None
-        return _replaced(op, finding, "", verdict, seen)
+    if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.derivative_failed):
+        found = _examined(op, seen, rng)
+        if found.verdict is None or (verdict.label == "degenerate" and _many(op, found)):
+            return verdict._replace(evidence=(*verdict.evidence, *found.evidence)), None
+        return _replaced(op, found, "", verdict, seen)
     return verdict, None
 
 
-def hold_at_kinks(op: HessianOperator, verdict: Verdict) -> Verdict:
+def withhold_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
     """Let an extremum stand that is not at a kink, or has few directions; else claim nothing.
 
     At a kink the loss may fall within a wedge so narrow that no sample meets it.
@@ -126,50 +126,50 @@ def hold_at_kinks(op: HessianOperator, verdict: Verdict) -> Verdict:
 
 
 def _slope_checked(
-    op: HessianOperator, seen: Seen, verdict: Verdict, rng: np.random.Generator
-) -> tuple[Verdict, Finding | None]:
+    op: HessianOperator, seen: DerivativeEvidence, verdict: Verdict, rng: np.random.Generator
+) -> tuple[Verdict, Stationarity | None]:
     """Follow the slope: where it ends sooner than the curvature can make it, a kink is there."""
-    assert seen.ends is not None
-    valley = find_valley(op, seen.ends.top)
-    if valley is None:
+    assert seen.extremes is not None
+    kink = find_kink(op, seen.extremes.top)
+    if kink is None:
         return verdict, None
-    there = op if valley.offset == 0 else op.at(add_scaled(_work(op), 1.0, valley.move))
-    finding = _examined(there, seen, rng, nearest=APART * valley.width)
-    if finding.verdict is not None:
-        if finding.verdict.label == "not_critical":
+    there = op if kink.offset == 0 else op.at(add_scaled(_work(op), 1.0, kink.move))
+    found = _examined(there, seen, rng, nearest=APART * kink.width)
+    if found.verdict is not None:
+        if found.verdict.label == "not_critical":
             return verdict, None
-        if op.value - there.value > DEPTH_SHARE * finding.extent:
+        if op.value - there.value > DEPTH_SHARE * found.extent:
             return verdict, None  # high up the wall of that valley
-    return _replaced(op, finding._replace(offset=valley.offset), valley.reason, verdict, seen)
+    return _replaced(op, found._replace(offset=kink.offset), kink.reason, verdict, seen)
 
 
 def _replaced(
-    op: HessianOperator, finding: Finding, reason: str, verdict: Verdict, seen: Seen
-) -> tuple[Verdict, Finding]:
+    op: HessianOperator, found: Stationarity, reason: str, verdict: Verdict, seen: DerivativeEvidence
+) -> tuple[Verdict, Stationarity]:
     first = (reason,) if reason else ()
-    if finding.verdict is None:
-        return undetermined(*first, *finding.evidence, *verdict.evidence), finding
-    if _many(op, finding):
-        return undetermined(_TOO_MANY.format(op.size), *first, *verdict.evidence), finding
-    against = _against(finding.verdict.label, seen.ends)
+    if found.verdict is None:
+        return undetermined(*first, *found.evidence, *verdict.evidence), found
+    if _many(op, found):
+        return undetermined(_TOO_MANY.format(op.size), *first, *verdict.evidence), found
+    against = _against(found.verdict.label, seen.extremes)
     if against:
-        return undetermined(against, *first, *finding.evidence, *verdict.evidence), finding
-    evidence = (*finding.verdict.evidence, *first, *verdict.evidence)
-    return finding.verdict._replace(evidence=evidence), finding
+        return undetermined(against, *first, *found.evidence, *verdict.evidence), found
+    evidence = (*found.verdict.evidence, *first, *verdict.evidence)
+    return found.verdict._replace(evidence=evidence), found
 
 
-def _many(op: HessianOperator, finding: Finding) -> bool:
+def _many(op: HessianOperator, found: Stationarity) -> bool:
     """Whether an extremum was found by samples in more directions than samples can cover."""
-    found = finding.verdict
-    return found is not None and found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
+    verdict = found.verdict
+    return verdict is not None and verdict.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
 
 
-def _against(label: str, ends: Ends | None) -> str:
+def _against(label: str, extremes: ExtremeEigenpairs | None) -> str:
     """Say so if the second derivative, blind as it is, shows curvature of the sign that a label denies."""
-    if ends is None or ends.low is None or ends.high is None:
+    if extremes is None or extremes.low is None or extremes.high is None:
         return ""
-    value = {"minimum": ends.low.value, "maximum": -ends.high.value}.get(label, 0.0)
-    if value >= -ends.band:
+    value = {"minimum": extremes.low.value, "maximum": -extremes.high.value}.get(label, 0.0)
+    if value >= -extremes.band:
         return ""
     return (
         f"finite steps find a {label}, sampled and not proved, but the second derivative has curvature of "
@@ -179,12 +179,14 @@ def _against(label: str, ends: Ends | None) -> str:
 
 def _examined(
     op: HessianOperator,
-    seen: Seen,
+    seen: DerivativeEvidence,
     rng: np.random.Generator,
     farthest: float = math.inf,
     nearest: float = 0.0,
-) -> Finding:
-    directions = [] if seen.ends is None else [e.vector for e in (seen.ends.low, seen.ends.high) if e]
+) -> Stationarity:
+    directions = (
+        [] if seen.extremes is None else [e.vector for e in (seen.extremes.low, seen.extremes.high) if e]
+    )
     gradient = op.gradient_vector
     if math.isfinite(float(norm(gradient))):
         directions.append(gradient)
@@ -193,21 +195,21 @@ def _examined(
         value = VALUE_ROUNDING * op.eps * abs(op.value)
     if not math.isfinite(slope):
         slope = math.inf  # then slopes say nothing
-    top = seen.ends.top if seen.ends is not None else 0.0
-    finding = examine(op, directions, (value, slope), top, rng, farthest, nearest)
-    if finding.direction is None or not finding.scales or (seen.blind and seen.ends is None):
-        return finding
-    return finding._replace(evidence=(*finding.evidence, *_beside(op, finding)))
+    top = seen.extremes.top if seen.extremes is not None else 0.0
+    found = examine_stationarity(op, directions, (value, slope), top, rng, farthest, nearest)
+    if found.direction is None or not found.scales or (seen.derivative_failed and seen.extremes is None):
+        return found
+    return found._replace(evidence=(*found.evidence, *_beside(op, found)))
 
 
-def _beside(op: HessianOperator, finding: Finding) -> tuple[str, ...]:
+def _beside(op: HessianOperator, found: Stationarity) -> tuple[str, ...]:
     """Compare the curvature by finite steps with the second derivative along the same direction."""
-    assert finding.direction is not None
-    exact = float(dot(finding.direction, op.apply(finding.direction)))
+    assert found.direction is not None
+    exact = float(dot(found.direction, op.apply(found.direction)))
     if not math.isfinite(exact):
         return ("the second derivative along that direction is not finite",)
-    listed = ", ".join(f"{signed(c, 3)} at {number(h, 2)}" for h, c in finding.scales)
-    good = [h for h, c in finding.scales if abs(c - exact) <= AGREES * abs(c)]
+    listed = ", ".join(f"{signed(c, 3)} at {number(h, 2)}" for h, c in found.scales)
+    good = [h for h, c in found.scales if abs(c - exact) <= AGREES * abs(c)]
     where = f"predicts the loss up to {number(max(good), 2)}" if good else "predicts it at no distance seen"
     return (
         f"curvature by finite steps along the direction found: {listed}; the second derivative there, "
@@ -215,9 +217,11 @@ def _beside(op: HessianOperator, finding: Finding) -> tuple[str, ...]:
     )
 
 
-def _hidden_slope(op: HessianOperator, seen: Seen, rng: np.random.Generator) -> str:
+def _hidden_slope(op: HessianOperator, seen: DerivativeEvidence, rng: np.random.Generator) -> str:
     """Say so if gradients on both sides of the point agree on a slope that the point does not show."""
-    distance = min((p.radius for p in seen.probes.values() if p.radius > 0), default=0.1 * reach(op))
+    distance = min(
+        (p.radius for p in seen.line_checks.values() if p.radius > 0), default=0.1 * parameter_scale(op)
+    )
     own = float(norm(op.gradient_vector))
     means = []
     for share in CLOSER:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hessian_probe.arrays import Vector
 
 
-class Sample(NamedTuple):
+class SphereSample(NamedTuple):
     """The loss at x + h·d: its change from x, its slope outwards, its gradient."""
 
     direction: Vector
@@ -24,7 +24,7 @@ class Sphere(NamedTuple):
         low: lowest sample.
         high: highest sample.
         peak: pair of opposite samples with the lowest sum.
-        shortest: norm of the shortest convex combination of the gradients.
+        min_norm: norm of the shortest convex combination of the gradients.
         slope: whether that is a slope: no gradient makes it shorter, and along it the loss falls on one side
             and rises on the other.
         steepest: norm of the longest gradient.
@@ -32,10 +32,10 @@ class Sphere(NamedTuple):
     """
 
     distance: float
-    low: Sample
-    high: Sample
-    peak: tuple[Sample, Sample]
-    shortest: float
+    low: SphereSample
+    high: SphereSample
+    peak: tuple[SphereSample, SphereSample]
+    min_norm: float
     slope: bool
     steepest: float
     moved: bool
@@ -43,19 +43,19 @@ class Sphere(NamedTuple):
     @property
     def stationary(self) -> float:
         """The shortest combination over the longest gradient."""
-        return self.shortest / self.steepest if self.steepest > 0 else 0.0
+        return self.min_norm / self.steepest if self.steepest > 0 else 0.0
 
     @property
-    def bend(self) -> float:
+    def even_change(self) -> float:
         """Half the sum of the changes at both ends of the peak direction."""
         return 0.5 * (self.peak[0].change + self.peak[1].change)
 
     @property
-    def tilt(self) -> float:
+    def odd_change(self) -> float:
         """Half their difference."""
         return 0.5 * abs(self.peak[0].change - self.peak[1].change)
 
     @property
     def curvature(self) -> float:
         """(f(x+hd) + f(x−hd) − 2f(x)) / h² along the peak direction."""
-        return 2 * self.bend / self.distance**2
+        return 2 * self.even_change / self.distance**2

@@ -26,8 +26,8 @@ from hessian_probe.arrays import (
     unflatten,
 )
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.reviews.nonsmooth.min_norm_point import shortest
-from hessian_probe.points.reviews.nonsmooth.sphere import Sample, Sphere
+from hessian_probe.points.reviews.nonsmooth.min_norm_point import min_norm_point
+from hessian_probe.points.reviews.nonsmooth.sphere import Sphere, SphereSample
 
 # Random directions on each sphere; with each its opposite.
 DRAWN = 3
@@ -62,11 +62,11 @@ class _Bundle(NamedTuple):
     """Gradients by row, the norm of their shortest combination, and whether that is a slope."""
 
     gradients: np.ndarray
-    shortest: float
+    min_norm: float
     slope: bool
 
 
-class Surroundings:
+class SphereSampling:
     """Looks at the loss around a point.
 
     Args:
@@ -90,8 +90,8 @@ class Surroundings:
         self.value_noise, self.slope_noise = value_noise, slope_noise
         self.value = op.value
         self._x = cast(op.x, op.layout.work_dtypes)
-        self._samples: list[Sample] = []
-        self._pairs: list[tuple[Sample, Sample]] = []
+        self._samples: list[SphereSample] = []
+        self._pairs: list[tuple[SphereSample, SphereSample]] = []
 
     def look(self, distance: float, directions: list[Vector]) -> Sphere | None:
         """Explore one sphere, from given directions and random ones; None if the loss is not finite."""
@@ -113,7 +113,7 @@ class Surroundings:
             return None
         steepest = max(float(norm(s.gradient)) for s in self._samples)
         moved = steepest > 0 or any(s.change != 0 for s in self._samples)
-        return Sphere(distance, low, high, peak, bundle.shortest, bundle.slope, steepest, moved)
+        return Sphere(distance, low, high, peak, bundle.min_norm, bundle.slope, steepest, moved)
 
     def _both(self, direction: Vector) -> None:
         """Sample a direction and its opposite."""
@@ -122,13 +122,13 @@ class Surroundings:
             unit = scale(1 / length, direction)
             self._pairs.append((self._sample(unit), self._sample(scale(-1.0, unit))))
 
-    def _sample(self, direction: Vector) -> Sample:
+    def _sample(self, direction: Vector) -> SphereSample:
         there = self.op.at(add_scaled(self._x, self._distance, direction))
         gradient, change = there.gradient_vector, there.value - self.value
         slope = float(dot(gradient, direction))
         if not (math.isfinite(change) and math.isfinite(float(norm(gradient)))):
             raise FloatingPointError
-        sample = Sample(direction, self._visible(change, slope), slope, gradient)
+        sample = SphereSample(direction, self._visible(change, slope), slope, gradient)
         self._samples.append(sample)
         return sample
 
@@ -146,7 +146,7 @@ class Surroundings:
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
         gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
         while True:
-            weights, length = shortest(gradients @ gradients.T)
+            weights, length = min_norm_point(gradients @ gradients.T)
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
             if not length > 0:
                 return _Bundle(gradients, length, slope=False)
@@ -201,11 +201,11 @@ class Surroundings:
     def _vector(self, flat: np.ndarray) -> Vector:
         return unflatten(self.op.layout, flat)
 
-    def _search(self, best: Sample, sign: float) -> Sample:
+    def _search(self, best: SphereSample, sign: float) -> SphereSample:
         """Go along the sphere to lower (`sign` +1) or higher (−1) values, also along a kink."""
         gradients = flatten(best.gradient)[None]
         for _ in range(TURNS):
-            weights, _ = shortest(gradients @ gradients.T)
+            weights, _ = min_norm_point(gradients @ gradients.T)
             turn = _tangential(self._vector(-sign * weights @ gradients), best.direction)
             if turn is None:
                 break
@@ -224,7 +224,7 @@ class Surroundings:
                 gradients = np.vstack([gradients, flatten(tried.gradient)])
         return best
 
-    def _sharpen(self, best: tuple[Sample, Sample]) -> tuple[Sample, Sample]:
+    def _sharpen(self, best: tuple[SphereSample, SphereSample]) -> tuple[SphereSample, SphereSample]:
         """Go along the sphere to directions in which both sides are lower."""
         step = 0.5
         for _ in range(TURNS):
@@ -239,11 +239,11 @@ class Surroundings:
         return best
 
 
-def _change(sample: Sample) -> float:
+def _change(sample: SphereSample) -> float:
     return sample.change
 
 
-def _sum(pair: tuple[Sample, Sample]) -> float:
+def _sum(pair: tuple[SphereSample, SphereSample]) -> float:
     return pair[0].change + pair[1].change
 
 

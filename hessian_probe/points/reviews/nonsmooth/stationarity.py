@@ -14,9 +14,9 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.line_check import reach
+from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.nonsmooth.sphere import Sphere
-from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Surroundings
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, SphereSampling
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.results import number, signed
 
@@ -39,7 +39,7 @@ STRAIGHT = 0.5
 DIRECTION_ROUNDINGS = 16.0
 
 
-class Finding(NamedTuple):
+class Stationarity(NamedTuple):
     """What finite steps found.
 
     Attributes:
@@ -64,7 +64,7 @@ class Finding(NamedTuple):
     offset: float = 0.0
 
 
-def examine(
+def examine_stationarity(
     op: HessianOperator,
     directions: list[Vector],
     noise: tuple[float, float],
@@ -72,7 +72,7 @@ def examine(
     rng: np.random.Generator,
     farthest: float = math.inf,
     nearest: float = 0.0,
-) -> Finding:
+) -> Stationarity:
     """Look at the loss around a point over decades of distance.
 
     Args:
@@ -90,9 +90,9 @@ def examine(
     Cost:
         About 60 gradients for each of up to six distances.
     """
-    around = Surroundings(op, *noise, top, rng)
+    around = SphereSampling(op, *noise, top, rng)
     rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
-    radius, spheres = min(0.1 * reach(op), farthest), []
+    radius, spheres = min(0.1 * parameter_scale(op), farthest), []
     carried: list[Vector] = []
     for _ in range(SPHERES):
         if rounding > ROUNDING_SHARE * radius or radius < nearest:
@@ -105,28 +105,28 @@ def examine(
     return _judge(spheres, (DIRECTION_ROUNDINGS * op.eps) ** 2)
 
 
-def _judge(spheres: list[Sphere], share: float) -> Finding:
+def _judge(spheres: list[Sphere], share: float) -> Stationarity:
     """Find what AGREE spheres in a row say, the smallest visible among them."""
     if not spheres:
-        return Finding(None, ("no finite step could be evaluated",))
+        return Stationarity(None, ("no finite step could be evaluated",))
     if not any(sphere.moved for sphere in spheres):
         sentence = (
             f"a plateau: loss and gradient do not change at all up to {number(spheres[0].distance, 2)} in "
             "any direction looked at: units that are dead or saturated"
         )
-        return Finding(None, (sentence,))
+        return Stationarity(None, (sentence,))
     seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
     falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
     rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
     return _kind(seen, share)._replace(falls=falls, rises=rises)
 
 
-def _kind(seen: list[Sphere], share: float) -> Finding:
+def _kind(seen: list[Sphere], share: float) -> Stationarity:
     near = seen[-AGREE:]
     if len(near) < AGREE:
-        return Finding(None, (_hidden(seen),))
+        return Stationarity(None, (_hidden(seen),))
     if not _explained(near):
-        return Finding(None, (_unexplained(near),))
+        return Stationarity(None, (_unexplained(near),))
     if _straight(near):
         return _slope(seen)
     if _second_order(near) or all(sphere.stationary <= STATIONARY for sphere in near):
@@ -137,7 +137,7 @@ def _kind(seen: list[Sphere], share: float) -> Finding:
         if all(s.low.change < 0 < s.high.change for s in near) and _peaked(near):
             extent = min(-seen[0].low.change, seen[0].high.change)
             return _saddle(near)._replace(extent=extent)
-    return Finding(None, (_disagree(seen),), _falling(near), _curvatures(near))
+    return Stationarity(None, (_disagree(seen),), _falling(near), _curvatures(near))
 
 
 def _second_order(near: list[Sphere]) -> bool:
@@ -162,20 +162,23 @@ def _explained(near: list[Sphere]) -> bool:
 
 def _straight(near: list[Sphere]) -> bool:
     """Whether a slope keeps its length over the distances."""
-    steady = near[-1].shortest >= STRAIGHT * near[0].shortest
+    steady = near[-1].min_norm >= STRAIGHT * near[0].min_norm
     return steady and all(sphere.slope for sphere in near) and not _second_order(near)
 
 
 def _peaked(near: list[Sphere]) -> bool:
     """Whether some direction is lower on both sides, or there is no first order at all."""
-    if any(sphere.bend >= 0 for sphere in near):
+    if any(sphere.even_change >= 0 for sphere in near):
         return False
-    return _second_order(near) or all(s.tilt <= TILT_SHARE * abs(s.bend) for s in near)
+    return _second_order(near) or all(s.odd_change <= TILT_SHARE * abs(s.even_change) for s in near)
 
 
 def _falling(near: list[Sphere]) -> Vector | None:
     """A direction that is lower on both sides, if every sphere has one."""
-    both = all(sphere.bend < 0 and sphere.tilt <= TILT_SHARE * abs(sphere.bend) for sphere in near)
+    both = all(
+        sphere.even_change < 0 and sphere.odd_change <= TILT_SHARE * abs(sphere.even_change)
+        for sphere in near
+    )
     return near[0].peak[0].direction if both else None
 
 
@@ -183,7 +186,7 @@ def _curvatures(near: list[Sphere]) -> tuple[tuple[float, float], ...]:
     return tuple((sphere.distance, sphere.curvature) for sphere in near)
 
 
-def _extremum(label: str, near: list[Sphere]) -> Finding:
+def _extremum(label: str, near: list[Sphere]) -> Stationarity:
     kind, side = ("lowest", "higher") if label == "minimum" else ("highest", "lower")
     values = [s.low.change if label == "minimum" else s.high.change for s in near]
     listed = ", ".join(
@@ -197,7 +200,7 @@ def _extremum(label: str, near: list[Sphere]) -> Finding:
     )
     verdict = Verdict(label, False, False, None, evidence)
     direction = near[0].peak[0].direction if label == "maximum" else None
-    return Finding(verdict, evidence, direction, _curvatures(near))
+    return Stationarity(verdict, evidence, direction, _curvatures(near))
 
 
 def _balance(near: list[Sphere]) -> str:
@@ -207,22 +210,22 @@ def _balance(near: list[Sphere]) -> str:
     return f"no slope: zero is a convex combination of the gradients around (to {share} of the longest)"
 
 
-def _saddle(near: list[Sphere]) -> Finding:
+def _saddle(near: list[Sphere]) -> Stationarity:
     listed = ", ".join(
         f"{signed(s.low.change, 2)} and {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in near
     )
     evidence = (f"finite steps: lower and higher losses at every distance ({listed})", _balance(near))
     verdict = Verdict("saddle", False, False, None, evidence)
-    return Finding(verdict, evidence, near[0].peak[0].direction, _curvatures(near))
+    return Stationarity(verdict, evidence, near[0].peak[0].direction, _curvatures(near))
 
 
-def _slope(seen: list[Sphere]) -> Finding:
+def _slope(seen: list[Sphere]) -> Stationarity:
     last = seen[-1]
     sentence = (
-        f"finite steps show a slope: within {number(last.distance, 2)} no convex combination of the "
-        f"gradients is shorter than {number(last.shortest, 2)} (the longest: {number(last.steepest, 2)})"
+        f"finite steps show a slope: within {number(last.distance, 2)} no convex combination of "
+        f"the gradients is shorter than {number(last.min_norm, 2)} (the longest: {number(last.steepest, 2)})"
     )
-    return Finding(Verdict("not_critical", False, False, None, (sentence,)), (sentence,))
+    return Stationarity(Verdict("not_critical", False, False, None, (sentence,)), (sentence,))
 
 
 def _hidden(seen: list[Sphere]) -> str:

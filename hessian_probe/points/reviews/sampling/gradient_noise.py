@@ -13,16 +13,16 @@ from hessian_probe.arrays import Vector, add_scaled, dot, flatten, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import accumulate
 from hessian_probe.operators.per_batch import batch_gradients
-from hessian_probe.points.extreme_eigenpairs import Ends
+from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
 from hessian_probe.points.newton import UNEXPLAINED, krylov_step
-from hessian_probe.points.reviews.sampling.split_half import Halves, split_halves
+from hessian_probe.points.reviews.sampling.split_half import SplitHalf, split_halves
 from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
 
 # Products for one draw of the gradient's noise where only the ends of the spectrum are known.
 DRAW_PRODUCTS = 12
 
 
-class Slopes(NamedTuple):
+class GradientNoise(NamedTuple):
     """What the batches' gradients say.
 
     Attributes:
@@ -44,14 +44,14 @@ class Slopes(NamedTuple):
     step_error: float
 
 
-def measure_slopes(
-    op: HessianOperator, ends: Ends, rng: np.random.Generator, step: Vector | None = None
-) -> Slopes:
+def measure_gradient_noise(
+    op: HessianOperator, extremes: ExtremeEigenpairs, rng: np.random.Generator, step: Vector | None = None
+) -> GradientNoise:
     """Pass over the batches' gradients once.
 
     Args:
         op: operator at the parameters, over at least two batches.
-        ends: spectrum whose directions the gradients are projected on: all where they are known, else
+        extremes: spectrum whose directions the gradients are projected on: all where they are known, else
             both ends.
         rng: source of the signs of the draw.
         step: step to the critical point, if that is elsewhere.
@@ -66,7 +66,7 @@ def measure_slopes(
         S. McCandlish, J. Kaplan, D. Amodei et al. 2018, appendix A, arXiv:1812.06162; random signs:
         C. F. J. Wu, Annals of Statistics 14, 1986, doi:10.1214/aos/1176350142.
     """
-    curvatures, project = _directions(ends)
+    curvatures, project = _directions(extremes)
     weights, lengths, rows, ahead = [], [], [], []
     sums: list[Vector | None] = [None, None]
     draw: Vector | None = None
@@ -93,14 +93,14 @@ def measure_slopes(
     freedom = 1.0 / concentration - 1.0
     draw = scale(correction, draw)
     step_error = weighted_mean(np.array(ahead), shares).error
-    return Slopes(correction * spread, freedom, along, curvatures, (even, odd), draw, step_error)
+    return GradientNoise(correction * spread, freedom, along, curvatures, (even, odd), draw, step_error)
 
 
-def _directions(ends: Ends) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
-    if ends.spectrum is not None:
-        values, columns = ends.spectrum
+def _directions(extremes: ExtremeEigenpairs) -> tuple[np.ndarray, Callable[[Vector], np.ndarray]]:
+    if extremes.spectrum is not None:
+        values, columns = extremes.spectrum
         return values, lambda g: flatten(g) @ columns
-    pairs = [end for end in (ends.low, ends.high) if end is not None]
+    pairs = [end for end in (extremes.low, extremes.high) if end is not None]
     return (
         np.array([end.value for end in pairs]),
         lambda g: np.array([float(dot(g, end.vector)) for end in pairs]),
@@ -122,7 +122,12 @@ class Displacement(NamedTuple):
 
 
 def displacement(
-    op: HessianOperator, ends: Ends, slopes: Slopes, level: float, limit: float, budget: int
+    op: HessianOperator,
+    extremes: ExtremeEigenpairs,
+    gradient_noise: GradientNoise,
+    level: float,
+    limit: float,
+    budget: int,
 ) -> Displacement:
     """Compare the critical points of these data and of all there could be.
 
@@ -133,8 +138,8 @@ def displacement(
 
     Args:
         op: operator at the place that is judged.
-        ends: spectrum there.
-        slopes: slopes along eigenvectors, with errors.
+        extremes: spectrum there.
+        gradient_noise: slopes along eigenvectors, with errors.
         level: probability of staying below what is returned.
         limit: change of the loss above which nothing more need be known.
         budget: products that may be spent.
@@ -148,18 +153,20 @@ def displacement(
     Source:
         F. E. Satterthwaite, Biometrics Bulletin 2, 1946, doi:10.2307/3002019.
     """
-    beyond = np.abs(slopes.curvatures) > ends.band
-    errors = np.array([estimate.error for estimate in slopes.along])
-    known = _quantile(errors[beyond], slopes.curvatures[beyond], level)
-    if ends.spectrum is not None:
+    beyond = np.abs(gradient_noise.curvatures) > extremes.band
+    errors = np.array([estimate.error for estimate in gradient_noise.along])
+    known = _quantile(errors[beyond], gradient_noise.curvatures[beyond], level)
+    if extremes.spectrum is not None:
         inside = float(np.linalg.norm(errors[~beyond]))
-        return Displacement(known, inside > UNEXPLAINED * slopes.error)
-    if known > limit or float(norm(slopes.draw)) == 0.0:
+        return Displacement(known, inside > UNEXPLAINED * gradient_noise.error)
+    if known > limit or float(norm(gradient_noise.draw)) == 0.0:
         return Displacement(known, False)
     if budget < DRAW_PRODUCTS:
         return Displacement(known, False, enough=False)
     rng = np.random.default_rng(0)  # only after a breakdown, where any direction will do
-    step = krylov_step(op, ends.band, UNEXPLAINED, (math.inf, limit), rng, DRAW_PRODUCTS, slopes.draw)
+    step = krylov_step(
+        op, extremes.band, UNEXPLAINED, (math.inf, limit), rng, DRAW_PRODUCTS, gradient_noise.draw
+    )
     return Displacement(max(known, step.change), step.outcome == "flat")
 
 
@@ -173,12 +180,12 @@ def _quantile(errors: np.ndarray, curvatures: np.ndarray, level: float) -> float
     return total * float(chi2.ppf(level, freedom)) / freedom
 
 
-def held_out_slope(op: HessianOperator, slopes: Slopes) -> Halves:
+def held_out_slope(op: HessianOperator, gradient_noise: GradientNoise) -> SplitHalf:
     """Slope along each half's mean gradient, judged on the batches of the other half.
 
     Args:
         op: operator at the parameters.
-        slopes: what the first pass found.
+        gradient_noise: what the first pass found.
 
     Returns:
         The slopes: of mean zero where the gradient of all there could be is zero, and at most |G|.
@@ -186,7 +193,7 @@ def held_out_slope(op: HessianOperator, slopes: Slopes) -> Halves:
     Cost:
         One gradient.
     """
-    directions = [scale(1.0 / max(float(norm(half)), 1e-300), half) for half in slopes.halves]
+    directions = [scale(1.0 / max(float(norm(half)), 1e-300), half) for half in gradient_noise.halves]
     weights, values = [], []
     for index, (weight, gradient) in enumerate(batch_gradients(op)):
         weights.append(weight)

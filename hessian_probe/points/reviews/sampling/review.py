@@ -10,14 +10,14 @@ import numpy as np
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.per_batch import rayleigh_quotients
-from hessian_probe.points.line_check import LineProbe
+from hessian_probe.points.line_check import LineCheck
 from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
-from hessian_probe.points.newton_path import Place, loss_to_go, model_change, step_between
+from hessian_probe.points.newton_path import Point, loss_to_go, model_change, newton_displacement
 from hessian_probe.points.reviews.sampling.gradient_noise import (
     Displacement,
     displacement,
     held_out_slope,
-    measure_slopes,
+    measure_gradient_noise,
 )
 from hessian_probe.points.reviews.sampling.sample_size import (
     BATCHES,
@@ -27,7 +27,12 @@ from hessian_probe.points.reviews.sampling.sample_size import (
     times_for_place,
     times_the_data,
 )
-from hessian_probe.points.reviews.sampling.split_half import Halves, held_out, split_halves, steps_for_halves
+from hessian_probe.points.reviews.sampling.split_half import (
+    SplitHalf,
+    held_out,
+    split_halves,
+    steps_for_halves,
+)
 from hessian_probe.points.second_order import Verdict, is_saddle, undetermined
 from hessian_probe.results import number, signed
 from hessian_probe.spectrum.standard_errors import Estimate, quantile, weighted_mean
@@ -45,7 +50,7 @@ REST = 8
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 
 
-class Sampling(NamedTuple):
+class SamplingErrors(NamedTuple):
     """Errors over the data; None where they were not measured.
 
     Attributes:
@@ -61,13 +66,13 @@ class Sampling(NamedTuple):
     samples: int | None = None
 
 
-class Population:
+class SamplingReview:
     """Checks on the batches whether a verdict on their mean is one on what they are a sample of.
 
     Args:
         here: the parameters.
         judged: the place that the verdict is about.
-        probes: line probes along both ends.
+        line_checks: line probes along both ends.
         confidence: probability with which a sign must hold.
         rng: source of start vectors.
         left: products that may still be spent.
@@ -75,50 +80,50 @@ class Population:
 
     def __init__(
         self,
-        here: Place,
-        judged: Place,
-        probes: Mapping[str, LineProbe],
+        here: Point,
+        judged: Point,
+        line_checks: Mapping[str, LineCheck],
         confidence: float,
         rng: np.random.Generator,
         left: Callable[[], int],
     ) -> None:
-        self.here, self.judged, self.probes = here, judged, probes
+        self.here, self.judged, self.line_checks = here, judged, line_checks
         self.level, self.rng, self.left = confidence, rng, left
         self.data = here.operator.objective.data
         self.times: list[float | None] = []
 
-    def judge(self, verdict: Verdict) -> tuple[Verdict, Sampling]:
+    def judge(self, verdict: Verdict) -> tuple[Verdict, SamplingErrors]:
         """Return the verdict as it holds for the whole, with the errors measured."""
         if self.data.count < FEWEST_BATCHES:
             few = (
                 f"from {FEWEST_BATCHES} batches on (these: {self.data.count}) it shows how much the data "
                 "scatter: the label is about these data"
             )
-            return verdict._replace(evidence=(*verdict.evidence, few)), Sampling()
+            return verdict._replace(evidence=(*verdict.evidence, few)), SamplingErrors()
         if self.left() < PRODUCTS:
             if verdict.label not in DECIDED:
-                return verdict, Sampling()
+                return verdict, SamplingErrors()
             short = "no products were left to measure how much the data scatter; raise max_hvps"
-            return undetermined(short, *verdict.evidence), Sampling()
-        op, ends = self.here
-        assert ends.low is not None
-        assert ends.high is not None
-        self.weights, self.quotients = rayleigh_quotients(op, (ends.low.vector, ends.high.vector))
+            return undetermined(short, *verdict.evidence), SamplingErrors()
+        op, extremes = self.here
+        assert extremes.low is not None
+        assert extremes.high is not None
+        self.weights, self.quotients = rayleigh_quotients(op, (extremes.low.vector, extremes.high.vector))
         low, high = (weighted_mean(column, self.weights) for column in self.quotients.T)
         # The gradient's noise at the parameters is taken for that at the critical point beside them.
-        self.step = step_between(self.here, self.judged)
-        self.slopes = measure_slopes(op, self.judged.ends, self.rng, self.step)
-        self.slope = held_out_slope(op, self.slopes)
+        self.step = newton_displacement(self.here, self.judged)
+        self.gradient_noise = measure_gradient_noise(op, self.judged.extremes, self.rng, self.step)
+        self.slope = held_out_slope(op, self.gradient_noise)
         checks = {"saddle": self._saddle, "not_critical": self._slope}
         if verdict.label in DECIDED:
             verdict = checks.get(verdict.label, self._extremum)(verdict)
-        return verdict, Sampling(low.error, high.error, self.slopes.error, self._samples())
+        return verdict, SamplingErrors(low.error, high.error, self.gradient_noise.error, self._samples())
 
     def _saddle(self, verdict: Verdict) -> Verdict:
-        op, ends = self.judged
-        if not is_saddle(ends):
+        op, extremes = self.judged
+        if not is_saddle(extremes):
             return self._silent(verdict)
-        steps = steps_for_halves(op, ends.steps, self.left())
+        steps = steps_for_halves(op, extremes.steps, self.left())
         if steps == 0:
             short = (
                 f"{self.left()} products are too few to check the signs on held-out batches; raise max_hvps"
@@ -127,14 +132,14 @@ class Population:
         found = held_out(op, steps, self.rng)
         if found is None:
             return undetermined("a product with half of the batches is not finite", *verdict.evidence)
-        assert ends.low is not None
-        assert ends.high is not None
+        assert extremes.low is not None
+        assert extremes.high is not None
         doubts, facts, needs = [], [], []
         for side, sign, halves, end in zip(
-            ("lowest", "highest"), (-1.0, 1.0), found, (ends.low, ends.high), strict=True
+            ("lowest", "highest"), (-1.0, 1.0), found, (extremes.low, extremes.high), strict=True
         ):
             fact = f"{side} curvature on batches that it was not fitted to: {_shown(halves)}"
-            if halves.show(sign, self.level, ends.band):
+            if halves.show(sign, self.level, extremes.band):
                 facts.append(fact)
             else:
                 doubts.append(f"{fact}: not {'negative' if sign < 0 else 'positive'} beyond its noise")
@@ -144,11 +149,11 @@ class Population:
         return self._concluded(verdict, doubts, facts)
 
     def _extremum(self, verdict: Verdict) -> Verdict:
-        op, ends = self.judged
+        op, extremes = self.judged
         column, sign = (0, 1.0) if verdict.label == "minimum" else (1, -1.0)
-        end = (ends.low, ends.high)[column]
+        end = (extremes.low, extremes.high)[column]
         assert end is not None
-        if sign * end.value <= ends.band:
+        if sign * end.value <= extremes.band:
             return self._silent(verdict)
         weights, values = self.weights, self.quotients[:, column]
         if op is not self.here.operator:
@@ -157,7 +162,7 @@ class Population:
         halves = split_halves(values, weights)
         side, what = ("lowest", "positive") if sign > 0 else ("highest", "negative")
         fact = f"{side} curvature over the data: {_shown(halves)}"
-        if halves.show(sign, self.level, ends.band):
+        if halves.show(sign, self.level, extremes.band):
             return self._concluded(verdict, [], [fact])
         mean = sign * halves.both.value
         self._need_sign(mean, mean, halves.both)
@@ -175,18 +180,19 @@ class Population:
         """Add where the critical point of the whole may be, and settle the confidence."""
         change = self._change()
         limit = LOSS_SHARE * change
-        moved = displacement(*self.judged, self.slopes, self.level, limit, self.left())
+        moved = displacement(*self.judged, self.gradient_noise, self.level, limit, self.left())
         if not moved.enough:
             short = f"{self.left()} products are too few to see where noise moves the critical point"
             return undetermined(f"{short}; raise max_hvps", *facts, *verdict.evidence)
         seen = loss_to_go(self.here, self.judged, self.step)
-        linear = quantile(self.level, self.slopes.freedom) * self.slopes.step_error
+        linear = quantile(self.level, self.gradient_noise.freedom) * self.gradient_noise.step_error
         within = seen + linear + moved.change <= limit
-        model = model_change(self.slopes, self.judged, self.step) ** 0.5 + moved.change**0.5
+        model = model_change(self.gradient_noise, self.judged, self.step) ** 0.5 + moved.change**0.5
         most = number(seen + linear + moved.change, 2)
         place = (
-            f"with the gradient's noise (norm {number(self.slopes.error, 2)}) the way to the critical point "
-            f"may change the loss by {most} in place of {number(seen, 2)} (near: at most {number(limit, 2)})"
+            f"with the gradient's noise (norm {number(self.gradient_noise.error, 2)}) the way to the "
+            f"critical point may change the loss by {most} in place of {number(seen, 2)} "
+            f"(near: at most {number(limit, 2)})"
         )
         if within and model <= (MODEL_SHARE * change) ** 0.5:
             facts.append(place)
@@ -204,8 +210,8 @@ class Population:
 
     def _change(self) -> float:
         """What the curvature changes the loss by over the distance along which it was seen to hold."""
-        both = is_saddle(self.judged.ends)
-        return (min if both else max)((probe.change for probe in self.probes.values()), default=0.0)
+        both = is_saddle(self.judged.extremes)
+        return (min if both else max)((check.change for check in self.line_checks.values()), default=0.0)
 
     def _fitted(self) -> tuple[str, ...]:
         """Say so where the halves' gradients oppose each other: by chance they would not."""
@@ -220,7 +226,7 @@ class Population:
 
     def _slope(self, verdict: Verdict) -> Verdict:
         """A gradient too large must be so for the whole."""
-        length, noise = float(norm(self.here.operator.gradient_vector)), self.slopes.error
+        length, noise = float(norm(self.here.operator.gradient_vector)), self.gradient_noise.error
         share = (noise / length) ** 2 if length > 0 else 1.0
         without = length * max(1.0 - share, 0.0) ** 0.5
         fact = (
@@ -239,7 +245,7 @@ class Population:
             self._need_sign(mean.value, mean.value, mean)
         else:
             self._need_signs()
-        self._need_place(displacement(*self.here, self.slopes, self.level, math.inf, self.left()))
+        self._need_place(displacement(*self.here, self.gradient_noise, self.level, math.inf, self.left()))
         return undetermined(*self._doubts([doubt]), *verdict.evidence)
 
     def _need_signs(self) -> None:
@@ -256,20 +262,20 @@ class Population:
             return
         limits = LOSS_SHARE * self._change(), MODEL_SHARE * self._change(), NOISE_SHARE
         along = self._components(moved)
-        self.times.append(times_for_place(*along, limits, self.level, self.slopes.freedom))
+        self.times.append(times_for_place(*along, limits, self.level, self.gradient_noise.freedom))
 
     def _components(self, moved: Displacement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Slopes, errors and curvatures along eigenvectors; what is not known of them as REST equal parts."""
-        slopes = self.slopes
-        beyond = np.abs(slopes.curvatures) > self.judged.ends.band
-        values, errors = np.array([(each.value, each.error) for each in slopes.along])[beyond].T
-        curvatures = slopes.curvatures[beyond]
-        if self.judged.ends.spectrum is not None:
+        gradient_noise = self.gradient_noise
+        beyond = np.abs(gradient_noise.curvatures) > self.judged.extremes.band
+        values, errors = np.array([(each.value, each.error) for each in gradient_noise.along])[beyond].T
+        curvatures = gradient_noise.curvatures[beyond]
+        if self.judged.extremes.spectrum is not None:
             return values, errors, curvatures
         length = float(norm(self.here.operator.gradient_vector))
         slope, error = (
             math.sqrt(max(whole**2 - float(np.sum(np.square(part))), 0.0) / REST)
-            for whole, part in ((length, values), (slopes.error, errors))
+            for whole, part in ((length, values), (gradient_noise.error, errors))
         )
         if not (moved.change > 0 and error > 0):
             return values, errors, curvatures
@@ -304,7 +310,7 @@ class Population:
         return rounded_up(max(max(t for t in self.times if t is not None), 1.0) * self.data.total)
 
 
-def _shown(halves: Halves) -> str:
+def _shown(halves: SplitHalf) -> str:
     even, odd, both = halves
     return (
         f"{signed(both.value, 3)} ± {number(both.error, 2)} (halves {signed(even.value, 3)} ± "

@@ -23,7 +23,7 @@ from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
 FEWEST_STEPS, MOST_STEPS = 8, 48
 
 
-class Halves(NamedTuple):
+class SplitHalf(NamedTuple):
     """The same quantity on the even and on the odd batches.
 
     A sign is held to be shown where each half alone shows it.  One test on both together would not do:
@@ -41,10 +41,10 @@ class Halves(NamedTuple):
         return self.even.beyond(sign, level, band) and self.odd.beyond(sign, level, band)
 
 
-def split_halves(values: np.ndarray, weights: np.ndarray) -> Halves:
+def split_halves(values: np.ndarray, weights: np.ndarray) -> SplitHalf:
     """Take the means over the even, the odd and all batches."""
     halves = [weighted_mean(values[s::2], weights[s::2] / np.sum(weights[s::2])) for s in (0, 1)]
-    return Halves(halves[0], halves[1], weighted_mean(values, weights))
+    return SplitHalf(halves[0], halves[1], weighted_mean(values, weights))
 
 
 def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
@@ -56,7 +56,7 @@ def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
     return min(wanted, allowed) if allowed >= min(size, FEWEST_STEPS) else 0
 
 
-def held_out(op: HessianOperator, steps: int, rng: np.random.Generator) -> tuple[Halves, Halves] | None:
+def held_out(op: HessianOperator, steps: int, rng: np.random.Generator) -> tuple[SplitHalf, SplitHalf] | None:
     """Find both ends on each half of the batches and judge them on the other.
 
     Args:
@@ -95,12 +95,12 @@ def _ends(
         pass
     if krylov.size == 0 or krylov.nonfinite:
         return None
-    ends = krylov.vectors(krylov.ritz().weights[:, [0, -1]])
-    low, high = (row(ends, index) for index in (0, 1))
+    extremes = krylov.vectors(krylov.ritz().weights[:, [0, -1]])
+    low, high = (row(extremes, index) for index in (0, 1))
     return scale(1.0 / float(norm(low)), low), scale(1.0 / float(norm(high)), high)
 
 
-def _joined(values: list[np.ndarray], weights: list[np.ndarray]) -> Halves:
+def _joined(values: list[np.ndarray], weights: list[np.ndarray]) -> SplitHalf:
     """Each half's mean, and the mean of both about their own means."""
     even, odd = (weighted_mean(v, w / np.sum(w)) for v, w in zip(values, weights, strict=True))
     share = float(np.sum(weights[0]))
@@ -108,4 +108,4 @@ def _joined(values: list[np.ndarray], weights: list[np.ndarray]) -> Halves:
     parts = np.array([share * even.error, (1.0 - share) * odd.error])
     error = float(np.hypot(*parts))
     freedom = even.freedom + odd.freedom
-    return Halves(even, odd, Estimate(value, error, freedom))
+    return SplitHalf(even, odd, Estimate(value, error, freedom))
