@@ -51,6 +51,51 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+@dataclasses.dataclass
+class Cost:
+    """A ledger of what was computed.  An entry counts in the ledger that this one is a part of, too.
+
+    Attributes:
+        num_hvps: Hessian-vector products.
+        num_gradients: gradients, each with its loss.
+        num_losses: losses, with a slope along a line or without.
+        whole: the ledger that this one is a part of, if it is.
+
+    Examples:
+        >>> whole = Cost()
+        >>> part = whole.part()
+        >>> part.add(hvps=2, gradients=1)
+        >>> whole.num_hvps, whole.num_evaluations
+        (2, 1)
+    """
+
+    num_hvps: int = 0
+    num_gradients: int = 0
+    num_losses: int = 0
+    whole: Cost | None = None
+
+    @property
+    def num_evaluations(self) -> int:
+        """Losses and gradients together."""
+        return self.num_gradients + self.num_losses
+
+    def add(self, *, hvps: int = 0, gradients: int = 0, losses: int = 0) -> None:
+        """Enter what was computed."""
+        self.num_hvps += hvps
+        self.num_gradients += gradients
+        self.num_losses += losses
+        if self.whole is not None:
+            self.whole.add(hvps=hvps, gradients=gradients, losses=losses)
+
+    def clear(self) -> None:
+        """Forget all entries here; the whole keeps them."""
+        self.num_hvps = self.num_gradients = self.num_losses = 0
+
+    def part(self) -> Cost:
+        """An empty ledger that is a part of this one."""
+        return Cost(whole=self)
+
+
 def _array(value: Any) -> Any:
     """Give a number the attributes of an array, as JAX's own functions expect of a leaf."""
     return np.float64(value) if type(value) is float else value

@@ -198,7 +198,7 @@ def _stay(
         step=0.0,
         predicted=math.nan,
         num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.num_evaluations,
+        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
         point=point,
         evidence=(reason,),
     )
@@ -235,7 +235,7 @@ def _moved(
         step=way.step,
         predicted=way.predicted,
         num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.num_evaluations,
+        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
         point=point,
         evidence=evidence,
     )

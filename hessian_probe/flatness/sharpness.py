@@ -141,7 +141,7 @@ def sharpness(
         size=op.size,
         notes=notes,
         num_hvps=op.num_hvps,
-        num_evaluations=op.objective.num_evaluations,
+        num_evaluations=op.objective.cost.num_evaluations,
     )
 
 

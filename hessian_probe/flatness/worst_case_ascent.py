@@ -77,7 +77,7 @@ def highest(
         Highest; NaN where a loss in the region is not finite.
     """
     centre = cast(x, objective.layout.work_dtypes)
-    before = objective.num_evaluations
+    before = objective.cost.num_evaluations
     ends = []
     for direction in directions:
         move, best = region.along(direction), 0.0
@@ -85,14 +85,14 @@ def highest(
             there, gradient = objective.value_and_gradient(add_scaled(centre, 1.0, move))
             rise = there - value
             if not np.isfinite(rise):
-                return Highest(float("nan"), float("nan"), objective.num_evaluations - before)
+                return Highest(float("nan"), float("nan"), objective.cost.num_evaluations - before)
             gained, best = rise - best, max(rise, best)
             if step and gained <= SETTLED * best:
                 break
             move = region.farthest(gradient)
         ends.append(best)
     ends.sort()
-    return Highest(ends[-1], ends[-1] - ends[-2], objective.num_evaluations - before)
+    return Highest(ends[-1], ends[-1] - ends[-2], objective.cost.num_evaluations - before)
 
 
 def _times(a: Vector, b: Vector) -> Vector:

@@ -13,7 +13,9 @@ from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combi
 class SymmetricOperator(Protocol):
     """A symmetric linear map on the vectors of a layout."""
 
-    num_hvps: int
+    @property
+    def num_hvps(self) -> int:
+        """Products computed so far."""
 
     @property
     def layout(self) -> Layout:

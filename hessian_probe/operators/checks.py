@@ -78,12 +78,12 @@ def check_operator(op: HessianOperator) -> OperatorCheck:
         The check; call its `require()` to raise on a failure.
 
     Cost:
-        Four products and one more linearisation of the gradient.
+        Four products, which are not counted, and one more linearisation of the gradient.
     """
     rng = generator()
     u, v = (random_normal(rng, op.layout, op.active) for _ in range(2))
-    hu, again, hv = op.multiply(u), op.at(op.x).multiply(u), op.multiply(v)
-    both = op.multiply(add_scaled(u, 1.0, v))
+    hu, again, hv = op.product(u), op.at(op.x).product(u), op.product(v)
+    both = op.product(add_scaled(u, 1.0, v))
     sizes = [float(norm(x)) for x in (hu, hv, u)]
     differences = op.objective.route is DIFFERENCES
     tolerance = TOLERANCE_DIFFERENCES if differences else TOLERANCE

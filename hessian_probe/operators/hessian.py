@@ -83,7 +83,7 @@ class HessianOperator:
     Attributes:
         objective: the loss with its data.
         x: the variables at which the Hessian is taken.
-        num_hvps: products computed so far, those of the self-check left out.
+        cost: what was computed so far, the products of the self-check left out; a part of the objective's.
         unchecked: the self-check is still to come, at the first product.
     """
 
@@ -96,7 +96,7 @@ class HessianOperator:
     ) -> None:
         self.objective = objective
         self.x = objective.variables if x is None else x
-        self.num_hvps = 0
+        self.cost = objective.cost.part()
         self.unchecked = False
         self._max_residual_bytes = max_residual_bytes
         self._value: float | None = None
@@ -139,6 +139,11 @@ class HessianOperator:
     def accuracy(self) -> str:
         """What accuracy the route gives."""
         return self.objective.route.accuracy
+
+    @property
+    def num_hvps(self) -> int:
+        """Products computed so far, those of the self-check left out."""
+        return self.cost.num_hvps
 
     @property
     def evaluated(self) -> bool:
@@ -187,10 +192,7 @@ class HessianOperator:
     def check(self) -> OperatorCheck:
         """Check that products are repeatable, symmetric and linear; see `check_operator`."""
         self.unchecked = False
-        counted = self.num_hvps, self.objective.num_hvps
-        found = check_operator(self)
-        self.num_hvps, self.objective.num_hvps = counted
-        return found
+        return check_operator(self)
 
     def apply(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space, after the self-check if that is still to come."""
@@ -200,7 +202,11 @@ class HessianOperator:
 
     def multiply(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space."""
-        self.count(1)
+        self.cost.add(hvps=1)
+        return self.product(v)
+
+    def product(self, v: Vector) -> Vector:
+        """Multiply a vector of the parameter space; the caller counts."""
         total: Vector | None = None
         for weight, product in self.batch_products():
             total = accumulate(total, weight, product(v))
@@ -250,7 +256,7 @@ class HessianOperator:
         self._prepare()
         count = len(vectors[0])
         if self._maps is not None and len(self._maps) == 1:
-            self.count(count)
+            self.cost.add(hvps=count)
             return derivatives.apply_to_rows(self._maps[0][1], vectors)
         rows = [self.apply(row(vectors, index)) for index in range(count)]
         return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
@@ -269,11 +275,6 @@ class HessianOperator:
             f"HessianOperator({self.size} variables, {np.dtype(self.dtype).name}, "
             f"{self.objective.route.name}, {self.num_hvps} products so far)"
         )
-
-    def count(self, products: int) -> None:
-        """Count products, here and in the objective."""
-        self.num_hvps += products
-        self.objective.num_hvps += products
 
     def _prepare(self) -> None:
         """Evaluate loss and gradient once; keep the linearisation if it fits."""
@@ -295,6 +296,6 @@ class HessianOperator:
             total += batch.weight * float(value)
             gradient = accumulate(gradient, batch.weight, g)
             maps.append((batch.weight, tangent_map))
-        self.objective.num_evaluations += 1
+        self.cost.add(gradients=1)
         self._value, self._gradient, self._maps = total, gradient, maps
         return True

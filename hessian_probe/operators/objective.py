@@ -16,6 +16,7 @@ from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.precision import rounding_unit
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD, find_route, has_forward, shapes_of, trace
+from hessian_probe.results import Cost
 
 
 class Objective:
@@ -27,8 +28,7 @@ class Objective:
         data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
 
     Attributes:
-        num_evaluations: losses and gradients evaluated so far.
-        num_hvps: Hessian-vector products so far, of all operators of this objective.
+        cost: what was computed so far, by all operators of this objective too.
         facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
 
@@ -41,8 +41,7 @@ class Objective:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         self.data = Data(data)
-        self.num_evaluations = 0
-        self.num_hvps = 0
+        self.cost = Cost()
         self._read(loss, params)
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)
@@ -124,12 +123,12 @@ class Objective:
 
     def value(self, x: Vector) -> float:
         """Loss at `x`, averaged over the batches by weight."""
-        self.num_evaluations += 1
+        self.cost.add(losses=1)
         return float(sum(b.weight * float(self._call(derivatives.value, b, x)) for b in self.data))
 
     def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         """Loss and gradient at `x`, averaged over the batches by weight."""
-        self.num_evaluations += 1
+        self.cost.add(gradients=1)
         total, gradient = 0.0, None
         for weight, value, g in self.batch_gradients(x):
             total += weight * float(value)
@@ -150,7 +149,7 @@ class Objective:
     def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[np.ndarray, Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
         values, gradients = np.zeros(len(moves[0])), None
-        self.num_evaluations += len(values)
+        self.cost.add(gradients=len(values))
         for batch in self.data:
             v, g = self._call(derivatives.values_and_gradients, batch, x, moves)
             values += batch.weight * np.asarray(v, np.float64)
@@ -170,7 +169,10 @@ class Objective:
             Values and slopes, float64, each of shape (k,).
         """
         steps = np.atleast_1d(np.asarray(ts, np.float64))
-        self.num_evaluations += len(steps)
+        if self.forward:
+            self.cost.add(losses=len(steps))
+        else:
+            self.cost.add(gradients=len(steps))
         kernel = derivatives.line_forward if self.forward else derivatives.line_reverse
         values, slopes = np.zeros(len(steps)), np.zeros(len(steps))
         for batch in self.data:

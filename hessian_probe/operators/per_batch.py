@@ -10,6 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, dot
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.results import Cost
 
 
 def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperator:
@@ -27,18 +28,17 @@ def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperato
     """
     objective = copy.copy(op.objective)
     objective.data = op.objective.data.part(start, step)
-    objective.num_hvps = objective.num_evaluations = 0
+    objective.cost = Cost()
     return op.sharing(objective, slice(start, None, step))
 
 
 def charge_share(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
     """Add the products of parts to those of the whole, each by its share of the batches, rounded up."""
     whole = op.objective.data.count
-    spent = sum(p.objective.num_hvps * p.objective.data.count / whole for p in parts)
-    op.objective.num_hvps += math.ceil(spent)
-    op.num_hvps += math.ceil(spent)
+    spent = sum(p.objective.cost.num_hvps * p.objective.data.count / whole for p in parts)
+    op.cost.add(hvps=math.ceil(spent))
     for one in parts:
-        one.objective.num_hvps = 0
+        one.objective.cost.clear()
 
 
 def rayleigh_quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +58,12 @@ def rayleigh_quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[
     for weight, product in op.batch_products():
         weights.append(weight)
         rows.append([dot(v, product(v)) for v in vectors])
-    op.count(len(vectors))
+    op.cost.add(hvps=len(vectors))
     return np.array(weights), np.array(rows, np.float64).reshape(len(weights), len(vectors))
 
 
 def batch_gradients(op: HessianOperator) -> Iterator[tuple[float, Vector]]:
     """Weight and gradient of every batch at the operator's parameters; one evaluation in all."""
-    op.objective.num_evaluations += 1
+    op.cost.add(gradients=1)
     for weight, _, gradient in op.objective.batch_gradients(op.x):
         yield weight, gradient

@@ -22,6 +22,7 @@ class PreconditionedOperator(HessianOperator):
 
     def __init__(self, op: HessianOperator, gain: Vector, shift: Vector | None = None) -> None:
         super().__init__(op.objective, op.x)
+        self.cost = op.cost.part()
         self._op, self.gain, self.shift = op, gain, shift
         self._root = tuple(jnp.sqrt(leaf) for leaf in gain)
 
@@ -29,10 +30,9 @@ class PreconditionedOperator(HessianOperator):
         """Return the same scaling of the Hessian at other variables."""
         return PreconditionedOperator(self._op.at(x), self.gain, self.shift)
 
-    def multiply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space."""
-        self.num_hvps += 1
-        product = self._op.multiply(tuple(r * leaf for r, leaf in zip(self._root, v, strict=True)))
+    def product(self, v: Vector) -> Vector:
+        """Multiply a vector of the parameter space; the caller counts."""
+        product = self._op.product(tuple(r * leaf for r, leaf in zip(self._root, v, strict=True)))
         scaled = tuple(r * leaf for r, leaf in zip(self._root, product, strict=True))
         if self.shift is None:
             return scaled

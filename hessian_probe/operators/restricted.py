@@ -158,9 +158,9 @@ class RestrictedHessian(HessianOperator):
         rows = flatten_rows(self.null_basis)
         return np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]
 
-    def multiply(self, v: Vector) -> Vector:
-        """Multiply P H P and a vector."""
-        return project_out_null_space(self, super().multiply(project_out_null_space(self, v)))
+    def product(self, v: Vector) -> Vector:
+        """Multiply P H P and a vector; the caller counts."""
+        return project_out_null_space(self, super().product(project_out_null_space(self, v)))
 
     def sharing(self, objective: Objective, batches: slice) -> RestrictedHessian:
         """Return the same of an objective of some of the batches."""
@@ -171,4 +171,5 @@ class RestrictedHessian(HessianOperator):
 
     def multiply_whole(self, v: Vector) -> Vector:
         """Multiply H itself and a vector."""
-        return super().multiply(v)
+        self.cost.add(hvps=1)
+        return super().product(v)

@@ -50,7 +50,7 @@ def critical_point(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
         descent=_descent(pipeline),
         evidence=(*verdict.evidence, *_notes(pipeline)),
         num_hvps=pipeline.spent,
-        num_evaluations=op.objective.num_evaluations,
+        num_evaluations=op.objective.cost.num_evaluations,
         size=op.size,
         dtype=op.objective.precision,
     )

@@ -57,7 +57,7 @@ class ExtremesSearch:
         self.job = job
         self.op, self.noise, self.rng = op, noise, rng
         self.settings, self.budget = settings, budget
-        self.before = op.objective.num_hvps
+        self.before = op.objective.cost.num_hvps
         self.judged = 0  # steps after which the ends were looked at last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
@@ -66,7 +66,7 @@ class ExtremesSearch:
     @property
     def spent(self) -> int:
         """Products since the search began, those at the neighbour included."""
-        return self.op.objective.num_hvps - self.before
+        return self.op.objective.cost.num_hvps - self.before
 
     def run(self) -> ExtremeEigenpairs:
         """Search."""
@@ -110,7 +110,7 @@ class ExtremesSearch:
         self.judged, self.resolved_at = values["judged"], values["resolved_at"]
         self.noise.largest = values["noise"]
         set_random_state(self.rng, values["random"])
-        self.op.objective.num_hvps = self.before + values["spent"]
+        self.op.objective.cost.num_hvps = self.before + values["spent"]
         self.top = values["spent"], self.krylov.steps
 
     def _dense_at_once(self) -> bool:

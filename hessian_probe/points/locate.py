@@ -120,13 +120,13 @@ class NewtonIteration:
         (self.change, self.radius), self.rng = extent, rng
         self.polish = self.one_sign = False
         self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
-        self.stop_at = op.objective.num_hvps + budget
+        self.stop_at = op.objective.cost.num_hvps + budget
         self.limit = parameter_scale(op)
         self.length = float(norm(op.gradient_vector))
 
     @property
     def _left(self) -> int:
-        return self.stop_at - self.op.objective.num_hvps
+        return self.stop_at - self.op.objective.cost.num_hvps
 
     def run(self) -> LocatedPoint:
         """Take steps until one settles it."""

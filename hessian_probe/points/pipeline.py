@@ -71,7 +71,7 @@ class Pipeline:
     @property
     def spent(self) -> int:
         """Products spent so far, at every point that was looked at."""
-        return self.op.objective.num_hvps
+        return self.op.objective.cost.num_hvps
 
     @property
     def left(self) -> int:

@@ -74,7 +74,7 @@ class IndexCounter:
     ) -> None:
         self.op, self.band, self.allowed = op, band, max(allowed, band)
         self.confidence, self.budget, self.rng = confidence, budget, rng
-        self.before = op.objective.num_hvps
+        self.before = op.objective.cost.num_hvps
         self.dimension = search_dimension(op, op.active)
         self.runs = self.num_ended = 0
         self.seen = np.zeros(0)  # eigenvalues of the projected matrix with most of them below −band
@@ -83,7 +83,7 @@ class IndexCounter:
     @property
     def spent(self) -> int:
         """Products since the count began."""
-        return self.op.objective.num_hvps - self.before
+        return self.op.objective.cost.num_hvps - self.before
 
     def run(self) -> IndexCount:
         """Count."""

@@ -178,7 +178,7 @@ class Probe:
         values = [objective.value(objective.read(each)) for each in lower]
         eps = float(jnp.finfo(objective.layout.dtype).eps)
         margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
-        doubts, losses = [], objective.num_evaluations
+        doubts, losses = [], objective.cost.num_evaluations
         for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
             doubt = None
             if not before - after > margin:

@@ -84,7 +84,7 @@ def moved(point: CriticalPoint, objective: Objective, there: PyTree, before: flo
         step=math.nan,
         predicted=math.nan,
         num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.num_evaluations,
+        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
         point=point,
         evidence=(fell,),
     )
