@@ -29,7 +29,7 @@ import hessian_probe as hp
 from benchmarks.diagnose_table import Record, line, summary
 from benchmarks.zoo import FIRST_COUNT, PLANTS
 from benchmarks.zoo.training import Plant, Run, joined, order
-from hessian_probe.optimizers.trial_runs import displaced
+from hessian_probe.optimizers.trial_runs import perturb
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
@@ -143,7 +143,7 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
         factor = float(finding.experiment.split()[-1])
         optimizer, state = optax.chain(optimizer, optax.scale(factor)), (state, optax.EmptyState())
     elif finding.cause == "saddle" and "add noise" in finding.experiment:
-        params, optimizer = displaced(params, np.random.default_rng(1)), optax.adam(1e-2)
+        params, optimizer = perturb(params, np.random.default_rng(1)), optax.adam(1e-2)
         state = optimizer.init(params)
     elif finding.cause == "saddle":
         data = joined(run)

@@ -21,7 +21,7 @@ from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import CAUSES, Finding
-from hessian_probe.optimizers.samples import join
+from hessian_probe.operators.samples import join_batches
 from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
@@ -267,7 +267,7 @@ def test_two_sets_are_told_apart_by_mean_and_by_spread(change):
     rng = np.random.default_rng(3)
     first, second = rng.standard_normal((2, 150, 6)).astype(np.float32)
     second = {"none": second, "mean": second + 1, "spread": 2.5 * second}[change]
-    area, error = two_sample_area(join(first), join(second))
+    area, error = two_sample_area(join_batches(first), join_batches(second))
     assert (area > 0.9) == (change != "none")
     assert change != "none" or abs(area - 0.5) < 3 * error
 
@@ -436,12 +436,12 @@ def test_leaves_that_are_no_arrays_are_refused():
 
 def test_batches_are_joined_and_pairs_and_dicts_read():
     x, y = blobs()
-    pair = join([(x[:40], y[:40]), (x[40:], y[40:])])
-    named = join({"image": x, "label": y})
+    pair = join_batches([(x[:40], y[:40]), (x[40:], y[40:])])
+    named = join_batches({"image": x, "label": y})
     assert (pair.size, pair.batch_size, named.batch_size) == (60, 30, None)
     np.testing.assert_array_equal(pair.inputs, named.inputs)
     np.testing.assert_array_equal(pair.targets, named.targets)
-    assert join({"a": x, "b": np.float32(1.0)}) is None
+    assert join_batches({"a": x, "b": np.float32(1.0)}) is None
 
 
 def test_a_finding_states_number_threshold_and_source():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.optimizers.samples import folds
+from hessian_probe.operators.samples import assign_folds
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -56,7 +56,7 @@ def causes(found):
 
 def test_copies_of_a_row_are_in_one_part():
     rows = np.repeat(np.arange(40.0), 3)[:, None] * np.ones(2)
-    part, first = folds(rows, 4, np.random.default_rng(0))
+    part, first = assign_folds(rows, 4, np.random.default_rng(0))
     assert np.all(part.reshape(40, 3) == part[::3, None])
     assert np.array_equal(np.flatnonzero(first), np.arange(0, 120, 3))
     assert np.array_equal(np.bincount(part[::3]), [10, 10, 10, 10])

@@ -27,7 +27,7 @@ from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients, slopes
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
-from hessian_probe.optimizers.trial_runs import Trial, best_by_adam, drawn_anew
+from hessian_probe.optimizers.trial_runs import Trial, best_by_adam, reinitialise
 from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
@@ -110,7 +110,7 @@ def test_a_narrow_layer_holds_no_linear_model():
 def test_a_new_start_draws_weights_and_keeps_gains():
     params = {"w": jnp.zeros((300, 100)), "b": jnp.full(100, 9.0), "gain": jnp.full(100, 1.1)}
     params["n"] = jnp.int32(3)
-    found = drawn_anew(params, np.random.default_rng(0))
+    found = reinitialise(params, np.random.default_rng(0))
     assert float(jnp.std(found["w"])) == pytest.approx(math.sqrt(2 / 400), rel=0.02)
     assert not np.any(found["b"])
     assert np.all(found["gain"] == 1)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.optimizers.samples import folds
+from hessian_probe.operators.samples import assign_folds
 
 # Samples that a baseline sees at most; more are drawn at random.
 MAX_SAMPLES = 2000
@@ -256,7 +256,7 @@ def held_out(
     Returns:
         Losses of samples that were held out, with the task's factor.
     """
-    fold, first = folds(inputs, FOLDS, rng)
+    fold, first = assign_folds(inputs, FOLDS, rng)
     seed = int(rng.integers(2**31))
     score = np.zeros((len(DECAYS), len(inputs)))
     outside = np.zeros((len(DECAYS), FOLDS, 0 if test is None else len(test[1].targets)))

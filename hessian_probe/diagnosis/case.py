@@ -12,7 +12,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, generator, leaf_name
 from hessian_probe.operators.hessian import HessianOperator, hessian
-from hessian_probe.optimizers.samples import Samples, join
+from hessian_probe.operators.samples import Samples, join_batches
 from hessian_probe.optimizers.trial_runs import ADAM_STEPS, STEPS
 from hessian_probe.optimizers.untrained_params import frozen_variables
 
@@ -64,8 +64,8 @@ class Problem:
         self.no_trials = ""
         self.num_hvps = self.num_evaluations = 0
         self.ends: list[tuple[float, Any]] = []  # lower training losses that were met, and where
-        self.samples: Samples | None = None if data is None else join(data)
-        self.test_samples: Samples | None = None if test_data is None else join(test_data)
+        self.samples: Samples | None = None if data is None else join_batches(data)
+        self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
         _check_alike(self.samples, self.test_samples)
         self.data = data  # joined into one batch below, where that changes nothing
         self.op: HessianOperator = hessian(loss, self.params, data, check=False)

@@ -10,7 +10,7 @@ import numpy as np
 from hessian_probe.diagnosis.decay import decays
 from hessian_probe.diagnosis.held_out import Unseen
 from hessian_probe.optimizers.stability import Stability, stability
-from hessian_probe.optimizers.trial_runs import Plain, Steps, Trial
+from hessian_probe.optimizers.trial_runs import GradientDescent, Trial, TrialRunner
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -119,7 +119,7 @@ class Context(Unseen):
         return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
 
     @cached_property
-    def _many_steps(self) -> Steps:
+    def _many_steps(self) -> TrialRunner:
         return self.steps(self.samples_in_a_step, self.num_adam_steps)
 
     @cached_property
@@ -148,7 +148,7 @@ class Context(Unseen):
         """What some steps of gradient descent on all samples bring."""
         assert self.samples is not None
         self.num_evaluations += self.num_steps
-        steps = Steps(self.loss, Plain, self.samples, None, self.num_steps)
+        steps = TrialRunner(self.loss, GradientDescent, self.samples, None, self.num_steps)
         return steps.run(self.params, (), self.value, rate)
 
     @cached_property
@@ -192,10 +192,10 @@ class Context(Unseen):
         """Samples in a batch, or None for all of them."""
         return None if self.samples is None else self.samples.batch_size
 
-    def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> Steps:
+    def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> TrialRunner:
         """Steps of the user's optimiser on training batches of a size, with or without decay of weights."""
         assert self.samples is not None
-        return Steps(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
+        return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
 
 
 def _best(trials: dict[float, Trial]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.reference_models import LARGE, Others
-from hessian_probe.optimizers.samples import folds
+from hessian_probe.operators.samples import assign_folds
 from hessian_probe.optimizers.trial_runs import best_by_adam
 
 # One part of so many of the training data is held out of this model's own training.
@@ -36,7 +36,7 @@ class Unseen(Others):
         if train is None or test is None or min(train.size // PARTS, test.size) < FEWEST_LOSSES or self.held:
             return None
         rows = np.arange(train.size) if train.inputs is None else train.inputs
-        part, first = folds(rows, PARTS, np.random.default_rng(0))
+        part, first = assign_folds(rows, PARTS, np.random.default_rng(0))
         if np.sum(first) // PARTS < FEWEST_LOSSES:
             return None
         inside, outside = [], []

@@ -15,7 +15,7 @@ from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.case import Problem
 from hessian_probe.diagnosis.features import Features, standardised
 from hessian_probe.diagnosis.output_range import ROUNDING, limits, width
-from hessian_probe.optimizers.trial_runs import best_by_adam, displaced, drawn_anew
+from hessian_probe.optimizers.trial_runs import best_by_adam, perturb, reinitialise
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
@@ -189,7 +189,7 @@ class Others(Problem):
 
     @property
     def _new_start(self) -> Any:
-        return drawn_anew(self.params, np.random.default_rng(0))
+        return reinitialise(self.params, np.random.default_rng(0))
 
     @cached_property
     def restart(self) -> float:
@@ -225,7 +225,7 @@ class Others(Problem):
         if self.samples is None:
             return math.nan, math.nan
         self.num_evaluations += 2 * self.num_adam_steps + 1
-        start = displaced(self.params, np.random.default_rng(0))
+        start = perturb(self.params, np.random.default_rng(0))
         batch = jax.tree.map(jnp.asarray, self.samples.batch)
         first = float(jax.jit(self.moving)(start, batch))
         return first, best_by_adam(self.moving, start, self.samples.batch, self.num_adam_steps)[0]

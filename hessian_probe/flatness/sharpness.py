@@ -23,7 +23,7 @@ from hessian_probe.arrays import (
     unflatten_rows,
 )
 from hessian_probe.flatness.result import Sharpness, SharpnessMeasure
-from hessian_probe.flatness.worst_case_ascent import Region, highest
+from hessian_probe.flatness.worst_case_ascent import Region, worst_case_ascent
 from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
@@ -227,7 +227,7 @@ class _Measuring:
         if top is not None:
             directions += [top, scale(-1.0, top)]
         directions += [random_normal(self.rng, op.layout, op.active) for _ in range(RANDOM_STARTS)]
-        found = highest(op.objective, op.x, op.value, region, directions)
+        found = worst_case_ascent(op.objective, op.x, op.value, region, directions)
         # Keskar's formula has no meaning for a loss at or below −1.
         factor = factor if factor > 0 else float("nan")
         kind = "spread of the ascents"

@@ -47,7 +47,7 @@ class Region(NamedTuple):
         return self.along(_times(self.widths, gradient))
 
 
-class Highest(NamedTuple):
+class AscentResult(NamedTuple):
     """What the ascents found.
 
     Attributes:
@@ -61,9 +61,9 @@ class Highest(NamedTuple):
     num_evaluations: int
 
 
-def highest(
+def worst_case_ascent(
     objective: Objective, x: Vector, value: float, region: Region, directions: Iterable[Vector]
-) -> Highest:
+) -> AscentResult:
     """Climb from several moves and keep the highest loss.
 
     Args:
@@ -85,14 +85,14 @@ def highest(
             there, gradient = objective.value_and_gradient(add_scaled(centre, 1.0, move))
             rise = there - value
             if not np.isfinite(rise):
-                return Highest(float("nan"), float("nan"), objective.cost.num_evaluations - before)
+                return AscentResult(float("nan"), float("nan"), objective.cost.num_evaluations - before)
             gained, best = rise - best, max(rise, best)
             if step and gained <= SETTLED * best:
                 break
             move = region.farthest(gradient)
         ends.append(best)
     ends.sort()
-    return Highest(ends[-1], ends[-1] - ends[-2], objective.cost.num_evaluations - before)
+    return AscentResult(ends[-1], ends[-1] - ends[-2], objective.cost.num_evaluations - before)
 
 
 def _times(a: Vector, b: Vector) -> Vector:

@@ -15,8 +15,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, scale
 from hessian_probe.optimizers.optax_state import UnreadableError
-from hessian_probe.optimizers.preconditioner import Scaling, scaling, typical
-from hessian_probe.optimizers.probe import SIZE, Probe, signs
+from hessian_probe.optimizers.preconditioner import Preconditioner, measure_preconditioner, typical
+from hessian_probe.optimizers.probe import SIZE, OptimizerProbe, signs
 
 # Answers agree when they differ by this share: rounding of float32 over a few steps is below 1e-5.
 AGREE = 1e-3
@@ -28,7 +28,7 @@ ROUGH = 0.02
 STEPS = 6
 
 
-class Response(NamedTuple):
+class ImpulseResponse(NamedTuple):
     """The linear response of an optimiser around its present state.
 
     Attributes:
@@ -49,7 +49,7 @@ class Response(NamedTuple):
     next_share: float
     ratio: float
     accumulation: int
-    scaling: Scaling
+    scaling: Preconditioner
     shortened: float
 
     @property
@@ -58,7 +58,7 @@ class Response(NamedTuple):
         return self.scaling.kind
 
 
-def measure(probe: Probe, x: Vector, gradient: Vector) -> Response:
+def measure_response(probe: OptimizerProbe, x: Vector, gradient: Vector) -> ImpulseResponse:
     """Measure the response of every variable.
 
     Args:
@@ -83,11 +83,11 @@ def measure(probe: Probe, x: Vector, gradient: Vector) -> Response:
     pulled = probe.impulse(probe.zero, delta, STEPS)
     decay_share, decay_ratio = _shape(pulled, "parameters")
     decay = scale(_alternating(decay_share, decay_ratio), _divided(pulled[0], delta))
-    scaled = scaling(probe, delta, _flat(first), ratio)
+    scaled = measure_preconditioner(probe, delta, _flat(first), ratio)
     idle = _divided(pulled[0], delta)
     _check_size(probe, x, scale(SMALL, typical(gradient, scaled)), first, idle)
     shortened = 1.0 if scaled.kind else _step_share(probe, x, gradient, first, idle)
-    return Response(first, gain, decay, share, ratio, probe.accumulation, scaled, shortened)
+    return ImpulseResponse(first, gain, decay, share, ratio, probe.accumulation, scaled, shortened)
 
 
 def _divided(update: Vector, delta: Vector) -> Vector:
@@ -99,7 +99,7 @@ def _alternating(share: float, ratio: float) -> float:
     return 1 - share / (1 + ratio)
 
 
-def _step_share(probe: Probe, x: Vector, gradient: Vector, first: Vector, decay: Vector) -> float:
+def _step_share(probe: OptimizerProbe, x: Vector, gradient: Vector, first: Vector, decay: Vector) -> float:
     """Length of a step at the parameters themselves ÷ that predicted; NaN if it points elsewhere."""
     update = _flat(probe.step(probe.state, gradient, x)[0])
     expected = -_flat(first) * _flat(gradient) - _flat(decay) * _flat(x)
@@ -111,7 +111,7 @@ def _step_share(probe: Probe, x: Vector, gradient: Vector, first: Vector, decay:
     )
 
 
-def _check_size(probe: Probe, x: Vector, gradient: Vector, first: Vector, decay: Vector) -> None:
+def _check_size(probe: OptimizerProbe, x: Vector, gradient: Vector, first: Vector, decay: Vector) -> None:
     if not abs(_step_share(probe, x, gradient, first, decay) - 1) <= ROUGH:
         raise UnreadableError(
             "the optimiser's step depends on the size of the parameters or of the whole gradient "
@@ -123,7 +123,7 @@ def _flat(vector: Vector) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in vector)])
 
 
-def _check_linear(probe: Probe, delta: Vector, update: Vector) -> None:
+def _check_linear(probe: OptimizerProbe, delta: Vector, update: Vector) -> None:
     """Twice the gradient with the other sign, and only every second variable: the same answer each."""
     expected = _flat(update)
     if not np.any(expected):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from hessian_probe.arrays import Vector, scale
-from hessian_probe.optimizers.impulse_response import AGREE, Response
-from hessian_probe.optimizers.probe import SIZE, Probe, signs
+from hessian_probe.optimizers.impulse_response import AGREE, ImpulseResponse
+from hessian_probe.optimizers.probe import SIZE, OptimizerProbe, signs
 from hessian_probe.optimizers.second_moments import advanced
 
 # Steps ahead at which the learning rate is read.
 AHEAD = (10, 100, 1000, 10000)
 
 
-def schedule_of(probe: Probe, response: Response) -> tuple[tuple[int, float], ...]:
+def lr_lookahead(probe: OptimizerProbe, response: ImpulseResponse) -> tuple[tuple[int, float], ...]:
     """Read the learning rate ahead, the preconditioner as it is now.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from hessian_probe.arrays import Vector
 from hessian_probe.optimizers import optax_state as states
 from hessian_probe.optimizers import second_moments
-from hessian_probe.optimizers.probe import Probe
+from hessian_probe.optimizers.probe import OptimizerProbe
 
 # The second moments are multiplied by this to see how the step answers: far above ε, far below overflow.
 LARGER = 1e12
@@ -23,7 +23,7 @@ SETTLED = 10**6
 SAME = 1e-3
 
 
-class Scaling(NamedTuple):
+class Preconditioner(NamedTuple):
     """How second moments scale a step.
 
     Attributes:
@@ -44,7 +44,9 @@ class Scaling(NamedTuple):
     rectified: bool = False
 
 
-def scaling(probe: Probe, delta: Vector, first: np.ndarray, ratio: float) -> Scaling:
+def measure_preconditioner(
+    probe: OptimizerProbe, delta: Vector, first: np.ndarray, ratio: float
+) -> Preconditioner:
     """Find the second moments of the next step, and measure how it depends on them.
 
     Args:
@@ -64,21 +66,21 @@ def scaling(probe: Probe, delta: Vector, first: np.ndarray, ratio: float) -> Sca
         if states.second_moments(new)
     ]
     if not pairs:
-        return Scaling(none, "")
+        return Preconditioner(none, "")
     kind = " + ".join(type(new).__name__ for _, new in pairs)
     shrunk = _answer(probe, delta, first, second_moments.rescaled(held, LARGER))
     if abs(shrunk - 1) <= SAME:  # RAdam's first steps
-        return Scaling(none, "", rectified="Adam" in kind)
+        return Preconditioner(none, "", rectified="Adam" in kind)
     power = 1.0 if shrunk < LARGER**-INVERSE else 0.5
     forgets = all(second_moments.memory_decay(*pair) < 1 for pair in pairs)
     corrected, rectified = _corrections(probe, delta, first, after, ratio)
     second = none
     if len(pairs) == 1:
         second = _by_leaf(probe, second_moments.second_moment(*pairs[0], corrected=corrected))
-    return Scaling(second, kind, power, forgets, corrected, rectified)
+    return Preconditioner(second, kind, power, forgets, corrected, rectified)
 
 
-def typical(gradient: Vector, found: Scaling) -> Vector:
+def typical(gradient: Vector, found: Preconditioner) -> Vector:
     """A gradient of the size that the second moment has seen."""
 
     def one(leaf: jax.Array, nu: Any) -> jax.Array:
@@ -90,7 +92,7 @@ def typical(gradient: Vector, found: Scaling) -> Vector:
     return tuple(one(leaf, nu) for leaf, nu in zip(gradient, found.second, strict=True))
 
 
-def _answer(probe: Probe, delta: Vector, first: np.ndarray, state: Any) -> float:
+def _answer(probe: OptimizerProbe, delta: Vector, first: np.ndarray, state: Any) -> float:
     """Step from another state ÷ step from the probe's, for the median variable."""
     update = probe.impulse(delta, probe.zero, 1, state)[0]
     shares = (np.ravel(np.asarray(-u / d, np.float64)) for u, d in zip(update, delta, strict=True))
@@ -99,7 +101,7 @@ def _answer(probe: Probe, delta: Vector, first: np.ndarray, state: Any) -> float
 
 
 def _corrections(
-    probe: Probe, delta: Vector, first: np.ndarray, after: Any, ratio: float
+    probe: OptimizerProbe, delta: Vector, first: np.ndarray, after: Any, ratio: float
 ) -> tuple[bool, bool]:
     """Measure whether the second moment's bias is corrected, and whether the step is rectified.
 
@@ -127,7 +129,7 @@ def _counted(node: Any) -> bool:
     return bool(states.second_moments(node)) and "count" in node._fields
 
 
-def _by_leaf(probe: Probe, moment: Any) -> tuple[Any, ...]:
+def _by_leaf(probe: OptimizerProbe, moment: Any) -> tuple[Any, ...]:
     """The second moment of each variable leaf; None where it has neither its shape nor is one number."""
     by_path = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(moment)}
     leaves = [by_path.get(name.removeprefix("params")) for name in probe.layout.names]

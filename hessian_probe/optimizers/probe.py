@@ -20,7 +20,7 @@ SIZE = 1e-11
 MAX_ACCUMULATION = 1024
 
 
-class Probe:
+class OptimizerProbe:
     """An optimiser at a copy of its state, its preconditioner and schedules held.
 
     Args:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, scale, tangent
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale, tangent
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
-from hessian_probe.optimizers.impulse_response import AGREE, Response
+from hessian_probe.optimizers.impulse_response import AGREE, ImpulseResponse
 from hessian_probe.optimizers.optax_state import UnreadableError
-from hessian_probe.optimizers.quadratic_model import Memory, Seen, heavy_ball, seen_by_gradient
-from hessian_probe.optimizers.rate_proposal import RateProposal, Setting
+from hessian_probe.optimizers.rate_proposal import RateProposal, RateSetting
 from hessian_probe.optimizers.stability import Stability, measured_stability, probed
 from hessian_probe.points.preconditions import nonfinite
+from hessian_probe.spectrum.krylov import Krylov
 
 # A proposed setting has its limit at twice the present sharpness: sharpness grows while training goes well
 # (Cohen et al. 2021, section 3.1).
@@ -99,7 +99,7 @@ def propose_rate(
     scaled = PreconditionedOperator(op, response.gain, None)
     root = tuple(jnp.sqrt(gain) for gain in response.gain)
     start = tuple(r * g for r, g in zip(root, op.gradient_vector, strict=True))
-    seen = seen_by_gradient(scaled, start, num_products)
+    seen = gradient_spectrum(scaled, start, num_products)
     if not len(seen.nodes):
         return _undetermined(op, "the gradient is zero: no rate moves the parameters", steps)
     trials = _Trials(op, steps)
@@ -112,10 +112,10 @@ def propose_rate(
     return _proposal(op, tried, steps, now)
 
 
-def _memory(response: Response) -> Memory:
+def _kernel(response: ImpulseResponse) -> MomentumKernel:
     """The optimiser's own, in coordinates where gradients that alternate are answered by one."""
     own = 1 / (1 - response.next_share / (1 + response.ratio))
-    return Memory(own, own * response.next_share, response.ratio)
+    return MomentumKernel(own, own * response.next_share, response.ratio)
 
 
 def _factors(ratio: float) -> np.ndarray:
@@ -125,28 +125,33 @@ def _factors(ratio: float) -> np.ndarray:
 
 
 def _unchanged(
-    trials: _Trials, optimizer: Any, state: Any, response: Response, now: Stability, seen: Seen
-) -> Setting:
-    predicted = seen.change(_memory(response), 1.0, trials.steps)
+    trials: _Trials,
+    optimizer: Any,
+    state: Any,
+    response: ImpulseResponse,
+    now: Stability,
+    seen: GradientSpectrum,
+) -> RateSetting:
+    predicted = seen.change(_kernel(response), 1.0, trials.steps)
     after = trials.run(optimizer, state, 1.0)
-    return Setting("as it is", now.learning_rate, now.momentum, 1.0, now.ratio, predicted, after)
+    return RateSetting("as it is", now.learning_rate, now.momentum, 1.0, now.ratio, predicted, after)
 
 
 def _rate(
     trials: _Trials,
     optimizer: Any,
     state: Any,
-    response: Response,
+    response: ImpulseResponse,
     now: Stability,
-    seen: Seen,
+    seen: GradientSpectrum,
     factor: float | None = None,
-) -> Setting:
+) -> RateSetting:
     """Another rate, the momentum as it is; the best by prediction unless it is given."""
-    memory = _memory(response)
+    memory = _kernel(response)
     if factor is None:
         factor = min(_factors(now.ratio), key=lambda f: seen.change(memory, float(f), trials.steps))
     factor = float(factor)
-    return Setting(
+    return RateSetting(
         "another rate",
         factor * now.learning_rate,
         now.momentum,
@@ -157,7 +162,9 @@ def _rate(
     )
 
 
-def _heavy_ball(trials: _Trials, response: Response, now: Stability, seen: Seen) -> Setting:
+def _heavy_ball(
+    trials: _Trials, response: ImpulseResponse, now: Stability, seen: GradientSpectrum
+) -> RateSetting:
     """Heavy ball from rest, with another rate and momentum."""
     # The scaled map has its eigenvalue 2·ratio on top, and heavy ball its limit at (2 + 2β) / q.
     changes = {
@@ -167,7 +174,7 @@ def _heavy_ball(trials: _Trials, response: Response, now: Stability, seen: Seen)
     }
     q, beta = min(changes, key=lambda pair: changes[pair])
     top = max(float(jnp.max(leaf, initial=0.0)) for leaf in response.gain)
-    return Setting(
+    return RateSetting(
         "heavy ball",
         q * top,
         beta,
@@ -178,7 +185,7 @@ def _heavy_ball(trials: _Trials, response: Response, now: Stability, seen: Seen)
     )
 
 
-def _even(response: Response) -> bool:
+def _even(response: ImpulseResponse) -> bool:
     """Whether all variables that move have one rate."""
     flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in response.first])
     moving = flat[flat > 0]
@@ -228,14 +235,14 @@ class _Trials:
         return value if math.isfinite(value) else math.inf
 
 
-def _better(op: HessianOperator, tried: list[Setting]) -> Setting | None:
+def _better(op: HessianOperator, tried: list[RateSetting]) -> RateSetting | None:
     """The setting that ends lowest, if it ends lower than here and, by enough, than without a change."""
     best = min(tried, key=lambda setting: setting.loss)
     changed = max(abs(op.value - min(best.loss, op.value)), abs(op.value) * float(op.eps))
     return best if best.loss < min(tried[0].loss - MATERIAL * changed, op.value) else None
 
 
-def _proposal(op: HessianOperator, tried: list[Setting], steps: int, now: Stability) -> RateProposal:
+def _proposal(op: HessianOperator, tried: list[RateSetting], steps: int, now: Stability) -> RateProposal:
     best = _better(op, tried)
     return RateProposal(
         status="better" if best else "no_better",
@@ -262,3 +269,81 @@ def _undetermined(op: HessianOperator, reason: str, steps: int) -> RateProposal:
         num_hvps=op.num_hvps,
         num_gradients=0,
     )
+
+
+# --- What steps of given rate and momentum do to a quadratic, as far as the gradient sees its spectrum.
+
+
+class GradientSpectrum(NamedTuple):
+    """The spectrum as the gradient sees it.
+
+    Attributes:
+        nodes: curvatures θ, shape (k,).
+        parts: the gradient's component at each, shape (k,).
+    """
+
+    nodes: np.ndarray
+    parts: np.ndarray
+
+    def change(self, memory: MomentumKernel, factor: float, steps: int) -> float:
+        """Change of the quadratic after some steps from rest.
+
+        Negative curvature is taken as none: there the quadratic has no floor, and the loss may have one.
+
+        Args:
+            memory: how a step depends on this and earlier gradients.
+            factor: multiplies every step.
+            steps: number of steps.
+
+        Returns:
+            Loss there − loss here, in units of the loss; infinite where it overflows.
+        """
+        nodes = np.maximum(self.nodes, 0.0)
+        moved, late = np.zeros_like(nodes), np.zeros_like(nodes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(steps):
+                gradient = self.parts + nodes * moved
+                moved = moved - factor * (memory.now * gradient + late)
+                late = memory.ratio * late + memory.next * gradient
+            value = float(np.sum(self.parts * moved + 0.5 * nodes * moved**2))
+        return value if np.isfinite(value) else float("inf")
+
+
+class MomentumKernel(NamedTuple):
+    """A step is −(now·g₀ + next·Σ ratioᵏ⁻¹g₋ₖ)."""
+
+    now: float
+    next: float
+    ratio: float
+
+
+def heavy_ball(momentum: float) -> MomentumKernel:
+    """Memory of steps v ← βv + g, x ← x − v."""
+    return MomentumKernel(1.0, momentum, momentum)
+
+
+def gradient_spectrum(op: HessianOperator, gradient: Vector, num_products: int) -> GradientSpectrum:
+    """Lanczos from the gradient.
+
+    Args:
+        op: the Hessian in scaled coordinates.
+        gradient: the gradient in them.
+        num_products: products at most.
+
+    Returns:
+        Nodes and parts; none where the gradient is zero.
+
+    Cost:
+        num_products products and vectors of memory, fewer where the Krylov space ends.
+
+    Source:
+        G. Golub and G. Meurant, Matrices, Moments and Quadrature, 2010, chapter 6.
+    """
+    size = float(norm(gradient))
+    if not size > 0:
+        return GradientSpectrum(np.zeros(0), np.zeros(0))
+    krylov = Krylov(op, gradient, np.random.default_rng(0), num_products)
+    while not (krylov.full or krylov.invariant):
+        krylov.step()
+    ritz = krylov.ritz()
+    return GradientSpectrum(ritz.values, size * ritz.weights[0])

@@ -8,7 +8,7 @@ from hessian_probe.results import number, result, signed
 
 
 @result(leaves=())
-class Setting:
+class RateSetting:
     """A learning rate and a momentum that were tried.
 
     Attributes:
@@ -64,8 +64,8 @@ class RateProposal:
     """
 
     status: str
-    proposed: Setting | None
-    tried: tuple[Setting, ...]
+    proposed: RateSetting | None
+    tried: tuple[RateSetting, ...]
     loss: float
     steps: int
     sharpness_ratio: float

@@ -11,11 +11,11 @@ import numpy as np
 from hessian_probe.arrays import PyTree, from_tangent, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
-from hessian_probe.optimizers.impulse_response import Response, measure
-from hessian_probe.optimizers.known import recognise
-from hessian_probe.optimizers.lr_lookahead import schedule_of
+from hessian_probe.optimizers.impulse_response import ImpulseResponse, measure_response
+from hessian_probe.optimizers.lr_lookahead import lr_lookahead
 from hessian_probe.optimizers.optax_state import UnreadableError
-from hessian_probe.optimizers.probe import Probe
+from hessian_probe.optimizers.probe import OptimizerProbe
+from hessian_probe.optimizers.stability_limit import recognise
 from hessian_probe.points.preconditions import nonfinite
 from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.eigsh import eigsh
@@ -166,21 +166,21 @@ def stability(
         return _undetermined(bad)
     try:
         probe, response = probed(op, optimizer, opt_state)
-        schedule = schedule_of(probe, response)
+        schedule = lr_lookahead(probe, response)
     except UnreadableError as error:
         return _undetermined(str(error))
     return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
 
 
-def probed(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[Probe, Response]:
+def probed(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[OptimizerProbe, ImpulseResponse]:
     """Measure an optimiser's response at an operator's parameters; raises UnreadableError as `measure`."""
-    probe = Probe(optimizer, opt_state, op.layout, op.objective.non_variables, op.value)
-    return probe, measure(probe, op.x, op.gradient_vector)
+    probe = OptimizerProbe(optimizer, opt_state, op.layout, op.objective.non_variables, op.value)
+    return probe, measure_response(probe, op.x, op.gradient_vector)
 
 
 def measured_stability(
     op: HessianOperator,
-    response: Response,
+    response: ImpulseResponse,
     schedule: tuple[tuple[int, float], ...] = (),
     *,
     rtol: float = 1e-3,
@@ -238,7 +238,7 @@ def _open(eigen: EigenResult) -> str:
     return f"the sharpness did not converge: {eigen.message or eigen.status}"
 
 
-def _notes(eigen: EigenResult, whole: bool, response: Response) -> tuple[str, ...]:
+def _notes(eigen: EigenResult, whole: bool, response: ImpulseResponse) -> tuple[str, ...]:
     notes = [CAVEAT]
     if response.kind:
         notes.append("clipping, if there is any, is not seen: the response is measured at tiny gradients")
@@ -254,7 +254,7 @@ def _notes(eigen: EigenResult, whole: bool, response: Response) -> tuple[str, ..
     return tuple(notes)
 
 
-def _direction(op: HessianOperator, response: Response, eigen: EigenResult) -> PyTree:
+def _direction(op: HessianOperator, response: ImpulseResponse, eigen: EigenResult) -> PyTree:
     """The top eigenvector of D^½HD^½ as a direction of the parameters: D^½ times it."""
     top = from_tangent(op.layout, eigen.vector(len(eigen.eigenvalues) - 1), "an eigenvector")
     scaled = tuple(leaf * gain**0.5 for leaf, gain in zip(top, response.gain, strict=True))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import at_least_float32
-from hessian_probe.optimizers.samples import Samples
+from hessian_probe.operators.samples import Samples
 
 # Steps of a trial: enough for a rate sixteen times too small to show, few enough to be cheap.
 STEPS = 40
@@ -41,7 +41,7 @@ class Trial(NamedTuple):
         return (self.before - self.after) / self.before if self.before > 0 else self.before - self.after
 
 
-class Plain:
+class GradientDescent:
     """Gradient descent at rate 1, in the form of an optax transformation."""
 
     @staticmethod
@@ -74,7 +74,7 @@ def moved(params: Any, updates: Any) -> Any:
     return jax.tree.map(leaf, params, updates)
 
 
-class Steps:
+class TrialRunner:
     """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
 
     Multiplying the update is the same as multiplying the learning rate.
@@ -227,7 +227,7 @@ def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) 
 SMALL = 0.01
 
 
-def displaced(params: Any, rng: np.random.Generator) -> Any:
+def perturb(params: Any, rng: np.random.Generator) -> Any:
     """Parameters with a little noise on each entry, those of leaves of zeros too.
 
     Args:
@@ -253,7 +253,7 @@ def displaced(params: Any, rng: np.random.Generator) -> Any:
 EVEN = 3.0
 
 
-def drawn_anew(params: Any, rng: np.random.Generator) -> Any:
+def reinitialise(params: Any, rng: np.random.Generator) -> Any:
     """Parameters as a usual start has them: weights drawn, biases zero, gains one.
 
     Args:

@@ -13,7 +13,7 @@ from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.optimizers.samples import Samples, finite_rows, not_finite
+from hessian_probe.operators.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.results import number
 
 # A loss this many times its lowest is running away; spread of its logarithm on noisy curves.  Both were
@@ -36,7 +36,7 @@ def check(context: Context) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
     where = nonfinite(context)
     if where and context.samples is not None and _from_data(context, context.samples):
-        return [_of_data(not_finite(context.samples))]
+        return [_of_data(count_nonfinite(context.samples))]
     if where:
         return [_finding(context, f"{where} is not finite", math.inf, MOST)]
     if context.history is None or "loss" not in context.history:

@@ -13,7 +13,7 @@ from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
 from hessian_probe.diagnosis.experiments import Context
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.optimizers.samples import Samples, folds, not_finite
+from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
 from hessian_probe.results import number
 
 # Test loss ÷ training loss from which the gap is the trouble.
@@ -54,7 +54,7 @@ def check(context: Context) -> Found:
     seen, unseen = context.single_losses(train), context.single_losses(test)
     if seen is None or unseen is None:
         which = "" if seen is None else " on the test data"
-        bad = not_finite(test) if seen is not None else 0
+        bad = count_nonfinite(test) if seen is not None else 0
         which += f" ({bad} numbers in them are not finite)" if bad else ""
         need = f"a loss that is a finite mean over samples and can take one sample{which}"
         return [NotChecked("overfitting, mismatch", need)]
@@ -233,7 +233,7 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     parts = [s.inputs[np.sort(rng.permutation(s.size)[:each])] for s in (train, test) if s.inputs is not None]
     both = np.concatenate(parts)
     # A copy is no further evidence: each input counts once in each set.
-    once = np.concatenate([folds(part, FOLDS, np.random.default_rng(0))[1] for part in parts])
+    once = np.concatenate([assign_folds(part, FOLDS, np.random.default_rng(0))[1] for part in parts])
     if min(np.sum(once[:each]), np.sum(once[each:])) < FEWEST:
         return math.nan, math.nan
     plain = Features(both, rng)(both)
@@ -243,7 +243,7 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     squares = (squares - squares.mean(axis=0)) / np.where(scale > 0, scale, np.inf)
     rows = np.concatenate([RandomFeatures(plain, rng)(plain), squares], axis=1)
     labels = np.repeat([0, 1], each)
-    fold, _ = folds(both, FOLDS, rng)
+    fold, _ = assign_folds(both, FOLDS, rng)
     score = np.zeros(2 * each)
     for k in range(FOLDS):
         kept = fold != k

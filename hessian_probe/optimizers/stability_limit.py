@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector
-from hessian_probe.optimizers.impulse_response import AGREE, Response
+from hessian_probe.optimizers.impulse_response import AGREE, ImpulseResponse
 
 COHEN_2021 = "Cohen et al. 2021, arXiv:2103.00065"
 COHEN_2022 = "Cohen et al. 2022, arXiv:2207.14484"
 
 
-class Method(NamedTuple):
+class RecognisedOptimizer(NamedTuple):
     """What an optimiser was recognised as.
 
     Attributes:
@@ -45,7 +45,7 @@ class Method(NamedTuple):
     scale: float
 
 
-def recognise(response: Response) -> Method:
+def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
     """Name the optimiser and put its limit into the usual units.
 
     Args:
@@ -66,7 +66,7 @@ def recognise(response: Response) -> Method:
     name, rate, formula = _named(response, base, decay)
     if not known:
         rate, formula = float("nan"), "2, in units of the measured steps"
-    return Method(
+    return RecognisedOptimizer(
         name=name,
         rate=rate,
         momentum=response.ratio,
@@ -85,7 +85,7 @@ def _one_decay(decay: Vector, moved: np.ndarray) -> float:
     return middle if np.all(np.abs(flat - middle) <= AGREE * max(abs(middle), AGREE)) else float("nan")
 
 
-def _base(response: Response, first: np.ndarray, moved: np.ndarray) -> tuple[float | None, str]:
+def _base(response: ImpulseResponse, first: np.ndarray, moved: np.ndarray) -> tuple[float | None, str]:
     """The rate c with −h₀ = c / P, and P as a formula; None where P has no known form."""
     if not response.kind:
         top = float(np.max(first))
@@ -122,7 +122,7 @@ def _affine(x: np.ndarray, y: np.ndarray) -> float | None:
     return None
 
 
-def _named(response: Response, base: float, decay: float) -> tuple[str, float, str]:
+def _named(response: ImpulseResponse, base: float, decay: float) -> tuple[str, float, str]:
     """Name, rate and formula of the limit."""
     beta, share = response.ratio, response.next_share
     plain = abs(share) <= AGREE
@@ -151,7 +151,7 @@ def _named(response: Response, base: float, decay: float) -> tuple[str, float, s
     return family or "momentum of its own kind", float("nan"), f"2/Σ(−1)ᵏhₖ{minus}"
 
 
-def _family(response: Response) -> str:
+def _family(response: ImpulseResponse) -> str:
     """Name by the second moment and how the step depends on it; "" without one."""
     found = response.scaling
     if found.rectified and not found.kind:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.optimizers.quadratic_model import Memory, Seen
+from hessian_probe.optimizers.propose_rate import GradientSpectrum, MomentumKernel
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -139,8 +139,8 @@ def test_lengths_below_one_are_refused():
 
 
 def test_a_quadratic_without_curvature_falls_by_every_step():
-    seen = Seen(np.zeros(1), np.array([2.0]))
-    assert seen.change(Memory(1.0, 0.0, 0.0), 0.5, 3) == pytest.approx(-0.5 * 3 * 4)
+    seen = GradientSpectrum(np.zeros(1), np.array([2.0]))
+    assert seen.change(MomentumKernel(1.0, 0.0, 0.0), 0.5, 3) == pytest.approx(-0.5 * 3 * 4)
 
 
 def test_a_diagnosis_of_slow_training_reports_it():

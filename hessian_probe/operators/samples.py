@@ -51,7 +51,7 @@ class Samples(NamedTuple):
         return _replaced(self.batch, INPUTS, inputs)
 
 
-def not_finite(samples: Samples) -> int:
+def count_nonfinite(samples: Samples) -> int:
     """Count the numbers that are not finite."""
     return sum(int(np.sum(~_finite(leaf))) for leaf in jax.tree.leaves(samples.batch))
 
@@ -67,7 +67,7 @@ def finite_rows(samples: Samples) -> np.ndarray:
     return np.all([_finite(leaf).reshape(samples.size, -1).all(axis=1) for leaf in leaves], axis=0)
 
 
-def folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def assign_folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Assign rows to parts by chance; exact copies of a row go together, so that none is known by heart.
 
     Args:
@@ -86,7 +86,7 @@ def folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.nd
     return part, np.isin(np.arange(len(rows)), first)
 
 
-def join(source: Any) -> Samples | None:
+def join_batches(source: Any) -> Samples | None:
     """Join the batches of a data set.
 
     Args:
