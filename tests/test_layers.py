@@ -46,14 +46,12 @@ NOT_YET_ONE_NAME: dict[str, set[str]] = {
     "diagnosis": {"Finding", "Way"},
     # escapes
     "escapes": {"_Way"},
-    # optimizers
-    "optimizers": {"Memory", "Probe"},
     # points
     "points": {"Verdict"},
     # results
     "results": {"Cost"},
     # training
-    "training": {"Cost", "Finding", "Ladder", "Memory", "Probe", "Verdict", "Way", "_Way"},
+    "training": {"Cost", "Finding", "Ladder", "Verdict", "Way", "_Way"},
 }
 NOT_YET_STRAIGHT: dict[str, set[str]] = {
     # operators
@@ -82,7 +80,6 @@ NOT_YET_MERGED: dict[str, set[str]] = {
     "optimizers": {
         "optimizers/lr_lookahead < optimizers/stability",
         "optimizers/preconditioner < optimizers/impulse_response",
-        "optimizers/quadratic_model < optimizers/propose_rate",
     },
     # points
     "points": {
