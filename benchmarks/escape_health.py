@@ -21,7 +21,7 @@ import optax
 from benchmarks.health_cases import Case, cases
 from hessian_probe import problems
 from hessian_probe.training import Monitor, escape_events, escape_saddles
-from hessian_probe.training.backoff import worth
+from hessian_probe.training.backoff import cost_in_gradients
 from hessian_probe.training.plateau_statistics import FLAT, SLOW
 
 # Steps in one compiled call.
@@ -226,7 +226,7 @@ def monitored(case: Case, data: Any, steps: int) -> None:
             if monitor.cost.num_probes == looked:
                 watching[number >= 1000].append(time.thread_time() - between)
     cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
-    spent = worth(cost.num_hvps, cost.num_gradients, cost.num_evaluations - cost.num_gradients)
+    spent = cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_evaluations - cost.num_gradients)
     micro = [f"{1e6 * np.mean(times):.0f} μs" if times else "–" for times in watching]
     print(
         f"  Monitor, {case.name}, adam, {steps} steps of {1e6 * rest / steps:.0f} μs: {micro[0]} of "
@@ -259,7 +259,7 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     (params, state), (values, probes) = run((params, optimizer.init(params)))
     looks = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
     print(f"  at the minimum of ridge regression, {steps} steps: looks at {looks.tolist()}, ", end="")
-    print(f"{state.num_escapes} escapes, the next one not before {float(state.next_look):.0f}")
+    print(f"{state.num_escapes} escapes, the next one not before {float(state.next_probe):.0f}")
     print("      " + [row for row in escape_events(state) if row["kind"] == "at_minimum"][-1]["evidence"])
     monitor = Monitor(loss)
     spent = []

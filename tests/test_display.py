@@ -21,7 +21,7 @@ from hessian_probe.display.report import save_html, to_html
 from hessian_probe.display.text import result_text, to_text
 from hessian_probe.display.words import outcome, verdict
 from hessian_probe.escapes.profile import loss_profile
-from hessian_probe.escapes.result import Profile
+from hessian_probe.escapes.result import LossProfile
 from hessian_probe.problems import lecture_loss
 
 pytestmark = pytest.mark.one_precision
@@ -205,8 +205,8 @@ def test_figure_bears_odd_numbers(report):
     zero = Spectrum("zero", np.zeros(2), np.zeros(2), float("nan"))
     wide = Spectrum("wide", np.array([1e-20]), np.array([1e-3]), 1.0)
     t = np.linspace(-1, 1, 5)
-    flat = Profile(t, np.full(5, 3.0), 3.0, 0.0, 0.0, 0.0, 3.0)
-    steep = Profile(t, np.array([np.inf, 1, 0, np.nan, 2]), 0.0, 0.0, -1.0, 1.0, 2.0)
+    flat = LossProfile(t, np.full(5, 3.0), 3.0, 0.0, 0.0, 0.0, 3.0)
+    steep = LossProfile(t, np.array([np.inf, 1, 0, np.nan, 2]), 0.0, 0.0, -1.0, 1.0, 2.0)
     for spectrum in (zero, wide):
         for profile in (flat, steep):
             odd = dataclasses.replace(report, spectra=(spectrum,), profile=profile)

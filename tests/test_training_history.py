@@ -44,7 +44,7 @@ def test_a_denied_step_along_curvature_does_not_end_the_products():
         return optax.apply_updates(params, updates), state
 
     for _ in range(600):
-        deny = float(state.expected) > 0 and denied < 3
+        deny = float(state.pending_gain) > 0 and denied < 3
         denied += deny
         params, state = step(params, state, jnp.asarray(0.0 if deny else 1.0))
     rows = escape_events(state)
@@ -90,7 +90,7 @@ def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
     last = [row for row in rows if row["kind"] == "at_minimum"][-1]
     assert last["lowest"] == pytest.approx(2, rel=1e-2)  # both curvatures are 2 at (±1, 0)
     assert "not negative" in last["evidence"]
-    assert f"before update {float(state.next_look):.0f}" in rows[-1]["evidence"]
+    assert f"before update {float(state.next_probe):.0f}" in rows[-1]["evidence"]
     assert sum(row["num_hvps"] for row in rows) == int(state.num_hvps)
     assert sum(row["num_gradients"] for row in rows) == int(state.num_gradients)
     assert sum(row["num_evaluations"] for row in rows) == int(state.num_evaluations)

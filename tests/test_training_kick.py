@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hessian_probe.training import escape_saddles
-from hessian_probe.training.random_restart import HOPE, HOPE_BEYOND, LONGEST, kick
+from hessian_probe.training.random_restart import HOPE, HOPE_BEYOND, LONGEST, random_restart
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 DEPTH, WIDTH = 6, 4
@@ -43,7 +43,9 @@ def compiled():
     programs = {}
 
     def call(loss, x, step, enough=0.0, beyond=0.0, go=True):
-        run = programs.setdefault(loss, jax.jit(lambda x, step, *rest: kick(loss, x, loss(x), step, *rest)))
+        run = programs.setdefault(
+            loss, jax.jit(lambda x, step, *rest: random_restart(loss, x, loss(x), step, *rest))
+        )
         return run(x, step, jnp.asarray(enough, FLOAT), jnp.asarray(beyond, FLOAT), jnp.asarray(go))
 
     return call

@@ -107,7 +107,7 @@ def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_pa
         assert float(back.opt_state["momentum"][0]) == 0
         assert int(back.opt_state["count"]) == 0
         assert "taken back" in back.evidence[-1]
-        assert each.cost.num_returns == 1
+        assert each.cost.num_rollbacks == 1
         until = 2 * 65 + 4 * 64
         events = [each.update(65 + i, back.params, well(back.params)) for i in range(until - 65 - 1)]
         assert not any(event.num_evaluations for event in events)

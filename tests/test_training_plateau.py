@@ -139,14 +139,14 @@ def test_the_compiled_test_is_the_host_one():
 
     @jax.jit
     def run(values):
-        def step(stream, chunk):
-            stream = streams.absorb(jnp, stream, chunk)
-            stream = jax.lax.cond(
-                stream.count % 8 == 0, lambda s: streams.judge(jnp, s)[0], lambda s: s, stream
+        def step(statistics, chunk):
+            statistics = streams.absorb(jnp, statistics, chunk)
+            statistics = jax.lax.cond(
+                statistics.count % 8 == 0, lambda s: streams.judge(jnp, s)[0], lambda s: s, statistics
             )
-            return stream, stream.kind
+            return statistics, statistics.kind
 
-        start = streams.new_stream(jnp, window, values.dtype)
+        start = streams.new_statistics(jnp, window, values.dtype)
         return jax.lax.scan(step, start, values.reshape(-1, streams.CHUNK))[1]
 
     for name in ("exponential, noise", "heavy tails", "one over t", "a floor with little noise"):
@@ -164,8 +164,8 @@ def test_lengths_that_do_not_work_are_refused(options):
 
 def test_memory_is_bounded():
     test = PlateauTest()
-    size = sum(np.size(field) for field in test.stream)
+    size = sum(np.size(field) for field in test.statistics)
     kinds_seen = [test.update(v) for v in np.tile(HEALTHY["linear, noise"], 4)]
     assert len(kinds_seen) == 12000
-    assert sum(np.size(field) for field in test.stream) == size
+    assert sum(np.size(field) for field in test.statistics) == size
     assert len(test.pending) < 4

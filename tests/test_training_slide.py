@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training.descent import PASSES, TRIALS, Ladder, best_rung, slide
+from hessian_probe.training.descent import PASSES, TRIALS, TrialValues, best_trial, steepest_descent
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 LENGTHS = 2.0 * 0.5 ** np.arange(8)
@@ -14,8 +14,8 @@ LENGTHS = 2.0 * 0.5 ** np.arange(8)
 def rung(line, slope, margin=1e-6):
     """The best rung of a function of one length."""
     values = jnp.asarray([line(t) for t in LENGTHS], FLOAT)
-    ladder = Ladder(jnp.asarray(LENGTHS, FLOAT), values, jnp.asarray(slope, FLOAT))
-    return best_rung(ladder, jnp.asarray(line(0.0), FLOAT), jnp.asarray(margin, FLOAT))
+    ladder = TrialValues(jnp.asarray(LENGTHS, FLOAT), values, jnp.asarray(slope, FLOAT))
+    return best_trial(ladder, jnp.asarray(line(0.0), FLOAT), jnp.asarray(margin, FLOAT))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_only_a_way_that_bends_down_without_a_wall_is_bent(line, slope, bent):
 def descend(loss, x, step, going=True):
     x, step = (jnp.asarray(x, FLOAT),), (jnp.asarray(step, FLOAT),)
     first = loss((x[0] + step[0],))
-    return first, jax.jit(lambda: slide(loss, x, loss(x), step, first, jnp.asarray(going)))()
+    return first, jax.jit(lambda: steepest_descent(loss, x, loss(x), step, first, jnp.asarray(going)))()
 
 
 def test_a_slide_ends_at_the_bottom_of_a_bowl():

@@ -10,8 +10,8 @@ from hessian_probe.arrays import split
 from hessian_probe.spectrum.traced_krylov import krylov_space
 from hessian_probe.training import EscapeState, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
-from hessian_probe.training.saddle_search import Look
-from hessian_probe.training.trial_steps import RUNGS, STRATEGIES, best_of, displacement
+from hessian_probe.training.saddle_search import LocalLoss
+from hessian_probe.training.trial_steps import NUM_TRIALS, STRATEGIES, best_of, displacement
 
 optax = pytest.importorskip("optax")
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -76,7 +76,7 @@ def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     params, state, losses, _, traces = train(steep, start(0.0, 1e-3), optimizer, 2000)
     assert traces == 1
     assert int(state.num_escapes) >= 1
-    assert 1 <= int(state.num_returns) <= 8, "once, and after pauses that double"
+    assert 1 <= int(state.num_rollbacks) <= 8, "once, and after pauses that double"
     assert np.all(np.isfinite(losses))
     assert losses[-1] <= losses[0]
     assert all(np.isfinite(leaf) for leaf in params.values())
@@ -88,8 +88,10 @@ def test_rounding_of_variables_is_that_of_their_own_dtypes():
     layout, variables, rest = split(params)
     x = tuple(leaf.astype(dtype) for leaf, dtype in zip(variables, layout.work_dtypes, strict=True))
     for slope, expected in ((1e4, 1e4 * 2.0**-23), (1.0, 1e-3 * 2.0**-7)):
-        look = Look(lambda p, k=slope: 1e-3 + k * (p["fine"][0] - 2), layout, x, rest, None, jnp.float32)
-        found = look._rounding(jax.random.key(0), look.value(x))
+        local = LocalLoss(
+            lambda p, k=slope: 1e-3 + k * (p["fine"][0] - 2), layout, x, rest, None, jnp.float32
+        )
+        found = local._rounding(jax.random.key(0), local.value(x))
         assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
@@ -129,12 +131,15 @@ def bowl(p):
 def test_at_a_minimum_looks_grow_rare_and_nothing_moves():
     optimizer = escape_saddles(optax.sgd(0.05), bowl, num_products=4, max_share=1.0)
     _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
-    deep = int(state.num_hvps) // 3
-    cheap = int(state.num_probes) - deep
-    assert 2 + 2 <= deep <= 5 + 2, "the plateau test's, and two of the schedule"
+    with_products = int(state.num_hvps) // 3
+    cheap = int(state.num_probes) - with_products
+    assert 2 + 2 <= with_products <= 5 + 2, "the plateau test's, and two of the schedule"
     assert cheap <= np.log2(6000 / 8), "those of the schedule that spend no products"
-    assert int(state.num_gradients) == cheap + 2 * deep
-    assert int(state.num_evaluations) == (1 + RUNGS) * (cheap + deep) + 2 * RUNGS * deep
+    assert int(state.num_gradients) == cheap + 2 * with_products
+    assert (
+        int(state.num_evaluations)
+        == (1 + NUM_TRIALS) * (cheap + with_products) + 2 * NUM_TRIALS * with_products
+    )
     assert int(state.num_escapes) == 0
     assert float(state.last_curvature) > 0
 
@@ -318,7 +323,7 @@ def test_a_loss_that_is_not_finite_moves_nothing():
     for value in [1.0, jnp.nan, jnp.inf] * 50:
         updates, state = optimizer.update(start(0.0, 0.0), state, start(), value=value)
     assert int(state.num_steps) == 150
-    assert np.isfinite(float(state.watch_level)) or int(state.stream_count) < 8
+    assert np.isfinite(float(state.plateau_level)) or int(state.statistics_count) < 8
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
 
 

@@ -24,7 +24,7 @@ from hessian_probe.display.record import Report, Section, Spectrum, spectrum_at
 from hessian_probe.display.words import outcome, verdict
 from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.profile import loss_profile
-from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.escapes.result import Escape, LossProfile
 from hessian_probe.planning.plan import plan
 from hessian_probe.planning.result import Plan
 from hessian_probe.points.classify import classify
@@ -48,7 +48,7 @@ def probe(options: argparse.Namespace, progress: Progress, interrupt: Interrupt)
     """
     point: CriticalPoint | None = None
     move: Escape | None = None
-    profile: Profile | None = None
+    profile: LossProfile | None = None
     with precision(options.x64), contextlib.suppress(KeyboardInterrupt):
         target = _load(options)
         if options.plan:
@@ -108,7 +108,7 @@ def _report(
     options: argparse.Namespace,
     point: CriticalPoint | None,
     move: Escape | None,
-    profile: Profile | None,
+    profile: LossProfile | None,
     interrupted: str,
 ) -> Report:
     said = [f"Interrupted; it had got to: {interrupted}."] if interrupted else []

@@ -13,7 +13,7 @@ import numpy as np
 
 from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.profile import loss_profile
-from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.escapes.result import Escape, LossProfile
 from hessian_probe.operators.hessian import hessian
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
@@ -83,7 +83,7 @@ class Story:
     ends: EigenResult | None = None
     closed_form: float = float("nan")
     move: Escape | None = None
-    profile: Profile | None = None
+    profile: LossProfile | None = None
     controls: np.ndarray | None = None
     landed: CriticalPoint | None = None
     landed_ends: EigenResult | None = None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.escapes.result import Escape, LossProfile
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.spectrum.result import EigenResult
 
@@ -131,7 +131,7 @@ class Report:
     escape: Escape | None = None
     curves: tuple[Curve, ...] = ()
     spectra: tuple[Spectrum, ...] = ()
-    profile: Profile | None = None
+    profile: LossProfile | None = None
     loss_name: str = "loss"
     footer: str = ""
 

@@ -9,7 +9,7 @@ from hessian_probe.escapes.line_search import LineSearch
 from hessian_probe.operators.objective import Objective
 
 
-def go_on_from(objective: Objective, move: Vector, margin: float) -> Vector:
+def continue_from(objective: Objective, move: Vector, margin: float) -> Vector:
     """Jump to a lower point, and search downhill from there.
 
     Args:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm
-from hessian_probe.escapes.bent import go_on_from
+from hessian_probe.escapes.bent import continue_from
 from hessian_probe.escapes.line_search import LineSearch
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.objective import Objective
@@ -103,7 +103,7 @@ def _search(
     ended = not ways or ways[0].ended
     if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
-        ways.append(_Way(go_on_from(objective, move, margin), math.nan, math.nan))
+        ways.append(_LineEnd(continue_from(objective, move, margin), math.nan, math.nan))
     values = [objective.value(way.moved) for way in ways]
     after, way = min(
         zip(values, ways, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
@@ -122,7 +122,7 @@ def _search(
     return _moved(point, objective, way, before, after)
 
 
-class _Way(NamedTuple):
+class _LineEnd(NamedTuple):
     """Where a search ended: the variables, the signed step if straight, and the loss predicted there.
 
     `ended` is False where Ctrl-C ended it: the best step so far.
@@ -134,7 +134,7 @@ class _Way(NamedTuple):
     ended: bool = True
 
 
-def _straight(objective: Objective, point: CriticalPoint, before: float, margin: float) -> _Way:
+def _straight(objective: Objective, point: CriticalPoint, before: float, margin: float) -> _LineEnd:
     """Search along the escape direction."""
     layout = objective.layout
     direction = from_tangent(layout, point.escape_direction, "point.escape_direction")
@@ -152,7 +152,9 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
     known = point.descent is None and len(point.lowest.eigenvalues) > 0
     curvature = float(point.lowest.eigenvalues[0]) if known else math.nan
     predicted = before + float(slopes[0]) * best.length + 0.5 * curvature * best.length**2
-    return _Way(cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended)
+    return _LineEnd(
+        cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended
+    )
 
 
 def _check_point(point: CriticalPoint, objective: Objective, value: float) -> None:
@@ -207,7 +209,7 @@ def _stay(
 def _moved(
     point: CriticalPoint,
     objective: Objective,
-    way: _Way,
+    way: _LineEnd,
     before: float,
     after: float,
 ) -> Escape:

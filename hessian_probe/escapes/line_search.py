@@ -20,7 +20,7 @@ LONGEST = 8.0
 REFINEMENTS = 2
 
 
-class Step(NamedTuple):
+class LineStep(NamedTuple):
     """A step along a direction and the loss there."""
 
     length: float
@@ -44,9 +44,9 @@ class LineSearch:
     ) -> None:
         self._objective, self._x, self._direction = objective, x, direction
         self._start, self._margin, self._both = value, margin, both
-        self.best = Step(0.0, value)
+        self.best = LineStep(0.0, value)
 
-    def run(self, scale: float) -> Step:
+    def run(self, scale: float) -> LineStep:
         """Search from a first scale: shrink until the loss falls, then walk out while it falls.
 
         The step found lies before the first rise of the loss seen on the way, in the valley next to
@@ -107,4 +107,4 @@ class LineSearch:
 
     def _keep(self, step: float, value: float) -> None:
         if value < self.best.value:
-            self.best = Step(float(step), float(value))
+            self.best = LineStep(float(step), float(value))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hessian_probe.arrays import PyTree, from_tangent
-from hessian_probe.escapes.result import Escape, Profile
+from hessian_probe.escapes.result import Escape, LossProfile
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.result import CriticalPoint
 
@@ -26,7 +26,7 @@ def loss_profile(
     point: CriticalPoint,
     move: Escape | None = None,
     num: int = 61,
-) -> Profile | None:
+) -> LossProfile | None:
     """Evaluate the loss along a point's escape direction.
 
     Args:
@@ -51,7 +51,7 @@ def loss_profile(
     reach = BEYOND * abs(step) or DEFAULT_REACH
     distances = np.linspace(-reach, reach, 2 * (num // 2) + 1)
     losses, slopes = objective.line(objective.variables, direction, distances)
-    return Profile(
+    return LossProfile(
         distances=distances,
         losses=losses,
         loss=point.loss,

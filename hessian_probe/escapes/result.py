@@ -56,7 +56,7 @@ class Escape:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Profile:
+class LossProfile:
     """Loss along the escape direction, and what second order predicts; made by `loss_profile`.
 
     Attributes:

@@ -8,8 +8,8 @@ from hessian_probe.training.aux_inputs import WithFixed as WithFixed
 from hessian_probe.training.aux_inputs import with_fixed as with_fixed
 from hessian_probe.training.escape_state import EscapeState as EscapeState
 from hessian_probe.training.event_log import escape_events as escape_events
-from hessian_probe.training.events import Cost as Cost
 from hessian_probe.training.events import Event as Event
+from hessian_probe.training.events import MonitorCost as MonitorCost
 from hessian_probe.training.events import read_events as read_events
 from hessian_probe.training.events import write_events as write_events
 from hessian_probe.training.keras_callback import keras_callback as keras_callback

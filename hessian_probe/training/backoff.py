@@ -32,45 +32,45 @@ LEFT = 10.0
 GUARD = 4
 
 
-class Pace(NamedTuple):
+class BackoffState(NamedTuple):
     """What a hook remembers of its looks; numbers of NumPy or JAX.
 
     Attributes:
         pause: steps that the next look which finds nothing is followed by, at least.
-        next_look: update before which nothing is looked at.
+        next_probe: update before which nothing is looked at.
         level: loss at the latest look that found nothing; NaN where there is none.
         scale: larger of the loss's noise and its fall over the window then.
-        wasted: gradients' worth of looks that brought nothing, since the latest escape.
-        ceiling: loss above which the latest escape is to be taken back; infinite where none is.
-        hands_off: update before which nothing is looked at, since an escape was taken back.
+        spent_without_result: gradients' worth of looks that brought nothing, since the latest escape.
+        rollback_threshold: loss above which the latest escape is to be taken back; infinite where none is.
+        cooldown_until: update before which nothing is looked at, since an escape was taken back.
         last_step: update of the latest escape or return; 0 before the first.
     """
 
     pause: Any
-    next_look: Any
+    next_probe: Any
     level: Any
     scale: Any
-    wasted: Any
-    ceiling: Any
-    hands_off: Any
+    spent_without_result: Any
+    rollback_threshold: Any
+    cooldown_until: Any
     last_step: Any
 
 
-def new_pace(xp: ModuleType, window: int, dtype: Any) -> Pace:
+def new_backoff(xp: ModuleType, window: int, dtype: Any) -> BackoffState:
     """Start, before any look."""
     nan, endless = (xp.asarray(value, dtype) for value in (np.nan, np.inf))
     zero = xp.zeros((), dtype)
     start = xp.asarray(PAUSE * window, dtype)
-    return Pace(start, zero, nan, zero, zero, endless, zero, xp.zeros((), np.int32))
+    return BackoffState(start, zero, nan, zero, zero, endless, zero, xp.zeros((), np.int32))
 
 
-def asks(kind: Any) -> Any:
+def is_stalled(kind: Any) -> Any:
     """Whether a verdict of the plateau test asks for a look: no progress, or an oscillation that hides it."""
     # Optimisers that step by signs swing about a saddle for ever, as far as their rate allows.
     return (kind == FLAT) | (kind == SLOW) | (kind == OSCILLATING)
 
 
-def expected(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
+def recent_decrease(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
     """What training brings within a window; at an oscillation also what single values swing by.
 
     Args:
@@ -85,18 +85,20 @@ def expected(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
     return xp.maximum(xp.maximum(fall, 0.0), xp.where(kind == OSCILLATING, noise, 0.0 * noise))
 
 
-def worth(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
+def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
     """Gradients that products, gradients and evaluations are worth."""
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
 
 
-def affordable(xp: ModuleType, now: Any, pace: Pace, price: Any, max_share: float, full: Any) -> Any:
+def within_budget(
+    xp: ModuleType, now: Any, state: BackoffState, price: Any, max_share: float, full: Any
+) -> Any:
     """Whether looks that found nothing stay within their share, should this one find nothing too.
 
     Args:
         xp: `numpy` or `jax.numpy`.
         now: steps so far.
-        pace: what looks have cost in vain.
+        state: what looks have cost in vain.
         price: of this one, in gradients.
         max_share: share of the run's gradients.
         full: whether HORIZON counts, or EARLY_HORIZON.
@@ -104,39 +106,41 @@ def affordable(xp: ModuleType, now: Any, pace: Pace, price: Any, max_share: floa
     Returns:
         Whether they do.
     """
-    return pace.wasted + price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))
+    return state.spent_without_result + price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))
 
 
-def above(pace: Any, value: Any) -> Any:
+def exceeds_threshold(state: Any, value: Any) -> Any:
     """Whether the loss is where the latest escape is to be taken back, or no number."""
-    return (pace.ceiling < np.inf) & ~(value <= pace.ceiling)
+    return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)
 
 
-def after_progress(xp: ModuleType, pace: Pace, step: Any, level: Any, window: int) -> Pace:
+def after_progress(xp: ModuleType, state: BackoffState, step: Any, level: Any, window: int) -> BackoffState:
     """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand.
 
     Args:
         xp: `numpy` or `jax.numpy`.
-        pace: before.
+        state: before.
         step: number of updates.
         level: present loss, the median of a window.
         window: of the plateau test.
 
     Returns:
-        The pace after it.
+        The state after it.
     """
-    left = pace.level - level > LEFT * pace.scale
-    stands = step - pace.last_step > GUARD * window
-    return pace._replace(
-        ceiling=xp.where(stands, xp.full_like(pace.ceiling, np.inf), pace.ceiling),
-        pause=xp.where(left, xp.full_like(pace.pause, PAUSE * window), pace.pause),
-        level=xp.where(left, xp.full_like(pace.level, np.nan), pace.level),
+    left = state.level - level > LEFT * state.scale
+    stands = step - state.last_step > GUARD * window
+    return state._replace(
+        rollback_threshold=xp.where(
+            stands, xp.full_like(state.rollback_threshold, np.inf), state.rollback_threshold
+        ),
+        pause=xp.where(left, xp.full_like(state.pause, PAUSE * window), state.pause),
+        level=xp.where(left, xp.full_like(state.level, np.nan), state.level),
     )
 
 
-def after_look(
+def after_probe(
     xp: ModuleType,
-    pace: Pace,
+    state: BackoffState,
     step: Any,
     *,
     fruitless: Any,
@@ -147,14 +151,14 @@ def after_look(
     level: Any,
     scale: Any,
     max_share: float,
-) -> Pace:
+) -> BackoffState:
     """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
 
     It waits longer each time, and longest where there is nothing to wait for.
 
     Args:
         xp: `numpy` or `jax.numpy`.
-        pace: before.
+        state: before.
         step: number of updates.
         fruitless: whether nothing was found.
         waits: whether the next look has to wait then.
@@ -166,32 +170,32 @@ def after_look(
         max_share: share of the run's gradients that looks in vain may cost.
 
     Returns:
-        The pace after it.
+        The state after it.
     """
-    dtype = pace.pause.dtype
+    dtype = state.pause.dtype
     now = step.astype(dtype)
-    wasted = pace.wasted + xp.where(fruitless, cost, 0).astype(dtype)
+    spent_without_result = state.spent_without_result + xp.where(fruitless, cost, 0).astype(dtype)
     # The step at which the pause is over and the next look is within its share.
-    next_look = xp.maximum(now + pace.pause, (wasted + price) / max_share - HORIZON)
-    longer = (next_look - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
+    next_probe = xp.maximum(now + state.pause, (spent_without_result + price) / max_share - HORIZON)
+    longer = (next_probe - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
     waits = fruitless & waits
-    return pace._replace(
-        wasted=wasted,
-        next_look=xp.where(waits, next_look, pace.next_look),
-        pause=xp.where(waits, longer, pace.pause),
-        level=xp.where(waits, level, pace.level),
-        scale=xp.where(waits, scale, pace.scale),
+    return state._replace(
+        spent_without_result=spent_without_result,
+        next_probe=xp.where(waits, next_probe, state.next_probe),
+        pause=xp.where(waits, longer, state.pause),
+        level=xp.where(waits, level, state.level),
+        scale=xp.where(waits, scale, state.scale),
     )
 
 
 def after_escape(
-    xp: ModuleType, pace: Pace, step: Any, moved: Any, value: Any, gain: Any, window: int
-) -> Pace:
+    xp: ModuleType, state: BackoffState, step: Any, moved: Any, value: Any, gain: Any, window: int
+) -> BackoffState:
     """Forgive what was wasted, and say where to go back, if a step was taken.
 
     Args:
         xp: `numpy` or `jax.numpy`.
-        pace: before.
+        state: before.
         step: number of updates.
         moved: whether a step was taken.
         value: loss before it.
@@ -199,25 +203,27 @@ def after_escape(
         window: of the plateau test.
 
     Returns:
-        The pace after it.
+        The state after it.
     """
     # So far above the saddle no noise leads that did not hide the gain.
-    ceiling = xp.asarray(value + gain, pace.ceiling.dtype)
-    return pace._replace(
-        pause=xp.where(moved, xp.full_like(pace.pause, PAUSE * window), pace.pause),
-        level=xp.where(moved, xp.full_like(pace.level, np.nan), pace.level),
-        wasted=xp.where(moved, xp.zeros_like(pace.wasted), pace.wasted),
-        ceiling=xp.where(moved, ceiling, pace.ceiling),
-        last_step=xp.where(moved, step, pace.last_step),
+    rollback_threshold = xp.asarray(value + gain, state.rollback_threshold.dtype)
+    return state._replace(
+        pause=xp.where(moved, xp.full_like(state.pause, PAUSE * window), state.pause),
+        level=xp.where(moved, xp.full_like(state.level, np.nan), state.level),
+        spent_without_result=xp.where(
+            moved, xp.zeros_like(state.spent_without_result), state.spent_without_result
+        ),
+        rollback_threshold=xp.where(moved, rollback_threshold, state.rollback_threshold),
+        last_step=xp.where(moved, step, state.last_step),
     )
 
 
-def after_return(xp: ModuleType, pace: Pace, step: Any, window: int) -> Pace:
+def after_rollback(xp: ModuleType, state: BackoffState, step: Any, window: int) -> BackoffState:
     """Keep the hands off for as long again as the run has lasted, since an escape was taken back."""
-    now = step.astype(pace.pause.dtype)
-    return pace._replace(
-        level=xp.full_like(pace.level, np.nan),
-        ceiling=xp.full_like(pace.ceiling, np.inf),
-        hands_off=2 * now + GUARD * window,
+    now = step.astype(state.pause.dtype)
+    return state._replace(
+        level=xp.full_like(state.level, np.nan),
+        rollback_threshold=xp.full_like(state.rollback_threshold, np.inf),
+        cooldown_until=2 * now + GUARD * window,
         last_step=step,
     )

@@ -12,15 +12,15 @@ from hessian_probe.arrays import Identity, Layout, PyTree, Vector, add_scaled, c
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import FORWARD, LossKey
-from hessian_probe.training.descent import Slide, slide
-from hessian_probe.training.saddle_search import Found, Look
+from hessian_probe.training.descent import SteepestDescent, steepest_descent
+from hessian_probe.training.saddle_search import LocalLoss, SearchResult
 from hessian_probe.training.trial_steps import DEFAULT
 
 # Products of a search with products, as in `escape_saddles`.
 NUM_PRODUCTS = 16
 
 
-class Way(NamedTuple):
+class HostSearchResult(NamedTuple):
     """Where a search has come to, and what it cost.
 
     Attributes:
@@ -36,7 +36,7 @@ class Way(NamedTuple):
     num_evaluations: int
 
 
-class HostSearch:
+class CompiledSearch:
     """Search for ways down that training does not see, and slide on from lower points.
 
     Args:
@@ -47,43 +47,47 @@ class HostSearch:
         self._loss, self._layout = objective.loss, objective.layout
         self._has_products = objective.route is FORWARD
 
-    def __call__(self, params: PyTree, batch: PyTree, *, key: jax.Array, fall: float, deep: bool) -> Way:
-        """Search around the parameters, see `Look.search`.
+    def __call__(
+        self, params: PyTree, batch: PyTree, *, key: jax.Array, fall: float, with_products: bool
+    ) -> HostSearchResult:
+        """Search around the parameters, see `LocalLoss.search`.
 
         Args:
             params: where.
             batch: one batch, or None.
             key: random key.
             fall: what training brings within a window.
-            deep: whether to spend products, where the loss has any.
+            with_products: whether to spend products, where the loss has any.
 
         Returns:
             The way.
         """
         layout, x, rest, data = self._read(params, batch)
-        products = self._num_products(deep)
+        products = self._num_products(with_products)
         bar = jnp.asarray(fall, widest(layout.work_dtypes))
         found = _search(self._loss, layout, data.layout, products, x, rest, data.arrays, key, bar)
         moved = _moved(layout, x, found.step, rest) if float(found.gain) > 0 else None
-        return Way(moved, int(found.num_hvps), int(found.num_gradients), int(found.num_evaluations))
+        return HostSearchResult(
+            moved, int(found.num_hvps), int(found.num_gradients), int(found.num_evaluations)
+        )
 
-    def go_on(self, params: PyTree, lower: PyTree, batch: PyTree) -> Way:
+    def continue_from(self, params: PyTree, lower: PyTree, batch: PyTree) -> HostSearchResult:
         """Slide on downhill from a lower point, see `slide`."""
         layout, x, rest, data = self._read(params, batch)
         there = self._variables(lower)[1]
         step = add_scaled(cast(there, layout.work_dtypes), -1.0, cast(x, layout.work_dtypes))
         found = _slide(self._loss, layout, data.layout, x, rest, data.arrays, step)
         moved = _moved(layout, x, found.step, rest) if int(found.num_passes) > 1 else None
-        return Way(moved, 0, int(found.num_passes), int(found.num_evaluations) + 2)
+        return HostSearchResult(moved, 0, int(found.num_passes), int(found.num_evaluations) + 2)
 
-    def price(self, deep: bool) -> float:
+    def price(self, with_products: bool) -> float:
         """Gradients that a search which finds nothing costs at most."""
-        look = Look(_function(self._loss), self._layout, (), (), None, None)
-        products = self._num_products(deep)
-        return look.price(DEFAULT, products, products > 0)
+        local = LocalLoss(_function(self._loss), self._layout, (), (), None, None)
+        products = self._num_products(with_products)
+        return local.price(DEFAULT, products, products > 0)
 
-    def _num_products(self, deep: bool) -> int:
-        return NUM_PRODUCTS if deep and self._has_products else 0
+    def _num_products(self, with_products: bool) -> int:
+        return NUM_PRODUCTS if with_products and self._has_products else 0
 
     def _read(self, params: PyTree, batch: PyTree) -> tuple[Layout, Vector, Any, Batch]:
         return *self._variables(params), next(iter(Data(batch)))
@@ -100,10 +104,10 @@ def _function(loss: LossKey) -> Any:
     return loss.function.value if isinstance(loss.function, Identity) else loss.function
 
 
-def _look(loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any) -> Look:
+def _probe(loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any) -> LocalLoss:
     batch = None if batch_layout is None else merge(batch_layout, (), arrays)
     work = layout.work_dtypes
-    return Look(_function(loss), layout, cast(x, work), rest, batch, widest(work))
+    return LocalLoss(_function(loss), layout, cast(x, work), rest, batch, widest(work))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -117,19 +121,19 @@ def _search(
     arrays: Any,
     key: jax.Array,
     fall: jax.Array,
-) -> Found:
-    look = _look(loss, layout, batch_layout, x, rest, arrays)
-    return look.search(DEFAULT, key, fall, products, jnp.ones((), jnp.bool_))
+) -> SearchResult:
+    local = _probe(loss, layout, batch_layout, x, rest, arrays)
+    return local.search(DEFAULT, key, fall, products, jnp.ones((), jnp.bool_))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _slide(
     loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any, step: Vector
-) -> Slide:
-    look = _look(loss, layout, batch_layout, x, rest, arrays)
+) -> SteepestDescent:
+    local = _probe(loss, layout, batch_layout, x, rest, arrays)
     with jax.default_matmul_precision("highest"):
-        before, value = look.value(look.x), look.value(add_scaled(look.x, 1.0, step))
-        return slide(look.value, look.x, before, step, value, value < before)
+        before, value = local.value(local.x), local.value(add_scaled(local.x, 1.0, step))
+        return steepest_descent(local.value, local.x, before, step, value, value < before)
 
 
 def _moved(layout: Layout, x: Vector, step: Vector, rest: Any) -> PyTree:

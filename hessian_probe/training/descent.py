@@ -31,7 +31,7 @@ LONGER = 2.0
 SHORTER = 16.0
 
 
-class Ladder(NamedTuple):
+class TrialValues(NamedTuple):
     """Lengths along a unit direction (signed), the loss at each, and the slope along it."""
 
     lengths: jax.Array
@@ -39,7 +39,7 @@ class Ladder(NamedTuple):
     slope: jax.Array
 
 
-class Rung(NamedTuple):
+class BestTrial(NamedTuple):
     """The best length of a ladder, the loss there, and whether the loss bends down on the way."""
 
     length: jax.Array
@@ -47,7 +47,7 @@ class Rung(NamedTuple):
     bent: jax.Array
 
 
-def best_rung(ladder: Ladder, before: jax.Array, margin: jax.Array) -> Rung:
+def best_trial(ladder: TrialValues, before: jax.Array, margin: jax.Array) -> BestTrial:
     """Choose the lowest value, and say whether the way to it bends down without a barrier.
 
     Args:
@@ -64,10 +64,10 @@ def best_rung(ladder: Ladder, before: jax.Array, margin: jax.Array) -> Rung:
     nearer = (ladder.lengths * jnp.sign(length) > 0) & (jnp.abs(ladder.lengths) < jnp.abs(length))
     barrier = jnp.any(nearer & (values > before + margin))
     explained = jnp.maximum(-ladder.slope.astype(value.dtype) * length.astype(value.dtype), 0.0)
-    return Rung(length, value, (before - value > margin + BENT * explained) & ~barrier)
+    return BestTrial(length, value, (before - value > margin + BENT * explained) & ~barrier)
 
 
-class Slide(NamedTuple):
+class SteepestDescent(NamedTuple):
     """Where a slide has come to.
 
     Attributes:
@@ -87,14 +87,14 @@ class Slide(NamedTuple):
     num_evaluations: jax.Array
 
 
-def slide(
+def steepest_descent(
     loss: Callable[[Vector], jax.Array],
     x: Vector,
     before: jax.Array,
     step: Vector,
     value: jax.Array,
     going: jax.Array,
-) -> Slide:
+) -> SteepestDescent:
     """Go on downhill by steepest descent while it pays, at most PASSES line searches.
 
     Conjugate directions reach as low but land where the loss is up to four times as sharp (deep linear
@@ -121,7 +121,7 @@ def slide(
     """
     none = jnp.zeros((), jnp.int32)
 
-    def one(s: Slide) -> Slide:
+    def one(s: SteepestDescent) -> SteepestDescent:
         here = add_scaled(x, 1.0, s.step)
         gradient = jax.grad(loss)(here)
         size = norm(gradient)
@@ -132,7 +132,7 @@ def slide(
         )
         lower = lowest < s.value
         pays = s.value - lowest > PAYS * (before - s.value)
-        return Slide(
+        return SteepestDescent(
             step=jax.tree.map(
                 lambda new, kept: jnp.where(lower, new, kept), add_scaled(s.step, length, unit), s.step
             ),
@@ -143,7 +143,7 @@ def slide(
             num_evaluations=s.num_evaluations + trials,
         )
 
-    start = Slide(step, value, norm(step).astype(value.dtype), going, none, none)
+    start = SteepestDescent(step, value, norm(step).astype(value.dtype), going, none, none)
     return jax.lax.while_loop(lambda s: s.going & (s.num_passes < PASSES), one, start)
 
 

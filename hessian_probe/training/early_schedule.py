@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hessian_probe.training.plateau_statistics import NOISY, SIGNIFICANT, Stream
+from hessian_probe.training.plateau_statistics import NOISY, SIGNIFICANT, PlateauStatistics
 from hessian_probe.training.trends import fit
 
 # Whatever the plateau test says, which needs a window and a half, a look is taken when so many values have
@@ -37,7 +37,7 @@ def scheduled(count: Any, every: int) -> Any:
     return (count >= FIRST_LOOK) & ((count ^ before) > before)
 
 
-def thorough(count: Any, every: int, kind: Any) -> Any:
+def spend_products(count: Any, every: int, kind: Any) -> Any:
     """Whether that look should spend products too.
 
     Args:
@@ -53,7 +53,7 @@ def thorough(count: Any, every: int, kind: Any) -> Any:
     return first | second | (scheduled(count, every) & (kind == NOISY))
 
 
-def brings(xp: ModuleType, stream: Stream) -> Any:
+def expected_decrease(xp: ModuleType, statistics: PlateauStatistics) -> Any:
     """What training may bring within a window at most, from the values seen: infinite from too few.
 
     The fall of the line through the later half of all values (but FEWEST to a window of them), scaled to a
@@ -61,12 +61,12 @@ def brings(xp: ModuleType, stream: Stream) -> Any:
 
     Args:
         xp: `numpy` or `jax.numpy`.
-        stream: what was seen.
+        statistics: what was seen.
 
     Returns:
         Scalar, at least 0.
     """
-    recent, count = stream.recent, stream.count
+    recent, count = statistics.recent, statistics.count
     window = recent.shape[0]
     seen = xp.clip(count // 2, FEWEST, window)
     on = xp.arange(window) >= window - seen

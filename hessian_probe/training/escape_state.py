@@ -8,49 +8,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.backoff import Pace, above, new_pace
+from hessian_probe.training.backoff import BackoffState, exceeds_threshold, new_backoff
 from hessian_probe.training.event_log import COLUMNS, ROWS
-from hessian_probe.training.plateau_statistics import Stream
-from hessian_probe.training.traced_plateau import Watch, new_watch
+from hessian_probe.training.plateau_statistics import PlateauStatistics
+from hessian_probe.training.traced_plateau import TracedPlateau, new_plateau
 
-# Scalars of `Memory` in the order of the packed arrays: its own, those of its pace, and with a prefix those
-# of its watch and stream.
+# Scalars of `HookState` in the order of the packed arrays: its own, those of its backoff, and with a prefix
+# those of its plateau and statistics.
 COUNTS = (
     "num_steps",
     "num_probes",
     "num_escapes",
-    "num_returns",
+    "num_rollbacks",
     "num_hvps",
     "num_gradients",
     "num_evaluations",
     "num_rows",
     "last_step",
-    "watch_held",
-    "stream_count",
-    "stream_filled",
-    "stream_stride",
-    "stream_held",
-    "stream_kind",
-    "stream_candidate",
+    "plateau_held",
+    "statistics_count",
+    "statistics_filled",
+    "statistics_stride",
+    "statistics_held",
+    "statistics_kind",
+    "statistics_candidate",
 )
 NUMBERS = (
-    "expected",
+    "pending_gain",
     "pause",
-    "next_look",
+    "next_probe",
     "level",
     "scale",
-    "wasted",
-    "ceiling",
-    "hands_off",
+    "spent_without_result",
+    "rollback_threshold",
+    "cooldown_until",
     "last_curvature",
     "last_ratio",
     "last_gain",
-    "watch_fall",
-    "watch_noise",
-    "watch_level",
-    "stream_partial",
-    "stream_reference",
-    "stream_reference_at",
+    "plateau_fall",
+    "plateau_noise",
+    "plateau_level",
+    "statistics_partial",
+    "statistics_reference",
+    "statistics_reference_at",
 )
 
 
@@ -62,7 +62,7 @@ class EscapeState(NamedTuple):
     Attributes:
         inner: state of the optimiser inside.
         pending: step that the latest look found, taken already or waiting to be confirmed.
-        anchor: variables before the latest escape.
+        rollback_params: variables before the latest escape.
         log: what the latest looks saw and did, read by `escape_events`, shape (32, 11).
         counts: whole numbers, shape (16,).
         numbers: real numbers, shape (17,).
@@ -74,12 +74,12 @@ class EscapeState(NamedTuple):
         num_steps: updates.
         num_probes: looks taken.
         num_escapes: steps off saddles that were accepted.
-        num_returns: those that were taken back, since training could not go on from where they led.
+        num_rollbacks: those that were taken back, since training could not go on from where they led.
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients evaluated beside the optimiser's.
         num_evaluations: losses likewise.
         num_rows: rows that were ever written to `log`.
-        next_look: update before which nothing is looked at.
+        next_probe: update before which nothing is looked at.
         last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
         last_ratio: that ÷ ‖H‖, where the parameters still are where it was seen; else NaN.
         last_gain: what the latest accepted escape brought on its own batch.
@@ -88,7 +88,7 @@ class EscapeState(NamedTuple):
 
     inner: Any
     pending: Any
-    anchor: Any
+    rollback_params: Any
     log: jax.Array
     counts: jax.Array
     numbers: jax.Array
@@ -97,7 +97,7 @@ class EscapeState(NamedTuple):
     blocks: jax.Array
 
     def __getattr__(self, name: str) -> Any:
-        name = "stream_kind" if name == "kind" else name
+        name = "statistics_kind" if name == "kind" else name
         if name in COUNTS:
             return self.counts[..., COUNTS.index(name)]
         if name in NUMBERS:
@@ -105,32 +105,32 @@ class EscapeState(NamedTuple):
         raise AttributeError(f"EscapeState has no {name!r}")
 
 
-class Memory(NamedTuple):
+class HookState(NamedTuple):
     """An `EscapeState` unpacked.
 
     Attributes:
         inner: state of the optimiser inside.
         pending: step that the latest look found.
-        anchor: variables before the latest escape.
+        rollback_params: variables before the latest escape.
         log: what the latest looks saw and did.
-        watch: what the plateau test remembers.
-        pace: what it remembers of its looks.
-        expected: what `pending` brought on its own batch; 0 where nothing waits.
+        plateau: what the plateau test remembers.
+        backoff: what it remembers of its looks.
+        pending_gain: what `pending` brought on its own batch; 0 where nothing waits.
 
     The rest as in `EscapeState`.
     """
 
     inner: Any
     pending: Any
-    anchor: Any
+    rollback_params: Any
     log: jax.Array
-    watch: Watch
-    pace: Pace
-    expected: jax.Array
+    plateau: TracedPlateau
+    backoff: BackoffState
+    pending_gain: jax.Array
     num_steps: jax.Array
     num_probes: jax.Array
     num_escapes: jax.Array
-    num_returns: jax.Array
+    num_rollbacks: jax.Array
     num_hvps: jax.Array
     num_gradients: jax.Array
     num_evaluations: jax.Array
@@ -140,7 +140,9 @@ class Memory(NamedTuple):
     last_gain: jax.Array
 
 
-def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dtype: Any) -> EscapeState:
+def new_state(
+    inner: Any, pending: Any, rollback_params: Any, window: int, every: int, dtype: Any
+) -> EscapeState:
     """Start, with an optimiser's state, room for a step and room for variables."""
 
     def whole() -> jax.Array:
@@ -149,18 +151,18 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
     def real(value: float) -> jax.Array:
         return jnp.asarray(value, dtype)
 
-    memory = Memory(
+    memory = HookState(
         inner=inner,
         pending=pending,
-        anchor=anchor,
+        rollback_params=rollback_params,
         log=jnp.zeros((ROWS, len(COLUMNS)), dtype),
-        watch=new_watch(window, every, dtype),
-        pace=new_pace(jnp, window, dtype),
-        expected=real(0.0),
+        plateau=new_plateau(window, every, dtype),
+        backoff=new_backoff(jnp, window, dtype),
+        pending_gain=real(0.0),
         num_steps=whole(),
         num_probes=whole(),
         num_escapes=whole(),
-        num_returns=whole(),
+        num_rollbacks=whole(),
         num_hvps=whole(),
         num_gradients=whole(),
         num_evaluations=whole(),
@@ -172,39 +174,39 @@ def new_state(inner: Any, pending: Any, anchor: Any, window: int, every: int, dt
     return pack(memory)
 
 
-def pack(memory: Memory) -> EscapeState:
+def pack(memory: HookState) -> EscapeState:
     """Put all scalars into two arrays."""
-    watch, stream = memory.watch, memory.watch.stream
-    fields = memory._asdict() | memory.pace._asdict()
-    fields |= {f"watch_{name}": value for name, value in watch._asdict().items()}
-    fields |= {f"stream_{name}": value for name, value in stream._asdict().items()}
+    plateau, statistics = memory.plateau, memory.plateau.statistics
+    fields = memory._asdict() | memory.backoff._asdict()
+    fields |= {f"plateau_{name}": value for name, value in plateau._asdict().items()}
+    fields |= {f"statistics_{name}": value for name, value in statistics._asdict().items()}
     return EscapeState(
         inner=memory.inner,
         pending=memory.pending,
-        anchor=memory.anchor,
+        rollback_params=memory.rollback_params,
         log=memory.log,
         counts=jnp.stack([fields[name] for name in COUNTS]),
         numbers=jnp.stack([fields[name] for name in NUMBERS]),
-        waiting=watch.waiting,
-        recent=stream.recent,
-        blocks=stream.blocks,
+        waiting=plateau.waiting,
+        recent=statistics.recent,
+        blocks=statistics.blocks,
     )
 
 
-def unpack(state: EscapeState) -> Memory:
+def unpack(state: EscapeState) -> HookState:
     """Take them out again."""
 
     def parts(kind: Any, prefix: str, **own: Any) -> Any:
         rest = (name for name in kind._fields if name not in own)
         return kind(**own, **{name: getattr(state, prefix + name) for name in rest})
 
-    stream = parts(Stream, "stream_", recent=state.recent, blocks=state.blocks)
-    watch = parts(Watch, "watch_", stream=stream, waiting=state.waiting)
-    arrays = {name: getattr(state, name) for name in ("inner", "pending", "anchor", "log")}
-    return cast(Memory, parts(Memory, "", **arrays, watch=watch, pace=parts(Pace, "")))
+    statistics = parts(PlateauStatistics, "statistics_", recent=state.recent, blocks=state.blocks)
+    plateau = parts(TracedPlateau, "plateau_", statistics=statistics, waiting=state.waiting)
+    arrays = {name: getattr(state, name) for name in ("inner", "pending", "rollback_params", "log")}
+    return cast(HookState, parts(HookState, "", **arrays, plateau=plateau, backoff=parts(BackoffState, "")))
 
 
-def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
+def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
     """Count a step and keep its loss, one that is not finite left out.
 
     Args:
@@ -218,11 +220,11 @@ def note(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
         Three small operations, all that a healthy step does.
     """
     index = np.arange(len(COUNTS))
-    held = COUNTS.index("watch_held")
+    held = COUNTS.index("plateau_held")
     value = value.astype(state.waiting.dtype)
     step = (index == COUNTS.index("num_steps")).astype(np.int32)
     kept = (index == held).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
     waiting = jax.lax.dynamic_update_index_in_dim(state.waiting, value, state.counts[held], 0)
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
-    more = (state.counts[held] >= waiting.shape[0]) | (state.expected > 0)
-    return state, more | above(state, value)
+    more = (state.counts[held] >= waiting.shape[0]) | (state.pending_gain > 0)
+    return state, more | exceeds_threshold(state, value)

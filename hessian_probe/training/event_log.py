@@ -14,7 +14,7 @@ from hessian_probe.training.plateau_statistics import KINDS
 from hessian_probe.training.random_restart import DEGENERATE
 
 if TYPE_CHECKING:
-    from hessian_probe.training.escape_state import EscapeState, Memory
+    from hessian_probe.training.escape_state import EscapeState, HookState
 
 # Rows that are kept, the latest ones: pauses grow, so that they cover all of a run but for its many escapes.
 ROWS = 32
@@ -29,14 +29,14 @@ COLUMNS = (
     "num_hvps",
     "num_gradients",
     "num_evaluations",
-    "next_look",
+    "next_probe",
 )
 COSTS = ("num_hvps", "num_gradients", "num_evaluations")
 # What a row tells, in the order of the numbers that stand for it.
 WHAT = ("looked", "found", "escaped", "denied", "taken_back")
 
 
-def logged(before: Memory, after: Memory, value: jax.Array) -> Memory:
+def add_row(before: HookState, after: HookState, value: jax.Array) -> HookState:
     """Add a row where a look, an escape or a return took place.
 
     Args:
@@ -50,18 +50,18 @@ def logged(before: Memory, after: Memory, value: jax.Array) -> Memory:
     dtype = after.log.dtype
     looked = after.num_probes > before.num_probes
     escaped = after.num_escapes > before.num_escapes
-    back = after.num_returns > before.num_returns
-    waits = after.expected > 0
-    denied = (before.expected > 0) & ~escaped & ~back
+    back = after.num_rollbacks > before.num_rollbacks
+    waits = after.pending_gain > 0
+    denied = (before.pending_gain > 0) & ~escaped & ~back
     what = jnp.where(waits, 1, 0) + jnp.where(denied & ~looked, 3, 0)
     what = jnp.where(back, 4, jnp.where(escaped, 2, what))
-    gain = jnp.where(escaped | back, after.last_gain, after.expected)
+    gain = jnp.where(escaped | back, after.last_gain, after.pending_gain)
     spent = after.num_hvps > before.num_hvps
     nan = jnp.full_like(after.last_curvature, jnp.nan)
     curvature = jnp.where(spent, after.last_curvature, nan), jnp.where(spent, after.last_ratio, nan)
-    pause = jnp.maximum(after.pace.next_look, after.pace.hands_off)
+    pause = jnp.maximum(after.backoff.next_probe, after.backoff.cooldown_until)
     counts = (getattr(after, name) - getattr(before, name) for name in COSTS)
-    numbers = (after.num_steps, what, before.watch.stream.kind, value, *curvature, gain, *counts, pause)
+    numbers = (after.num_steps, what, before.plateau.statistics.kind, value, *curvature, gain, *counts, pause)
     row = jnp.stack([jnp.asarray(entry).astype(dtype) for entry in numbers])
     new = jax.lax.dynamic_update_index_in_dim(after.log, row, after.num_rows % ROWS, 0)
     happened = looked | escaped | back | denied
@@ -120,9 +120,9 @@ def _event(row: dict[str, float]) -> dict[str, Any]:
 def _evidence(what: str, row: dict[str, float]) -> str:
     """Why, and what comes next, in a sentence."""
     gain, curvature = number(row["gain"], 3), row["curvature"]
-    waits = row["next_look"] > row["step"]
+    waits = row["next_probe"] > row["step"]
     then = (
-        f"the next look is not before update {row['next_look']:.0f}" if waits else "looks go on as scheduled"
+        f"the next look is not before update {row['next_probe']:.0f}" if waits else "looks go on as scheduled"
     )
     if what == "escaped":
         return f"a step off a saddle lowers the loss by {gain}"
@@ -133,8 +133,8 @@ def _evidence(what: str, row: dict[str, float]) -> str:
     if what == "taken_back":
         return f"the loss rose by {gain} above that at the saddle: the escape was taken back; {then}"
     if math.isnan(curvature):
-        kicked = ", and random kicks lead nowhere lower" if row["num_gradients"] > 1 else ""
-        return f"no step along the gradient bends down{kicked}; {then}"
+        restarted = ", and random kicks lead nowhere lower" if row["num_gradients"] > 1 else ""
+        return f"no step along the gradient bends down{restarted}; {then}"
     flat = "not negative" if row["ratio"] > DEGENERATE else "next to nothing beside the highest"
     sign = "negative, but no step along it is worth while" if curvature < 0 else flat
     return f"the lowest curvature seen is {signed(curvature, 3)}, {sign}; {then}"

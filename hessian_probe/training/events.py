@@ -92,14 +92,14 @@ class Event:
 
 
 @dataclasses.dataclass
-class Cost:
+class MonitorCost:
     """What a monitor has cost beside the steps it watched.
 
     Attributes:
         num_steps: updates seen.
         num_probes: looks taken.
         num_escapes: escapes accepted.
-        num_returns: those that were taken back, since training could not go on from where they led.
+        num_rollbacks: those that were taken back, since training could not go on from where they led.
         num_hvps: Hessian-vector products.
         num_gradients: gradients, and those evaluations of classifications and escapes that may be gradients.
         num_evaluations: loss or gradient evaluations, `num_gradients` among them.
@@ -110,7 +110,7 @@ class Cost:
     num_steps: int = 0
     num_probes: int = 0
     num_escapes: int = 0
-    num_returns: int = 0
+    num_rollbacks: int = 0
     num_hvps: int = 0
     num_gradients: int = 0
     num_evaluations: int = 0
@@ -126,8 +126,8 @@ def _plain(value: Any) -> float | str:
 
 def append_event(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
     """Append one event to a file of JSON lines."""
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with open(path, "a", encoding="utf-8") as text:
+        text.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def write_events(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
@@ -155,8 +155,8 @@ def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: a line is no JSON object; the message names it.
     """
     rows = []
-    with open(path, encoding="utf-8") as stream:
-        for number_of_line, line in enumerate(stream, 1):
+    with open(path, encoding="utf-8") as text:
+        for number_of_line, line in enumerate(text, 1):
             if not line.strip():
                 continue
             try:

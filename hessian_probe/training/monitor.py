@@ -13,15 +13,15 @@ import numpy as np
 from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
 from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
 from hessian_probe.training.aux_inputs import WithFixed, only_params, with_fixed
-from hessian_probe.training.backoff import expected
-from hessian_probe.training.early_schedule import EARLY, brings, thorough
-from hessian_probe.training.events import Cost, Event, append_event
+from hessian_probe.training.backoff import recent_decrease
+from hessian_probe.training.early_schedule import EARLY, expected_decrease, spend_products
+from hessian_probe.training.events import Event, MonitorCost, append_event
 from hessian_probe.training.monitor_state import from_dict, to_dict
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.plateau_statistics import JUDGEMENTS
-from hessian_probe.training.probe import Probe
-from hessian_probe.training.probe_result import NOTHING, Finding
-from hessian_probe.training.probe_schedule import Schedule
+from hessian_probe.training.probe import MonitorProbe
+from hessian_probe.training.probe_result import NOTHING, ProbeResult
+from hessian_probe.training.probe_schedule import ProbeSchedule
 
 # Kinds in which a loss rests.
 RESTS = ("flat", "slow")
@@ -102,13 +102,13 @@ class Monitor:
             raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")
         if moments not in MOMENTS:
             raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
-        self._probes = [Probe(each, data, key, max_hvps) for each in (loss, with_fixed(loss))]
+        self._probes = [MonitorProbe(each, data, key, max_hvps) for each in (loss, with_fixed(loss))]
         self._moments, self._log = moments, log
         self.test = PlateauTest(window=window, every=every)
         self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
-        self.cost = Cost()
+        self.cost = MonitorCost()
         self.events: list[dict[str, Any]] = []
-        self._schedule = Schedule(self.test, self.cost, max_share)
+        self._schedule = ProbeSchedule(self.test, self.cost, max_share)
 
     def update(
         self,
@@ -154,14 +154,14 @@ class Monitor:
         if grad_norm is not None:
             self.gradient_test.update(_scalar(grad_norm, "grad_norm", "the norm of the gradient"))
             evidence = (*evidence, *_bounce(kind, self.gradient_test))
-        found: Finding | None = None
+        found: ProbeResult | None = None
         new_params, new_state = params, opt_state
-        if self._schedule.alarms(value) and self._is_lost(params, batch, fixed):
-            kind, new_params = "taken_back", self._schedule.anchored(params)
+        if self._schedule.exceeds_threshold(value) and self._escape_failed(params, batch, fixed):
+            kind, new_params = "taken_back", self._schedule.with_rollback_params(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
-            evidence = (*evidence, self._schedule.step_back(value))
-        elif (early := self._schedule.asks(kind)) is not None:
-            found = self._look(params, batch, fixed, early)
+            evidence = (*evidence, self._schedule.roll_back(value))
+        elif (early := self._schedule.is_stalled(kind)) is not None:
+            found = self._probe(params, batch, fixed, early)
             evidence = (*evidence, *found.reasons)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
@@ -169,7 +169,7 @@ class Monitor:
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
         if self._schedule.kept.at_minimum and kind in RESTS:
             kind = "at_minimum"
-            evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_look}")
+            evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_probe}")
         if kind in ("escaped", "taken_back"):
             self.gradient_test.restart()
         seconds = time.perf_counter() - began
@@ -192,21 +192,29 @@ class Monitor:
         self._record(event)
         return event
 
-    def _look(self, params: PyTree, batch: PyTree, fixed: PyTree, early: bool) -> Finding:
+    def _probe(self, params: PyTree, batch: PyTree, fixed: PyTree, early: bool) -> ProbeResult:
         """Look if that is within the share; results are about the parameters alone."""
         probe, joined = self._joined(params, fixed)
         test, schedule, turn = self.test, self._schedule, self.cost.num_probes
         if early:
-            deep = bool(thorough(int(test.stream.count), test.every, int(test.stream.kind)))
-            deep = deep and schedule.affords(probe.search.price(True))
-            if not schedule.affords(probe.search.price(deep)):
+            with_products = bool(
+                spend_products(int(test.statistics.count), test.every, int(test.statistics.kind))
+            )
+            with_products = with_products and schedule.affords(probe.search.price(True))
+            if not schedule.affords(probe.search.price(with_products)):
                 return NOTHING
-            found = probe.glance(joined, batch, turn, fall=EARLY * float(brings(np, test.stream)), deep=deep)
+            found = probe.quick_probe(
+                joined,
+                batch,
+                turn,
+                fall=EARLY * float(expected_decrease(np, test.statistics)),
+                with_products=with_products,
+            )
         else:
             seen = test.verdict
             assert seen is not None
-            fall = float(expected(np, seen.kind, seen.fall, seen.noise))
-            found = probe.examine(joined, batch, turn, fall=fall)
+            fall = float(recent_decrease(np, seen.kind, seen.fall, seen.noise))
+            found = probe.full_probe(joined, batch, turn, fall=fall)
         if fixed is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
         self.cost.num_probes += 1
@@ -214,7 +222,7 @@ class Monitor:
         schedule.after(found, params, early)
         return found
 
-    def _joined(self, params: PyTree, fixed: PyTree) -> tuple[Probe, PyTree]:
+    def _joined(self, params: PyTree, fixed: PyTree) -> tuple[MonitorProbe, PyTree]:
         """Choose the probe, and what it takes as parameters."""
         return self._probes[fixed is not None], params if fixed is None else WithFixed(params, fixed)
 
@@ -223,12 +231,12 @@ class Monitor:
         self.cost.num_gradients += num_gradients
         self.cost.num_evaluations += num_gradients + num_losses
 
-    def _is_lost(self, params: PyTree, batch: PyTree, fixed: PyTree) -> bool:
+    def _escape_failed(self, params: PyTree, batch: PyTree, fixed: PyTree) -> bool:
         """Whether the latest escape led where the loss is now above the saddle's by what it brought."""
         probe, joined = self._joined(params, fixed)
-        _, before = self._joined(self._schedule.anchored(params), fixed)
+        _, before = self._joined(self._schedule.with_rollback_params(params), fixed)
         self._charge(0, 0, 2)
-        return probe.still_higher(joined, before, batch, self.cost.num_probes, self._schedule.kept.gain)
+        return probe.worse_than_before(joined, before, batch, self.cost.num_probes, self._schedule.kept.gain)
 
     def _record(self, event: Event) -> None:
         """Keep and log what changed: classifications, returns, and new kinds."""

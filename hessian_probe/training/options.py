@@ -15,7 +15,7 @@ from hessian_probe.training.plateau import check_lengths
 from hessian_probe.training.trial_steps import check_strategy
 
 
-class Options(NamedTuple):
+class HookOptions(NamedTuple):
     """Options of `escape_saddles`, by name."""
 
     strategy: str
@@ -28,7 +28,7 @@ class Options(NamedTuple):
     radius: float
 
 
-def check_options(optimizer: Any, loss: Any, key: Any, options: Options) -> None:
+def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> None:
     """Refuse what `escape_saddles` cannot work with; raises TypeError or ValueError."""
     if not callable(loss):
         raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")

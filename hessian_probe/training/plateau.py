@@ -9,12 +9,12 @@ import numpy as np
 from hessian_probe.training.plateau_statistics import (
     CHUNK,
     KINDS,
-    Stream,
-    Verdict,
+    PlateauStatistics,
+    PlateauVerdict,
     absorb,
     judge,
     judged_at,
-    new_stream,
+    new_statistics,
 )
 
 # A gradient has not gone where its norm is above this share of the highest mean in the run: an optimum is
@@ -38,7 +38,7 @@ class PlateauTest:
         of: what the values are, for the evidence; the norm of the gradient is judged as the loss is.
 
     Attributes:
-        stream: what is remembered.
+        statistics: what is remembered.
         pending: values that wait for their chunk.
         broken: the latest value was not finite.
         verdict: the numbers behind the kind, or None before the first.
@@ -55,13 +55,13 @@ class PlateauTest:
         self.window, self.every, self.of = window, every, of
         self.broken = False
         self.pending: list[float] = []
-        self.stream = new_stream(np, window, np.float64)
-        self.verdict: Verdict | None = None
+        self.statistics = new_statistics(np, window, np.float64)
+        self.verdict: PlateauVerdict | None = None
 
     @property
     def kind(self) -> str:
         """The verdict that stands."""
-        return "diverging" if self.broken else KINDS[int(self.stream.kind)]
+        return "diverging" if self.broken else KINDS[int(self.statistics.kind)]
 
     @property
     def fresh(self) -> bool:
@@ -71,12 +71,12 @@ class PlateauTest:
     @property
     def level(self) -> float:
         """Median of the window."""
-        return float(np.median(self.stream.recent))
+        return float(np.median(self.statistics.recent))
 
     @property
     def lasts(self) -> bool:
         """Whether the values have not fallen to a tenth of what they were, and do not fall now."""
-        seen = self.stream.blocks[: int(self.stream.filled)]
+        seen = self.statistics.blocks[: int(self.statistics.filled)]
         highest = float(np.max(seen, initial=self.level))
         return self.verdict is not None and self.kind != "none" and self.level > LASTS * highest
 
@@ -93,30 +93,32 @@ class PlateauTest:
         if not self.broken:
             self.pending.append(float(value))
         if len(self.pending) == CHUNK:
-            self.stream = absorb(np, self.stream, np.asarray(self.pending))
+            self.statistics = absorb(np, self.statistics, np.asarray(self.pending))
             self.pending.clear()
             if self._asked():
-                self.stream, self.verdict = judge(np, self.stream)
+                self.statistics, self.verdict = judge(np, self.statistics)
         return self.kind
 
     def _asked(self) -> bool:
-        return bool(judged_at(int(self.stream.count), self.every))
+        return bool(judged_at(int(self.statistics.count), self.every))
 
     def restart(self, gain: float = 0.0) -> None:
         """Forget the stream, after a jump that brought `gain`; the next kind takes a window."""
-        self.resume(new_stream(np, self.window, np.float64, gain), [], None)
+        self.resume(new_statistics(np, self.window, np.float64, gain), [], None)
 
-    def resume(self, stream: Stream, pending: list[float], verdict: Verdict | None) -> None:
+    def resume(
+        self, statistics: PlateauStatistics, pending: list[float], verdict: PlateauVerdict | None
+    ) -> None:
         """Go on with a stream, values that wait for their chunk, and a verdict that were kept."""
-        self.stream, self.pending, self.verdict = stream, pending, verdict
+        self.statistics, self.pending, self.verdict = statistics, pending, verdict
 
     def evidence(self) -> str:
         """Say in one sentence which numbers decided."""
         found = self.verdict
         if self.broken:
             return f"the {self.of} is not finite"
-        if found is None or int(self.stream.count) < self.window:
-            return f"{int(self.stream.count) + len(self.pending)} of {self.window} values seen"
+        if found is None or int(self.statistics.count) < self.window:
+            return f"{int(self.statistics.count) + len(self.pending)} of {self.window} values seen"
         sentence = (
             f"over {self.window} steps the {self.of} fell by {float(found.fall) + 0.0:.3g} ± "
             f"{float(found.error):.2g}, single values vary by {float(found.noise):.2g}"

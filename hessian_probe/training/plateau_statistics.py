@@ -51,7 +51,7 @@ RISING = 5.0
 ACCELERATION = 2.0
 
 
-class Stream(NamedTuple):
+class PlateauStatistics(NamedTuple):
     """What is remembered of a stream of values; bounded, whatever its length.
 
     Attributes:
@@ -81,7 +81,7 @@ class Stream(NamedTuple):
     candidate: Any
 
 
-class Verdict(NamedTuple):
+class PlateauVerdict(NamedTuple):
     """What the test found: kind (index into `KINDS`) and the numbers behind it.
 
     `fall` and `error` are those of the window, `speed` is the present speed over the run's own (NaN if
@@ -97,7 +97,7 @@ class Verdict(NamedTuple):
     reference: Any
 
 
-def new_stream(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> Stream:
+def new_statistics(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> PlateauStatistics:
     """Start a stream.
 
     Args:
@@ -116,7 +116,7 @@ def new_stream(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> Stre
     def real(value: Any) -> Any:
         return xp.asarray(value, dtype)
 
-    return Stream(
+    return PlateauStatistics(
         count=whole(0),
         recent=xp.zeros(window, dtype),
         blocks=xp.zeros(BLOCKS, dtype),
@@ -131,7 +131,7 @@ def new_stream(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> Stre
     )
 
 
-def absorb(xp: ModuleType, s: Stream, values: Any) -> Stream:
+def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatistics:
     """Add a chunk of values.
 
     Args:
@@ -180,7 +180,7 @@ def judged_at(count: Any, every: int) -> Any:
     return count % (every * (1 + count // (JUDGEMENTS * every))) == 0
 
 
-def judge(xp: ModuleType, s: Stream) -> tuple[Stream, Verdict]:
+def judge(xp: ModuleType, s: PlateauStatistics) -> tuple[PlateauStatistics, PlateauVerdict]:
     """Judge the stream at its present end.
 
     Args:
@@ -230,14 +230,14 @@ def _padded(xp: ModuleType, y: Any, length: int) -> Any:
 
 def _decide(
     xp: ModuleType,
-    s: Stream,
+    s: PlateauStatistics,
     short: Trend,
     half: Trend,
     quarter: Trend,
     reference: Any,
     accelerating: Any,
     negligible: Any,
-) -> tuple[Stream, Verdict]:
+) -> tuple[PlateauStatistics, PlateauVerdict]:
     """Weigh the trends at three lengths against the run's own progress."""
     dtype = s.recent.dtype
     window = s.recent.shape[0]
@@ -276,11 +276,13 @@ def _decide(
     sure = (kind == s.candidate) | (kind == NONE) | (kind == NOISY)
     stands = xp.where(sure, kind, s.kind)
     nan = xp.full_like(speed, np.nan)
-    verdict = Verdict(stands, short.fall, short.error, short.noise, xp.where(known, speed, nan), reference)
+    verdict = PlateauVerdict(
+        stands, short.fall, short.error, short.noise, xp.where(known, speed, nan), reference
+    )
     return s._replace(kind=stands, candidate=kind), verdict
 
 
-def _rounding(xp: ModuleType, s: Stream) -> Any:
+def _rounding(xp: ModuleType, s: PlateauStatistics) -> Any:
     """Rounding of the newest value: of single precision where all values are numbers of that."""
     dtype = s.recent.dtype
     single = xp.all(s.recent.astype(np.float32).astype(dtype) == s.recent)

@@ -17,13 +17,13 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, signed
-from hessian_probe.training.compiled_search import NUM_PRODUCTS, HostSearch
-from hessian_probe.training.probe_batches import Sample, draw
-from hessian_probe.training.probe_result import Finding, moved, stayed, summed
+from hessian_probe.training.compiled_search import NUM_PRODUCTS, CompiledSearch
+from hessian_probe.training.probe_batches import ProbeBatches, draw
+from hessian_probe.training.probe_result import ProbeResult, moved, stayed, summed
 from hessian_probe.training.saddle_search import CONFIRMED, WORTH
 
 
-class Probe:
+class MonitorProbe:
     """Look at points of one loss.
 
     Args:
@@ -35,7 +35,7 @@ class Probe:
 
     def __init__(self, loss: Callable[..., Any], data: Any, key: jax.Array | None, max_hvps: int) -> None:
         self._loss, self._data, self._key, self._max_hvps = loss, data, key, max_hvps
-        self._search: HostSearch | None = None
+        self._search: CompiledSearch | None = None
 
     def check(self, params: PyTree, batch: PyTree) -> None:
         """Refuse a loss, parameters or data that no look could work with, before the first one.
@@ -52,10 +52,10 @@ class Probe:
         seen = [_first(part) for part in sample[:2] if part is not None]
         for _ in Data(seen if len(seen) > 1 else sample.probe):
             pass
-        self._search = HostSearch(Objective(self._loss, params, seen[0] if seen else None))
+        self._search = CompiledSearch(Objective(self._loss, params, seen[0] if seen else None))
 
     @property
-    def search(self) -> HostSearch:
+    def search(self) -> CompiledSearch:
         """The compiled search."""
         assert self._search is not None
         return self._search
@@ -65,7 +65,9 @@ class Probe:
         """Whether `check` has passed."""
         return self._search is not None
 
-    def glance(self, params: PyTree, batch: PyTree, turn: int, *, fall: float, deep: bool) -> Finding:
+    def quick_probe(
+        self, params: PyTree, batch: PyTree, turn: int, *, fall: float, with_products: bool
+    ) -> ProbeResult:
         """Search without a label, and label what was found, with few products.
 
         Args:
@@ -73,13 +75,15 @@ class Probe:
             batch: the training step's batch, or None.
             turn: number of looks so far.
             fall: what training brings within a window.
-            deep: whether to spend products on the search.
+            with_products: whether to spend products on the search.
 
         Returns:
             What was found.
         """
         sample = draw(self._data, batch, turn)
-        way = self.search(params, _first(sample.probe), key=self._key_of(turn), fall=fall, deep=deep)
+        way = self.search(
+            params, _first(sample.probe), key=self._key_of(turn), fall=fall, with_products=with_products
+        )
         if way.params is None:
             return summed(None, None, (), [way])
         max_hvps = min(self._max_hvps, NUM_PRODUCTS)
@@ -90,7 +94,7 @@ class Probe:
         move, losses = self._best(point, params, sample, [way.params])
         return summed(point, move, reasons, [way], point.num_evaluations, losses)
 
-    def examine(self, params: PyTree, batch: PyTree, turn: int, *, fall: float) -> Finding:
+    def full_probe(self, params: PyTree, batch: PyTree, turn: int, *, fall: float) -> ProbeResult:
         """Classify, and leave if that is proved to help.
 
         Args:
@@ -118,10 +122,10 @@ class Probe:
                 if not gain > WORTH * fall:
                     reason = f"the step gains {number(gain, 3)}, the last window {number(fall, 3)} without it"
                     return summed(point, stayed(point, params, gain, reason), reasons, [], evaluations)
-                way = self.search.go_on(params, move.params, first)
+                way = self.search.continue_from(params, move.params, first)
                 lower = [move.params]
         if not lower:
-            way = self.search(params, first, key=key, fall=fall, deep=not curved)
+            way = self.search(params, first, key=key, fall=fall, with_products=not curved)
         if way.params is not None:
             lower.append(way.params)
         if not lower:
@@ -129,7 +133,9 @@ class Probe:
         best, losses = self._best(point, params, sample, lower, move)
         return summed(point, best, reasons, [way], evaluations, losses)
 
-    def still_higher(self, params: PyTree, before: PyTree, batch: PyTree, turn: int, gain: float) -> bool:
+    def worse_than_before(
+        self, params: PyTree, before: PyTree, batch: PyTree, turn: int, gain: float
+    ) -> bool:
         """Whether the loss here exceeds that at `before` by more than `gain`, or is no number.
 
         Args:
@@ -157,7 +163,7 @@ class Probe:
         self,
         point: CriticalPoint,
         params: PyTree,
-        sample: Sample,
+        sample: ProbeBatches,
         lower: list[PyTree],
         move: Escape | None = None,
     ) -> tuple[Escape, int]:
@@ -207,5 +213,5 @@ def _first(probe: Any) -> Any:
     return next(iter(probe)) if probe is not None and Data(probe).is_sequence else probe
 
 
-def _labelled(point: CriticalPoint, sample: Sample) -> tuple[str, ...]:
+def _labelled(point: CriticalPoint, sample: ProbeBatches) -> tuple[str, ...]:
     return (f"{point.label} on {sample.what}: {point.evidence[0]}",)

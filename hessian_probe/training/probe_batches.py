@@ -16,7 +16,7 @@ from hessian_probe.operators.data import Batches, Data
 BATCHES = 4
 
 
-class Sample(NamedTuple):
+class ProbeBatches(NamedTuple):
     """Data to probe on, and data not seen by the probe (None where the probe sees all there is)."""
 
     probe: Any
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     what: str
 
 
-def draw(data: Any, batch: PyTree, turn: int) -> Sample:
+def draw(data: Any, batch: PyTree, turn: int) -> ProbeBatches:
     """Choose the data of the `turn`-th probe.
 
     One batch as `data` is taken for all the data there is.  Of a sequence of batches, eight neighbours
@@ -40,14 +40,14 @@ def draw(data: Any, batch: PyTree, turn: int) -> Sample:
         The sample.
     """
     if data is None:
-        return Sample(None, None, "the loss") if batch is None else _halves(batch)
+        return ProbeBatches(None, None, "the loss") if batch is None else _halves(batch)
     if not Data(data).is_sequence:
-        return Sample(data, None, "the data")
+        return ProbeBatches(data, None, "the data")
     weights = data.weights if isinstance(data, Batches) else None
     batches = data if isinstance(data, list) else None
     count = len(weights) if weights is not None else operator.length_hint(data) or sum(1 for _ in data)
     if count == 1:
-        return Sample(data, None, "the one batch of data")
+        return ProbeBatches(data, None, "the one batch of data")
     width = min(2 * BATCHES, count)
     chosen = [(turn * width + offset) % count for offset in range(width)]
     if batches is None:
@@ -60,14 +60,14 @@ def draw(data: Any, batch: PyTree, turn: int) -> Sample:
         items = [kept[i] for i in numbers]
         return items if weights is None else Batches(items, [weights[i] for i in numbers])
 
-    return Sample(part(chosen[::2]), part(chosen[1::2]), f"{(width + 1) // 2} of {count} batches")
+    return ProbeBatches(part(chosen[::2]), part(chosen[1::2]), f"{(width + 1) // 2} of {count} batches")
 
 
-def _halves(batch: PyTree) -> Sample:
+def _halves(batch: PyTree) -> ProbeBatches:
     """Halve a batch along the leading axis of its arrays."""
     sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf) > 0}
     if len(sizes) != 1 or min(sizes) < 2:
-        return Sample(batch, None, "the training batch, which cannot be halved to confirm it")
+        return ProbeBatches(batch, None, "the training batch, which cannot be halved to confirm it")
     half = sizes.pop() // 2
 
     def cut(first: bool) -> PyTree:
@@ -78,4 +78,4 @@ def _halves(batch: PyTree) -> Sample:
 
         return jax.tree.map(leaf, batch)
 
-    return Sample(cut(True), cut(False), "half of the training batch")
+    return ProbeBatches(cut(True), cut(False), "half of the training batch")

@@ -10,11 +10,11 @@ from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
-from hessian_probe.training.backoff import worth
-from hessian_probe.training.compiled_search import Way
+from hessian_probe.training.backoff import cost_in_gradients
+from hessian_probe.training.compiled_search import HostSearchResult
 
 
-class Finding(NamedTuple):
+class ProbeResult(NamedTuple):
     """What a look brought, and what it cost.
 
     Attributes:
@@ -41,22 +41,22 @@ class Finding(NamedTuple):
     @property
     def cost(self) -> float:
         """Gradients that the look was worth."""
-        return float(worth(self.num_hvps, self.num_gradients, self.num_losses))
+        return float(cost_in_gradients(self.num_hvps, self.num_gradients, self.num_losses))
 
 
-NOTHING = Finding(None, None, (), 0, 0, 0)
+NOTHING = ProbeResult(None, None, (), 0, 0, 0)
 
 
 def summed(
     point: CriticalPoint | None,
     move: Escape | None,
     reasons: tuple[str, ...],
-    ways: list[Way],
+    ways: list[HostSearchResult],
     evaluations: int = 0,
     losses: int = 0,
-) -> Finding:
+) -> ProbeResult:
     """Add up what was spent: evaluations of classifications and escapes may be gradients."""
-    return Finding(
+    return ProbeResult(
         point,
         move,
         reasons if move is None else (*reasons, *move.evidence),

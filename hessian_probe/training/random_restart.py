@@ -21,7 +21,7 @@ from hessian_probe.training.descent import PAYS, SHORTER, line_search
 # Length of a kick over that of the leaf. Line searches until the loss was below the saddle's, twelve kicks
 # each: at the third saddle of six linear layers 9 to 24 with 1.0 (median 13), 7 to 25 with 1.4, 11 to 50 with
 # 0.7, 10 to 37 with 2.0; at the first of the digits' symmetric start 4 to 9, 2, 1 with 0.5, 1.0 and 1.4.
-KICK = 1.2
+DISPLACEMENT = 1.2
 # No kick where even the lowest curvature seen is above this share of the highest: nothing is flat there.
 DEGENERATE = 1e-3
 # So many line searches may pass until it is; as many until it is below where negative curvature has led; and
@@ -33,7 +33,7 @@ LONGEST = 48
 BETTER = 2.0
 
 
-class Kicked(NamedTuple):
+class RestartResult(NamedTuple):
     """Where a kick has led.
 
     Attributes:
@@ -51,7 +51,7 @@ class Kicked(NamedTuple):
     num_evaluations: jax.Array
 
 
-class _Bounds(NamedTuple):
+class _StopRule(NamedTuple):
     """Loss at which to stop; loss that `hope` line searches must lead below; and line searches at most."""
 
     floor: jax.Array
@@ -60,7 +60,7 @@ class _Bounds(NamedTuple):
     most: jax.Array
 
 
-class _Descent(NamedTuple):
+class _ConjugateDescent(NamedTuple):
     step: Vector
     value: jax.Array
     length: jax.Array
@@ -71,7 +71,7 @@ class _Descent(NamedTuple):
     num_evaluations: jax.Array
 
 
-def kick(
+def random_restart(
     loss: Callable[[Vector], jax.Array],
     x: Vector,
     before: jax.Array,
@@ -79,7 +79,7 @@ def kick(
     enough: jax.Array,
     beyond: jax.Array,
     go: jax.Array,
-) -> Kicked:
+) -> RestartResult:
     """Go down from a displaced point, and, if that ends low, from `x` itself for comparison.
 
     Args:
@@ -103,18 +103,18 @@ def kick(
     enough = jnp.maximum(enough, BETTER * beyond)
     hope = jnp.where(beyond > 0, HOPE_BEYOND, HOPE)
 
-    def attempt(number: jax.Array, held: Kicked) -> Kicked:
+    def attempt(number: jax.Array, held: RestartResult) -> RestartResult:
         # One loop for both, so that it is compiled once.
         first = number == 0
         start = jax.tree.map(lambda a: jnp.where(first, a, jnp.zeros_like(a)), displaced)
         gain = before - held.value
         floor = jnp.where(first, -jnp.inf, before - gain / BETTER)
         most = jnp.where(first, LONGEST, held.num_passes)
-        bounds = _Bounds(floor, before - beyond, hope, most)
+        bounds = _StopRule(floor, before - beyond, hope, most)
         end = _down(loss, x, before, start, bounds, held.leaves)
         own = before - end.value
         leaves = held.leaves & jnp.where(first, own > enough, own * BETTER < gain)
-        return Kicked(
+        return RestartResult(
             step=jax.tree.map(lambda new, kept: jnp.where(first, new, kept), end.step, held.step),
             value=jnp.where(first, end.value, held.value),
             leaves=leaves,
@@ -122,7 +122,7 @@ def kick(
             num_evaluations=held.num_evaluations + end.num_evaluations,
         )
 
-    return jax.lax.fori_loop(0, 2, attempt, Kicked(still, before, go, none, none))
+    return jax.lax.fori_loop(0, 2, attempt, RestartResult(still, before, go, none, none))
 
 
 def _down(
@@ -130,9 +130,9 @@ def _down(
     x: Vector,
     before: jax.Array,
     start: Vector,
-    bounds: _Bounds,
+    bounds: _StopRule,
     go: jax.Array,
-) -> _Descent:
+) -> _ConjugateDescent:
     """Descend along conjugate directions, while there is hope and it pays.
 
     Args:
@@ -151,7 +151,7 @@ def _down(
         Numerical Optimization, 2006, eq. 5.45.
     """
 
-    def one(s: _Descent) -> _Descent:
+    def one(s: _ConjugateDescent) -> _ConjugateDescent:
         here = add_scaled(x, 1.0, s.step)
         gradient = jax.grad(loss)(here)
         old = dot(s.gradient, s.gradient)
@@ -169,7 +169,7 @@ def _down(
         value = jnp.where(lower, lowest, s.value)
         passes = s.num_passes + 1
         pays = s.value - value > PAYS * (before - value)
-        return _Descent(
+        return _ConjugateDescent(
             step=jax.tree.map(
                 lambda new, kept: jnp.where(lower, new, kept), add_scaled(s.step, length, unit), s.step
             ),
@@ -190,5 +190,5 @@ def _down(
     still, none = jax.tree.map(jnp.zeros_like, x), jnp.zeros((), jnp.int32)
     length = norm(x).astype(value.dtype) / SHORTER
     one_loss = go.astype(jnp.int32)
-    first = _Descent(start, value, length, still, still, go & jnp.isfinite(value), none, one_loss)
+    first = _ConjugateDescent(start, value, length, still, still, go & jnp.isfinite(value), none, one_loss)
     return jax.lax.while_loop(lambda s: s.going & (s.num_passes < bounds.most), one, first)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
 from hessian_probe.spectrum.traced_krylov import krylov_space
-from hessian_probe.training.backoff import worth
-from hessian_probe.training.descent import TRIALS, Ladder, best_rung, slide
-from hessian_probe.training.random_restart import DEGENERATE, HOPE, KICK, kick
-from hessian_probe.training.trial_steps import DEFAULT, RUNGS, STRATEGIES, best_of, halvings
+from hessian_probe.training.backoff import cost_in_gradients
+from hessian_probe.training.descent import TRIALS, TrialValues, best_trial, steepest_descent
+from hessian_probe.training.random_restart import DEGENERATE, DISPLACEMENT, HOPE, random_restart
+from hessian_probe.training.trial_steps import DEFAULT, NUM_TRIALS, STRATEGIES, best_of, trial_lengths
 
 # The longest step tried, over the length of the parameters (at least 1).
 REACH = 2.0
@@ -25,7 +25,7 @@ WORTH = 2.0
 CONFIRMED = 0.5
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a look found, and what it cost.
 
     Attributes:
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     num_evaluations: jax.Array
 
 
-class _Way(NamedTuple):
+class _FirstStep(NamedTuple):
     """A first step, the loss there, whether it may be taken; curvature, ‖H‖, and the products it took."""
 
     step: Vector
@@ -59,7 +59,7 @@ class _Way(NamedTuple):
     num_hvps: jax.Array
 
 
-class Look:
+class LocalLoss:
     """The loss around the parameters of one training step.
 
     Args:
@@ -104,10 +104,10 @@ class Look:
         change = jnp.abs(self.value(tuple(x + e * x * jnp.sign(n) for e, n, x in parts)) - before)
         return jnp.maximum(self._eps() * jnp.abs(before), jnp.where(jnp.isfinite(change), change, 0.0))
 
-    def nothing(self) -> Found:
+    def no_result(self) -> SearchResult:
         """Return what a look finds where none is taken."""
         zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
-        return Found(self._zeros(), zero, zero, zero, none, none, none)
+        return SearchResult(self._zeros(), zero, zero, zero, none, none, none)
 
     def search(
         self,
@@ -115,9 +115,9 @@ class Look:
         key: jax.Array,
         fall: jax.Array,
         num_products: int,
-        thorough: jax.Array,
-        kicks: jax.Array | None = None,
-    ) -> Found:
+        spend_products: jax.Array,
+        restarts: jax.Array | None = None,
+    ) -> SearchResult:
         """Look for a way down that training does not see.
 
         With the default strategy, first for a long step along the gradient that bends down (see
@@ -130,8 +130,8 @@ class Look:
             key: random key.
             fall: what training itself brings within a window.
             num_products: products of the Lanczos run; with 0 of the default strategy none is compiled.
-            thorough: whether to spend products at all.
-            kicks: whether to try a kick where they show no way; None for never, which compiles less.
+            spend_products: whether to spend products at all.
+            restarts: whether to try a kick where they show no way; None for never, which compiles less.
 
         Returns:
             What was found.
@@ -143,54 +143,59 @@ class Look:
             enough = jnp.maximum(margin, WORTH * fall)
             longest = REACH * jnp.maximum(norm(self.x), 1.0)
 
-            def curved(enough: jax.Array) -> _Way:
+            def curved(enough: jax.Array) -> _FirstStep:
                 return self._along_curvature(strategy, key, before, gradient, margin, enough, num_products)
 
             if not default:
-                way, spent = jax.lax.cond(thorough, lambda: curved(enough), self._no_way), thorough
+                way, spent = (
+                    jax.lax.cond(spend_products, lambda: curved(enough), self._no_way),
+                    spend_products,
+                )
             else:
                 way = straight = self._along_gradient(before, gradient, longest, margin, enough)
-                spent = thorough & ~straight.leaves & (num_products > 0)
+                spent = spend_products & ~straight.leaves & (num_products > 0)
                 # What a longer step along the gradient brings, a larger rate would: a slope, no saddle.
                 slope = jnp.maximum(before - straight.value, 0.0)
                 more = jnp.maximum(enough, WORTH * slope)
                 if num_products > 0:
                     way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
             gradients = 1 + spent.astype(jnp.int32)
-            evaluations = 1 + RUNGS * int(default) + self._num_rungs(strategy) * spent.astype(jnp.int32)
+            evaluations = 1 + NUM_TRIALS * int(default) + self._num_trials(strategy) * spent.astype(jnp.int32)
             step, value = way.step, way.value
             if default:
-                slid = slide(self.value, self.x, before, step, value, way.leaves)
-                step, value = slid.step, slid.value
-                gradients, evaluations = gradients + slid.num_passes, evaluations + slid.num_evaluations
-            if default and kicks is not None:
-                go = kicks & ~(way.curvature > DEGENERATE * way.size)
+                descent = steepest_descent(self.value, self.x, before, step, value, way.leaves)
+                step, value = descent.step, descent.value
+                gradients, evaluations = gradients + descent.num_passes, evaluations + descent.num_evaluations
+            if default and restarts is not None:
+                go = restarts & ~(way.curvature > DEGENERATE * way.size)
                 beyond = jnp.where(way.leaves, before - value, 0.0)
-                kicked = kick(self.value, self.x, before, self._displaced(key), enough, beyond, go)
-                gradients = gradients + kicked.num_passes
-                evaluations = evaluations + kicked.num_evaluations
-                step = jax.tree.map(lambda a, b: jnp.where(kicked.leaves, a, b), kicked.step, step)
-                value = jnp.where(kicked.leaves, kicked.value, value)
-                way = way._replace(leaves=way.leaves | kicked.leaves)
+                restarted = random_restart(
+                    self.value, self.x, before, self._random_displacement(key), enough, beyond, go
+                )
+                gradients = gradients + restarted.num_passes
+                evaluations = evaluations + restarted.num_evaluations
+                step = jax.tree.map(lambda a, b: jnp.where(restarted.leaves, a, b), restarted.step, step)
+                value = jnp.where(restarted.leaves, restarted.value, value)
+                way = way._replace(leaves=way.leaves | restarted.leaves)
         gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
         # Where no product moves anything all curvature is zero; where none was spent the size is NaN.
         ratio = jnp.where(way.size == 0, jnp.zeros_like(way.size), way.curvature / way.size)
-        return Found(step, gain, way.curvature, ratio, way.num_hvps, gradients, evaluations)
+        return SearchResult(step, gain, way.curvature, ratio, way.num_hvps, gradients, evaluations)
 
     def _along_gradient(
         self, before: jax.Array, gradient: Vector, longest: jax.Array, margin: jax.Array, enough: jax.Array
-    ) -> _Way:
+    ) -> _FirstStep:
         """Take a long step along the gradient, if it bends down."""
         size = norm(gradient)
         inverse = jnp.where(size > 0, -1 / jnp.where(size > 0, size, jnp.ones_like(size)), 0 * size)
         unit = scale(inverse, gradient)
-        lengths = longest * halvings(longest.dtype)
+        lengths = longest * trial_lengths(longest.dtype)
         values = jax.lax.map(lambda t: self.value(add_scaled(self.x, t, unit)), lengths)
-        rung = best_rung(Ladder(lengths, values, -size), before, margin)
+        rung = best_trial(TrialValues(lengths, values, -size), before, margin)
         leaves = rung.bent & (before - rung.value > enough)
         nan = jnp.full((), jnp.nan, self.dtype)
         none = jnp.zeros((), jnp.int32)
-        return _Way(scale(rung.length, unit), rung.value, leaves, nan, nan, leaves, none)
+        return _FirstStep(scale(rung.length, unit), rung.value, leaves, nan, nan, leaves, none)
 
     def _along_curvature(
         self,
@@ -201,7 +206,7 @@ class Look:
         margin: jax.Array,
         enough: jax.Array,
         num_products: int,
-    ) -> _Way:
+    ) -> _FirstStep:
         """Take the best of the strategy's steps, if there is negative curvature or the step bends down."""
         _, product = jax.linearize(jax.grad(self.value), self.x)
         length = norm(gradient)
@@ -218,56 +223,56 @@ class Look:
         negative = space.negative
         if strategy == DEFAULT:
             lengths = ladder.inside[:, 0]
-            rung = best_rung(Ladder(lengths, best.values, dot(gradient, space.lowest)), before, margin)
+            rung = best_trial(TrialValues(lengths, best.values, dot(gradient, space.lowest)), before, margin)
             negative = negative | rung.bent
         leaves = negative & (before - best.value > enough)
         curvature = space.curvature.astype(self.dtype)
         size = space.norm.astype(self.dtype)
-        return _Way(best.step, best.value, leaves, curvature, size, negative, space.num_products)
+        return _FirstStep(best.step, best.value, leaves, curvature, size, negative, space.num_products)
 
-    def _no_way(self) -> _Way:
+    def _no_way(self) -> _FirstStep:
         zero, no = jnp.zeros((), self.dtype), jnp.zeros((), jnp.bool_)
         nan = jnp.full((), jnp.nan, self.dtype)
-        return _Way(self._zeros(), zero, no, nan, nan, no, jnp.zeros((), jnp.int32))
+        return _FirstStep(self._zeros(), zero, no, nan, nan, no, jnp.zeros((), jnp.int32))
 
-    def perturbation(self, key: jax.Array, radius: float) -> Found:
+    def perturbation(self, key: jax.Array, radius: float) -> SearchResult:
         """Draw a step uniformly from a ball (Jin et al. 2017); nothing is claimed about the loss there."""
         direction_key, length_key = jax.random.split(key)
         step = self._normal(direction_key)
         share = jax.random.uniform(length_key, (), self.dtype) ** (1 / self.layout.size)
         step = scale(radius * share / norm(step).astype(self.dtype), step)
-        return self.nothing()._replace(step=step)
+        return self.no_result()._replace(step=step)
 
     def confirms(self, step: Vector, expected: jax.Array) -> jax.Array:
         """Whether a step lowers the loss here by the larger part of what it did elsewhere."""
         gain = self.value(self.x) - self.value(add_scaled(self.x, 1.0, step))
         return gain > CONFIRMED * expected
 
-    def price(self, strategy: str, num_products: int, thorough: bool, kicks: bool = False) -> float:
+    def price(self, strategy: str, num_products: int, spend_products: bool, restarts: bool = False) -> float:
         """Gradients that a look which finds nothing costs at most."""
         if strategy not in STRATEGIES:
             return 0.0
-        gradients, evaluations, products = 1, 1 + RUNGS * (strategy == DEFAULT), 0
-        if thorough:
+        gradients, evaluations, products = 1, 1 + NUM_TRIALS * (strategy == DEFAULT), 0
+        if spend_products:
             gradients, products = 2, self._num_steps(num_products) + 1
-            evaluations += self._num_rungs(strategy)
-        if kicks:
+            evaluations += self._num_trials(strategy)
+        if restarts:
             gradients, evaluations = gradients + HOPE, evaluations + 1 + TRIALS * HOPE
-        return worth(products, gradients, evaluations)
+        return cost_in_gradients(products, gradients, evaluations)
 
     def _num_steps(self, num_products: int) -> int:
         return min(num_products, self.layout.size)
 
-    def _num_rungs(self, strategy: str) -> int:
-        return 2 * RUNGS if strategy == DEFAULT else RUNGS
+    def _num_trials(self, strategy: str) -> int:
+        return 2 * NUM_TRIALS if strategy == DEFAULT else NUM_TRIALS
 
     def _zeros(self) -> Vector:
         return tuple(jnp.zeros_like(leaf) for leaf in self.x)
 
-    def _displaced(self, key: jax.Array) -> Vector:
+    def _random_displacement(self, key: jax.Array) -> Vector:
         """A random displacement of each leaf, KICK times as long as the leaf."""
         pairs = zip(self._normal(key), self.x, strict=True)
-        return tuple(scale(KICK * norm((x,)) / norm((n,)), (n,))[0] for n, x in pairs)
+        return tuple(scale(DISPLACEMENT * norm((x,)) / norm((n,)), (n,))[0] for n, x in pairs)
 
     def _normal(self, key: jax.Array) -> Vector:
         keys = jax.random.split(key, len(self.x))

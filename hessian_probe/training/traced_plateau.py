@@ -9,15 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training.plateau_statistics import CHUNK, Stream, absorb, judge, judged_at, new_stream
+from hessian_probe.training.plateau_statistics import (
+    CHUNK,
+    PlateauStatistics,
+    absorb,
+    judge,
+    judged_at,
+    new_statistics,
+)
 from hessian_probe.training.trends import median
 
 
-class Watch(NamedTuple):
+class TracedPlateau(NamedTuple):
     """A stream with what compiled steps need beside it.
 
     Attributes:
-        stream: what is remembered.
+        statistics: what is remembered.
         waiting: values that wait to be taken in, oldest first, shape (every,); `held` of them are in use.
         held: number of them.
         fall: fall of the loss over the latest window.
@@ -25,7 +32,7 @@ class Watch(NamedTuple):
         level: its median.
     """
 
-    stream: Stream
+    statistics: PlateauStatistics
     waiting: jax.Array
     held: jax.Array
     fall: jax.Array
@@ -33,10 +40,10 @@ class Watch(NamedTuple):
     level: jax.Array
 
 
-def new_watch(window: int, every: int, dtype: Any, gain: Any = 0.0) -> Watch:
+def new_plateau(window: int, every: int, dtype: Any, gain: Any = 0.0) -> TracedPlateau:
     """Start to watch, after a jump that brought `gain`."""
-    return Watch(
-        stream=new_stream(jnp, window, dtype, gain),
+    return TracedPlateau(
+        statistics=new_statistics(jnp, window, dtype, gain),
         waiting=jnp.zeros((every,), dtype),
         held=jnp.zeros((), jnp.int32),
         fall=jnp.zeros((), dtype),
@@ -45,27 +52,27 @@ def new_watch(window: int, every: int, dtype: Any, gain: Any = 0.0) -> Watch:
     )
 
 
-def full(watch: Watch) -> jax.Array:
+def window_full(plateau: TracedPlateau) -> jax.Array:
     """Whether as many values wait as are judged together."""
-    return watch.held >= watch.waiting.shape[0]
+    return plateau.held >= plateau.waiting.shape[0]
 
 
-def judged(watch: Watch) -> Watch:
+def judge_waiting(plateau: TracedPlateau) -> TracedPlateau:
     """Take in the values that wait, and judge the stream where that is due."""
-    every = watch.waiting.shape[0]
-    chunks = watch.waiting.reshape(-1, CHUNK)
-    stream, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), watch.stream, chunks)
-    watch = watch._replace(stream=stream, held=jnp.zeros_like(watch.held))
-    return once(judged_at(stream.count, every), _judge, watch)
+    every = plateau.waiting.shape[0]
+    chunks = plateau.waiting.reshape(-1, CHUNK)
+    statistics, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), plateau.statistics, chunks)
+    plateau = plateau._replace(statistics=statistics, held=jnp.zeros_like(plateau.held))
+    return run_if(judged_at(statistics.count, every), _judge, plateau)
 
 
-def _judge(watch: Watch) -> Watch:
-    stream, verdict = judge(jnp, watch.stream)
-    level = median(jnp, stream.recent)
-    return watch._replace(stream=stream, fall=verdict.fall, noise=verdict.noise, level=level)
+def _judge(plateau: TracedPlateau) -> TracedPlateau:
+    statistics, verdict = judge(jnp, plateau.statistics)
+    level = median(jnp, statistics.recent)
+    return plateau._replace(statistics=statistics, fall=verdict.fall, noise=verdict.noise, level=level)
 
 
-def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
+def run_if(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
     """Return `change(held)` if `go`, else `held`, untouched in its place.
 
     A loop of one pass or none: XLA lets the branches of `lax.cond` write to buffers of their own, so that
@@ -78,6 +85,6 @@ def once(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
     return jax.lax.while_loop(lambda carry: carry[0], body, (go, held))[1]
 
 
-def choose(where: jax.Array, new: Any, old: Any) -> Any:
+def select(where: jax.Array, new: Any, old: Any) -> Any:
     """Return one pytree or the other, with the dtypes of `old`."""
     return jax.tree.map(lambda a, b: jnp.where(where, jnp.asarray(a).astype(b.dtype), b), new, old)

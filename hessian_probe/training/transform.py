@@ -12,14 +12,20 @@ from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, split
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.untrained_params import accepted, frozen_variables
 from hessian_probe.training import escape_rules as rules
-from hessian_probe.training.backoff import PAUSE, above, affordable, expected, worth
-from hessian_probe.training.early_schedule import EARLY, brings, scheduled, thorough
-from hessian_probe.training.escape_state import EscapeState, Memory, new_state, note, pack, unpack
-from hessian_probe.training.event_log import logged
-from hessian_probe.training.options import Options, check_layout, check_options, check_step
+from hessian_probe.training.backoff import (
+    PAUSE,
+    cost_in_gradients,
+    exceeds_threshold,
+    recent_decrease,
+    within_budget,
+)
+from hessian_probe.training.early_schedule import EARLY, expected_decrease, scheduled, spend_products
+from hessian_probe.training.escape_state import EscapeState, HookState, new_state, pack, record_loss, unpack
+from hessian_probe.training.event_log import add_row
+from hessian_probe.training.options import HookOptions, check_layout, check_options, check_step
 from hessian_probe.training.plateau_statistics import NOISY
-from hessian_probe.training.saddle_search import Found, Look
-from hessian_probe.training.traced_plateau import choose, full, judged, once
+from hessian_probe.training.saddle_search import LocalLoss, SearchResult
+from hessian_probe.training.traced_plateau import judge_waiting, run_if, select, window_full
 from hessian_probe.training.trial_steps import DEFAULT, STRATEGIES
 
 
@@ -115,16 +121,16 @@ def escape_saddles(
         raise ImportError(
             "escape_saddles wraps an optax optimiser: pip install 'hessian_probe[optax]'"
         ) from error
-    options = Options(strategy, moments, confirm, window, every, num_products, max_share, radius)
+    options = HookOptions(strategy, moments, confirm, window, every, num_products, max_share, radius)
     check_options(optimizer, loss, key, options)
-    hook = _Hook(optax.with_extra_args_support(optimizer), loss, key, options)
+    hook = EscapeHook(optax.with_extra_args_support(optimizer), loss, key, options)
     return optax.GradientTransformationExtraArgs(hook.init, hook.update)
 
 
-class _Hook:
+class EscapeHook:
     """Init and update of `escape_saddles`."""
 
-    def __init__(self, optimizer: Any, loss: Any, key: Any, options: Options) -> None:
+    def __init__(self, optimizer: Any, loss: Any, key: Any, options: HookOptions) -> None:
         self.optimizer, self.loss, self.key, self.options = optimizer, loss, key, options
         self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
         self._frozen: dict[Layout, tuple[bool, ...]] = {}
@@ -185,15 +191,15 @@ class _Hook:
         check_step(self.loss, params, value, batch)
         layout, x, rest = self._split(params)
         inner = state.inner
-        state, more = note(state._replace(inner=()), jnp.asarray(value))
-        look = Look(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
+        state, more = record_loss(state._replace(inner=()), jnp.asarray(value))
+        local = LocalLoss(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
         still = jnp.zeros((), jnp.bool_)
         loss = jnp.asarray(value).astype(state.numbers.dtype)
-        state, moved = once(more, lambda held: self._awake(held, look, loss), (state, still))
+        state, moved = run_if(more, lambda held: self._act(held, local, loss), (state, still))
         state = state._replace(inner=inner)
         if self.options.strategy == "none":
             return updates, state
-        return choose(moved, tangent(layout, state.pending, rest), updates), state
+        return select(moved, tangent(layout, state.pending, rest), updates), state
 
     def _moments(self, state: EscapeState, params: PyTree) -> PyTree:
         """Adjust the optimiser's state where the update before was a step off a saddle."""
@@ -202,45 +208,51 @@ class _Hook:
         moved = (state.last_step == state.num_steps) & (state.last_step > 0)
         if how == "reset":
             fresh = adjust_moments(state.inner, params, how, init=self.optimizer.init)
-            return choose(moved, fresh, state.inner)
+            return select(moved, fresh, state.inner)
         layout, _, rest = self._split(params)
         displacement = tangent(layout, state.pending, rest)
-        return once(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
+        return run_if(moved, lambda inner: adjust_moments(inner, params, how, displacement), state.inner)
 
-    def _awake(
-        self, held: tuple[EscapeState, jax.Array], look: Look, value: jax.Array
+    def _act(
+        self, held: tuple[EscapeState, jax.Array], local: LocalLoss, value: jax.Array
     ) -> tuple[EscapeState, jax.Array]:
         """Go back or judge where that is due, and act where the verdict or a waiting step asks for it."""
         memory, still = unpack(held[0]), held[1]
-        began, fresh = memory, full(memory.watch)
-        memory = memory._replace(watch=once(fresh, judged, memory.watch))
+        began, fresh = memory, window_full(memory.plateau)
+        memory = memory._replace(plateau=run_if(fresh, judge_waiting, memory.plateau))
         memory = rules.after_progress(memory, self.options.window)
         if self.options.strategy == "none":
             return pack(memory), still
-        alarm = above(memory.pace, value)
-        memory, back = once(alarm, lambda held: self._step_back(held[0], look, value), (memory, still))
-        asked = ((fresh & self._due(memory, look)) | (memory.expected > 0)) & ~back
-        memory, moved = once(asked, lambda held: self._step_off(held[0], look, value), (memory, still))
-        return pack(logged(began, memory, value)), moved | back
+        alarm = exceeds_threshold(memory.backoff, value)
+        memory, back = run_if(alarm, lambda held: self._roll_back(held[0], local, value), (memory, still))
+        asked = ((fresh & self._due(memory, local)) | (memory.pending_gain > 0)) & ~back
+        memory, moved = run_if(
+            asked, lambda held: self._probe_or_confirm(held[0], local, value), (memory, still)
+        )
+        return pack(add_row(began, memory, value)), moved | back
 
-    def _step_back(self, memory: Memory, look: Look, value: jax.Array) -> tuple[Memory, jax.Array]:
+    def _roll_back(
+        self, memory: HookState, local: LocalLoss, value: jax.Array
+    ) -> tuple[HookState, jax.Array]:
         """Take the latest escape back if this very batch has a lower loss before it than now."""
-        before = look.value(memory.anchor)
+        before = local.value(memory.rollback_params)
         worse = jnp.isfinite(before) & ~(value <= before + memory.last_gain)
-        back = add_scaled(memory.anchor, -1.0, look.x)
-        returned = rules.after_return(memory, back, self.options.window)
+        back = add_scaled(memory.rollback_params, -1.0, local.x)
+        returned = rules.after_rollback(memory, back, self.options.window)
         memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
         return memory._replace(num_evaluations=memory.num_evaluations + 1), worse
 
-    def _step_off(self, memory: Memory, look: Look, value: jax.Array) -> tuple[Memory, jax.Array]:
+    def _probe_or_confirm(
+        self, memory: HookState, local: LocalLoss, value: jax.Array
+    ) -> tuple[HookState, jax.Array]:
         """Look, or confirm what waits; say whether to take the step that `pending` then holds."""
         options = self.options
-        waits = memory.expected > 0
-        asked = self._due(memory, look) & ~waits
-        found = jax.lax.cond(asked, lambda: self._look(memory, look), look.nothing)
-        cost = worth(found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits)
+        waits = memory.pending_gain > 0
+        asked = self._due(memory, local) & ~waits
+        found = jax.lax.cond(asked, lambda: self._probe(memory, local), local.no_result)
+        cost = cost_in_gradients(found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits)
         memory = memory._replace(
-            pending=choose(asked, found.step, memory.pending),
+            pending=select(asked, found.step, memory.pending),
             num_probes=memory.num_probes + asked.astype(jnp.int32),
             num_hvps=memory.num_hvps + found.num_hvps,
             num_gradients=memory.num_gradients + found.num_gradients,
@@ -249,52 +261,60 @@ class _Hook:
             last_ratio=jnp.where(found.num_hvps > 0, found.ratio, memory.last_ratio),
         )
         if options.strategy == "perturbation":
-            next_look = rules.now(memory) + PAUSE * options.window
-            pace = memory.pace._replace(next_look=jnp.where(asked, next_look, memory.pace.next_look))
-            return memory._replace(pace=pace), asked
-        if not (options.confirm and look.batch is not None):
+            next_probe = rules.now(memory) + PAUSE * options.window
+            new = memory.backoff._replace(next_probe=jnp.where(asked, next_probe, memory.backoff.next_probe))
+            return memory._replace(backoff=new), asked
+        if not (options.confirm and local.batch is not None):
             moved = found.gain > 0
-            memory = rules.after_look(memory, asked & ~moved, found, cost, look, options)
-            return rules.after_escape(memory, moved, found.gain, options.window, look.x, value), moved
-        step, expected = memory.pending, memory.expected
-        confirmed = jax.lax.cond(waits, lambda: look.confirms(step, expected), lambda: jnp.zeros_like(waits))
+            memory = rules.after_probe(memory, asked & ~moved, found, cost, local, options)
+            return rules.after_escape(memory, moved, found.gain, options.window, local.x, value), moved
+        step, claimed = memory.pending, memory.pending_gain
+        confirmed = jax.lax.cond(waits, lambda: local.confirms(step, claimed), lambda: jnp.zeros_like(waits))
         fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
         # A step that waits is charged for already, lest the next batch deny it; else that is forgiven.
-        charge = jnp.where(asked & ~fruitless, cost, 0.0).astype(memory.pace.wasted.dtype)
+        charge = jnp.where(asked & ~fruitless, cost, 0.0).astype(memory.backoff.spent_without_result.dtype)
         memory = memory._replace(
             num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32),
-            expected=found.gain,
-            pace=memory.pace._replace(wasted=memory.pace.wasted + charge),
+            pending_gain=found.gain,
+            backoff=memory.backoff._replace(
+                spent_without_result=memory.backoff.spent_without_result + charge
+            ),
         )
-        memory = rules.after_look(memory, fruitless, found, cost, look, options)
-        return rules.after_escape(memory, confirmed, expected, options.window, look.x, value), confirmed
+        memory = rules.after_probe(memory, fruitless, found, cost, local, options)
+        return rules.after_escape(memory, confirmed, claimed, options.window, local.x, value), confirmed
 
-    def _due(self, memory: Memory, look: Look) -> jax.Array:
+    def _due(self, memory: HookState, local: LocalLoss) -> jax.Array:
         """Whether to look after a judgement: the plateau test asks for it, or the schedule."""
         options = self.options
         if options.strategy not in STRATEGIES:
-            return rules.stuck(memory)
-        count, kind = memory.watch.stream.count, memory.watch.stream.kind
+            return rules.stalled(memory)
+        count, kind = memory.plateau.statistics.count, memory.plateau.statistics.kind
         slow = options.strategy != DEFAULT
-        early = thorough(count, options.every, kind) if slow else scheduled(count, options.every)
-        free = rules.now(memory) >= memory.pace.hands_off
-        return rules.stuck(memory) | (early & free & self._affords(memory, look, False))
+        early = spend_products(count, options.every, kind) if slow else scheduled(count, options.every)
+        free = rules.now(memory) >= memory.backoff.cooldown_until
+        return rules.stalled(memory) | (early & free & self._affords(memory, local, False))
 
-    def _affords(self, memory: Memory, look: Look, deep: bool, *, kick: bool = False) -> jax.Array:
-        price = look.price(self.options.strategy, self.options.num_products, deep, kick)
-        full = kick | (memory.watch.stream.kind == NOISY)
-        return affordable(jnp, rules.now(memory), memory.pace, price, self.options.max_share, full)
+    def _affords(
+        self, memory: HookState, local: LocalLoss, with_products: bool, *, restart: bool = False
+    ) -> jax.Array:
+        price = local.price(self.options.strategy, self.options.num_products, with_products, restart)
+        full = restart | (memory.plateau.statistics.kind == NOISY)
+        return within_budget(jnp, rules.now(memory), memory.backoff, price, self.options.max_share, full)
 
-    def _look(self, memory: Memory, look: Look) -> Found:
+    def _probe(self, memory: HookState, local: LocalLoss) -> SearchResult:
         options = self.options
         key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
         if options.strategy == "perturbation":
-            return look.perturbation(key, options.radius)
-        asked, watch = rules.stuck(memory), memory.watch
-        again = asked & rules.only_kicks(memory, options) & self._affords(memory, look, False, kick=True)
-        kicks = again | self._affords(memory, look, True, kick=True)
-        early = thorough(watch.stream.count, options.every, watch.stream.kind)
-        deep = (asked | (early & self._affords(memory, look, True))) & ~again
-        fall = expected(jnp, watch.stream.kind, watch.fall, watch.noise)
-        fall = jnp.where(asked, fall, EARLY * brings(jnp, watch.stream))
-        return look.search(options.strategy, key, fall, options.num_products, deep, asked & kicks)
+            return local.perturbation(key, options.radius)
+        asked, plateau = rules.stalled(memory), memory.plateau
+        again = (
+            asked & rules.only_restarts(memory, options) & self._affords(memory, local, False, restart=True)
+        )
+        restarts = again | self._affords(memory, local, True, restart=True)
+        early = spend_products(plateau.statistics.count, options.every, plateau.statistics.kind)
+        with_products = (asked | (early & self._affords(memory, local, True))) & ~again
+        fall = recent_decrease(jnp, plateau.statistics.kind, plateau.fall, plateau.noise)
+        fall = jnp.where(asked, fall, EARLY * expected_decrease(jnp, plateau.statistics))
+        return local.search(
+            options.strategy, key, fall, options.num_products, with_products, asked & restarts
+        )

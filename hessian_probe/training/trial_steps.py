@@ -19,7 +19,7 @@ from hessian_probe.spectrum.traced_krylov import KrylovSpace
 
 # Steps of a ladder: each is half of the one before. From twice the scale of the parameters down to 1/256
 # of it; escapes on the plateaus of `problems.plateau_points` take 0.05 to 1.3 of the scale.
-RUNGS = 10
+NUM_TRIALS = 10
 # Halvings that locate the root of the cubic model's secular equation, to float32 accuracy.
 BISECTIONS = 40
 
@@ -44,10 +44,10 @@ def negative_curvature(space: KrylovSpace, longest: jax.Array) -> Ladder:
     Source:
         J. J. Moré and D. C. Sorensen, Math. Programming 16, 1979, doi:10.1007/BF01582091.
     """
-    lengths = longest * halvings(space.values.dtype)
+    lengths = longest * trial_lengths(space.values.dtype)
     signed = jnp.concatenate([lengths, -lengths])
-    inside = jnp.zeros((2 * RUNGS, space.values.shape[0]), lengths.dtype).at[:, 0].set(signed)
-    return Ladder(inside, jnp.zeros((2 * RUNGS,), lengths.dtype))
+    inside = jnp.zeros((2 * NUM_TRIALS, space.values.shape[0]), lengths.dtype).at[:, 0].set(signed)
+    return Ladder(inside, jnp.zeros((2 * NUM_TRIALS,), lengths.dtype))
 
 
 def saddle_free_newton(space: KrylovSpace, longest: jax.Array) -> Ladder:
@@ -68,7 +68,7 @@ def saddle_free_newton(space: KrylovSpace, longest: jax.Array) -> Ladder:
     step = -space.slopes / (jnp.abs(space.values) + space.band)
     length = jnp.sqrt(jnp.sum(jnp.square(step)))
     shrink = jnp.minimum(1.0, 0.5 * longest / jnp.where(length > 0, length, jnp.ones_like(length)))
-    factors = 2.0 * shrink * halvings(space.values.dtype)
+    factors = 2.0 * shrink * trial_lengths(space.values.dtype)
     return Ladder(factors[:, None] * step[None, :], -factors / (space.norm + space.band))
 
 
@@ -115,7 +115,7 @@ def cubic_newton(space: KrylovSpace, longest: jax.Array) -> Ladder:
         s = s.at[0].add(sign * jnp.sqrt(jnp.maximum(missing, 0.0)))
         return s, -1 / (size + shift)
 
-    return Ladder(*jax.vmap(solve)(size / longest / halvings(space.values.dtype)))
+    return Ladder(*jax.vmap(solve)(size / longest / trial_lengths(space.values.dtype)))
 
 
 STRATEGIES: dict[str, Callable[[KrylovSpace, jax.Array], Ladder]] = {
@@ -141,7 +141,7 @@ def displacement(space: KrylovSpace, inside: jax.Array, outside: jax.Array) -> V
     return add_scaled(combine(space.basis, space.weights @ inside), outside, space.gradient_outside)
 
 
-class Choice(NamedTuple):
+class BestStep(NamedTuple):
     """The best candidate of a ladder, its loss, and the losses of all."""
 
     step: Vector
@@ -149,7 +149,7 @@ class Choice(NamedTuple):
     values: jax.Array
 
 
-def best_of(space: KrylovSpace, ladder: Ladder, x: Vector, loss: Callable[[Vector], jax.Array]) -> Choice:
+def best_of(space: KrylovSpace, ladder: Ladder, x: Vector, loss: Callable[[Vector], jax.Array]) -> BestStep:
     """Evaluate the loss at every candidate, one after the other, and take the lowest.
 
     Args:
@@ -171,9 +171,9 @@ def best_of(space: KrylovSpace, ladder: Ladder, x: Vector, loss: Callable[[Vecto
 
     values = jax.lax.map(value, (ladder.inside, ladder.outside))
     best = jnp.argmin(values)
-    return Choice(displacement(space, ladder.inside[best], ladder.outside[best]), values[best], values)
+    return BestStep(displacement(space, ladder.inside[best], ladder.outside[best]), values[best], values)
 
 
-def halvings(dtype: Any) -> jax.Array:
+def trial_lengths(dtype: Any) -> jax.Array:
     """Lengths of a ladder over its longest: 1, 1/2 … shape (RUNGS,)."""
-    return jnp.asarray(0.5 ** np.arange(RUNGS), dtype)
+    return jnp.asarray(0.5 ** np.arange(NUM_TRIALS), dtype)
