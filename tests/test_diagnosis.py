@@ -13,11 +13,10 @@ import hessian_probe as hp
 from hessian_probe.cli import main
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import activations, divergence
-from hessian_probe.diagnosis.checks.conditioning import PRODUCTS
-from hessian_probe.diagnosis.checks.conditioning import measure as measure_valley
+from hessian_probe.diagnosis.checks.conditioning import PRODUCTS, gradient_krylov_model
 from hessian_probe.diagnosis.checks.generalisation import area_under_curve, chance_spread, two_sample_area
 from hessian_probe.diagnosis.checks.noise import noise_scale
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import CAUSES, Finding
@@ -26,11 +25,6 @@ from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
-
-
-def context(loss, params, train=None, **more):
-    names = ("test", "history", "optimizer", "opt_state", "apply", "baseline", "key")
-    return Context(loss, params, train, *(more.get(name) for name in names))
 
 
 def mlp(widths, seed=0, gain=1.0):
@@ -69,6 +63,11 @@ def blobs(count=60, seed=0, classes=3):
     return (centres[labels] + 0.5 * rng.standard_normal((count, 5))).astype(np.float32), labels.astype(
         np.int32
     )
+
+
+def bowl(p):
+    """A loss without data."""
+    return jnp.sum(p**2) + 1.0
 
 
 def train(loss, params, data, optimizer, steps):
@@ -121,12 +120,12 @@ def test_a_gate_with_a_layer_of_its_own_is_hidden():
     [hidden] = [found.activations[i] for i in found.hidden]
     np.testing.assert_allclose(hidden.value, jax.nn.sigmoid(batch[0] @ params[2]["w"]), rtol=1e-5)
     params[2]["b"] = params[2]["b"] - 40.0
-    seen = activations.check(context(cross_entropy(gated), params, batch))
+    seen = activations.check(Experiments(cross_entropy(gated), params, batch))
     assert next(item for item in seen if getattr(item, "cause", "") == "saturation").number == 1.0
 
 
 def saturated(loss, params, batch):
-    found = [f for f in activations.check(context(loss, params, batch)) if isinstance(f, Finding)]
+    found = [f for f in activations.check(Experiments(loss, params, batch)) if isinstance(f, Finding)]
     return [f.number for f in found if f.cause == "saturation"]
 
 
@@ -191,7 +190,7 @@ def test_a_dead_last_layer_is_seen_through_targets_of_ones_and_zeros():
     def loss(p, batch):
         return -jnp.mean(batch[1] * jax.nn.log_softmax(jnp.maximum(forward(jnp.tanh)(p, batch[0]), 0)))
 
-    found = activations.check(context(loss, params, (x, np.eye(3, dtype=np.float32)[y])))
+    found = activations.check(Experiments(loss, params, (x, np.eye(3, dtype=np.float32)[y])))
     assert next(f for f in found if isinstance(f, Finding) and f.cause == "dead_units").number == 1.0
 
 
@@ -234,11 +233,11 @@ def test_a_loss_is_recognised_and_its_trivial_value_known():
     out = np.asarray(apply(params, x))
     task = baselines.recognise_task(out, y, float(cross_entropy(apply)(params, (x, y))))
     assert task.kind == "cross_entropy"
-    assert baselines.trivial_loss(task) == pytest.approx(math.log(3))
+    assert baselines.constant_predictor_loss(task) == pytest.approx(math.log(3))
     squared = float(np.mean((out - np.eye(3)[y]) ** 2))
     task = baselines.recognise_task(out, np.eye(3)[y], squared)
     assert (task.kind, task.factor) == ("squared_error", pytest.approx(2 / 3))
-    assert baselines.trivial_loss(task) == pytest.approx(np.mean(np.var(np.eye(3)[y], axis=0)))
+    assert baselines.constant_predictor_loss(task) == pytest.approx(np.mean(np.var(np.eye(3)[y], axis=0)))
     assert baselines.recognise_task(out, y, 17.0) is None
 
 
@@ -283,7 +282,7 @@ def test_noise_scale_from_single_gradients():
         return 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
 
     w = jnp.ones(4, jnp.float32)
-    scale, low, high = noise_scale(context(loss, w, (x, y)))
+    scale, low, high = noise_scale(Experiments(loss, w, (x, y)))
     each = x * (x @ np.ones(4) - y)[:, None]
     trace = np.trace(np.cov(each.T))
     signal = np.sum(each.mean(0) ** 2) - trace / 320
@@ -298,7 +297,7 @@ def test_a_valley_is_measured_as_conjugate_gradients_see_it():
         return 0.5 * jnp.sum(jnp.asarray(eigenvalues, x.dtype) * x**2) + 1.0
 
     x = jnp.ones(8)
-    found = measure_valley(context(loss, x))
+    found = gradient_krylov_model(Experiments(loss, x))
     assert found.krylov == pytest.approx(0.5 * eigenvalues.sum(), rel=1e-3)
     left = eigenvalues * (1 - eigenvalues) ** (2 * PRODUCTS)
     assert found.plain == pytest.approx(0.5 * (eigenvalues - left).sum(), rel=1e-3)
@@ -363,7 +362,7 @@ def test_a_loss_that_is_not_finite_is_divergence_and_nothing_else():
 
 
 def test_without_data_what_is_missing_is_told():
-    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    found = hp.diagnose(bowl, jnp.ones(3))
     missing = " ".join(item.check for item in found.not_checked)
     for cause in ("overfitting", "noise", "model_bias", "dead_units", "divergence", "input_scale"):
         assert cause in missing
@@ -374,9 +373,7 @@ def test_noisy_batch_losses_do_not_run_away_and_a_blow_up_does():
     steady = 2.3 * np.exp(0.5 * rng.standard_normal(300))
     blown = np.concatenate([np.geomspace(2.3, 1.0, 100), np.full(100, 400.0), np.full(100, 2.3)])
     for losses, expected in ((steady, False), (blown, True), (np.geomspace(2.3, 0.1, 300), False)):
-        found = divergence.check(
-            context(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3), history={"loss": losses})
-        )
+        found = divergence.check(Experiments(bowl, jnp.ones(3), history={"loss": losses}))
         assert (found[0].confidence > 0.5) == expected
 
 
@@ -388,7 +385,7 @@ def test_where_little_could_be_checked_healthy_is_not_sure():
 
 
 def test_a_diagnosis_prints_and_exports():
-    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    found = hp.diagnose(bowl, jnp.ones(3))
     text = repr(found)
     assert "LITTLE CHECKED" in text
     assert "not checked" in text
@@ -445,7 +442,7 @@ def test_batches_are_joined_and_pairs_and_dicts_read():
 
 
 def test_a_finding_states_number_threshold_and_source():
-    found = hp.diagnose(lambda p: jnp.sum(p**2) + 1.0, jnp.ones(3))
+    found = hp.diagnose(bowl, jnp.ones(3))
     for finding in found.findings:
         assert isinstance(finding, Finding)
         assert finding.claim
@@ -500,6 +497,4 @@ def test_an_output_at_the_flat_end_of_a_sigmoid_is_saturated() -> None:
     train = (rng.standard_normal((64, 3)), np.zeros((64, 1)))
     for bias, flat in ((0.0, False), (20.0, True)):
         params = {"w": jnp.asarray(0.1 * rng.standard_normal((3, 1))), "b": jnp.full(1, bias)}
-        context = Context(loss, params, train, None, None, None, None, None, None, None)
-        found = [item for item in activations.check(context) if isinstance(item, Finding)]
-        assert [item.cause for item in found if item.confidence > 0.9] == ["saturation"] * flat
+        assert saturated(loss, params, train) == [float(flat)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis import baselines, output_range
+from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import (
     activations,
     conditioning,
@@ -17,9 +17,10 @@ from hessian_probe.diagnosis.checks import (
     underfitting,
     unused_experts,
 )
-from hessian_probe.diagnosis.experiments import Context
-from hessian_probe.diagnosis.features import standardised
+from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.features import standardise
 from hessian_probe.diagnosis.ranking import rank
+from hessian_probe.diagnosis.reference_models import jacobian_rank, observed_range
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import best_by_adam
 
@@ -27,9 +28,9 @@ optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
 
 
-def context(loss, params, train, *, apply=None, optimizer=None):
+def case(loss, params, train, *, apply=None, optimizer=None):
     state = None if optimizer is None else optimizer.init(params)
-    return Context(loss, params, train, None, None, optimizer, state, apply, None, None)
+    return Experiments(loss, params, train, optimizer=optimizer, opt_state=state, apply=apply)
 
 
 def told(check, seen):
@@ -45,11 +46,11 @@ def normal(seed, *shape):
 
 def test_standardised_inputs_have_columns_of_one_size():
     table = 100 + normal(0, 50, 3) * np.float32([1, 10, 0])
-    found = standardised(table)
+    found = standardise(table)
     np.testing.assert_allclose(found[:, :2].mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(found[:, :2].std(axis=0), 1, rtol=1e-3)
     assert not found[:, 2].any()
-    images = standardised(100 + normal(1, 20, 4, 4))
+    images = standardise(100 + normal(1, 20, 4, 4))
     assert images.shape == (20, 4, 4)
     assert images.dtype == np.float32
     assert abs(images.std() - 1) < 1e-3
@@ -68,9 +69,9 @@ def test_a_scale_hinders_where_standardised_inputs_train():
     def loss(p, batch):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
-    seen = context(loss, params, batch, apply=apply)
-    assert min(seen.adam, seen.restart) > 0.99 * seen.value
-    assert seen.standardised < 0.5 * seen.value
+    seen = case(loss, params, batch, apply=apply)
+    assert min(seen.adam_from_here, seen.adam_from_reinit) > 0.99 * seen.value
+    assert seen.adam_on_standardised < 0.5 * seen.value
     assert [f.cause for f in rank(seen, told(inputs.check, seen), [])] == ["input_scale"]
 
 
@@ -80,9 +81,9 @@ def test_a_scale_hinders_where_standardised_inputs_train():
 def test_what_is_beside_the_way_of_the_gradient_does_not_count():
     chain = [1e-9, 1e-7, 1e-5, 1e-3, 0.1]
     branches = [1e-9, 1e-7, 0.0, 1e-12, 1e-5, 1e-3, 0.0, 0.1]
-    assert gradient_flow._aside(chain) == [False] * 5
-    assert gradient_flow._aside(branches) == [n in (0.0, 1e-12) for n in branches]
-    assert not any(gradient_flow._aside([0.0, 0.0, 1e-30, 1e-8, 1.0])), "nothing arrives before: it vanished"
+    assert gradient_flow._off_path(chain) == [False] * 5
+    assert gradient_flow._off_path(branches) == [n in (0.0, 1e-12) for n in branches]
+    assert not any(gradient_flow._off_path([0.0, 0.0, 1e-30, 1e-8, 1.0]))
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -110,7 +111,7 @@ def test_a_gradient_that_vanishes_past_attention_is_told(skip):
     def loss(p, batch):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
-    seen = context(loss, {"blocks": params, "head": head}, (x, x[:, 0, :1]), apply=apply)
+    seen = case(loss, {"blocks": params, "head": head}, (x, x[:, 0, :1]), apply=apply)
     found = {f.cause: f.confidence for f in told(gradient_flow.check, seen)}
     assert (found["vanishing_gradients"] > 0.9) == (not skip)
 
@@ -139,21 +140,21 @@ def test_experts_that_nothing_is_sent_to_are_dead(bias):
     def loss(p, batch):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
-    seen = context(loss, params, batch, apply=apply)
+    seen = case(loss, params, batch, apply=apply)
     found = told(unused_experts.check, seen)
     assert [f.cause for f in found] == ["dead_units"] * bool(bias)
     if bias:
-        assert seen.unasked[1:] == (7, 8)
+        assert seen.blocks_without_gradient[1:] == (7, 8)
         assert rank(seen, found, [])[0].cause == "dead_units"
 
 
 def test_images_with_blank_pixels_have_no_dead_blocks():
     """Rows of a matrix at inputs that are always zero get no gradient, and nothing is wrong with it."""
     x = normal(0, 50, 10) * (np.arange(10) < 2)
-    seen = context(
+    seen = case(
         lambda p, batch: jnp.mean((batch[0] @ p["w"] - 1) ** 2), {"w": jnp.ones((10, 1))}, (x, x[:, :1])
     )
-    assert seen.unasked is None
+    assert seen.blocks_without_gradient is None
     assert unused_experts.check(seen) == []
 
 
@@ -176,7 +177,7 @@ def test_a_valley_must_hold_up_plain_steps_too(condition):
     def loss(p, batch):
         return jnp.mean((batch[0] @ p - batch[1]) ** 2)
 
-    seen = context(loss, jnp.zeros((6, 1)), batch, optimizer=boxed)
+    seen = case(loss, jnp.zeros((6, 1)), batch, optimizer=boxed)
     assert max(trial.gain for trial in seen.trials.values()) < 0.5
     (found,) = told(conditioning.check, seen)
     assert (found.confidence > 0.5) == (condition > 1)
@@ -207,8 +208,8 @@ def test_strong_findings_about_steps_come_after_overfitting(sure, kept):
     hidden = np.asarray(jnp.tanh(x @ params["w"] + params["b"]))
     fitted = np.linalg.lstsq(hidden, 0.7 * y, rcond=None)[0]
     params["v"] = jnp.asarray(fitted, jnp.float32)
-    seen = Context(loss, params, (x, y), test, None, None, None, apply, None, None)
-    assert 0.05 * seen.trivial < seen.value < 0.2 * seen.trivial
+    seen = Experiments(loss, params, (x, y), test_data=test, apply=apply)
+    assert 0.05 * seen.constant_predictor_loss < seen.value < 0.2 * seen.constant_predictor_loss
     found = [finding("oscillation", sure), finding("overfitting", 0.95)]
     assert [f.cause for f in rank(seen, found, [])] == ["overfitting", "oscillation"][: 1 + kept]
 
@@ -237,7 +238,7 @@ def finding(cause, sure):
 )
 def test_outputs_behind_a_squashing_function_keep_within_limits(last, wanted):
     params = {"w": jnp.zeros((4, 3)), "b": jnp.zeros(3)}
-    found = output_range.limits(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
+    found = observed_range(lambda p, x: last(x @ p["w"] + p["b"]), params, normal(0, 30, 4))
     assert found == wanted
 
 
@@ -249,22 +250,20 @@ def test_limits_are_no_accident_of_one_draw():
     def one_sided(p, inputs):
         return jnp.tanh(jax.nn.relu(inputs @ p["w"]) @ p["v"])
 
-    assert output_range.limits(one_sided, params, x) == (-1, 1)
+    assert observed_range(one_sided, params, x) == (-1, 1)
     unit = {"w": jnp.ones((4, 1))}
     assert (
-        output_range.limits(
-            lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), unit, 0.2 * normal(0, 40, 4)
-        )[1]
+        observed_range(lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), unit, 0.2 * normal(0, 40, 4))[1]
         == np.inf
     )
-    broken = output_range.limits(lambda p, x: np.asarray(x @ p["w"]), unit, normal(0, 40, 4))
+    broken = observed_range(lambda p, x: np.asarray(x @ p["w"]), unit, normal(0, 40, 4))
     assert broken == (-np.inf, np.inf), "an apply that cannot be compiled tells nothing"
 
 
 def test_a_narrow_layer_lets_few_directions_through():
     params = {"w": jnp.asarray(normal(0, 6, 2)), "v": jnp.asarray(normal(1, 2, 5))}
-    assert output_range.width(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, normal(2, 20, 6)) == 2
-    assert output_range.width(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
+    assert jacobian_rank(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], params, normal(2, 20, 6)) == 2
+    assert jacobian_rank(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
 
 
 @pytest.mark.parametrize("twice", [True, False])
@@ -281,8 +280,8 @@ def test_a_softmax_before_a_loss_of_logits_is_a_limit_of_the_model(twice):
     def loss(p, batch):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(apply(p, batch[0]), batch[1]))
 
-    seen = context(loss, params, batch, apply=apply)
-    assert seen.least == pytest.approx(np.log(1 + 2 / np.e) if twice else 0.0)
+    seen = case(loss, params, batch, apply=apply)
+    assert seen.loss_floor == pytest.approx(np.log(1 + 2 / np.e) if twice else 0.0)
     found = underfitting.check(seen)
     sure = {f.cause: f for f in found if isinstance(f, Finding)}
     assert ("last activation" in sure["model_bias"].experiment) == twice
@@ -302,7 +301,7 @@ def test_units_without_any_input_are_no_dead_ones():
         def loss(p, batch):
             return jnp.mean((jax.nn.relu(batch[0] @ p["w"] + p["b"]) @ p["v"] - batch[1]) ** 2)
 
-        assert [f.number for f in told(activations.check, context(loss, params, batch))] == [dead]
+        assert [f.number for f in told(activations.check, case(loss, params, batch))] == [dead]
 
 
 # Steps that are too short
@@ -317,7 +316,7 @@ def test_a_rate_that_needs_five_times_the_steps_is_slow():
         return jnp.mean((batch[0] @ p - batch[1]) ** 2)
 
     for rate, too_slow in ((0.3, True), (2.0, False)):
-        seen = context(loss, jnp.zeros((1, 1)), batch, optimizer=optax.adam(rate))
+        seen = case(loss, jnp.zeros((1, 1)), batch, optimizer=optax.adam(rate))
         finding = told(learning_rate.check, seen)[0]
         assert (finding.confidence > 0.5) == too_slow, finding
 
@@ -332,7 +331,7 @@ def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
     def loss(p, batch):
         return jnp.mean((batch[0] @ p - batch[1]) ** 2)
 
-    finding = told(learning_rate.check, context(loss, jnp.zeros((4, 1)), batch, optimizer=optax.sgd(rate)))[0]
+    finding = told(learning_rate.check, case(loss, jnp.zeros((4, 1)), batch, optimizer=optax.sgd(rate)))[0]
     assert ("by itself" in finding.claim) == warm_up
     assert (finding.confidence > 0.85) != warm_up
 
@@ -341,12 +340,14 @@ def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
 
 
 class Stub:
-    """Numbers of a context as the ranking reads them."""
+    """Numbers of a case as the ranking reads them."""
 
-    samples, test_samples, unasked, held_by_decay, trials = "train", "test", None, False, {}
-    value, trivial, reached, rich, standardised = 1.0, 2.0, 0.1, 2.0, float("nan")
+    samples, test_samples, trials = "train", "test", {}
+    blocks_without_gradient, limited_by_decay = None, False
+    value, constant_predictor_loss, best_seen, random_feature_loss = 1.0, 2.0, 0.1, 2.0
     task = baselines.Task("squared_error", 1.0, np.zeros((1, 1)), 1)
-    adam, restart, test_losses, test_gain = 0.2, 0.1, (1.0, 1.0), 0.0
+    adam_from_here, adam_from_reinit, adam_on_standardised = 0.2, 0.1, float("nan")
+    test_losses, test_sign_score = (1.0, 1.0), 0.0
 
     def __init__(self, **numbers):
         self.__dict__.update(numbers, measured={})
@@ -362,12 +363,12 @@ def a_finding(cause, number=1.0, confidence=0.99):
 def test_flat_units_that_do_not_keep_adam_from_here_back_are_not_told(adam, share, kept):
     """Weights drawn anew gain 0.9; from here Adam gains nearly all of that, or half of it."""
     found = [a_finding("saturation", share), a_finding("noise")]
-    told = [f.cause for f in rank(Stub(adam=adam), found, [])]
+    told = [f.cause for f in rank(Stub(adam_from_here=adam), found, [])]
     assert told == (["saturation", "noise"] if kept else ["noise"])
 
 
 def test_flat_units_are_told_where_nothing_was_learnt_and_nothing_learns():
-    seen = Stub(value=1.95, adam=1.94, restart=1.96, reached=0.1)
+    seen = Stub(value=1.95, adam_from_here=1.94, adam_from_reinit=1.96)
     assert rank(seen, [a_finding("saturation", 0.7)], [])[0].cause == "saturation"
 
 
@@ -377,7 +378,7 @@ def test_flat_units_are_told_where_nothing_was_learnt_and_nothing_learns():
 )
 def test_a_small_loss_can_be_lower_where_that_is_seen_on_test_samples(there, gain, told):
     """Half a percent of the loss without inputs: it counts only where the test loss halves beyond doubt."""
-    seen = Stub(value=0.01, reached=0.002, test_losses=(0.01, there), test_gain=gain)
+    seen = Stub(value=0.01, best_seen=0.002, test_losses=(0.01, there), test_sign_score=gain)
     assert (rank(seen, [a_finding("ill_conditioned")], [])[0].cause == "ill_conditioned") == told
 
 
@@ -386,9 +387,9 @@ def test_a_small_loss_can_be_lower_where_that_is_seen_on_test_samples(there, gai
 )
 def test_a_weak_sign_of_other_data_is_held_against_another_model(sures, told, monkeypatch):
     """Noise learnt by heart: the test loss is large, and the two ways to tell data apart may not agree."""
-    ways = {"_by_inputs": sures[0], "_by_transfer": sures[1]}
+    ways = {"_input_classifier": sures[0], "_reference_model_gap": sures[1]}
     for name, sure in ways.items():
-        kind = generalisation.Kind("", "", 1.0, 0.1, 0.5, "", sure)
+        kind = generalisation.MismatchSign("", "", 1.0, 0.1, 0.5, "", sure)
         monkeypatch.setattr(generalisation, name, lambda *_, kind=kind: kind)
     train, test = ((normal(seed, 60, 2), normal(seed + 10, 60, 1)) for seed in (0, 1))
 
@@ -397,13 +398,13 @@ def test_a_weak_sign_of_other_data_is_held_against_another_model(sures, told, mo
         known = jnp.min(apart, axis=1, keepdims=True) < 1e-6
         return jnp.mean(jnp.where(known, p["w"], (p["w"] - batch[1]) ** 2))
 
-    seen = Context(loss, {"x": train[0], "w": jnp.zeros(1)}, train, test, None, None, None, None, None, None)
+    seen = Experiments(loss, {"x": train[0], "w": jnp.zeros(1)}, train, test_data=test)
     found = [f for f in generalisation.check(seen) if isinstance(f, Finding) and f.confidence > 0.5]
     assert [f.cause for f in found] == [told]
 
 
 def test_units_at_a_loss_of_zero_do_not_hinder():
-    seen = Stub(value=0.0, restart=0.0, adam=0.0, trivial=float("nan"), samples="train")
+    seen = Stub(value=0.0, adam_from_reinit=0.0, adam_from_here=0.0, constant_predictor_loss=float("nan"))
     assert rank(seen, [a_finding("dead_units", 0.8)], [])[0].cause == "healthy"
 
 
@@ -419,7 +420,7 @@ def test_a_loss_whose_floor_is_not_known_proves_no_small_model():
 
     best, end = best_by_adam(loss, params, (x, smooth), 1500)
     assert best < 0.4
-    told = [f for f in underfitting.check(context(loss, end, (x, smooth))) if isinstance(f, Finding)]
+    told = [f for f in underfitting.check(case(loss, end, (x, smooth))) if isinstance(f, Finding)]
     assert all(f.confidence < 0.3 for f in told), told
 
 
@@ -455,7 +456,7 @@ def test_another_kind_of_inputs_is_the_cause_only_where_it_costs_this_model(harm
 
     best, end = best_by_adam(loss, params, (x, y), 1500)
     assert best < 0.02
-    seen = Context(loss, end, (x, y), (u, v), None, None, None, apply, None, None)
+    seen = Experiments(loss, end, (x, y), test_data=(u, v), apply=apply)
     sure = {f.cause: f.confidence for f in generalisation.check(seen) if isinstance(f, Finding)}
     assert max(sure, key=sure.get) == ("mismatch" if harmful else "overfitting"), sure
 

@@ -22,8 +22,7 @@ from hessian_probe.diagnosis.checks import (
     underfitting,
 )
 from hessian_probe.diagnosis.confidence import confidence
-from hessian_probe.diagnosis.decay import decays
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments, applies_weight_decay
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients, slopes
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
@@ -32,11 +31,6 @@ from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
-
-
-def context(loss, params, train=None, **more):
-    names = ("test", "history", "optimizer", "opt_state", "apply", "baseline", "key")
-    return Context(loss, params, train, *(more.get(name) for name in names), more.get("budget", 1))
 
 
 def sure(found, cause):
@@ -64,7 +58,7 @@ def test_a_binary_loss_and_its_best_constant(kind):
     share = y.mean()
     entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert task.kind == "binary"
-    assert baselines.trivial_loss(task) == pytest.approx(entropy, rel=1e-5)
+    assert baselines.constant_predictor_loss(task) == pytest.approx(entropy, rel=1e-5)
 
 
 def test_a_loss_that_is_not_recognised_is_held_against_training_without_inputs():
@@ -79,17 +73,17 @@ def test_a_loss_that_is_not_recognised_is_held_against_training_without_inputs()
         return x @ p["w"] + p["b"]
 
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
-    here = context(lambda p, batch: huber(apply(p, batch[0]), batch[1]), params, (x, y), apply=apply)
+    here = Experiments(lambda p, batch: huber(apply(p, batch[0]), batch[1]), params, (x, y), apply=apply)
     best = min(float(huber(jnp.full(y.shape, c), y)) for c in np.linspace(-2, 3, 101))
     assert here.task is None
-    assert here.trivial == pytest.approx(best, rel=0.02)
+    assert here.constant_predictor_loss == pytest.approx(best, rel=0.02)
 
 
 def test_an_autoencoder_is_its_own_target():
     x = rows()
     params = {"w": jnp.zeros((4, 4))}
-    here = context(lambda p, b: jnp.mean((b @ p["w"] - b) ** 2), params, x, apply=lambda p, x: x @ p["w"])
-    assert here.trivial == pytest.approx(float(np.mean(np.var(x, axis=0))), rel=1e-4)
+    here = Experiments(lambda p, b: jnp.mean((b @ p["w"] - b) ** 2), params, x, apply=lambda p, x: x @ p["w"])
+    assert here.constant_predictor_loss == pytest.approx(float(np.mean(np.var(x, axis=0))), rel=1e-4)
 
 
 def test_a_narrow_layer_holds_no_linear_model():
@@ -103,8 +97,8 @@ def test_a_narrow_layer_holds_no_linear_model():
         def apply(p, x):
             return x @ p["a"] @ p["b"] @ p["c"]
 
-        here = context(lambda p, b: jnp.mean((apply(p, b[0]) - b[1]) ** 2), params, (x, y), apply=apply)
-        assert math.isfinite(here.linear) == inside
+        here = Experiments(lambda p, b: jnp.mean((apply(p, b[0]) - b[1]) ** 2), params, (x, y), apply=apply)
+        assert math.isfinite(here.linear_loss) == inside
 
 
 def test_a_new_start_draws_weights_and_keeps_gains():
@@ -134,8 +128,8 @@ def test_the_same_inputs_with_other_labels_are_a_mismatch():
     params = {"w": jnp.asarray([[6.0], [0], [0], [0]])}
     for flipped in (False, True):
         test = (unseen, 1 - labels[1] if flipped else labels[1])
-        seen = context(loss, params, (x, labels[0]), test=test, apply=apply)
-        kind = generalisation._by_transfer(seen)
+        seen = Experiments(loss, params, (x, labels[0]), test_data=test, apply=apply)
+        kind = generalisation._reference_model_gap(seen)
         assert kind.sure == pytest.approx(confidence(kind.number - kind.threshold, kind.error))
         found = generalisation.check(seen)
         causes = [item.cause for item in found if isinstance(item, Finding) and item.confidence > 0.9]
@@ -145,7 +139,7 @@ def test_the_same_inputs_with_other_labels_are_a_mismatch():
 def test_the_error_of_one_sample_is_not_known():
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
     part = (rows(1), np.ones((1, 1), np.float32))
-    found = generalisation.check(context(squared, params, part, test=part))
+    found = generalisation.check(Experiments(squared, params, part, test_data=part))
     assert not any(isinstance(item, Finding) for item in found)
 
 
@@ -161,7 +155,7 @@ def test_a_rate_of_next_to_nothing_is_slow_however_small(rate):
     optimizer = optax.sgd(schedule)
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
     state = jax.tree.map(lambda leaf: leaf + 100, optimizer.init(params))
-    found = learning_rate.check(context(squared, params, (x, y), optimizer=optimizer, opt_state=state))
+    found = learning_rate.check(Experiments(squared, params, (x, y), optimizer=optimizer, opt_state=state))
     assert sure(found, "slow") > 0.95
 
 
@@ -173,7 +167,7 @@ def test_bouncing_is_seen_without_a_known_limit():
     for rate, bounces in ((1.0, True), (1e-3, False)):
         optimizer = optax.chain(optax.scale_by_sign(), optax.scale(-rate))
         state = optimizer.init(params)
-        seen = context(squared, params, (x, y), optimizer=optimizer, opt_state=state)
+        seen = Experiments(squared, params, (x, y), optimizer=optimizer, opt_state=state)
         found = [*oscillation.check(seen), *learning_rate.check(seen)]
         assert (sure(found, "oscillation") > 0.9) == bounces
         assert not (bounces and sure(found, "slow") > 0), "a rate is not both too large and too small"
@@ -208,7 +202,7 @@ def test_decay_of_weights_is_seen_in_what_the_parameters_add(optimizer, decaying
         updates, state = told.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
     value, gradient = jax.value_and_grad(squared)(params, batch)
-    assert decays(optimizer, state, params, gradient, float(value)) is decaying
+    assert applies_weight_decay(optimizer, state, params, gradient, float(value)) is decaying
 
 
 def test_a_loss_that_decay_holds_up_is_told():
@@ -223,7 +217,7 @@ def test_a_loss_that_decay_holds_up_is_told():
         optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1))
         state = optimizer.init(params)
         more = {"optimizer": optimizer, "opt_state": state}
-        seen = context(loss, params, (ones, 2 * ones), **more)
+        seen = Experiments(loss, params, (ones, 2 * ones), **more)
         found = next(
             item for item in underfitting.check(seen) if getattr(item, "cause", "") == "optimization"
         )
@@ -233,7 +227,7 @@ def test_a_loss_that_decay_holds_up_is_told():
             assert cause in first.claim
         assert (found.confidence > 0.9) == bool(decay), "plain descent is under way"
         if decay:
-            np.testing.assert_allclose(seen.undecayed, 0.5 * 0.9**80, rtol=1e-3)
+            np.testing.assert_allclose(seen.without_weight_decay, 0.5 * 0.9**80, rtol=1e-3)
 
 
 def test_a_longer_budget_takes_as_many_more_steps():
@@ -246,10 +240,10 @@ def test_a_longer_budget_takes_as_many_more_steps():
     params, optimizer = {"w": jnp.ones(1)}, optax.sgd(1e-3)
     for budget in (1, 3):
         state = optimizer.init(params)
-        seen = context(loss, params, (ones, ones), optimizer=optimizer, opt_state=state, budget=budget)
+        seen = Experiments(loss, params, (ones, ones), optimizer=optimizer, opt_state=state, budget=budget)
         assert (seen.num_steps, seen.num_adam_steps) == (40 * budget, 200 * budget)
         np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * budget), rtol=1e-4)
-        np.testing.assert_allclose(seen.going_on, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
+        np.testing.assert_allclose(seen.continued, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
     found = hp.diagnose(loss, params, (ones, ones), budget=np.uint8(7))
     assert "loss after 1400 steps of Adam from here" in dict(found.measured)
     json.dumps(found.to_json())
@@ -266,14 +260,14 @@ def test_parameters_that_hold_each_other_are_seen_from_a_little_beside():
         return jnp.mean((out - target) ** 2)
 
     params = {"w": jnp.full((1, 1), 0.9), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1))}
-    [found] = critical_point._beside(context(loss, params, batch))
+    [found] = critical_point._beside(Experiments(loss, params, batch))
     assert found.cause == "saddle"
     assert found.confidence > 0.9
     assert found.number > 10
     free = {**params, "a": jnp.full((1, 1), 0.1)}
-    assert not critical_point._beside(context(loss, free, batch)), "Adam finds the way from here"
+    assert not critical_point._beside(Experiments(loss, free, batch)), "Adam finds the way from here"
     assert not critical_point._beside(
-        context(loss, {**free, "w": jnp.ones((1, 1)), "b": jnp.full((1, 1), 10.0)}, batch)
+        Experiments(loss, {**free, "w": jnp.ones((1, 1)), "b": jnp.full((1, 1), 10.0)}, batch)
     )
 
 
@@ -294,7 +288,7 @@ def test_what_the_optimizer_holds_fixed_makes_no_saddle(held):
     best = np.sum(x * (x + z)) / np.sum(x * x)
     for w in (best, 0.9):
         params = {"w": jnp.full((1, 1), w), "a": jnp.zeros((1, 1)), "b": jnp.zeros((1, 1)), "none": None}
-        seen = context(loss, params, batch, optimizer=optimizer, opt_state=optimizer.init(params))
+        seen = Experiments(loss, params, batch, optimizer=optimizer, opt_state=optimizer.init(params))
         found = critical_point.check(seen) if w == best else critical_point._beside(seen)
         told = {f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.5}
         assert told == (set() if held else {"saddle"})
@@ -314,13 +308,13 @@ def test_a_simpler_model_alone_is_no_strong_evidence():
 
     params = {"w": jnp.full((3, 1), 0.01), "v": jnp.full((3, 1), 0.01)}
     best, _ = best_by_adam(loss, params, batch, 400)
-    seen = context(loss, params, batch, apply=apply)
+    seen = Experiments(loss, params, batch, apply=apply)
     assert best > 0.8 * seen.value
-    assert seen.linear < 0.01 * seen.value
+    assert seen.linear_loss < 0.01 * seen.value
     found = underfitting.check(seen)
     assert 0.5 < sure(found, "optimization") < 0.9
     assert [f.cause for f in rank(seen, found, [])] == ["model_bias", "optimization"], "containing is a guess"
-    given = context(loss, params, batch, apply=apply, baseline=float(seen.linear) / 2)
+    given = Experiments(loss, params, batch, apply=apply, baseline=float(seen.linear_loss) / 2)
     assert rank(given, underfitting.check(given), [])[0].cause == "optimization", (
         "the user says that it is simpler"
     )
@@ -336,7 +330,7 @@ def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
         (optax.sgd(0.1), False),
     ):
         state = optimizer.init(params)
-        seen = context(squared, params, batch, optimizer=optimizer, opt_state=state)
+        seen = Experiments(squared, params, batch, optimizer=optimizer, opt_state=state)
         found = [f for f in underfitting.check(seen) if isinstance(f, Finding)]
         claim = next(f.claim for f in found if f.cause == "optimization")
         assert ("holds fixed (params['w'])" in claim) == held, claim
@@ -351,11 +345,13 @@ def test_numbers_of_python_are_trained_like_arrays():
     params = {"w": jnp.zeros((3, 1)), "s": 0.0}
     optimizer = optax.adamw(1e-3, weight_decay=0.1)
     batch = (x, x @ np.ones((3, 1), np.float32))
-    seen = context(loss, {**params, "s": 1.0}, batch, optimizer=optimizer, opt_state=optimizer.init(params))
-    assert seen.decaying
+    seen = Experiments(
+        loss, {**params, "s": 1.0}, batch, optimizer=optimizer, opt_state=optimizer.init(params)
+    )
+    assert seen.decays_weights
     assert sure(underfitting.check(seen), "optimization") > 0.9
-    assert seen.adam < 0.5 * seen.value
-    assert critical_point._beside(context(loss, params, batch)), "both are displaced"
+    assert seen.adam_from_here < 0.5 * seen.value
+    assert critical_point._beside(Experiments(loss, params, batch)), "both are displaced"
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -382,7 +378,7 @@ def test_what_a_newton_step_leaves_counts_where_the_loss_is_never_negative(floor
     def loss(p, batch):
         return 0.5 * jnp.sum(scale * p["w"] ** 2) + floor + 0 * jnp.mean(batch)
 
-    seen = context(loss, {"w": jnp.asarray([1.0, 400.0])}, jnp.zeros((8, 1)))
+    seen = Experiments(loss, {"w": jnp.asarray([1.0, 400.0])}, jnp.zeros((8, 1)))
     after = 0.4 if floor > 0 else 0.8 + floor
     seen.__dict__["trials"] = {1.0: Trial(seen.value, after)}
     [found] = conditioning.check(seen)
@@ -406,8 +402,8 @@ def test_a_linear_model_alone_comes_first_where_training_still_moves():
     def loss(p, batch):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
-    seen = context(loss, params, batch, apply=apply)
-    assert 0.9 < min(seen.adam, seen.restart) / seen.value < 0.99
+    seen = Experiments(loss, params, batch, apply=apply)
+    assert 0.9 < min(seen.adam_from_here, seen.adam_from_reinit) / seen.value < 0.99
     found = underfitting.check(seen)
     assert rank(seen, found, [])[0].cause == "optimization"
 
@@ -428,7 +424,7 @@ def told(cause, sureness):
 def test_the_order_of_causes_is_for_what_is_strong(confidences, order):
     params = {"w": jnp.ones(3)}
     found = [told(c, s) for c, s in zip(("oscillation", "noise", "optimization"), confidences, strict=True)]
-    seen = context(lambda p: jnp.sum(p["w"] ** 2), params)
+    seen = Experiments(lambda p: jnp.sum(p["w"] ** 2), params)
     assert [f.cause for f in rank(seen, found, [])] == order
 
 
@@ -445,7 +441,7 @@ def test_flat_units_of_a_model_that_learnt_nothing_are_told(height, kept):
     def loss(p, batch):
         return jnp.mean((apply(p, batch[0]) - batch[1]) ** 2)
 
-    seen = context(loss, params, batch, apply=apply)
+    seen = Experiments(loss, params, batch, apply=apply)
     flat = [f for f in activations.check(seen) if isinstance(f, Finding)]
     assert sure(flat, "saturation") > 0.9
     assert ("saturation" in [f.cause for f in rank(seen, flat, [])]) == kept
@@ -491,7 +487,7 @@ def test_activations_without_a_name_are_judged_by_their_slope(squash, bias, caus
     def loss(p, x):
         return jnp.mean((squash(x @ p["a"] + p["b"]) @ p["c"]) ** 2)
 
-    found = activations.check(context(loss, params, rows()))
+    found = activations.check(Experiments(loss, params, rows()))
     assert [f.cause for f in found if isinstance(f, Finding) and f.confidence > 0.9] == [cause] * bool(cause)
 
 
@@ -501,7 +497,7 @@ def test_a_rectifier_at_the_output_can_be_dead(bias, dead):
     params = {"w": jnp.asarray(rows(4, 1)), "b": jnp.full(1, bias)}
     train = (rows(), np.abs(rows(80, 1, 1)))
     found = activations.check(
-        context(lambda p, b: jnp.mean((jax.nn.relu(b[0] @ p["w"] + p["b"]) - b[1]) ** 2), params, train)
+        Experiments(lambda p, b: jnp.mean((jax.nn.relu(b[0] @ p["w"] + p["b"]) - b[1]) ** 2), params, train)
     )
     assert (sure(found, "dead_units") > 0.9) == dead
 
@@ -532,7 +528,7 @@ def test_channels_first_are_counted_by_channel():
     x = rows(10, 64).reshape(10, 1, 8, 8)
     program, count = trace_model(loss, params, x)
     assert len(run_model(program, count, params, x).layers) == 2
-    found = activations.check(context(loss, params, x))
+    found = activations.check(Experiments(loss, params, x))
     assert next(f.number for f in found if isinstance(f, Finding)) == pytest.approx(5 / 6)
 
 
@@ -540,7 +536,7 @@ def test_inputs_far_from_zero_are_of_a_bad_scale():
     params = {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
     for offset, bad in ((0.0, False), (5.0, True)):
         x = offset + 0.1 * rows() if offset else rows()
-        found = inputs.check(context(squared, params, (x, np.ones((80, 1), np.float32))))
+        found = inputs.check(Experiments(squared, params, (x, np.ones((80, 1), np.float32))))
         assert (sure(found, "input_scale") > 0.9) == bad
 
 
@@ -550,10 +546,10 @@ def test_inputs_far_from_zero_are_of_a_bad_scale():
 def test_a_recorded_test_loss_that_rose_again_is_overfitting():
     there = np.r_[np.linspace(2, 0.8, 20), np.linspace(0.8, 2, 30)]
     losses = {"loss": np.geomspace(2, 0.01, 50), "test_loss": there}
-    here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
+    here = Experiments(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
     assert sure(history.check(here), "overfitting") > 0.9
     losses["test_loss"] = np.linspace(2, 0.8, 50)
-    here = context(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
+    here = Experiments(lambda p: jnp.sum(p**2) + 0.01, jnp.zeros(2), history=losses)
     assert sure(history.check(here), "overfitting") < 0.1
 
 
@@ -594,6 +590,6 @@ def test_forty_samples_are_not_unlike_others_of_their_kind():
         logits = batch[0] @ params
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(batch[1])), batch[1]])
 
-    inside, outside, _ = context(loss, jnp.zeros((64, 10)), train, test=test).held_out
+    inside, outside, _ = Experiments(loss, jnp.zeros((64, 10)), train, test_data=test).random_feature_held_out
     error = np.hypot(*(x.std(ddof=1) / np.sqrt(len(x)) for x in (inside, outside)))
     assert outside.mean() - inside.mean() < 2 * error

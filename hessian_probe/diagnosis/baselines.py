@@ -155,7 +155,7 @@ def evaluate_outputs(out: np.ndarray, task: Task) -> float:
     return task.factor * float(np.mean(losses_of(out, task)))
 
 
-def trivial_loss(task: Task) -> float:
+def constant_predictor_loss(task: Task) -> float:
     """Loss of the best constant: the entropy of the labels, or the variance of the targets."""
     if task.kind == "cross_entropy":
         share = np.bincount(task.targets, minlength=task.classes) / len(task.targets)
@@ -168,7 +168,7 @@ def trivial_loss(task: Task) -> float:
     return task.factor * 0.5 * float(np.mean(np.sum((task.targets - mean) ** 2, axis=1)))
 
 
-def least(task: Task, within: tuple[float, float]) -> float:
+def lowest_loss(task: Task, within: tuple[float, float]) -> float:
     """Lowest loss that outputs within a range can have."""
     wanted = task.targets
     if task.kind != "squared_error":
@@ -226,7 +226,7 @@ def _by_descent(rows: np.ndarray, task: Task, decay: float) -> np.ndarray:
     return np.asarray(found.x.reshape(rows.shape[1], task.classes))
 
 
-class HeldOut(NamedTuple):
+class HeldOutLosses(NamedTuple):
     """Losses of a model with random features on samples that it was not fitted to.
 
     Attributes:
@@ -238,9 +238,9 @@ class HeldOut(NamedTuple):
     outside: np.ndarray
 
 
-def held_out(
+def held_out_losses(
     inputs: np.ndarray, task: Task, rng: np.random.Generator, test: tuple[np.ndarray, Task] | None = None
-) -> HeldOut:
+) -> HeldOutLosses:
     """Fit a model with random features to all folds but one in turn.
 
     Nothing is taken from the fold that is left out: features are scaled by the others, and the weight decay
@@ -273,7 +273,9 @@ def held_out(
                 outside[row, k] = losses_of(unseen @ weights, test[1])
     best = [int(np.argmin(score[:, fold != k].mean(axis=1))) for k in range(FOLDS)]
     inside = score[np.asarray(best)[fold], np.arange(len(inputs))]
-    return HeldOut(task.factor * inside[first], task.factor * outside[best, np.arange(FOLDS)].mean(axis=0))
+    return HeldOutLosses(
+        task.factor * inside[first], task.factor * outside[best, np.arange(FOLDS)].mean(axis=0)
+    )
 
 
 def _part(task: Task, chosen: np.ndarray) -> Task:

@@ -22,7 +22,7 @@ MAX_SINGLE = 512
 FEWEST_LOSSES = 8
 
 
-class Problem:
+class Case:
     """The user's problem.
 
     Args:
@@ -36,21 +36,22 @@ class Problem:
         apply: `apply(params, inputs) -> outputs` or None.
         baseline: what a simpler model reaches, or None.
         key: random key or None.
-        budget: how many times as many steps as usual trials take.
+        budget: factor on the number of steps of every trial.
     """
 
     def __init__(
         self,
         loss: Callable[..., Any],
         params: PyTree,
-        data: Any,
-        test_data: Any,
-        history: Mapping[str, np.ndarray] | None,
-        optimizer: Any,
-        opt_state: Any,
-        apply: Callable[..., Any] | None,
-        baseline: Any,
-        key: jax.Array | None,
+        data: Any = None,
+        *,
+        test_data: Any = None,
+        history: Mapping[str, np.ndarray] | None = None,
+        optimizer: Any = None,
+        opt_state: Any = None,
+        apply: Callable[..., Any] | None = None,
+        baseline: Any = None,
+        key: jax.Array | None = None,
         budget: int = 1,
     ) -> None:
         self.loss, self.given_data = loss, data
@@ -61,9 +62,9 @@ class Problem:
         self.rng = generator(key)
         self.num_steps, self.num_adam_steps = budget * STEPS, budget * ADAM_STEPS
         self.measured: dict[str, str] = {}
-        self.no_trials = ""
+        self.trials_failed = ""
         self.num_hvps = self.num_evaluations = 0
-        self.ends: list[tuple[float, Any]] = []  # lower training losses that were met, and where
+        self.lower_points: list[tuple[float, Any]] = []  # lower training losses that were met, and where
         self.samples: Samples | None = None if data is None else join_batches(data)
         self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
         _check_alike(self.samples, self.test_samples)
@@ -95,7 +96,7 @@ class Problem:
             self.samples = None
 
     @cached_property
-    def held(self) -> tuple[str, ...]:
+    def fixed_by_optimizer(self) -> tuple[str, ...]:
         """Names of the arrays that the optimiser never moves by their gradient."""
         if self.optimizer is None:
             return ()
@@ -104,20 +105,20 @@ class Problem:
         return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
 
     @cached_property
-    def moving(self) -> Callable[..., Any]:
+    def loss_of_trained(self) -> Callable[..., Any]:
         """The loss as a function of what the optimiser moves: what it holds fixed stays as it is."""
-        if not self.held:
+        if not self.fixed_by_optimizer:
             return self.loss
 
         def loss(params: PyTree, *batch: Any) -> Any:
             def leaf(path: Any, new: Any, old: Any) -> Any:
-                return old if leaf_name(path) in self.held else new
+                return old if leaf_name(path) in self.fixed_by_optimizer else new
 
             return self.loss(jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch)
 
         return loss
 
-    def single_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
+    def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
         """Loss of each of some samples, here or elsewhere; None where the loss is no mean over samples."""
         rows = np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
         batch = jax.tree.map(jnp.asarray, samples.take(rows))

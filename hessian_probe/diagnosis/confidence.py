@@ -36,7 +36,7 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
     return confidence(math.log(number / threshold), spread)
 
 
-def by_factor(
+def ratio_finding(
     cause: str,
     claim: str,
     *,

@@ -10,41 +10,16 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import (
-    activations,
-    conditioning,
-    critical_point,
-    divergence,
-    generalisation,
-    gradient_flow,
-    history,
-    inputs,
-    learning_rate,
-    noise,
-    oscillation,
-    proposed,
-    underfitting,
-    unused_experts,
-)
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.checks import CHECKS, divergence, inputs
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
+from hessian_probe.optimizers.propose_rate import propose_rate
+from hessian_probe.results import number
 
-CHECKS = (
-    inputs.check,
-    activations.check,
-    unused_experts.check,
-    gradient_flow.check,
-    critical_point.check,
-    oscillation.check,
-    learning_rate.check,
-    noise.check,
-    conditioning.check,
-    underfitting.check,
-    generalisation.check,
-    history.check,
-)
 SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
+# Causes that another rate or momentum can mend.
+BY_STEPS = ("oscillation", "slow", "ill_conditioned")
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 
 
@@ -114,18 +89,27 @@ def diagnose(
     _check_baseline(baseline)
     _check_budget(budget)
     _check_leaves(params)
-    recorded = None if history is None else _read_history(history)
-    context = Context(
-        loss, params, data, test_data, recorded, optimizer, opt_state, apply, baseline, key, int(budget)
+    case = Experiments(
+        loss,
+        params,
+        data,
+        test_data=test_data,
+        history=None if history is None else _read_history(history),
+        optimizer=optimizer,
+        opt_state=opt_state,
+        apply=apply,
+        baseline=baseline,
+        key=key,
+        budget=int(budget),
     )
-    found = divergence.check(context)
-    if divergence.nonfinite(context):
-        found += inputs.check(context)  # needs no finite parameters
+    found = divergence.check(case)
+    if divergence.nonfinite(case):
+        found += inputs.check(case)  # needs no finite parameters
         found.append(NotChecked("everything else", "finite parameters: those before the loss ran away"))
     else:
         for check in CHECKS:
-            found += check(context)
-    return _diagnosis(context, found)
+            found += check(case)
+    return _diagnosis(case, found)
 
 
 def _check_baseline(baseline: Any) -> None:
@@ -157,19 +141,42 @@ def _check_leaves(params: PyTree) -> None:
             )
 
 
-def _diagnosis(context: Context, found: list[Finding | NotChecked]) -> Diagnosis:
-    if math.isfinite(context.value) and context.value <= 0:
+def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosis:
+    if math.isfinite(case.value) and case.value <= 0:
         found.append(NotChecked(SHARES, "a positive loss: gains are measured as shares of it"))
     missing = [item for item in found if isinstance(item, NotChecked)]
-    findings = rank(context, [item for item in found if isinstance(item, Finding)], missing)
-    proposed.note(context, findings)
+    findings = rank(case, [item for item in found if isinstance(item, Finding)], missing)
+    _propose_rate(case, findings)
     return Diagnosis(
         findings=findings,
         not_checked=tuple(missing),
-        loss=context.value,
-        measured=tuple(context.measured.items()),
-        num_hvps=context.num_hvps,
-        num_evaluations=context.num_evaluations,
+        loss=case.value,
+        measured=tuple(case.measured.items()),
+        num_hvps=case.num_hvps,
+        num_evaluations=case.num_evaluations,
+    )
+
+
+def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
+    """Write down what `propose_rate` brought, where the first finding is one of steps."""
+    if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
+        return
+    found = propose_rate(
+        case.loss,
+        case.params,
+        case.given_data,
+        optimizer=case.optimizer,
+        opt_state=case.opt_state,
+    )
+    case.num_hvps += found.num_hvps
+    case.num_evaluations += found.num_gradients
+    if found.proposed is None:
+        case.measured["learning rate and momentum from the spectrum"] = f"none: {found.reason}"
+        return
+    ends = f"{number(found.proposed.loss, 4)} after {found.steps} steps"
+    unchanged = f"{number(found.tried[0].loss, 4)} as it is"
+    case.measured["learning rate and momentum from the spectrum"] = (
+        f"{found.proposed.text} ({found.proposed.name}): loss {ends}, {unchanged}"
     )
 
 

@@ -1,16 +1,29 @@
-"""What several checks share, measured once and only when a check asks for it."""
+"""The experiments that several checks share: each is run on first use, cached, and counted."""
 
 from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.decay import decays
-from hessian_probe.diagnosis.held_out import Unseen
+from hessian_probe.arrays import PyTree
+from hessian_probe.diagnosis.case import FEWEST_LOSSES
+from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
+from hessian_probe.operators.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
-from hessian_probe.optimizers.trial_runs import GradientDescent, Trial, TrialRunner
+from hessian_probe.optimizers.trial_runs import (
+    GradientDescent,
+    Trial,
+    TrialRunner,
+    best_by_adam,
+    float_leaf,
+    takes_value,
+    zeros,
+)
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -28,9 +41,19 @@ BETTER = 1.25
 IDLE = 0.5
 # Most that evidence is worth which something else may explain.
 LIKELY = 0.8
+# One part of so many of the training data is held out of this model's own training.
+PARTS = 4
+# Samples below which one part is too small to tell.
+SMALL_PART = 64
+# Cosine of what the parameters add and of the way to zero, from which weights decay.
+TOWARDS_ZERO = 0.5
+# What they add with a gradient and without one agrees to this share where nothing but a decay uses them.
+AGREE = 0.05
+# Calls after which an optimiser that gathers gradients must have moved.
+MOST_CALLS = 32
 
 
-class Context(Unseen):
+class Experiments(ReferenceModels):
     """The user's problem, with measurements that are made on first use."""
 
     @cached_property
@@ -52,21 +75,26 @@ class Context(Unseen):
     @cached_property
     def point(self) -> CriticalPoint:
         """The classification of the point, among what the optimiser moves."""
-        found = classify(self.moving, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
+        found = classify(self.loss_of_trained, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
         self.num_hvps += found.num_hvps
         self.num_evaluations += found.num_evaluations
         return found
 
     @cached_property
-    def reached(self) -> float:
+    def best_seen(self) -> float:
         """Lowest training loss that other steps, a new start or a simpler model were seen to reach."""
-        both = (self.own_reached, self.linear)
+        both = (self.best_of_model, self.linear_loss)
         return min((loss for loss in both if math.isfinite(loss)), default=math.nan)
 
     @cached_property
-    def own_reached(self) -> float:
+    def best_of_model(self) -> float:
         """The same of this model alone."""
-        ways = [self.adam, self.restart, self.undecayed, *(trial.after for trial in self.trials.values())]
+        ways = [
+            self.adam_from_here,
+            self.adam_from_reinit,
+            self.without_weight_decay,
+            *(trial.after for trial in self.trials.values()),
+        ]
         return min((loss for loss in ways if math.isfinite(loss)), default=math.nan)
 
     @cached_property
@@ -84,7 +112,9 @@ class Context(Unseen):
             found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
             said = str(error).strip().split("\n")[0]
-            self.no_trials = f"an optimizer that takes steps here; it raised {type(error).__name__}: {said}"
+            self.trials_failed = (
+                f"an optimizer that takes steps here; it raised {type(error).__name__}: {said}"
+            )
             return {}
         while max(found) < MOST_FACTOR and _best(found) == max(found):
             found[LADDER * max(found)] = tried(LADDER * max(found))
@@ -104,16 +134,16 @@ class Context(Unseen):
         return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
 
     @property
-    def still(self) -> bool:
+    def no_step_moves(self) -> bool:
         """Whether no step of any length moves."""
         return len({trial.after for trial in self.trials.values()}) == 1
 
     @cached_property
-    def going_on(self) -> float:
+    def continued(self) -> float:
         """Loss after as many steps of the user's optimiser as the own Adam takes; NaN without one."""
-        return self.going_on_by(1.0) if self.trials else math.nan
+        return self.continued_at(1.0) if self.trials else math.nan
 
-    def going_on_by(self, factor: float) -> float:
+    def continued_at(self, factor: float) -> float:
         """The same at a multiple of the rate."""
         self.num_evaluations += self.num_adam_steps
         return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
@@ -123,28 +153,28 @@ class Context(Unseen):
         return self.steps(self.samples_in_a_step, self.num_adam_steps)
 
     @cached_property
-    def decaying(self) -> bool | None:
+    def decays_weights(self) -> bool | None:
         """Whether the optimiser lets weights decay; None where that cannot be told."""
-        return decays(self.optimizer, self.opt_state, self.params, self.op.gradient, self.value)
+        return applies_weight_decay(self.optimizer, self.opt_state, self.params, self.op.gradient, self.value)
 
     @cached_property
-    def undecayed(self) -> float:
+    def without_weight_decay(self) -> float:
         """Loss after the steps of a trial without decay of weights; NaN where none is seen."""
-        if not self.trials or not self.decaying:
+        if not self.trials or not self.decays_weights:
             return math.nan
         self.num_evaluations += self.num_steps
         steps = self.steps(self.samples_in_a_step, self.num_steps, pull=False)
         return steps.run(self.params, self.opt_state, self.value).after
 
     @cached_property
-    def held_by_decay(self) -> bool:
+    def limited_by_decay(self) -> bool:
         """Whether steps without decay of weights end far below steps with it, at any rate and batch."""
-        if not math.isfinite(self.undecayed):
+        if not math.isfinite(self.without_weight_decay):
             return False
         others = [*self.trials.values(), self.full_batch[1.0]]
-        return BETTER * self.undecayed < min(trial.after for trial in others)
+        return BETTER * self.without_weight_decay < min(trial.after for trial in others)
 
-    def descent(self, rate: float) -> Trial:
+    def gradient_descent(self, rate: float) -> Trial:
         """What some steps of gradient descent on all samples bring."""
         assert self.samples is not None
         self.num_evaluations += self.num_steps
@@ -152,7 +182,7 @@ class Context(Unseen):
         return steps.run(self.params, (), self.value, rate)
 
     @cached_property
-    def unasked(self) -> tuple[str, int, int] | None:
+    def blocks_without_gradient(self) -> tuple[str, int, int] | None:
         """Array with the largest share of blocks (along its first axis) without any gradient; their number.
 
         Experts that no sample is sent to, or heads that nothing listens to.  Arrays of fewer than three axes
@@ -178,7 +208,7 @@ class Context(Unseen):
         return (worse - changed) / worse if min(worse, self.value) > 0 else 0.0
 
     @cached_property
-    def begun_again(self) -> Trial | None:
+    def schedule_restarted(self) -> Trial | None:
         """What the steps bring with the optimiser's state as at its start: its schedule begins again."""
         if not self.trials:
             return None
@@ -197,9 +227,136 @@ class Context(Unseen):
         assert self.samples is not None
         return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
 
+    @cached_property
+    def retrained_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Losses of this model, trained anew on a part of the training data: of the rest, and of test data.
+
+        Where the rest is small, each part is held out in turn; copies of a sample are kept together and
+        count once.  None where there are too few samples, where the loss cannot take one, where the optimiser
+        holds a part of the model fixed, or where the model does not learn its part that way.
+        """
+        train, test = self.samples, self.test_samples
+        if (
+            train is None
+            or test is None
+            or min(train.size // PARTS, test.size) < FEWEST_LOSSES
+            or self.fixed_by_optimizer
+        ):
+            return None
+        rows = np.arange(train.size) if train.inputs is None else train.inputs
+        part, first = assign_folds(rows, PARTS, np.random.default_rng(0))
+        if np.sum(first) // PARTS < FEWEST_LOSSES:
+            return None
+        inside, outside = [], []
+        for start in range(PARTS if train.size < PARTS * SMALL_PART else 1):
+            out = np.flatnonzero((part == start) & first)
+            kept = train.take(np.flatnonzero(part != start))
+            self.num_evaluations += 2 * self.num_adam_steps
+            reached, end = best_by_adam(self.loss, self._reinitialised, kept, self.num_adam_steps)
+            here, there = self.sample_losses(train.part(out), end), self.sample_losses(test, end)
+            if not reached < LARGE * self.constant_predictor_loss or here is None or there is None:
+                return None
+            inside.append(here)
+            outside.append(there)
+        return np.concatenate(inside), np.mean(outside, axis=0)
+
+    @cached_property
+    def _lowest_end(self) -> Any:
+        """Parameters where the training loss was lowest: the own Adam's end, or a Newton step's; or None."""
+        ends = [
+            end
+            for end in (self._adam_run, *self.lower_points)
+            if end[1] is not None and math.isfinite(end[0])
+        ]
+        return min(ends, key=lambda pair: pair[0])[1] if ends else None
+
+    @cached_property
+    def test_losses(self) -> tuple[float, float]:
+        """Test loss here, and where the training loss was lowest."""
+        samples, end = self.test_samples, self._lowest_end
+        if samples is None or end is None:
+            return float("nan"), float("nan")
+        batch = jax.tree.map(jnp.asarray, samples.batch)
+        value = jax.jit(self.loss)
+        self.num_evaluations += 2
+        return float(value(self.params, batch)), float(value(end, batch))
+
+    @cached_property
+    def test_sign_score(self) -> float:
+        """By how many standard errors more than half of the test samples have a lower loss there; or NaN."""
+        samples, end = self.test_samples, self._lowest_end
+        if samples is None or end is None or samples.size < FEWEST_LOSSES:
+            return float("nan")
+        here, there = (self.sample_losses(samples, at) for at in (self.params, end))
+        if here is None or there is None:
+            return float("nan")
+        # A sign test: squared errors have a few large ones that decide their mean.
+        lower = float(np.mean((there < here) + 0.5 * (there == here)))
+        return (lower - 0.5) * 2 * math.sqrt(len(here))
+
 
 def _best(trials: dict[float, Trial]) -> float:
     """The factor of the lowest loss; the smallest of those that gain all but a thousandth as much."""
     low = min(trial.after for trial in trials.values())
     gain = max(trial.before for trial in trials.values()) - low
     return min(f for f, trial in trials.items() if trial.after <= low + 1e-3 * max(gain, 0.0))
+
+
+def applies_weight_decay(
+    optimizer: Any, state: Any, params: PyTree, gradient: PyTree, value: float
+) -> bool | None:
+    """Whether an optimiser does no more with the parameters than to pull them towards zero.
+
+    Decoupled decay adds the same to an update with a gradient and without one, and so does decay before
+    steps that are linear in the gradient.  Trust ratios and clipping by the size of parameters do not; and
+    states that hold parameters (averages, lookahead) cannot be asked by handing over others.
+
+    Args:
+        optimizer: the optax transformation.
+        state: its state.
+        params: the parameters.
+        gradient: the gradient there.
+        value: the loss there.
+
+    Returns:
+        Whether it does; None where the parameters do something else too, or that cannot be told.
+    """
+    try:
+        if _holds_params(optimizer, params):
+            return None
+        pull = _added(optimizer, state, params, zeros(params), value)
+        other = _added(optimizer, state, params, gradient, value)
+    except Exception:  # what the optimiser needs beyond gradients, state, parameters and the loss
+        return None
+    if np.linalg.norm(other - pull) > AGREE * np.linalg.norm(pull):
+        return None
+    where = pull != 0
+    x = _flat(params)[where]
+    size = float(np.linalg.norm(pull) * np.linalg.norm(x))
+    return bool(size > 0 and -float(pull[where] @ x) > TOWARDS_ZERO * size)
+
+
+def _holds_params(optimizer: Any, params: PyTree) -> bool:
+    """Whether the first state depends on the values of the parameters."""
+    doubled = jax.tree.map(lambda leaf: 2 * leaf if float_leaf(leaf) else leaf, params)
+    pairs = zip(*(jax.tree.leaves(optimizer.init(at)) for at in (params, doubled)), strict=True)
+    return any(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs if float_leaf(a))
+
+
+def _added(optimizer: Any, state: Any, params: PyTree, gradient: PyTree, value: float) -> np.ndarray:
+    """What the parameters add to the first update of an optimiser that is not zero."""
+    keywords = {"value": value} if takes_value(optimizer) else {}
+    states = [state, state]
+    for _ in range(MOST_CALLS):
+        found = []
+        for which, at in enumerate((params, zeros(params))):
+            updates, states[which] = optimizer.update(gradient, states[which], at, **keywords)
+            found.append(_flat(updates))
+        if np.any(found[0]) or np.any(found[1]):
+            break
+    return found[0] - found[1]
+
+
+def _flat(tree: PyTree) -> np.ndarray:
+    parts = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree) if float_leaf(leaf)]
+    return np.concatenate([np.zeros(0), *parts])

@@ -45,7 +45,7 @@ class Features:
         return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
 
-def standardised(inputs: np.ndarray) -> np.ndarray:
+def standardise(inputs: np.ndarray) -> np.ndarray:
     """Inputs with mean 0 and deviation 1: of each column of a table, of all entries together otherwise.
 
     Args:

@@ -28,7 +28,7 @@ import dataclasses
 import math
 
 from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG
-from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Context
+from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
 from hessian_probe.results import number
@@ -45,7 +45,7 @@ OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle
 # What the test data show.
 OF_TEST = frozenset({"overfitting", "mismatch"})
 # Units that do not answer to the data.
-DEAF = frozenset({"dead_units", "saturation"})
+UNIT_CAUSES = frozenset({"dead_units", "saturation"})
 # Share of the loss without inputs below which a training loss is small, whatever a test would say.
 SMALL = 0.1
 # Share of the loss without inputs above which nothing was learnt.
@@ -63,11 +63,11 @@ ERRORS = 3.0
 ROOM = 0.05
 
 
-def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
+def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" where nothing remains.
 
     Args:
-        context: the measurements.
+        case: the measurements.
         found: all findings, of any confidence.
         missing: what was not checked.
 
@@ -75,18 +75,18 @@ def rank(context: Context, found: list[Finding], missing: list[NotChecked]) -> t
         Ranked findings, at least one.
     """
     kept = [f for f in found if f.confidence >= EVEN]
-    room = _room(context, any(f.cause == "input_scale" for f in kept))
-    enough = _enough(context)
-    if (not room >= ROOM and not _learns(context)) or enough:
+    room = _headroom(case, any(f.cause == "input_scale" for f in kept))
+    enough = _converged(case)
+    if (not room >= ROOM and not _test_loss_improves(case)) or enough:
         beside = enough and room >= ROOM and any(f.cause in OF_TEST for f in kept)
         kept = [f for f in kept if f.cause not in NEED_ROOM or (beside and _of_steps(f))]
-    kept = _heard(context, kept)
-    if any(f.cause == "optimization" for f in kept) and context.held_by_decay:
+    kept = _drop_harmless_units(case, kept)
+    if any(f.cause == "optimization" for f in kept) and case.limited_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
     if any(f.cause in HINDRANCES for f in kept):
         kept = [f for f in kept if f.cause not in ("model_bias", "minimum")]
     if not kept:
-        return (_healthy(context, found, room, missing),)
+        return (_healthy(case, found, room, missing),)
     hindered = any(f.cause in HINDRANCES for f in kept)
 
     def order(finding: Finding) -> tuple[int, float, float]:
@@ -102,30 +102,30 @@ def _of_steps(finding: Finding) -> bool:
     return finding.cause in OF_STEPS and finding.confidence >= STRONG
 
 
-def _room(context: Context, scaled: bool) -> float:
+def _headroom(case: Experiments, scaled: bool) -> float:
     """How far the training loss is above what is known to be reachable, as a share of the trivial loss."""
     # Where inputs are of a bad scale, what training on standardised ones reaches is reachable too.
-    if not math.isfinite(context.value):
+    if not math.isfinite(case.value):
         return math.inf
-    trivial = context.trivial if context.samples is not None else math.nan
+    trivial = case.constant_predictor_loss if case.samples is not None else math.nan
     if not (math.isfinite(trivial) and trivial > 0):
         return math.inf  # nothing to measure it by: nothing is dropped
-    best = context.reached if math.isfinite(context.reached) else 0.0
-    if scaled and math.isfinite(context.standardised):
-        context.measured["the same from weights drawn anew, with inputs standardised"] = number(
-            context.standardised, 4
+    best = case.best_seen if math.isfinite(case.best_seen) else 0.0
+    if scaled and math.isfinite(case.adam_on_standardised):
+        case.measured["the same from weights drawn anew, with inputs standardised"] = number(
+            case.adam_on_standardised, 4
         )
-        best = min(best, context.standardised)
+        best = min(best, case.adam_on_standardised)
     # A run that bounces may have stopped at a low by luck: what counts is where it goes from here.
-    going_on = context.trials[1.0].after if context.trials else context.value
-    room = (max(context.value, min(going_on, 10 * context.value)) - best) / trivial
-    context.measured["room: (loss − reachable) ÷ loss without inputs"] = f"{room:.3g}"
+    going_on = case.trials[1.0].after if case.trials else case.value
+    room = (max(case.value, min(going_on, 10 * case.value)) - best) / trivial
+    case.measured["room: (loss − reachable) ÷ loss without inputs"] = f"{room:.3g}"
     return room
 
 
-def _heard(context: Context, kept: list[Finding]) -> list[Finding]:
+def _drop_harmless_units(case: Experiments, kept: list[Finding]) -> list[Finding]:
     """Drop units that do not answer where that does not hinder; where it may, the model is no sure limit."""
-    deaf = [f for f in kept if f.cause in DEAF and not _revived(context, f)]
+    deaf = [f for f in kept if f.cause in UNIT_CAUSES and not _reinit_helps(case, f)]
     if any(f.confidence >= STRONG for f in deaf):
         kept = [_doubted(f) if f.cause == "model_bias" else f for f in kept]
     return [f for f in kept if f not in deaf]
@@ -135,71 +135,74 @@ def _doubted(finding: Finding) -> Finding:
     return dataclasses.replace(finding, confidence=min(finding.confidence, LIKELY))
 
 
-def _revived(context: Context, finding: Finding) -> bool:
+def _reinit_helps(case: Experiments, finding: Finding) -> bool:
     """Whether weights drawn anew bring what training from here does not: units that do not answer hinder."""
-    if context.samples is None or not math.isfinite(context.restart):
+    if case.samples is None or not math.isfinite(case.adam_from_reinit):
         return True
-    if finding.cause == "dead_units" and context.unasked is not None:
+    if finding.cause == "dead_units" and case.blocks_without_gradient is not None:
         return True
-    from_here = min(loss for loss in (context.value, context.adam) if math.isfinite(loss))
+    from_here = min(loss for loss in (case.value, case.adam_from_here) if math.isfinite(loss))
     # Where training from here gets nearly as far, the units that answer are enough for it.
-    near = from_here - context.restart < LITTLE * (context.value - context.restart)
-    if finding.number < NEARLY_ALL and near and BETTER * from_here < context.value:
+    near = from_here - case.adam_from_reinit < LITTLE * (case.value - case.adam_from_reinit)
+    if finding.number < NEARLY_ALL and near and BETTER * from_here < case.value:
         return False
-    if finding.cause == "saturation" and context.value > NOTHING_LEARNT * context.trivial:
+    if finding.cause == "saturation" and case.value > NOTHING_LEARNT * case.constant_predictor_loss:
         return True
-    return (SLIGHTLY if finding.number >= NEARLY_ALL else BETTER) * context.restart < from_here
+    return (SLIGHTLY if finding.number >= NEARLY_ALL else BETTER) * case.adam_from_reinit < from_here
 
 
-def _learns(context: Context) -> bool:
+def _test_loss_improves(case: Experiments) -> bool:
     """Whether a lower training loss halves the test loss, and by an amount that can be seen."""
     # Where targets follow closely from the inputs, little is left to gain beside the loss without them.
-    if context.test_samples is None:
+    if case.test_samples is None:
         return False
-    here, there = context.test_losses
-    return 2 * there < here < context.trivial and _seen(context)
+    here, there = case.test_losses
+    return 2 * there < here < case.constant_predictor_loss and _seen(case)
 
 
-def _seen(context: Context) -> bool:
+def _seen(case: Experiments) -> bool:
     """Whether the test loss falls by an amount that can be seen, or on more than half of the samples."""
-    here, there = context.test_losses
-    if here - there > SEEN * context.trivial:
+    here, there = case.test_losses
+    if here - there > SEEN * case.constant_predictor_loss:
         return True
-    if context.task is None or context.task.kind != "squared_error":
+    if case.task is None or case.task.kind != "squared_error":
         return False  # of labels that are told already a cross-entropy can always grow surer
-    return context.test_gain > ERRORS
+    return case.test_sign_score > ERRORS
 
 
-def _enough(context: Context) -> bool:
+def _converged(case: Experiments) -> bool:
     """Whether the training loss is small, and a lower one makes the test loss hardly lower."""
     # It is not enough where another model does better on samples that it has not even seen.
-    if not context.value < LARGE * context.trivial:
+    if not case.value < LARGE * case.constant_predictor_loss:
         return False
-    richer = BETTER * context.rich < context.value and context.value - context.rich > SEEN * context.trivial
-    if richer and context.value > SMALL * context.trivial:
+    rich = case.random_feature_loss
+    richer = BETTER * rich < case.value and case.value - rich > SEEN * case.constant_predictor_loss
+    if richer and case.value > SMALL * case.constant_predictor_loss:
         return False
-    if context.test_samples is None:
-        return context.value < SMALL * context.trivial
-    here, there = context.test_losses
-    context.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = (
+    if case.test_samples is None:
+        return case.value < SMALL * case.constant_predictor_loss
+    here, there = case.test_losses
+    case.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = (
         f"{number(here, 3)}, {number(there, 3)}"
     )
     # Test data on which the model fails altogether tell nothing about training.
-    better = BETTER * there < here and here - there > SEEN * context.trivial
-    return not (here < context.trivial and (better or _learns(context)))
+    better = BETTER * there < here and here - there > SEEN * case.constant_predictor_loss
+    return not (here < case.constant_predictor_loss and (better or _test_loss_improves(case)))
 
 
-def _still_large(context: Context) -> str:
+def _still_large(case: Experiments) -> str:
     """Say that the loss is large, and where it goes; empty where it is small."""
-    if not context.value > LARGE * context.trivial:
+    if not case.value > LARGE * case.constant_predictor_loss:
         return ""
-    share = f", though the loss is {number(context.value / context.trivial, 2)} of that without inputs"
-    if not context.trials:
+    share = (
+        f", though the loss is {number(case.value / case.constant_predictor_loss, 2)} of that without inputs"
+    )
+    if not case.trials:
         return share
-    return f"{share}: {context.num_adam_steps} more steps bring it to {number(context.going_on, 3)}"
+    return f"{share}: {case.num_adam_steps} more steps bring it to {number(case.continued, 3)}"
 
 
-def _healthy(context: Context, found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
+def _healthy(case: Experiments, found: list[Finding], room: float, missing: list[NotChecked]) -> Finding:
     """Nothing was found; the confidence falls with every cause that was not checked."""
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
@@ -211,7 +214,7 @@ def _healthy(context: Context, found: list[Finding], room: float, missing: list[
     )
     return Finding(
         cause="healthy",
-        claim=f"nothing wrong was found{_still_large(context)}; {checked} of {len(troubles)} causes were "
+        claim=f"nothing wrong was found{_still_large(case)}; {checked} of {len(troubles)} causes were "
         f"checked{nearest}",
         quantity="share of the loss without inputs that training could still gain",
         number=room if math.isfinite(room) else math.nan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,18 +13,28 @@ import numpy as np
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
-from hessian_probe.diagnosis.case import Problem
-from hessian_probe.diagnosis.features import Features, standardised
-from hessian_probe.diagnosis.output_range import ROUNDING, limits, width
-from hessian_probe.optimizers.trial_runs import best_by_adam, perturb, reinitialise
+from hessian_probe.diagnosis.case import Case
+from hessian_probe.diagnosis.features import Features, standardise
+from hessian_probe.optimizers.trial_runs import best_by_adam, float_leaf, perturb, reinitialise
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
 # Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
 LARGE = 0.2
+# Samples at which the rank of the model's slope is taken, and the share of its largest singular value below
+# which one is rounding of float32.
+FEW = 8
+RANK = 1e-4
+# Draws of parameters, from a tenth to ten times a normal deviation, and how many inputs each sees.
+DRAWS = 8
+FAR = 10.0
+MANY = 64
+# A range within [-1, 1] is one only if it was nearly filled.
+NEARLY = 0.9
+ROUNDING = 1e-5
 
 
-class Others(Problem):
+class ReferenceModels(Case):
     """The problem with what other models and other training make of it."""
 
     @cached_property
@@ -63,7 +74,7 @@ class Others(Problem):
         if task is None or len(self.targets) < self.samples.size:
             return task
         some = np.arange(min(self.samples.size, ONE_BATCH))  # one number can agree by accident
-        start, batch = self._new_start, jax.tree.map(jnp.asarray, self.samples.take(some))
+        start, batch = self._reinitialised, jax.tree.map(jnp.asarray, self.samples.take(some))
         value = float(self.loss(start, batch))
         outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
         self.num_evaluations += 2
@@ -73,7 +84,7 @@ class Others(Problem):
         return None if again is None else task
 
     @cached_property
-    def trivial(self) -> float:
+    def constant_predictor_loss(self) -> float:
         """Loss without the inputs.
 
         That of the best constant where the task is known, else what training reaches where every input is the
@@ -81,7 +92,7 @@ class Others(Problem):
         where there is none.
         """
         if self.task is not None:
-            return baselines.trivial_loss(self.task)
+            return baselines.constant_predictor_loss(self.task)
         samples = self.samples
         if samples is not None and samples.targets is not None and samples.inputs is not None:
             floating = samples.inputs.dtype.kind == "f"
@@ -95,13 +106,13 @@ class Others(Problem):
 
     def _by_adam(self, batch: Any) -> float:
         """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
-        starts = (self.params, self._new_start)
+        starts = (self.params, self._reinitialised)
         self.num_evaluations += 2 * len(starts) * self.num_adam_steps
         losses = [best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]
         return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     @cached_property
-    def linear(self) -> float:
+    def linear_loss(self) -> float:
         """Training loss of a linear model, cut to what outputs can be; NaN where it is no part of the user's.
 
         It does not where it has fewer parameters, or where a narrow layer lets fewer numbers through than
@@ -118,12 +129,12 @@ class Others(Problem):
         assert self.apply is not None
         if rows.shape[1] * task.classes > self.op.size:
             return math.nan
-        if width(self.apply, self._new_start, samples.inputs) < needed:
+        if jacobian_rank(self.apply, self._reinitialised, samples.inputs) < needed:
             return math.nan
-        return baselines.fit(rows, task._replace(targets=task.targets[chosen]), within=self.limits)[1]
+        return baselines.fit(rows, task._replace(targets=task.targets[chosen]), within=self.output_range)[1]
 
     @cached_property
-    def limits(self) -> tuple[float, float]:
+    def output_range(self) -> tuple[float, float]:
         """Range that outputs were seen to keep within; infinite ends where there is none."""
         samples, outputs = self.samples, self.outputs
         free = self.task is None or self.task.probabilities  # whose logits may be anything
@@ -131,22 +142,25 @@ class Others(Problem):
             return -math.inf, math.inf
         assert self.apply is not None
         within = np.abs(outputs).max(initial=0) <= 1 + ROUNDING or outputs.min(initial=0) >= 0
-        low, high = limits(self.apply, self.params, samples.inputs) if within else (-math.inf, math.inf)
+        if not within:
+            return -math.inf, math.inf
+        low, high = observed_range(self.apply, self.params, samples.inputs)
         inside = np.all((outputs >= low - ROUNDING) & (outputs <= high + ROUNDING))
         return (low, high) if inside else (-math.inf, math.inf)
 
     @property
-    def least(self) -> float:
+    def loss_floor(self) -> float:
         """Lowest loss that outputs within these limits can have."""
-        return 0.0 if self.task is None else baselines.least(self.task, self.limits)
+        return 0.0 if self.task is None else baselines.lowest_loss(self.task, self.output_range)
 
     @property
-    def rich(self) -> float:
+    def random_feature_loss(self) -> float:
         """Held-out loss of a linear model on random features; NaN where the user's loss is not known."""
-        return math.nan if self._task_of_samples is None or self.held_out is None else self.held_out[0].mean()
+        losses = None if self._task_of_samples is None else self.random_feature_held_out
+        return math.nan if losses is None else losses[0].mean()
 
     @cached_property
-    def held_out(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+    def random_feature_held_out(self) -> tuple[np.ndarray, np.ndarray, float] | None:
         """Losses of that model on held-out training samples and on test samples, and the trivial loss.
 
         Where the user's loss is not known, it is the one that such targets usually have.
@@ -162,8 +176,8 @@ class Others(Problem):
         rng = np.random.default_rng(0)
         rows = baselines.subset(train.size, rng)
         part = task._replace(targets=task.targets[rows])
-        found = baselines.held_out(train.inputs[rows], part, rng, self._test_part(task, rng))
-        return found.inside, found.outside, baselines.trivial_loss(task)
+        found = baselines.held_out_losses(train.inputs[rows], part, rng, self._test_part(task, rng))
+        return found.inside, found.outside, baselines.constant_predictor_loss(task)
 
     def _test_part(self, task: Task, rng: np.random.Generator) -> tuple[np.ndarray, Task] | None:
         """Test inputs and targets, where they have the shapes of the training ones."""
@@ -188,26 +202,26 @@ class Others(Problem):
         )
 
     @property
-    def _new_start(self) -> Any:
+    def _reinitialised(self) -> Any:
         return reinitialise(self.params, np.random.default_rng(0))
 
     @cached_property
-    def restart(self) -> float:
+    def adam_from_reinit(self) -> float:
         """Lowest training loss that the own Adam sees from weights drawn anew."""
         if self.samples is None:
             return math.nan
         self.num_evaluations += 2 * self.num_adam_steps
-        return best_by_adam(self.loss, self._new_start, self.samples.batch, self.num_adam_steps)[0]
+        return best_by_adam(self.loss, self._reinitialised, self.samples.batch, self.num_adam_steps)[0]
 
     @cached_property
-    def standardised(self) -> float:
+    def adam_on_standardised(self) -> float:
         """The same where each input has mean 0 and deviation 1; NaN where the targets are the inputs."""
         samples = self.samples
         if samples is None or samples.inputs is None or samples.targets is None:
             return math.nan
         self.num_evaluations += 2 * self.num_adam_steps
-        batch = samples.with_inputs(standardised(samples.inputs))
-        return best_by_adam(self.loss, self._new_start, batch, self.num_adam_steps)[0]
+        batch = samples.with_inputs(standardise(samples.inputs))
+        return best_by_adam(self.loss, self._reinitialised, batch, self.num_adam_steps)[0]
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:
@@ -217,7 +231,7 @@ class Others(Problem):
         return best_by_adam(self.loss, self.params, self.samples.batch, self.num_adam_steps)
 
     @cached_property
-    def beside(self) -> tuple[float, float]:
+    def adam_from_perturbed(self) -> tuple[float, float]:
         """Training loss a little beside the parameters, and the lowest that the own Adam sees from there.
 
         What the optimiser holds fixed stays as it is.
@@ -227,11 +241,11 @@ class Others(Problem):
         self.num_evaluations += 2 * self.num_adam_steps + 1
         start = perturb(self.params, np.random.default_rng(0))
         batch = jax.tree.map(jnp.asarray, self.samples.batch)
-        first = float(jax.jit(self.moving)(start, batch))
-        return first, best_by_adam(self.moving, start, self.samples.batch, self.num_adam_steps)[0]
+        first = float(jax.jit(self.loss_of_trained)(start, batch))
+        return first, best_by_adam(self.loss_of_trained, start, self.samples.batch, self.num_adam_steps)[0]
 
     @property
-    def adam(self) -> float:
+    def adam_from_here(self) -> float:
         """Lowest training loss that the own Adam sees from here."""
         return self._adam_run[0]
 
@@ -246,7 +260,7 @@ class Others(Problem):
         rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
         batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
         value = jax.jit(self.loss)
-        here, anew = float(value(self.params, batch)), float(value(self._new_start, batch))
+        here, anew = float(value(self.params, batch)), float(value(self._reinitialised, batch))
         self.num_evaluations += 2
         alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
         self.num_evaluations += 4 * self.num_adam_steps
@@ -254,3 +268,77 @@ class Others(Problem):
             best_by_adam(self.loss, self.params, some, self.num_adam_steps)[0] for some in (batch, alone)
         )
         return here, anew, after, floor
+
+
+def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
+    """Directions of the inputs that outputs follow: the width of the narrowest layer.
+
+    Args:
+        apply: `apply(params, inputs)`.
+        params: parameters, drawn at random.
+        inputs: shape (n, …).
+
+    Returns:
+        The number; infinite where the model cannot take one sample, or inputs are no floats.
+    """
+    if inputs.dtype.kind != "f":
+        return math.inf
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.ravel(apply(params, x[None]))
+
+    some = jnp.asarray(inputs[:: max(1, len(inputs) // FEW)][:FEW])
+    try:
+        slopes = np.asarray(jax.jit(jax.vmap(jax.jacrev(one)))(some), np.float64)
+    except Exception:  # a model that cannot take one sample
+        return math.inf
+    flat = np.nan_to_num(slopes.reshape(*slopes.shape[:2], -1))
+    found = np.linalg.svd(flat, compute_uv=False)
+    return int(np.max(np.sum(found > RANK * found[:, :1], axis=1)))
+
+
+def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[float, float]:
+    """A range that outputs keep to: within [-1, 1] behind a tanh, a sigmoid or a softmax; never below zero.
+
+    It is seen, not proved: at random parameters and their opposites, small and far out, and for inputs ten
+    times as large.  A range within [-1, 1] must be nearly reached, and left by none of them.
+
+    Args:
+        apply: `apply(params, inputs)`.
+        params: parameters; only shapes count.
+        inputs: shape (n, …).
+
+    Returns:
+        (0, 1), (-1, 1) or (0, inf); (-inf, inf) where there is no such range, or where outputs at such
+        parameters cannot be had.
+    """
+    try:
+        low, high = _range(apply, params, inputs)
+    except Exception:  # not every function takes any parameters
+        return -math.inf, math.inf
+    if NEARLY <= max(high, -low) <= 1 + ROUNDING and low >= -1 - ROUNDING:
+        return (0.0 if low >= 0 else -1.0), 1.0
+    return (0.0 if low >= 0 else -math.inf), math.inf
+
+
+def _range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[float, float]:
+    """Least and greatest output that was seen; infinite where one is not finite."""
+    rng = np.random.default_rng(0)
+    some = inputs[:: max(1, len(inputs) // MANY)][:MANY]
+    larger = some * np.asarray(FAR, some.dtype) if some.dtype.kind == "f" else some
+    run = jax.jit(lambda at, x: apply(at, x))
+    low, high = math.inf, -math.inf
+    for size in np.geomspace(1 / FAR, FAR, DRAWS):
+        drawn = jax.tree.map(lambda x: rng.standard_normal(np.shape(x)) if float_leaf(x) else x, params)
+        for sign in (1, -1):
+            at = jax.tree.map(
+                lambda x, f, by=size * sign: jnp.asarray(by * f, x.dtype) if float_leaf(x) else x,
+                params,
+                drawn,
+            )
+            for rows in (some, larger):
+                out = np.asarray(run(at, jnp.asarray(rows)), np.float64)
+                if not np.all(np.isfinite(out)):
+                    return -math.inf, math.inf
+                low, high = min(low, float(out.min())), max(high, float(out.max()))
+    return low, high

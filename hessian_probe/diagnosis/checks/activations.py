@@ -8,7 +8,7 @@ import numpy as np
 
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.programs.layers import Activation, run_model, trace_model
@@ -27,20 +27,20 @@ ZERO = 0.05
 SOURCE = "half of a layer; chosen on the planted troubles (make bench-diagnose)"
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
-    samples = context.samples
+    samples = case.samples
     if samples is None:
         return [NotChecked("dead_units, saturation", "data: batches of arrays with samples along axis 0")]
-    rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
+    rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
-        program, count = trace_model(context.loss, context.params, batch)
-        seen = run_model(program, count, context.params, batch)
-        others = slopes(program, count, context.params, batch)
+        program, count = trace_model(case.loss, case.params, batch)
+        seen = run_model(program, count, case.params, batch)
+        others = slopes(program, count, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked("dead_units, saturation", f"a program that can be run in parts; {error}")]
-    context.num_evaluations += 1
+    case.num_evaluations += 1
     hidden = [seen.activations[i] for i in sorted(seen.hidden)]
     out: Found = []
     if seen.loops:
@@ -53,10 +53,10 @@ def check(context: Context) -> Found:
     dead = [_dead(a) for a in [*hidden, *ends] if a.kind == "relu"] + [_off(*other) for other in others]
     flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
     if dead:
-        context.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
+        case.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
         out.append(_finding("dead_units", dead))
     if flat:
-        context.measured["saturated outputs by layer"] = ", ".join(f"{share:.2f}" for share in flat)
+        case.measured["saturated outputs by layer"] = ", ".join(f"{share:.2f}" for share in flat)
         out.append(_finding("saturation", flat))
     return out
 

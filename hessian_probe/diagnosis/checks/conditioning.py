@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
 from hessian_probe.diagnosis.confidence import Found, log_confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.results import number
 from hessian_probe.spectrum.krylov import Krylov
@@ -29,7 +29,7 @@ LONG = 100.0
 SPREAD = 0.5
 
 
-class Valley(NamedTuple):
+class GradientKrylovModel(NamedTuple):
     """The quadratic model along the gradient's Krylov space.
 
     Attributes:
@@ -47,17 +47,17 @@ class Valley(NamedTuple):
     steps: tuple[Vector, ...]
 
 
-def measure(context: Context) -> Valley | None:
+def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:
     """Run Lanczos from the gradient and compare what both methods could reach."""
-    op = context.op
+    op = case.op
     gradient = op.gradient_vector
     length = float(norm(gradient))
     if not length > 0:
         return None
-    krylov = Krylov(op, gradient, context.rng, PRODUCTS, op.active)
+    krylov = Krylov(op, gradient, case.rng, PRODUCTS, op.active)
     while krylov.size < PRODUCTS and krylov.step():
         pass
-    context.num_hvps += krylov.steps
+    case.num_hvps += krylov.steps
     ritz = krylov.ritz()
     top = float(np.max(np.abs(ritz.values)))
     good = ritz.values > 1e-6 * top  # along the rest the model has no minimum
@@ -74,7 +74,7 @@ def measure(context: Context) -> Valley | None:
     divisors = [np.where(good, ritz.values, np.inf), *damped]
     weights = np.stack([ritz.weights @ (-length * ritz.weights[0] / d) for d in divisors], axis=1)
     basis = krylov.vectors(weights)
-    return Valley(
+    return GradientKrylovModel(
         top=top,
         condition=top / float(middle),
         plain=float(np.sum(gains * (1 - left))),
@@ -83,38 +83,40 @@ def measure(context: Context) -> Valley | None:
     )
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Take damped Newton steps for real, and hold them against gradient steps."""
-    valley = measure(context)
-    if valley is None or not context.value > 0:
+    model = gradient_krylov_model(case)
+    if model is None or not case.value > 0:
         return []
-    op = context.op
-    losses = [op.objective.value(add_scaled(op.x, 1.0, step)) for step in valley.steps]
-    context.num_evaluations += len(losses)
+    op = case.op
+    losses = [op.objective.value(add_scaled(op.x, 1.0, step)) for step in model.steps]
+    case.num_evaluations += len(losses)
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
-    if lowest < context.value:
-        x = add_scaled(op.x, 1.0, valley.steps[losses.index(lowest)])
-        context.ends.append((lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.non_variables)))
-    own = max((trial.gain for trial in context.trials.values()), default=0.0)
+    if lowest < case.value:
+        x = add_scaled(op.x, 1.0, model.steps[losses.index(lowest)])
+        case.lower_points.append(
+            (lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.non_variables))
+        )
+    own = max((trial.gain for trial in case.trials.values()), default=0.0)
     # Steps of the user's optimiser, but also plain ones on all samples: what holds the former up (noise, a
     # projection) need not be the valley.
-    model = min(valley.plain / context.value, 1.0)
-    plain = max(own, context.descent(1 / valley.top).gain if context.trials else model, 0.0)
-    newton = (context.value - lowest) / context.value
+    predicted = min(model.plain / case.value, 1.0)
+    plain = max(own, case.gradient_descent(1 / model.top).gain if case.trials else predicted, 0.0)
+    newton = (case.value - lowest) / case.value
     # Of a loss that can be negative nothing says how much is left.
     left = (1 - plain) / max(1 - newton, 1e-9) if lowest >= 0 else 0.0
     better = max(newton / plain, left) if plain > 0 else math.inf
-    context.measured["condition along the gradient"] = number(valley.condition, 3)
-    context.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
+    case.measured["condition along the gradient"] = number(model.condition, 3)
+    case.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
         f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
     )
     sure = log_confidence(better, BETTER, SPREAD) if newton > 0 else 0.0
-    sure = min(sure, log_confidence(valley.condition, LONG, SPREAD))
+    sure = min(sure, log_confidence(model.condition, LONG, SPREAD))
     return [
         Finding(
             cause="ill_conditioned",
             claim=f"a long valley: most of the possible decrease lies where the curvature is "
-            f"{number(valley.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
+            f"{number(model.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
             f"products gains {number(100 * newton, 2)} % of the loss, first-order steps "
             f"{number(100 * plain, 2)} %",
             quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",

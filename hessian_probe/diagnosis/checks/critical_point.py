@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.confidence import MOST, Found, by_factor, log_confidence
+from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import BETTER as LOWER
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.escapes.escape import escape
@@ -29,47 +29,47 @@ HELD = 0.5
 UNCERTIFIED = 0.9
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Classify, among what the optimiser moves; at a saddle also measure what leaving it brings."""
-    point = context.point
-    context.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
+    point = case.point
+    case.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
     cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
     sure = MOST if point.certified else (point.confidence or UNCERTIFIED)
-    beside = [] if point.label in ("saddle", "minimum") else _beside(context)
+    beside = [] if point.label in ("saddle", "minimum") else _beside(case)
     if beside:
         return beside
-    still = point.label == "undetermined" and _still(context, point)
+    still = point.label == "undetermined" and _still(case, point)
     if point.label == "undetermined" and not still:
         return [NotChecked("saddle, minimum", f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
-        return [_minimum(context, min(sure, MOST), cost)]
+        return [_minimum(case, min(sure, MOST), cost)]
     if not still and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
         return []
-    return [_saddle(context, point, sure, cost)]
+    return [_saddle(case, point, sure, cost)]
 
 
-def _still(context: Context, point: CriticalPoint) -> bool:
+def _still(case: Experiments, point: CriticalPoint) -> bool:
     """Whether a way down is known, and the optimiser gains nothing here at any multiple of its rate."""
-    trials = context.trials.values()
+    trials = case.trials.values()
     return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
 
 
-def _beside(context: Context) -> Found:
+def _beside(case: Experiments) -> Found:
     """A little beside here, where the loss is the same, Adam finds a way that it does not find here."""
     # Parameters that are zero together, or alike, hold each other, also while the rest still moves: then the
     # point is no critical one, and its label is no saddle.
-    here = min(context.value, context.adam)
-    if not (LOWER * context.reached < here and here > HELD * context.value):
+    here = min(case.value, case.adam_from_here)
+    if not (LOWER * case.best_seen < here and here > HELD * case.value):
         return []
-    first, after = context.beside
-    if not abs(first - context.value) < SAME * abs(context.value):
+    first, after = case.adam_from_perturbed
+    if not abs(first - case.value) < SAME * abs(case.value):
         return []
     factor = here / after if after > 0 else math.inf
     if not factor > FREED:
         return []
-    steps = context.num_adam_steps
+    steps = case.num_adam_steps
     return [
-        by_factor(
+        ratio_finding(
             "saddle",
             f"parameters hold each other where they are: {steps} steps of Adam from here end at "
             f"{number(here, 3)}, from a little beside, where the loss is the same, at {number(after, 3)}",
@@ -85,22 +85,22 @@ def _beside(context: Context) -> Found:
     ]
 
 
-def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> Finding:
+def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> Finding:
     """Leave it on a copy, and train on from there as from here."""
-    move = escape(context.moving, context.params, context.data, point=point, key=context.key)
+    move = escape(case.loss_of_trained, case.params, case.data, point=point, key=case.key)
     steps = move.num_evaluations - point.num_evaluations
-    context.num_evaluations += steps
-    unchanged, left, on = context.value, move.loss_after, ""
-    if context.trials and move.status == "escaped":
-        trained = context.steps(context.samples_in_a_step, context.num_steps)
-        left = min(left, trained.run(move.params, context.opt_state, left).after)
-        unchanged = min(unchanged, context.trials[1.0].after)
-        context.num_evaluations += context.num_steps
-        on = f" and {context.num_steps} steps of training"
-    size = max(abs(context.value), 1e-300)
-    gain, own = (unchanged - left) / size, (context.value - unchanged) / size
+    case.num_evaluations += steps
+    unchanged, left, on = case.value, move.loss_after, ""
+    if case.trials and move.status == "escaped":
+        trained = case.steps(case.samples_in_a_step, case.num_steps)
+        left = min(left, trained.run(move.params, case.opt_state, left).after)
+        unchanged = min(unchanged, case.trials[1.0].after)
+        case.num_evaluations += case.num_steps
+        on = f" and {case.num_steps} steps of training"
+    size = max(abs(case.value), 1e-300)
+    gain, own = (unchanged - left) / size, (case.value - unchanged) / size
     ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
-    context.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
+    case.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
     what = "negative curvature near here, and nothing to be gained along the gradient"
     what = what if point.label == "undetermined" else "a saddle near here"
@@ -116,19 +116,19 @@ def _saddle(context: Context, point: CriticalPoint, sure: float, cost: str) -> F
         source="negative curvature that gains less is met all along training; chosen on planted troubles",
         confidence=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
         experiment="hp.escape(loss, params, data), then train on from its params",
-        cost=f"{cost}, and {steps + (context.num_steps if on else 0)} evaluations for leaving it",
+        cost=f"{cost}, and {steps + (case.num_steps if on else 0)} evaluations for leaving it",
     )
 
 
-def _minimum(context: Context, sure: float, cost: str) -> Finding:
+def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
-    share = context.value / context.trivial if context.trivial > 0 else math.nan
+    share = case.value / case.constant_predictor_loss if case.constant_predictor_loss > 0 else math.nan
     # A loss that may be negative has no shares: whether it is low is not known, that nothing leads down is.
-    large = MOST if context.trivial <= 0 else log_confidence(share, LARGE, SPREAD)
-    among = " among what the optimizer moves" if context.held else ""
+    large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
+    among = " among what the optimizer moves" if case.fixed_by_optimizer else ""
     return Finding(
         cause="minimum",
-        claim=f"a minimum: no direction{among} leads down, and the loss is {number(context.value, 3)}",
+        claim=f"a minimum: no direction{among} leads down, and the loss is {number(case.value, 3)}",
         quantity="loss ÷ loss without any use of the inputs",
         number=share,
         low=share,
@@ -137,7 +137,7 @@ def _minimum(context: Context, sure: float, cost: str) -> Finding:
         source="a loss below this share is small; chosen on the planted troubles",
         confidence=min(sure, large),
         experiment="more informative inputs: a richer model does no better on samples held out"
-        if context.rich > context.value
+        if case.random_feature_loss > case.value
         else "a larger model, or better data: going on cannot lower this loss",
         cost=cost,
     )

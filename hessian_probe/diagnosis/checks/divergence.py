@@ -11,7 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.operators.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.results import number
@@ -32,21 +32,21 @@ LOST = 0.3
 LAST = 0.1
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
-    where = nonfinite(context)
-    if where and context.samples is not None and _from_data(context, context.samples):
-        return [_of_data(count_nonfinite(context.samples))]
+    where = nonfinite(case)
+    if where and case.samples is not None and _from_data(case, case.samples):
+        return [_of_data(count_nonfinite(case.samples))]
     if where:
-        return [_finding(context, f"{where} is not finite", math.inf, MOST)]
-    if context.history is None or "loss" not in context.history:
+        return [_finding(case, f"{where} is not finite", math.inf, MOST)]
+    if case.history is None or "loss" not in case.history:
         return [NotChecked("divergence", "history={'loss': […]}, the losses of past steps")]
-    losses = context.history["loss"]
+    losses = case.history["loss"]
     finite = np.isfinite(losses)
     if not finite[-1]:
-        return [_finding(context, "the recorded loss is not finite at its end", math.inf, MOST)]
+        return [_finding(case, "the recorded loss is not finite at its end", math.inf, MOST)]
     if not np.all(finite):  # the run went on from there
-        context.measured["recorded losses that are not finite"] = f"{np.sum(~finite)} of {len(losses)}"
+        case.measured["recorded losses that are not finite"] = f"{np.sum(~finite)} of {len(losses)}"
         losses = losses[finite]
     smooth, noise = _smoothed(losses)
     last = float(np.median(losses[-max(1, int(LAST * len(losses))) :]))
@@ -56,7 +56,7 @@ def check(context: Context) -> Found:
     first = float(smooth[0])
     recovered = last < RECOVERED * first
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
-    context.measured["largest rise of the loss, and at the end ÷ first"] = (
+    case.measured["largest rise of the loss, and at the end ÷ first"] = (
         f"{number(rise, 3)}, {number(last / first, 3)}"
     )
     limit = RISE * math.exp(OUTLIERS * noise)
@@ -75,8 +75,8 @@ def check(context: Context) -> Found:
             claim = (
                 f"the loss was {number(losses[0], 3)} at the first step and is {number(last, 3)} at the end"
             )
-            return [_finding(context, claim, at_once, sure_of_it)]
-    return [_finding(context, claim, rise, sure)]
+            return [_finding(case, claim, at_once, sure_of_it)]
+    return [_finding(case, claim, rise, sure)]
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
@@ -102,23 +102,23 @@ def _width(losses: np.ndarray) -> int:
     return min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
 
 
-def nonfinite(context: Context) -> str:
+def nonfinite(case: Experiments) -> str:
     """Name what is not finite, if anything is."""
-    op = context.op
+    op = case.op
     leaf = first_nonfinite(op.layout, op.x)
     if leaf:
         return leaf
-    if not math.isfinite(context.value):
+    if not math.isfinite(case.value):
         return "the loss"
     leaf = first_nonfinite(op.layout, op.gradient_vector)
     return f"the gradient with respect to {leaf}" if leaf else ""
 
 
-def _from_data(context: Context, samples: Samples) -> bool:
+def _from_data(case: Experiments, samples: Samples) -> bool:
     """Tell whether samples with numbers that are not finite make the loss such a one, and the others do not.
 
     Args:
-        context: the problem; parameters that are not finite are taken as zero.
+        case: the problem; parameters that are not finite are taken as zero.
         samples: the training samples.
 
     Returns:
@@ -127,14 +127,14 @@ def _from_data(context: Context, samples: Samples) -> bool:
     rows = finite_rows(samples)
     if np.all(rows):
         return False
-    start = jax.tree.map(_finite_part, context.params)
-    value = jax.jit(context.loss)
+    start = jax.tree.map(_finite_part, case.params)
+    value = jax.jit(case.loss)
     finite = [
         math.isfinite(value(start, jax.tree.map(jnp.asarray, samples.take(np.flatnonzero(some)))))
         for some in (~rows, rows)
         if np.any(some)
     ]
-    context.num_evaluations += len(finite)
+    case.num_evaluations += len(finite)
     return not finite[0] and all(finite[1:])
 
 
@@ -161,7 +161,7 @@ def _of_data(count: int) -> Finding:
     )
 
 
-def _finding(context: Context, claim: str, rise: float, sure: float) -> Finding:
+def _finding(case: Experiments, claim: str, rise: float, sure: float) -> Finding:
     return Finding(
         cause="divergence",
         claim=claim,

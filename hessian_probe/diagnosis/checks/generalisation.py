@@ -10,7 +10,7 @@ import numpy as np
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
@@ -42,16 +42,16 @@ MORE = 1.0
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Measure the gap with its error, then ask whether the test data are of another kind."""
-    train, test = context.samples, context.test_samples
+    train, test = case.samples, case.test_samples
     if test is None or train is None:
         need = "data and test_data, batches of arrays with samples along axis 0"
         return [NotChecked("overfitting, mismatch", need)]
     if min(train.size, test.size) < FEWEST_LOSSES:
         need = f"at least {FEWEST_LOSSES} samples of each: the error of a mean is not known from fewer"
         return [NotChecked("overfitting, mismatch", need)]
-    seen, unseen = context.single_losses(train), context.single_losses(test)
+    seen, unseen = case.sample_losses(train), case.sample_losses(test)
     if seen is None or unseen is None:
         which = "" if seen is None else " on the test data"
         bad = count_nonfinite(test) if seen is not None else 0
@@ -59,28 +59,28 @@ def check(context: Context) -> Found:
         need = f"a loss that is a finite mean over samples and can take one sample{which}"
         return [NotChecked("overfitting, mismatch", need)]
     here, there, error = _difference(seen, unseen)
-    context.measured["training and test loss"] = (
-        f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
-    )
+    case.measured["training and test loss"] = f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
     sure, matters = (
-        confidence(there - here - _large_gap(here, context.trivial, share), error)
+        confidence(there - here - _large_gap(here, case.constant_predictor_loss, share), error)
         for share in (MATERIAL, MATERIAL_MISMATCH)
     )
     if matters < NOTHING:  # no gap: no question what it comes from
         return [_overfitting(here, there, error, sure, "a gap that is small")]
-    kinds = [
-        found for found in (_by_inputs(context, train, test), _by_transfer(context)) if found is not None
+    signs = [
+        found
+        for found in (_input_classifier(case, train, test), _reference_model_gap(case))
+        if found is not None
     ]
-    if not kinds:
+    if not signs:
         split = NotChecked("mismatch", f"inputs as arrays, and at least {FEWEST} samples of each")
         return [split, _overfitting(here, there, error, sure, "nothing is known about a mismatch")]
-    other = max(kinds, key=lambda kind: kind.sure)
+    other = max(signs, key=lambda sign: sign.sure)
     # A weak sign counts as much as what the other way says against it: sixty digits were once told from three
     # hundred others with area 0.70 ± 0.05, and another model did as well on both.
     if other.sure < STRONG:
-        other = other._replace(sure=sum(kind.sure for kind in kinds) / len(kinds))
-    same = f"training and test data can hardly be told apart ({'; '.join(kind.text for kind in kinds)})"
-    own = _by_own(context)
+        other = other._replace(sure=sum(sign.sure for sign in signs) / len(signs))
+    same = f"training and test data can hardly be told apart ({'; '.join(sign.text for sign in signs)})"
+    own = _retrained_gap(case)
     if own is not None:  # a difference that costs this model nothing is not why the test loss is high
         other = other._replace(sure=min(other.sure, own.sure))
         no_more = "cost it no more" if own.sure < EVEN else "are not shown to cost it more"
@@ -104,7 +104,7 @@ def check(context: Context) -> Found:
     ]
 
 
-class Kind(NamedTuple):
+class MismatchSign(NamedTuple):
     """One way to tell test from training data: its number, and how sure it is that they differ."""
 
     quantity: str
@@ -127,35 +127,35 @@ def _large_gap(here: float, trivial: float, share: float) -> float:
     return max(here * (GAP - 1), share * trivial if math.isfinite(trivial) else 0.0)
 
 
-def _by_inputs(context: Context, train: Samples, test: Samples) -> Kind | None:
+def _input_classifier(case: Experiments, train: Samples, test: Samples) -> MismatchSign | None:
     """Tell test from training inputs by a classifier."""
     area, spread = two_sample_area(train, test)
     if not math.isfinite(area):
         return None
     text = f"a classifier tells test from training inputs with area {number(area, 3)} ± {number(spread, 1)}"
-    context.measured["telling training from test inputs, area under the curve"] = (
+    case.measured["telling training from test inputs, area under the curve"] = (
         f"{number(area, 3)} ± {number(spread, 1)}"
     )
     threshold = max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size)))
     quantity = "area under the curve, training against test inputs"
-    return Kind(quantity, text, area, spread, threshold, SOURCE, confidence(area - threshold, spread))
+    return MismatchSign(quantity, text, area, spread, threshold, SOURCE, confidence(area - threshold, spread))
 
 
-def _by_transfer(context: Context) -> Kind | None:
+def _reference_model_gap(case: Experiments) -> MismatchSign | None:
     """Hold the test loss of another model against its loss on training samples that were held out.
 
     What holds within the training data and not on the test data is a difference between the two, also where
     the inputs are alike and their relation to the targets is not.
 
     Returns:
-        Kind; None where no other model can be fitted, or it knows nothing of the targets.
+        MismatchSign; None where no other model can be fitted, or it knows nothing of the targets.
     """
-    found = context.held_out
+    found = case.random_feature_held_out
     if found is None or len(found[1]) < FEWEST_LOSSES:
         return None
     inside, outside, trivial = found
     here, there, error = _difference(inside, outside)
-    context.measured["loss of another model on held-out training samples, and on test data"] = (
+    case.measured["loss of another model on held-out training samples, and on test data"] = (
         f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
     )
     if here > SKILL * trivial:
@@ -165,7 +165,7 @@ def _by_transfer(context: Context) -> Kind | None:
         f"a model fitted to a part of the training data has loss {number(here, 3)} on the rest of it, and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
-    return Kind(
+    return MismatchSign(
         "loss on test data − loss on held-out training data, of another model",
         text,
         there - here,
@@ -177,13 +177,13 @@ def _by_transfer(context: Context) -> Kind | None:
     )
 
 
-def _by_own(context: Context) -> Kind | None:
+def _retrained_gap(case: Experiments) -> MismatchSign | None:
     """Hold this model's test loss against its loss on training samples that it was not trained on.
 
     Returns:
-        Kind; None where that cannot be tried, or the model does not learn its part that way.
+        MismatchSign; None where that cannot be tried, or the model does not learn its part that way.
     """
-    found = context.own_held_out
+    found = case.retrained_held_out
     if found is None:
         return None
     here, there, error = _difference(*found)
@@ -191,9 +191,9 @@ def _by_own(context: Context) -> Kind | None:
         f"trained anew on a part of the training data, its loss is {number(here, 3)} on the rest of it and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
-    context.measured["this model on training samples held out"] = text
-    threshold = _large_gap(here, context.trivial, MATERIAL_MISMATCH)
-    return Kind(
+    case.measured["this model on training samples held out"] = text
+    threshold = _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH)
+    return MismatchSign(
         "loss on test data − loss on held-out training data, of this model trained anew",
         text,
         there - here,

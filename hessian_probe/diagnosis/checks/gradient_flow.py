@@ -12,7 +12,7 @@ import numpy as np
 
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, log_confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.results import number
@@ -26,24 +26,24 @@ SPREAD = 0.5
 BESIDE = 1e-3
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Fit the logarithm of the gradient's norm at each layer's output by a line."""
     both = "vanishing_gradients, exploding_gradients"
-    samples = context.samples
+    samples = case.samples
     if samples is None:
         return [NotChecked(both, "data: batches of arrays with samples along axis 0")]
-    rows = np.sort(context.rng.permutation(samples.size)[:MAX_SINGLE])
+    rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
-        norms, loops = layer_gradients(context.loss, context.params, batch)
+        norms, loops = layer_gradients(case.loss, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked(both, f"a program that can be run in parts; {error}")]
-    context.num_evaluations += 1
+    case.num_evaluations += 1
     if len(norms) < FEWEST or not norms[-1] > 0:
         need = "layers outside scan, while and cond" if loops else f"at least {FEWEST} layers"
         return [NotChecked(both, need)]
-    context.measured["gradient norm by layer, first to last"] = ", ".join(number(n, 2) for n in norms)
-    norms = [n for n, aside in zip(norms, _aside(norms), strict=True) if not aside]
+    case.measured["gradient norm by layer, first to last"] = ", ".join(number(n, 2) for n in norms)
+    norms = [n for n, aside in zip(norms, _off_path(norms), strict=True) if not aside]
     logs = np.log(np.maximum(norms, 1e-30 * norms[-1]))
     places = np.arange(len(logs))
     slope, start = np.polyfit(places, logs, 1)
@@ -56,7 +56,7 @@ def check(context: Context) -> Found:
     ]
 
 
-def _aside(norms: Sequence[float]) -> list[bool]:
+def _off_path(norms: Sequence[float]) -> list[bool]:
     """Whether each layer is beside the way: far more of the gradient arrives both before and after it."""
     # So it is in the branches of an attention that make its weights.
     before = [0.0, *itertools.accumulate(norms, max)]

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, by_factor, log_confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.results import number
 
 # Share of the history that counts as its end, and over which recorded test losses are averaged.
@@ -19,47 +19,45 @@ MATERIAL = 0.2
 SPREAD = 0.15
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Say what was recorded; a test loss that rose again is overfitting where no test data tell."""
-    history = context.history or {}
+    history = case.history or {}
     width = max(1, int(END * len(next(iter(history.values()), ()))))
     for name, text in (("grad_norm", "gradient norm"), ("learning_rate", "learning rate")):
         if name in history:
             values = np.abs(history[name])
             most, last = float(np.nanmax(values)), float(np.nanmedian(values[-width:]))
-            context.measured[f"recorded {text} at the end ÷ its largest"] = (
+            case.measured[f"recorded {text} at the end ÷ its largest"] = (
                 number(last / most, 3) if most > 0 else "0"
             )
-    return _overtrained(context, history["test_loss"], width) if "test_loss" in history else []
+    return _overtrained(case, history["test_loss"], width) if "test_loss" in history else []
 
 
-def _overtrained(context: Context, losses: np.ndarray, width: int) -> Found:
+def _overtrained(case: Experiments, losses: np.ndarray, width: int) -> Found:
     finite = losses[np.isfinite(losses)]
     if len(finite) < 3:
         return []
     smooth = np.convolve(finite, np.ones(width) / width, "valid")
     best = int(np.argmin(smooth))
     low, last, first = float(smooth[best]), float(smooth[-1]), float(finite[0])
-    context.measured["recorded test loss: first, lowest, at the end"] = (
+    case.measured["recorded test loss: first, lowest, at the end"] = (
         f"{number(first, 3)}, {number(low, 3)} (step {best + width // 2} of the history), {number(last, 3)}"
     )
-    if context.test_samples is not None or not low > 0:
+    if case.test_samples is not None or not low > 0:
         return []
     rise = log_confidence((last - low) / (MATERIAL * first), 1.0, SPREAD) if first > 0 else 0.0
-    trained = context.value < first or not math.isfinite(first)
+    trained = case.value < first or not math.isfinite(first)
     return [
-        by_factor(
+        ratio_finding(
             "overfitting",
             f"the recorded test loss was lowest at {number(low, 3)} and is {number(last, 3)} at the end, "
-            f"while the training loss is {number(context.value, 3)}",
+            f"while the training loss is {number(case.value, 3)}",
             quantity="recorded test loss at the end ÷ its lowest",
             number=last / low,
             threshold=GAP,
             spread=SPREAD,
             source="half as much again, and 0.2 of the first test loss; chosen on planted troubles",
-            sure=min(rise, log_confidence(last / low, GAP, SPREAD))
-            if trained and context.value < low
-            else 0.0,
+            sure=min(rise, log_confidence(last / low, GAP, SPREAD)) if trained and case.value < low else 0.0,
             experiment=f"stop at step {best + width // 2} of the history, or weight decay, or more data",
             cost="none: the recorded history",
         )

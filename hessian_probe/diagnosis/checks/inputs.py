@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, by_factor, log_confidence
-from hessian_probe.diagnosis.experiments import Context
+from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
 
@@ -22,9 +22,9 @@ SOURCE = (
 )
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Compare the size of the inputs with 1, and the size of each with the others'."""
-    samples = context.samples
+    samples = case.samples
     if samples is None or samples.inputs is None:
         return [NotChecked("input_scale", "data as (inputs, targets) or a dict with such names")]
     if samples.inputs.dtype.kind != "f":
@@ -36,10 +36,10 @@ def check(context: Context) -> Found:
     each = np.sqrt(np.mean(flat**2, axis=0))
     each = each[each > 0]
     spread = float(np.quantile(each, 0.95) / np.quantile(each, 0.05)) if len(each) else 1.0
-    context.measured["root mean square of the inputs"] = number(size, 3)
-    context.measured["large inputs ÷ small ones"] = number(spread, 3)
+    case.measured["root mean square of the inputs"] = number(size, 3)
+    case.measured["large inputs ÷ small ones"] = number(spread, 3)
     offset = _offset(flat)
-    context.measured["mean of the inputs ÷ their deviation"] = number(offset, 3)
+    case.measured["mean of the inputs ÷ their deviation"] = number(offset, 3)
     off = max(size, 1 / size) if size > 0 else math.inf
     text = f"the inputs have root mean square {number(size, 3)} instead of about 1"
     far = f"the inputs lie around a mean {number(offset, 3)} times as large as their deviation"
@@ -51,7 +51,7 @@ def check(context: Context) -> Found:
     ]
     factor, threshold, quantity, claim = max(ways, key=lambda way: log_confidence(way[0], way[1], SPREAD))
     return [
-        by_factor(
+        ratio_finding(
             "input_scale",
             claim,
             quantity=quantity,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hessian_probe.diagnosis.confidence import EVEN, Found, by_factor, log_confidence
-from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Context
+from hessian_probe.diagnosis.confidence import EVEN, Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import Trial
@@ -24,8 +24,8 @@ BEYOND_SLOPE = 10.0
 SOON = 1000
 
 
-class Way(NamedTuple):
-    """One way to see that steps are too short."""
+class ShortStepSign(NamedTuple):
+    """A sign that steps are too short."""
 
     sure: float
     text: str
@@ -36,69 +36,71 @@ class Way(NamedTuple):
     steps: int
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Hold longer steps against steps as they are."""
-    if not context.trials:
+    if not case.trials:
         return []  # said by the check of the steps
-    return [_ended(context) if context.still else _slow(context)]
+    return [_ended(case) if case.no_step_moves else _slow(case)]
 
 
-def _slow(context: Context) -> Finding:
+def _slow(case: Experiments) -> Finding:
     """Longer steps gain far more, and in proportion: it is a slope that they go down."""
-    longer = [f for f in context.trials if f > 1]
-    best = max(context.best_factor, min(longer))
-    ways = [_farther(context, best)]
-    large = not context.value < LARGE * context.trivial
-    if ways[0].sure < EVEN and context.best_factor > 1 and large:
-        ways.append(_later(context, best) if ways[0].number > FASTER else _sooner(context, best))
-    way = max(ways, key=lambda way: way.sure)
-    stability = context.stability
+    longer = [f for f in case.trials if f > 1]
+    best = max(case.best_factor, min(longer))
+    signs = [_farther(case, best)]
+    large = not case.value < LARGE * case.constant_predictor_loss
+    if signs[0].sure < EVEN and case.best_factor > 1 and large:
+        signs.append(_later(case, best) if signs[0].number > FASTER else _sooner(case, best))
+    sign = max(signs, key=lambda sign: sign.sure)
+    stability = case.stability
     room = ""
     if stability is not None and stability.ratio < 1 and stability.status != "undetermined":
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
-    return by_factor(
+    return ratio_finding(
         "slow",
-        f"the rate is too small{room}: {way.text}{_rising(context)}",
-        quantity=way.quantity,
-        number=way.number,
-        threshold=way.threshold,
+        f"the rate is too small{room}: {sign.text}{_rising(case)}",
+        quantity=sign.quantity,
+        number=sign.number,
+        threshold=sign.threshold,
         spread=SPREAD,
-        source=way.source,
+        source=sign.source,
         # Where a shorter step gains most the rate is not too small, whatever a longer one gains.
-        sure=0.0 if context.best_factor < 1 else min(way.sure, LIKELY if _rising(context) else 1.0),
+        sure=0.0 if case.best_factor < 1 else min(sign.sure, LIKELY if _rising(case) else 1.0),
         experiment=f"multiply the learning rate by {best:.3g}",
-        cost=f"{context.num_steps * len(longer) + sum(way.steps for way in ways)} steps on a copy",
+        cost=f"{case.num_steps * len(longer) + sum(sign.steps for sign in signs)} steps on a copy",
     )
 
 
-def _rising(context: Context) -> str:
+def _rising(case: Experiments) -> str:
     """Say that the schedule makes the rate larger by itself; empty where it does not."""
-    found = context.stability
+    found = case.stability
     ahead = [] if found is None else [(n, by) for n, by in found.schedule if by > FASTER and n <= SOON]
     if not ahead:
         return ""
     return f"; its schedule makes it {ahead[0][1]:.3g} times as large in {ahead[0][0]} steps by itself"
 
 
-def _farther(context: Context, best: float) -> Way:
+def _farther(case: Experiments, best: float) -> ShortStepSign:
     """As many steps at a multiple of the rate gain many times as much."""
-    trials = context.trials
+    trials = case.trials
     slope = _by_slope({f: t.gain for f, t in trials.items()}, best)
-    return _gained(context, best, trials[1.0].after, trials[best].after, context.num_steps, slope)
+    return _gained(case, best, trials[1.0].after, trials[best].after, case.num_steps, slope)
 
 
-def _later(context: Context, best: float) -> Way:
+def _later(case: Experiments, best: float) -> ShortStepSign:
     """The same in more steps, where few gain little."""
-    count, unchanged, longer = context.num_adam_steps, context.going_on, context.going_on_by(best)
-    gains = {f: Trial(context.value, after).gain for f, after in ((1.0, unchanged), (best, longer))}
-    return _gained(context, best, unchanged, longer, count, _by_slope(gains, best))
+    count, unchanged, longer = case.num_adam_steps, case.continued, case.continued_at(best)
+    gains = {f: Trial(case.value, after).gain for f, after in ((1.0, unchanged), (best, longer))}
+    return _gained(case, best, unchanged, longer, count, _by_slope(gains, best))
 
 
-def _gained(context: Context, best: float, unchanged: float, longer: float, count: int, slope: float) -> Way:
-    step, far = context.value - unchanged, context.value - longer
-    gain = context.gain(unchanged, longer)
+def _gained(
+    case: Experiments, best: float, unchanged: float, longer: float, count: int, slope: float
+) -> ShortStepSign:
+    step, far = case.value - unchanged, case.value - longer
+    gain = case.gain(unchanged, longer)
     faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
-    return Way(
+    return ShortStepSign(
         min(
             log_confidence(faster, FASTER, SPREAD),
             log_confidence(gain, MATERIAL, SPREAD),
@@ -110,21 +112,21 @@ def _gained(context: Context, best: float, unchanged: float, longer: float, coun
         faster,
         FASTER,
         "a rate within a factor 3 of a good one is not the trouble; chosen on planted troubles",
-        0 if count == context.num_steps else 2 * count,
+        0 if count == case.num_steps else 2 * count,
     )
 
 
-def _sooner(context: Context, best: float) -> Way:
+def _sooner(case: Experiments, best: float) -> ShortStepSign:
     """Steps at a multiple of the rate end lower than several times as many steps as they are."""
-    few, longer, many = context.trials[1.0].after, context.trials[best].after, context.num_adam_steps
-    unchanged, gain = context.going_on, context.gain(few, longer)
+    few, longer, many = case.trials[1.0].after, case.trials[best].after, case.num_adam_steps
+    unchanged, gain = case.continued, case.gain(few, longer)
     factor = unchanged / longer if longer > 0 else 0.0
     rises = not unchanged <= few  # longer steps would only do so sooner
-    return Way(
+    return ShortStepSign(
         0.0 if rises else min(log_confidence(factor, 1.0, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
-        f"{context.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps as "
+        f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps as "
         f"they are at {number(unchanged, 3)}",
-        f"loss after {many} steps ÷ after {context.num_steps} longer ones",
+        f"loss after {many} steps ÷ after {case.num_steps} longer ones",
         factor,
         1.0,
         "as far in a fifth of the steps; chosen on planted troubles",
@@ -144,22 +146,22 @@ def _by_slope(gains: dict[float, float], best: float) -> float:
     return seen[first] * best / first / seen[best]
 
 
-def _ended(context: Context) -> Finding:
+def _ended(case: Experiments) -> Finding:
     """No step of any length moves, and with the schedule at its beginning they do: it has come to its end."""
-    again = context.begun_again
+    again = case.schedule_restarted
     assert again is not None
-    gain = context.gain(context.value, again.after)
-    what = f"loss after {context.num_steps} steps with the optimiser's state as at its start"
-    context.measured[what] = number(again.after, 4)
-    return by_factor(
+    gain = case.gain(case.value, again.after)
+    what = f"loss after {case.num_steps} steps with the optimiser's state as at its start"
+    case.measured[what] = number(again.after, 4)
+    return ratio_finding(
         "slow",
         "the optimiser does not move any more: its rate has come down to nothing, and with its schedule "
-        f"at the beginning {context.num_steps} steps gain {number(100 * gain, 2)} % of the loss",
+        f"at the beginning {case.num_steps} steps gain {number(100 * gain, 2)} % of the loss",
         quantity="share of the loss that the schedule's beginning gains",
         number=gain,
         threshold=MATERIAL,
         spread=SPREAD,
         source="share of the loss that is worth it; chosen on planted troubles",
         experiment="opt_state = optimizer.init(params): start the schedule again, with a longer one",
-        cost=f"{context.num_steps} steps on a copy",
+        cost=f"{case.num_steps} steps on a copy",
     )

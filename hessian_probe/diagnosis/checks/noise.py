@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.diagnosis.case import MAX_SINGLE
-from hessian_probe.diagnosis.confidence import Found, by_factor, log_confidence
-from hessian_probe.diagnosis.experiments import MATERIAL, Context
+from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
@@ -22,30 +22,30 @@ LARGER = 8
 GROUPS = 16
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Hold the batch against the noise scale, and try steps on larger batches."""
-    samples = context.samples
-    if samples is None or not context.trials:
+    samples = case.samples
+    if samples is None or not case.trials:
         return []  # said by the check of the steps
-    scale = noise_scale(context)
+    scale = noise_scale(case)
     if scale is not None:
         text = f"{number(scale[0], 3)} samples ({number(scale[1], 3)} to {number(scale[2], 3)})"
-        context.measured["gradient noise scale tr Σ / |G|²"] = text
+        case.measured["gradient noise scale tr Σ / |G|²"] = text
     size = samples.batch_size
     if size is None:
         return [NotChecked("noise", "data as the list of batches that training uses")]
-    if context.still:
+    if case.no_step_moves:
         return [NotChecked("noise", "an optimizer that still moves")]
     if scale is None:
         return [NotChecked("noise", "a loss that is a mean over samples and can take one sample")]
     doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
-    context.measured["twice the batch, by the noise scale"] = doubled
-    context.measured["half the batch, by the noise scale"] = halved
-    gain = _gain_of_larger(context, size)
+    case.measured["twice the batch, by the noise scale"] = doubled
+    case.measured["half the batch, by the noise scale"] = halved
+    gain = _gain_of_larger(case, size)
     share = scale[1] / size  # the least that the noise can be, with 95 % confidence
-    seen = max(log_confidence(share, 1.0, SPREAD), _by_trials(context))
+    seen = max(log_confidence(share, 1.0, SPREAD), _by_trials(case))
     return [
-        by_factor(
+        ratio_finding(
             "noise",
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
             f"{number(scale[0], 3)} samples, and {LARGER} times the batch gains {number(100 * gain, 2)} % of "
@@ -58,51 +58,48 @@ def check(context: Context) -> Found:
             sure=min(seen, log_confidence(gain, MATERIAL, SPREAD)),
             experiment=f"decay the learning rate to zero from here, or {LARGER} times the batch; by the "
             f"noise scale twice the batch takes at best {doubled}, half of it at worst {halved}",
-            cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, "
-            f"{2 * context.num_steps} steps",
+            cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * case.num_steps} steps",
         )
     ]
 
 
-def _gain_of_larger(context: Context, size: int) -> float:
+def _gain_of_larger(case: Experiments, size: int) -> float:
     """Share of the loss that the better of larger batches and all samples gains over going on."""
-    assert context.samples is not None
-    larger = context.steps(min(LARGER * size, context.samples.size), context.num_steps)
-    changed = larger.run(context.params, context.opt_state, context.value).after
-    context.num_evaluations += context.num_steps
-    context.measured[f"loss after {context.num_steps} steps with {LARGER} times the batch"] = number(
-        changed, 4
-    )
-    return context.gain(context.trials[1.0].after, min(changed, context.full_batch[1.0].after))
+    assert case.samples is not None
+    larger = case.steps(min(LARGER * size, case.samples.size), case.num_steps)
+    changed = larger.run(case.params, case.opt_state, case.value).after
+    case.num_evaluations += case.num_steps
+    case.measured[f"loss after {case.num_steps} steps with {LARGER} times the batch"] = number(changed, 4)
+    return case.gain(case.trials[1.0].after, min(changed, case.full_batch[1.0].after))
 
 
-def _by_trials(context: Context) -> float:
+def _by_trials(case: Experiments) -> float:
     """Noise without its scale: shorter steps gain on batches, and steps of the same length on all samples."""
-    going_on = context.trials[1.0].after
-    shorter = min(trial.after for factor, trial in context.trials.items() if factor < 1)
-    gains = (context.gain(going_on, shorter), context.gain(going_on, context.full_batch[1.0].after))
+    going_on = case.trials[1.0].after
+    shorter = min(trial.after for factor, trial in case.trials.items() if factor < 1)
+    gains = (case.gain(going_on, shorter), case.gain(going_on, case.full_batch[1.0].after))
     return log_confidence(min(gains), MATERIAL, SPREAD)
 
 
-def noise_scale(context: Context) -> tuple[float, float, float] | None:
+def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
     """Gradient noise scale tr Σ / |G|², in samples, with an interval from groups left out in turn.
 
     Returns:
         The scale and the ends of its interval; None where the loss cannot take single samples.  Infinite
         where the gradient cannot be told from zero.
     """
-    samples = context.samples
+    samples = case.samples
     assert samples is not None
-    rows = context.rng.permutation(samples.size)[: MAX_SINGLE - MAX_SINGLE % GROUPS]
+    rows = case.rng.permutation(samples.size)[: MAX_SINGLE - MAX_SINGLE % GROUPS]
     each = len(rows) // GROUPS
-    if each == 0 or context.single_losses(samples) is None:
+    if each == 0 or case.sample_losses(samples) is None:
         return None
     batch = jax.tree.map(jnp.asarray, samples.take(rows[: each * GROUPS]))
     groups = jax.tree.map(lambda leaf: leaf.reshape(GROUPS, each, *leaf.shape[1:]), batch)
 
     def gradient(sample: object) -> jax.Array:
         one = jax.tree.map(lambda leaf: leaf[None], sample)
-        found = jax.grad(context.loss, allow_int=True)(context.params, one)
+        found = jax.grad(case.loss, allow_int=True)(case.params, one)
         return jnp.concatenate(
             [leaf.ravel().astype(jnp.float32) for leaf in jax.tree.leaves(found) if float_leaf(leaf)]
         )
@@ -119,7 +116,7 @@ def noise_scale(context: Context) -> tuple[float, float, float] | None:
         return jax.lax.scan(add, zero, part)[0]
 
     sums, squares = jax.jit(lambda parts: jax.lax.map(group, parts))(groups)
-    context.num_evaluations += 2
+    case.num_evaluations += 2
     sums, squares = np.asarray(sums, np.float64), np.asarray(squares, np.float64)
 
     def parts(keep: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from hessian_probe.diagnosis.confidence import Found, confidence, log_confidence
-from hessian_probe.diagnosis.experiments import MATERIAL, Context
+from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.trial_runs import Trial
 from hessian_probe.results import number
@@ -24,24 +24,24 @@ MOST_OF_IT = 0.5
 NEEDS = "optimizer and opt_state, and data as batches of arrays with samples along axis 0"
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
-    if not context.trials:
-        _sharpness(context)  # needs no samples
-        return [NotChecked("oscillation, slow, noise", context.no_trials or NEEDS)]
-    text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in context.trials.items())
-    context.measured[f"loss after {context.num_steps} steps at multiples of the rate"] = text
+    if not case.trials:
+        _sharpness(case)  # needs no samples
+        return [NotChecked("oscillation, slow, noise", case.trials_failed or NEEDS)]
+    text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in case.trials.items())
+    case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
     out: Found = []
-    stability = context.stability
+    stability = case.stability
     if stability is not None and stability.status == "undetermined":
         out.append(NotChecked("sharpness against the stability limit", stability.reason))
-    if context.still:  # steps of length zero tell nothing of others
+    if case.no_step_moves:  # steps of length zero tell nothing of others
         return [*out, NotChecked("oscillation", "an optimizer that still moves")]
-    return [*out, _oscillation(context)]
+    return [*out, _oscillation(case)]
 
 
-class Way(NamedTuple):
-    """One way to see that steps are too long."""
+class LongStepSign(NamedTuple):
+    """A sign that steps are too long."""
 
     sure: float
     quantity: str
@@ -51,13 +51,13 @@ class Way(NamedTuple):
     source: str
 
 
-def _oscillation(context: Context) -> Finding:
+def _oscillation(case: Experiments) -> Finding:
     """Shorter steps gain, and it is seen in one of three ways that they gain because they are shorter."""
-    gain = _shorter(context, context.trials)
+    gain = _shorter(case, case.trials)
     gains = log_confidence(gain, MATERIAL, SPREAD)
-    way = max(_ways(context, gains), key=lambda way: way.sure)
-    best = min((f for f in context.trials if f < 1), key=lambda f: context.trials[f].after)
-    found = context.stability
+    sign = max(_signs(case, gains), key=lambda sign: sign.sure)
+    best = min((f for f in case.trials if f < 1), key=lambda f: case.trials[f].after)
+    found = case.stability
     known = (
         ""
         if found is None or found.status == "undetermined"
@@ -65,74 +65,74 @@ def _oscillation(context: Context) -> Finding:
     )
     return Finding(
         cause="oscillation",
-        claim=f"steps are too long: {known}{way.quantity} = {number(way.number, 3)}, and {best:.3g} times "
+        claim=f"steps are too long: {known}{sign.quantity} = {number(sign.number, 3)}, and {best:.3g} times "
         f"the rate gains {number(100 * gain, 2)} % of the loss",
-        quantity=way.quantity,
-        number=way.number,
-        low=way.number - 2 * way.error,
-        high=way.number + 2 * way.error,
-        threshold=way.threshold,
-        source=way.source,
-        confidence=min(gains, way.sure, 1 - _noise_explains(context, gain)),
+        quantity=sign.quantity,
+        number=sign.number,
+        low=sign.number - 2 * sign.error,
+        high=sign.number + 2 * sign.error,
+        threshold=sign.threshold,
+        source=sign.source,
+        confidence=min(gains, sign.sure, 1 - _noise_explains(case, gain)),
         experiment=f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
-        cost=f"{5 * context.num_steps} steps on a copy, and the products of hp.stability",
+        cost=f"{5 * case.num_steps} steps on a copy, and the products of hp.stability",
     )
 
 
-def _noise_explains(context: Context, gain: float) -> float:
+def _noise_explains(case: Experiments, gain: float) -> float:
     """How sure it is that steps of the same length on all samples gain most of what shorter ones do."""
-    if context.samples_in_a_step is None or not gain > 0:
+    if case.samples_in_a_step is None or not gain > 0:
         return 0.0
-    full = context.gain(context.trials[1.0].after, context.full_batch[1.0].after)
+    full = case.gain(case.trials[1.0].after, case.full_batch[1.0].after)
     return log_confidence(full / gain, MOST_OF_IT, SPREAD)
 
 
-def _ways(context: Context, gains: float) -> list[Way]:
+def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
     """The sharpness at the limit; a gradient that alternates in sign; a gain without noise.
 
     Far out on the walls of a valley the curvature can be small: that it is crossed shows in the signs.  Where
     each step takes all samples, shorter steps do not gain by averaging noise.
 
     Args:
-        context: the measurements.
+        case: the measurements.
         gains: how sure it is that shorter steps gain.
 
     Returns:
-        The ways that were measured, at least one.
+        The signs that were measured, at least one.
     """
-    without_noise = _shorter(context, context.full_batch) if gains >= 0.1 else 0.0
+    without_noise = _shorter(case, case.full_batch) if gains >= 0.1 else 0.0
     sure = log_confidence(without_noise, MATERIAL, SPREAD)
     source = "a gain that is no accident of the batches; chosen on planted troubles"
     quantity = "share of the loss that shorter steps on all samples gain"
-    ways = [Way(sure, quantity, without_noise, 0.0, MATERIAL, source)]
-    found = context.stability
+    signs = [LongStepSign(sure, quantity, without_noise, 0.0, MATERIAL, source)]
+    found = case.stability
     if found is None or found.status == "undetermined":
-        return ways
-    ratio, error = _sharpness(context)
+        return signs
+    ratio, error = _sharpness(case)
     limit = f"{found.formula}, {found.source}; at the limit from 0.95 on"
     sure = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
-    ways.append(Way(sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit))
+    signs.append(LongStepSign(sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit))
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
-        full = context.steps(None, context.num_steps)
-        flips = full.run(context.params, context.opt_state, context.value, 1.0, found.direction).flips
-        context.num_evaluations += context.num_steps
+        full = case.steps(None, case.num_steps)
+        flips = full.run(case.params, case.opt_state, case.value, 1.0, found.direction).flips
+        case.num_evaluations += case.num_steps
         quantity = "share of steps in which the gradient along the sharpest direction changes sign"
-        context.measured[quantity] = number(flips, 2)
+        case.measured[quantity] = number(flips, 2)
         source = "below the limit no sign changes; chosen on planted troubles"
         sure = confidence(flips - FLIPS, SPREAD_OF_FLIPS)
-        ways.append(Way(sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
-    return ways
+        signs.append(LongStepSign(sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
+    return signs
 
 
-def _shorter(context: Context, trials: dict[float, Trial]) -> float:
+def _shorter(case: Experiments, trials: dict[float, Trial]) -> float:
     """Share of the loss that the best of shorter steps gains over steps as they are."""
-    return context.gain(trials[1.0].after, min(trial.after for f, trial in trials.items() if f < 1))
+    return case.gain(trials[1.0].after, min(trial.after for f, trial in trials.items() if f < 1))
 
 
-def _sharpness(context: Context) -> tuple[float, float]:
+def _sharpness(case: Experiments) -> tuple[float, float]:
     """Sharpness ÷ stability limit, and its error; NaN where it is not known."""
-    found = context.stability
+    found = case.stability
     if found is None or found.status == "undetermined":
         return math.nan, math.nan
-    context.measured["sharpness ÷ stability limit"] = number(found.ratio, 4)
+    case.measured["sharpness ÷ stability limit"] = number(found.ratio, 4)
     return found.ratio, found.error / found.limit

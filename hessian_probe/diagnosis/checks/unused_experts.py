@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from hessian_probe.diagnosis.confidence import Found, confidence
-from hessian_probe.diagnosis.experiments import IDLE, Context
+from hessian_probe.diagnosis.experiments import IDLE, Experiments
 from hessian_probe.diagnosis.result import Finding
 
 SPREAD = 0.1
 
 
-def check(context: Context) -> Found:
+def check(case: Experiments) -> Found:
     """Count blocks of arrays (experts, heads) that get no gradient from any sample."""
-    if context.unasked is None:
+    if case.blocks_without_gradient is None:
         return []
-    name, idle, total = context.unasked
+    name, idle, total = case.blocks_without_gradient
     share = idle / total
     return [
         Finding(
