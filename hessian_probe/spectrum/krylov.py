@@ -33,15 +33,11 @@ from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, pack, unpack
 from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
-from hessian_probe.spectrum.lanczos import cleared, extend, resized, segment, zeros
+from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
+from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH
 
 # What a run's state does not hold: it is given again when the run goes on.
 GIVEN = ("operator", "_rng", "_active")
-# A remainder below BREAKDOWN * eps * ||H|| is rounding: the Krylov space is invariant.  Measured on
-# dense matrices of rank 1 ... 25, n = 50 ... 3000, float32 and float64: the remainder after `rank`
-# steps is 1 to 30 eps ||H|| where the spectrum is not graded.  A remainder above the threshold is
-# harmless even if it is noise, since it is orthogonalised twice before it is used.
-BREAKDOWN = 10.0
 
 
 def _quadrature(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -184,7 +180,7 @@ class Krylov:
         """Record the remainder; where it is rounding, go on from a fresh orthogonal vector."""
         self.largest = max(self.largest, host_norm(np.append(self._matrix[-1], beta)))
         self._tail[-1] = beta
-        rounding = BREAKDOWN * self.eps * self.largest
+        rounding = breakdown_length(self.eps, self.largest)
         self._run.add(beta + rounding)
         if self.size >= self.dimension:
             self.exhausted, self._tail[-1] = True, 0.0
@@ -202,7 +198,7 @@ class Krylov:
         self._run = KrylovRun(self.size)
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
-        for _ in range(3):  # one draw does; another helps where the remaining space is tiny
+        for _ in range(FRESH_DRAWS):  # one draw does; another helps where the remaining space is tiny
             draw = project_out_null_space(
                 self.operator, random_normal(self._rng, self.operator.layout, self._active)
             )
@@ -210,7 +206,7 @@ class Krylov:
             index = np.int32(self.size)
             emptied = cleared(self.basis, index)
             self.basis, self._next, _, length = extend(emptied, draw, zeros(draw), index)
-            if float(length) > 100 * self.eps * np.sqrt(self.dimension):
+            if float(length) > FRESH_LENGTH * self.eps * np.sqrt(self.dimension):
                 return
         self.exhausted = True
 

@@ -1,4 +1,13 @@
-"""The storage of a growing orthonormal basis: rows are added in place by compiled steps."""
+"""The Lanczos step: a product is made orthogonal to an orthonormal basis, and becomes its next vector.
+
+`orthogonalise` and `breakdown_length` are the step: pure functions of arrays, which two drivers share.
+`krylov.Krylov` runs on the host and grows until an answer is sure; `traced_krylov.krylov_space` runs inside
+a compiled training step, for a bounded number of products.  `extend` is the step compiled for the host, on a
+basis whose rows are overwritten in place.
+
+Source: C. Lanczos, J. Res. Natl. Bur. Stand. 45, 1950; full re-orthogonalisation: B. N. Parlett, The
+Symmetric Eigenvalue Problem, 1980, §6.9.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +18,82 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Basis, Vector, accumulator, coefficients, combine, dot, norm, scale
+from hessian_probe.spectrum.thresholds import BREAKDOWN, SEGMENTS, SHRINKAGE
 
-# The basis is stored, and worked on, in segments of growing static size: only the filled part is
-# touched, at the price of one small compilation a segment.
-SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
-# A pass that leaves more than this share of a vector leaves it orthogonal to rounding ("twice is
-# enough"; Daniel, Gragg, Kaufman and Stewart, Math. Comp. 30, 1976, give 1/√2); else another follows.
-SHRINKAGE = 0.7
+
+def orthogonalise(
+    basis: Basis, vector: Vector, newest: Vector, index: jax.Array | int
+) -> tuple[Vector, jax.Array, jax.Array]:
+    """Make a vector orthogonal to the basis, and of unit length.
+
+    First the component along the newest basis vector is removed, the largest in a Lanczos step, then the
+    components along all of them; where that leaves less than SHRINKAGE of the vector, once more.
+
+    Args:
+        basis: orthonormal rows; rows from `index` on are zero.
+        vector: in a Lanczos step the product H·newest.
+        newest: row `index` − 1, or the zero vector.
+        index: number of rows in use.
+
+    Returns:
+        The unit vector (zero where nothing is left), the components removed, shape (rows,), and the length
+        of what was left.
+
+    Cost:
+        Two or three passes over the basis.
+    """
+    alpha = dot(newest, vector)
+    vector = _minus(vector, scale(alpha, newest))
+    total = jnp.zeros((basis[0].shape[0],), accumulator(vector))
+    total = jax.lax.dynamic_update_index_in_dim(total, alpha, jnp.maximum(index - 1, 0), 0)
+
+    def full_pass(state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
+        rest, removed = state
+        part = coefficients(basis, rest)
+        return _minus(rest, combine(basis, part)), removed + part
+
+    before = norm(vector)
+    vector, total = full_pass((vector, total))
+    again = norm(vector) < SHRINKAGE * before
+    vector, total = jax.lax.cond(again, full_pass, lambda state: state, (vector, total))
+    length = norm(vector)
+    one = jnp.ones((), length.dtype)
+    unit = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), vector)
+    return unit, total, length
+
+
+def breakdown_length(eps: float, norm_estimate: Any) -> Any:
+    """Return the length up to which a remainder is rounding, so that the Krylov space is invariant.
+
+    Args:
+        eps: relative spacing of the numbers in which products are computed.
+        norm_estimate: estimate of ‖H‖ from below: the largest ‖Hv‖ so far.
+
+    Returns:
+        The length, relative to ‖H‖.
+    """
+    return BREAKDOWN * eps * norm_estimate
+
+
+def write(basis: Basis, index: jax.Array | int, vector: Vector) -> Basis:
+    """Replace one row."""
+    return tuple(
+        jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
+        for b, v in zip(basis, vector, strict=True)
+    )
 
 
 @partial(jax.jit, donate_argnums=0)
 def extend(
-    basis: Basis, w: Vector, newest: Vector, index: jax.Array
+    basis: Basis, vector: Vector, newest: Vector, index: jax.Array
 ) -> tuple[Basis, Vector, jax.Array, jax.Array]:
-    """Orthogonalise `w` and write it as row `index`; rows from `index` on are zero before.
-
-    First against the newest vector, then against all of them, and once more if that left less than
-    SHRINKAGE of the vector: then what is left is orthogonal to rounding.
+    """Orthogonalise a vector and write it as row `index`: `orthogonalise`, then `write`.
 
     Returns:
-        The basis, the new row, the coefficients that were taken away, and the length before scaling.
+        The basis, the new row, the components removed, and the length before normalisation.
     """
-    dtype = accumulator(w)
-    alpha = dot(newest, w)
-    w = _minus(w, scale(alpha, newest))
-    total = jnp.zeros((basis[0].shape[0],), dtype)
-    total = jax.lax.dynamic_update_index_in_dim(total, alpha, jnp.maximum(index - 1, 0), 0)
-
-    def full_pass(state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
-        vector, coefs = state
-        part = coefficients(basis, vector)
-        return _minus(vector, combine(basis, part)), coefs + part
-
-    before = norm(w)
-    w, total = full_pass((w, total))
-    again = norm(w) < SHRINKAGE * before
-    w, total = jax.lax.cond(again, full_pass, lambda state: state, (w, total))
-    length = norm(w)
-    one = jnp.ones((), length.dtype)
-    w = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), w)
-    basis = tuple(
-        jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
-        for b, v in zip(basis, w, strict=True)
-    )
-    return basis, w, total, length
+    unit, total, length = orthogonalise(basis, vector, newest, index)
+    return write(basis, index, unit), unit, total, length
 
 
 def _minus(a: Vector, b: Vector) -> Vector:

@@ -1,0 +1,99 @@
+"""The thresholds of the spectrum: what each governs, and where its value comes from."""
+
+# The Lanczos step ----------------------------------------------------------------------------
+
+# A remainder up to BREAKDOWN · eps · ‖H‖ is rounding: the Krylov space is invariant.  A remainder above it
+# does no harm even where it is rounding, since it is orthogonalised twice before it is used.
+# Source: measured on dense matrices of rank 1 … 25, n = 50 … 3000, float32 and float64: the remainder after
+# `rank` steps is 1 to 30 eps · ‖H‖ where the spectrum is not graded.
+BREAKDOWN = 10.0
+# A pass of orthogonalisation that leaves less than this share of a vector is repeated ("twice is enough").
+# Source: J. W. Daniel, W. B. Gragg, L. Kaufman and G. W. Stewart, Math. Comp. 30, 1976, who give 1/√2.
+SHRINKAGE = 0.7
+# A random vector is taken as a fresh start where orthogonalisation leaves more of its unit length than this
+# times eps · √n; else another is drawn, FRESH_DRAWS in all, and then the basis spans the space.
+# Source: chosen; not measured.
+FRESH_LENGTH = 100.0
+FRESH_DRAWS = 3
+# Rows of the storage of a growing basis: a step touches the filled segment only, for one compilation each.
+# Source: chosen; not measured.
+SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+
+# The search for both ends --------------------------------------------------------------------
+
+# Up to DENSE_SIZE variables n products and LAPACK are cheaper than compiling and running Lanczos; up to
+# DENSE_MANY where a quarter of all pairs is wanted (the float64 matrix then has 32 MiB).
+# Source: chosen; not measured.
+DENSE_SIZE = 32
+DENSE_MANY = 2048
+# Products of a search at most, where the caller does not say: for each pair wanted, and in any case.
+# Source: chosen; not measured.
+BUDGET_PER_PAIR = 20
+BUDGET = 1000
+# Basis vectors kept at most.
+# Source: `make bench`: the network of 85,002 parameters reaches rtol 1e-5 without a restart.
+MAX_BASIS = 128
+# The Ritz values are computed after every product up to LOOKED_AT_EACH basis vectors, then after every third.
+# Source: chosen; not measured.
+LOOKED_AT_EACH = 24
+LOOKED_AT_EVERY = 3
+# A restart keeps, beside the wanted pairs, one in this number of basis vectors as their neighbours.
+# Source: chosen; not measured.
+KEPT_ONE_IN = 3
+# Residuals below ROUNDING · eps · ‖H‖ are not asked for: they cannot be told from rounding.
+# Source: chosen; not measured.
+ROUNDING = 8.0
+# Residual estimates aim at this share of the tolerance, since they are exact up to rounding; the share is
+# halved down to LOWEST_AIM where a true residual exceeds the tolerance.
+# Source: chosen; not measured.
+AIM = 0.95
+LOWEST_AIM = 0.2
+# A given start vector gets a random part of this share of its length.
+# Source: chosen; not measured.
+RANDOM_SHARE = 0.1
+# A run from a fresh vector is long enough after this number of products, even where restarts keep its
+# certificate from growing.
+# Source: twice what an unrestarted run on 10,000 variables takes for the next two thresholds.
+FRESH_STEPS = 100
+# Before the search ends, such a run must have shown a further copy of a wanted eigenvalue with this
+# probability, unless the copy lies nearer to the innermost wanted eigenvalue than COPY_STEP of the
+# spectrum's width.
+# Source: chosen; not measured.
+COPY_CONFIDENCE = 0.999
+COPY_STEP = 1e-2
+
+# The traced run ------------------------------------------------------------------------------
+
+# A Ritz value shows a negative eigenvalue where it lies SIGN_MARGIN zero bands below zero and its residual is
+# at most SIGN_RESIDUAL of it.
+# Source: a residual r proves an eigenvalue within r of the Ritz value; the margin is chosen.
+SIGN_MARGIN = 2.0
+SIGN_RESIDUAL = 0.5
+# A run may end early, after each CHECKED_EVERY products, where the residual is at most SETTLED of the value.
+# Source: `make bench-escape`: on its plateaus that direction leads as far down as after all 16 products.
+CHECKED_EVERY = 4
+SETTLED = 0.25
+
+# Counting negative eigenvalues ---------------------------------------------------------------
+
+# Basis vectors held at most while counting.
+# Source: chosen; not measured.
+COUNT_BASIS = 512
+# A Ritz pair is locked for deflation once its residual is below this share of the curvature sought.
+# Source: chosen; not measured.
+LOCK = 1e-2
+# Share of the budget for deflation, before quadrature gets the rest.
+# Source: chosen; not measured.
+DEFLATION_SHARE = 0.5
+# Products of one quadrature probe, and number of probes: at least, and at most; PRODUCTS_PER_PROBE of the
+# budget are allowed for each probe.
+# Source: chosen; not measured.
+PROBE_STEPS = (24, 96)
+PROBES = (3, 16)
+PRODUCTS_PER_PROBE = 64
+# Where the quadrature counts, as shares of the lowest Ritz value; the nearest to zero first.
+# Source: chosen; not measured.
+LEVELS = (1e-3, 1e-2, 0.1, 0.5)
+# A share of a probe's weight below this is the rounding of a sum in float64.
+# Source: 45 units of float64 rounding, for sums of up to 96 shares.
+WEIGHT_ROUNDING = 1e-14
