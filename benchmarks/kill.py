@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from hessian_probe.jobs import storage
+from hessian_probe.jobs.state import State, read, write
 from hessian_probe.problems import digits, mlp_init, mlp_loss
 
 JOBS = ("eigsh", "classify")
@@ -69,9 +69,9 @@ def work(job: str, save_to: Path | None, answer: Path, teller: Any) -> int:
     else:
         result = hp.classify(loss, params, batch, rtol=1e-6, max_hvps=2000, **saving)
         stopped = result.evidence[0].startswith("interrupted")
-    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(result))}
+    leaves = tuple(map(np.asarray, jax.tree.leaves(result)))
     seconds = time.monotonic() - began[0] if began else 0.0
-    storage.write(answer, storage.Record("answer", {"text": repr(result), "seconds": seconds}, leaves))
+    write(answer, {"text": repr(result), "seconds": seconds, "leaves": leaves})
     return INTERRUPTED if stopped else 0
 
 
@@ -116,15 +116,13 @@ def searched(save_to: Path) -> int:
     """
     if not save_to.exists():
         return 0
-    return sum(s["search"]["krylov"]["steps"] for s in storage.read(save_to).header["searches"])
+    return sum(s["search"]["krylov"]["steps"] for s in read(save_to)["searches"])
 
 
-def kill_and_resume(
-    job: str, name: str, folder: Path, truth: storage.Record, rng: np.random.Generator
-) -> Outcome:
+def kill_and_resume(job: str, name: str, folder: Path, truth: State, rng: np.random.Generator) -> Outcome:
     """Kill one job at a random time, go on, maybe kill again, and compare the answer."""
     save_to, answer = folder / "job", folder / "answer"
-    kills, most, longest = 0, 0, truth.header["seconds"]
+    kills, most, longest = 0, 0, truth["seconds"]
     while True:
         process, told = start(job, save_to, answer)
         again = kills == 0 or (kills < 4 and rng.random() < 0.5)
@@ -146,21 +144,21 @@ def kill_and_resume(
             most, longest = 0, 0.7 * longest
             continue
         if code == 0:
-            return Outcome(kills, most, difference(truth, storage.read(answer)))
+            return Outcome(kills, most, difference(truth, read(answer)))
         if code not in (INTERRUPTED, -signal.SIGKILL) or not again:
             return Outcome(kills, most, f"ended with {code}")
         kills += 1
 
 
-def difference(truth: storage.Record, found: storage.Record) -> str:
+def difference(truth: State, found: State) -> str:
     """Say in what two answers differ, or "" where every bit is the same."""
-    if truth.header["text"] != found.header["text"]:
-        return f"another answer:\n{found.header['text']}\ninstead of\n{truth.header['text']}"
-    pairs = ((truth.arrays[key], found.arrays[key]) for key in truth.arrays)
+    if truth["text"] != found["text"]:
+        return f"another answer:\n{found['text']}\ninstead of\n{truth['text']}"
+    pairs = zip(truth["leaves"], found["leaves"], strict=True)
     return "" if all(a.tobytes() == b.tobytes() for a, b in pairs) else "the arrays differ"
 
 
-def uninterrupted(job: str, save_to: Path | None, answer: Path) -> storage.Record:
+def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
     """Let a job run to its end.
 
     Raises:
@@ -170,7 +168,7 @@ def uninterrupted(job: str, save_to: Path | None, answer: Path) -> storage.Recor
     process.join()
     if process.exitcode:
         raise RuntimeError(f"{job} ended with {process.exitcode}")
-    return storage.read(answer)
+    return read(answer)
 
 
 def campaign(
@@ -184,7 +182,7 @@ def campaign(
     faults = []
     for job in jobs:
         truth = uninterrupted(job, None, folder / f"{job}-truth")
-        print(f"{job}: uninterrupted {truth.header['seconds']:.1f} s of searching")
+        print(f"{job}: uninterrupted {truth['seconds']:.1f} s of searching")
         for name in signals:
             outcomes = []
             for index in range(times):

@@ -11,6 +11,7 @@ from hessian_probe.escapes.result import Escape as Escape
 from hessian_probe.flatness.result import Sharpness as Sharpness
 from hessian_probe.flatness.result import SharpnessMeasure as SharpnessMeasure
 from hessian_probe.flatness.sharpness import sharpness as sharpness
+from hessian_probe.jobs.state import CheckpointError as CheckpointError
 from hessian_probe.operators.checks import OperatorCheck as OperatorCheck
 from hessian_probe.operators.checks import OperatorCheckError as OperatorCheckError
 from hessian_probe.operators.data import Batches as Batches

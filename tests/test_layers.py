@@ -55,8 +55,6 @@ NOT_YET_MERGED: dict[str, set[str]] = {
     "escapes": {"escapes/bent < escapes/escape"},
     # flatness
     "flatness": {"flatness/worst_case_ascent < flatness/sharpness"},
-    # jobs
-    "jobs": {"jobs/storage < jobs/checkpoint"},
     # operators
     "operators": {"operators/precision < operators/objective"},
     # optimizers

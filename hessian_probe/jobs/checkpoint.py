@@ -1,7 +1,8 @@
 """Long jobs that can be stopped at any moment and continued to the same answer.
 
-A job is a row of searches, each with a state that can be kept.  The file holds the states of those that
-are done and of the one in progress; what lies between searches is computed again when a job goes on.
+A job is a sequence of searches, each with a state that can be saved.  The file holds the states of the
+searches that are done and of the one in progress; what happens between searches is computed again when a
+job is continued.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe
-from hessian_probe.jobs import storage
 from hessian_probe.jobs.interrupt import uninterrupted
-from hessian_probe.jobs.state import State, merged, parted, random_state
+from hessian_probe.jobs.state import CheckpointError, State, random_state, read, snapshot, write
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.hessian import HessianOperator
 
-# Saving waits at least so many times as long as the last save took: it costs less than 2 % of the time.
+# The next save waits at least this number of times the duration of the last one.
+# Source: saving then takes less than 2 % of the time.
 REST = 50.0
 AGAIN = "resume=False starts over"
 Source = str | os.PathLike[str]
@@ -35,13 +36,13 @@ Source = str | os.PathLike[str]
 
 @dataclasses.dataclass
 class Saving:
-    """Where a job is saved, how often, and what it goes on from; the arguments of a caller.
+    """Where a job is saved, how often, and what it continues from; the arguments of a caller.
 
     Attributes:
         save_to: file, or None.
         save_every: seconds between two saves.
-        resume: True goes on from `save_to` where there is such a file; a path goes on from there; False
-            starts over.
+        resume: True continues from `save_to` if there is such a file; a path continues from that file;
+            False starts over.
     """
 
     save_to: Source | None = None
@@ -58,7 +59,7 @@ class Saving:
 
     @property
     def source(self) -> Path | None:
-        """File to go on from, or None."""
+        """File to continue from, or None."""
         if isinstance(self.resume, bool):
             here = self.resume and self.save_to is not None and Path(self.save_to).exists()
             return Path(self.save_to) if here and self.save_to is not None else None
@@ -74,15 +75,15 @@ class Job:
     Args:
         kind: what the job is.
         op: operator of the problem.
-        options: what was asked, beside budgets, which may be raised when a job goes on.
+        options: what was asked, except budgets, which may be raised when a job is continued.
         saving: where and how often.
 
     Raises:
-        ValueError: the file to go on from is damaged, or of another job; the message says which.
+        CheckpointError: the file to continue from is damaged, or of another job; the message says which.
     """
 
     def __init__(self, kind: str, op: HessianOperator, options: dict[str, Any], saving: Saving) -> None:
-        self._kind, self._every = kind, saving.save_every
+        self._every = saving.save_every
         self._path = None if saving.save_to is None else Path(saving.save_to)
         self._saved: list[State] = []
         self._done: list[State] = []
@@ -90,9 +91,9 @@ class Job:
         self._failed = False
         source = saving.source
         if self._path is not None or source is not None:
-            self._header = _header(op, options)
+            self._header = {"kind": f"{kind} job", **_described(op, options)}
         if source is not None:
-            self._saved = _open(source, kind, self._header)
+            self._saved = _open(source, self._header)
         self._cost, self._last = 0.0, time.monotonic()
 
     def begin(self, op: HessianOperator, rng: np.random.Generator) -> State | None:
@@ -103,16 +104,17 @@ class Job:
             rng: its source of randomness.
 
         Returns:
-            The saved state of this very search, or None where there is none.
+            The saved state of this very search, or None.
         """
         self._begun = True
         if self._path is None and not self._saved:
             return None
         self._start = f"{digest(op.x)} {digest([np.frombuffer(random_state(rng).encode(), np.uint8)])}"
-        if not self._saved or self._saved[0].header["start"] != self._start:
-            self._saved = []  # what comes before has changed, and with it all that follows
+        if not self._saved or self._saved[0]["start"] != self._start:
+            self._saved = []  # what came before has changed, and with it all that follows
             return None
-        return parted(self._saved.pop(0), "search")[1]
+        found: State = self._saved.pop(0)["search"]
+        return found
 
     def offer(self, state: Callable[[], State]) -> None:
         """Save the search in progress if it is time to."""
@@ -121,22 +123,22 @@ class Job:
             self.save(state)
 
     def save(self, state: Callable[[], State]) -> None:
-        """Save now: what is done, and the search in progress, if there is one."""
+        """Save now: the searches that are done, and the one in progress, if there is one."""
         self._write(state if self._begun else None)
 
     def finish(self, state: Callable[[], State]) -> None:
-        """Keep the state of a search as it is when it is done, and save."""
+        """Record the state of a search that is done, and save."""
         if self._path is not None:
             self._done.append(self._marked(state))
             self._begun = False
             self._write()
 
     def reopen(self) -> None:
-        """Take back that the last search is done."""
+        """Continue the last search after all."""
         self._done, self._begun = self._done[:-1], True
 
     def _marked(self, state: Callable[[], State]) -> State:
-        return merged(State({"start": self._start}, {}), search=state())
+        return {"start": self._start, "search": snapshot(state())}
 
     def _write(self, state: Callable[[], State] | None = None) -> None:
         if self._path is None:
@@ -144,12 +146,10 @@ class Job:
         began = time.monotonic()
         with uninterrupted():
             current = [] if state is None else [self._marked(state)]
-            # What was saved of later searches is kept until they are come to.
-            states = [*self._done, *current, *self._saved]
-            header = {**self._header, "searches": [state.header for state in states]}
-            arrays = {f"{i}/{k}": a for i, state in enumerate(states) for k, a in state.arrays.items()}
+            # States of later searches, read from a file, stay in it until those searches begin.
+            searches = [*self._done, *current, *self._saved]
             try:
-                storage.write(self._path, storage.Record(f"{self._kind} job", header, arrays))
+                write(self._path, {**self._header, "searches": searches})
             except OSError as error:  # a full disk must not end the job itself
                 if not self._failed:
                     warnings.warn(f"the job could not be saved to {self._path}: {error}", stacklevel=2)
@@ -158,37 +158,36 @@ class Job:
         self._cost = self._last - began
 
 
-def _header(op: HessianOperator, options: dict[str, Any]) -> dict[str, Any]:
+def _described(op: HessianOperator, options: dict[str, Any]) -> State:
+    """Versions, problem and options: what must be the same when a job is continued."""
     version = {"hessian_probe": hessian_probe.__version__, "jax": jax.__version__}
     plain = {name: _plain(value) for name, value in options.items()}
     return {"version": version, "problem": fingerprint(op), "options": plain}
 
 
 def _plain(option: Any) -> Any:
-    """An option as JSON can hold and compare it; arrays by their digest."""
+    """An option that can be saved and compared: arrays by their digest."""
     if option is None or isinstance(option, bool | int | float | str):
         return option
     return digest(jax.tree.leaves(option))
 
 
-def _open(path: Path, kind: str, here: dict[str, Any]) -> list[State]:
-    """Read a job's states, if it is the job that is described."""
-    record = storage.read(path)
-    if record.kind != f"{kind} job":
-        raise ValueError(f"{path} holds a {record.kind}, not a {kind} job; give another path, or {AGAIN}")
-    _compare(path, record.header, here)
-    states = []
-    for index, header in enumerate(record.header["searches"]):
-        mine = {k.partition("/")[2]: a for k, a in record.arrays.items() if k.startswith(f"{index}/")}
-        states.append(State(header, mine))
-    return states
+def _open(path: Path, here: State) -> list[State]:
+    """Read the states of a job's searches, if it is the job described."""
+    saved = read(path)
+    if saved["kind"] != here["kind"]:
+        raise CheckpointError(
+            f"{path} holds a {saved['kind']}, not a {here['kind']}; give another path, or {AGAIN}"
+        )
+    _compare(path, saved, here)
+    return list(saved["searches"])
 
 
-def _compare(path: Path, saved: dict[str, Any], here: dict[str, Any]) -> None:
+def _compare(path: Path, saved: State, here: State) -> None:
     """Refuse another job, with the first thing that differs."""
     for name, version in here["version"].items():
         if saved["version"].get(name) != version:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} was saved with {name} {saved['version'].get(name)}, this is {version}, whose answer "
                 f"may differ: use that version, or {AGAIN}"
             )
@@ -200,16 +199,16 @@ def _compare(path: Path, saved: dict[str, Any], here: dict[str, Any]) -> None:
         ("data", "other data"),
     ):
         if mine[name] != other[name]:
-            raise ValueError(f"{path} was saved for {what}; give it those, or another path, or {AGAIN}")
+            raise CheckpointError(f"{path} was saved for {what}; give it those, or another path, or {AGAIN}")
     for name, value in here["options"].items():
         if saved["options"].get(name) != value:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} was saved with {name}={saved['options'].get(name)}, this call has {value}; use the "
                 f"same, or another path, or {AGAIN}"
             )
 
 
-# --- What makes two problems the same: loss, layout, parameters and data, each as a short print.
+# What makes two problems the same ------------------------------------------------------------
 
 
 def digest(arrays: Iterable[Any]) -> str:
@@ -223,14 +222,14 @@ def digest(arrays: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-def fingerprint(op: HessianOperator) -> dict[str, Any]:
-    """Describe the problem that an operator belongs to.
+def fingerprint(op: HessianOperator) -> State:
+    """Describe the problem that an operator belongs to: layout, parameters, loss and data.
 
     Args:
         op: the operator, at its parameters.
 
     Returns:
-        "layout", "params", "loss" and "data", as JSON can hold them.
+        "layout", "params", "loss" and "data", each the same for the same problem.
 
     Cost:
         One pass over the data and the parameters.
@@ -238,25 +237,25 @@ def fingerprint(op: HessianOperator) -> dict[str, Any]:
     layout = op.layout
     structure = re.sub(r"0x[0-9a-f]+", "", str(layout.treedef))
     return {
-        "layout": [structure, list(map(list, layout.shapes)), list(layout.dtypes)],
+        "layout": (structure, layout.shapes, layout.dtypes),
         "params": digest((*op.x, *op.objective.non_variables)),
         "loss": op.objective.loss.fingerprint,
-        "data": _data(op.objective.data),
+        "data": _data_fingerprint(op.objective.data),
     }
 
 
-def _data(data: Data) -> dict[str, Any]:
-    """Print of the data; of what may be shuffled from pass to pass, what no shuffling changes."""
+def _data_fingerprint(data: Data) -> State:
+    """Fingerprint of the data; of a loader that may shuffle, what no shuffling changes."""
     if data.source is None:
         return {}
     if data.is_single or isinstance(data.source, list):
-        return {"prints": [digest((*batch.arrays, np.float64(batch.weight))) for batch in data]}
-    batches = list(map(_samples, data))
-    weights = list(getattr(data.source, "weights", ()))
+        return {"prints": tuple(digest((*batch.arrays, np.float64(batch.weight))) for batch in data)}
+    batches = list(map(_sum_of_samples, data))
+    weights = tuple(getattr(data.source, "weights", ()))
     return {"batches": len(batches), "samples": sum(batches) % 2**128, "weights": weights}
 
 
-def _samples(batch: Batch) -> int:
+def _sum_of_samples(batch: Batch) -> int:
     """Sum of the digests of a batch's samples: the same in any order, in any batches."""
     leaves = [np.asarray(leaf) for leaf in batch.arrays if np.ndim(leaf)]
     count = len(leaves[0]) if leaves else 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.jobs.checkpoint import Job
-from hessian_probe.jobs.state import State, merged, pack, parted, random_state, set_random_state, unpack
+from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
@@ -92,21 +92,17 @@ class ExtremesSearch:
     def state(self) -> State:
         """Everything from which the search can go on to the same answer."""
         spent = self.top[0] + self.krylov.steps - self.top[1]
-        own = pack(
-            {
-                "judged": self.judged,
-                "resolved_at": self.resolved_at,
-                "spent": spent,
-                "noise": self.noise.largest,
-                "random": random_state(self.rng),
-            }
-        )
-        return merged(own, krylov=self.krylov.state())
+        return {
+            "judged": self.judged,
+            "resolved_at": self.resolved_at,
+            "spent": spent,
+            "noise": self.noise.largest,
+            "random": random_state(self.rng),
+            "krylov": self.krylov.state(),
+        }
 
-    def _restore(self, saved: State) -> None:
-        own, krylov = parted(saved, "krylov")
-        self.krylov.restore(krylov)
-        values = unpack(own)
+    def _restore(self, values: State) -> None:
+        self.krylov.restore(values["krylov"])
         self.judged, self.resolved_at = values["judged"], values["resolved_at"]
         self.noise.largest = values["noise"]
         set_random_state(self.rng, values["random"])

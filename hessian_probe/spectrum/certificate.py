@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.jobs.state import stored
 
-
-@stored
 class Certificate(NamedTuple):
     """How much an eigenvector of an eigenvalue x must have grown in a Krylov space by now.
 
@@ -86,7 +83,6 @@ class Certificate(NamedTuple):
         return edge + side * unit * math.exp(far)
 
 
-@stored
 class KrylovRun:
     """Record of one Krylov run, from a random vector on, in a basis that may hold others before it.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
@@ -30,7 +31,7 @@ from hessian_probe.arrays import (
     scale,
 )
 from hessian_probe.jobs.interrupt import uninterrupted
-from hessian_probe.jobs.state import State, pack, unpack
+from hessian_probe.jobs.state import State
 from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
 from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
@@ -263,13 +264,15 @@ class Krylov:
     def state(self) -> State:
         """Everything from which the run can be continued to the same answer, bit for bit."""
         values = {name: value for name, value in vars(self).items() if name not in GIVEN}
-        values["basis"] = tuple(b[: self.size + 1] for b in self.basis)
-        return pack({**values, "rows": int(self.basis[0].shape[0])})
+        used = tuple(b[: self.size + 1] for b in self.basis)
+        return {**values, "_run": vars(self._run), "basis": used, "rows": len(self.basis[0])}
 
     def restore(self, state: State) -> None:
-        """Go on from a state that `state` gave, of a run with the same operator."""
-        values = unpack(state)
+        """Continue from what `state` returned, of a run with the same operator."""
+        on_device = {name: jax.tree.map(jnp.asarray, state[name]) for name in ("basis", "_next", "first")}
+        values = {name: value for name, value in state.items() if name not in ("rows", "_run")}
+        vars(self).update(values | on_device)
+        vars(self._run).update(state["_run"])
+        self.ended_runs = tuple(Certificate(*run) for run in state["ended_runs"])
         # The same storage as before: another size would sum in another order.
-        rows = values.pop("rows")
-        vars(self).update(values)
-        self.basis = resized(values["basis"], rows)
+        self.basis = resized(self.basis, state["rows"])

@@ -10,7 +10,7 @@ import numpy as np
 from hessian_probe.arrays import Basis, Layout, Vector, add_scaled, norm, random_normal, row, scale, tangent
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.interrupt import uninterrupted
-from hessian_probe.jobs.state import State, merged, pack, parted, random_state, set_random_state, unpack
+from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
@@ -97,12 +97,11 @@ class EndSearch:
     def state(self) -> State:
         """Everything from which the search can go on to the same answer."""
         own = {name: getattr(self, name) for name in ("aim", "finishing", "judged", "checked", "fresh_at")}
-        return merged(pack({**own, "random": random_state(self.rng)}), krylov=self.krylov.state())
+        return {**own, "random": random_state(self.rng), "krylov": self.krylov.state()}
 
     def _restore(self, saved: State) -> None:
-        own, krylov = parted(saved, "krylov")
-        self.krylov.restore(krylov)
-        values = unpack(own)
+        values = dict(saved)
+        self.krylov.restore(values.pop("krylov"))
         set_random_state(self.rng, values.pop("random"))
         vars(self).update(values)
 

@@ -64,7 +64,7 @@ class KrylovSpace(NamedTuple):
         return beyond & (self.residual <= SIGN_RESIDUAL * jnp.abs(self.curvature))
 
 
-class _Run(NamedTuple):
+class _Loop(NamedTuple):
     """State of the loop.
 
     Attributes:
@@ -151,7 +151,7 @@ def krylov_space(
     zeros, zero = jnp.zeros((num_steps,), dtype), jnp.zeros((), dtype)
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)
 
-    def step(run: _Run) -> _Run:
+    def step(run: _Loop) -> _Loop:
         run = _stepped(product, run)
         if not ends_early:
             return run
@@ -161,12 +161,12 @@ def krylov_space(
     run = jax.lax.while_loop(
         lambda run: (run.steps < num_steps) & ~run.done,
         step,
-        _Run(basis, zeros, zeros, zero, zero, none, no),
+        _Loop(basis, zeros, zeros, zero, zero, none, no),
     )
     return _measured(product, gradient, run)
 
 
-def _stepped(product: Callable[[Vector], Vector], run: _Run) -> _Run:
+def _stepped(product: Callable[[Vector], Vector], run: _Loop) -> _Loop:
     """Multiply the newest vector and add its product to the basis."""
     basis, alphas, betas, _, asymmetry, j, done = run
     newest = row(basis, j)
@@ -182,7 +182,7 @@ def _stepped(product: Callable[[Vector], Vector], run: _Run) -> _Run:
     # Rows after a breakdown are zero: nothing about symmetry follows from them.
     compared = (j > 0) & (betas[before] > 0)
     off = jnp.where(compared, jnp.abs(removed[before] - betas[before]), zero)
-    return _Run(
+    return _Loop(
         basis,
         alphas.at[j].set(removed[j]),
         betas.at[j].set(beta),
@@ -193,7 +193,7 @@ def _stepped(product: Callable[[Vector], Vector], run: _Run) -> _Run:
     )
 
 
-def _measured(product: Callable[[Vector], Vector], gradient: Vector, run: _Run) -> KrylovSpace:
+def _measured(product: Callable[[Vector], Vector], gradient: Vector, run: _Loop) -> KrylovSpace:
     """Take the Ritz pairs of a run, and measure the lowest by a product of its own."""
     values, weights = run.ritz()
     basis = run.basis
