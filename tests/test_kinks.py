@@ -9,8 +9,8 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
-from hessian_probe.points.reviews.nonsmooth.min_norm_point import min_norm_point
 from hessian_probe.points.reviews.nonsmooth.review import at_a_kink
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import min_norm_point
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 NO_TYPE = {"undetermined", "degenerate"}

@@ -62,19 +62,6 @@ NOT_YET_MERGED: dict[str, set[str]] = {
         "optimizers/lr_lookahead < optimizers/stability",
         "optimizers/preconditioner < optimizers/impulse_response",
     },
-    # points
-    "points": {
-        "points/assemble < points/classify",
-        "points/dense_ends < points/extremes",
-        "points/gradient_check < points/pipeline",
-        "points/morse_index < points/assemble",
-        "points/reviews/degenerate/intersecting_minima < points/reviews/degenerate/local_form",
-        "points/reviews/degenerate/sphere_minima < points/reviews/degenerate/local_form",
-        "points/reviews/nonsmooth/kink_search < points/reviews/nonsmooth/review",
-        "points/reviews/nonsmooth/min_norm_point < points/reviews/nonsmooth/sphere_sampling",
-        "points/spot_check < points/pipeline",
-        "points/weak_slope < points/locate",
-    },
     # problems
     "problems": {"problems/linear_theory < problems/linear_networks"},
     # training

@@ -17,13 +17,9 @@ from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.points.second_order import was_interrupted
 from hessian_probe.results import number
-
-# A decrease must exceed this many roundings of the loss to count: of the parameters' precision, and of a
-# lower one in which the loss computes.
-ROUNDING = 16.0
-COARSE_ROUNDING = 2.0
 
 
 def escape(
@@ -95,8 +91,7 @@ def _search(
     _check_point(point, objective, before)
     if point.escape_direction is None and point.descent is None:
         return _stay(point, params, before, objective, *_no_direction(point))
-    eps = float(jnp.finfo(objective.layout.dtype).eps)
-    margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
+    margin = decrease_margin(objective, before)
     ways = []
     if point.escape_direction is not None:
         ways.append(_straight(objective, point, before, margin))

@@ -18,7 +18,7 @@ from hessian_probe.planning.cost_analysis import BatchSizes, OperationCosts, bat
 from hessian_probe.planning.result import Plan
 from hessian_probe.points.classify import MAX_HVPS
 from hessian_probe.points.extremes import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE
-from hessian_probe.points.nearness import STEP_PRODUCTS
+from hessian_probe.points.locate import STEP_PRODUCTS
 from hessian_probe.points.reviews.sampling.review import FEWEST_BATCHES
 from hessian_probe.spectrum.certificate import steps_for
 from hessian_probe.spectrum.counting import MAX_BASIS as COUNT_BASIS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,19 +10,36 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, flatten_rows, generator
+from hessian_probe.arrays import (
+    PyTree,
+    Vector,
+    add_scaled,
+    cast,
+    dot,
+    flatten,
+    flatten_rows,
+    generator,
+    norm,
+    scale,
+    tangent,
+)
 from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
-from hessian_probe.operators.hessian import hessian
+from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
-from hessian_probe.points.assemble import critical_point
+from hessian_probe.points.extremes import Eigenpair, ExtremeEigenpairs
+from hessian_probe.points.null_space import about
 from hessian_probe.points.pipeline import Pipeline
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.points.second_order import interrupted
+from hessian_probe.points.second_order import Verdict, interrupted
 from hessian_probe.points.settings import Settings
+from hessian_probe.spectrum.counting import IndexCount, IndexCounter
+from hessian_probe.spectrum.dense import empty_result
+from hessian_probe.spectrum.result import EigenResult, IndexEstimate, multiplicities
 
 # Products allowed by default; a certified saddle takes about a dozen.
 MAX_HVPS = 400
+NOT_COUNTED = IndexCount(0, None, ())
 
 
 def classify(
@@ -122,11 +140,11 @@ def classify(
     job = Job("classify", op, options, Saving(save_to, save_every, resume))
     pipeline = Pipeline(op, rng, settings, job)
     try:
-        return critical_point(pipeline, pipeline.run())
+        return assemble(pipeline, pipeline.run())
     except KeyboardInterrupt:
         if not op.evaluated:
             raise  # nothing is known
-        return critical_point(pipeline, interrupted(pipeline.extremes))
+        return assemble(pipeline, interrupted(pipeline.extremes))
 
 
 def _check(
@@ -149,3 +167,144 @@ def _check(
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name}={flag!r}; expected True or False")
+
+
+def assemble(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
+    """Write the measurements and the verdict as a result."""
+    extremes, op = pipeline.extremes, pipeline.op
+    low, high = (None, None) if extremes is None else (extremes.low, extremes.high)
+    trusted = bool(pipeline.line_checks.get("low") and pipeline.line_checks["low"].confirmed_by)
+    counted = count_negative(op, extremes, pipeline.settings, pipeline.left, pipeline.rng, trusted=trusted)
+    near = verdict.label not in ("not_critical", "undetermined")
+    return CriticalPoint(
+        label=verdict.label,
+        strict=verdict.strict,
+        certified=verdict.certified,
+        confidence=verdict.confidence,
+        loss=op.value,
+        grad_norm=float(norm(op.gradient_vector)),
+        distance=pipeline.located.distance if near else math.nan,
+        critical_loss=pipeline.located.critical_loss if near else math.nan,
+        grad_norm_error=pipeline.sampling.gradient,
+        samples_needed=pipeline.sampling.samples,
+        lowest=_eigen(pipeline, low, 1, pipeline.sampling.low),
+        highest=_eigen(pipeline, high, 0, pipeline.sampling.high),
+        index_at_least=counted.at_least,
+        index_estimate=counted.estimate,
+        multiplicities=counted.multiplicities,
+        zero_band=extremes.band if extremes is not None else math.nan,
+        radius=min((p.radius for p in pipeline.line_checks.values() if p.confirmed_by), default=math.nan),
+        escape_direction=_escape_direction(pipeline, low) if trusted else _straight_descent(pipeline),
+        descent=_descent(pipeline),
+        evidence=(*verdict.evidence, *_notes(pipeline)),
+        num_hvps=pipeline.spent,
+        num_evaluations=op.objective.cost.num_evaluations,
+        size=op.size,
+        dtype=op.objective.precision,
+    )
+
+
+def _notes(pipeline: Pipeline) -> tuple[str, ...]:
+    names = pipeline.op.objective.ignored
+    left_out = (about(pipeline.op),) if isinstance(pipeline.op, RestrictedHessian) else ()
+    return left_out + tuple(f"the loss ignores {name}: it is flat along it" for name in names)
+
+
+def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
+    op, extremes = pipeline.op, pipeline.extremes
+    rtol = 1e-3 if pipeline.settings.rtol is None else pipeline.settings.rtol
+    if end is None or extremes is None:
+        status = "skipped" if extremes is None else extremes.status
+        return empty_result(op, pipeline.spent, "lanczos", rtol, status)
+    good = end.residual <= rtol * extremes.top
+    early = "ended when the label was settled; rtol=… asks for more accuracy"
+    return EigenResult(
+        eigenvalues=np.array([end.value]),
+        eigenvectors=tangent(op.layout, tuple(v[None] for v in end.vector), op.objective.non_variables, 1),
+        residual_norms=np.array([end.residual]),
+        converged=np.array([good]),
+        num_lowest=num_lowest,
+        num_hvps=pipeline.spent,
+        status="converged" if good else ("settled" if extremes.settled else extremes.status),
+        method="lanczos" if extremes.spectrum is None else "dense",
+        norm=extremes.top,
+        rtol=rtol,
+        size=op.size,
+        message="" if good else early,
+        standard_errors=None if error is None else np.array([error]),
+    )
+
+
+def _escape_direction(pipeline: Pipeline, low: Eigenpair | None) -> PyTree | None:
+    if low is None or pipeline.extremes is None or low.value >= -pipeline.extremes.band:
+        return _straight_descent(pipeline)
+    slope = float(dot(pipeline.op.gradient_vector, low.vector))
+    sign = -float(np.sign(slope)) or pipeline.line_checks["low"].downhill or _leading_sign(low.vector)
+    return tangent(pipeline.op.layout, scale(sign, low.vector), pipeline.op.objective.non_variables)
+
+
+def _descent(pipeline: Pipeline) -> PyTree | None:
+    """Displacement from the parameters to the lower loss that higher order showed."""
+    if pipeline.lower is None:
+        return None
+    move, there = pipeline.lower.move, pipeline.located.operator
+    if there is not None:
+        work = pipeline.op.layout.work_dtypes
+        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(pipeline.op.x, work))
+    return tangent(pipeline.op.layout, move, pipeline.op.objective.non_variables)
+
+
+def _straight_descent(pipeline: Pipeline) -> PyTree | None:
+    if pipeline.lower is None or not pipeline.lower.straight:
+        return None
+    unit = scale(1.0 / float(norm(pipeline.lower.move)), pipeline.lower.move)
+    return tangent(pipeline.op.layout, unit, pipeline.op.objective.non_variables)
+
+
+def _leading_sign(vector: Vector) -> float:
+    """Sign of the entry of largest magnitude: a convention for directions without a slope."""
+    entries = flatten(vector)
+    return float(np.sign(entries[np.argmax(np.abs(entries))]))
+
+
+def count_negative(
+    op: HessianOperator,
+    extremes: ExtremeEigenpairs | None,
+    settings: Settings,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    trusted: bool,
+) -> IndexCount:
+    """IndexCount the eigenvalues below the zero band, at the parameters.
+
+    Args:
+        op: operator at the parameters.
+        extremes: what the search saw there.
+        settings: `counting` asks for products beyond what the search spent.
+        budget: products left.
+        rng: source of random vectors.
+        trusted: whether the loss itself shows the negative curvature; else none is counted.
+
+    Returns:
+        What is proved, and the estimate of the index if there is one.
+    """
+    if extremes is None or extremes.low is None or (extremes.negatives and not trusted):
+        return NOT_COUNTED
+    if extremes.spectrum is not None:
+        return _exact(extremes.spectrum[0], extremes.band)
+    if not settings.counting or extremes.status not in ("converged", "max_hvps"):
+        return IndexCount(extremes.negatives, None, ())
+    allowed = settings.negative_tol * extremes.top
+    counted = IndexCounter(op, extremes.band, allowed, settings.confidence, budget, rng).run()
+    found = tuple(group for group in counted.multiplicities if group.copies > 1)
+    return IndexCount(max(counted.at_least, extremes.negatives), counted.estimate, found)
+
+
+def _exact(values: np.ndarray, band: float) -> IndexCount:
+    count = int(np.sum(values < -band))
+    # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
+    groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
+    zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
+    found = tuple(group for group in zeroed if group.copies > 1)
+    return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)

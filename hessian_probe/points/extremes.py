@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,11 +13,10 @@ from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.dense_ends import dense_ends, measured
-from hessian_probe.points.extreme_eigenpairs import Eigenpair, ExtremeEigenpairs
-from hessian_probe.points.rounding import SINGLE, ProductNoise
+from hessian_probe.points.rounding import SIGN_MARGIN, SINGLE, Rounding
 from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
+from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thick_restart import MAX_BASIS
 
@@ -31,9 +31,8 @@ DENSE_COUNT = 4096
 # A sign that is settled in fewer products than this may come from few distinct eigenvalues: up to
 # DENSE_SIZE variables the search looks that far for a breakdown, which proves that they repeat.
 BREAKDOWN_AFTER = 5
-# A Ritz value shows a sign where it lies twice the zero band away from zero, and an eigenvalue of
-# that sign is near where its residual is at most half of it.
-SIGN_MARGIN = 2.0
+# A Ritz value beyond the margin has an eigenvalue of its sign near where its residual is at most this share
+# of it.
 SIGN_RESIDUAL = 0.5
 # An end is resolved where its residual is below this share of its value.
 END_RESIDUAL = 1e-2
@@ -42,20 +41,78 @@ END_RESIDUAL = 1e-2
 PATIENCE = 1.5
 
 
+class Eigenpair(NamedTuple):
+    """One end of the spectrum: Ritz value, unit vector, residual ‖Hv − λv‖."""
+
+    value: float
+    vector: Vector
+    residual: float
+
+
+class ExtremeEigenpairs(NamedTuple):
+    """What the search saw of the spectrum.
+
+    Attributes:
+        low: lowest Ritz pair.
+        high: highest Ritz pair.
+        top: ‖H‖, the largest Ritz value in magnitude.
+        band: zero band.
+        negatives: Ritz values below −band; by interlacing at least as many eigenvalues are.
+        positives: Ritz values above +band.
+        complete: every eigenvalue is known (dense, or the whole space was spanned).
+        settled: the search ended because the signs were decided, not because the budget did.
+        lower: with the asked confidence no eigenvalue lies below this.
+        upper: with the asked confidence none lies above this; each of the two holds by itself.
+        steps: products on which these statements rest.
+        needed: products after which they would have allowed a label, if that is known, else None.
+        spectrum: all eigenvalues and, by column, vectors where dense, else None.
+        asymmetry: largest |⟨u,Hv⟩ − ⟨v,Hu⟩| seen.
+        status: "converged", "max_hvps", "nonfinite" or "interrupted".
+    """
+
+    low: Eigenpair | None
+    high: Eigenpair | None
+    top: float
+    band: float
+    negatives: int
+    positives: int
+    complete: bool
+    settled: bool
+    lower: float
+    upper: float
+    steps: int
+    needed: int | None
+    spectrum: tuple[np.ndarray, np.ndarray] | None
+    asymmetry: float
+    status: str
+
+    @property
+    def margin(self) -> float:
+        """Curvature beyond which a sign is shown."""
+        return SIGN_MARGIN * self.band
+
+
+class Point(NamedTuple):
+    """An operator and what is known of its spectrum: the parameters, or the predicted critical point."""
+
+    operator: HessianOperator
+    extremes: ExtremeEigenpairs
+
+
 class ExtremesSearch:
     """Search for both ends of an operator until the label is settled or the budget spent."""
 
     def __init__(
         self,
         op: HessianOperator,
-        noise: ProductNoise,
+        rounding: Rounding,
         rng: np.random.Generator,
         settings: Settings,
         budget: int,
         job: Job,
     ) -> None:
         self.job = job
-        self.op, self.noise, self.rng = op, noise, rng
+        self.op, self.rounding, self.rng = op, rounding, rng
         self.settings, self.budget = settings, budget
         self.before = op.objective.cost.num_hvps
         self.judged = 0  # steps after which the ends were looked at last
@@ -65,7 +122,7 @@ class ExtremesSearch:
 
     @property
     def spent(self) -> int:
-        """Products since the search began, those at the neighbour included."""
+        """Products since the search began, those of the perturbed operator included."""
         return self.op.objective.cost.num_hvps - self.before
 
     def run(self) -> ExtremeEigenpairs:
@@ -96,7 +153,7 @@ class ExtremesSearch:
             "judged": self.judged,
             "resolved_at": self.resolved_at,
             "spent": spent,
-            "noise": self.noise.largest,
+            "rounding": self.rounding.product,
             "random": random_state(self.rng),
             "krylov": self.krylov.state(),
         }
@@ -104,7 +161,7 @@ class ExtremesSearch:
     def _restore(self, values: State) -> None:
         self.krylov.restore(values["krylov"])
         self.judged, self.resolved_at = values["judged"], values["resolved_at"]
-        self.noise.largest = values["noise"]
+        self.rounding.product = values["rounding"]
         set_random_state(self.rng, values["random"])
         self.op.objective.cost.num_hvps = self.before + values["spent"]
         self.top = values["spent"], self.krylov.steps
@@ -140,7 +197,7 @@ class ExtremesSearch:
             return ""
         if krylov.steps == 1:
             assert krylov.first is not None
-            self.noise.measure(*krylov.first)
+            self.rounding.compare_product(*krylov.first)
         if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
             return ""
         values, residuals = self._ends_of_ritz()
@@ -178,7 +235,7 @@ class ExtremesSearch:
         return values, residuals
 
     def _band(self, values: np.ndarray) -> float:
-        return self.noise.band(self.op, float(np.max(np.abs(values))), self.krylov.asymmetry)
+        return self.rounding.band(float(np.max(np.abs(values))), self.krylov.asymmetry)
 
     def _sharp(self, values: np.ndarray, residuals: np.ndarray) -> bool:
         """Whether the ends are as accurate as the caller asked."""
@@ -187,7 +244,7 @@ class ExtremesSearch:
         )
 
     def _saddle(self, values: np.ndarray, residuals: np.ndarray) -> bool:
-        margin = SIGN_MARGIN * self._band(values)
+        margin = self.rounding.margin(float(np.max(np.abs(values))), self.krylov.asymmetry)
         beyond = values[0] < -margin and values[1] > margin
         near = bool(np.all(residuals <= SIGN_RESIDUAL * np.abs(values)))
         return bool(beyond) and near and self._sharp(values, residuals)
@@ -242,8 +299,8 @@ class ExtremesSearch:
             if self.krylov.nonfinite:
                 raise FloatingPointError
             assert self.krylov.first is not None
-            self.noise.measure(*self.krylov.first)
-        return dense_ends(self.op, self.noise, self.krylov.asymmetry)
+            self.rounding.compare_product(*self.krylov.first)
+        return dense_ends(self.op, self.rounding, self.krylov.asymmetry)
 
     def _ends(self, status: str) -> ExtremeEigenpairs:
         krylov = self.krylov
@@ -258,9 +315,9 @@ class ExtremesSearch:
             for j, i in enumerate(pair)
         ]
         if status in ("converged", "max_hvps"):
-            extremes = [measured(self.noise, end.value, _unit(end.vector)) for end in extremes]
+            extremes = [measured_pair(self.rounding, end.value, _unit(end.vector)) for end in extremes]
         top = float(np.max(np.abs(ritz.values)))
-        band = self.noise.band(self.op, top, krylov.asymmetry)
+        band = self.rounding.band(top, krylov.asymmetry)
         certificate, known = self._certificate(), krylov.exhausted
         confidence = self.settings.confidence
         return ExtremeEigenpairs(
@@ -284,3 +341,59 @@ class ExtremesSearch:
 
 def _unit(vector: Vector) -> Vector:
     return scale(1.0 / float(norm(vector)), vector)
+
+
+def dense_ends(op: HessianOperator, rounding: Rounding, asymmetry: float) -> ExtremeEigenpairs:
+    """Compute the whole spectrum of the leaves that the loss reads.
+
+    Args:
+        op: the Hessian.
+        rounding: rounding error of its products.
+        asymmetry: of its products, as far as Lanczos has seen it.
+
+    Returns:
+        Both ends, with every eigenpair.
+    """
+    count = search_dimension(op, op.active)
+    values, vectors = dense_eigh(op)
+    if count < len(values):
+        values, vectors = _drop_ignored(op, count, values, vectors)
+    low, high = (
+        measured_pair(rounding, float(values[i]), row(columns_to_basis(op, vectors[:, [i]]), 0))
+        for i in (0, -1)
+    )
+    top = float(np.max(np.abs(values)))
+    band = rounding.band(top, asymmetry)
+    return ExtremeEigenpairs(
+        low,
+        high,
+        top,
+        band,
+        int(np.sum(values < -band)),
+        int(np.sum(values > band)),
+        True,
+        True,
+        low.value,
+        high.value,
+        count,
+        None,
+        (values, vectors),
+        asymmetry,
+        "converged",
+    )
+
+
+def measured_pair(rounding: Rounding, value: float, vector: Vector) -> Eigenpair:
+    """Multiply a Ritz vector once more, one rounding away: its residual, and the error of its value."""
+    return Eigenpair(value, vector, rounding.compare_quotient(vector, value))
+
+
+def _drop_ignored(
+    op: HessianOperator, count: int, values: np.ndarray, vectors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out the exact zeros that belong to leaves which the loss does not read."""
+    widths = [int(np.prod(shape)) for shape in op.layout.shapes]
+    mask = np.repeat(np.asarray(op.active, bool), widths)
+    inside = np.sum(np.square(vectors[mask]), axis=0)
+    chosen = np.sort(np.argsort(-inside, kind="stable")[:count])
+    return values[chosen], vectors[:, chosen]

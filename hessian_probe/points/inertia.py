@@ -12,16 +12,14 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
-from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Neighbour, neighbour
+from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, SIGN_MARGIN, Rounding
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.results import number, signed
 
 # Diagonals closer than this leave nothing to be gained.
 SPREAD = 1e2
-# A sign counts where it lies this many bands from zero.
-SIGN_MARGIN = 2.0
 # The gradient, and what rounding makes of it, may place the critical point this share of the length of
 # the parameters (at least 1) away.
 NEAR = 0.1
@@ -54,7 +52,7 @@ class Inertia(NamedTuple):
     spread: float
 
 
-def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
+def scaled_inertia(op: HessianOperator, rounding: Rounding) -> Inertia | None:
     """Compute the signs of the Hessian's eigenvalues in units that make its diagonal ±1.
 
     The band comes from the same matrix one rounding away, in the same units: entries are rounded
@@ -62,7 +60,7 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
 
     Args:
         op: operator at a point.
-        near: the same one rounding away.
+        rounding: rounding error there.
 
     Returns:
         The inertia, or None where a diagonal entry is not known, or the diagonal is well scaled.
@@ -74,7 +72,7 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
         J. J. Sylvester, Philosophical Magazine 4, 1852 (law of inertia); diagonal scaling:
         A. van der Sluis, Numer. Math. 14, 1969, doi:10.1007/BF02165096.
     """
-    matrix, other = op.dense(), near.operator.dense()
+    matrix, other = op.dense(), rounding.perturbed.dense()
     if not (np.all(np.isfinite(matrix)) and np.all(np.isfinite(other))):
         return None
     diagonal, moved = np.abs(np.diag(matrix)), np.abs(np.diag(other) - np.diag(matrix))
@@ -86,10 +84,10 @@ def scaled_inertia(op: HessianOperator, near: Neighbour) -> Inertia | None:
     scales = 1 / np.sqrt(diagonal)
     scaled, noise = (scales[:, None] * m * scales for m in (matrix, other - matrix))
     values, vectors = np.linalg.eigh(scaled)
-    rounding = BAND_ROUNDING * op.eps * np.sqrt(min(op.size, 100)) * float(np.max(np.abs(values)))
-    band = rounding + BAND_NOISE * float(np.linalg.norm(noise, 2))
+    eigh_error = BAND_ROUNDING * op.eps * np.sqrt(min(op.size, 100)) * float(np.max(np.abs(values)))
+    band = eigh_error + BAND_NOISE * float(np.linalg.norm(noise, 2))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        gradients = np.stack([flatten(v) for v in (op.gradient_vector, *near.changes)])
+        gradients = np.stack([flatten(v) for v in (op.gradient_vector, *rounding.changes)])
         newton = scales[:, None] * ((vectors / values) @ vectors.T) * scales
         steps = newton @ gradients.T
     direction = scales * vectors[:, 0]
@@ -123,15 +121,15 @@ def review_inertia(
     diagonal = np.abs(np.square(vectors) @ values)
     if not np.max(diagonal) > SPREAD * np.min(diagonal):
         return verdict, None, None
-    near = neighbour(op, rng)
-    found = scaled_inertia(op, near)
+    rounding = Rounding.measured(op, rng)
+    found = scaled_inertia(op, rounding)
     if found is None or not _near(op, found):
         return verdict, None, None
     low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band
     label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
         (_sign(low, margin), _sign(high, margin))
     )
-    check = line_check(op, found.low, found.curvature, near.value_noise, near.gradient_noise)
+    check = line_check(op, found.low, found.curvature, rounding)
     if label is None or not check.confirmed_by:
         return verdict, None, None
     evidence = (

@@ -1,4 +1,9 @@
-"""Does the loss itself show the curvature that the Hessian claims, and how far does that hold?"""
+"""Does the loss itself show the curvature and the slope that its derivatives claim, and how far?
+
+A derivative of the user's own (straight-through rounding, a reversed or clipped gradient) need not be that
+of the loss, and a second derivative is blind to kinks and steps; values along lines and in random
+directions are not.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, cast, dot, norm
+from hessian_probe.arrays import Vector, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.rounding import Rounding
+from hessian_probe.results import number
 
 # A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
 PER_CALL = 4
@@ -24,6 +31,17 @@ VALUE_SHARE = 0.5
 # The curvature must hold nearer too, at these shares of that distance, as far as rounding lets see: a
 # kink shows as one that grows like 1/t.
 NEARER = 0.5 ** np.array([2.0, 6.0, 12.0, 20.0])
+# Distances along the gradient, a factor 4 apart.  Where the change that the slope makes is beyond VISIBLE
+# roundings of the loss, its central difference must be the slope to SHARE at one of them: as near as that,
+# it is so for every loss with that gradient.  SEEN of them at least must be visible.
+DISTANCES = 0.25 ** np.arange(1, 17)
+VISIBLE = 64.0
+SHARE = 0.5
+SEEN = 3
+# Random directions looked at; along each the loss is taken at ± NEARER shares of the distance.
+DIRECTIONS = 4
+# Rounding of the loss, and of its slope, that a sample may fall by.
+ROUNDINGS = 8.0
 
 
 class LineCheck(NamedTuple):
@@ -53,7 +71,11 @@ def parameter_scale(op: HessianOperator) -> float:
 
 
 def line_check(
-    op: HessianOperator, direction: Vector, curvature: float, value_noise: float, slope_noise: float
+    op: HessianOperator,
+    direction: Vector,
+    curvature: float,
+    rounding: Rounding,
+    slope_error: float | None = None,
 ) -> LineCheck:
     """Find the distance over which slope and loss show `curvature` along a unit direction.
 
@@ -61,21 +83,22 @@ def line_check(
         op: operator at the parameters.
         direction: unit vector.
         curvature: λ claimed by the Hessian along it.
-        value_noise: accuracy of the loss.
-        slope_noise: accuracy of the gradient.
+        rounding: rounding error at the parameters.
+        slope_error: rounding error of the slope along the direction; None means that of the gradient.
 
     Returns:
-        The probe; `confirmed_by` is "" where no distance shows the claimed curvature.  A distance
+        The check; `confirmed_by` is "" where no distance shows the claimed curvature.  A distance
         counts only if the curvature holds nearer too: it does not at a kink, nor where the loss
         comes back by chance.
     """
-    line = _Line(op, direction, curvature, value_noise, slope_noise)
+    slope_error = rounding.gradient if slope_error is None else slope_error
+    line = _Line(op, direction, curvature, rounding.value, slope_error)
     start = parameter_scale(op)
     for call in range(MAX_CALLS):
         exponents = 0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL)
         pairs = line.pairs(start * 0.5**exponents)
         for pair in pairs:
-            if line.slope_noise > SLOPE_SHARE * abs(curvature) * pair.step:
+            if line.slope_error > SLOPE_SHARE * abs(curvature) * pair.step:
                 return NOTHING
             if line.holds(pair) and line.holds_within(pair.step):
                 return line.judge(pair)
@@ -99,15 +122,15 @@ class _Line:
         op: HessianOperator,
         direction: Vector,
         curvature: float,
-        value_noise: float,
-        slope_noise: float,
+        value_error: float,
+        slope_error: float,
     ) -> None:
         self.op, self.direction, self.curvature = op, direction, curvature
-        self.value_noise = value_noise
+        self.value_error = value_error
         # A slope is itself rounded, and below the smallest normal number it is cut off.
         finfo = jnp.finfo(op.objective.scalar_dtype)
         rounding = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
-        self.slope_noise = slope_noise + rounding + SLOPE_ROUNDINGS * float(finfo.tiny)
+        self.slope_error = slope_error + rounding + SLOPE_ROUNDINGS * float(finfo.tiny)
 
     def pairs(self, steps: np.ndarray) -> list[_Pair]:
         """Evaluate at ± every step."""
@@ -128,18 +151,80 @@ class _Line:
         """Whether it holds nearer too, as far as the gradient's accuracy allows to see."""
         allowed = SLOPE_SHARE * abs(self.curvature)
         return all(
-            self.holds(pair) or self.slope_noise > allowed * pair.step
+            self.holds(pair) or self.slope_error > allowed * pair.step
             for pair in self.pairs(distance * NEARER)
         )
 
     def judge(self, pair: _Pair) -> LineCheck:
         """Confirm the curvature by the losses at the widest distance where it holds."""
         size, step = abs(self.curvature), pair.step
-        downhill = 0.0 if abs(pair.apart) <= 4 * self.value_noise else -math.copysign(1.0, pair.apart)
-        noise = 4 * self.value_noise / step**2
+        downhill = 0.0 if abs(pair.apart) <= 4 * self.value_error else -math.copysign(1.0, pair.apart)
+        noise = 4 * self.value_error / step**2
         measured, by = pair.by_loss, "loss"
         if noise > VALUE_SHARE * size:
             measured, by = pair.by_slope, "slope"
         elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
             by = ""
         return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
+
+
+def gradient_check(op: HessianOperator, rounding: Rounding) -> str:
+    """Say so if the loss does not change along the gradient as the gradient says, else "".
+
+    Args:
+        op: operator at the parameters.
+        rounding: rounding error at the parameters.
+
+    Returns:
+        The sentence; "" for a loss without kinks and derivatives of its own, which is not looked at.
+
+    Cost:
+        32 evaluations where the loss has kinks or such derivatives.
+    """
+    facts, length = op.objective.facts, float(norm(op.gradient_vector))
+    if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
+        return ""
+    steps = parameter_scale(op) * DISTANCES
+    values, _ = op.objective.line(
+        op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
+    )
+    shown = (values[: len(steps)] - values[len(steps) :]) / (2 * steps)
+    visible = (length * steps > VISIBLE * rounding.value) & np.isfinite(shown)
+    if np.sum(visible) < SEEN or np.any(np.abs(shown[visible] - length) <= SHARE * length):
+        return ""
+    nearest = int(np.flatnonzero(visible)[-1])
+    found, where = number(float(shown[nearest]), 3), number(float(steps[nearest]), 2)
+    return (
+        f"the gradient claims a slope of {number(length, 3)}, the loss shows {found} over ±{where} along it: "
+        "the derivative is not that of the loss"
+    )
+
+
+def spot_check(
+    op: HessianOperator, sign: float, distance: float, rounding: Rounding, rng: np.random.Generator
+) -> float | None:
+    """Find a sample that is lower than a minimum (`sign` +1) or higher than a maximum (−1).
+
+    Args:
+        op: operator at the point.
+        sign: +1 for a minimum, −1 for a maximum.
+        distance: distance over which the curvature was seen to hold.
+        rounding: rounding error at the parameters.
+        rng: source of the directions.
+
+    Returns:
+        The distance of such a sample, or None if there is none.
+
+    Cost:
+        DIRECTIONS · 8 evaluations.
+    """
+    steps = np.concatenate([distance * NEARER, -distance * NEARER])
+    slope = float(norm(op.gradient_vector))
+    for _ in range(DIRECTIONS):
+        direction = random_normal(rng, op.layout, op.active)
+        values, _ = op.objective.line(op.x, scale(1 / norm(direction), direction), steps)
+        allowed = ROUNDINGS * rounding.value + 2 * slope * np.abs(steps)
+        wrong = sign * (values - op.value) < -allowed
+        if np.any(wrong):
+            return float(np.min(np.abs(steps[wrong])))
+    return None

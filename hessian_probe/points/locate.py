@@ -1,4 +1,10 @@
-"""Newton steps towards a predicted critical point, each of which must work."""
+"""Is there a critical point near enough for the curvature here to be about it?  Newton's iteration.
+
+Training never stops at a critical point exactly.  The local quadratic model predicts one at
+x + s with H s = −g; it counts as near when the model explains the gradient, the true gradient all but
+vanishes there (after a few such steps, each of which must work), and the loss there differs from here
+by a small share of what the curvature changes over the distance along which it was checked.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, scale
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
-from hessian_probe.points.line_check import line_check, parameter_scale
-from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step
-from hessian_probe.points.rounding import GRADIENT_NOISE, hides_slope
+from hessian_probe.points.extremes import ExtremeEigenpairs
+from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
+from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step, split_gradient
+from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, Rounding
 from hessian_probe.points.weak_slope import weak_slope
 from hessian_probe.results import number
 
@@ -43,22 +49,10 @@ PROGRESS = 0.5
 TAIL = 0.34
 # A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
 DOUBT = 10.0
-
-
-class Noise(NamedTuple):
-    """What rounding does here.
-
-    Attributes:
-        tolerance: gradient norm that is zero to rounding.
-        value: accuracy of the loss.
-        slope: accuracy of a slope.
-        moved: changes of the gradient over one rounding, a few draws.
-    """
-
-    tolerance: float
-    value: float
-    slope: float
-    moved: tuple[Vector, ...]
+# A Newton step, and a gradient in the zero band, of at most so many roundings are zero.
+STEP_ROUNDINGS = 32.0
+# Products allowed for the Newton step.
+STEP_PRODUCTS = 200
 
 
 class LocatedPoint(NamedTuple):
@@ -94,13 +88,127 @@ def unknown(reason: str) -> LocatedPoint:
     return LocatedPoint("unknown", math.nan, math.nan, None, reason)
 
 
+def locate(
+    op: HessianOperator,
+    extremes: ExtremeEigenpairs,
+    line_checks: tuple[LineCheck, ...],
+    rounding: Rounding,
+    rng: np.random.Generator,
+    budget: int,
+) -> LocatedPoint:
+    """Decide how near a critical point is.
+
+    Args:
+        op: operator at the parameters.
+        extremes: spectrum ends found there.
+        line_checks: line probes along the ends whose curvature is beyond the zero band.
+        rounding: rounding error at the parameters.
+        rng: source of randomness.
+        budget: products that may be spent.
+
+    Returns:
+        The critical point, or why none is known to be near.
+    """
+    rounding, tolerance = _gradient_rounding(op, extremes, rounding, line_checks, rng)
+    length = float(norm(op.gradient_vector))
+    small = length <= tolerance
+    if (
+        small
+        and _small_along_all(op, extremes, rounding, tolerance)
+        and _small_beside_change(op, extremes, line_checks)
+    ):
+        reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
+        return LocatedPoint("exact", 0.0, op.value, None, reason)
+    if not line_checks:
+        return far(f"gradient norm {number(length, 3)} with no curvature beyond the zero band: a slope")
+    if any(p.radius == 0.0 for p in line_checks):
+        return unknown("the curvature holds at no distance probed")
+    both_signs = extremes.negatives > 0 and extremes.positives > 0
+    # A saddle needs both curvatures to matter; where all have one sign, that along the step will do.
+    change = (min if both_signs else max)(p.change for p in line_checks)
+    radius = max(p.radius for p in line_checks)
+    iteration = NewtonIteration(
+        op, extremes, (rounding, tolerance), (change, radius), rng, min(budget, STEP_PRODUCTS)
+    )
+    iteration.polish = not both_signs or op.size <= FEW_VARIABLES
+    iteration.one_sign = not both_signs
+    if small:  # as a whole, but not along weak curvature: steps must show that it falls there
+        iteration.tolerance, iteration.doubtful = KEPT_IN_ALL * length, tolerance
+    return iteration.run()
+
+
+def _gradient_rounding(
+    op: HessianOperator,
+    extremes: ExtremeEigenpairs,
+    rounding: Rounding,
+    line_checks: tuple[LineCheck, ...],
+    rng: np.random.Generator,
+) -> tuple[Rounding, float]:
+    """Rounding error with the gradient norm that is zero to it; parameters of zero are measured apart."""
+    tolerance = rounding.gradient_tolerance(extremes.top)
+    # They have no rounding of their own: they move by that of the distance over which the curvature holds.
+    flags = [bool(leaf.size) and not bool(np.any(np.asarray(leaf))) for leaf in op.x]
+    radius = min((p.radius for p in line_checks), default=0.0)
+    if not any(flags) or not radius > 0:
+        return rounding, tolerance
+    changes = []
+    for _ in range(DRAWS):
+        draw = random_normal(rng, op.layout, tuple(flags))
+        moved = op.at(add_scaled(cast(op.x, op.layout.work_dtypes), op.eps * radius, draw))
+        changes.append(add_scaled(moved.gradient_vector, -1.0, op.gradient_vector))
+    wider = rounding.widened(changes)
+    if not wider.finite:
+        return rounding, tolerance
+    return wider, max(tolerance, GRADIENT_NOISE * wider.gradient)
+
+
+def _small_along_all(
+    op: HessianOperator, extremes: ExtremeEigenpairs, rounding: Rounding, tolerance: float
+) -> bool:
+    """Whether a gradient that is small as a whole is small along every eigenvector."""
+    # Along weak curvature a gradient below the rounding of the strong one can still be a slope.  Where
+    # the spectrum is known, the Newton step and what lies in the zero band are compared with those of
+    # the change that one rounding makes.
+    if extremes.spectrum is None:
+        return not rounding.hides_slope(op.gradient_vector, tolerance)
+    work = op.layout.work_dtypes
+    eps, length = op.eps, float(norm(cast(op.x, work)))
+    step, flat = split_gradient(op, op.gradient_vector, extremes.spectrum, extremes.band)
+    noises = [split_gradient(op, change, extremes.spectrum, extremes.band) for change in rounding.changes]
+    step_noise, flat_noise = (max(parts) for parts in zip(*noises, strict=True))
+    return step <= STEP_ROUNDINGS * (step_noise + eps * length) and flat <= STEP_ROUNDINGS * (
+        flat_noise + eps * extremes.band * length
+    )
+
+
+def _small_beside_change(
+    op: HessianOperator, extremes: ExtremeEigenpairs, line_checks: tuple[LineCheck, ...]
+) -> bool:
+    """Whether a gradient below coarse rounding also moves the loss by little, as the model has it."""
+    # Rounding in bfloat16 is wide enough to hide the slope of a tail like exp(−x), far out.
+    if op.eps <= SINGLE or not line_checks or not float(norm(op.gradient_vector)) > 0:
+        return True
+    found = [
+        end for end in (extremes.low, extremes.high) if end is not None and abs(end.value) > extremes.band
+    ]
+    parts = [
+        (0.5 * float(dot(op.gradient_vector, end.vector)) ** 2 / abs(end.value), check.change)
+        for end, check in zip(found, line_checks, strict=True)
+    ]
+    if extremes.spectrum is not None:
+        parts.append(
+            (dense_step(op, extremes.spectrum, extremes.band).change, max(p.change for p in line_checks))
+        )
+    return all(moved <= MODEL_SHARE * change for moved, change in parts)
+
+
 class NewtonIteration:
     """Newton steps from the parameters towards the predicted critical point.
 
     Args:
         op: operator at the parameters.
         extremes: spectrum ends found there.
-        noise: accuracy of loss and gradient.
+        accuracy: rounding error there, and the gradient norm that is zero to it.
         extent: what the curvature changes of the loss, and up to which distance it was seen to hold.
         rng: source of randomness.
         budget: products that may be spent.
@@ -110,13 +218,13 @@ class NewtonIteration:
         self,
         op: HessianOperator,
         extremes: ExtremeEigenpairs,
-        noise: Noise,
+        accuracy: tuple[Rounding, float],
         extent: tuple[float, float],
         rng: np.random.Generator,
         budget: int,
     ) -> None:
         self.op, self.extremes = op, extremes
-        self.noise, self.tolerance = noise, noise.tolerance
+        self.rounding, self.tolerance = accuracy
         (self.change, self.radius), self.rng = extent, rng
         self.polish = self.one_sign = False
         self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
@@ -144,7 +252,7 @@ class NewtonIteration:
             if not math.isfinite(after):
                 return unknown("the loss is not finite at the predicted critical point")
             # At params of zero nothing is rounded; where the step leads, something is.
-            self.tolerance = max(self.tolerance, self._rounding(there))
+            self.tolerance = max(self.tolerance, self._rounding_of_params(there))
             off = self._moved_too_far(there, step)
             if off is not None:
                 return off
@@ -176,15 +284,14 @@ class NewtonIteration:
     def _unseen(self, slope: float) -> bool:
         """Whether a slope does not show in the loss over the distance that is checked."""
         # Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
-        return slope * self.limit <= DOUBT * self.noise.value
+        return slope * self.limit <= DOUBT * self.rounding.value
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
         """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
-        measured = min(self.tolerance, GRADIENT_NOISE * self.noise.slope)
-        moved = self.noise.moved
-        return after <= measured and not hides_slope(there.gradient_vector, moved, self.tolerance)
+        measured = min(self.tolerance, GRADIENT_NOISE * self.rounding.gradient)
+        return after <= measured and not self.rounding.hides_slope(there.gradient_vector, self.tolerance)
 
-    def _rounding(self, there: HessianOperator) -> float:
+    def _rounding_of_params(self, there: HessianOperator) -> float:
         """Gradient that the rounding of the parameters alone leaves at a critical point."""
         eps, work = there.eps, there.layout.work_dtypes
         return eps * self.extremes.top * float(norm(cast(there.x, work)))
@@ -196,7 +303,7 @@ class NewtonIteration:
             return False
         along = scale(1 / distance, step)
         curvature = -float(dot(self.op.gradient_vector, along)) / distance
-        check = line_check(self.op, along, curvature, self.noise.value, self.noise.slope)
+        check = line_check(self.op, along, curvature, self.rounding)
         self.change, self.radius = check.change, check.radius
         return check.radius > 0
 
@@ -268,7 +375,7 @@ class NewtonIteration:
 
     def _moved(self, there: HessianOperator) -> float:
         """Change of the loss; from the gradients at both ends where losses are too coarse to subtract."""
-        if 10 * self.noise.value <= LOSS_SHARE * self.change:
+        if 10 * self.rounding.value <= LOSS_SHARE * self.change:
             return abs(there.value - self.op.value)
         work = self.op.layout.work_dtypes
         path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))

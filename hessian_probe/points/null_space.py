@@ -6,11 +6,11 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.degenerate.flat_floor import follow_floor
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
-from hessian_probe.points.rounding import Neighbour, gradient_tolerance
+from hessian_probe.points.rounding import Rounding
 from hessian_probe.results import number
 
 # A generator's flow is followed over this share of the parameters' length by so many steps of the classical
@@ -27,7 +27,7 @@ BANDS = 2.0
 
 
 def check_symmetry(
-    op: RestrictedHessian, extremes: ExtremeEigenpairs, near: Neighbour, rng: np.random.Generator
+    op: RestrictedHessian, extremes: ExtremeEigenpairs, rounding: Rounding, rng: np.random.Generator
 ) -> str:
     """Say which of the directions left out is not flat, and by what; "" where all are.
 
@@ -39,7 +39,7 @@ def check_symmetry(
     Args:
         op: the restricted operator.
         extremes: spectrum ends of the rest.
-        near: what one rounding changes.
+        rounding: rounding error at the parameters.
         rng: source of roundings.
 
     Returns:
@@ -52,29 +52,29 @@ def check_symmetry(
     rows = op.null.directions(op.x)
     for index, flat in enumerate(rows):
         direction = unflatten(op.layout, flat)
-        problem = _here(op, index, direction, extremes, near)
+        problem = _here(op, index, direction, extremes, rounding)
         if not problem:
-            problem = _along_flow(op, index, near, extremes) if not op.null.fixed else ""
+            problem = _along_flow(op, index, rounding, extremes) if not op.null.fixed else ""
         if not problem and op.null.fixed:
-            problem = _along_line(op, direction, flat, extremes, near, rng)
+            problem = _along_line(op, direction, flat, extremes, rounding, rng)
         if problem:
             return f"{op.null.name(index)} is not flat: {problem}; give directions that the loss ignores"
     if op.null.fixed and len(rows) > 1:
         for _ in range(COMBINATIONS):
             flat = rng.standard_normal(len(rows)) @ rows
             flat /= np.linalg.norm(flat)
-            problem = _along_line(op, unflatten(op.layout, flat), flat, extremes, near, rng)
+            problem = _along_line(op, unflatten(op.layout, flat), flat, extremes, rounding, rng)
             if problem:
                 return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
     return ""
 
 
 def _here(
-    op: RestrictedHessian, index: int, direction: Vector, extremes: ExtremeEigenpairs, near: Neighbour
+    op: RestrictedHessian, index: int, direction: Vector, extremes: ExtremeEigenpairs, rounding: Rounding
 ) -> str:
     slope, length = abs(float(dot(op.gradient_vector, direction))), float(norm(op.gradient_vector))
-    along = max(abs(float(dot(direction, change))) for change in near.changes)
-    allowed = NOISE_FACTOR * (along + op.eps * length) + gradient_tolerance(op, near, extremes.top)
+    along = max(abs(float(dot(direction, change))) for change in rounding.changes)
+    allowed = NOISE_FACTOR * (along + op.eps * length) + rounding.gradient_tolerance(extremes.top)
     if slope > allowed:
         return f"the slope along it is {number(slope, 3)} (rounding {number(allowed, 2)})"
     bend = 0.0
@@ -90,14 +90,14 @@ def _here(
     return ""
 
 
-def _along_flow(op: RestrictedHessian, index: int, near: Neighbour, extremes: ExtremeEigenpairs) -> str:
+def _along_flow(op: RestrictedHessian, index: int, rounding: Rounding, extremes: ExtremeEigenpairs) -> str:
     """Follow the generator's flow by the classical Runge–Kutta method."""
     x = cast(op.x, op.layout.work_dtypes)
     way = FLOW * parameter_scale(op)
     step = way / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     error = FLOW_ERROR * way
     steep = float(norm(op.gradient_vector))
-    allowed = NOISE_FACTOR * near.value_noise + error * steep + extremes.top * error**2
+    allowed = NOISE_FACTOR * rounding.value + error * steep + extremes.top * error**2
     for count in range(FLOW_STEPS):
         first = op.null.generator(index, x)
         second = op.null.generator(index, add_scaled(x, 0.5 * step, first))
@@ -117,14 +117,14 @@ def _along_line(
     direction: Vector,
     flat: np.ndarray,
     extremes: ExtremeEigenpairs,
-    near: Neighbour,
+    rounding: Rounding,
     rng: np.random.Generator,
 ) -> str:
     steps = parameter_scale(op) * np.concatenate([SHARES, -SHARES])
     values, slopes = op.objective.line(op.x, direction, steps)
     moved = float(np.max(np.abs(values - op.value)))
-    noise = NOISE_FACTOR * (near.value_noise + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
-    slope_noise = NOISE_FACTOR * near.gradient_noise + BANDS * extremes.band * np.abs(steps)
+    noise = NOISE_FACTOR * (rounding.value + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
+    slope_noise = NOISE_FACTOR * rounding.gradient + BANDS * extremes.band * np.abs(steps)
     if np.all(np.abs(values - op.value) <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return ""
     if extremes.spectrum is not None:

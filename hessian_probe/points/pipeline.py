@@ -10,14 +10,10 @@ from hessian_probe.arrays import dot, scale
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
-from hessian_probe.points.extremes import SIGN_MARGIN, ExtremesSearch
-from hessian_probe.points.gradient_check import gradient_check
+from hessian_probe.points.extremes import ExtremeEigenpairs, ExtremesSearch, Point
 from hessian_probe.points.inertia import review_inertia
-from hessian_probe.points.line_check import LineCheck, line_check
-from hessian_probe.points.locate import LocatedPoint, Noise
-from hessian_probe.points.nearness import locate
-from hessian_probe.points.newton_path import Point
+from hessian_probe.points.line_check import LineCheck, gradient_check, line_check, spot_check
+from hessian_probe.points.locate import LocatedPoint, locate
 from hessian_probe.points.null_space import check_symmetry
 from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
 from hessian_probe.points.reviews.degenerate.review import Descent, review_degenerate
@@ -27,14 +23,7 @@ from hessian_probe.points.reviews.nonsmooth.review import (
     withhold_at_kink,
 )
 from hessian_probe.points.reviews.sampling.review import PRODUCTS, SamplingErrors, SamplingReview
-from hessian_probe.points.rounding import (
-    SINGLE,
-    Neighbour,
-    ProductNoise,
-    gradient_tolerance,
-    neighbour,
-    slope_noise,
-)
+from hessian_probe.points.rounding import SINGLE, Rounding
 from hessian_probe.points.second_order import (
     SecondOrderTest,
     Verdict,
@@ -44,7 +33,6 @@ from hessian_probe.points.second_order import (
     undetermined,
 )
 from hessian_probe.points.settings import Settings
-from hessian_probe.points.spot_check import spot_check
 from hessian_probe.results import number, signed
 
 # Two Lanczos steps, the noise of a product, both ends once more, and two at the critical point.
@@ -64,7 +52,7 @@ class Pipeline:
         self.sampling = SamplingErrors()
         self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
         self.lower: Descent | None = None
-        self.value_noise = self.slope_noise = math.nan
+        self.rounding = Rounding.unmeasured(op)
         self.reviewed_nonsmooth = False
         self.derivative_failed = False  # the second derivative fails, or is not what the loss shows
 
@@ -90,36 +78,35 @@ class Pipeline:
         if self.settings.budget < MIN_HVPS:
             need = f"max_hvps={self.settings.budget} is too few: at least {MIN_HVPS} are needed"
             return undetermined(need)
-        near = neighbour(self.op, self.rng)
-        if not math.isfinite(near.gradient_noise) or not math.isfinite(near.value_noise):
+        rounding = Rounding.measured(self.op, self.rng)
+        if not rounding.finite:
             self.derivative_failed = True
             cause = "the loss or its gradient is not finite one rounding away"
             return self._review_nonsmooth(undetermined(cause))
-        self.value_noise, self.slope_noise = near.value_noise, near.gradient_noise
-        extremes = self.extremes = self._search(self.op, near)
+        self.rounding = rounding
+        extremes = self.extremes = self._search(self.op, rounding)
         if extremes.low is None or extremes.high is None:
             self.derivative_failed = extremes.status == "nonfinite"
             return self._review_nonsmooth(undetermined(no_product(extremes)))
         if extremes.status == "interrupted":
             return interrupted(extremes)
-        cause = not_repeatable(self.op, extremes, self.noise)
+        cause = not_repeatable(self.op, extremes, rounding)
         if cause:
             self.derivative_failed = True
             return self._review_nonsmooth(undetermined(cause))
         if isinstance(self.op, RestrictedHessian):
-            problem = check_symmetry(self.op, extremes, near, self.rng)
+            problem = check_symmetry(self.op, extremes, rounding, self.rng)
             if problem:
                 return undetermined(problem)
-        tolerance = gradient_tolerance(self.op, near, extremes.top)
         for name, end in (("low", extremes.low), ("high", extremes.high)):
             if abs(end.value) > extremes.band:
-                noise = slope_noise(self.op, near, end.vector)
-                self.line_checks[name] = line_check(self.op, end.vector, end.value, near.value_noise, noise)
+                error = rounding.slope(end.vector)
+                self.line_checks[name] = line_check(self.op, end.vector, end.value, rounding, error)
         self.located = locate(
             self.op,
             extremes,
             tuple(self.line_checks.values()),
-            Noise(tolerance, near.value_noise, near.gradient_noise, near.changes),
+            rounding,
             self.rng,
             self.left - self.reserve,
         )
@@ -137,13 +124,10 @@ class Pipeline:
         """Let finite steps judge where the loss has kinks or the second derivative fails."""
         if self.reviewed_nonsmooth:
             return verdict
-        self.reviewed_nonsmooth = (
-            verdict.label == "degenerate"
-        )  # what higher order makes of it is not asked again
+        # What higher order makes of a degenerate point is not reviewed again.
+        self.reviewed_nonsmooth = verdict.label == "degenerate"
         op = self.located.operator or self.op
-        seen = DerivativeEvidence(
-            self.extremes, self.line_checks, self.value_noise, self.slope_noise, self.derivative_failed
-        )
+        seen = DerivativeEvidence(self.extremes, self.line_checks, self.rounding, self.derivative_failed)
         verdict, found = review_nonsmooth(op, seen, verdict, self.rng)
         if found is None:
             return verdict
@@ -166,10 +150,9 @@ class Pipeline:
         verdict, self.sampling = review.judge(verdict)
         return verdict
 
-    def _search(self, op: HessianOperator, near: Neighbour) -> ExtremeEigenpairs:
-        self.noise = ProductNoise(near)
+    def _search(self, op: HessianOperator, rounding: Rounding) -> ExtremeEigenpairs:
         left = self.left - self.reserve
-        return ExtremesSearch(op, self.noise, self.rng, self.settings, left, self.job).run()
+        return ExtremesSearch(op, rounding, self.rng, self.settings, left, self.job).run()
 
     def _verdict(self, extremes: ExtremeEigenpairs) -> Verdict:
         """Join curvature and nearness."""
@@ -178,19 +161,13 @@ class Pipeline:
             self.derivative_failed = True
             return undetermined(unconfirmed)
         if self.located.kind == "far":
-            denied = gradient_check(self.op, self.value_noise)
+            denied = gradient_check(self.op, self.rounding)
             if denied:
-                self.derivative_failed = (
-                    True  # at a kink the gradient is none; finite steps may see what it is
-                )
+                # At a kink the gradient is none; finite steps may show what it is.
+                self.derivative_failed = True
                 return undetermined(denied, self.located.reason, *self.judge.curvature(extremes))
-            return Verdict(
-                "not_critical",
-                True,
-                False,
-                None,
-                (self.located.reason, *self.judge.curvature(extremes)),
-            )
+            evidence = (self.located.reason, *self.judge.curvature(extremes))
+            return Verdict("not_critical", True, False, None, evidence)
         if self.located.kind == "unknown":
             return undetermined(self.located.reason, *self.judge.curvature(extremes))
         evidence = (self.located.reason,)
@@ -224,7 +201,7 @@ class Pipeline:
             return verdict
         sign = 1.0 if verdict.label == "minimum" else -1.0
         radius = min(check.radius for check in self.line_checks.values())
-        found = spot_check(op, sign, radius, self.value_noise, self.rng)
+        found = spot_check(op, sign, radius, self.rounding, self.rng)
         if found is None:
             return verdict
         self.derivative_failed = True
@@ -248,8 +225,7 @@ class Pipeline:
                 *evidence,
                 *self.judge.curvature(extremes),
             )
-        near = neighbour(there, self.rng)
-        moved = self._search(there, near)
+        moved = self._search(there, Rounding.measured(there, self.rng))
         if moved.status == "interrupted":
             raise KeyboardInterrupt
         if moved.low is None or moved.high is None:
@@ -265,8 +241,7 @@ class Pipeline:
         assert extremes.high is not None
         low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (extremes.low, extremes.high))
         found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
-        margin = SIGN_MARGIN * extremes.band
-        if not (low < -margin and high > margin):
+        if not (low < -extremes.margin and high > extremes.margin):
             return undetermined(found + ": not of both signs as here", *evidence)
         self.judged = Point(there, extremes)
         verdict = self.judge.by_signs(extremes, (*evidence, found))

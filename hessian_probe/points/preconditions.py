@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from hessian_probe.arrays import cast, first_nonfinite, norm
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
-from hessian_probe.points.rounding import ProductNoise
+from hessian_probe.points.extremes import ExtremeEigenpairs
+from hessian_probe.points.rounding import Rounding
 from hessian_probe.results import number
 
 # A product that changes by more than this share of ‖H‖ between two evaluations a rounding apart
@@ -41,20 +41,19 @@ def no_product(extremes: ExtremeEigenpairs) -> str:
     return "a Hessian-vector product is not finite here, though loss and gradient are: no second derivative"
 
 
-def not_repeatable(op: HessianOperator, extremes: ExtremeEigenpairs, noise: ProductNoise) -> str:
+def not_repeatable(op: HessianOperator, extremes: ExtremeEigenpairs, rounding: Rounding) -> str:
     """Name the likely cause where gradients or products cannot be repeated."""
-    near = noise.near
-    rounding = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
-    expected = rounding * (extremes.top + noise.largest)
-    if near.gradient_noise > UNSTABLE * float(norm(op.gradient_vector)) + expected:
-        return f"the gradient changes by {number(near.gradient_noise, 2)} {RANDOMNESS}"
-    worst = max(noise.largest, extremes.asymmetry)
+    moved = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    expected = moved * (extremes.top + rounding.product)
+    if rounding.gradient > UNSTABLE * float(norm(op.gradient_vector)) + expected:
+        return f"the gradient changes by {number(rounding.gradient, 2)} {RANDOMNESS}"
+    worst = max(rounding.product, extremes.asymmetry)
     if worst <= UNSTABLE * extremes.top or worst <= float(jnp.finfo(op.dtype).tiny):
         return ""
-    if extremes.top <= extremes.band and 0 < near.gradient_noise <= rounding * noise.largest:
+    if extremes.top <= extremes.band and 0 < rounding.gradient <= moved * rounding.product:
         return ""  # no curvature here, and a little one rounding away: a smooth loss of higher order
     share = number(worst / extremes.top if extremes.top else math.inf, 2)
-    if extremes.asymmetry > noise.largest:
+    if extremes.asymmetry > rounding.product:
         return (
             f"products are not symmetric (by {share} of ‖H‖): the gradient is not that of one loss; "
             "a custom derivative, or a loss whose randomness depends on the parameters"

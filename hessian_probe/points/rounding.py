@@ -1,13 +1,13 @@
-"""How much of a loss, gradient or product is rounding: measured by moving the parameters by one.
+"""Rounding error of loss, gradient, slopes and products at a point: what is zero, and what is more.
 
-Parameters a rounding away are the same parameters; what loss, gradient and product change between
+Parameters one rounding away are the same parameters; what loss, gradient and product change between
 the two is the accuracy with which they are known.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.objective import Objective
 
 # A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
 # BAND_NOISE times the measured change of a product.  With these no zero mode of `make truth`
@@ -27,6 +28,8 @@ BAND_NOISE = 8.0
 # wrong label; the larger ones (215 variables) were decided from 0.02 ‖H‖ (TF32) and 0.1 ‖H‖ (bfloat16).
 BAND_REDUCED = 2.0
 SINGLE = float(np.finfo(np.float32).eps)
+# A sign is shown by a curvature this many zero bands away from zero.
+SIGN_MARGIN = 2.0
 # The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.
 GRADIENT_ROUNDING = 4.0
 GRADIENT_NOISE = 4.0
@@ -39,45 +42,145 @@ SLOPE_NOISE = 4.0
 DRAWS = 3
 EXCESS = 1e3
 FLOOR_SHARE = 1e-6
+# A decrease of the loss counts beyond this many roundings of the parameters' precision, and of a lower one
+# in which the loss computes.
+DECREASE_ROUNDINGS = 16.0
+DECREASE_REDUCED = 2.0
 
 
-class Neighbour(NamedTuple):
-    """The operator one rounding away, and what differs there (the most, of a few draws)."""
+class Rounding:
+    """Rounding error at a point: the largest change of a few draws that move the parameters by one rounding.
 
-    operator: HessianOperator
-    value_noise: float
-    gradient_noise: float
-    changes: tuple[Vector, ...]
-
-
-def neighbour(op: HessianOperator, rng: np.random.Generator) -> Neighbour:
-    """Evaluate loss and gradient one rounding away.
-
-    Every variable moves by eps times the larger of its own size and its leaf's root mean square.
-
-    Args:
-        op: operator at the parameters.
-        rng: source of the signs of the moves.
-
-    Returns:
-        The operator there, with the changes of loss and gradient.
+    Attributes:
+        op: operator at the point.
+        perturbed: operator at the parameters of the first draw.
+        gradient: error of the gradient (norm), in loss / params.
+        changes: changes of the gradient, one for each draw.
+        product: largest error ‖H'v − Hv‖ (unit v) among the products compared, in loss / params².
     """
-    eps = op.eps
-    others = []
-    for _ in range(DRAWS):
-        signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
-        others.append(op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, eps)))
-    changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
-    value_noise = VALUE_ROUNDING * eps * abs(op.value) + max(abs(o.value - op.value) for o in others)
-    return Neighbour(others[0], value_noise, max(float(norm(c)) for c in changes), changes)
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        perturbed: HessianOperator,
+        value: float | None,
+        gradient: float,
+        changes: tuple[Vector, ...],
+    ) -> None:
+        self.op, self.perturbed = op, perturbed
+        self._value, self.gradient, self.changes = value, gradient, changes
+        self.product = 0.0
+
+    @property
+    def value(self) -> float:
+        """Error of the loss."""
+        return _value_rounding(self.op) if self._value is None else self._value
+
+    @classmethod
+    def measured(cls, op: HessianOperator, rng: np.random.Generator) -> Rounding:
+        """Measure the error of loss and gradient at a point.
+
+        Args:
+            op: operator at the point.
+            rng: source of the signs of the moves.
+
+        Returns:
+            The errors; products are compared later, by `compare_product` and `compare_quotient`.
+
+        Cost:
+            DRAWS evaluations of loss and gradient.
+        """
+        others = [perturbed_operator(op, rng) for _ in range(DRAWS)]
+        changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
+        value = _value_rounding(op) + max(abs(o.value - op.value) for o in others)
+        return cls(op, others[0], value, max(float(norm(c)) for c in changes), changes)
+
+    @classmethod
+    def unmeasured(cls, op: HessianOperator) -> Rounding:
+        """Return the least error of the loss where none was measured; of gradients nothing is known."""
+        return cls(op, op, None, math.inf, ())
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are finite one rounding away."""
+        return math.isfinite(self.gradient) and math.isfinite(self.value)
+
+    def widened(self, changes: list[Vector]) -> Rounding:
+        """Return the errors with further changes of the gradient taken into account."""
+        gradient = max(self.gradient, *(float(norm(change)) for change in changes))
+        wider = Rounding(self.op, self.perturbed, self._value, gradient, (*self.changes, *changes))
+        wider.product = self.product
+        return wider
+
+    def compare_product(self, v: Vector, product: Vector) -> None:
+        """Compare a known product with that of the perturbed operator."""
+        other = self.perturbed.apply(v)
+        self.product = max(self.product, float(norm(add_scaled(other, -1.0, product))))
+
+    def compare_quotient(self, v: Vector, value: float) -> float:
+        """Multiply a Ritz vector by the perturbed operator; the change of its Rayleigh quotient is an error.
+
+        Returns:
+            The residual ‖H'v − λv‖.
+        """
+        product = self.perturbed.apply(v)
+        self.product = max(self.product, abs(float(dot(v, product)) - value))
+        return float(norm(add_scaled(product, -value, v)))
+
+    def band(self, top: float, asymmetry: float = 0.0) -> float:
+        """Half-width of the zero band: curvature below it cannot be told from zero.
+
+        Args:
+            top: ‖H‖.
+            asymmetry: largest |⟨u,Hv⟩ − ⟨v,Hu⟩| seen.
+
+        Returns:
+            The half-width, in loss / params².
+        """
+        eps = self.op.eps
+        roundings = BAND_ROUNDING * math.sqrt(min(self.op.size, 100)) if eps <= SINGLE else BAND_REDUCED
+        rounding = roundings * eps * top
+        rounding += self.op.objective.route.error(eps) * top
+        return rounding + BAND_NOISE * max(self.product, asymmetry)
+
+    def margin(self, top: float, asymmetry: float = 0.0) -> float:
+        """Curvature beyond which a sign is shown."""
+        return SIGN_MARGIN * self.band(top, asymmetry)
+
+    def gradient_tolerance(self, top: float) -> float:
+        """Gradient norm below which the gradient is zero to rounding, for an operator of norm `top`."""
+        length = float(norm(cast(self.op.x, self.op.layout.work_dtypes)))
+        return GRADIENT_ROUNDING * self.op.eps * top * length + GRADIENT_NOISE * self.gradient
+
+    def slope(self, direction: Vector) -> float:
+        """Error of the slope along a unit direction."""
+        if self.op.eps <= SINGLE:
+            return self.gradient  # at least; what reduced precision does is too coarse for that
+        along = max(abs(float(dot(direction, change))) for change in self.changes)
+        return min(SLOPE_NOISE * along, self.gradient)
+
+    def hides_slope(self, gradient: Vector, tolerance: float) -> bool:
+        """Whether some entry of a gradient, small as a whole, is far above its own rounding."""
+        # Rounding in a stiff variable makes the tolerance wide; a slope along a soft one hides in it.
+        size = sum(leaf.size for leaf in gradient)
+        floor = max(FLOOR_SHARE * tolerance / math.sqrt(size), float(np.finfo(np.float32).tiny))
+        return float(_largest_excess(gradient, self.changes, floor)) > EXCESS
 
 
-def slope_noise(op: HessianOperator, near: Neighbour, direction: Vector) -> float:
-    """Accuracy of the slope along a unit direction."""
-    if op.eps <= SINGLE:
-        return near.gradient_noise  # at least; what reduced precision does is too coarse for that
-    along = max(abs(float(dot(direction, change))) for change in near.changes)
-    return min(SLOPE_NOISE * along, near.gradient_noise)
+def perturbed_operator(op: HessianOperator, rng: np.random.Generator) -> HessianOperator:
+    """Move every variable by eps times the larger of its own size and its leaf's root mean square."""
+    signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
+    return op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, op.eps))
+
+
+def decrease_margin(objective: Objective, value: float) -> float:
+    """Smallest decrease from a loss of `value` that is more than rounding, without a measurement."""
+    eps = float(jnp.finfo(objective.layout.dtype).eps)
+    return max(DECREASE_ROUNDINGS * eps, DECREASE_REDUCED * objective.eps) * abs(value)
+
+
+def _value_rounding(op: HessianOperator) -> float:
+    return VALUE_ROUNDING * op.eps * abs(op.value)
 
 
 @jax.jit
@@ -92,14 +195,6 @@ def _largest_excess(gradient: Vector, changes: tuple[Vector, ...], floor: Any) -
     return jnp.max(jnp.stack(ratios))
 
 
-def hides_slope(gradient: Vector, changes: tuple[Vector, ...], tolerance: float) -> bool:
-    """Whether some entry of a gradient, small as a whole, is far above its own rounding."""
-    # Rounding in a stiff variable makes the tolerance wide; a slope along a soft one hides in it.
-    size = sum(leaf.size for leaf in gradient)
-    floor = max(FLOOR_SHARE * tolerance / math.sqrt(size), float(np.finfo(np.float32).tiny))
-    return float(_largest_excess(gradient, changes, floor)) > EXCESS
-
-
 @jax.jit
 def _moved(x: Vector, signs: Any, eps: float) -> Vector:
     def leaf(value: jax.Array, sign: jax.Array) -> jax.Array:
@@ -108,43 +203,3 @@ def _moved(x: Vector, signs: Any, eps: float) -> Vector:
         return value + step * jnp.maximum(jnp.abs(value), size)
 
     return tuple(leaf(value, sign) for value, sign in zip(x, signs, strict=True))
-
-
-class ProductNoise:
-    """Largest change of a product ‖H'v − Hv‖ (unit v) between the operator and its neighbour."""
-
-    def __init__(self, near: Neighbour) -> None:
-        self.near = near
-        self.largest = 0.0
-
-    def measure(self, v: Vector, product: Vector) -> None:
-        """Compare a known product with the neighbour's."""
-        other = self.near.operator.apply(v)
-        self.largest = max(self.largest, float(norm(add_scaled(other, -1.0, product))))
-
-    def rayleigh(self, v: Vector, value: float) -> tuple[float, float]:
-        """Multiply a Ritz vector at the neighbour.
-
-        Returns:
-            Its Rayleigh quotient there, and the residual ‖H'v − λv‖; the change of the quotient
-            enters the noise.
-        """
-        product = self.near.operator.apply(v)
-        quotient = float(dot(v, product))
-        self.largest = max(self.largest, abs(quotient - value))
-        return quotient, float(norm(add_scaled(product, -value, v)))
-
-    def band(self, op: HessianOperator, top: float, asymmetry: float = 0.0) -> float:
-        """Half-width of the zero band for an operator of norm `top`."""
-        eps = op.eps
-        roundings = BAND_ROUNDING * math.sqrt(min(op.size, 100)) if eps <= SINGLE else BAND_REDUCED
-        rounding = roundings * eps * top
-        rounding += op.objective.route.error(eps) * top
-        return rounding + BAND_NOISE * max(self.largest, asymmetry)
-
-
-def gradient_tolerance(op: HessianOperator, near: Neighbour, top: float) -> float:
-    """Gradient norm below which the gradient is zero to rounding, in loss / params."""
-    eps = op.eps
-    length = float(norm(cast(op.x, op.layout.work_dtypes)))
-    return GRADIENT_ROUNDING * eps * top * length + GRADIENT_NOISE * near.gradient_noise

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.settings import Settings

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from hessian_probe.arrays import PyTree
-from hessian_probe.escapes.escape import COARSE_ROUNDING, ROUNDING, escape
+from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.data import Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.results import number, signed
 from hessian_probe.training.compiled_search import NUM_PRODUCTS, CompiledSearch
 from hessian_probe.training.probe_batches import ProbeBatches, draw
@@ -182,8 +182,7 @@ class MonitorProbe:
         objective = Objective(self._loss, params, sample.probe)
         before = objective.value(objective.variables)
         values = [objective.value(objective.read(each)) for each in lower]
-        eps = float(jnp.finfo(objective.layout.dtype).eps)
-        margin = max(ROUNDING * eps, COARSE_ROUNDING * objective.eps) * abs(before)
+        margin = decrease_margin(objective, before)
         doubts, losses = [], objective.cost.num_evaluations
         for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
             doubt = None

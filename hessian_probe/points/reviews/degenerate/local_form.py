@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.points.reviews.degenerate.flat_floor import FlatFloor, follow_floor
-from hessian_probe.points.reviews.degenerate.intersecting_minima import minima_intersect
 from hessian_probe.points.reviews.degenerate.leading_order import LeadingOrder, leading_order, steep_fall
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
 from hessian_probe.points.reviews.degenerate.sphere_minima import (
@@ -16,6 +15,7 @@ from hessian_probe.points.reviews.degenerate.sphere_minima import (
     RATIO,
     along_sphere,
     directions,
+    minima_intersect,
     sphere_minima,
 )
 from hessian_probe.results import number

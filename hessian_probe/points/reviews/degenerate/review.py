@@ -8,8 +8,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, row, unflatten_rows
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
-from hessian_probe.points.extremes import DENSE_SIZE
+from hessian_probe.points.extremes import DENSE_SIZE, ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.degenerate.local_form import LocalForm, find_local_form
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss

@@ -13,21 +13,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import lsq_linear
 
-from hessian_probe.arrays import (
-    Vector,
-    add_scaled,
-    cast,
-    dot,
-    flatten,
-    norm,
-    random_normal,
-    scale,
-    unflatten,
-)
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten, norm, random_normal, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.reviews.nonsmooth.min_norm_point import min_norm_point
-from hessian_probe.points.reviews.nonsmooth.sphere import Sphere, SphereSample
+from hessian_probe.points.rounding import Rounding
 
 # Random directions on each sphere; with each its opposite.
 DRAWN = 3
@@ -56,6 +46,62 @@ TRIALS = 0.25 ** np.arange(8)
 ROUNDINGS = 8.0
 # A slope stands in for losses too coarse to show a change up to so many times what they can show.
 BEYOND = 4.0
+# Weight of the condition Σλ = 1 in the least-squares problem: its error is about 1/FIRM².
+FIRM = 1e4
+
+
+class SphereSample(NamedTuple):
+    """The loss at x + h·d: its change from x, its slope outwards, its gradient."""
+
+    direction: Vector
+    change: float
+    slope: float
+    gradient: Vector
+
+
+class Sphere(NamedTuple):
+    """What was found at one distance.
+
+    Attributes:
+        distance: h.
+        low: lowest sample.
+        high: highest sample.
+        peak: pair of opposite samples with the lowest sum.
+        min_norm: norm of the shortest convex combination of the gradients.
+        slope: whether that is a slope: no gradient makes it shorter, and along it the loss falls on one side
+            and rises on the other.
+        steepest: norm of the longest gradient.
+        moved: whether any sample differs from the point at all.
+    """
+
+    distance: float
+    low: SphereSample
+    high: SphereSample
+    peak: tuple[SphereSample, SphereSample]
+    min_norm: float
+    slope: bool
+    steepest: float
+    moved: bool
+
+    @property
+    def stationary(self) -> float:
+        """The shortest combination over the longest gradient."""
+        return self.min_norm / self.steepest if self.steepest > 0 else 0.0
+
+    @property
+    def even_change(self) -> float:
+        """Half the sum of the changes at both ends of the peak direction."""
+        return 0.5 * (self.peak[0].change + self.peak[1].change)
+
+    @property
+    def odd_change(self) -> float:
+        """Half their difference."""
+        return 0.5 * abs(self.peak[0].change - self.peak[1].change)
+
+    @property
+    def curvature(self) -> float:
+        """(f(x+hd) + f(x−hd) − 2f(x)) / h² along the peak direction."""
+        return 2 * self.even_change / self.distance**2
 
 
 class _Bundle(NamedTuple):
@@ -71,8 +117,7 @@ class SphereSampling:
 
     Args:
         op: operator at the point; only values and gradients are used.
-        value_noise: accuracy of the loss.
-        slope_noise: accuracy of a slope.
+        rounding: rounding error of loss and slopes; slopes that were not measured say nothing.
         top: ‖H‖, as far as the second derivative shows it.
         rng: source of directions.
     """
@@ -80,14 +125,13 @@ class SphereSampling:
     def __init__(
         self,
         op: HessianOperator,
-        value_noise: float,
-        slope_noise: float,
+        rounding: Rounding,
         top: float,
         rng: np.random.Generator,
     ) -> None:
         self.top = top
         self.op, self.rng = op, rng
-        self.value_noise, self.slope_noise = value_noise, slope_noise
+        self.rounding = rounding
         self.value = op.value
         self._x = cast(op.x, op.layout.work_dtypes)
         self._samples: list[SphereSample] = []
@@ -134,11 +178,11 @@ class SphereSampling:
 
     def _visible(self, change: float, slope: float) -> float:
         """Change of the loss; by the slope, as of a parabola, where losses are too coarse; else zero."""
-        coarse, by_slope = ROUNDINGS * self.value_noise, 0.5 * slope * self._distance
+        coarse, by_slope = ROUNDINGS * self.rounding.value, 0.5 * slope * self._distance
         # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
         if not abs(change) <= coarse:
             return change
-        shown = abs(slope) > ROUNDINGS * self.slope_noise and abs(by_slope) <= BEYOND * coarse
+        shown = abs(slope) > ROUNDINGS * self.rounding.gradient and abs(by_slope) <= BEYOND * coarse
         return by_slope if shown else 0.0
 
     def _bundle(self) -> _Bundle:
@@ -213,7 +257,7 @@ class SphereSampling:
             start = add_scaled(self._x, self._distance, best.direction)
             values, slopes = self.op.objective.line(cast(start, self.op.layout.dtypes), turn, steps)
             changes = np.where(np.isfinite(values), sign * (values - self.value), np.inf)
-            if np.all(np.abs(changes) <= ROUNDINGS * self.value_noise):
+            if np.all(np.abs(changes) <= ROUNDINGS * self.rounding.value):
                 changes = self._distance * sign * np.where(np.isfinite(slopes), np.cumsum(slopes), 0.0)
             index = int(np.argmin(changes))
             turned = add_scaled(best.direction, float(TRIALS[index]), turn)
@@ -273,3 +317,31 @@ def _span(gradients: np.ndarray, curved: float) -> np.ndarray:
 def _project(flat: np.ndarray, across: np.ndarray) -> np.ndarray:
     """Leave out the directions across the kinks."""
     return flat - (across @ flat) @ across
+
+
+def min_norm_point(gram: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimise ‖Σ λᵢ gᵢ‖ over λ ≥ 0, Σ λᵢ = 1.
+
+    A locally Lipschitz function is stationary at x if zero is in the hull of the gradients arbitrarily
+    near (Clarke); minus the shortest element is the direction of steepest descent of their maximum.
+
+    Args:
+        gram: inner products of the gradients, shape (k, k).
+
+    Returns:
+        λ, shape (k,), and the norm of the combination.
+
+    Source:
+        J. V. Burke, A. S. Lewis and M. L. Overton, SIAM J. Optim. 15, 2005, doi:10.1137/030601296.
+    """
+    top = float(np.max(np.diag(gram), initial=0.0))
+    if not top > 0:
+        return np.full(len(gram), 1 / len(gram)), 0.0
+    values, vectors = np.linalg.eigh(gram / top)
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    matrix = np.vstack([root, FIRM * np.ones((1, len(gram)))])
+    # Not `nnls`: that of SciPy 1.13 fails to converge where gradients repeat.
+    solved = lsq_linear(matrix, np.r_[np.zeros(len(gram)), FIRM], (0.0, np.inf), method="bvls", tol=1e-14)
+    weights = np.maximum(solved.x, 0.0)
+    weights /= np.sum(weights)
+    return weights, float(np.sqrt(max(weights @ gram @ weights, 0.0)))

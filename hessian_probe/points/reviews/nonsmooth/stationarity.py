@@ -15,8 +15,8 @@ import numpy as np
 from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.line_check import parameter_scale
-from hessian_probe.points.reviews.nonsmooth.sphere import Sphere
-from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, SphereSampling
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Sphere, SphereSampling
+from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.results import number, signed
 
@@ -67,7 +67,7 @@ class Stationarity(NamedTuple):
 def examine_stationarity(
     op: HessianOperator,
     directions: list[Vector],
-    noise: tuple[float, float],
+    rounding: Rounding,
     top: float,
     rng: np.random.Generator,
     farthest: float = math.inf,
@@ -78,7 +78,7 @@ def examine_stationarity(
     Args:
         op: operator at the point.
         directions: directions to look along, beside random ones and those found on the way.
-        noise: accuracy of the loss and of a slope.
+        rounding: rounding error at the parameters.
         top: ‖H‖, as far as the second derivative shows it.
         rng: source of randomness.
         farthest: largest distance of interest.
@@ -90,12 +90,12 @@ def examine_stationarity(
     Cost:
         About 60 gradients for each of up to six distances.
     """
-    around = SphereSampling(op, *noise, top, rng)
-    rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    around = SphereSampling(op, rounding, top, rng)
+    spacing = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
     radius, spheres = min(0.1 * parameter_scale(op), farthest), []
     carried: list[Vector] = []
     for _ in range(SPHERES):
-        if rounding > ROUNDING_SHARE * radius or radius < nearest:
+        if spacing > ROUNDING_SHARE * radius or radius < nearest:
             break
         sphere = around.look(radius, [*directions, *carried])
         radius /= APART

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import chi2
 
-from hessian_probe.arrays import Vector, add_scaled, dot, flatten, norm, scale
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten, norm, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import accumulate
 from hessian_probe.operators.per_batch import batch_gradients
-from hessian_probe.points.extreme_eigenpairs import ExtremeEigenpairs
+from hessian_probe.points.extremes import ExtremeEigenpairs, Point
 from hessian_probe.points.newton import UNEXPLAINED, krylov_step
 from hessian_probe.points.reviews.sampling.split_half import SplitHalf, split_halves
 from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
@@ -199,3 +199,27 @@ def held_out_slope(op: HessianOperator, gradient_noise: GradientNoise) -> SplitH
         weights.append(weight)
         values.append(float(dot(gradient, directions[1 - index % 2])))
     return split_halves(np.array(values), np.array(weights))
+
+
+def newton_displacement(here: Point, there: Point) -> Vector | None:
+    """Return the step from one place to the other; None where they are the same."""
+    if there.operator is here.operator:
+        return None
+    work = here.operator.layout.work_dtypes
+    return add_scaled(cast(there.operator.x, work), -1.0, cast(here.operator.x, work))
+
+
+def loss_to_go(here: Point, there: Point, step: Vector | None) -> float:
+    """Change of the loss along the step, from the slopes at both its ends."""
+    if step is None:
+        return 0.0
+    return 0.5 * abs(sum(float(dot(step, place.operator.gradient_vector)) for place in (here, there)))
+
+
+def model_change(gradient_noise: GradientNoise, there: Point, step: Vector | None) -> float:
+    """The same eigenvector by eigenvector, as far as these are known: rises and falls do not cancel."""
+    if step is None:
+        return 0.0
+    beyond = np.abs(gradient_noise.curvatures) > there.extremes.band
+    along = np.array([estimate.value for estimate in gradient_noise.along])[beyond]
+    return float(np.sum(0.5 * np.abs(along * (along / gradient_noise.curvatures[beyond]))))

@@ -10,14 +10,17 @@ import numpy as np
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.per_batch import rayleigh_quotients
+from hessian_probe.points.extremes import Point
 from hessian_probe.points.line_check import LineCheck
 from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
-from hessian_probe.points.newton_path import Point, loss_to_go, model_change, newton_displacement
 from hessian_probe.points.reviews.sampling.gradient_noise import (
     Displacement,
     displacement,
     held_out_slope,
+    loss_to_go,
     measure_gradient_noise,
+    model_change,
+    newton_displacement,
 )
 from hessian_probe.points.reviews.sampling.sample_size import (
     BATCHES,
