@@ -238,6 +238,8 @@ def test_away_from_its_kinks_a_loss_is_smooth():
         (lambda p: jnp.max(jnp.stack([jnp.sum(p), jnp.sum(p * p), 0.5 * p[0]])), 2.0, False),
         (lambda p: jnp.sum(jnp.sort(p * p) * jnp.arange(3.0, dtype=p.dtype)), 1.0, True),
         (lambda p: jax.nn.logsumexp(p), 0.0, False),
+        (jax.checkpoint(lambda p: jnp.sum(relu(p))), 0.0, True),
+        (jax.checkpoint(lambda p: jnp.sum(relu(p))), 1.0, False),
     ],
 )
 def test_ties_at_kinks(loss, at, tied):

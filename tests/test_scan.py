@@ -8,7 +8,7 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
-from hessian_probe.programs.jaxpr import scan_parts
+from hessian_probe.programs.walker import scan_parts
 
 pytestmark = pytest.mark.any_promotion
 

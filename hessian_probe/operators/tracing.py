@@ -22,7 +22,7 @@ from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
-from hessian_probe.programs.jaxpr import nested_programs
+from hessian_probe.programs.walker import primitives
 
 
 class Route(NamedTuple):
@@ -160,14 +160,4 @@ def _derivative_exists(
     except (TypeError, ValueError, NotImplementedError):
         return False
     needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return not _holds(needed, "custom_lin")
-
-
-def _holds(program: Any, primitive: str) -> bool:
-    """Whether a traced program, or one nested in it, uses a primitive of that name."""
-    for equation in program.eqns:
-        if equation.primitive.name == primitive:
-            return True
-        if any(_holds(inner, primitive) for _, inner in nested_programs(equation)):
-            return True
-    return False
+    return "custom_lin" not in primitives(needed)

@@ -13,15 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.programs.inspect import CORNERED_RULES, CORNERS, JUMPS
-from hessian_probe.programs.jaxpr import is_literal, nested_programs
+from hessian_probe.programs.thresholds import TIE_ROUNDINGS
+from hessian_probe.programs.walker import Evaluation, Noted, nested_programs, primitives
 
-# Operands tie where they differ by less than so many roundings of the largest entry beside them: sums of
-# a few thousand products leave that much at a kink.
-ROUNDINGS = 1e3
 COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 PAIRS = frozenset(("max", "min"))
-# Programs that are run through as they stand; kinks inside any other nested program count as ties.
-OPEN = frozenset(("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2"))
 
 
 def operands_tie(program: Any, num_variables: int, inputs: list[Any], kinks: set[str], eps: float) -> bool:
@@ -40,66 +36,40 @@ def operands_tie(program: Any, num_variables: int, inputs: list[Any], kinks: set
     Cost:
         One evaluation of the program, and its compilation.
     """
-    walk = _Walk(kinks, eps)
+    watch = _KinkWatch(kinks, eps)
     marks = [index < num_variables for index in range(len(inputs))]
-    tied = jax.jit(partial(walk.run, program.jaxpr, marks))(program.consts, inputs)
-    return walk.hidden or bool(tied)
+    tied = jax.jit(partial(watch.any_tie, program.jaxpr, marks))(program.consts, inputs)
+    return watch.hidden or bool(tied)
 
 
-class _Walk:
-    """Evaluates a program and watches the operands of its kinks."""
+class _KinkWatch(Evaluation[bool]):
+    """Compares the operands of kinks; the note on a value is whether it depends on the parameters."""
 
     def __init__(self, kinks: set[str], eps: float) -> None:
         self.kinks, self.eps = kinks, eps
-        self.hidden = False  # a kink inside a program that is not run through
+        self.hidden = False  # a kink inside a program that is not entered
         self.ties: list[jax.Array] = []
 
-    def run(self, jaxpr: Any, marks: list[bool], consts: list[Any], inputs: list[Any]) -> jax.Array:
-        """Whether anything ties."""
-        self.visit(jaxpr, marks, consts, inputs)
+    def constant(self, value: Any) -> Noted[bool]:
+        """A constant does not depend on the parameters."""
+        return value, False
+
+    def any_tie(self, jaxpr: Any, marks: list[bool], consts: list[Any], inputs: list[Any]) -> jax.Array:
+        """Whether any operands tie."""
+        given = list(zip(inputs, marks, strict=True))
+        self.run(jaxpr, [self.constant(value) for value in consts], given)
         return jnp.any(jnp.stack(self.ties)) if self.ties else jnp.zeros((), bool)
 
-    def visit(
-        self, jaxpr: Any, marks: list[bool], consts: list[Any], inputs: list[Any]
-    ) -> tuple[list[Any], list[bool]]:
-        """Evaluate a program: its outputs, and which of them depend on the parameters."""
-        values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(
-            zip(jaxpr.invars, inputs, strict=True)
-        )
-        depends = {var for var, mark in zip(jaxpr.invars, marks, strict=True) if mark}
-
-        def read(var: Any) -> Any:
-            return var.val if is_literal(var) else values[var]
-
-        for equation in jaxpr.eqns:
-            given = [read(var) for var in equation.invars]
-            marked = [not is_literal(var) and var in depends for var in equation.invars]
-            outputs, flags = self._equation(equation, given, marked)
-            for var, value, flag in zip(equation.outvars, outputs, flags, strict=True):
-                values[var] = value
-                if flag:
-                    depends.add(var)
-        outs = jaxpr.outvars
-        return [read(var) for var in outs], [not is_literal(var) and var in depends for var in outs]
-
-    def _equation(self, equation: Any, given: list[Any], marked: list[bool]) -> tuple[list[Any], list[bool]]:
-        name = equation.primitive.name
-        inner = list(nested_programs(equation))
-        if any(marked):
-            self._watch(name, given, equation.params)
-        if name in OPEN and len(inner) >= 1 and len(inner[0][1].invars) == len(given):
-            holder = next(p for p in equation.params.values() if getattr(p, "jaxpr", p) is inner[0][1])
-            return self.visit(inner[0][1], marked, getattr(holder, "consts", []), given)
-        if any(marked) and any(_names(program) & _WATCHED for _, program in inner):
-            self.hidden = True
-        bound = equation.primitive.get_bind_params(equation.params)
-        functions, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX before 0.10 gives both
-        output = equation.primitive.bind(*functions, *given, **params)
-        outputs = list(output) if equation.primitive.multiple_results else [output]
-        return outputs, [any(marked)] * len(outputs)
+    def operation(self, equation: Any, inputs: list[Noted[bool]], outputs: list[Any]) -> list[Noted[bool]]:
+        """Watch an operation; its outputs depend on the parameters where an input does."""
+        marked = any(mark for _, mark in inputs)
+        if marked:
+            self._watch(equation.primitive.name, [value for value, _ in inputs], equation.params)
+            self.hidden |= any(primitives(inner) & _WATCHED for _, inner in nested_programs(equation))
+        return [(value, marked) for value in outputs]
 
     def _watch(self, name: str, given: list[Any], params: Any) -> None:
-        """Compare the operands of a kink that was noticed."""
+        """Compare the operands of a kink that matters."""
         kind = CORNERS.get(name, JUMPS.get(name, ""))
         pair = name in PAIRS and self.kinks & {kind, *CORNERED_RULES}
         if pair or (name in COMPARISONS and self.kinks - set(CORNERS.values())):
@@ -120,7 +90,7 @@ class _Walk:
         self.ties.append(jnp.any(count > 1))
 
     def _width(self, top: jax.Array) -> jax.Array:
-        return jnp.asarray(ROUNDINGS * self.eps, top.dtype) * top
+        return jnp.asarray(TIE_ROUNDINGS * self.eps, top.dtype) * top
 
     def _tie(self, a: Any, b: Any) -> None:
         a, b = jnp.asarray(a), jnp.asarray(b)
@@ -131,13 +101,3 @@ class _Walk:
 
 
 _WATCHED = frozenset((*CORNERS, *JUMPS)) | COMPARISONS
-
-
-def _names(program: Any) -> set[str]:
-    """Names of all primitives in a program and those nested in it."""
-    found = set()
-    for equation in program.eqns:
-        found.add(equation.primitive.name)
-        for _, inner in nested_programs(equation):
-            found |= _names(inner)
-    return found

@@ -1,20 +1,18 @@
-"""What a traced loss is made of: chance, low precision, kinks, custom derivatives, loops.
+"""What a traced loss is made of: random numbers, low precision, kinks, custom derivatives, loops.
 
-Only what matters is noticed: an operation counts where its input depends on the parameters and its
-output reaches the loss.  A mask computed from data is no kink, nor is the shift inside a softmax, whose
-derivative is stopped.
+An operation counts if its input depends on the parameters and its output reaches the loss.  A mask computed
+from data is no kink, nor is the shift inside a softmax, whose derivative is stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.programs.jaxpr import Live, inner_marks, is_literal, liveness, nested_programs
+from hessian_probe.programs.walker import Marks, inner_marks, is_literal, nested_programs
 
 RANDOM = ("random_bits", "random_gamma_p", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
 # A debugging callback prints, and gives the loss nothing.
@@ -93,29 +91,77 @@ def inspect_program(program: Any, variables: int | None = None) -> ProgramFacts:
         variables: how many of its first inputs are the parameters' variables; None means all.
 
     Returns:
-        What was noticed.
+        What it shows.
+
+    Examples:
+        >>> inspect_program(jax.make_jaxpr(lambda w: jnp.sum(jnp.abs(w)))(jnp.ones(3))).kinks
+        ('abs',)
     """
     inputs = program.jaxpr.invars
     count = len(inputs) if variables is None else variables
-    scanner = _Scanner()
+    inspector = _Inspector()
     for variable in inputs[:count]:
-        scanner.see_float(variable.aval)
+        inspector.see_float(variable.aval)
     marks = [index < count for index in range(len(inputs))]
-    scanner.visit(program.jaxpr, marks, Live([True] * len(program.jaxpr.outvars)))
-    lowest = None if scanner.lowest is None else scanner.lowest.name
+    inspector.visit(program.jaxpr, marks)
     return ProgramFacts(
-        scanner.random,
-        scanner.callback,
-        lowest,
-        scanner.reduced,
-        tuple(scanner.custom),
-        tuple(scanner.kinks),
-        tuple(scanner.loops),
+        random=inspector.random,
+        callback=inspector.callback,
+        lowest_float=None if inspector.lowest is None else inspector.lowest.name,
+        reduced_matmul=inspector.reduced,
+        custom_derivative=tuple(inspector.custom),
+        kinks=tuple(inspector.kinks),
+        loops=tuple(inspector.loops),
     )
 
 
-class _Scanner:
-    """Collects while it walks a program and those nested in it; names are kept in order, each once."""
+class _Scope(NamedTuple):
+    """What is known of one program before it is walked.
+
+    Attributes:
+        needed: for each variable whether the loss's value needs it, and whether its derivative does.
+        uses: for each variable the names of the operations that read it.
+        smooth: corners inside are known to cancel, so none is noted.
+    """
+
+    needed: dict[Any, tuple[bool, bool]]
+    uses: dict[Any, list[str]]
+    smooth: bool
+
+    def of(self, variable: Any) -> tuple[bool, bool]:
+        """Whether value and derivative need a variable."""
+        return self.needed.get(variable, (False, False))
+
+
+def _scope(jaxpr: Any, outputs: list[tuple[bool, bool]] | None = None, smooth: bool = False) -> _Scope:
+    """Follow a program backwards from what is needed of its outputs (None: all)."""
+    needed: dict[Any, tuple[bool, bool]] = {}
+    uses: dict[Any, list[str]] = {}
+
+    def need(var: Any, value: bool, slope: bool) -> None:
+        if not is_literal(var):
+            old = needed.get(var, (False, False))
+            needed[var] = (old[0] or value, old[1] or slope)
+
+    flags = [(True, True)] * len(jaxpr.outvars) if outputs is None else outputs
+    for var, (value, slope) in zip(jaxpr.outvars, flags, strict=True):
+        need(var, value, slope)
+        if not is_literal(var):
+            uses.setdefault(var, []).append("output")
+    for equation in reversed(jaxpr.eqns):
+        flags = [needed.get(var, (False, False)) for var in equation.outvars]
+        value = any(flag[0] for flag in flags) or bool(equation.effects)
+        slope = any(flag[1] for flag in flags) and equation.primitive.name not in STOPS
+        for var in equation.invars:
+            floating = hasattr(var.aval, "dtype") and jnp.issubdtype(var.aval.dtype, jnp.inexact)
+            need(var, value, slope and floating)
+            if value and not is_literal(var):
+                uses.setdefault(var, []).append(equation.primitive.name)
+    return _Scope(needed, uses, smooth)
+
+
+class _Inspector(Marks):
+    """Follows what depends on the parameters, and notes what it passes; names in order, each once."""
 
     def __init__(self) -> None:
         self.random = self.callback = self.reduced = False
@@ -123,6 +169,10 @@ class _Scanner:
         self.custom: dict[str, None] = {}
         self.kinks: dict[str, None] = {}
         self.loops: dict[str, None] = {}
+
+    def visit(self, jaxpr: Any, marks: list[bool]) -> list[bool]:
+        """Walk a program all of whose outputs are needed."""
+        return self.run(jaxpr, [False] * len(jaxpr.constvars), marks, _scope(jaxpr))
 
     def see_float(self, aval: Any) -> None:
         """Remember the dtype of least precision."""
@@ -132,59 +182,45 @@ class _Scanner:
         if self.lowest is None or jnp.finfo(dtype).eps > jnp.finfo(self.lowest).eps:
             self.lowest = np.dtype(dtype)
 
-    def visit(self, jaxpr: Any, marks: Sequence[bool], live: Live, smooth: bool = False) -> list[bool]:
-        """Walk a program.
-
-        Args:
-            jaxpr: the program.
-            marks: for each input, whether it depends on the parameters.
-            live: which outputs matter.
-            smooth: its corners are known to cancel, so none is noted.
-
-        Returns:
-            For each output, whether it depends on the parameters.
-        """
-        depends = {var: mark for var, mark in zip(jaxpr.invars, marks, strict=True) if mark}
-        needed, uses = liveness(jaxpr, live, STOPS)
-        for equation in jaxpr.eqns:
-            values = {var for var in equation.outvars if needed.get(var, (False, False))[0]}
-            if not values and not equation.effects:
-                continue
-            slopes = any(needed.get(var, (False, False))[1] for var in equation.outvars)
-            inputs = [not is_literal(v) and v in depends for v in equation.invars]
-            outputs = self._equation(equation, inputs, needed, slopes, uses, smooth)
-            depends.update({v: True for v, on in zip(equation.outvars, outputs, strict=True) if on})
-        return [not is_literal(v) and v in depends for v in jaxpr.outvars]
-
-    def _equation(
-        self, equation: Any, inputs: list[bool], needed: Any, slopes: bool, uses: Any, smooth: bool
-    ) -> list[bool]:
+    def equation(self, equation: Any, inputs: list[bool], scope: _Scope) -> list[bool]:
+        """Note what an operation is; which of its outputs depend on the parameters."""
         name, marked = equation.primitive.name, any(inputs)
+        if not equation.effects and not any(scope.of(var)[0] for var in equation.outvars):
+            return [False] * len(equation.outvars)
         self.random |= name in RANDOM
         self.callback |= name in CALLBACKS
-        if name in ("dot_general", "conv_general_dilated") and marked:
-            self.reduced |= _reduced(equation)
         if marked:
-            for var in equation.outvars:
-                self.see_float(var.aval)
-            if name == "reduce_precision" and equation.params["mantissa_bits"] < 23:
-                self.see_float(jax.ShapeDtypeStruct((), _nearest(equation.params["mantissa_bits"])))
+            self._see_precision(equation)
         if name == "is_finite" or (name == "ne" and equation.invars[0] is equation.invars[1]):
             return [False]  # a guard against NaN, not a branch on values
-        if not smooth:
-            self._corner(equation, inputs, slopes, uses)
-        nested = list(nested_programs(equation))
-        if not nested:
-            # Which rows a factorisation swaps changes nothing of what is solved with it.
-            return [marked and not (name == "lu" and index) for index in range(len(equation.outvars))]
-        return self._nested(equation, nested, inputs, needed, smooth)
+        if not scope.smooth:
+            self._see_kink(equation, inputs, scope)
+        if any(True for _ in nested_programs(equation)):
+            return self.nested(equation, inputs, self._see_nested(equation, inputs, scope))
+        # Which rows a factorisation swaps changes nothing of what is solved with it.
+        return [marked and not (name == "lu" and index) for index in range(len(equation.outvars))]
 
-    def _corner(self, equation: Any, inputs: list[bool], slopes: bool, uses: Any) -> None:
+    def inside(self, equation: Any, jaxpr: Any, scope: _Scope) -> _Scope:
+        """The scope of a nested program: a loop needs all its outputs, any other what the equation needs."""
+        outer = equation.outvars
+        known = len(jaxpr.outvars) == len(outer) and equation.primitive.name not in ("scan", "while")
+        return _scope(jaxpr, [scope.of(var) for var in outer] if known else None, scope.smooth)
+
+    def _see_precision(self, equation: Any) -> None:
+        name = equation.primitive.name
+        if name in ("dot_general", "conv_general_dilated"):
+            self.reduced |= _reduced(equation)
+        for var in equation.outvars:
+            self.see_float(var.aval)
+        if name == "reduce_precision" and equation.params["mantissa_bits"] < 23:
+            self.see_float(jax.ShapeDtypeStruct((), _nearest(equation.params["mantissa_bits"])))
+
+    def _see_kink(self, equation: Any, inputs: list[bool], scope: _Scope) -> None:
         """Note a corner or a jump along the parameters."""
         name, marked = equation.primitive.name, any(inputs)
-        if name in CORNERS and marked and slopes:
+        if name in CORNERS and marked and any(scope.of(var)[1] for var in equation.outvars):
             # log|z| has no corner where it is finite.
-            consumers = uses.get(equation.outvars[0], [])
+            consumers = scope.uses.get(equation.outvars[0], [])
             if not (name == "abs" and consumers and set(consumers) == {"log"}):
                 self.kinks[CORNERS[name]] = None
         elif name in JUMPS and marked:
@@ -200,69 +236,39 @@ class _Scanner:
             elif before == jnp.bool_ and jnp.issubdtype(after, jnp.floating):
                 self.kinks["comparison"] = None
 
-    def _nested(
-        self, equation: Any, nested: list[tuple[str, Any]], inputs: list[bool], needed: Any, smooth: bool
-    ) -> list[bool]:
-        """Walk the programs nested in an equation; loops until what depends on what is settled."""
+    def _see_nested(self, equation: Any, inputs: list[bool], scope: _Scope) -> _Scope:
+        """Note what the programs nested in an equation are; the scope with what is known inside."""
         name = equation.primitive.name
-        flags = [needed.get(var, (False, False)) for var in equation.outvars]
         if name.startswith(("custom_jvp", "custom_vjp")):
-            rule, own = _rule(equation, nested[0][1])
+            rule, own = _rule(equation)
             if own:
                 self.custom[rule] = None
             else:
                 if rule in CORNERED_RULES and any(inputs):
                     self.kinks[rule] = None
-                smooth = True
+                scope = scope._replace(smooth=True)
         elif name == "custom_linear_solve":  # its solution is smooth, whatever its pivots do
-            smooth = True
+            scope = scope._replace(smooth=True)
         elif name in ("scan", "while", "cond"):
             length = equation.params.get("length")
             self.loops[f"scan of {length}" if length is not None else name] = None
-        if name in ("cond", "while") and not smooth and self._decides(equation, nested, inputs):
+        if name in ("cond", "while") and not scope.smooth and self._decides(equation, inputs):
             self.kinks[f"{name} on values"] = None
-        outputs = [False] * len(equation.outvars)
-        for _ in range(1 + len(outputs)):
-            before = list(outputs)
-            for label, jaxpr in nested:
-                found = self._inner(equation, label, jaxpr, inputs, outputs, flags, smooth)
-                if len(found) == len(outputs):
-                    outputs = [a or b for a, b in zip(outputs, found, strict=True)]
-                elif label != "cond_jaxpr":
-                    outputs = [any(inputs)] * len(outputs)
-            if outputs == before or name not in ("scan", "while"):
-                return outputs
-        return outputs
+        return scope
 
-    def _inner(
-        self,
-        equation: Any,
-        label: str,
-        jaxpr: Any,
-        inputs: list[bool],
-        outputs: list[bool],
-        flags: list[tuple[bool, bool]],
-        smooth: bool,
-    ) -> list[bool]:
-        marks = inner_marks(equation, label, jaxpr, inputs, outputs)
-        live = Live([True] * len(jaxpr.outvars))
-        if len(jaxpr.outvars) == len(flags) and equation.primitive.name not in ("scan", "while"):
-            live = Live([value for value, _ in flags], [slope for _, slope in flags])
-        return self.visit(jaxpr, marks, live, smooth)
-
-    def _decides(self, equation: Any, nested: list[tuple[str, Any]], inputs: list[bool]) -> bool:
+    def _decides(self, equation: Any, inputs: list[bool]) -> bool:
         """Whether which branch runs, or how often a loop does, depends on the parameters."""
         if equation.primitive.name == "cond":
             return inputs[0]
-        condition = next(jaxpr for label, jaxpr in nested if label == "cond_jaxpr")
-        scratch = _Scanner()
+        condition = next(jaxpr for label, jaxpr in nested_programs(equation) if label == "cond_jaxpr")
         # What the loop's state becomes is not followed here: a start that depends is taken to stay so.
         marks = inner_marks(equation, "cond_jaxpr", condition, inputs, [False] * len(equation.outvars))
-        return scratch.visit(condition, marks, Live([True]))[0]
+        return _Inspector().visit(condition, marks)[0]
 
 
-def _rule(equation: Any, jaxpr: Any) -> tuple[str, bool]:
+def _rule(equation: Any) -> tuple[str, bool]:
     """Name of a function with a derivative rule of its own, and whether it is not JAX's."""
+    _, jaxpr = next(nested_programs(equation))
     source = getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None) or ""
     name, _, place = str(source).partition(" at ")
     name = name or str(equation.params.get("name") or equation.primitive.name)
