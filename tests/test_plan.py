@@ -97,7 +97,7 @@ def test_what_options_cost_is_foreseen():
     assert sample.num_hvps == 2 * whole.num_hvps
 
 
-def test_the_compiled_program_is_asked_what_it_takes():
+def test_the_memory_of_a_compiled_program_is_read_from_its_own_analysis():
     """Outputs and arguments of a known program, and temporaries that cannot be avoided."""
 
     @jax.jit
@@ -114,7 +114,7 @@ def test_the_compiled_program_is_asked_what_it_takes():
     assert program.peak >= program.temporaries + program.arguments
 
 
-def test_a_backend_that_does_not_tell_is_said_not_to(monkeypatch):
+def test_a_backend_that_reports_no_temporaries_is_named_as_such(monkeypatch):
     class Silent:
         def lower(self, *arguments):
             self.out_info = jax.ShapeDtypeStruct((7,), jnp.float32)
@@ -132,7 +132,7 @@ def test_a_backend_that_does_not_tell_is_said_not_to(monkeypatch):
     monkeypatch.setattr("hessian_probe.planning.cost_analysis.analyse", lambda *_: silent)
     plan = hp.plan(*bowl(), measure=False)
     assert not plan.temporaries_known
-    assert "does not tell" in str(plan)
+    assert "temporaries" in str(plan)
 
 
 def test_batches_are_counted_and_the_largest_is_measured():
@@ -146,7 +146,7 @@ def test_batches_are_counted_and_the_largest_is_measured():
 
 
 @pytest.mark.any_promotion
-def test_what_the_loss_shows_is_told_in_codes_and_sentences():
+def test_what_the_loss_shows_comes_as_codes_and_sentences():
     @jax.custom_vjp
     def own(x):
         return jnp.sin(x)

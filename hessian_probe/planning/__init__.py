@@ -1,1 +1,1 @@
-"""What a job will cost in products, seconds and bytes, before it begins."""
+"""The cost of a job in products, seconds and bytes, before it begins."""

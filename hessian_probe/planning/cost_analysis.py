@@ -1,4 +1,4 @@
-"""What one gradient and one Hessian-vector product of an objective cost: bytes and seconds."""
+"""The cost of one gradient and one Hessian-vector product: bytes by the compiler, seconds by the clock."""
 
 from __future__ import annotations
 
@@ -15,16 +15,91 @@ from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD
+from hessian_probe.planning.thresholds import LONG_CALL
+
+
+class CompiledProgram(NamedTuple):
+    """Memory of a compiled program.
+
+    Attributes:
+        arguments: bytes of its inputs.
+        outputs: bytes of its results.
+        temporaries: bytes in between; None where the backend does not report them.
+        code: bytes of the code itself.
+        seconds: time that tracing and compiling took.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int | None
+    code: int
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes in use at once; without the temporaries where these are unknown."""
+        return self.arguments + self.outputs + (self.temporaries or 0) + self.code
+
+
+def analyse(function: Any, *arguments: Any) -> CompiledProgram:
+    """Compile a function and read the program's own analysis; nothing is run.
+
+    Args:
+        function: made by `jax.jit`.
+        arguments: its arguments; arrays may be given by their shapes.
+
+    Returns:
+        The program's memory.  A later call with the same shapes reuses the compiled program.
+    """
+    began = time.perf_counter()
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    try:
+        stats = compiled.memory_analysis()
+    except Exception:  # backends without this analysis raise different errors
+        stats = None
+    if stats is None:
+        sizes = memory.tree_bytes(arguments), memory.tree_bytes(lowered.out_info)
+        return CompiledProgram(*sizes, None, 0, seconds)
+    return CompiledProgram(
+        stats.argument_size_in_bytes,
+        stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        stats.temp_size_in_bytes,
+        stats.generated_code_size_in_bytes,
+        seconds,
+    )
+
+
+def seconds_of(call: Callable[[], Any], repeats: int = 2) -> float:
+    """Time a call until its result is ready, after one call that is not timed.
+
+    Args:
+        call: what to time.
+        repeats: timed calls; after one longer than LONG_CALL no other follows.
+
+    Returns:
+        Seconds of the shortest call.
+    """
+    jax.block_until_ready(call())
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        best = min(best, time.perf_counter() - began)
+        if best > LONG_CALL:
+            break
+    return best
 
 
 class BatchSizes(NamedTuple):
     """The batches of an objective's data.
 
     Attributes:
-        largest: the one with the most bytes.
-        position: where it stands.
-        sizes: bytes of each.
-        residuals: bytes of the linearised gradient of each; 0 where there is no such route.
+        largest: the batch with the most bytes.
+        position: its index.
+        sizes: bytes of each batch.
+        residuals: bytes of the linearised gradient of each batch; 0 where the route does not linearise.
     """
 
     largest: Batch
@@ -34,19 +109,19 @@ class BatchSizes(NamedTuple):
 
 
 class OperationCosts(NamedTuple):
-    """OperationCosts of a gradient and a product over all the data.
+    """Cost of a gradient and of a product over all the data.
 
     Attributes:
         route: derivative route, and whether the linearisation is stored.
-        stored: whether it is.
-        residual_bytes: what the stored linearisation takes, of all batches.
+        stored: whether the linearisation is stored.
+        residual_bytes: bytes of the stored linearisation of all batches.
         program: the product's compiled program, on the largest batch.
         preparing: the program that linearises, or the gradient's.
-        peak: bytes at once while products are made, or the linearisation is; without any basis.
+        peak: bytes in use at once by products or by the linearisation, without any basis.
         compile_seconds: time to compile both.
         gradient_seconds: one gradient; None if not measured.
         product_seconds: one product; None if not measured.
-        measured: one sentence on what was measured.
+        measured: one sentence on what was timed.
     """
 
     route: str
@@ -62,7 +137,7 @@ class OperationCosts(NamedTuple):
 
 
 def batch_sizes(objective: Objective) -> BatchSizes:
-    """Go through the data once; nothing is computed."""
+    """Read the sizes of all batches in one pass; nothing is computed."""
     largest, position = None, 0
     sizes: list[int] = []
     residuals: list[int] = []
@@ -88,16 +163,16 @@ def _residual_bytes(objective: Objective, batch: Batch) -> int:
 def costs(
     objective: Objective, batches: BatchSizes, *, block: int = 0, measure: bool = True
 ) -> OperationCosts:
-    """Compile, and unless told otherwise time, one gradient and one product on the largest batch.
+    """Compile one gradient and one product on the largest batch, and time them.
 
     Args:
         objective: the loss.
-        batches: what `batch_sizes` saw.
+        batches: from `batch_sizes`.
         block: vectors multiplied at once, as for a dense matrix; 0 for one.
-        measure: run a gradient and a product a few times; left out where they would not fit.
+        measure: False times nothing; nor does True where they would not fit in memory.
 
     Returns:
-        The costs over all the data: times grow with its bytes.
+        The costs over all the data: the times are scaled by its bytes.
     """
     total, free = sum(batches.residuals), memory.free_bytes()
     stored = objective.route is FORWARD and total <= memory.SHARE * free
@@ -105,7 +180,8 @@ def costs(
     others = total - batches.residuals[batches.position] if stored else 0
     block = block if stored and len(batches.sizes) == 1 else 0
     made = _compile(objective, batch, stored, block, free - others)
-    # Parameters and gradient stay; so do the data, which a stored linearisation reads no more.
+    # Parameters and gradient stay in memory; so do the data, although a stored linearisation does not read
+    # them.
     held = 2 * memory.tree_bytes(objective.variables) + memory.tree_bytes(objective.non_variables) + others
     peak = held + max(made.program.peak + size * stored, made.preparing.peak)
     seconds: tuple[float | None, float | None] = (None, None)
@@ -149,7 +225,7 @@ def _compile(objective: Objective, batch: Batch, stored: bool, block: int, room:
         return _Made(program, gradient, gradient.seconds + program.seconds, run, product)
     preparing = analyse(derivatives.linearized, *static, *inputs)
     fits = preparing.peak <= room
-    # Where not even the linearisation can be run, its shapes will do.
+    # Where the linearisation itself does not fit, its shapes are enough to compile the product.
     linear = (objective.linearized if fits else objective.abstract_linearized)(batch, x)[2]
     kernel = derivatives.apply_linearized
     if block:
@@ -161,80 +237,3 @@ def _compile(objective: Objective, batch: Batch, stored: bool, block: int, room:
 
 def _milli(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-
-
-# --- What a compiled program takes: bytes by its own analysis, seconds by the clock.
-
-
-class CompiledProgram(NamedTuple):
-    """A compiled program's needs.
-
-    Attributes:
-        arguments: bytes of its inputs.
-        outputs: bytes of its results.
-        temporaries: bytes in between; None where the backend does not tell.
-        code: bytes of the code itself.
-        seconds: time that tracing and compiling took.
-    """
-
-    arguments: int
-    outputs: int
-    temporaries: int | None
-    code: int
-    seconds: float
-
-    @property
-    def peak(self) -> int:
-        """All bytes that are there at once; without the temporaries where these are unknown."""
-        return self.arguments + self.outputs + (self.temporaries or 0) + self.code
-
-
-def analyse(function: Any, *arguments: Any) -> CompiledProgram:
-    """Compile a function and read the program's own analysis; nothing is run.
-
-    Args:
-        function: made by `jax.jit`.
-        arguments: its arguments; arrays may be given by their shapes.
-
-    Returns:
-        The program's needs.  A call with the same shapes finds the compiled program.
-    """
-    began = time.perf_counter()
-    lowered = function.lower(*arguments)
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - began
-    try:
-        stats = compiled.memory_analysis()
-    except Exception:  # backends differ in how they say that they cannot tell
-        stats = None
-    if stats is None:
-        sizes = memory.tree_bytes(arguments), memory.tree_bytes(lowered.out_info)
-        return CompiledProgram(*sizes, None, 0, seconds)
-    return CompiledProgram(
-        stats.argument_size_in_bytes,
-        stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        stats.temp_size_in_bytes,
-        stats.generated_code_size_in_bytes,
-        seconds,
-    )
-
-
-def seconds_of(call: Callable[[], Any], repeats: int = 2) -> float:
-    """Shortest time of a call, its result waited for, after one that is not timed.
-
-    Args:
-        call: what to time.
-        repeats: timed calls; one that takes over a second is not repeated.
-
-    Returns:
-        Seconds.
-    """
-    jax.block_until_ready(call())
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        best = min(best, time.perf_counter() - began)
-        if best > 1.0:
-            break
-    return best

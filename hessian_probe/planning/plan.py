@@ -1,4 +1,4 @@
-"""What a long job would cost and need, said before it is begun."""
+"""What a long job would cost in products, seconds and bytes, before it is begun."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import trace
 from hessian_probe.planning.cost_analysis import BatchSizes, OperationCosts, batch_sizes, costs
 from hessian_probe.planning.result import Plan
+from hessian_probe.planning.thresholds import (
+    BESIDE,
+    EVALUATIONS,
+    FURTHER_PAIR,
+    LINE_SEARCH,
+    PAIR_AT_MILLI,
+    PAIR_PER_DECADE,
+    SADDLE,
+)
 from hessian_probe.points.classify import MAX_HVPS
 from hessian_probe.points.extremes import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE
 from hessian_probe.points.locate import STEP_PRODUCTS
 from hessian_probe.points.reviews.sampling.review import FEWEST_BATCHES
 from hessian_probe.spectrum.certificate import steps_for
-from hessian_probe.spectrum.counting import MAX_BASIS as COUNT_BASIS
 from hessian_probe.spectrum.eigsh import takes_dense
 from hessian_probe.spectrum.lanczos import segment
-from hessian_probe.spectrum.thick_restart import MAX_BASIS, default_basis
-
-# Time of a search beside its products, as a share of theirs: `make bench` allows a quarter.
-BESIDE = 0.25
+from hessian_probe.spectrum.thick_restart import default_basis, default_budget
+from hessian_probe.spectrum.thresholds import COUNT_BASIS, MAX_BASIS
 
 
 def plan(
@@ -47,25 +53,25 @@ def plan(
     count: bool | None = None,
     measure: bool = True,
 ) -> Plan:
-    """Say what a job would take: products, seconds, bytes; and what its loss shows.
+    """Estimate the cost of a job in products, seconds and bytes, and report what its loss's program shows.
 
-    The loss's program is traced and looked through, gradient and product are compiled and their own
-    analysis is read; then, if that fits, each is run three times on the largest batch.
+    The loss is traced and its program inspected; gradient and product are compiled, and the compiler's own
+    analysis of their memory is read.  If they fit, each is then run three times on the largest batch.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         params: pytree; its real floating-point leaves are the variables.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         job: "classify", "escape", "eigsh", or "dense" (`op.dense()`).
-        lowest: option of that job; None stands for its default.
-        highest: the same.
-        rtol: the same.
-        max_hvps: the same.
-        max_basis: the same.
-        confidence: the same.
-        negative_tol: the same.
-        sampled: the same.
-        count: the same.
+        lowest: option of that job, as are all that follow except `measure`; None means its default.
+        highest: see `hp.eigsh`.
+        rtol: see `hp.eigsh`.
+        max_hvps: see `hp.eigsh` and `hp.classify`.
+        max_basis: see `hp.eigsh`.
+        confidence: see `hp.classify`.
+        negative_tol: see `hp.classify`.
+        sampled: see `hp.classify`.
+        count: see `hp.classify`.
         measure: run gradient and product to time them; False runs nothing.
 
     Returns:
@@ -76,8 +82,15 @@ def plan(
         ValueError: there is no such job, or it has no such option; `params` has no variable.
 
     Cost:
-        One pass over the data, two or three compilations (kept for the job itself), three gradients
+        One pass over the data, two or three compilations (which the job itself reuses), three gradients
         and three products on one batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import hessian_probe as hp
+        >>> ahead = hp.plan(lambda x: jnp.sum(x**4), jnp.ones(1000), job="eigsh", measure=False)
+        >>> ahead.num_hvps, ahead.max_hvps, ahead.fits
+        (35, 1040, True)
     """
     given = {
         "lowest": lowest,
@@ -93,14 +106,8 @@ def plan(
     options = _options(job, {name: value for name, value in given.items() if value is not None})
     objective = Objective(loss, params, data)
     batches = batch_sizes(objective)
-    return _joined(
-        job,
-        objective,
-        JOBS[job](objective, options),
-        batches,
-        measure,
-        _noticed(loss, params, objective, batches),
-    )
+    products = JOBS[job](objective, options)
+    return _joined(job, objective, products, batches, measure, _noticed(loss, params, objective, batches))
 
 
 def _options(job: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -179,57 +186,48 @@ def _seconds(cost: OperationCosts, products: ProductCount, count: int) -> float 
 def _advice(
     cost: OperationCosts, batches: BatchSizes, basis: int, vector: int, dense: int, free: int, refused: bool
 ) -> tuple[str, ...]:
-    """Say what to do where the job does not fit."""
+    """What to do instead where the job does not fit."""
     said = []
     if refused or dense > free:
         said.append(f"instead of the dense matrix: {ENDS_INSTEAD}")
     if cost.peak > free:
         one = len(batches.sizes) == 1
         smaller = "pass data as a list of smaller batches" if one else "make the batches smaller"
-        said.append(f"{smaller}: loss and Hessian stay the same means, the program gets smaller")
+        said.append(f"{smaller}: loss and Hessian are the same means, and the program gets smaller")
     elif cost.peak + basis > free:
-        rows = int((free - cost.peak) / vector) // 2  # while storage grows, the old one is there too
-        said.append(f"a smaller max_basis: about {rows} vectors fit; it takes more products")
+        rows = int((free - cost.peak) / vector) // 2  # while storage grows, the old one exists too
+        said.append(f"a smaller max_basis: about {rows} vectors fit; the search then takes more products")
     return tuple(said)
 
 
 def _noticed(
     loss: Any, params: PyTree, objective: Objective, batches: BatchSizes
 ) -> tuple[tuple[str, str], ...]:
-    """What the program, the parameters and the data show: a code and a sentence each."""
+    """What the program, the parameters and the data show: pairs of a code and a sentence."""
     found = list(objective.facts.remarks)
     again = trace(
         loss, objective.layout, objective.variables, objective.non_variables, next(iter(objective.data))
     )
     if again.key.fingerprint != objective.loss.fingerprint:
-        text = "traced twice, the loss is another program: it draws from the host's randomness"
+        text = "two traces of the loss give different programs: it draws from the host's randomness"
         found.insert(0, ("unrepeatable", text))
     for name in objective.ignored:
-        found.append((f"unused:{name}", f"the loss does not read {name}: it is flat along it"))
+        found.append((f"unused:{name}", f"the loss does not read {name}: it is constant along it"))
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     for (path, leaf), kind in zip(paths, objective.layout.kinds, strict=True):
         if kind != "variable":
             name, dtype = leaf_name(path), getattr(leaf, "dtype", type(leaf).__name__)
-            found.append((f"fixed:{name}", f"{name} ({dtype}) is no variable: it stays as it is"))
+            found.append((f"fixed:{name}", f"{name} ({dtype}) is not a variable: it stays as it is"))
     count, ragged = len(batches.sizes), len(set(batches.sizes)) > 1
     if count > 1:
         found.append((f"batches:{count}", f"data in {count} batches"))
     if ragged:
-        found.append(("ragged", "not all batches are of one size: each weighs by its samples"))
+        found.append(("ragged", "batches differ in size: each is weighted by its number of samples"))
     return tuple(found)
 
 
-# --- How many products a job takes: expected, and at most.
+# Products of each job ------------------------------------------------------------------------
 
-# Certified saddles of the truth set take a dozen products in the median (`make truth`).
-SADDLE = 12
-# ProductCount of a search for both ends, one pair each, at rtol 1e-3, for every power of ten below, and for
-# every further pair: on digits networks of 3,050 to 85,002 parameters 26 to 40, 6 to 28, and 3 to 7.
-PAIR_AT_MILLI, PAIR_PER_DECADE, FURTHER_PAIR = 35, 20, 5
-# Losses and slopes that a classification evaluates: 84 to 100 on these networks.
-EVALUATIONS = 100
-# An escape evaluates loss and slope so often beside its classification (docstring of `hp.escape`).
-LINE_SEARCH = 40
 # Options of each job that change what it takes, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
     "classify": {
@@ -246,15 +244,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class ProductCount(NamedTuple):
-    """What a job takes.
+    """Products and storage of a job.
 
     Attributes:
         expected: products expected.
         most: products at most.
-        evaluations: losses with slopes expected beside them.
+        evaluations: losses with slopes expected besides.
         basis: vectors held at most.
         matrices: dense float64 matrices held at most.
-        why: one sentence on what the expectation rests on.
+        why: one sentence on the assumption behind `expected`.
     """
 
     expected: int
@@ -265,19 +263,19 @@ class ProductCount(NamedTuple):
     why: str
 
 
-def of_dense(objective: Objective, _: dict[str, Any]) -> ProductCount:
-    """One product for each variable."""
+def dense_products(objective: Objective, _: dict[str, Any]) -> ProductCount:
+    """The dense matrix: one product for each variable."""
     n = objective.layout.size
     return ProductCount(n, n, 0, 0, 1, "one for each variable")
 
 
-def of_eigsh(objective: Objective, options: dict[str, Any]) -> ProductCount:
+def eigsh_products(objective: Objective, options: dict[str, Any]) -> ProductCount:
     """Both ends of a spectrum."""
     n = objective.layout.size
     wanted = min(options["lowest"] + options["highest"], n)
-    budget = options["max_hvps"] or 20 * wanted + 1000
+    budget = options["max_hvps"] or default_budget(wanted)
     if (options["max_hvps"] is None or budget >= n) and takes_dense(n, wanted):
-        why = "one for each variable: so few are multiplied densely"
+        why = "one for each variable: the dense route is the cheapest for so small a problem"
         return ProductCount(n, n, 0, 0, memory.EIGH_MATRICES, why)
     decades = max(math.log10(1e-3 / options["rtol"]), -1.0)
     likely = PAIR_AT_MILLI + PAIR_PER_DECADE * decades + FURTHER_PAIR * max(wanted - 2, 0)
@@ -287,7 +285,7 @@ def of_eigsh(objective: Objective, options: dict[str, Any]) -> ProductCount:
     return ProductCount(likely, budget, 0, _rows(basis, min(budget, n)), 0, why)
 
 
-def of_classify(objective: Objective, options: dict[str, Any]) -> ProductCount:
+def classify_products(objective: Objective, options: dict[str, Any]) -> ProductCount:
     """The label of a point."""
     n, counting = objective.layout.size, options["count"]
     budget = options["max_hvps"] or (2 if counting else 1) * MAX_HVPS
@@ -300,9 +298,9 @@ def of_classify(objective: Objective, options: dict[str, Any]) -> ProductCount:
     if dense:
         few = active <= DENSE_FIRST
         likely = n + 3 if few else n + DENSE_AFTER + 3
-        why = f"at a minimum, where all {n} are multiplied"
+        why = f"at a minimum, where the dense matrix of {n} variables is formed"
         if counting:
-            why = f"all {n} are multiplied to count exactly"
+            why = f"the dense matrix of {n} variables is formed to count exactly"
         elif not few:
             why += f"; about {SADDLE} at a saddle"
         return ProductCount(likely, budget, EVALUATIONS, basis, memory.EIGH_MATRICES, why)
@@ -315,25 +313,30 @@ def of_classify(objective: Objective, options: dict[str, Any]) -> ProductCount:
         f"{options['confidence']:g} ({2 * proof} or more if the gradient is not zero); {SADDLE} at a saddle"
     )
     if sampled:
-        proof, why = 2 * proof, why + "; as many again for the noise of the data"
+        proof, why = 2 * proof, why + "; the same again for the noise of the data"
     if counting:
-        why = f"{proof} for the label; counting goes on until none is left or the budget is spent"
+        why = f"{proof} for the label; counting continues until no eigenvalue is left or the budget is spent"
         return ProductCount(budget, budget, EVALUATIONS, max(basis, COUNT_BASIS), 0, why)
     if proof > budget:
-        why = f"a minimum would take {proof} and stay undetermined; about {SADDLE} at a saddle"
+        why = f"a minimum would take {proof} and stays undetermined; about {SADDLE} at a saddle"
     return ProductCount(min(proof, budget), budget, EVALUATIONS, basis, 0, why)
 
 
-def of_escape(objective: Objective, options: dict[str, Any]) -> ProductCount:
-    """The label of a point, and a search along the way down."""
-    label = of_classify(objective, OPTIONS["classify"] | options)
+def escape_products(objective: Objective, options: dict[str, Any]) -> ProductCount:
+    """The label of a point, and a line search."""
+    label = classify_products(objective, OPTIONS["classify"] | options)
     return label._replace(evaluations=label.evaluations + LINE_SEARCH)
 
 
 def _rows(basis: int, products: int) -> int:
-    """Rows of storage for so many vectors: while it grows, the old one is there too."""
+    """Rows of storage for a basis: while it grows, the old storage exists too."""
     rows = segment(min(basis, products) + 1)
     return rows + segment(max(rows // 2, 1)) if rows > 16 else rows
 
 
-JOBS = {"classify": of_classify, "escape": of_escape, "eigsh": of_eigsh, "dense": of_dense}
+JOBS = {
+    "classify": classify_products,
+    "escape": escape_products,
+    "eigsh": eigsh_products,
+    "dense": dense_products,
+}

@@ -1,4 +1,4 @@
-"""A plan, as it is read before a long job."""
+"""The plan of a long job, and how it prints."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from hessian_probe.results import number, result
 
 @result(leaves=())
 class Plan:
-    """What a job would take, and what its loss shows; made by `plan`.
+    """Cost and memory of a job, and what its loss's program shows; made by `plan`.
 
     Attributes:
         job: "classify", "escape", "eigsh" or "dense".
         fits: whether it fits in the free memory.
         num_hvps: Hessian-vector products expected.
         max_hvps: products at most.
-        why: what the expectation rests on.
-        seconds: time expected for products and gradients; None if nothing was run.  Left out are compilation,
-            what the host does between them (a tenth of a second, measured on small problems), and the
-            evaluations where second order is silent (see `hp.classify`).
-        max_seconds: the same with the most products.
+        why: the assumption behind `num_hvps`.
+        seconds: time expected for products and gradients; None if nothing was run.  Not included:
+            compilation, the host's work between products (a tenth of a second, measured on small problems),
+            and the evaluations where second order is silent (see `hp.classify`).
+        max_seconds: the same for `max_hvps` products.
         gradient_seconds: one gradient over all the data; None if nothing was run.
         product_seconds: one product; None if nothing was run.
-        compile_seconds: compilation of gradient and product; a search compiles a few small ones beside.
-        measured: what was measured.
-        peak_bytes: memory at once: parameters, program, stored linearisation, basis, dense matrices.
+        compile_seconds: compilation of gradient and product; a search compiles a few small programs besides.
+        measured: what was timed.
+        peak_bytes: memory in use at once: parameters, program, stored linearisation, basis, dense matrices.
         free_bytes: memory free when asked.
-        program_bytes: peak of the product's compiled program, by its own analysis.
-        temporaries_known: False where the backend does not tell what a program takes in between: then
-            `program_bytes` and `peak_bytes` leave that out.
-        residual_bytes: the linearised gradient, of all batches; 0 where the route has none.
+        program_bytes: peak of the product's compiled program, by the compiler's analysis.
+        temporaries_known: False where the backend does not report a program's temporaries: then
+            `program_bytes` and `peak_bytes` do not include them.
+        residual_bytes: the linearised gradient, of all batches; 0 where the route does not linearise.
         basis_bytes: Krylov basis, at most.
         dense_bytes: the Hessian as a float64 matrix.
-        dense: whether the job forms it.
-        dense_fits: whether `op.dense()` would.
+        dense: whether the job forms that matrix.
+        dense_fits: whether it fits in the free memory.
         route: derivative route, and whether it is linearised once or recomputed.
         stored: whether the linearisation is stored.
-        noticed: codes for programs: "unrepeatable", "random", "callback", "precision:bfloat16",
+        noticed: codes of what was noticed: "unrepeatable", "random", "callback", "precision:bfloat16",
             "reduced_matmul", "custom_derivative:NAME", "kink:NAME", "loop:NAME", "unused:LEAF",
             "fixed:LEAF", "batches:COUNT", "ragged".
-        remarks: the same as sentences, in the same order.
+        remarks: a sentence for each code, in the same order.
         advice: what to do instead where it does not fit.
         size: number of variables.
         dtype: precision of the parameters.
@@ -83,7 +83,7 @@ class Plan:
         if self.seconds is not None and self.max_seconds is not None:
             most = f"at most {number(self.max_seconds, 2)} s"
             rows.append(("time", f"about {number(self.seconds, 2)} s, {most}; {self.measured}"))
-            rows.append(("", "of products and gradients; the host's own work comes on top"))
+            rows.append(("", "for products and gradients, without the host's own work"))
         else:
             rows.append(("time", f"unknown: {self.measured}"))
         rows.append(("compiling", f"{number(self.compile_seconds, 2)} s for gradient and product"))
@@ -97,7 +97,7 @@ class Plan:
         return title, rows
 
     def _parts(self) -> str:
-        unknown = "" if self.temporaries_known else " and its temporaries, which the backend does not tell"
+        unknown = "" if self.temporaries_known else " and its temporaries, which the backend does not report"
         parts = [f"product {readable(self.program_bytes)}{unknown}"]
         if self.stored:
             parts.append(f"linearisation {readable(self.residual_bytes)}")

@@ -18,7 +18,7 @@ from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
-from hessian_probe.spectrum.thick_restart import MAX_BASIS
+from hessian_probe.spectrum.thresholds import MAX_BASIS
 
 # Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
 # is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
@@ -198,7 +198,7 @@ class ExtremesSearch:
         if krylov.steps == 1:
             assert krylov.first is not None
             self.rounding.compare_product(*krylov.first)
-        if krylov.size < 2 or (krylov.size > 24 and krylov.size % 3 and not krylov.full):
+        if krylov.size < 2 or not krylov.due:
             return ""
         values, residuals = self._ends_of_ritz()
         affordable = self.dimension <= DENSE_SIZE and self._affords_dense()

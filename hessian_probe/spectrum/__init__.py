@@ -1,1 +1,1 @@
-"""A linear map becomes eigenvalues with errors."""
+"""A symmetric map becomes eigenvalues with errors: one Lanczos step, a host driver and a traced driver."""

@@ -1,4 +1,8 @@
-"""How much an eigenvector that a Krylov space has not shown must have grown in it by now."""
+"""What a Lanczos run from a random start excludes about eigenvalues that it has not shown.
+
+After a run its `Certificate` bounds them, with a probability, from the products themselves.  Before a run
+`steps_for` says how many products that takes, by the bound of Kuczyński and Woźniakowski.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import numpy as np
 
 
 class Certificate(NamedTuple):
-    """How much an eigenvector of an eigenvalue x must have grown in a Krylov space by now.
+    """Bounds, with a probability, on eigenvalues outside the Ritz values of a Krylov space.
 
     The j-th basis vector of a Krylov space from b is p_j(H)·b with known polynomials p_j.  If H has an
     eigenvalue x with unit eigenvector u, the basis being orthonormal,
@@ -17,21 +21,21 @@ class Certificate(NamedTuple):
         ⟨b, u⟩² · Σ_j p_j(x)² ≤ 1,
 
     and outside the Ritz values the sum grows exponentially with the number of products.  A random b
-    has |⟨b, u⟩| > w but for a small probability (`log_inverse_weight`); then no eigenvalue lies where
+    has |⟨b, u⟩| > w except with a small probability (`log_inverse_weight`); then no eigenvalue lies where
     the sum exceeds 1/w².  The event does not depend on the number of steps, so the statement holds
-    however that was chosen, for either end by itself, and without an upper bound of ‖H‖.
+    for any rule that ends the run, for either end by itself, and without an upper bound of ‖H‖.
 
-    Thick restarts keep the statement: they only divide p by the factors of the Ritz values kept.
+    Thick restarts preserve the statement: they only divide p by the factors of the Ritz values kept.
 
     Attributes:
         roots: roots of the polynomial of the vector next to the basis: the Ritz values, and those that
             restarts dropped.
-        log_scale: logarithm of its denominator, the product of all remainders' lengths.
+        log_scale: logarithm of its denominator, the product of the lengths of all remainders.
         values: Ritz values now, shape (m,), ascending.
         residuals: |coupling| of each Ritz vector to the vector next to the basis, shape (m,).
-        steps: products on which this rests.
+        steps: products of the run; 0 where nothing is known.
 
-    Not guaranteed: rounding acts like small random additions to b; that they do not conspire against
+    Not guaranteed: rounding acts like small random additions to b; that these do not accumulate against
     one direction is measured by `benchmarks.coverage`, not proved.
 
     Source:
@@ -47,7 +51,7 @@ class Certificate(NamedTuple):
     steps: int
 
     def log_growth(self, x: float) -> float:
-        """Return ½ ln Σ_j p_j(x)²; `x` lies outside the Ritz values (else 0: nothing is known)."""
+        """Return ½ ln Σ_j p_j(x)²; 0, which excludes nothing, between the Ritz values."""
         if not self.steps or self.values[0] <= x <= self.values[-1]:
             return 0.0
         with np.errstate(divide="ignore"):
@@ -64,7 +68,7 @@ class Certificate(NamedTuple):
         return self._bound(log_inverse_weight(size, confidence), 1.0)
 
     def _bound(self, needed: float, side: float) -> float:
-        """Bisect the distance, on a logarithmic scale: the growth rises with it."""
+        """Bisect the distance from the end on a logarithmic scale: the growth increases with it."""
         if not self.steps:
             return side * math.inf
         edge = float(self.values[-1] if side > 0 else self.values[0])
@@ -84,7 +88,7 @@ class Certificate(NamedTuple):
 
 
 class KrylovRun:
-    """Record of one Krylov run, from a random vector on, in a basis that may hold others before it.
+    """Record of one Krylov run from a random vector, in a basis that may contain older runs.
 
     Attributes:
         first: column of the projected matrix at which the run began.
@@ -97,24 +101,24 @@ class KrylovRun:
 
     @property
     def followed(self) -> bool:
-        """False once a thick restart has mixed this run with what was in the basis before it."""
+        """False once a thick restart has mixed this run with older vectors of the basis."""
         return self._dropped is not None
 
     def add(self, length: float) -> None:
-        """Count a product whose remainder was no longer than this."""
+        """Count a product, with an upper bound of its remainder's length."""
         self._steps += 1
         if length > 0:
             self._log_scale += math.log(length)
 
     def restart(self, dropped: np.ndarray) -> None:
-        """Note the Ritz values that a thick restart leaves out."""
+        """Record the Ritz values that a thick restart drops."""
         if self.first or self._dropped is None:
-            self._dropped = None  # the vectors kept mix this run with what went before: not followed
+            self._dropped = None  # the vectors kept mix this run with older ones: no longer followed
         else:
             self._dropped = np.concatenate([self._dropped, dropped])
 
     def certificate(self, matrix: np.ndarray, tail: np.ndarray) -> Certificate:
-        """Say what the run has shown, from the projected matrix and its coupling to the next vector."""
+        """Certify what the run has shown, from the projected matrix and its coupling to the next vector."""
         if self._dropped is None or self._steps == 0:
             return Certificate(np.zeros(0), 0.0, np.zeros(0), np.zeros(0), 0)
         values, weights = np.linalg.eigh(matrix[self.first :, self.first :])
@@ -124,7 +128,7 @@ class KrylovRun:
         )
 
 
-# --- What a Lanczos run from a random start has not seen, with a probability.
+# Before a run --------------------------------------------------------------------------------
 
 
 def missed_fraction(size: int, num_steps: int, confidence: float) -> float:
@@ -132,12 +136,12 @@ def missed_fraction(size: int, num_steps: int, confidence: float) -> float:
 
     With probability at least `confidence` over a start drawn uniformly from the sphere,
     λ₁ ≤ θ₁ / (1 − ε) after k steps, with ε = (ln(1.648 √n / (1 − confidence)) / (2k − 1))².
-    Applied to λ_max·I − H it bounds how far below the lowest Ritz value an eigenvalue of H may hide,
-    as a share of λ_max − λ_min.  Both of these are unknown after a run; `Certificate` needs neither.
+    Applied to λ_max·I − H it bounds how far below the lowest Ritz value an eigenvalue of H may lie, as a
+    share of λ_max − λ_min.  Both are unknown after a run; `Certificate` needs neither.
 
     The constant follows from two facts.  Where θ₁ ≤ (1 − ε) λ₁, the weight w of the start on the
     first eigenvector is at most 1/cosh((2k − 1) artanh √ε) ≤ 2 exp(−(2k − 1) √ε), by the polynomial
-    T_{2k−1}(√(1 − x))/√(1 − x); and P(|w| ≤ t) ≤ t √(2n/π).  Their product has 1.596 for 1.648.
+    T_{2k−1}(√(1 − x))/√(1 − x); and P(|w| ≤ t) ≤ t √(2n/π).  Their product has 1.596 in place of 1.648.
 
     Args:
         size: n, the matrix is n by n.
@@ -160,11 +164,11 @@ def missed_fraction(size: int, num_steps: int, confidence: float) -> float:
 
 
 def steps_for(size: int, fraction: float, confidence: float) -> int:
-    """Products after which `missed_fraction` is at most `fraction`.
+    """Return the number of products after which `missed_fraction` is at most `fraction`.
 
-    With as many products and no restart, `Certificate` certifies that nothing lies below a value x
-    for which (λ_min − x) / (λ_max − x) is `fraction`: Chebyshev's polynomial of degree k on the
-    spectrum reaches cosh(2k artanh √fraction) at x.
+    After this number of products without a restart, `Certificate` excludes eigenvalues below a value x for
+    which (λ_min − x) / (λ_max − x) is `fraction`: Chebyshev's polynomial of degree k on the spectrum reaches
+    cosh(2k artanh √fraction) at x.
 
     Args:
         size: n, the matrix is n by n.
@@ -181,8 +185,9 @@ def steps_for(size: int, fraction: float, confidence: float) -> int:
 
 
 def log_inverse_weight(size: int, confidence: float) -> float:
-    """Return ln(1/w), where a random unit vector has a larger weight than w on a given direction.
+    """Return ln(1/w), where a random unit vector has a component above w along a given direction.
 
+    The probability that it has not is 1 − confidence at most:
     P(|⟨b, u⟩| ≤ w) ≤ w √(2n/π) for b uniform on the sphere of dimension n, since the density of a
     coordinate is at most Γ(n/2) / (√π Γ((n − 1)/2)) < √(n/(2π)) (n ≥ 3; for n ≤ 2 by its integral).
     """

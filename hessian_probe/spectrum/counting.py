@@ -1,13 +1,23 @@
-"""How many eigenvalues are negative: proved by interlacing, completed by deflation, or estimated.
+"""The number of negative eigenvalues: bounded by interlacing, found by deflation, or estimated by quadrature.
 
-A projection of H on orthonormal vectors has at most as many eigenvalues below a value as H has (Cauchy's
-interlacing), so every projected matrix proves a lower bound.  One Krylov space shows each eigenvalue
-once.  To find the copies, the negative Ritz vectors that have converged are kept, and a fresh random
-vector orthogonal to them starts another run, until one of these shows that with the asked probability
-nothing negative is left.  Where there are too many for that, quadrature estimates the number.
+A projection of H on orthonormal vectors has at most as many eigenvalues below a value as H (Cauchy's
+interlacing), so every projected matrix proves a lower bound.
 
-Source: interlacing: R. A. Horn and C. R. Johnson, Matrix Analysis, 2013, theorem 4.3.28; deflated
-restarts: K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S0895479898334605.
+Deflation: one Krylov space shows each eigenvalue once.  To find the copies, the converged negative Ritz
+vectors are locked, and a fresh random vector orthogonal to them starts another run, until the certificate of
+a run excludes, with the probability asked for, that a negative eigenvalue is left.
+
+Quadrature, where there are too many for deflation: the weight that a vector z has on the eigenvectors below y
+is its cumulative spectral function at y.  k Lanczos steps enclose that between two Gauss quadratures
+(Chebyshev, Markov and Stieltjes).  Over Gaussian z the pooled share of m probes below y has a known
+distribution: with N of n eigenvalues below y it is Beta(mN/2, m(n − N)/2).  The interval therefore has its
+stated probability for any spectrum.
+
+Source: interlacing: R. A. Horn and C. R. Johnson, Matrix Analysis, 2013, theorem 4.3.28; deflated restarts:
+K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S0895479898334605; prescribed nodes:
+G. H. Golub and G. Meurant, Matrices, Moments and Quadrature with Applications, 2010, chapter 6;
+Chebyshev–Markov–Stieltjes: G. Szegő, Orthogonal Polynomials, 1939, §3.41; stochastic Lanczos quadrature:
+S. Ubaru, J. Chen and Y. Saad, SIAM J. Matrix Anal. Appl. 38, 2017, doi:10.1137/16M1104974.
 """
 
 from __future__ import annotations
@@ -25,25 +35,27 @@ from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import IndexEstimate, Multiplicity, multiplicities
-
-# Basis vectors held at most while counting.
-MAX_BASIS = 512
-# A Ritz pair is kept for deflation once its residual is below this share of the curvature sought.
-LOCK = 1e-2
-# Products of one quadrature probe, and probes; fewer of either are not worth while.
-PROBE_STEPS = (24, 96)
-PROBES = (3, 16)
-# Where the quadrature looks, as shares of the lowest Ritz value; nearest to zero first.
-LEVELS = (1e-3, 1e-2, 0.1, 0.5)
+from hessian_probe.spectrum.thresholds import (
+    COUNT_BASIS,
+    DEFLATION_SHARE,
+    LEVELS,
+    LOCK,
+    LOOKED_AT_EACH,
+    LOOKED_AT_EVERY,
+    PROBE_STEPS,
+    PROBES,
+    PRODUCTS_PER_PROBE,
+    WEIGHT_ROUNDING,
+)
 
 
 class IndexCount(NamedTuple):
-    """What was found.
+    """The result of a count.
 
     Attributes:
-        at_least: number of eigenvalues below −band that is proved.
-        estimate: interval for the index, or None if the budget did not allow one.
-        multiplicities: negative eigenvalues, grouped, where they were found one by one.
+        at_least: proved lower bound of the number of eigenvalues below −band.
+        estimate: interval for that number, or None if the budget did not allow one.
+        multiplicities: negative eigenvalues found by deflation, with their copies.
     """
 
     at_least: int
@@ -88,7 +100,7 @@ class IndexCounter:
     def run(self) -> IndexCount:
         """Count."""
         try:
-            estimate = self._deflate(self.budget // 2)
+            estimate = self._deflate(int(DEFLATION_SHARE * self.budget))
             if estimate is None:
                 estimate = self._quadrature(self.budget - self.spent)
         except KeyboardInterrupt:
@@ -96,26 +108,26 @@ class IndexCounter:
         return IndexCount(int(np.sum(self.seen < -self.band)), estimate, self.multiplicities)
 
     def _krylov(self, rows: int, start: Vector | None = None) -> Krylov:
-        row_bytes = sum(np.prod(shape) for shape in self.op.layout.shapes) * 4
-        fits = int(memory.free_bytes() * memory.SHARE / max(row_bytes, 1))
+        fits = memory.vectors_that_fit(self.op.layout.vector_bytes)
         return Krylov(self.op, start, self.rng, max(min(rows, fits), 8), self.op.active)
 
     def _deflate(self, budget: int) -> IndexEstimate | None:
         """Find the negative eigenvalues one by one, as far as the budget goes."""
-        krylov = self._krylov(MAX_BASIS)
+        krylov = self._krylov(COUNT_BASIS)
         self.runs, self.num_ended = 1, 0
         while self.spent < budget:
             if (krylov.full and not self._lock(krylov)) or not krylov.step():
                 break
             invariant = len(krylov.ended_runs) > self.num_ended
-            due = krylov.size <= 24 or krylov.size % max(3, krylov.size // 16) == 0
+            every = max(LOOKED_AT_EVERY, krylov.size // 16)
+            due = krylov.size <= LOOKED_AT_EACH or krylov.size % every == 0
             if not (invariant or krylov.exhausted or due):
                 continue
             ritz = krylov.ritz()
             self._note(ritz)
             if krylov.exhausted or self._nothing_left(krylov, invariant):
                 return self._complete(krylov, ritz)
-            if invariant:  # what the run found stays in the basis; another has begun
+            if invariant:  # what the run found stays in the basis; another run has begun
                 self.runs, self.num_ended = self.runs + 1, len(krylov.ended_runs)
             elif self._converged(krylov, ritz):
                 self._lock(krylov)
@@ -124,7 +136,7 @@ class IndexCounter:
         return None
 
     def _group(self, ritz: Ritz, complete: bool) -> None:
-        """Note the negative eigenvalues that have been found, with their copies."""
+        """Record the negative eigenvalues that have converged, with their copies."""
         found = (ritz.values < -self.band) & (ritz.residuals <= LOCK * self.allowed)
         radii = np.maximum(ritz.residuals[found], self.band)
         self.multiplicities = multiplicities(ritz.values[found], radii, complete)
@@ -134,22 +146,22 @@ class IndexCounter:
             self.seen = ritz.values
 
     def _nothing_left(self, krylov: Krylov, invariant: bool) -> bool:
-        """Whether the run has shown that, with its share of the confidence, nothing else is negative."""
+        """Whether the run's certificate, at its share of the confidence, excludes another one."""
         certificate = krylov.ended_runs[-1] if invariant else krylov.certificate()
-        # Over all runs the doubts add up to 1 − confidence at most.
+        # The error probabilities of all runs sum to at most 1 − confidence.
         sure = 1.0 - (1.0 - self.confidence) / (self.runs * (self.runs + 1))
         return (
             krylov.coupling <= self.allowed and certificate.lower_bound(self.dimension, sure) >= -self.allowed
         )
 
     def _converged(self, krylov: Krylov, ritz: Ritz) -> bool:
-        """Whether the run has found something, and all of it to the accuracy of LOCK."""
+        """Whether the run has found a new negative eigenvalue, and all of them to the accuracy of LOCK."""
         sought = ritz.values < -self.allowed
         new = np.sum(sought) > np.sum(krylov.settled < -self.allowed)
         return bool(new and np.all(ritz.residuals[sought] <= LOCK * self.allowed))
 
     def _lock(self, krylov: Krylov) -> bool:
-        """Keep the negative Ritz pairs that have converged and start another run, if there are new ones."""
+        """Lock the negative Ritz pairs that have converged and start another run, if there are new ones."""
         ritz = krylov.ritz()
         good = (ritz.values < -self.band) & (ritz.residuals <= LOCK * self.allowed)
         if np.sum(good) <= np.sum(krylov.settled < -self.band) or np.sum(good) + 2 >= krylov.max_basis:
@@ -159,9 +171,10 @@ class IndexCounter:
         return True
 
     def _complete(self, krylov: Krylov, ritz: Ritz) -> IndexEstimate:
-        """State the count."""
-        # H is, up to the coupling, the kept columns beside the rest, and of the rest nothing lies below
-        # −allowed; by Weyl's inequality the eigenvalues of the two differ by no more than the coupling.
+        """State the count of a deflation that has found everything."""
+        # Up to the coupling, H is block diagonal: the locked columns, and a rest without eigenvalues below
+        # −allowed.  By Weyl's inequality the eigenvalues of H and of the blocks differ by at most the
+        # coupling.
         self._group(ritz, krylov.exhausted)
         if krylov.exhausted:
             count = int(np.sum(ritz.values < -self.band))
@@ -172,7 +185,7 @@ class IndexCounter:
 
     def _quadrature(self, budget: int) -> IndexEstimate | None:
         """Estimate the number from random probes."""
-        num = min(max(budget // 64, PROBES[0]), PROBES[1])
+        num = min(max(budget // PRODUCTS_PER_PROBE, PROBES[0]), PROBES[1])
         steps = min(budget // num, PROBE_STEPS[1], self.dimension - 1)
         if steps < PROBE_STEPS[0]:
             return None
@@ -185,7 +198,7 @@ class IndexCounter:
             if probe is None:
                 return None
             probes.append(probe)
-        # Each level has its share of the doubt, so the one that is reported may be chosen afterwards.
+        # Each level has its share of the error probability, so the reported one may be chosen afterwards.
         sure = 1.0 - (1.0 - self.confidence) / len(levels)
         best = None
         for level in levels:
@@ -210,10 +223,7 @@ class IndexCounter:
         return QuadratureProbe(np.diag(matrix).copy(), np.diag(matrix, -1).copy(), float(norm(start)) ** 2)
 
 
-# --- How many eigenvalues lie below a value: Gauss quadrature of random probes, with an exact interval.
-
-# A share below this is the rounding of a sum of float64 weights.
-ROUNDING = 1e-14
+# Quadrature ----------------------------------------------------------------------------------
 
 
 class QuadratureProbe(NamedTuple):
@@ -221,8 +231,8 @@ class QuadratureProbe(NamedTuple):
 
     Attributes:
         diagonal: shape (k,), the coefficients α.
-        offdiagonal: shape (k,), the coefficients β, that to the next basis vector last (0 where the
-            Krylov space is invariant).
+        offdiagonal: shape (k,), the coefficients β; the last one couples to the next basis vector (0 where
+            the Krylov space is invariant).
         weight: squared length of the Gaussian vector before it was normalised.
     """
 
@@ -235,7 +245,7 @@ class QuadratureProbe(NamedTuple):
         diagonal, off, last = self.diagonal, self.offdiagonal[:-1], float(self.offdiagonal[-1])
         nodes, vectors = eigh_tridiagonal(diagonal, off, lapack_driver="stev")
         if last > 0:
-            # Extend the Jacobi matrix so that `value` is a node: its weight is all that is not known.
+            # Extend the Jacobi matrix so that `value` is a node: only its weight remains uncertain.
             distance = value - nodes
             if np.min(np.abs(distance)) == 0.0:
                 distance = distance + np.spacing(abs(value) + np.max(np.abs(nodes)))
@@ -264,15 +274,15 @@ def count_interval(
         confidence: probability in (0, 1) with which the interval holds the number.
 
     Returns:
-        The estimate, the two ends of the interval, and the width (in eigenvalues) that more steps for
-        each probe, rather than more probes, would remove.
+        The estimate, the two ends of the interval, and the part of its width (in eigenvalues) that more
+        steps of each probe, rather than more probes, would remove.
     """
     bounds = np.array([probe.share_below(value) for probe in probes])
     weights = np.array([probe.weight for probe in probes])
     sure, possible = weights @ bounds / np.sum(weights)
     tail, num = 0.5 * (1.0 - confidence), len(probes)
-    low = 0  # where nothing is surely below, which rounding must not hide
-    if sure > ROUNDING:
+    low = 0  # where the weight surely below is rounding
+    if sure > WEIGHT_ROUNDING:
         low = min(_smallest_count(size, lambda count: _at_most(count, size, num, sure) < 1.0 - tail), size)
     high = _smallest_count(size, lambda count: _at_most(count, size, num, possible) <= tail) - 1
     return 0.5 * size * (sure + possible), low, max(high, low), size * (possible - sure)

@@ -22,10 +22,10 @@ EMPTY = {
 def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     """Return all eigenvalues (n,), ascending, and eigenvectors (n, n) by column, float64.
 
-    Where a null space of k dimensions is left out, these are the n − k of the complement.
+    Where a null space of k dimensions is excluded, these are the n − k pairs of its complement.
 
     Raises:
-        FloatingPointError: the matrix holds a NaN or an infinity.
+        FloatingPointError: the matrix contains a NaN or an infinity.
         MemoryError: the matrix does not fit.
     """
     n = operator.size
@@ -50,7 +50,7 @@ def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
 def empty_result(
     op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
 ) -> EigenResult:
-    """Return a result without any of the pairs wanted, with the reason."""
+    """Return a result without any pair, with the reason in its message."""
     zero = np.zeros(0)
     basis = columns_to_basis(op, np.zeros((op.size, 0)))
     return EigenResult(

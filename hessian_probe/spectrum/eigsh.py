@@ -1,4 +1,4 @@
-"""Both ends of a symmetric spectrum from one Krylov space, thick-restarted, with true residuals."""
+"""`eigsh`: both ends of a symmetric spectrum from one Krylov space, with true residuals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
-from hessian_probe.spectrum.thick_restart import EndSearch
-
-# Below this size n products and LAPACK are cheaper than compiling and running Lanczos.
-DENSE_SIZE = 32
-# The same where a large share of all pairs is wanted; a dense float64 matrix is then 32 MiB.
-DENSE_MANY = 2048
+from hessian_probe.spectrum.thick_restart import EigenSearch
+from hessian_probe.spectrum.thresholds import DENSE_MANY, DENSE_SIZE
 
 
 def eigsh(
@@ -46,9 +42,9 @@ def eigsh(
     """Estimate the algebraically smallest and largest eigenpairs of a Hessian.
 
     Both ends come from one Krylov space, grown by Lanczos with full re-orthogonalisation and bounded
-    by thick restarts.  Where more than one pair is asked for at an end, the search is repeated from
-    fresh vectors orthogonal to what was found until it brings nothing new, so repeated eigenvalues
-    are counted.  Small problems are solved densely.
+    by thick restarts.  Where more than one pair is wanted at an end, further runs start from fresh vectors
+    orthogonal to the pairs found, until a run finds nothing new: repeated eigenvalues are counted.  Small
+    problems are solved densely.
 
     Args:
         op: operator made by `hp.hessian`.
@@ -57,19 +53,19 @@ def eigsh(
         rtol: a pair has converged when ‖Hv − λv‖ ≤ rtol·‖H‖ (‖H‖: largest Ritz value in magnitude).
         max_hvps: products allowed; None means 20·(lowest + highest) + 1000.
         key: random key of the start vector; None means `jax.random.key(0)`.
-        initial: what to start from: a pytree like params (an eigenvector found earlier), or an earlier
-            EigenResult, of which all vectors are used.  A small random part is added, so that nothing
-            can be missed for being orthogonal to it.  After a small change of the parameters this
-            saves products: 8 for 26 at rtol 1e-3, 29 for 38 at 1e-5 on an 8,970-parameter network.
+        initial: start vector: a pytree like params (an eigenvector found earlier), or an earlier
+            EigenResult, of which all vectors are used.  A small random vector is added, so that the start
+            is orthogonal to no eigenvector.  After a small change of the parameters this saves products:
+            8 instead of 26 at rtol 1e-3, 29 instead of 38 at 1e-5 on an 8,970-parameter network.
         max_basis: basis vectors held at most; None means 128 or what fits in memory.
         progress: called with a line of text every few products.
         standard_errors: measure the standard error of each eigenvalue over the data, batch by batch;
             the data must be a sequence of at least two batches.
-        save_to: file to which the search is saved as it goes, when it is interrupted and when it ends.  A
-            search by the dense route is not saved.
-        save_every: seconds between two saves (rarer where saving would take over 2 % of the time).
-        resume: True goes on from `save_to` if that file exists, to the answer that an uninterrupted
-            search gives; a path goes on from that file; False starts over and overwrites.
+        save_to: file to which the search is saved while it runs, when it is interrupted and when it ends.
+            A search by the dense route is not saved.
+        save_every: seconds between two saves (more where saving would take over 2 % of the time).
+        resume: True continues from `save_to` if that file exists, to the answer of an uninterrupted search;
+            a path continues from that file; False starts over and overwrites.
 
     Returns:
         EigenResult with lowest + highest pairs (all n where these overlap).  Fewer only with status
@@ -77,23 +73,32 @@ def eigsh(
 
     Raises:
         ValueError: counts negative, both zero, or above the number of variables; rtol not positive;
-            standard errors of data that are one batch; the file to go on from is cut off, damaged, or of
-            another search.
+            standard errors of data that are one batch.
+        CheckpointError: the file to continue from is cut off, damaged, or of another search.
 
     Cost:
         On the Hessian of an 85,002-parameter network about 40 products for rtol 1e-3 and 90 for
         1e-5, plus one product per pair for the true residuals; max_basis·n numbers of memory.
-        n products by the dense route.  One more product a pair for standard errors.  The operator's
+        n products by the dense route.  One more product per pair for standard errors.  The operator's
         self-check, at its first use, is not counted.
 
     Source:
         K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S0895479898334605.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import hessian_probe as hp
+        >>> def loss(x):
+        ...     return x[0] ** 2 - 0.5 * x[1] ** 2 + jnp.sum(x) ** 2
+        >>> eig = hp.eigsh(hp.hessian(loss, jnp.zeros(3)))
+        >>> [f"{value:.4f}" for value in eig.eigenvalues], eig.status
+        (['-0.6056', '6.6056'], 'converged')
     """
     _check(op, lowest, highest, rtol, max_hvps, max_basis)
     if standard_errors and op.objective.data.count < 2:
         raise ValueError(
-            "standard_errors=True needs data that are a sequence of at least two batches: with one batch "
-            "nothing shows how much the data scatter; pass a list of batches"
+            "standard_errors=True needs data that are a sequence of at least two batches: one batch does "
+            "not show how much the data scatter; pass a list of batches"
         )
     saving = Saving(save_to, save_every, resume)
     rng = generator(key)
@@ -129,7 +134,7 @@ def _search(
     options = {"lowest": lowest, "highest": highest, "rtol": rtol, "max_basis": max_basis}
     chance = {"key": random_state(rng), "initial": start}
     job = Job("eigsh", op, options | chance, saving)
-    search = EndSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress, job)
+    search = EigenSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress, job)
     return search.run(start)
 
 
@@ -147,7 +152,7 @@ def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
 
 
 def takes_dense(size: int, wanted: int) -> bool:
-    """Whether n products and LAPACK are the better route, and fit."""
+    """Whether n products and LAPACK are cheaper than Lanczos, and the matrix fits."""
     many = 4 * wanted >= size and size <= DENSE_MANY
     return (size <= DENSE_SIZE or many) and memory.eigh_fits(size)
 
@@ -216,5 +221,5 @@ def _dense(op: HessianOperator, lowest: int, highest: int, rtol: float) -> Eigen
         norm=top,
         rtol=rtol,
         size=n,
-        message=f"the ends overlap: all {n} pairs are given once" if overlap else "",
+        message=f"the ends overlap: each of the {n} pairs is given once" if overlap else "",
     )

@@ -1,14 +1,12 @@
-"""The one Lanczos kernel: an orthonormal basis that grows by products with a symmetric map.
+"""The host driver of the Lanczos step: a Krylov basis that grows by products with a symmetric map.
 
-Each step multiplies the newest basis vector, orthogonalises the product against it, then against the
-whole basis until that takes nothing more away, and keeps the coefficients as a column of the projected
-matrix, in float64 on the host.
-Because the projected matrix is kept whole, thick restarts and fresh vectors after a breakdown need
-no formulas of their own: they only change what the basis holds.
+Each step multiplies the newest basis vector, orthogonalises the product against the basis (`lanczos.extend`)
+and stores the components removed as a column of the projected matrix, in float64 on the host.  The projected
+matrix is stored whole, so thick restarts and fresh vectors after a breakdown need no formulas of their own:
+they only change which vectors the basis contains.
 
-Source: C. Lanczos 1950; full re-orthogonalisation, "twice is enough": W. Kahan in B. N. Parlett, The
-Symmetric Eigenvalue Problem, 1980, §6.9; thick restart: K. Wu and H. Simon, SIAM J. Matrix Anal. Appl.
-22, 2000, doi:10.1137/S0895479898334605.
+Source: "twice is enough": W. Kahan in B. N. Parlett, The Symmetric Eigenvalue Problem, 1980, §6.9; thick
+restart: K. Wu and H. Simon, SIAM J. Matrix Anal. Appl. 22, 2000, doi:10.1137/S0895479898334605.
 """
 
 from __future__ import annotations
@@ -35,14 +33,14 @@ from hessian_probe.jobs.state import State
 from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
 from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
-from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH
+from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH, LOOKED_AT_EACH, LOOKED_AT_EVERY
 
-# What a run's state does not hold: it is given again when the run goes on.
+# Not part of a saved state: the caller gives them again when the run is continued.
 GIVEN = ("operator", "_rng", "_active")
 
 
-def _quadrature(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Root of the sum of squares of independent errors, weighted by column."""
+def _root_sum_of_squares(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Combine errors with the weights of each column; scaled first, so that no square underflows."""
     top = float(np.max(errors, initial=0.0))
     return top * np.sqrt(np.square(errors / top) @ np.square(weights)) if top > 0 else errors @ weights
 
@@ -66,13 +64,13 @@ class Krylov:
         active: leaves to search in; None means all.
 
     Attributes:
-        size: columns of the projected matrix, that is, multiplied basis vectors.
+        size: multiplied basis vectors, the columns of the projected matrix.
         steps: products made.
-        ended_runs: what each run from a random vector said of the rest, when a breakdown or a fresh vector
-            ended it.
+        ended_runs: certificate of each run from a random vector, at the breakdown or fresh vector that ended
+            it.
         invariant: a breakdown has shown that the space is invariant.
         exhausted: the basis spans the whole (active) space.
-        nonfinite: a product held a NaN or an infinity; the basis before it is intact.
+        nonfinite: a product contained a NaN or an infinity; the basis before it is intact.
         first: the start vector and its product, once there is one.
         largest: largest ‖Hv‖ over the basis vectors, a lower estimate of ‖H‖.
         asymmetry: largest deviation of ⟨u, Hv⟩ from ⟨Hu, v⟩ seen between basis vectors.
@@ -109,23 +107,28 @@ class Krylov:
 
     @property
     def settled(self) -> np.ndarray:
-        """Ritz values, ascending, of the columns that were there when the last random vector was drawn."""
+        """Ritz values, ascending, of the columns older than the last random vector."""
         return np.linalg.eigvalsh(self._matrix[: self._run.first, : self._run.first])
 
     @property
     def coupling(self) -> float:
-        """Frobenius norm of the map's coupling of those columns to all that lies outside them."""
+        """Frobenius norm of the map's coupling of those columns to everything outside them."""
         return host_norm(self._kept[: self._run.first])
 
     @property
     def followed(self) -> bool:
-        """Whether `growth` can say anything: not where a restart fell into a run after the first."""
+        """Whether `certificate` proves anything: not after a restart during a run that is not the first."""
         return self._run.followed
 
     @property
     def full(self) -> bool:
         """Whether no vector can be added without a restart."""
         return self.exhausted or self.nonfinite or self.size >= self.max_basis
+
+    @property
+    def due(self) -> bool:
+        """Whether to compute the Ritz values now: after every product at first, later after every third."""
+        return self.full or self.size <= LOOKED_AT_EACH or self.size % LOOKED_AT_EVERY == 0
 
     def step(self) -> bool:
         """Multiply the newest vector and add its product to the basis.
@@ -154,11 +157,15 @@ class Krylov:
             self.basis = cleared(self.basis, np.int32(index))
             return False
         self._grow(coefficient)
-        self._settle(beta * self._cleaned(index))
+        self._settle(beta * self._reprojected(index))
         return True
 
-    def _cleaned(self, index: int) -> float:
-        """Take out again what rounding let in of a null space that is left out; return the share kept."""
+    def _reprojected(self, index: int) -> float:
+        """Re-project the new vector off an excluded null space (rounding leaks into it).
+
+        Returns:
+            The norm that remains.
+        """
         projected = project_out_null_space(self.operator, self._next)
         if projected is self._next:
             return 1.0
@@ -178,7 +185,7 @@ class Krylov:
         self._tail = np.zeros(size)
 
     def _settle(self, beta: float) -> None:
-        """Record the remainder; where it is rounding, go on from a fresh orthogonal vector."""
+        """Record the remainder; where it is rounding, continue from a fresh orthogonal vector."""
         self.largest = max(self.largest, host_norm(np.append(self._matrix[-1], beta)))
         self._tail[-1] = beta
         rounding = breakdown_length(self.eps, self.largest)
@@ -190,16 +197,16 @@ class Krylov:
             self._refresh()
 
     def certificate(self) -> Certificate:
-        """How much an unseen eigenvector outside the older vectors grew since the last random one."""
+        """Bounds on eigenvalues outside the older vectors, from the run since the last random vector."""
         return self._run.certificate(self._matrix, self._tail)
 
     def _refresh(self) -> None:
-        """Go on from a fresh random vector, orthogonal to the basis; the remainder is dropped."""
+        """Continue from a fresh random vector, orthogonal to the basis; the remainder is dropped."""
         self.ended_runs = (*self.ended_runs, self.certificate())
         self._run = KrylovRun(self.size)
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
-        for _ in range(FRESH_DRAWS):  # one draw does; another helps where the remaining space is tiny
+        for _ in range(FRESH_DRAWS):  # one is enough unless the remaining space is tiny
             draw = project_out_null_space(
                 self.operator, random_normal(self._rng, self.operator.layout, self._active)
             )
@@ -215,10 +222,10 @@ class Krylov:
         """Ritz values with estimates of their residuals ‖Hy − θy‖."""
         if self.restarted or self.size < 3:
             values, weights = np.linalg.eigh(self._matrix)
-        else:  # tridiagonal to rounding; QR, since the faster drivers' vectors are less orthogonal
+        else:  # tridiagonal to rounding; by QR, since the vectors of faster drivers are less orthogonal
             diagonals = np.diag(self._matrix), np.diag(self._matrix, 1)
             values, weights = eigh_tridiagonal(*diagonals, lapack_driver="stev")
-        kept = _quadrature(self._kept, weights)
+        kept = _root_sum_of_squares(self._kept, weights)
         return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
 
     def extended(self) -> np.ndarray:
@@ -234,12 +241,12 @@ class Krylov:
         return combine(self.basis, jnp.asarray(padded).astype(dtype))
 
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:
-        """Thick restart: keep the chosen Ritz vectors, go on from the remainder or a fresh vector.
+        """Thick restart: keep the chosen Ritz vectors, continue from the remainder or a fresh vector.
 
         Args:
             chosen: indices of the Ritz pairs to keep, ascending.
-            fresh: continue from a random vector instead of the remainder, so that copies of
-                repeated eigenvalues, which one Krylov space cannot show, can be found.
+            fresh: continue from a random vector instead of the remainder, to find copies of repeated
+                eigenvalues, which one Krylov space cannot show.
         """
         with uninterrupted():
             self._restart(chosen, fresh)
@@ -250,7 +257,7 @@ class Krylov:
         vectors, remainder = self.vectors(weights), self._next
         self._run.restart(np.delete(ritz.values, chosen))
         self._matrix = np.diag(ritz.values[chosen])
-        self._kept = _quadrature(self._kept, weights)
+        self._kept = _root_sum_of_squares(self._kept, weights)
         self._tail = self._tail @ weights
         self.size, self.restarted, self.exhausted = len(chosen), True, False
         self.basis = resized(vectors, segment(self.size + 1))
@@ -262,7 +269,7 @@ class Krylov:
             )
 
     def state(self) -> State:
-        """Everything from which the run can be continued to the same answer, bit for bit."""
+        """Return everything from which the run can be continued to the same answer, bit for bit."""
         values = {name: value for name, value in vars(self).items() if name not in GIVEN}
         used = tuple(b[: self.size + 1] for b in self.basis)
         return {**values, "_run": vars(self._run), "basis": used, "rows": len(self.basis[0])}

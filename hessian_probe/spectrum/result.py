@@ -1,4 +1,4 @@
-"""Eigenpairs with their errors, as every caller gets them."""
+"""Results of the spectrum: eigenpairs with their errors, repeated eigenvalues, and their number."""
 
 from __future__ import annotations
 
@@ -10,8 +10,50 @@ import numpy as np
 from hessian_probe.results import number, result, signed
 
 
+class Multiplicity(NamedTuple):
+    """Eigenvalues that agree within their residuals.
+
+    Attributes:
+        value: their mean, in loss / params².
+        copies: number of eigenvalues found.
+        exact: True if no further copy can exist (the whole spectrum is known there).
+    """
+
+    value: float
+    copies: int
+    exact: bool
+
+    def __str__(self) -> str:
+        text = f"{signed(self.value)} × {self.copies}"
+        return text if self.exact else text + " or more"
+
+
+def multiplicities(
+    values: np.ndarray, radii: np.ndarray, complete: bool | np.ndarray
+) -> tuple[Multiplicity, ...]:
+    """Group ascending eigenvalues; neighbours belong together where their intervals ±radius meet.
+
+    Args:
+        values: shape (k,), ascending.
+        radii: shape (k,), half-widths of the intervals.
+        complete: whether no copy of an eigenvalue is missing; one flag for each, or for all.
+
+    Returns:
+        One entry for each group, ascending.
+    """
+    if not len(values):
+        return ()
+    known = np.broadcast_to(np.asarray(complete, bool), values.shape)
+    apart = np.diff(values) > radii[1:] + radii[:-1]
+    groups = np.split(np.arange(len(values)), np.flatnonzero(apart) + 1)
+    return tuple(
+        Multiplicity(float(np.mean(values[group])), len(group), bool(np.all(known[group])))
+        for group in groups
+    )
+
+
 class NotConvergedError(RuntimeError):
-    """Raised by `EigenResult.require`; carries the partial result as `result`."""
+    """Raised by `EigenResult.require`; its attribute `result` is the partial result."""
 
     def __init__(self, message: str, partial: Any) -> None:
         super().__init__(message, partial)
@@ -23,15 +65,15 @@ class NotConvergedError(RuntimeError):
 
 @result(leaves=())
 class IndexEstimate:
-    """How many eigenvalues lie below a value, with an interval.
+    """Number of eigenvalues below a value, with an interval.
 
     Attributes:
         estimate: the likeliest number.
-        low: the number is at least this.
-        high: the number is at most this.
-        below: the value, negative, in loss / params²: the zero band where the count is exact, else what
-            the products can resolve.  Eigenvalues between it and zero are not counted.
-        confidence: probability with which the interval holds; 1 where it is proved.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        below: the value, negative, in loss / params²: the zero band where the count is exact, else the
+            curvature that the products can resolve.  Eigenvalues between it and zero are not counted.
+        confidence: probability that the interval contains the number; 1 where that is proved.
         method: "exact" (the whole spectrum), "deflation" (found one by one until a fresh run showed
             nothing more) or "quadrature" (Gauss quadrature of random probes).
         num_probes: random vectors used.
@@ -70,18 +112,18 @@ class EigenResult:
         residual_norms: shape (k,): ‖Hvᵢ − λᵢvᵢ‖.  Some eigenvalue lies within it of λᵢ, not
             necessarily the i-th one.
         converged: shape (k,), bool: residual at most `rtol · norm`.
-        num_lowest: how many of the pairs were asked for at the lowest end (they come first).
+        num_lowest: number of pairs from the lower end (they come first).
         num_hvps: Hessian-vector products spent.
         status: "converged", "max_hvps" (the budget ran out), "stagnated" (rounding forbids more),
-            "nonfinite" (a product held NaN or infinity), "interrupted" (Ctrl-C); in a classification
-            also "settled" (the label was settled before the pair had converged) and "skipped".
+            "nonfinite" (a product contained NaN or infinity), "interrupted" (Ctrl-C); in a classification
+            also "settled" (the label was decided before the pair had converged) and "skipped".
         method: "dense" or "lanczos".
         norm: largest Ritz value in magnitude, the estimate of ‖H‖.
         rtol: tolerance asked for.
         size: number of variables.
-        message: one sentence on anything the caller should know, else "".
-        standard_errors: shape (k,): standard error of each eigenvalue over the data, where these are
-            batches out of something larger; None where it was not measured.
+        message: one sentence on a pair that is missing or has not converged, else "".
+        standard_errors: shape (k,): standard error of each eigenvalue over the data, which are a sample of
+            a population; None where it was not measured.
     """
 
     eigenvalues: np.ndarray
@@ -112,8 +154,8 @@ class EigenResult:
     def multiplicities(self) -> tuple[Multiplicity, ...]:
         """Eigenvalues grouped where they agree within their residuals, ascending.
 
-        A count is exact where the whole spectrum was computed and no neighbour of the group was left
-        out; by Lanczos further copies can exist.
+        A count is exact where the whole spectrum was computed and the result contains the group's
+        neighbours; by Lanczos further copies can exist.
         """
         values = np.asarray(self.eigenvalues)
         known = np.full(len(values), self.method == "dense")
@@ -128,7 +170,7 @@ class EigenResult:
         return jax.tree.map(lambda leaf: leaf[index] if np.ndim(leaf) else leaf, self.eigenvectors)
 
     def _row(self, first: int, group: Multiplicity) -> tuple[str, str]:
-        """One eigenvalue, or several that cannot be told apart, with errors."""
+        """One eigenvalue, or several that agree within their residuals, with errors."""
         last = first + group.copies - 1
         text = f"{str(group) if group.copies > 1 else signed(group.value)} ± "
         text += number(np.max(np.asarray(self.residual_norms)[first : last + 1]), 1)
@@ -152,49 +194,3 @@ class EigenResult:
         if self.message:
             rows.append(("note", self.message))
         return title, rows
-
-
-# --- Which of some eigenvalues cannot be told apart.
-
-
-class Multiplicity(NamedTuple):
-    """Eigenvalues that agree within their residuals.
-
-    Attributes:
-        value: their mean, in loss / params².
-        copies: how many there are.
-        exact: True if no further copy can exist (the whole spectrum is known there); else there are
-            at least as many.
-    """
-
-    value: float
-    copies: int
-    exact: bool
-
-    def __str__(self) -> str:
-        text = f"{signed(self.value)} × {self.copies}"
-        return text if self.exact else text + " or more"
-
-
-def multiplicities(
-    values: np.ndarray, radii: np.ndarray, complete: bool | np.ndarray
-) -> tuple[Multiplicity, ...]:
-    """Group ascending eigenvalues; neighbours belong together where their intervals ±radius meet.
-
-    Args:
-        values: shape (k,), ascending.
-        radii: shape (k,), half-widths of the intervals.
-        complete: whether no copy of an eigenvalue is missing; one flag for each, or for all.
-
-    Returns:
-        One entry for each group, ascending.
-    """
-    if not len(values):
-        return ()
-    known = np.broadcast_to(np.asarray(complete, bool), values.shape)
-    apart = np.diff(values) > radii[1:] + radii[:-1]
-    groups = np.split(np.arange(len(values)), np.flatnonzero(apart) + 1)
-    return tuple(
-        Multiplicity(float(np.mean(values[group])), len(group), bool(np.all(known[group])))
-        for group in groups
-    )

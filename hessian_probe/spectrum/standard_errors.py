@@ -1,4 +1,7 @@
-"""Standard errors over the data: how far a mean over batches may be from that of all there could be."""
+"""Standard errors over the data: how far a mean over batches may lie from the population's mean.
+
+The population is all samples that the data could have contained.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from hessian_probe.operators.per_batch import rayleigh_quotients
 
 
 class Estimate(NamedTuple):
-    """A mean over batches.
+    """A mean over batches, with its standard error.
 
     Attributes:
         value: the mean, weighted by samples.
@@ -42,14 +45,14 @@ def quantile(level: float, freedom: float) -> float:
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
-    r"""Estimate the mean over all samples there could be from the means of batches of unequal size.
+    r"""Estimate the population's mean from the means of batches of unequal size.
 
-    With shares w of the samples, R = Σ w q and
+    With shares w of the samples, batch means q, R = Σ w q and
 
     $$\mathrm{var}(R) = \frac{\sum w_b^2 (q_b - R)^2}{1 - \sum w_b^2}, \qquad \nu = 1/\sum w_b^2 - 1,$$
 
-    unbiased where samples are independent (var q ∝ 1/w: Σ w²·var(q − R) = var(R)(1 − Σ w²)); it
-    also holds, to leading order, where batches differ more than that (samples alike within a batch).
+    the error is unbiased where samples are independent (var q ∝ 1/w: Σ w²·var(q − R) = var(R)(1 − Σ w²));
+    to leading order also where samples within a batch are correlated.
 
     Args:
         values: batch means, shape (batches,).
@@ -66,7 +69,7 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     mean = float(weights @ values)
     if len(values) < 2 or shares >= 1.0:
         return Estimate(mean, math.inf, 0.0)
-    # Scaled first: squares of tiny or huge curvatures do not exist.
+    # Scaled first: squares of tiny or huge curvatures under- or overflow.
     off = weights * (values - mean)
     top = float(np.max(np.abs(off)))
     spread = top * float(np.linalg.norm(off / top)) if top > 0 else 0.0
@@ -74,20 +77,20 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
 
 
 def eigenvalue_errors(op: HessianOperator, vectors: Sequence[Vector]) -> list[Estimate]:
-    """Mean and standard error of the Rayleigh quotient of each vector over the batches.
+    """Estimate the Rayleigh quotient of each vector, with its standard error over the batches.
 
-    To first order an eigenvalue of a mean of matrices moves as the Rayleigh quotient of its vector, so
-    this is also the eigenvalue's standard error (its infinitesimal jackknife).
+    To first order an eigenvalue of a mean of matrices changes as the Rayleigh quotient of its vector, so
+    this is also the standard error of the eigenvalue (its infinitesimal jackknife).
 
     Args:
         op: operator whose data are a sequence of batches.
         vectors: unit vectors.
 
     Returns:
-        One estimate a vector.
+        One estimate for each vector.
 
     Cost:
-        One product a vector.
+        One product for each vector.
     """
     weights, values = rayleigh_quotients(op, vectors)
     return [weighted_mean(column, weights) for column in values.T]

@@ -1,9 +1,14 @@
-"""One Lanczos search for both ends: grow, restart, verify, and measure true residuals."""
+"""The search of `eigsh`: a Krylov basis with thick restarts, fresh starts for copies, and true residuals.
+
+The basis grows until every wanted Ritz pair has converged by its residual estimate.  Where several pairs are
+wanted at an end, a run from a fresh random vector then looks for copies of repeated eigenvalues, until one
+finds nothing new.  Finally each wanted Ritz vector is multiplied once more for its true residual; where
+rounding has left one above the tolerance, the search continues with a smaller aim.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,27 +21,37 @@ from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result
-from hessian_probe.spectrum.krylov import Krylov
+from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import EigenResult
-
-# Basis vectors kept at most; 128 lets the 85,002-parameter network reach 1e-5 without a restart.
-MAX_BASIS = 128
-# Residuals below ROUNDING * eps * ||H|| are not asked for: they cannot be told from rounding.
-ROUNDING = 8.0
-# The residual estimate is exact up to rounding, so nearly all of the tolerance is aimed at; halved
-# when a true residual turns out above it.
-AIM = 0.95
-# A fresh run of so many steps has had its chance, even if restarts keep its polynomial from growing: twice
-# what an unrestarted run of 10,000 variables takes for the next two numbers.
-FRESH_STEPS = 100
-# A fresh run must have shown a further copy with this probability, unless it lies nearer to the innermost
-# wanted eigenvalue than this share of the spectrum's width.
-COPY_CONFIDENCE = 0.999
-COPY_STEP = 1e-2
+from hessian_probe.spectrum.thresholds import (
+    AIM,
+    BUDGET,
+    BUDGET_PER_PAIR,
+    COPY_CONFIDENCE,
+    COPY_STEP,
+    FRESH_STEPS,
+    KEPT_ONE_IN,
+    LOWEST_AIM,
+    MAX_BASIS,
+    RANDOM_SHARE,
+    ROUNDING,
+)
 
 
-class EndSearch:
-    """State of one Lanczos search for both ends."""
+class EigenSearch:
+    """One search for the lowest and the highest eigenpairs.
+
+    Args:
+        op: the operator.
+        lowest: pairs wanted at the lower end.
+        highest: pairs wanted at the upper end.
+        rtol: tolerance of a residual, relative to ‖H‖.
+        max_hvps: products allowed; None means `default_budget`.
+        rng: source of the start and of fresh vectors.
+        max_basis: basis vectors held at most; None means `default_basis`.
+        progress: called with a line of text at every look at the pairs.
+        job: saves the search.
+    """
 
     def __init__(
         self,
@@ -54,17 +69,17 @@ class EndSearch:
         self.op, self.lowest, self.highest, self.rtol = op, lowest, highest, rtol
         self.wanted = lowest + highest
         self.aim = AIM
-        self.budget = 20 * self.wanted + 1000 if max_hvps is None else max_hvps
-        self.finishing = 0  # products for true residuals, after which the search went on
-        self.judged = 0  # steps after which the pairs were looked at last
-        self.checked: np.ndarray | None = None  # what was found before the last fresh start
-        self.fresh_at = 0  # steps made before it
+        self.budget = default_budget(self.wanted) if max_hvps is None else max_hvps
+        self.finishing = 0  # products for true residuals before the search was continued
+        self.judged = 0  # steps at the last look at the pairs
+        self.checked: np.ndarray | None = None  # wanted values before the last fresh start
+        self.fresh_at = 0  # steps before it
         self.rng, self.progress = rng, progress
         self.max_basis = default_basis(op.layout, self.wanted) if max_basis is None else max_basis
 
     @property
     def spent(self) -> int:
-        """Products since the search began, in an earlier session too."""
+        """Products since the search began, those of an earlier session included."""
         return self.krylov.steps + self.finishing
 
     def run(self, initial: Vector | None) -> EigenResult:
@@ -85,7 +100,7 @@ class EndSearch:
             status = self._iterate()
             self.job.finish(self.state)
             found = self._finish(status)
-            retry = found.status == "stagnated" and self.aim > 0.2 and not self.krylov.exhausted
+            retry = found.status == "stagnated" and self.aim > LOWEST_AIM and not self.krylov.exhausted
             if not retry or self._floor(found.norm) > self.aim * self.rtol * found.norm:
                 return found
             with uninterrupted():
@@ -95,7 +110,7 @@ class EndSearch:
                 self.judged, self.checked = self.krylov.steps, None
 
     def state(self) -> State:
-        """Everything from which the search can go on to the same answer."""
+        """Return everything from which the search can be continued to the same answer."""
         own = {name: getattr(self, name) for name in ("aim", "finishing", "judged", "checked", "fresh_at")}
         return {**own, "random": random_state(self.rng), "krylov": self.krylov.state()}
 
@@ -121,9 +136,13 @@ class EndSearch:
             krylov.step()
 
     def _judge(self) -> bool:
-        """Look at the pairs after a step: have they converged, is it time to restart?"""
+        """Look at the pairs after a step; restart where it is time.
+
+        Returns:
+            Whether all wanted pairs have converged, with their copies.
+        """
         krylov = self.krylov
-        if krylov.nonfinite or krylov.size <= self.wanted or not self._due():
+        if krylov.nonfinite or krylov.size <= self.wanted or not krylov.due:
             self.judged = krylov.steps
             return False
         # Copies of a repeated eigenvalue matter only where more than one pair is wanted at an end.
@@ -137,7 +156,7 @@ class EndSearch:
         if done and (settle or krylov.exhausted):
             return True
         values, before = ritz.values[chosen], self.checked
-        again = done and self._guarded(ritz, goal)
+        again = done and self._copies_would_show(ritz, goal)
         if again and before is not None and np.all(np.abs(values - before) <= 2 * goal):
             return True
         with uninterrupted():
@@ -145,16 +164,12 @@ class EndSearch:
                 krylov.restart(self._retained(ritz.values, 0), fresh=True)
                 self.checked, self.fresh_at = values, krylov.steps
             elif krylov.full and not krylov.exhausted and not krylov.nonfinite:
-                krylov.restart(self._retained(ritz.values, krylov.max_basis // 3))
+                krylov.restart(self._retained(ritz.values, krylov.max_basis // KEPT_ONE_IN))
             self.judged = krylov.steps
         return False
 
-    def _due(self) -> bool:
-        """Look at the Ritz values after every product at first, then at every third."""
-        krylov = self.krylov
-        return krylov.full or krylov.size <= 24 or krylov.size % 3 == 0
-
     def _floor(self, top: float) -> float:
+        """Residual that cannot be told from rounding, for a norm of `top`."""
         return ROUNDING * unit_roundoff(self.op) * top
 
     def _chosen(self, count: int) -> np.ndarray:
@@ -162,8 +177,13 @@ class EndSearch:
             return np.arange(count)
         return np.r_[0 : self.lowest, count - self.highest : count]
 
-    def _guarded(self, ritz: Any, goal: float) -> bool:
-        """After a fresh start, wait until no copy can hide in the pairs next to the wanted ones."""
+    def _copies_would_show(self, ritz: Ritz, goal: float) -> bool:
+        """Whether the run from the last fresh vector has been long enough to show a further copy.
+
+        Returns:
+            True once no copy can hide in the pairs next to the wanted ones, and either the run's certificate
+            excludes a copy or FRESH_STEPS products have been spent.
+        """
         if not self.krylov.restarted:
             return True
         count = len(ritz.values)
@@ -175,12 +195,12 @@ class EndSearch:
                     return False
         if not self.krylov.followed or self.krylov.steps - self.fresh_at >= FRESH_STEPS:
             return True
-        return self._no_copy(ritz.values, goal)
+        return self._copies_excluded(ritz.values, goal)
 
-    def _no_copy(self, values: np.ndarray, goal: float) -> bool:
-        """Whether the run from the fresh vector would have shown another copy of a wanted eigenvalue."""
-        # One more copy pushes the innermost wanted value out, so it lies beyond that by the distance to
-        # the next different wanted value at least.
+    def _copies_excluded(self, values: np.ndarray, goal: float) -> bool:
+        """Whether the certificate excludes another copy of a wanted eigenvalue."""
+        # A further copy would push the innermost wanted value out of the wanted ones: it lies beyond that
+        # value by at least the distance to the next different wanted value.
         certificate, spread = self.krylov.certificate(), float(values[-1] - values[0])
         needed = log_inverse_weight(self.krylov.dimension, COPY_CONFIDENCE)
         for end, side in ((values[: self.lowest], -1.0), (values[::-1][: self.highest], 1.0)):
@@ -194,7 +214,7 @@ class EndSearch:
         return True
 
     def _retained(self, values: np.ndarray, extra: int) -> np.ndarray:
-        """Indices kept in a restart: the wanted ends and, shared between them, their neighbours."""
+        """Indices kept in a restart: the wanted ends, and `extra` neighbours shared between them."""
         share = extra // 2 if self.lowest and self.highest else extra
         low = self.lowest + share if self.lowest else 0
         high = self.highest + (extra - share) if self.highest else 0
@@ -212,7 +232,7 @@ class EndSearch:
             self.progress(f"{self.spent} products: {ends}, largest residual {worst:.1e}")
 
     def _finish(self, status: str) -> EigenResult:
-        """Form the wanted Ritz vectors and multiply them for their true residuals."""
+        """Form the wanted Ritz vectors, measure their true residuals, and report."""
         krylov, op = self.krylov, self.op
         if krylov.size == 0:
             return empty_result(op, self.spent, "lanczos", self.rtol, status, self.wanted)
@@ -231,22 +251,8 @@ class EndSearch:
         converged = residuals <= self.rtol * top
         if top == 0.0:
             converged = residuals == 0.0
-        message = ""
-        if len(values) < self.wanted and self.wanted <= op.size:
-            message = f"{len(values)} of {self.wanted} pairs: {status} after {spent} products"
         if status == "converged" and not np.all(converged):
             status = "stagnated"
-            message = (
-                f"residuals stay above rtol·‖H‖ = {self.rtol * top:.1e}: rounding in "
-                f"{op.objective.precision} forbids more; use float64 or rtol ≥ "
-                f"{float(np.max(residuals)) / max(top, 1e-300):.0e}"
-            )
-        elif status == "max_hvps":
-            message = message or f"the budget of {self.budget} products ran out; raise max_hvps"
-        elif status == "nonfinite":
-            message = "a product was not finite; the pairs are those of the basis before it"
-        elif status == "interrupted":
-            message = "interrupted; residuals are estimates, the best so far"
         return EigenResult(
             eigenvalues=values,
             eigenvectors=tangent(op.layout, vectors, op.objective.non_variables, len(values)),
@@ -259,8 +265,31 @@ class EndSearch:
             norm=top,
             rtol=self.rtol,
             size=op.size,
-            message=message,
+            message=self._message(status, residuals, top, spent),
         )
+
+    def _message(self, status: str, residuals: np.ndarray, top: float, spent: int) -> str:
+        """One sentence on why a pair is missing or has not converged, else ""."""
+        if status == "stagnated":
+            return (
+                f"residuals stay above rtol·‖H‖ = {self.rtol * top:.1e}: rounding in "
+                f"{self.op.objective.precision} forbids more; use float64 or rtol ≥ "
+                f"{float(np.max(residuals)) / max(top, 1e-300):.0e}"
+            )
+        if status == "nonfinite":
+            return "a product was not finite; the pairs are from the basis before it"
+        if status == "interrupted":
+            return "interrupted; residuals are estimates, the best so far"
+        if len(residuals) < self.wanted <= self.op.size:
+            return f"{len(residuals)} of {self.wanted} pairs: {status} after {spent} products"
+        if status == "max_hvps":
+            return f"the budget of {self.budget} products ran out; raise max_hvps"
+        return ""
+
+
+def default_budget(wanted: int) -> int:
+    """Products allowed for this number of pairs where the caller does not say."""
+    return BUDGET_PER_PAIR * wanted + BUDGET
 
 
 def default_basis(layout: Layout, wanted: int) -> int:
@@ -279,9 +308,9 @@ def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> n
 
 
 def _mixed(initial: Vector, rng: np.random.Generator, op: HessianOperator) -> Vector | None:
-    """Add a random tenth to a given start."""
+    """Add a small random vector to a given start, so that it is orthogonal to no eigenvector."""
     length = float(norm(initial))
     if not 0 < length < np.inf:
         return None
     noise = random_normal(rng, op.layout)
-    return add_scaled(scale(1 / length, initial), 0.1 / float(norm(noise)), noise)
+    return add_scaled(scale(1 / length, initial), RANDOM_SHARE / float(norm(noise)), noise)

@@ -1,8 +1,8 @@
 """The trace of a symmetric map from random products, with its standard error.
 
-With an orthonormal basis Q of what the map does to a few random vectors, tr A = tr QᵀAQ + tr (I − QQᵀ)A
-(I − QQᵀ): the first part is computed, the second, small where the spectrum decays, is sampled.  The sum
-is unbiased, since the samples do not depend on Q.
+Let Q be an orthonormal basis of the images of a few random vectors.  tr A = tr QᵀAQ + tr (I − QQᵀ)A(I − QQᵀ):
+the first part is computed, the second, small where the spectrum decays, is sampled.  The sum is unbiased,
+since the samples do not depend on Q.
 
 Source: R. A. Meyer, C. Musco, C. Musco and D. P. Woodruff, Hutch++: optimal stochastic trace estimation,
 2021, algorithm 1, arXiv:2010.09649.
@@ -25,7 +25,7 @@ class Trace(NamedTuple):
 
     Attributes:
         value: the estimate, unbiased.
-        error: its standard error, from as many samples as a third of the products; rounding at least.
+        error: its standard error, from a third of the products as samples; at least the rounding error.
         num_hvps: products spent.
     """
 
@@ -63,7 +63,7 @@ def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace
         if float(length) > np.sqrt(unit_roundoff(op)) * float(norm(found)):
             inside += float(dot(newest, op.apply(newest)))
             products += 1
-        else:  # what is left is rounding: the map has no more directions than these
+        else:  # the remainder is rounding: the images span no further direction
             basis = cleared(basis, np.int32(index))
     samples = []
     for _ in range(third):
