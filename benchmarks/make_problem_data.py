@@ -1,4 +1,4 @@
-"""Regenerate the tables under ``truth_points/data`` that points are loaded from.
+"""Regenerate the tables under ``benchmarks/data`` that points are loaded from.
 
     python -m benchmarks.make_problem_data closed_form
     python -m benchmarks.make_problem_data lennard_jones
@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.truth_points.clusters import lennard_jones
-from benchmarks.truth_points.plane import PLANE_FUNCTIONS
-
-DATA = Path(__file__).parent / "truth_points" / "data"
+from benchmarks.truth_points.plane import PLANE, lennard_jones
+from benchmarks.truth_points.table import DATA
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:
@@ -38,7 +35,7 @@ def closed_form() -> None:
     """Polish the table of functions of two variables."""
     rows = []
     for row in csv.DictReader((DATA / "closed_form.csv").read_text("utf-8").splitlines()):
-        loss = PLANE_FUNCTIONS[row["function"]]
+        loss = PLANE[row["function"]]
         gradient, hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
         point = np.array([float(row["x"]), float(row["y"])])
         best, best_norm = point, np.inf

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import beta
 
 import hessian_probe as hp
-from benchmarks.truth_points.plateaus import plateau_points
+from benchmarks.truth_points.networks import plateau_points
 from hessian_probe.points.reviews.sampling.sample_size import POWER
 from hessian_probe.spectrum.standard_errors import quantile
 
@@ -264,7 +264,7 @@ def on_digits(pilots: int) -> bool:
     heads = f"{'point':<16}{'truth':>14}{'batches':>10}{'label':>14}{'samples needed':>16}"
     print(f"{heads}  lowest, gradient, products")
     good = True
-    for known in plateau_points(("tanh", "silu"), ("plateau", "slope", "late")):
+    for known in plateau_points(0, ("tanh", "silu"), ("plateau", "slope", "late")):
         x, y = known.data
         rng = np.random.default_rng(3)
         for batches, size in ((16, 4), (56, 32)):
@@ -284,7 +284,7 @@ def on_digits(pilots: int) -> bool:
 
 def digits_promise(pilots: int) -> bool:
     """Eight batches of two digits at a plateau, then as many digits as are asked for."""
-    (known,) = plateau_points(("silu",), ("plateau",))
+    (known,) = plateau_points(0, ("silu",), ("plateau",))
     x, y = known.data
     rng, asked, labels = np.random.default_rng(4), [], Counter[str]()
     first: Counter[str] = Counter()

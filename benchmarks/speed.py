@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,10 +23,27 @@ import numpy as np
 
 import hessian_probe as hp
 from hessian_probe.arrays import generator, random_normal
-from hessian_probe.problems import digits_mlp_85k
+from hessian_probe.problems import KnownPoint, digits, mlp_loss
 
 # What `make bench` must show; the last column of the table says whether it does.
 BARS = {"ratio": 1.4, "products_1e-3": 45, "wall_1e-3": 1.25, "products_1e-5": 100}
+# Arrays of the stored network.
+LETTERS = {"weight": "W", "bias": "B"}
+
+
+def digits_mlp_85k() -> KnownPoint:
+    """Load a 64-256-256-10 tanh network, 85,002 parameters, after 60 steps of Adam on the digits.
+
+    Computed in float64: loss 0.114163508, gradient norm 0.0554938, lowest eigenvalues −0.01638593,
+    −0.01557427, −0.01541035, −0.01531253, highest 2.88197401, 2.30781933, 2.22624115, 1.55745896.
+    """
+    with np.load(Path(__file__).parent / "data" / "digits_mlp_85k.npz") as arrays:
+        params = tuple(
+            {name: np.asarray(arrays[f"{letter}{i}"], np.float64) for name, letter in LETTERS.items()}
+            for i in range(3)
+        )
+    loss, data = mlp_loss("tanh", "cross_entropy"), digits(one_hot=False)
+    return KnownPoint("digits_mlp_85k", loss, params, "not_critical", data=data)
 
 
 def seconds(function: Callable[[], Any]) -> float:

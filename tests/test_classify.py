@@ -11,7 +11,7 @@ import pytest
 
 import hessian_probe as hp
 from benchmarks.truth_points import truth_points
-from benchmarks.truth_points.plateaus import PLATEAU_ACTIVATIONS, PLATEAU_STATES
+from benchmarks.truth_points.networks import STATES, plateau_points
 from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -369,16 +369,6 @@ def test_traps(known):
     assert hp.classify(cast.loss, *cast.args).label in known.accepted | {"undetermined"}
 
 
-@pytest.mark.parametrize("known", truth_points("degenerate"), ids=lambda known: known.name)
-def test_degenerate_points(known):
-    cast = known.astype(FLOAT)
-    point = hp.classify(cast.loss, *cast.args)
-    assert point.label in known.accepted | {"undetermined"}
-    if point.label == "degenerate":
-        assert not point.strict
-        assert not point.certified
-
-
 def banana(p):
     return 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
 
@@ -468,16 +458,10 @@ def test_a_kink_that_falls_away_is_no_minimum(name):
     assert hp.classify(loss, params).label in {"saddle", *NO_TYPE, "not_critical"}
 
 
-@pytest.fixture(scope="session")
-def plateaus():
+@pytest.mark.parametrize("state", STATES)
+def test_stretches_of_real_training(state):
     pytest.importorskip("sklearn")
-    return {known.name: known for known in truth_points("plateau")}
-
-
-@pytest.mark.parametrize("state", PLATEAU_STATES)
-@pytest.mark.parametrize("network", PLATEAU_ACTIVATIONS)
-def test_stretches_of_real_training(plateaus, network, state):
-    known = plateaus[f"{network}_{state}"].astype(FLOAT)
+    known = plateau_points(0, ["tanh"], [state])[0].astype(FLOAT)
     point = hp.classify(known.loss, *known.args)
     assert_sound(point, known.loss, *known.args)
     if state == "plateau":

@@ -10,7 +10,7 @@ import pytest
 
 import hessian_probe as hp
 from benchmarks.truth_points import truth_points
-from benchmarks.truth_points.plateaus import plateau_points
+from benchmarks.truth_points.networks import plateau_points
 from hessian_probe import problems
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -312,7 +312,7 @@ def test_python_floats_and_odd_leaves():
 @pytest.fixture(scope="module")
 def plateau():
     pytest.importorskip("sklearn")
-    return plateau_points(activations=["tanh"], states=["plateau"])[0].astype(FLOAT)
+    return plateau_points(0, ["tanh"], ["plateau"])[0].astype(FLOAT)
 
 
 def test_off_a_real_plateau_at_once(plateau):

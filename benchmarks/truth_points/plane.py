@@ -1,52 +1,31 @@
-"""Functions of two variables whose critical points are tabulated.
+"""Functions of one to six variables whose critical points are known in closed form or tabulated.
 
-Every function takes one array of shape (2,), (x, y), and returns a scalar of its dtype. The table
-is ``benchmarks/truth_points/data/closed_form.csv``: coordinates, value, label, index and extreme Hessian
-eigenvalues, polished in float64. Which lists are complete is said at each function; a complete
-list lets a search be checked for what it missed.
+``data/closed_form.csv`` holds points of ``PLANE``: coordinates, value, label, index and extreme Hessian
+eigenvalues, polished in float64.  A complete list lets a search be checked for what it missed.
 """
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.truth_points.table import DATA, draws, table
+from hessian_probe.problems import KnownPoint
 
 
-def himmelblau(point: jax.Array) -> jax.Array:
-    """Evaluate (x² + y − 11)² + (x + y² − 7)².
-
-    The 9 tabulated points are all of them (two conics' worth: Bézout's bound is attained).
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return (x**2 + y - 11.0) ** 2 + (x + y**2 - 7.0) ** 2
-
-
-def six_hump_camel(point: jax.Array) -> jax.Array:
-    """Evaluate (4 − 2.1x² + x⁴/3)x² + xy + (−4 + 4y²)y².
-
-    The 15 tabulated points (6 minima, 2 maxima, 7 saddles) are all of them.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return (4.0 - 2.1 * x**2 + x**4 / 3.0) * x**2 + x * y + (-4.0 + 4.0 * y**2) * y**2
+def of(function: Callable[..., jax.Array], size: int) -> Callable[[jax.Array], jax.Array]:
+    """Make a function of coordinates a function of one array."""
+    return lambda p: function(*(p[i] for i in range(size)))
 
 
 # Amplitude, a, b, c, X, Y of the four Gaussians of Müller & Brown (1979), table I.
-_MULLER_BROWN = (
+GAUSSIANS = (
     (-200.0, -1.0, 0.0, -10.0, 1.0, 0.0),
     (-100.0, -1.0, 0.0, -10.0, 0.0, 0.5),
     (-170.0, -6.5, 11.0, -6.5, -0.5, 1.5),
@@ -54,191 +33,135 @@ _MULLER_BROWN = (
 )
 
 
-def muller_brown(point: jax.Array) -> jax.Array:
-    """Evaluate the Müller–Brown surface, a sum of four Gaussians.
-
-    The 5 tabulated points are all of them in [−3, 2] × [−2, 3].
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-
-    Source: Müller & Brown, "Location of saddle points and minimum energy paths by a constrained
-        simplex optimization procedure" (Theor. Chim. Acta 53, 1979), doi:10.1007/BF00547608.
-    """
-    x, y = point[0], point[1]
+def muller_brown(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Σ A exp(a dx² + b dx dy + c dy²); Müller & Brown (1979), doi:10.1007/BF00547608."""
     total = 0.0 * x
-    for amplitude, a, b, c, x0, y0 in _MULLER_BROWN:
+    for amplitude, a, b, c, x0, y0 in GAUSSIANS:
         dx, dy = x - x0, y - y0
         total = total + amplitude * jnp.exp(a * dx**2 + b * dx * dy + c * dy**2)
     return total
 
 
-def branin(point: jax.Array) -> jax.Array:
-    """Evaluate (y − bx² + cx − 6)² + 10(1 − t) cos x + 10; b = 5.1/4π², c = 5/π, t = 1/8π.
-
-    All critical points are x = kπ, y = bx² − cx + 6: minima for odd k, saddles for even k; the
-    table holds k = −1 … 3.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
+def branin(x: jax.Array, y: jax.Array) -> jax.Array:
+    """All critical points are x = kπ, y = bx² − cx + 6: minima for odd k, saddles for even k."""
     b, c, t = 5.1 / (4.0 * math.pi**2), 5.0 / math.pi, 1.0 / (8.0 * math.pi)
     return (y - b * x**2 + c * x - 6.0) ** 2 + 10.0 * (1.0 - t) * jnp.cos(x) + 10.0
 
 
-def handkerchief(point: jax.Array) -> jax.Array:
-    """Evaluate x³/3 + xy² + 2(x² − y²), whose 2 critical points are both tabulated.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return x**3 / 3.0 + x * y**2 + 2.0 * (x**2 - y**2)
-
-
-def beale(point: jax.Array) -> jax.Array:
-    """Evaluate (1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)².
-
-    Three points in [−4.5, 4.5]² are tabulated; the list is not known to be complete.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    first, second, third = 1.5 - x + x * y, 2.25 - x + x * y**2, 2.625 - x + x * y**3
-    return first**2 + second**2 + third**2
-
-
-def two_minima_no_saddle(point: jax.Array) -> jax.Array:
-    """Evaluate (x²y − x − 1)² + (x² − 1)²: two minima and no other critical point.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return (x**2 * y - x - 1.0) ** 2 + (x**2 - 1.0) ** 2
-
-
-def only_critical_point_in_town(point: jax.Array) -> jax.Array:
-    """Evaluate x²(1 + y)³ + y²: one critical point, a minimum, and no lower bound.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return x**2 * (1.0 + y) ** 3 + y**2
-
-
-def only_critical_point_max(point: jax.Array) -> jax.Array:
-    """Evaluate 3xeʸ − x³ − e³ʸ: one critical point, a maximum, and no upper bound.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return 3.0 * x * jnp.exp(y) - x**3 - jnp.exp(3.0 * y)
-
-
-def aluffi_pentini(point: jax.Array) -> jax.Array:
-    """Evaluate x⁴/4 − x²/2 + x/10 + y²/2, whose 3 critical points are all tabulated.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return x**4 / 4.0 - x**2 / 2.0 + x / 10.0 + y**2 / 2.0
-
-
-def cbm(point: jax.Array) -> jax.Array:
-    """Evaluate x⁴ + 4x²y² − 2x² + 2y², whose 3 critical points are all tabulated.
-
-    Args:
-        point: (x, y), shape (2,).
-
-    Returns:
-        The value, a scalar.
-    """
-    x, y = point[0], point[1]
-    return x**4 + 4.0 * x**2 * y**2 - 2.0 * x**2 + 2.0 * y**2
-
-
-def dixon_price(point: jax.Array) -> jax.Array:
-    """Evaluate (x₁ − 1)² + Σᵢ i(2xᵢ² − xᵢ₋₁)², i = 2 … n.
-
-    For n = 2 the 3 tabulated points are all of them. For n ≥ 3 the point (1/3, 0, …, 0) is a
-    saddle whose Hessian has no negative eigenvalue: see ``degenerate_points``.
-
-    Args:
-        point: (x₁, …, xₙ), shape (n,).
-
-    Returns:
-        The value, a scalar.
-
-    Source: Dixon & Price, "Truncated Newton method for sparse unconstrained optimization using
-        automatic differentiation" (J. Optim. Theory Appl. 60, 1989).
-    """
-    total = (point[0] - 1.0) ** 2
-    for i in range(1, point.shape[0]):
-        total = total + (i + 1.0) * (2.0 * point[i] ** 2 - point[i - 1]) ** 2
+def dixon_price(p: jax.Array) -> jax.Array:
+    """(x₁ − 1)² + Σᵢ i(2xᵢ² − xᵢ₋₁)², i = 2 … n; Dixon & Price (J. Optim. Theory Appl. 60, 1989)."""
+    total = (p[0] - 1.0) ** 2
+    for i in range(1, p.shape[0]):
+        total = total + (i + 1.0) * (2.0 * p[i] ** 2 - p[i - 1]) ** 2
     return total
 
 
-def styblinski_tang(point: jax.Array) -> jax.Array:
-    """Evaluate Σᵢ (xᵢ⁴ − 16xᵢ² + 5xᵢ)/2.
-
-    Separable: 3ⁿ critical points, C(n, k)·2ⁿ⁻ᵏ of them of index k.
-
-    Args:
-        point: (x₁, …, xₙ), shape (n,).
-
-    Returns:
-        The value, a scalar.
-
-    Source: Styblinski & Tang, "Experiments in nonconvex optimization: stochastic approximation
-        with function smoothing and simulated annealing" (Neural Networks 3, 1990),
-        doi:10.1016/0893-6080(90)90029-K.
-    """
-    return jnp.sum(point**4 - 16.0 * point**2 + 5.0 * point) / 2.0
+def styblinski_tang(p: jax.Array) -> jax.Array:
+    """Σᵢ (xᵢ⁴ − 16xᵢ² + 5xᵢ)/2; Styblinski & Tang (1990), doi:10.1016/0893-6080(90)90029-K."""
+    return jnp.sum(p**4 - 16.0 * p**2 + 5.0 * p) / 2.0
 
 
-PLANE_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "himmelblau": himmelblau,
-    "six_hump_camel": six_hump_camel,
-    "muller_brown": muller_brown,
-    "branin": branin,
-    "handkerchief": handkerchief,
-    "beale": beale,
-    "two_minima_no_saddle": two_minima_no_saddle,
-    "only_critical_point_in_town": only_critical_point_in_town,
-    "only_critical_point_max": only_critical_point_max,
-    "aluffi_pentini": aluffi_pentini,
-    "cbm": cbm,
+# Lists of points are complete, but for branin (k = −1 … 3), muller_brown (in [−3, 2] × [−2, 3]) and beale
+# (in [−4.5, 4.5]², not known to be complete).
+PLANE: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "himmelblau": of(lambda x, y: (x**2 + y - 11.0) ** 2 + (x + y**2 - 7.0) ** 2, 2),
+    "six_hump_camel": of(
+        lambda x, y: (4.0 - 2.1 * x**2 + x**4 / 3.0) * x**2 + x * y + (-4.0 + 4.0 * y**2) * y**2, 2
+    ),
+    "muller_brown": of(muller_brown, 2),
+    "branin": of(branin, 2),
+    "handkerchief": of(lambda x, y: x**3 / 3.0 + x * y**2 + 2.0 * (x**2 - y**2), 2),
+    "beale": of(
+        lambda x, y: (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2, 2
+    ),
+    "two_minima_no_saddle": of(lambda x, y: (x**2 * y - x - 1.0) ** 2 + (x**2 - 1.0) ** 2, 2),
+    "only_critical_point_in_town": of(lambda x, y: x**2 * (1.0 + y) ** 3 + y**2, 2),
+    "only_critical_point_max": of(lambda x, y: 3.0 * x * jnp.exp(y) - x**3 - jnp.exp(3.0 * y), 2),
+    "aluffi_pentini": of(lambda x, y: x**4 / 4.0 - x**2 / 2.0 + x / 10.0 + y**2 / 2.0, 2),
+    "cbm": of(lambda x, y: x**4 + 4.0 * x**2 * y**2 - 2.0 * x**2 + 2.0 * y**2, 2),
     "dixon_price2": dixon_price,
     "styblinski_tang2": styblinski_tang,
 }
-"""The functions of the table by the name that the table gives them."""
+
+
+@table("plane", [()])
+def plane(_: int) -> list[KnownPoint]:
+    """The table of functions of two variables."""
+    points, count = [], Counter[str]()
+    for row in csv.DictReader((DATA / "closed_form.csv").read_text("utf-8").splitlines()):
+        count[row["function"]] += 1
+        points.append(
+            KnownPoint.from_curvature(
+                f"{row['function']}_{count[row['function']]}",
+                PLANE[row["function"]],
+                np.array([float(row["x"]), float(row["y"])]),
+                (float(row["lambda_min"]), float(row["lambda_max"])),
+                why="no Hessian eigenvalue is zero; dense eigenvalues in closed_form.csv",
+            )
+        )
+    return points
+
+
+def lennard_jones(positions: jax.Array) -> jax.Array:
+    """4 Σ (r⁻¹² − r⁻⁶) over all pairs of atoms, at positions of shape (atoms, 3).
+
+    Source: Jones, "On the determination of molecular fields II" (1924), doi:10.1098/rspa.1924.0082.
+    """
+    first, second = np.triu_indices(positions.shape[0], k=1)
+    squared = jnp.sum((positions[first] - positions[second]) ** 2, axis=-1)
+    attraction = squared**-3
+    return 4.0 * jnp.sum(attraction**2 - attraction)
+
+
+@table("cluster", [()])
+def clusters(_: int) -> list[KnownPoint]:
+    """Minima and transition states of 5, 6 and 7 atoms; rigid motions are six zero modes.
+
+    ``make_problem_data lennard_jones`` found and polished them.  Doye & Wales (J. Chem. Phys. 116, 2002),
+    doi:10.1063/1.1436470, count the stationary points of small clusters of every index.
+    """
+    atoms: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader((DATA / "lennard_jones.csv").read_text("utf-8").splitlines()):
+        atoms.setdefault(row["point"], []).append(row)
+    return [
+        KnownPoint(
+            name,
+            lennard_jones,
+            np.array([[float(atom[axis]) for axis in "xyz"] for atom in found]),
+            "minimum" if found[0]["index"] == "0" else "saddle",
+            int(found[0]["index"]),
+            degenerate=found[0]["index"] == "0",
+            num_zero=6,
+            isolated=False,
+            eigenvalue_range=(float(found[0]["lambda_min"]), float(found[0]["lambda_max"])),
+            why=f"energy {float(found[0]['energy']):.6f}; dense eigenvalues, six of them zero",
+        )
+        for name, found in atoms.items()
+    ]
+
+
+def styblinski_tang_roots() -> np.ndarray:
+    """The roots of 4z³ − 32z + 5, ascending, by Newton to the last bit: they are simple."""
+    roots = np.sort(np.roots([4.0, 0.0, -32.0, 5.0]).real)
+    for _ in range(3):
+        roots = roots - (4.0 * roots**3 - 32.0 * roots + 5.0) / (12.0 * roots**2 - 32.0)
+    return roots
+
+
+@table("styblinski_tang", [(2, range(3)), (10, range(11)), (30, (0, 1, 2, 15, 29, 30))])
+def styblinski_tang_points(seed: int, n: int, indices: Iterable[int]) -> list[KnownPoint]:
+    """One point of each index: as many coordinates sit at the middle root, where curvature is negative."""
+    rng, points = draws(seed, n), []
+    for k in indices:
+        which = np.concatenate([np.ones(k, int), rng.choice([0, 2], size=n - k)])
+        params = styblinski_tang_roots()[rng.permutation(which)]
+        points.append(
+            KnownPoint.from_curvature(
+                f"styblinski_tang_n{n}_index{k}",
+                styblinski_tang,
+                params,
+                6.0 * params**2 - 16.0,
+                why="separable: each coordinate is a root of 4z^3 - 32z + 5, curvature 6z^2 - 16",
+            )
+        )
+    return points

@@ -1,12 +1,9 @@
-"""Losses of which only a sample is seen: the truth is the population's.
-
-A sample s has the loss ½ Σᵢ h_si zᵢ² + Σᵢ g_si zᵢ + ¼ Σᵢ zᵢ⁴ with z = Q(x − c), h_si of mean λᵢ and
-standard deviation σ, g_si of mean mᵢ and standard deviation τ.  The data hold the h and g, so that the
-population's function is the one with λ and m: at c its gradient is Qᵀm and its Hessian Qᵀ diag(λ) Q.
-"""
+"""Losses of which only a sample is seen, or only some digits: the truth is the population's, or exact."""
 
 from __future__ import annotations
 
+import functools
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -14,150 +11,179 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from hessian_probe.problems.known_point import KnownPoint, label_from_signs, random_rotation
+from benchmarks.truth_points.table import draws, table
+from hessian_probe.problems import KnownPoint
+from hessian_probe.problems.known_point import random_rotation
 
 # A point counts as decidable where a sign that is found on one half of the batches stands on the other
 # beyond Student's t at this one-sided level: the half's standard error is √2 times the whole's, and known
 # from B/2 batch means only.  A dozen eigenvalues of two halves make it a chance of about 1 %.
 LEVEL = 5e-4
+# Variables, and samples of a batch.
 SIZE, BATCH = 12, 32
+LABELS = ("minimum", "saddle", "maximum", "not_critical")
 
 
 def standard_errors_needed(num_batches: int) -> float:
-    """Distance from zero, in standard errors of all the data, from which a sign is decidable.
-
-    Args:
-        num_batches: Number of batches B, at least 4.
+    """Distance from zero, in standard errors of all B batches, from which a sign is decidable.
 
     Returns:
-        √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8 batches, 5.8 for
-        32.
+        √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8, 5.8 for 32.
     """
     return float(np.sqrt(2.0) * scipy.stats.t.isf(LEVEL, num_batches // 2 - 1))
 
 
-class Population(NamedTuple):
-    """What samples are drawn from.
-
-    Attributes:
-        curvature: λ, shape (n,).
-        slope: m, shape (n,).
-        curvature_spread: σ.
-        slope_spread: τ.
-    """
-
-    curvature: np.ndarray[Any, np.dtype[np.float64]]
-    slope: np.ndarray[Any, np.dtype[np.float64]]
-    curvature_spread: float
-    slope_spread: float
-
-
-def sampled_quartic(params: jax.Array, batch: tuple[Any, Any, Any, Any]) -> jax.Array:
-    """Evaluate the mean over samples of ½ Σ h z² + Σ g z + ¼ Σ z⁴ at z = Q(x − c).
-
-    Args:
-        params: x, shape (n,).
-        batch: Curvatures h and slopes g, shape (samples, n); Q and c, repeated for every sample, shapes
-            (samples, n, n) and (samples, n).
-
-    Returns:
-        The mean, a scalar.
-    """
+def sampled_quartic(params: jax.Array, batch: tuple[Any, ...]) -> jax.Array:
+    """Mean over samples of ½ Σ h z² + Σ g z + ¼ Σ z⁴ at z = Q(x − c), Q and c repeated for every sample."""
     curvature, slope, rotation, center = batch
     z = jnp.einsum("sij,sj->si", rotation, params[None, :] - center, precision="highest")
     terms = 0.5 * curvature * z**2 + slope * z + 0.25 * z**4
     return jnp.sum(terms) / curvature.shape[0]
 
 
-def sampled_point(population: Population, num_batches: int, *, seed: int = 0) -> KnownPoint:
-    """Draw batches of 32 samples from a population, at the population's critical point if it has one.
+class Population(NamedTuple):
+    """Mean and standard deviation of the samples' curvatures h and slopes g."""
 
-    Args:
-        population: What to draw from.  Where mᵢ ≠ 0 and λᵢ = 0 the point c is a slope: mᵢ + z³ vanishes
-            at |z| = mᵢ^(1/3), over which the loss changes by ¾mᵢ^(4/3).
-        num_batches: Number of batches.
-        seed: Draws rotation, centre and samples.
-
-    Returns:
-        The point; ``data`` is a list of batches.
-    """
-    rng = np.random.default_rng([seed, num_batches])
-    curvature, slope, spread, slope_spread = population
-    n, samples = curvature.size, num_batches * BATCH
-    rotation, center = random_rotation(n, rng), rng.standard_normal(n)
-    h = curvature + spread * rng.standard_normal((samples, n))
-    g = slope + slope_spread * rng.standard_normal((samples, n))
-    repeated = (
-        np.broadcast_to(rotation, (BATCH, n, n)),
-        np.broadcast_to(center, (BATCH, n)),
-    )
-    batches = [(h[k : k + BATCH], g[k : k + BATCH], *repeated) for k in range(0, samples, BATCH)]
-    label, negative = "not_critical", int(np.sum(curvature < 0))
-    if not np.any(slope):
-        label = label_from_signs(negative, 0, n - negative)
-    return KnownPoint(
-        name=f"sampled_{label}_seed{seed}",
-        kind="noise",
-        loss=sampled_quartic,
-        params=center,
-        label=label,
-        index=None,  # that of the sample's Hessian may differ
-        data=batches,
-        decidable=_decidable(population, label, num_batches),
-        gap=1.0,
-        why="mean and spread of the samples' curvatures and slopes are given",
-    )
+    curvature: np.ndarray
+    slope: np.ndarray
+    curvature_spread: float
+    slope_spread: float
 
 
-def _decidable(population: Population, label: str, num_batches: int) -> bool:
+def decidable(population: Population, label: str, num_batches: int) -> bool:
     """Compare what decides with its true standard error."""
     curvature, slope, spread, slope_spread = population
     root, needed = np.sqrt(num_batches * BATCH), standard_errors_needed(num_batches)
     error, slope_error = spread / root, slope_spread / root
     if label == "not_critical":
         return bool(np.max(np.abs(slope)) > needed * slope_error)
-    if label == "saddle":
-        decisive = min(-curvature.min(), curvature.max())
-    else:
-        decisive = float(np.min(np.abs(curvature)))
+    decisive = min(-curvature.min(), curvature.max()) if label == "saddle" else np.min(np.abs(curvature))
     # The sample's own critical point lies where the slopes' error moves it: |z| ≈ τ/(√N |λ|); its
     # quartic changes the curvature by 3z² there.
     moved = slope_error / np.abs(curvature)
-    kept = bool(np.all(3.0 * moved**2 < 0.1 * np.abs(curvature)))
-    return bool(decisive > needed * error) and kept
+    return bool(decisive > needed * error and np.all(3.0 * moved**2 < 0.1 * np.abs(curvature)))
 
 
-def sampled_points(*, seed: int = 0) -> list[KnownPoint]:
-    """Build populations of every type, seen through samples that are large enough and too small.
+@table("noise", product((0.3, 1.0, 2.0, 10.0, 30.0, 100.0), (8, 32), LABELS))
+def noise(seed: int, multiple: float, num_batches: int, label: str) -> KnownPoint:
+    """What decides lies at a multiple of the standard error of the whole sample; the rest is of order 1.
 
-    The curvature that decides lies at 0.3, 1, 2, 10, 30 and 100 standard errors of the whole sample; the
-    others are of order 1.  Slopes lie at 0.3 … 100 standard errors, along a direction in which the
-    population has a slope of 1 and no curvature.
-
-    Args:
-        seed: Draws everything.
-
-    Returns:
-        48 points in 12 variables, with 8 or 32 batches of 32 samples.
+    At c the population's gradient is Qᵀm and its Hessian Qᵀ diag(λ) Q.  "not_critical" has a slope m of 1
+    where there is no curvature: m + z³ vanishes at |z| = m^(1/3), over which the loss changes by ¾m^(4/3).
     """
-    points = []
-    for number, multiple in enumerate((0.3, 1.0, 2.0, 10.0, 30.0, 100.0)):
-        for num_batches in (8, 32):
-            root = np.sqrt(num_batches * BATCH)
-            for kind, name in enumerate(("minimum", "saddle", "maximum", "not_critical")):
-                rng = np.random.default_rng([seed, number, num_batches, kind])
-                curvature = rng.uniform(0.5, 2.0, SIZE)
-                small = rng.uniform(0.05, 0.5)
-                spread = small * root / multiple
-                slope = np.zeros(SIZE)
-                slope_spread = 0.01 * rng.random()
-                if name == "not_critical":
-                    curvature[0], slope[0] = 0.0, 1.0
-                    spread, slope_spread = 0.2, root / multiple
-                else:
-                    curvature[0] = -small if name == "saddle" else small
-                    curvature *= -1.0 if name == "maximum" else 1.0
-                population = Population(curvature, slope, spread, slope_spread)
-                code = kind + 4 * number + 100 * num_batches
-                points.append(sampled_point(population, num_batches, seed=code + 10_000 * seed))
-    return points
+    number, kind = (0.3, 1.0, 2.0, 10.0, 30.0, 100.0).index(multiple), LABELS.index(label)
+    root = np.sqrt(num_batches * BATCH)
+    rng = draws(seed, number, num_batches, kind)
+    curvature, slope = rng.uniform(0.5, 2.0, SIZE), np.zeros(SIZE)
+    small = rng.uniform(0.05, 0.5)
+    spread, slope_spread = small * root / multiple, 0.01 * rng.random()
+    if label == "not_critical":
+        curvature[0], slope[0] = 0.0, 1.0
+        spread, slope_spread = 0.2, root / multiple
+    else:
+        curvature[0] = -small if label == "saddle" else small
+        curvature *= -1.0 if label == "maximum" else 1.0
+    code, samples = kind + 4 * number + 100 * num_batches + 10_000 * seed, num_batches * BATCH
+    rng = draws(code, num_batches)
+    rotation, center = random_rotation(SIZE, rng), rng.standard_normal(SIZE)
+    h = curvature + spread * rng.standard_normal((samples, SIZE))
+    g = slope + slope_spread * rng.standard_normal((samples, SIZE))
+    repeated = np.broadcast_to(rotation, (BATCH, SIZE, SIZE)), np.broadcast_to(center, (BATCH, SIZE))
+    return KnownPoint(
+        f"sampled_{label}_seed{code}",
+        sampled_quartic,
+        center,
+        label,  # and no index: that of the sample's Hessian may differ
+        data=[(h[k : k + BATCH], g[k : k + BATCH], *repeated) for k in range(0, samples, BATCH)],
+        decidable=decidable(Population(curvature, slope, spread, slope_spread), label, num_batches),
+        why="mean and spread of the samples' curvatures and slopes are given",
+    )
+
+
+# ‖H‖-relative curvature counts as decidable from DECIDED·u upwards and as hidden up to HIDDEN·u, u the
+# narrow type's epsilon; nothing is built in between.  A product of n = 16 rounded terms, twice, is off by
+# up to about 2·√16·u‖H‖ = 8u‖H‖ (Higham 2002, section 3.1).
+DECIDED, HIDDEN = 32.0, 0.5
+NARROW = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+@functools.cache
+def narrow_quadratic(narrow: str) -> Any:
+    """Make ½ Σ wᵢ (Ax − b)ᵢ² with the product Ax computed in a narrow type."""
+    dtype = NARROW[narrow]
+
+    def loss(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+        rows, target, weights = data
+        product = rows.astype(dtype) @ params.astype(dtype)
+        apart = product.astype(weights.dtype) - target
+        return (0.5 * jnp.sum(weights * apart**2)).astype(params.dtype)
+
+    return loss
+
+
+def wide_quadratic(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+    """½ Σ wᵢ (Ax − b)ᵢ² in float32, whatever narrow type the parameters have."""
+    rows, target, weights = data
+    apart = rows @ params.astype(rows.dtype) - target
+    return 0.5 * jnp.sum(weights * apart**2)
+
+
+def narrowed(values: Any, narrow: str) -> np.ndarray:
+    """Round to the nearest numbers of a narrow type."""
+    return np.asarray(values).astype(jnp.dtype(NARROW[narrow])).astype(np.float64)
+
+
+def inertia(
+    rows: np.ndarray, weights: np.ndarray, narrow: str, name: str, loss: Any, **facts: Any
+) -> KnownPoint:
+    """Read the truth off AᵀWA: its inertia is that of W, A being invertible (Sylvester)."""
+    values = np.linalg.eigvalsh(rows.T @ (weights[:, None] * rows))
+    both = min(-values[0], values[-1]) if values[0] < 0 < values[-1] else np.min(np.abs(values))
+    return KnownPoint.from_curvature(
+        name,
+        loss,
+        curvature=values,
+        gap=float(both / np.max(np.abs(values))),
+        why="the Hessian is A'WA with A invertible: its signs are those of W (Sylvester)",
+        **facts,
+    )
+
+
+@table("precision", product(NARROW, range(9)))
+def precision(seed: int, narrow: str, number: int) -> list[KnownPoint]:
+    """Products, or parameters, in bfloat16 and float16.
+
+    Every number in the data is representable in the narrow type, so that the exact function is known.  The
+    deciding curvature is between 32u and 1 of ‖H‖, or 0.01u of it, which the narrow product hides.
+    """
+    label, hidden = LABELS[number % 3], number >= 6
+    rng, n, unit = draws(seed, number, len(narrow)), 16, float(jnp.finfo(NARROW[narrow]).eps)
+    decisive = 0.02 * HIDDEN * unit if hidden else rng.uniform(DECIDED * unit, 1.0)
+    curvature = rng.uniform(0.5, 1.0, n)
+    curvature[0], curvature[1] = decisive, 1.0
+    curvature[0] *= -1.0 if label == "saddle" else 1.0
+    curvature *= -1.0 if label == "maximum" else 1.0
+    weights = curvature.astype(np.float32).astype(np.float64)
+
+    rows = narrowed(random_rotation(n, rng), narrow)
+    center = np.zeros(n) if number < 3 else narrowed(rng.standard_normal(n), narrow)
+    # The target is the rounded product, as the loss computes it up to the order of its sum.
+    data = (rows, narrowed(rows @ center, narrow), weights)
+    name, loss = f"{narrow}_product_{label}_{number}", narrow_quadratic(narrow)
+    points = [inertia(rows, weights, narrow, name, loss, params=center, data=data, decidable=not hidden)]
+    if hidden:
+        return points
+    # A Hadamard matrix (Sylvester 1867) of columns with random signs: AᵀA = n, and with small integers
+    # every product and sum is exact in float32.
+    rows = np.ones((1, 1))
+    while len(rows) < n:
+        rows = np.kron([[1.0, 1.0], [1.0, -1.0]], rows)
+    rows = rng.permutation(rows) * rng.choice([-1.0, 1.0], n)
+    center = rng.integers(-4, 5, n).astype(np.float64)
+    data = tuple(part.astype(np.float32) for part in (rows, rows @ center, curvature))
+    params = center.astype(jnp.dtype(NARROW[narrow]))
+    name = f"{narrow}_params_{label}_{number}"
+    return [
+        *points,
+        inertia(rows, weights, narrow, name, wide_quadratic, params=params, data=data, fixed_dtype=True),
+    ]

@@ -1,142 +1,181 @@
-"""Units, offsets and conditioning: where sizes mislead and signs do not."""
+"""Where sizes mislead and signs do not: units, offsets, conditioning, tails, invariance to scale."""
 
 from __future__ import annotations
 
-import dataclasses
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.truth_points.tails import cubic_slope_points, scale_invariant_points, tail_points
-from hessian_probe.problems.known_point import KnownPoint, random_rotation
-from hessian_probe.problems.polynomials import quadratic
+from benchmarks.truth_points.table import changed, draws, table
+from hessian_probe.problems import KnownPoint, quadratic
+from hessian_probe.problems.known_point import random_rotation
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 SIZE = 10
 
 
-def unit_points(*, seed: int = 0) -> list[KnownPoint]:
-    """Build quadratics in small and large units of loss and of parameters.
-
-    The Hessian is multiplied by 10^±12 (its bulk stays within a factor of four), or the parameters by
-    10^±6.
-
-    Args:
-        seed: Draws spectra and centres.
-
-    Returns:
-        24 points in 10 variables.
-    """
-    points = []
-    for number, (loss_unit, unit) in enumerate(((1e-12, 1.0), (1e12, 1.0), (1.0, 1e-6), (1.0, 1e6))):
-        for kind in range(3):
-            for at_origin in (True, False):
-                rng = np.random.default_rng([seed, number, kind, at_origin])
-                spectrum = rng.uniform(0.5, 2.0, SIZE)
-                spectrum[: (0, 3, SIZE)[kind]] *= -1.0
-                center = unit * rng.standard_normal(SIZE) * float(not at_origin)
-                point = quadratic(
-                    loss_unit / unit**2 * spectrum, center=center, seed=int(rng.integers(2**31))
-                )
-                name = f"units_{loss_unit:g}_{unit:g}_{point.label}{'_origin' * at_origin}"
-                points.append(dataclasses.replace(point, name=name, kind="scale"))
-    return points
+@table("scale", product(range(4), range(3), (True, False)))
+def units(seed: int, number: int, kind: int, at_origin: bool) -> KnownPoint:
+    """The Hessian multiplied by 10^±12, its bulk within a factor of four, or the parameters by 10^±6."""
+    loss_unit, unit = ((1e-12, 1.0), (1e12, 1.0), (1.0, 1e-6), (1.0, 1e6))[number]
+    rng = draws(seed, number, kind, at_origin)
+    spectrum = rng.uniform(0.5, 2.0, SIZE)
+    spectrum[: (0, 3, SIZE)[kind]] *= -1.0
+    center = unit * rng.standard_normal(SIZE) * float(not at_origin)
+    point = quadratic(loss_unit / unit**2 * spectrum, center=center, seed=int(rng.integers(2**31)))
+    return changed(point, f"units_{loss_unit:g}_{unit:g}_{point.label}{'_origin' * at_origin}")
 
 
-def conditioned_points(*, seed: int = 0) -> list[KnownPoint]:
-    """Build minima, and saddles of one small negative eigenvalue, of condition 1e2 … 1e14.
+@table("scale", product((2, 3, 4, 6, 8, 11, 14), (1, -1), (False, True)))
+def conditions(seed: int, exponent: int, sign: int, rotate: bool) -> KnownPoint:
+    """Minima, and saddles of one small negative eigenvalue, of condition 1e2 … 1e14.
 
-    ``gap`` is 1/condition: beyond the precision's rounding the sign of the smallest eigenvalue is noise,
+    ``gap`` is 1/condition: below the precision's rounding the sign of the smallest eigenvalue is lost,
     although the exact function has one.
-
-    Args:
-        seed: Draws spectra and centres.
-
-    Returns:
-        28 points in 10 variables, eigenvalues log-uniform, half of them with coordinate axes as
-        eigenvectors.
     """
-    points = []
-    for exponent in (2, 3, 4, 6, 8, 11, 14):
-        for sign in (1.0, -1.0):
-            for rotate in (False, True):
-                rng = np.random.default_rng([seed, exponent, int(sign + 1.0), rotate])
-                spectrum = 10.0 ** -np.r_[0.0, rng.uniform(0.0, exponent, SIZE - 2), exponent]
-                spectrum[-1] *= sign
-                center = rng.standard_normal(SIZE)
-                point = quadratic(spectrum, center=center, rotate=rotate, seed=int(rng.integers(2**31)))
-                name = f"condition_1e{exponent}_{point.label}{'_rotated' * rotate}"
-                gap = 10.0**-exponent
-                points.append(dataclasses.replace(point, name=name, kind="scale", gap=gap))
-    return points
+    rng = draws(seed, exponent, sign + 1, rotate)
+    spectrum = 10.0 ** -np.r_[0.0, rng.uniform(0.0, exponent, SIZE - 2), exponent]
+    spectrum[-1] *= sign
+    center = rng.standard_normal(SIZE)
+    point = quadratic(spectrum, center=center, rotate=rotate, seed=int(rng.integers(2**31)))
+    return changed(point, f"condition_1e{exponent}_{point.label}{'_rotated' * rotate}", gap=10.0**-exponent)
 
 
 def offset_quadratic(params: jax.Array, data: tuple[Any, Any, Any, Any]) -> jax.Array:
-    """Evaluate ½ Σ λᵢzᵢ² + d at z = Q(x − c).
-
-    Args:
-        params: x, shape (n,).
-        data: Q of shape (n, n), c and λ of shape (n,), d of shape (1,).
-
-    Returns:
-        The value, a scalar.
-    """
+    """½ Σ λᵢzᵢ² + d at z = Q(x − c)."""
     rotation, center, curvature, offset = data
     return 0.5 * jnp.sum(curvature * (rotation @ (params - center)) ** 2) + offset[0]
 
 
-def offset_points(*, seed: int = 0) -> list[KnownPoint]:
-    """Add 1e4 and 1e9 to quadratics of curvature 1: values near the point all round to the same.
-
-    Args:
-        seed: Draws spectra and centres.
-
-    Returns:
-        12 points in 10 variables.
-    """
-    points = []
-    for number in range(12):
-        rng = np.random.default_rng([seed, number, 9])
-        negative = (0, 4, SIZE)[number % 3]
-        spectrum = rng.uniform(0.5, 2.0, SIZE)
-        spectrum[:negative] *= -1.0
-        center = rng.standard_normal(SIZE)
-        offset = (1e4, 1e9, -1e4, -1e9)[number // 3]
-        label = ("minimum", "saddle", "maximum")[number % 3]
-        points.append(
-            KnownPoint(
-                name=f"offset_{offset:g}_{label}",
-                kind="scale",
-                loss=offset_quadratic,
-                params=center,
-                label=label,
-                index=negative,
-                data=(random_rotation(SIZE, rng), center, spectrum, np.array([offset])),
-                num_zero=0,
-                eigenvalue_range=(float(spectrum.min()), float(spectrum.max())),
-                why="a constant changes no derivative",
-            )
-        )
-    return points
-
-
-def scale_points(*, seed: int = 0) -> list[KnownPoint]:
-    """Collect the points of this file and of ``tails``.
-
-    Args:
-        seed: Draws everything.
-
-    Returns:
-        Points of kind "scale".
-    """
-    makers = (
-        unit_points,
-        conditioned_points,
-        offset_points,
-        tail_points,
-        scale_invariant_points,
-        cubic_slope_points,
+@table("scale", 12)
+def offsets(seed: int, number: int) -> KnownPoint:
+    """±1e4 and ±1e9 added to curvature of order 1: values near the point all round to the same."""
+    rng, offset = draws(seed, number, 9), (1e4, 1e9, -1e4, -1e9)[number // 3]
+    spectrum = rng.uniform(0.5, 2.0, SIZE)
+    spectrum[: (0, 4, SIZE)[number % 3]] *= -1.0
+    center = rng.standard_normal(SIZE)
+    return KnownPoint.from_curvature(
+        f"offset_{offset:g}_{('minimum', 'saddle', 'maximum')[number % 3]}",
+        offset_quadratic,
+        center,
+        spectrum,
+        (random_rotation(SIZE, rng), center, spectrum, np.array([offset])),
+        why="a constant changes no derivative",
     )
-    return [point for maker in makers for point in maker(seed=seed)]
+
+
+def falling(params: jax.Array, weights: Any) -> jax.Array:
+    """Evaluate a function that falls for ever along x₀, times or plus a bowl in the others.
+
+    Weights are those of exp(−x₀)(1 + ‖x'‖²/2), 1/(1 + x₀²) + ‖x'‖²/2, −atan(x₀) + ‖x'‖²/2 and
+    softplus(−x₀) + ‖x'‖²/2.  No weighted term has a critical point with x₀ > 0.
+    """
+    first, bowl = params[0], 0.5 * jnp.sum(params[1:] ** 2)
+    away = (
+        weights[0] * jnp.exp(-first) * (1.0 + bowl)
+        + weights[1] / (1.0 + first**2)
+        - weights[2] * jnp.arctan(first)
+        + weights[3] * jax.nn.softplus(-first)
+    )
+    return away + (weights[1] + weights[2] + weights[3]) * bowl
+
+
+@table("scale", product(range(4), (2, 6, 12, 20)))
+def tails(seed: int, which: int, far: int) -> KnownPoint:
+    """Far out on tails, gradients from 1e-1 down to 1e-9.
+
+    ``gap``: whether the gradient is above the rounding of the bowl's curvature times the parameters' length.
+    """
+    slope = (np.exp(-far), 2.0 * far / (1.0 + far**2) ** 2, 1.0 / (1.0 + far**2), np.exp(-far))[which]
+    bowl = np.exp(-far) if which == 0 else 1.0
+    return KnownPoint(
+        f"tail_{which}_{far}",
+        falling,
+        np.r_[float(far), np.zeros(2)],
+        "not_critical",
+        data=np.eye(4)[which] * draws(seed, which, far).uniform(0.5, 2.0),
+        gap=min(1.0, float(slope / (bowl * far))),
+        why="the derivative along x₀ is negative for every x₀ > 0",
+    )
+
+
+def separable_logistic(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+    """Mean of log(1 + exp(−y w·x)), y = ±1."""
+    inputs, signs = data
+    return jnp.mean(jax.nn.softplus(-signs * (inputs @ params)))
+
+
+@table("scale", product(range(4), range(2)))
+def separable(seed: int, number: int, copy: int) -> KnownPoint:
+    """Logistic losses of data separated by a margin of 0.3, at weights of length 1 … 30."""
+    rng, length = draws(seed, number, copy, 3), (1.0, 3.0, 10.0, 30.0)[number]
+    inputs, truth = rng.standard_normal((40, 4)), rng.standard_normal(4)
+    truth /= np.linalg.norm(truth)
+    signs = np.sign(inputs @ truth)
+    inputs += 0.3 * signs[:, None] * truth
+    return KnownPoint(
+        f"separable_logistic_{length:g}_{copy}",
+        separable_logistic,
+        length * truth,
+        "not_critical",
+        0,
+        (inputs, signs),
+        num_zero=0,
+        why="every step along w lowers every term: the loss has no critical point",
+    )
+
+
+def rayleigh_quotient(params: jax.Array, matrix: Any) -> jax.Array:
+    """xᵀAx / xᵀx, which does not change when x is scaled."""
+    return (params @ (matrix @ params)) / jnp.sum(params**2)
+
+
+@table("scale", product(range(3), range(2), range(4)))
+def rayleigh(seed: int, number: int, copy: int, k: int) -> KnownPoint:
+    """Eigenvectors of length 0.01, 1 and 100, and for k = 1 points midway between the first and the last.
+
+    At the eigenvector qₖ the Hessian is 2(A − aₖ)/‖x‖²: index k (counted from 0) and one zero, along x.
+    At x = (q₀ + q₃)r/√2 the loss is at its steepest between the lowest and the highest value.
+    """
+    rng, radius = draws(seed, number, copy, 5), (0.01, 1.0, 100.0)[number]
+    values, vectors = np.array([-1.0, 0.3, 1.5, 3.0]), random_rotation(4, rng)
+    matrix = vectors @ np.diag(values) @ vectors.T
+    slope = k == 1
+    return KnownPoint(
+        f"rayleigh_{k}_{radius:g}_{copy}",
+        rayleigh_quotient,
+        radius * (vectors[:, 0] + vectors[:, 3]) / np.sqrt(2.0) if slope else radius * vectors[:, k],
+        ("minimum", "not_critical", "saddle", "maximum")[k],
+        None if slope else k,
+        (matrix + matrix.T) / 2.0,
+        degenerate=k in (0, 3),
+        num_zero=None if slope else 1,
+        isolated=False,
+        why="the Hessian at an eigenvector is 2(A − aₖ)/‖x‖²",
+    )
+
+
+def cubic_slope(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+    """x₀³/3 + ex₀ + ½ Σ λᵢxᵢ², i ≥ 1."""
+    slope, curvature = data
+    x = params[0]
+    return x**3 / 3.0 + slope[0] * x + 0.5 * jnp.sum(curvature * params[1:] ** 2)
+
+
+@table("scale", product((2, 3, 4, 6, 8), (0, 1, -1)))
+def cubic_slopes(seed: int, exponent: int, where: int) -> KnownPoint:
+    """x³/3 + ex has no critical point for e > 0, and two at ±√|e| for e < 0, of curvature ±2√|e|."""
+    slope, curvature = 10.0**-exponent, draws(seed, exponent, where + 1).uniform(0.5, 2.0, 3)
+    return KnownPoint(
+        f"cubic_slope_1e-{exponent}_{where}",
+        cubic_slope,
+        np.r_[where * np.sqrt(slope), np.zeros(3)],
+        ("not_critical", "minimum", "saddle")[where],
+        (0, 0, 1)[where],
+        (np.array([slope if where == 0 else -slope]), curvature),
+        num_zero=int(where == 0),
+        gap=1.0 if where == 0 else float(2 * np.sqrt(slope) / curvature.max()),
+        why="the derivative along x₀ is x₀² + e" if where == 0 else "curvature ±2√e along x₀",
+    )

@@ -21,8 +21,7 @@ class KnownPoint:
     functions by their identity compiles once per family and shape.
 
     Attributes:
-        name: Unique among the points of one table.
-        kind: The table it belongs to, e.g. ``"plane"``.
+        name: Unique among the points of one kind.
         loss: ``loss(params)`` or, when ``data`` is not None, ``loss(params, data)``; traceable by
             JAX, returns a scalar, and mixes only Python scalars with its arguments, so that it
             works in the dtype of ``params``.
@@ -32,6 +31,7 @@ class KnownPoint:
         index: Number of negative eigenvalues of the Hessian; None where it was not derived.
         data: One batch for ``loss``, samples along the leading axes; a list of batches drawn from
             a population; or None.
+        kind: The table it belongs to, e.g. ``"plane"``.
         degenerate: True where the signs of the Hessian's eigenvalues alone do not settle the label
             (some are zero, and the others are not of both signs). ``"degenerate"`` is then an
             honest answer, too.
@@ -52,12 +52,13 @@ class KnownPoint:
     """
 
     name: str
-    kind: str
     loss: Callable[..., jax.Array]
     params: Any
     label: str
-    index: int | None
+    index: int | None = None
     data: Any = None
+    _: dataclasses.KW_ONLY
+    kind: str = "problem"
     degenerate: bool = False
     num_zero: int | None = None
     isolated: bool = True
@@ -67,6 +68,41 @@ class KnownPoint:
     gap: float = 1.0
     fixed_dtype: bool = False
     why: str = ""
+
+    @classmethod
+    def from_curvature(
+        cls,
+        name: str,
+        loss: Callable[..., jax.Array],
+        params: Any,
+        curvature: Any,
+        data: Any = None,
+        **facts: Any,
+    ) -> KnownPoint:
+        """Make a critical point from the eigenvalues of its Hessian.
+
+        Args:
+            name: See ``KnownPoint``.
+            loss: See ``KnownPoint``.
+            params: See ``KnownPoint``.
+            curvature: All eigenvalues, in any order, in loss / params².
+            data: See ``KnownPoint``.
+            **facts: Other attributes; they replace what follows from the eigenvalues.
+
+        Returns:
+            The point, labelled as a quadratic function with these eigenvalues.
+        """
+        values = np.asarray(curvature, np.float64)
+        negative, positive = int(np.sum(values < 0.0)), int(np.sum(values > 0.0))
+        zero = values.size - negative - positive
+        derived = {
+            "label": label_from_signs(negative, zero, positive),
+            "index": negative,
+            "num_zero": zero,
+            "degenerate": zero > 0 and not (negative and positive),
+            "eigenvalue_range": (float(values.min()), float(values.max())),
+        }
+        return cls(name, loss, params, data=data, **derived | facts)
 
     @property
     def size(self) -> int:

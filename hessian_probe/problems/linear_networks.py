@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.problems.known_point import KnownPoint, random_rotation
-from hessian_probe.problems.linear_theory import Matrix, index_depth_2, is_tightened
+
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def deep_linear_loss(weights: Sequence[jax.Array], batch: tuple[Any, Any]) -> jax.Array:
@@ -34,6 +36,11 @@ def deep_linear_loss(weights: Sequence[jax.Array], batch: tuple[Any, Any]) -> ja
 
     Returns:
         Σ ½‖W_H⋯W₁x − y‖²/m, a scalar.
+
+    Example:
+        >>> weights = [jnp.full((1, 1), 2.0), jnp.full((1, 1), 3.0)]
+        >>> float(deep_linear_loss(weights, (jnp.ones((4, 1)), jnp.ones((4, 1)))))
+        12.5
     """
     inputs, targets = batch
     num_samples: int = inputs.shape[0]
@@ -152,6 +159,54 @@ def _fault(
     return None
 
 
+def _product(weights: Iterable[Matrix], size: int) -> Matrix:
+    product = np.eye(size)
+    for weight in weights:
+        product = weight @ product
+    return product
+
+
+def _is_tightened(weights: Sequence[Matrix], r: int) -> bool:
+    """Decide whether a critical point that fits the top r directions is second-order flat.
+
+    Args:
+        weights: W₁ … W_H.
+        r: Rank of their product.
+
+    Returns:
+        True if for every pair of layers i > j one of W_H⋯W_{i+1}, W_{i−1}⋯W_{j+1}, W_{j−1}⋯W₁ has
+        rank r (an empty product is an identity).
+    """
+    depth = len(weights)
+    for j, i in combinations(range(depth), 2):
+        blocks = (
+            _product(weights[i + 1 :], weights[i].shape[0]),
+            _product(weights[j + 1 : i], weights[j].shape[0]),
+            _product(weights[:j], weights[0].shape[1]),
+        )
+        if all(np.linalg.matrix_rank(block) != r for block in blocks):
+            return False
+    return True
+
+
+def _index_of_two_layers(widths: Sequence[int], subset: Sequence[int], s: Matrix) -> tuple[int, int]:
+    """Count negative and zero eigenvalues of a two-layer network, free hidden units zero.
+
+    Args:
+        widths: d₀, p, d₂.
+        subset: Fitted directions S.
+        s: Singular values, one for each of the min(d₀, d₂) = d directions (zeros included).
+
+    Returns:
+        n₋ = #{i ∈ S, j ∉ S: sⱼ > sᵢ} + (p − r)(d − r) and n₀ = r² + (p − r)(d₀ + d₂ − 2(d − r)),
+        counted with d replaced by the number of directions that have a singular value.
+    """
+    d_in, p, d_out = widths
+    r, d = len(subset), s.size
+    swaps = sum(1 for i in subset for j in range(d) if j not in subset and s[j] > s[i])
+    return swaps + (p - r) * (d - r), r**2 + (p - r) * (d_in + d_out - 2 * (d - r))
+
+
 def _descent(weights: Sequence[Matrix], subset: Sequence[int], s: Matrix, parts: _Directions) -> list[Matrix]:
     """Find a straight direction that fills the zeros of one hidden path of a non-strict saddle.
 
@@ -218,6 +273,10 @@ def deep_linear_point(
 
     Raises:
         ValueError: If the arguments describe no critical point; the message says which and why.
+
+    Example:
+        >>> deep_linear_point((4, 2, 3), (1,))  # 4 inputs, 2 hidden units, 3 outputs
+        KnownPoint(linear_network/linear_4-2-3_fit_1: saddle, index 2, 14 parameters)
     """
     if len(widths) < 3 or min(widths) < 1:
         raise ValueError(f"expected at least three positive widths, got {tuple(widths)}")
@@ -233,12 +292,12 @@ def deep_linear_point(
     weights = _weights(widths, chosen, s, parts, layers)
     fits_top = chosen == list(range(r))
     is_minimum = fits_top and r in (min(widths), s.size)
-    non_strict = fits_top and not is_minimum and is_tightened(weights, r)
+    non_strict = fits_top and not is_minimum and _is_tightened(weights, r)
     descent = _descent(weights, chosen, s, parts) if non_strict else None
     index: int | None = None
     num_zero: int | None = None
     if depth == 2:
-        index, num_zero = index_depth_2(widths, chosen, s)
+        index, num_zero = _index_of_two_layers(widths, chosen, s)
     elif r == 0 and not any(layers.values()):
         index, num_zero = 0, sum(w.size for w in weights)
     elif is_minimum or non_strict:
@@ -260,13 +319,13 @@ def deep_linear_point(
     fitted = "".join(str(i + 1) for i in chosen) or "none"
     extra = "".join(f"_h{c}:{''.join(map(str, sorted(w)))}" for c, w in sorted(layers.items()))
     return KnownPoint(
-        name=f"linear_{'-'.join(map(str, widths))}_fit_{fitted}{extra}",
+        f"linear_{'-'.join(map(str, widths))}_fit_{fitted}{extra}",
+        deep_linear_loss,
+        tuple(weights),
+        "minimum" if is_minimum else "saddle",
+        index,
+        (parts.inputs, parts.targets),
         kind="linear_network",
-        loss=deep_linear_loss,
-        params=tuple(weights),
-        label="minimum" if is_minimum else "saddle",
-        index=index,
-        data=(parts.inputs, parts.targets),
         degenerate=is_minimum or non_strict,
         num_zero=num_zero,
         isolated=False,

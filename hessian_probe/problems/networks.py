@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import jax
@@ -44,6 +43,11 @@ def digits(*, one_hot: bool = True) -> tuple[Array, Any]:
 
     Raises:
         ImportError: If scikit-learn is not installed.
+
+    Example:
+        >>> inputs, targets = digits()
+        >>> inputs.shape, targets.shape
+        ((1797, 64), (1797, 10))
     """
     try:
         from sklearn.datasets import load_digits
@@ -69,6 +73,10 @@ def mlp_init(
     Returns:
         One dict per layer: "weight", shape (inputs, outputs), and, if asked for, "bias", shape
         (outputs,); float64.
+
+    Example:
+        >>> [layer["weight"].shape for layer in mlp_init((64, 16, 10))]
+        [(64, 16), (16, 10)]
     """
     rng = np.random.default_rng([seed, *widths])
     layers = []
@@ -90,6 +98,10 @@ def mlp_apply(params: Layers, inputs: jax.Array, *, activation: str = "tanh") ->
 
     Returns:
         Outputs, shape (samples, outputs).
+
+    Example:
+        >>> mlp_apply(mlp_init((64, 16, 10)), np.ones((5, 64)), activation="relu").shape
+        (5, 10)
     """
     act = _ACTIVATIONS[activation]
     hidden = inputs
@@ -133,6 +145,11 @@ def mlp_loss(
 
     Raises:
         ValueError: If a name is unknown.
+
+    Example:
+        >>> loss = mlp_loss("tanh", "cross_entropy")
+        >>> round(float(loss(mlp_init((64, 10), scale=0.0), (np.ones((5, 64)), np.arange(5)))), 3)
+        2.303
     """
     if activation not in _ACTIVATIONS or objective not in _OBJECTIVES:
         raise ValueError(
@@ -157,6 +174,10 @@ def lecture_loss(params: Mapping[str, jax.Array]) -> jax.Array:
 
     Returns:
         The value, a scalar.
+
+    Example:
+        >>> lecture_loss({"w1": 2.0, "w2": 1.0})
+        1.0
     """
     return (1.0 - params["w1"] * params["w2"]) ** 2
 
@@ -172,30 +193,27 @@ def lecture_points() -> list[KnownPoint]:
 
     Source: Hung-yi Lee, "What to do if my network fails to train" (machine learning course,
         National Taiwan University, 2021).
+
+    Example:
+        >>> lecture_points()[0]
+        KnownPoint(lecture/lecture_saddle: saddle, index 1, 2 parameters)
     """
     return [
-        KnownPoint(
-            name="lecture_saddle",
+        KnownPoint.from_curvature(
+            "lecture_saddle",
+            lecture_loss,
+            {"w1": np.zeros(()), "w2": np.zeros(())},
+            (-2.0, 2.0),
             kind="lecture",
-            loss=lecture_loss,
-            params={"w1": np.zeros(()), "w2": np.zeros(())},
-            label="saddle",
-            index=1,
-            num_zero=0,
-            eigenvalue_range=(-2.0, 2.0),
             why="Hessian [[0, -2], [-2, 0]]; the escape direction is (1, 1)/sqrt(2)",
         ),
-        KnownPoint(
-            name="lecture_minimum",
+        KnownPoint.from_curvature(
+            "lecture_minimum",
+            lecture_loss,
+            {"w1": np.array(2.0), "w2": np.array(0.5)},
+            (0.0, 8.5),
             kind="lecture",
-            loss=lecture_loss,
-            params={"w1": np.array(2.0), "w2": np.array(0.5)},
-            label="minimum",
-            index=0,
-            degenerate=True,
-            num_zero=1,
             isolated=False,
-            eigenvalue_range=(0.0, 8.5),
             why="the loss is a square and zero where w1 w2 = 1; the Hessian is 2gg', g = (w2, w1)",
         ),
     ]
@@ -221,57 +239,23 @@ def zero_mlp_point(
     Returns:
         The point, of index ``hidden``; with the defaults 32 parameters and eigenvalues ∓1.418
         eight times each and 16 zeros.
+
+    Example:
+        >>> zero_mlp_point()
+        KnownPoint(network/zero_tanh_3-8-1: saddle, index 8, 32 parameters)
     """
     rng = np.random.default_rng([seed, inputs, samples])
     x = rng.standard_normal((samples, inputs))
     y = rng.standard_normal((samples, 1))
     y *= curvature / np.linalg.norm(2.0 * x.T @ y / samples)
     zeros = ({"weight": np.zeros((inputs, hidden))}, {"weight": np.zeros((hidden, 1))})
-    return KnownPoint(
-        name=f"zero_tanh_{inputs}-{hidden}-1",
+    return KnownPoint.from_curvature(
+        f"zero_tanh_{inputs}-{hidden}-1",
+        mlp_loss("tanh", "squared_error"),
+        zeros,
+        np.repeat([-curvature, 0.0, curvature], [hidden, hidden * (inputs - 1), hidden]),
+        (x, y),
         kind="network",
-        loss=mlp_loss("tanh", "squared_error"),
-        params=zeros,
-        label="saddle",
-        index=hidden,
-        data=(x, y),
-        num_zero=hidden * (inputs - 1),
         isolated=False,
-        eigenvalue_range=(-curvature, curvature),
         why="the Hessian is one bordered block [[0, g], [g', 0]] per hidden unit",
-    )
-
-
-def digits_mlp_85k() -> KnownPoint:
-    """Load a 64-256-256-10 tanh network, 85,002 parameters, after 60 steps of Adam on the digits.
-
-    Not a critical point. Computed in float64: loss 0.114163508, gradient norm 0.0554938, lowest
-    eigenvalues −0.01638593, −0.01557427, −0.01541035, −0.01531253, highest 2.88197401, 2.30781933,
-    2.22624115, 1.55745896. With 1,797 digits and mean softmax cross-entropy it is the benchmark on
-    which this project compares the cost of eigenvalues. Needs scikit-learn, as ``digits`` does.
-
-    Returns:
-        The network, with the digits as data.
-    """
-    data = digits(one_hot=False)
-    file = resources.files("hessian_probe").joinpath("data", "digits_mlp_85k.npz")
-    with file.open("rb") as stream, np.load(stream) as arrays:
-        params = tuple(
-            {
-                "weight": np.asarray(arrays[f"W{i}"], np.float64),
-                "bias": np.asarray(arrays[f"B{i}"], np.float64),
-            }
-            for i in range(3)
-        )
-    return KnownPoint(
-        name="digits_mlp_85k",
-        kind="benchmark",
-        loss=mlp_loss("tanh", "cross_entropy"),
-        params=params,
-        label="not_critical",
-        index=None,
-        data=data,
-        isolated=False,
-        eigenvalue_range=(-0.01638593, 2.88197401),
-        why="gradient norm 0.0554938 after 60 steps of Adam (float64)",
     )

@@ -31,6 +31,10 @@ def octopus(
 
     Source: S. S. Du et al., Gradient descent can take exponential time to escape saddle points, 2017,
     section 4 and appendix B, arXiv:1705.10412.
+
+    Example:
+        >>> float(octopus(jnp.zeros(3)))  # the first of three saddles
+        0.0
     """
     big, gamma, tau = smoothness, curvature, width
     a = jnp.abs(x)

@@ -7,6 +7,7 @@ four or less can be written this way.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.problems.known_point import KnownPoint, label_from_signs, random_rotation
-
-RidgeData = tuple[Any, Any, Any]
+from hessian_probe.problems.known_point import KnownPoint, random_rotation
 
 
-def ridge_polynomial(params: jax.Array, data: RidgeData) -> jax.Array:
+def ridge_polynomial(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
     """Evaluate the mean over i of w₁z + w₂z²/2 + w₃z³/6 + w₄z⁴/24 at z = zᵢ = aᵢ·x − bᵢ.
 
     Args:
@@ -28,79 +27,16 @@ def ridge_polynomial(params: jax.Array, data: RidgeData) -> jax.Array:
 
     Returns:
         The mean, a scalar.
+
+    Example:
+        >>> row, offset, weights = jnp.ones((1, 1)), jnp.zeros(1), jnp.array([[0.0, 2.0, 0.0, 0.0]])
+        >>> float(ridge_polynomial(jnp.array([3.0]), (row, offset, weights)))
+        9.0
     """
     rows, offsets, w = data
     z = rows @ params - offsets
     terms = z * (w[:, 0] + z * (w[:, 1] / 2.0 + z * (w[:, 2] / 6.0 + z * (w[:, 3] / 24.0))))
     return jnp.mean(terms)
-
-
-def ridge_gradient(params: Any, data: RidgeData) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Differentiate ``ridge_polynomial`` by hand, in numpy.
-
-    Args:
-        params: x, shape (n,).
-        data: As for ``ridge_polynomial``.
-
-    Returns:
-        Gradient, shape (n,), float64.
-    """
-    rows, offsets, w = (np.asarray(part, np.float64) for part in data)
-    z = rows @ np.asarray(params, np.float64) - offsets
-    slope = w[:, 0] + w[:, 1] * z + w[:, 2] * z**2 / 2.0 + w[:, 3] * z**3 / 6.0
-    return np.asarray(rows.T @ slope / len(z), np.float64)
-
-
-def ridge_hessian(params: Any, data: RidgeData) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Form the Hessian of ``ridge_polynomial`` by hand, in numpy: Aᵀ diag(w₂ + w₃z + w₄z²/2) A/m.
-
-    Args:
-        params: x, shape (n,).
-        data: As for ``ridge_polynomial``.
-
-    Returns:
-        Symmetric matrix, shape (n, n), float64, in loss / params².
-    """
-    rows, offsets, w = (np.asarray(part, np.float64) for part in data)
-    z = rows @ np.asarray(params, np.float64) - offsets
-    bend = w[:, 1] + w[:, 2] * z + w[:, 3] * z**2 / 2.0
-    return np.asarray(rows.T @ (bend[:, None] * rows) / len(z), np.float64)
-
-
-def _from_spectrum(
-    name: str,
-    kind: str,
-    eigenvalues: np.ndarray[Any, np.dtype[np.float64]],
-    rows: np.ndarray[Any, np.dtype[np.float64]],
-    center: np.ndarray[Any, np.dtype[np.float64]],
-    quartic: float,
-    why: str,
-) -> KnownPoint:
-    n = eigenvalues.size
-    negative, positive = int(np.sum(eigenvalues < 0.0)), int(np.sum(eigenvalues > 0.0))
-    zero = n - negative - positive
-    weights = np.zeros((n, 4))
-    weights[:, 1] = n * eigenvalues
-    weights[:, 3] = n * quartic
-    label = label_from_signs(negative, zero, positive)
-    if quartic > 0.0 and zero and not negative:
-        label = "minimum"
-    elif quartic > 0.0 and zero and not positive:
-        label = "saddle"
-    return KnownPoint(
-        name=name,
-        kind=kind,
-        loss=ridge_polynomial,
-        params=center,
-        label=label,
-        index=negative,
-        data=(rows, rows @ center, weights),
-        degenerate=zero > 0 and not (negative and positive),
-        num_zero=zero,
-        isolated=zero == 0 or quartic > 0.0,
-        eigenvalue_range=(float(eigenvalues.min()), float(eigenvalues.max())),
-        why=why,
-    )
 
 
 def quadratic(
@@ -130,6 +66,10 @@ def quadratic(
 
     Raises:
         ValueError: If there is no eigenvalue, or one is not finite, or ``quartic`` is negative.
+
+    Example:
+        >>> quadratic([-1.0, 2.0])
+        KnownPoint(polynomial/quadratic_n2_seed0: saddle, index 1, 2 parameters)
     """
     spectrum = np.asarray(eigenvalues, np.float64)
     if spectrum.ndim != 1 or spectrum.size == 0 or not np.all(np.isfinite(spectrum)):
@@ -139,41 +79,22 @@ def quadratic(
     n = spectrum.size
     rows = random_rotation(n, np.random.default_rng([seed, n])) if rotate else np.eye(n)
     at = np.zeros(n) if center is None else np.asarray(center, np.float64)
-    name = f"quadratic_n{n}_seed{seed}"
-    why = "the Hessian is Q' diag(eigenvalues) Q by construction"
-    return _from_spectrum(name, "polynomial", spectrum, rows, at, quartic, why)
-
-
-def axis_aligned_saddles(count: int = 300, *, seed: int = 0) -> list[KnownPoint]:
-    """Build saddles at the origin whose eigenvectors are coordinate axes, one of them downhill.
-
-    f(x) = Σᵢ (dᵢxᵢ²/2 + xᵢ⁴/4). The number of variables cycles through 2, 3, 5, 8, 13, 21; the
-    position of the negative dᵢ is uniform; it is −10ᵘ with u uniform in [−2, 0], the others 10ᵘ
-    with u uniform in [−1, 1]. A probe along a fixed direction, or along one axis, misses most of
-    them, and renaming variables must change nothing. Bounded below: the lowest value is −d²/4, at
-    xᵢ = ±√|dᵢ| on the negative axis.
-
-    Args:
-        count: Number of saddles.
-        seed: Draws them.
-
-    Returns:
-        ``count`` points of index 1.
-    """
-    sizes = (2, 3, 5, 8, 13, 21)
-    points = []
-    for number in range(count):
-        rng = np.random.default_rng([seed, number])
-        n = sizes[number % len(sizes)]
-        d = 10.0 ** rng.uniform(-1.0, 1.0, n)
-        d[rng.integers(n)] = -(10.0 ** rng.uniform(-2.0, 0.0))
-        points.append(
-            _from_spectrum(
-                f"axis_aligned_{number}", "axis_saddle", d, np.eye(n), np.zeros(n), 6.0,
-                "the Hessian at the origin is diagonal, with one negative entry",
-            )
-        )  # fmt: skip
-    return points
+    weights = np.zeros((n, 4))
+    weights[:, 1] = n * spectrum
+    weights[:, 3] = n * quartic
+    point = KnownPoint.from_curvature(
+        f"quadratic_n{n}_seed{seed}",
+        ridge_polynomial,
+        at,
+        spectrum,
+        (rows, rows @ at, weights),
+        kind="polynomial",
+        isolated=quartic > 0.0 or bool(np.all(spectrum)),
+        why="the Hessian is Q' diag(eigenvalues) Q by construction",
+    )
+    if quartic > 0.0 and point.degenerate:  # the fourth order rises along the flat directions
+        point = dataclasses.replace(point, label="saddle" if point.index else "minimum")
+    return point
 
 
 def random_polynomial(
@@ -183,8 +104,7 @@ def random_polynomial(
 
     The rows of the linear forms and the coefficients w₃, w₄ are Gaussian; w₁ is zero and the
     offsets make z zero at the point, where the Hessian is therefore Aᵀ diag(w₂)A/m. It is drawn by
-    its spectrum, |λ| log-uniform in [0.1, 10], and w₂ solves for it. Away from the point
-    ``ridge_gradient`` and ``ridge_hessian`` give both derivatives exactly.
+    its spectrum, |λ| log-uniform in [0.1, 10], and w₂ solves for it.
 
     Args:
         n: Number of variables.
@@ -197,6 +117,10 @@ def random_polynomial(
 
     Raises:
         ValueError: If ``index`` or ``num_terms`` is out of range.
+
+    Example:
+        >>> random_polynomial(5, index=2)
+        KnownPoint(polynomial/random_polynomial_n5_seed0: saddle, index 2, 5 parameters)
     """
     fewest = n * (n + 1) // 2
     m = fewest if num_terms is None else num_terms
@@ -219,15 +143,12 @@ def random_polynomial(
     weights[:, 1] = m * np.linalg.lstsq(squares.T, wanted[upper], rcond=None)[0]
     weights[:, 2:] = rng.standard_normal((m, 2))
     params = rng.standard_normal(n)
-    return KnownPoint(
-        name=f"random_polynomial_n{n}_seed{seed}",
+    return KnownPoint.from_curvature(
+        f"random_polynomial_n{n}_seed{seed}",
+        ridge_polynomial,
+        params,
+        spectrum,
+        (rows, rows @ params, weights),
         kind="polynomial",
-        loss=ridge_polynomial,
-        params=params,
-        label=label_from_signs(negative, 0, n - negative),
-        index=negative,
-        data=(rows, rows @ params, weights),
-        num_zero=0,
-        eigenvalue_range=(float(spectrum.min()), float(spectrum.max())),
         why="the linear terms vanish at the point and the Hessian there was drawn by its spectrum",
     )

@@ -1,0 +1,267 @@
+"""Critical points where second order is silent, or that are not isolated: forms, curves, manifolds.
+
+Where the critical points form a manifold of as many dimensions as there are zero eigenvalues (Morse & Bott),
+the signs of the others decide; elsewhere the form of lowest order on the flat space does.
+"""
+
+from __future__ import annotations
+
+import functools
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.truth_points.table import changed, draws, extremum, table
+from hessian_probe.problems import KnownPoint, deep_linear_point
+from hessian_probe.problems.known_point import random_rotation
+
+
+@functools.cache
+def flat_form(order: int) -> Any:
+    """Make ½ Σ λᵢ(vᵢ − bᵢ(aᵢ·u)²)² + φ(u), φ(u) = Σⱼ wⱼ(dⱼ·u)^order, (u, v) = Q(x − c).
+
+    v → v − b(a·u)² is a diffeomorphism that fixes the origin, so that the label is that of ½ Σ λᵢvᵢ² + φ(u).
+    With b ≠ 0 and an order above 4 the descents are curved: along straight lines it is a minimum.
+    """
+
+    def loss(params: jax.Array, data: tuple[Any, ...]) -> jax.Array:
+        rotation, center, curvature, bend, bend_rows, weights, rows = data
+        z = rotation @ (params - center)
+        u, v = z[: rows.shape[1]], z[z.shape[0] - curvature.shape[0] :]
+        v = v - bend * (bend_rows @ u) ** 2
+        return 0.5 * jnp.sum(curvature * v**2) + jnp.sum(weights * (rows @ u) ** order)
+
+    return loss
+
+
+def random_form(order: int, kind: str, flat: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Draw w, d and a unit vector along which φ is at most −0.05 (zeros where φ is "positive")."""
+    rows = np.r_[random_rotation(flat, rng), rng.standard_normal((2, flat))]
+    weights = rng.uniform(0.5, 1.5, len(rows))
+    if kind == "positive":  # even powers of forms that span the space: zero at u = 0 alone
+        return weights, rows, np.zeros(flat)
+    if order % 2:
+        weights *= rng.choice([-1.0, 1.0], len(rows))
+    else:
+        weights[0] *= -20.0  # the first form alone is not small where the polynomial is negative
+    trials = np.r_[rows[:1], rng.standard_normal((4000, flat))]
+    trials /= np.linalg.norm(trials, axis=1, keepdims=True)
+    values = (trials @ rows.T) ** order @ weights
+    lowest = int(np.argmin(values))
+    if not (values[lowest] < -0.05 and (flat == 1 or order % 2 == 0 or values.max() > 0.05)):
+        return random_form(order, kind, flat, rng)
+    return weights, rows, trials[lowest]
+
+
+# Order, kind of form, signs of the quadratic directions, whether these are bent, and the copy.
+FORMS = [
+    (order, kind, signs, bent, copy)
+    for order in (3, 4, 5, 6)
+    for kind in (("both",) if order % 2 else ("both", "positive"))
+    for signs in ("none", "positive", "negative", "mixed")
+    for bent in ((False, True) if signs == "positive" else (False,))
+    for copy in range(1 if signs == "mixed" else 2)
+]
+
+
+@table("flat", FORMS)
+def forms(seed: int, order: int, kind: str, signs: str, bent: bool, copy: int) -> KnownPoint:
+    """A form of order 3 to 6 on a flat space of 2 or 3 dimensions; ``descent`` where no bend hides it."""
+    seed = 2 * seed + copy
+    rng = draws(seed, order, len(kind), len(signs), bent)
+    flat, n, rest = (3, 3, 1) if signs == "none" else (2, 6, 4)  # data of no length are refused
+    curvature = rng.uniform(0.5, 2.0, rest)
+    curvature *= {"none": 0.0, "negative": -1.0}.get(signs, 1.0)
+    if signs == "mixed":
+        curvature *= rng.permutation([1.0, 1.0, -1.0, -1.0])
+    weights, rows, lower = random_form(order, kind, flat, rng)
+    rotation, center = random_rotation(n, rng), rng.standard_normal(n) * rng.integers(0, 2)
+    bend = rng.uniform(0.5, 1.5, rest) * float(bent)
+    bend_rows = rng.standard_normal((rest, flat))
+    rises = kind == "positive" and signs in ("none", "positive")
+    why = "positive curvature, and a positive definite form on the flat space"
+    if not rises:
+        why = "curvature of both signs" if signs == "mixed" else "the higher-order form goes the other way"
+    return KnownPoint(
+        f"form{order}_{kind}_{signs}{'_bent' * bent}_seed{seed}",
+        flat_form(order),
+        center,
+        "minimum" if rises else "saddle",
+        int(np.sum(curvature < 0)),
+        (rotation, center, curvature, bend, bend_rows, weights, rows),
+        degenerate=signs != "mixed",
+        num_zero=flat,
+        descent=rotation.T @ np.r_[lower, np.zeros(n - flat)] if kind == "both" and not bent else None,
+        why=why,
+    )
+
+
+def two_curves(params: jax.Array, data: tuple[Any, ...]) -> jax.Array:
+    """(y − ax^k)(y − bx^k) with (x, y) = Q(params − c); (1, 0) for k = 2 and (0, 1) for k = 3."""
+    rotation, center, slopes, which = data
+    z = rotation @ (params - center)
+    power = which[0] * z[0] ** 2 + which[1] * z[0] ** 3
+    return (z[1] - slopes[0] * power) * (z[1] - slopes[1] * power)
+
+
+@table("flat", 16)
+def peano(seed: int, number: int) -> KnownPoint:
+    """A saddle of order 2k; where ab > 0 a minimum along every straight line (Peano 1884)."""
+    rng = draws(seed, number)
+    k = 2 + number % 2
+    first = rng.uniform(0.5, 1.5)
+    second = first * (2.5, -1.0, 1.5)[number // 2 % 3]  # curves on the same side, on both sides, close
+    center = np.zeros(2) if number < 8 else rng.standard_normal(2)
+    return KnownPoint(
+        f"peano_{number}",
+        two_curves,
+        center,
+        "saddle",
+        0,
+        (random_rotation(2, rng), center, np.array([first, second]), np.eye(2)[k - 2]),
+        degenerate=True,
+        num_zero=1,
+        why=f"negative between the curves y = {first:.2f}x^{k} and {second:.2f}x^{k}",
+    )
+
+
+def shell(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+    """s(‖x‖² − r²)²/4: the sphere ‖x‖ = r is critical with curvature 2sr² across it."""
+    sign, radius = data
+    return sign[0] * (jnp.sum(params**2) - radius[0] ** 2) ** 2 / 4.0
+
+
+@table("flat", product(range(3), (1, -1), (False, True)))
+def shells(seed: int, number: int, sign: int, centre: bool) -> KnownPoint:
+    """Valleys and ridges along circles and spheres in 2, 3 and 10 variables, and their centres."""
+    rng, size = draws(seed, number, sign + 1, centre), (2, 3, 10)[number]
+    radius = rng.uniform(0.5, 3.0)
+    direction = rng.standard_normal(size)
+    inward = -sign * radius**2
+    return KnownPoint(
+        f"shell_n{size}_{'valley' if sign > 0 else 'ridge'}{'_centre' * centre}",
+        shell,
+        np.zeros(size) if centre else radius * direction / np.linalg.norm(direction),
+        extremum(-sign if centre else sign),
+        (size if sign > 0 else 0) if centre else (0 if sign > 0 else 1),
+        (np.array([float(sign)]), np.array([radius])),
+        degenerate=not centre,
+        num_zero=0 if centre else size - 1,
+        isolated=centre,
+        eigenvalue_range=(inward, inward) if centre else None,
+        why="the loss is s(‖x‖² − r²)²/4: zero on the sphere, of one sign elsewhere",
+    )
+
+
+def factorisation(params: dict[str, jax.Array], target: Any) -> jax.Array:
+    """½‖UVᵀ − M‖², U of shape (m, k) and V of shape (n, k)."""
+    return 0.5 * jnp.sum((params["U"] @ params["V"].T - target) ** 2)
+
+
+@table("flat", 8)
+def factorisations(seed: int, code: int) -> KnownPoint:
+    """A 5 × 4 matrix of rank 3 in factors of width 3, at all eight sets of singular pairs.
+
+    U = P_S√Σ_S R and V = Q_S√Σ_S R⁻ᵀ with the pairs in S fitted.  There is a negative eigenvalue for every
+    pair left out that is paired with a free column; all of S is a global minimum, of dimension 9.
+    """
+    rng = draws(seed, 5, 4)
+    left, right = random_rotation(5, rng)[:, :3], random_rotation(4, rng)[:, :3]
+    values = np.array([3.0, 2.0, 1.0])
+    mixes = [random_rotation(3, rng) @ np.diag(rng.uniform(0.7, 1.5, 3)) for _ in range(code + 1)]
+    root = np.sqrt(values) * [bool(code >> i & 1) for i in range(3)]
+    whole = code == 7
+    return KnownPoint(
+        f"factorisation_{code}",
+        factorisation,
+        {"U": left * root @ mixes[-1], "V": right * root @ np.linalg.inv(mixes[-1]).T},
+        "minimum" if whole else "saddle",
+        0 if whole else None,
+        left @ np.diag(values) @ right.T,
+        degenerate=whole,
+        num_zero=9 if whole else None,
+        isolated=False,
+        why="zero loss" if whole else "a singular pair is left out (Baldi & Hornik 1989)",
+    )
+
+
+def tanh_fit(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+    """½ Σ (tanh(Ax) − b)²: fewer equations than unknowns."""
+    rows, target = data
+    return 0.5 * jnp.sum((jnp.tanh(rows @ params) - target) ** 2)
+
+
+@table("flat", 8)
+def underdetermined(seed: int, number: int) -> KnownPoint:
+    """Three and eight values fitted exactly with 6 and 20 unknowns."""
+    rng, (m, n) = draws(seed, number, 77), ((3, 6), (8, 20))[number % 2]
+    rows = rng.standard_normal((m, n)) / np.sqrt(n)
+    params = rng.standard_normal(n)
+    return KnownPoint(
+        f"underdetermined_{m}_of_{n}_{number}",
+        tanh_fit,
+        params,
+        "minimum",
+        0,
+        (rows, np.tanh(rows @ params)),
+        degenerate=True,
+        num_zero=n - m,
+        isolated=False,
+        why="a sum of squares that is zero; J has rank m",
+    )
+
+
+def power_sum(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+    """Σ c₂z² + c₄z⁴ + c₆z⁶ at z = Q(x − centre), c of shape (n, 3)."""
+    rotation, center, weights = data
+    square = (rotation @ (params - center)) ** 2
+    return jnp.sum(square * (weights[:, 0] + square * (weights[:, 1] + square * weights[:, 2])))
+
+
+@table("flat", 24)
+def power_sums(seed: int, number: int) -> KnownPoint:
+    """A coordinate's lowest order with its sign decides how the function goes along it."""
+    rng = draws(seed, number, 4)
+    orders = rng.integers(0, 3, 4)
+    orders[0] = 1 + number % 2  # one coordinate at least is flat
+    common = (1.0, -1.0, 0.0)[number % 3]
+    signs = np.full(4, common) if common else rng.choice([-1.0, 1.0], 4)
+    weights = np.zeros((4, 3))
+    weights[np.arange(4), orders] = signs * rng.uniform(0.5, 2.0, 4)
+    center = rng.standard_normal(4) * rng.integers(0, 2)
+    mixed = bool(np.any(signs > 0) and np.any(signs < 0))
+    return KnownPoint.from_curvature(
+        f"power_sum_{number}",
+        power_sum,
+        center,
+        weights[:, 0],
+        (random_rotation(4, rng), center, weights),
+        label="saddle" if mixed else extremum(signs[0]),
+        eigenvalue_range=None,
+        why="separable: each coordinate's lowest even power has the sign " + str(signs.astype(int)),
+    )
+
+
+# Widths, fitted directions, and what further hidden coordinates carry.
+NETWORKS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((2, 2, 2, 2), ()),
+    ((4, 3, 3, 2), ()),
+    ((4, 3, 3, 2), (1,)),
+    ((4, 3, 3, 2), (1, 2)),
+    ((2, 2, 2, 2, 2), ()),
+    ((2, 2, 2, 2, 2), (1,)),
+    ((2, 2, 2, 2, 2), (1, 2)),
+    ((2, 2, 2, 2, 2, 2), ()),
+    ((6, 4, 3), (1, 2, 3)),
+    ((6, 4, 3), (1, 3)),
+]
+
+
+@table("flat", [(copy, *network) for copy in (1, 2) for network in NETWORKS])
+def networks(seed: int, copy: int, widths: tuple[int, ...], subset: tuple[int, ...]) -> KnownPoint:
+    """Linear networks at all-zero weights and at other points that only higher order decides."""
+    point = deep_linear_point(widths, subset, seed=10 * seed + copy)
+    return changed(point, f"{point.name}_{copy}")

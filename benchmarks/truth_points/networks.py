@@ -1,0 +1,173 @@
+"""Networks at points of known type: the lecture's, all zero weights, deep linear ones, and real training.
+
+Four networks of about a thousand parameters learn the digits by plain gradient descent on the mean squared
+error.  From a small start the loss stays for a while near the value 1 of the zero function: the origin is a
+saddle, and so are the points that the iterates pass.  The gradient's norm alone does not tell such a plateau
+from slow late training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from itertools import combinations, product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.truth_points.table import table
+from hessian_probe import problems
+from hessian_probe.problems import KnownPoint, deep_linear_point
+
+# Widths, fitted directions, and the layers in which further hidden coordinates are switched on: depth 3
+# and 4, every branch of the classification.
+DEEP: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[int, tuple[int, ...]]], ...] = (
+    ((2, 2, 2, 2), (), {}),
+    ((3, 3, 3, 3), (), {0: (2,)}),
+    ((3, 3, 3, 3), (), {0: (2,), 1: (1,)}),
+    ((3, 3, 3, 3), (1,), {}),
+    ((3, 3, 3, 3), (1,), {1: (1,)}),
+    ((3, 3, 3, 3), (1,), {1: (2,)}),
+    ((3, 3, 3, 3), (2,), {}),
+    ((3, 3, 3, 3), (1, 2), {}),
+    ((3, 3, 3, 3), (1, 2), {2: (3,)}),
+    ((3, 3, 3, 3), (1, 3), {}),
+    ((3, 3, 3, 3), (1, 2, 3), {}),
+    ((5, 4, 2, 3), (1, 2), {}),
+    ((5, 4, 2, 3), (2, 3), {}),
+    ((5, 4, 2, 3), (1,), {1: (1,)}),
+    ((2, 2, 2, 2, 2), (), {}),
+    ((3, 3, 3, 3, 3), (1,), {}),
+    ((3, 3, 3, 3, 3), (1,), {1: (1,)}),
+    ((3, 3, 3, 3, 3), (1,), {1: (1, 4)}),
+    ((3, 3, 3, 3, 3), (1,), {1: (2, 3)}),
+    ((3, 3, 3, 3, 3), (1, 2), {}),
+    ((3, 3, 3, 3, 3), (3,), {}),
+    ((4, 3, 2, 3, 3), (1, 2), {}),
+    ((4, 3, 2, 3, 3), (1, 3), {}),
+)
+
+
+@table("lecture", [()])
+def lecture(_: int) -> list[KnownPoint]:
+    """The lecture's saddle and one of its minima."""
+    return problems.lecture_points()
+
+
+@table("network", [()])
+def zero_network(seed: int) -> KnownPoint:
+    """A network with one hidden layer, all weights zero."""
+    return problems.zero_mlp_point(seed=seed)
+
+
+@table("linear_network", [*product(((4, 2, 3), (3, 3, 3), (5, 4, 3)), range(4))])
+def two_layers(seed: int, widths: tuple[int, ...], rank: int) -> list[KnownPoint]:
+    """All subsets of three singular directions that fit."""
+    subsets = combinations((1, 2, 3), rank) if rank <= min(widths) else ()
+    return [deep_linear_point(widths, subset, (3.0, 2.0, 1.0), seed=seed) for subset in subsets]
+
+
+@table("linear_network", DEEP)
+def deep(seed: int, widths: Any, subset: Any, carried: Any) -> KnownPoint:
+    """Saddles that second order sees, saddles that it does not see, and global minima."""
+    return deep_linear_point(widths, subset, carried=carried, seed=seed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def descend(
+    loss: Callable[[Any, Any], jax.Array], params: Any, data: Any, rate: float, num_steps: int, below: float
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Run plain gradient descent on the whole batch until the loss is below a value.
+
+    Returns:
+        Parameters, their loss, and the number of steps taken.
+    """
+    both = jax.value_and_grad(loss)
+
+    def going_on(state: tuple[Any, Any, jax.Array, jax.Array]) -> jax.Array:
+        _, _, value, step = state
+        return (step < num_steps) & (value >= below)
+
+    def move(state: tuple[Any, Any, jax.Array, jax.Array]) -> tuple[Any, Any, jax.Array, jax.Array]:
+        at, gradient, _, step = state
+        at = jax.tree.map(lambda leaf, slope: leaf - rate * slope, at, gradient)
+        value, gradient = both(at, data)
+        return at, gradient, value, step + 1
+
+    value, gradient = both(params, data)
+    start = (params, gradient, value, jnp.zeros_like(num_steps))
+    params, _, value, step = jax.lax.while_loop(going_on, move, start)
+    return params, value, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network and two starts: one that plateaus and one as people use."""
+
+    widths: tuple[int, ...]
+    small: float  # weights' scale for the plateau, ‖params‖ = 0.05 ... 1.8
+    standard: float  # weights' scale for the slope and for late training
+    rate: float  # learning rate for the latter; the former takes 0.1
+
+
+ACTIVATIONS = {
+    "linear": Trained((64, 12, 12, 10), 0.045, 1.0, 0.02),
+    "tanh": Trained((64, 12, 12, 10), 0.018, 1.0, 0.05),
+    "gelu": Trained((64, 13, 10), 0.009, 1.5, 0.05),
+    "silu": Trained((64, 11, 11, 11, 10), 0.28, 1.5, 0.05),
+}
+# Label and reason of each state.  Measured in float64 with seed 0, from dense eigenvalues; s is the
+# Newton step in the eigenvectors above 1e-3‖H‖, and the flat share is the part of ‖gradient‖² in the others:
+#
+# =======  ================  ================  ==========  ====================  =============
+# state    ‖gradient‖        λ_min             λ_max       loss change by s      flat share
+# =======  ================  ================  ==========  ====================  =============
+# plateau  0.0009 … 0.013    −0.063 … −1.03    0.06 … 1.0  +4e-6 … +2e-4         below 5e-6
+# leaving  0.11 … 0.20       −0.28 … −1.3      0.16 … 1.1  −0.06 … +0.03         below 1e-5
+# slope    0.73 … 2.0        −0.88 … −2.4      22 … 59     −0.20 … −0.59         0.002
+# late     0.017 … 0.038     −0.009 … −0.030   26 … 55     −2e-4 … +8e-3         0.73 … 0.98
+# =======  ================  ================  ==========  ====================  =============
+STATES = {
+    "plateau": (
+        "saddle",
+        "a fifth of the way from a small start to a loss 3 % lower; Newton's method in the curved "
+        "directions converges nearby to a critical point with eigenvalues of both signs",
+    ),
+    "leaving": ("not_critical", "first step with the loss 3 % below that of a small start"),
+    "slope": ("not_critical", "five steps into descent from a standard start"),
+    "late": (
+        "not_critical",
+        "3,000 steps from a standard start; most of the gradient lies where there is no curvature",
+    ),
+}
+
+
+def reach(loss: Callable[[Any, Any], jax.Array], network: Trained, state: str, data: Any, seed: int) -> Any:
+    """Train up to a state."""
+    plain = state in ("slope", "late")
+    scale, never = network.standard if plain else network.small, -float("inf")
+    start = problems.mlp_init(network.widths, scale=scale, bias=False, seed=seed)
+    if plain:
+        return descend(loss, start, data, network.rate, 5 if state == "slope" else 3000, never)[0]
+    target = 0.97 * float(descend(loss, start, data, 0.1, 0, never)[1])
+    params, _, steps = descend(loss, start, data, 0.1, 5000, target)
+    return params if state == "leaving" else descend(loss, start, data, 0.1, int(steps) // 5, never)[0]
+
+
+@table("plateau", [(ACTIVATIONS,)])
+def plateau_points(seed: int, activations: Iterable[str], states: Iterable[str] = STATES) -> list[KnownPoint]:
+    """Networks that learn the digits, without biases; computed in float32 unless JAX has 64-bit numbers.
+
+    About ten seconds on two cores for all, mostly for "late".
+    """
+    data, points = problems.digits(one_hot=True), []
+    for name, state in product(activations, states):
+        loss = problems.mlp_loss(name, "squared_error")
+        params = reach(loss, ACTIVATIONS[name], state, data, seed)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        label, why = STATES[state]
+        points.append(KnownPoint(f"{name}_{state}", loss, params, label, data=data, isolated=False, why=why))
+    return points

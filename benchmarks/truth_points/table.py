@@ -1,0 +1,51 @@
+"""The one shape of all tables: a row is a ``KnownPoint``, made from the seed and the row's case."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hessian_probe.problems import KnownPoint
+
+DATA = Path(__file__).parents[1] / "data"
+TABLES: dict[str, list[Callable[[int], list[KnownPoint]]]] = {}
+
+
+def table(kind: str, cases: Iterable[tuple[Any, ...]] | int) -> Callable[[Any], Any]:
+    """Register ``make(seed, *case)``, which makes one row, or a list of rows, of the table of a kind.
+
+    Args:
+        kind: name of the table.
+        cases: arguments of each row, or the number of rows, which are then counted from 0.
+    """
+    listed = [(number,) for number in range(cases)] if isinstance(cases, int) else list(cases)
+
+    def register(make: Callable[..., KnownPoint | list[KnownPoint]]) -> Any:
+        def points(seed: int) -> list[KnownPoint]:
+            made = [make(seed, *case) for case in listed]
+            rows = [row for group in made for row in (group if isinstance(group, list) else [group])]
+            return [dataclasses.replace(row, kind=kind) for row in rows]
+
+        TABLES.setdefault(kind, []).append(points)
+        return make
+
+    return register
+
+
+def draws(*key: int) -> np.random.Generator:
+    """Return random numbers of their own for one row."""
+    return np.random.default_rng(key)
+
+
+def changed(point: KnownPoint, name: str, **facts: Any) -> KnownPoint:
+    """Give a point another name and other facts."""
+    return dataclasses.replace(point, name=name, **facts)
+
+
+def extremum(sign: float) -> str:
+    """Name the extremum whose curvature has this sign."""
+    return "minimum" if sign > 0 else "maximum"
