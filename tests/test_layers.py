@@ -62,8 +62,6 @@ NOT_YET_MERGED: dict[str, set[str]] = {
         "optimizers/lr_lookahead < optimizers/stability",
         "optimizers/preconditioner < optimizers/impulse_response",
     },
-    # problems
-    "problems": {"problems/linear_theory < problems/linear_networks"},
     # training
     "training": {"training/adapters < training/keras_callback", "training/probe_batches < training/probe"},
 }

@@ -95,7 +95,7 @@ class KnownPoint:
         values = np.asarray(curvature, np.float64)
         negative, positive = int(np.sum(values < 0.0)), int(np.sum(values > 0.0))
         zero = values.size - negative - positive
-        derived = {
+        derived: dict[str, Any] = {
             "label": label_from_signs(negative, zero, positive),
             "index": negative,
             "num_zero": zero,
