@@ -219,6 +219,16 @@ def test_a_narrow_way_down_across_kinks_is_no_minimum(loss, n):
         assert not point.certified
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_an_extremum_at_a_kink_is_claimed_in_two_directions_at_most(n):
+    point = hp.classify(lambda p: jnp.sum(jnp.abs(p)) + jnp.sum(p * p), zeros(n))
+    if n <= 2:
+        assert (point.label, point.certified, point.strict) == ("minimum", False, False)
+    else:
+        assert point.label == "undetermined"
+        assert point.reasons[0] == "kinks_many_directions"
+
+
 def test_away_from_its_kinks_a_loss_is_smooth():
     """A rectifier network within one piece is judged by its derivatives, with no less certainty."""
     point = hp.classify(lambda p: jnp.sum(relu(p + 1) ** 2 - 2 * p), zeros(5))

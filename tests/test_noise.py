@@ -225,6 +225,23 @@ def test_noise_is_not_a_saddle():
     assert hp.classify(quadratic, point(12), batches, sampled=False).label == "saddle"
 
 
+@pytest.mark.parametrize("noisy", [0, 1])
+def test_a_sign_that_one_half_of_the_batches_shows_is_not_enough(noisy):
+    """The curvature is −1 on every other batch; on those between it scatters by 3 about −0.3."""
+    rng = np.random.default_rng(5)
+    curvature = np.empty((16, 4))
+    curvature[1 - noisy :: 2] = rng.normal(-1.0, 0.05, (8, 4))
+    curvature[noisy::2] = rng.normal(0.0, 0.05, (8, 4)) + np.tile([3.0, -3.6], 4)[:, None]
+    matrices = np.zeros((64, 3, 3))
+    matrices[:] = np.diag([0.0, 1.0, 2.0])
+    matrices[:, 0, 0] = curvature.ravel()
+    batches = cut((matrices.astype(FLOAT), np.zeros((64, 3), FLOAT)), [4] * 16)
+    found = hp.classify(quadratic, point(3), batches)
+    assert found.label == "undetermined"
+    assert found.reasons[0] == "held_out_curvature_noisy"
+    assert hp.classify(quadratic, point(3), batches, sampled=False).label == "saddle"
+
+
 def test_the_number_of_samples_settles_it():
     rng = np.random.default_rng(7)
     matrix = saddle_matrix(6, low=-0.3)
