@@ -376,7 +376,7 @@ def test_a_foreign_job_is_refused_with_what_differs(tmp_path):
         for where in ({"resume": path}, {"save_to": path}):
             with pytest.raises(hp.CheckpointError, match=match):
                 hp.eigsh(op, **options, **where)
-    with pytest.raises(ValueError, match="holds a eigsh job, not a classify job"):
+    with pytest.raises(ValueError, match=r"saved by hp\.eigsh, this is hp\.classify"):
         hp.classify(loss, params, resume=path)
     op = hp.hessian(problem(SPECTRA["spread"], seed=1)[0], params, check=False)
     assert hp.eigsh(op, save_to=path, resume=False).status == "converged"  # starts over
