@@ -19,7 +19,7 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
-from hessian_probe.spectrum.thick_restart import EigenSearch
+from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
 from hessian_probe.spectrum.thresholds import DENSE_MANY, DENSE_SIZE
 
 
@@ -94,7 +94,8 @@ def eigsh(
         >>> [f"{value:.4f}" for value in eig.eigenvalues], eig.status
         (['-0.6056', '6.6056'], 'converged')
     """
-    _check(op, lowest, highest, rtol, max_hvps, max_basis)
+    options = EigenOptions(lowest, highest, rtol, max_hvps, max_basis, progress)
+    _check(op, options)
     if standard_errors and op.objective.data.count < 2:
         raise ValueError(
             "standard_errors=True needs data that are a sequence of at least two batches: one batch does "
@@ -104,38 +105,31 @@ def eigsh(
     rng = generator(key)
     start = None if initial is None else _start(op, initial)
     counted = op.num_hvps
-    rest = max_hvps
     if standard_errors and max_hvps is not None:
-        rest = max(max_hvps - min(lowest + highest, op.size), 1)
+        options = options._replace(max_hvps=max(max_hvps - min(options.wanted, op.size), 1))
     try:
         if op.unchecked:
             op.check().require()
-        found = _search(op, lowest, highest, rtol, rest, rng, start, max_basis, progress, saving)
+        found = _search(op, options, rng, start, saving)
     except KeyboardInterrupt:
-        return empty_result(op, op.num_hvps - counted, "lanczos", rtol, "interrupted", lowest + highest)
+        return empty_result(op, op.num_hvps - counted, "lanczos", rtol, "interrupted", options.wanted)
     return _with_errors(op, found) if standard_errors else found
 
 
 def _search(
     op: HessianOperator,
-    lowest: int,
-    highest: int,
-    rtol: float,
-    max_hvps: int | None,
+    options: EigenOptions,
     rng: np.random.Generator,
     start: Vector | None,
-    max_basis: int | None,
-    progress: Callable[[str], None] | None,
     saving: Saving,
 ) -> EigenResult:
+    """Search by the cheaper route."""
     n = op.size
-    if (max_hvps is None or max_hvps >= n) and takes_dense(n, lowest + highest):
-        return _dense(op, lowest, highest, rtol)
-    options = {"lowest": lowest, "highest": highest, "rtol": rtol, "max_basis": max_basis}
-    chance = {"key": random_state(rng), "initial": start}
-    job = Job("eigsh", op, options | chance, saving)
-    search = EigenSearch(op, lowest, highest, rtol, max_hvps, rng, max_basis, progress, job)
-    return search.run(start)
+    if (options.max_hvps is None or options.max_hvps >= n) and takes_dense(n, options.wanted):
+        return _dense(op, options)
+    asked = {name: getattr(options, name) for name in ("lowest", "highest", "rtol", "max_basis")}
+    job = Job("eigsh", op, {**asked, "key": random_state(rng), "initial": start}, saving)
+    return EigenSearch(op, options, rng, job).run(start)
 
 
 def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
@@ -172,9 +166,9 @@ def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:
     return dataclasses.replace(found, standard_errors=errors, num_hvps=spent)
 
 
-def _check(
-    op: Any, lowest: int, highest: int, rtol: float, max_hvps: int | None, max_basis: int | None
-) -> None:
+def _check(op: Any, options: EigenOptions) -> None:
+    """Refuse misuse that is visible before the first product."""
+    lowest, highest, rtol, max_hvps, max_basis, _ = options
     if not hasattr(op, "apply"):
         raise TypeError(f"op must be made by hp.hessian; got {type(op).__name__}")
     for name, count in (("lowest", lowest), ("highest", highest), ("max_hvps", max_hvps)):
@@ -193,8 +187,10 @@ def _check(
         raise ValueError(f"max_basis={max_basis}; expected at least lowest + highest + 2")
 
 
-def _dense(op: HessianOperator, lowest: int, highest: int, rtol: float) -> EigenResult:
+def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
+    """Compute the whole spectrum, and keep the wanted ends."""
     before, n = op.num_hvps, op.size
+    lowest, highest, rtol = options.lowest, options.highest, options.rtol
     try:
         values, vectors = dense_eigh(op)
     except FloatingPointError:

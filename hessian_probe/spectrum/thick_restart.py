@@ -9,6 +9,7 @@ rounding has left one above the tolerance, the search continues with a smaller a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,44 +39,55 @@ from hessian_probe.spectrum.thresholds import (
 )
 
 
+class EigenOptions(NamedTuple):
+    """What a search is asked for.
+
+    Attributes:
+        lowest: pairs wanted at the lower end.
+        highest: pairs wanted at the upper end.
+        rtol: tolerance of a residual, relative to ‖H‖.
+        max_hvps: products allowed; None means `default_budget`.
+        max_basis: basis vectors held at most; None means `default_basis`.
+        progress: called with a line of text at every look at the pairs.
+    """
+
+    lowest: int
+    highest: int
+    rtol: float
+    max_hvps: int | None
+    max_basis: int | None
+    progress: Callable[[str], None] | None
+
+    @property
+    def wanted(self) -> int:
+        """Pairs wanted at both ends together."""
+        return self.lowest + self.highest
+
+
 class EigenSearch:
     """One search for the lowest and the highest eigenpairs.
 
     Args:
         op: the operator.
-        lowest: pairs wanted at the lower end.
-        highest: pairs wanted at the upper end.
-        rtol: tolerance of a residual, relative to ‖H‖.
-        max_hvps: products allowed; None means `default_budget`.
+        options: what is wanted.
         rng: source of the start and of fresh vectors.
-        max_basis: basis vectors held at most; None means `default_basis`.
-        progress: called with a line of text at every look at the pairs.
         job: saves the search.
     """
 
     def __init__(
-        self,
-        op: HessianOperator,
-        lowest: int,
-        highest: int,
-        rtol: float,
-        max_hvps: int | None,
-        rng: np.random.Generator,
-        max_basis: int | None,
-        progress: Callable[[str], None] | None,
-        job: Job,
+        self, op: HessianOperator, options: EigenOptions, rng: np.random.Generator, job: Job
     ) -> None:
-        self.job = job
-        self.op, self.lowest, self.highest, self.rtol = op, lowest, highest, rtol
-        self.wanted = lowest + highest
+        self.op, self.rng, self.job = op, rng, job
+        self.lowest, self.highest, self.rtol = options.lowest, options.highest, options.rtol
+        self.wanted, self.progress = options.wanted, options.progress
         self.aim = AIM
-        self.budget = default_budget(self.wanted) if max_hvps is None else max_hvps
+        self.budget = default_budget(self.wanted) if options.max_hvps is None else options.max_hvps
         self.finishing = 0  # products for true residuals before the search was continued
         self.judged = 0  # steps at the last look at the pairs
         self.checked: np.ndarray | None = None  # wanted values before the last fresh start
         self.fresh_at = 0  # steps before it
-        self.rng, self.progress = rng, progress
-        self.max_basis = default_basis(op.layout, self.wanted) if max_basis is None else max_basis
+        default = default_basis(op.layout, self.wanted)
+        self.max_basis = default if options.max_basis is None else options.max_basis
 
     @property
     def spent(self) -> int:
