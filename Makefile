@@ -44,7 +44,7 @@ bench-noise: $(READY)/demo ## count how often what is said about noisy data hold
 bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the answers
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
-bench-diagnose: $(READY)/demo ## diagnose planted troubles; print the confusion table
+bench-diagnose: $(READY)/demo ## diagnose synthetic failures; print the confusion table
 	$(BIN)/python -m benchmarks.diagnose $(ARGS)
 
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability

@@ -1,8 +1,8 @@
-"""Diagnoses of planted troubles: a line for each plant, a confusion table, and what acting on it brings.
+"""Diagnoses of synthetic failures: a line for each, a confusion table, and what acting on them gains.
 
-Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  The halves of the zoo are explained in
-`benchmarks/zoo/training.py`, and what counts as a contradiction in `benchmarks/diagnose_table.py`.  Acting
-on the first proposal of the curable plants is compared with going on unchanged for as many gradients.
+Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  The rounds of the zoo are explained in
+`benchmarks/zoo/__init__.py`, and what counts as a contradiction in `benchmarks/diagnose_table.py`.  Acting
+on the first proposal for a curable failure is compared with going on unchanged for as many gradients.
 
 With `--out FILE` every diagnosis is also written as a line of JSON as soon as it is made, and what the file
 has already is not made again; `--merge FILE ...` prints the tables of such files.
@@ -27,13 +27,12 @@ import optax
 
 import hessian_probe as hp
 from benchmarks.diagnose_table import Record, line, summary
-from benchmarks.zoo import FIRST_COUNT, PLANTS
-from benchmarks.zoo.training import Plant, Run, joined, order
+from benchmarks.zoo import FAILURES, FIRST_COUNT
+from benchmarks.zoo.training import Failure, Run, joined, order, train
 from hessian_probe.optimizers.trial_runs import perturb
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
-HALVES = ("tuning", "kept", "blind", "fresh", "untouched", "sealed", "unseen", "reported", "further", "all")
 
 
 def main() -> int:
@@ -43,42 +42,42 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--only", default="", help="part of a plant's name")
-    parser.add_argument("--half", choices=HALVES, default="all")
+    parser.add_argument("--only", default="", help="part of a failure's name")
+    parser.add_argument("--round", type=int, choices=range(1, 10), help="default: all")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="file that every diagnosis is appended to")
     parser.add_argument("--merge", type=Path, nargs="+", help="files to print the tables of")
     parser.add_argument("--verbose", action="store_true", help="print each finding and what was measured")
     options = parser.parse_args()
-    plants = [p for p in PLANTS if options.only in p.name and options.half in ("all", p.half)]
+    failures = [f for f in FAILURES if options.only in f.name and options.round in (None, f.round)]
     if options.merge:
         records = [record for path in options.merge for record in read(path)]
-        for plant in plants:
-            own = [record for record in records if record["plant"] == plant.name]
+        for failure in failures:
+            own = [record for record in records if record["failure"] == failure.name]
             print(*([line(own)] if own else []), sep="\n")
     else:
-        records = measure(plants, range(options.first, options.first + options.seeds), options)
+        records = measure(failures, range(options.first, options.first + options.seeds), options)
     print(f"\n{summary(records)}\n{FIRST_COUNT}")
     return 0
 
 
-def measure(plants: list[Plant], seeds: range, options: argparse.Namespace) -> list[Record]:
-    """Diagnose the plants at all seeds, several plants at a time, and print each when it is done."""
+def measure(failures: list[Failure], seeds: range, options: argparse.Namespace) -> list[Record]:
+    """Diagnose the failures at all seeds, several at a time, and print each when it is done."""
     records = [] if options.out is None else read(options.out)
-    names = {plant.name for plant in plants}
-    records = [record for record in records if record["plant"] in names and record["seed"] in seeds]
-    have = {(record["plant"], record["seed"]) for record in records}
+    names = {failure.name for failure in failures}
+    records = [record for record in records if record["failure"] in names and record["seed"] in seeds]
+    have = {(record["failure"], record["seed"]) for record in records}
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # threads of several processes wait for another
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
         jobs = {}
-        for plant in plants:
-            todo = [seed for seed in seeds if (plant.name, seed) not in have]
-            jobs[pool.submit(diagnoses, plant.name, todo, options.out)] = plant
+        for failure in failures:
+            todo = [seed for seed in seeds if (failure.name, seed) not in have]
+            jobs[pool.submit(diagnoses, failure.name, todo, options.out)] = failure
         for number, job in enumerate(as_completed(jobs), 1):
             records += job.result()
-            own = [record for record in records if record["plant"] == jobs[job].name]
+            own = [record for record in records if record["failure"] == jobs[job].name]
             print(f"{number:3d}/{len(jobs)} {line(own)}", flush=True)
             if options.verbose:
                 for record in own:
@@ -87,32 +86,32 @@ def measure(plants: list[Plant], seeds: range, options: argparse.Namespace) -> l
 
 
 def diagnoses(name: str, seeds: list[int], out: Path | None) -> list[Record]:
-    """Diagnose one plant at some seeds."""
-    plant = next(plant for plant in PLANTS if plant.name == name)
+    """Diagnose one failure at some seeds."""
+    failure = next(failure for failure in FAILURES if failure.name == name)
     records = []
     for seed in seeds:
-        records.append(diagnosis(plant, seed))
+        records.append(diagnosis(failure, seed))
         if out is not None:
             with out.open("a") as file:
                 file.write(json.dumps(records[-1]) + "\n")
     return records
 
 
-def diagnosis(plant: Plant, seed: int) -> Record:
-    """Diagnose one run; act on the first proposal where the plant is curable."""
+def diagnosis(failure: Failure, seed: int) -> Record:
+    """Diagnose one run; act on the first proposal where the failure is curable."""
     began = time.perf_counter()
-    run = plant.make(seed)
+    run = failure.make(seed)
     found = hp.diagnose(run.loss, run.params, **run.arguments())
     record: Record = {
-        "plant": plant.name,
-        "half": plant.half,
-        "cause": plant.cause,
-        "also": plant.also,
+        "failure": failure.name,
+        "round": failure.round,
+        "cause": failure.cause,
+        "also": failure.also,
         "seed": seed,
         "findings": [(finding.cause, finding.confidence, finding.claim) for finding in found.findings],
         "measured": found.measured,
     }
-    if plant.curable:
+    if failure.curable:
         record["acted"] = act(run, found.findings[0])
     record["seconds"] = [time.perf_counter() - began]
     return record
@@ -125,7 +124,7 @@ def read(path: Path) -> list[Record]:
 
 def show(record: Record) -> None:
     """Print what was measured and found."""
-    print(f"--- {record['plant']} {record['seed']}")
+    print(f"--- {record['failure']} {record['seed']}")
     for name, text in record["measured"]:
         print(f"      {name}: {text}")
     for cause, confidence, claim in record["findings"]:
@@ -134,7 +133,7 @@ def show(record: Record) -> None:
 
 def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     """Training loss after going on unchanged, and after acting on a finding, for the same budget."""
-    batch = len(run.train[0][0]) if isinstance(run.train, list) else None
+    batch = len(run.data[0][0]) if isinstance(run.data, list) else None
     plain = go_on(run, run.params, run.optimizer, run.opt_state, batch)
     params, optimizer, state = run.params, run.optimizer, run.opt_state
     if "optimizer.init" in finding.experiment:
@@ -165,35 +164,22 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     return plain, go_on(run, params, optimizer, state, batch)
 
 
-def samples(run: Run) -> int:
+def count_of(run: Run) -> int:
     """Number of training samples."""
     return len(jax.tree.leaves(joined(run))[0])
 
 
 def num_steps(run: Run, batch: int | None) -> int:
     """Steps of the budget; batches get five passes."""
-    return BUDGET if batch is None else BUDGET * samples(run) // (20 * batch)
+    return BUDGET if batch is None else BUDGET * count_of(run) // (20 * batch)
 
 
 def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) -> float:
     """Train on for the budget and return the loss over all training data."""
-    data = jax.tree.map(jnp.asarray, joined(run))
-    count = samples(run)
-    steps = num_steps(run, batch)
-    index = order(count, batch, steps, 99)
-
-    @jax.jit
-    def go(params: Any, state: Any) -> Any:
-        def step(carry: Any, rows: Any) -> Any:
-            at, inner = carry
-            part = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
-            updates, inner = optimizer.update(jax.grad(run.loss)(at, part), inner, at)
-            return (optax.apply_updates(at, updates), inner), None
-
-        (end, _), _ = jax.lax.scan(step, (params, state), index, length=None if index is not None else steps)
-        return run.loss(end, data)
-
-    value = float(go(params, state))
+    data, steps = joined(run), num_steps(run, batch)
+    index = order(count_of(run), batch, steps, 99)
+    end, _, _ = train(run.loss, optimizer, params, state, data, index, steps)
+    value = float(jax.jit(run.loss)(end, data))
     return value if np.isfinite(value) else float("inf")
 
 

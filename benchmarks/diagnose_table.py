@@ -1,4 +1,4 @@
-"""Tables from records of diagnoses: confusion, totals by half, contradictions, and what acting brings."""
+"""Tables from records of diagnoses: confusion, totals by round, contradictions, and what acting gains."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Record = dict[str, Any]
 
 
 def contradictions(record: Record) -> list[str]:
-    """Causes found with confidence that cannot be true beside what was planted.
+    """Causes found with confidence that cannot be true beside the synthetic failure.
 
-    Confidence is 0.9 or more.  "healthy" contradicts every trouble, and every trouble a healthy run.
-    Something that hinders training contradicts a plant where training did all that the model can
-    (`model_bias`, `minimum`, `overfitting`, `mismatch`), and `model_bias` and `minimum` contradict a plant
-    of something that hinders training.  Of two opposites one contradicts the other.  What is true of the
-    plant too (`also`) contradicts nothing.
+    Confidence is 0.9 or more.  "healthy" contradicts every failure, and every failure a healthy run.
+    Something that hinders training contradicts a failure where training did all that the model can
+    (`model_bias`, `minimum`, `overfitting`, `mismatch`), and `model_bias` and `minimum` contradict a failure
+    by something that hinders training.  Of two opposites one contradicts the other.  What is true of the
+    failure too (`also`) contradicts nothing.
 
     Args:
         record: of one diagnosis.
@@ -55,15 +55,15 @@ def excludes(planted: str, told: str) -> bool:
 
 
 def line(records: list[Record]) -> str:
-    """One plant's counts in a line."""
+    """One failure's counts in a line."""
     first = records[0]
     told = Counter(record["findings"][0][0] for record in records)
     against = Counter(cause for record in records for cause in contradictions(record))
     acted = [record["acted"] for record in records if "acted" in record]
-    text = f"{first['plant']:30s} {first['half']:6s} {first['cause']:20s} " + hits(records)
+    text = f"{first['failure']:30s} round {first['round']} {first['cause']:20s} " + hits(records)
     text += "  [" + ", ".join(f"{cause} {count}" for cause, count in told.most_common()) + "]"
     if against:
-        text += "  against the plant: " + ", ".join(f"{cause} {count}" for cause, count in against.items())
+        text += "  contradicted by: " + ", ".join(f"{cause} {count}" for cause, count in against.items())
     if acted:
         text += f"  acted: better {sum(new < old for old, new in acted)} of {len(acted)}"
     return text + f"  {sum(sum(record['seconds']) for record in records) / len(records):.0f} s each"
@@ -91,13 +91,14 @@ def summary(records: list[Record]) -> str:
         row = Counter(record["findings"][0][0] for record in records if record["cause"] == cause)
         out.append(f"{cause:28s}" + " ".join(f"{row[name] or '.':>9}" for name in told))
     out.append("")
-    for half in [*dict.fromkeys(record["half"] for record in records), "all"]:
-        part = [record for record in records if half in ("all", record["half"])]
+    for number in [*sorted({record["round"] for record in records}), "all"]:
+        part = [record for record in records if number in ("all", record["round"])]
         for name, healthy in (("healthy", True), ("planted", False)):
             chosen = [record for record in part if (record["cause"] == "healthy") == healthy]
             if chosen:
                 against = sum(bool(contradictions(record)) for record in chosen)
-                out.append(f"{half:7s} {name}: {hits(chosen)}; contradicted with confidence {against}")
+                where = "all rounds" if number == "all" else f"round {number}"
+                out.append(f"{where} {name}: {hits(chosen)}; contradicted with confidence {against}")
     acted = [record["acted"] for record in records if "acted" in record]
     if acted:
         better = sum(new < old for old, new in acted)

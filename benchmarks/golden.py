@@ -6,7 +6,7 @@ one line a record, tab-separated:
 * `truth_float64`, `truth_float32`: every truth point's label, strict, certified, products and evaluations
   of `hp.classify`, and the status of `hp.escape` from there;
 * `escapes`: gradients, products, evaluations and escapes of the hook on each plateau, one seed;
-* `diagnoses`: causes and confidences that `hp.diagnose` finds for each planted trouble, one seed.
+* `diagnoses`: causes and confidences that `hp.diagnose` finds for each synthetic failure, one seed.
 
 A record that differs from the file is printed and makes the exit code 1.  `--write` replaces the file.
 Counts and confidences belong to one kind of processor and one release of JAX; labels do not.
@@ -30,10 +30,10 @@ from benchmarks import escape
 from benchmarks.escape_problems import plateaus
 from benchmarks.escape_runs import make_runner
 from benchmarks.truth_points import TRUTH_KINDS, truth_points
-from benchmarks.zoo import PLANTS
+from benchmarks.zoo import FAILURES
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
-# The seed of the plants.
+# The seed of the synthetic failures.
 SEED = 42
 PARTS = ("truth_float64", "truth_float32", "escapes", "diagnoses")
 
@@ -66,8 +66,8 @@ def escape_records(name: str) -> list[tuple[str, ...]]:
 
 
 def diagnosis_records(name: str) -> list[tuple[str, ...]]:
-    """Findings for one planted trouble, in order, with their confidences."""
-    run = next(plant for plant in PLANTS if plant.name == name).make(SEED)
+    """Findings for one synthetic failure, in order, with their confidences."""
+    run = next(failure for failure in FAILURES if failure.name == name).make(SEED)
     found = hp.diagnose(run.loss, run.params, **run.arguments())
     return [(name, *(f"{finding.cause} {finding.confidence:.3f}" for finding in found.findings))]
 
@@ -78,7 +78,7 @@ def jobs_of(part: str) -> list[tuple[object, ...]]:
         return [(truth_records, part.removeprefix("truth_"), kind) for kind in TRUTH_KINDS]
     if part == "escapes":
         return [(escape_records, p.name) for p in plateaus()]
-    return [(diagnosis_records, plant.name) for plant in PLANTS]
+    return [(diagnosis_records, failure.name) for failure in FAILURES]
 
 
 def records(part: str, only: str, workers: int) -> Iterator[list[tuple[str, ...]]]:
@@ -106,7 +106,7 @@ def main() -> int:
     )
     parser.add_argument("--write", action="store_true", help="replace what the files say of these records")
     parser.add_argument("--part", choices=PARTS, action="append", help="default: all but diagnoses (slow)")
-    parser.add_argument("--only", default="", help="kinds, plateaus or plants whose name contains this")
+    parser.add_argument("--only", default="", help="kinds, plateaus or failures whose name contains this")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     differences = 0

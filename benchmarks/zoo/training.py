@@ -1,9 +1,8 @@
-"""Training runs as a user would hand them over, and what a plant is."""
+"""Synthetic failures, and the training runs that they make."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Params = Any
+from benchmarks.zoo.layers import Model, Params
+from benchmarks.zoo.losses import Objective, cross_entropy, squared
 
 
 @dataclasses.dataclass
@@ -20,154 +20,137 @@ class Run:
     """A training run as a user would hand it over."""
 
     loss: Callable[..., Any]
-    apply: Callable[..., Any]
+    apply: Callable[..., Any] | None
     params: Params
-    train: Any
-    test: Any
+    data: Any
+    test_data: Any
     optimizer: Any
     opt_state: Any
     history: dict[str, np.ndarray]
     start: Params
-    baseline: Any = None
+    baseline: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keywords of `hp.diagnose`."""
-        names = ("history", "optimizer", "opt_state", "apply", "baseline")
-        return {"data": self.train, "test_data": self.test} | {name: getattr(self, name) for name in names}
+        names = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plant:
-    """One kind of trouble.
+class Setup:
+    """What a failure's run is made from.
 
     Attributes:
+        seed: of samples, start and order of batches.
+        cured: leave the trouble out.
+        rate: multiplies the learning rate (rounds 5 to 9).
+    """
+
+    seed: int
+    cured: bool = False
+    rate: float = 1.0
+
+    def pick(self, failing: Any, cured: Any) -> Any:
+        """What differs between the failing run and the one without the trouble."""
+        return cured if self.cured else failing
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One synthetic failure, or a healthy run: a row of the tables.
+
+    Attributes:
+        round: of the counts; `benchmarks/zoo/__init__.py` says what each is.
+        commit: at which it was first counted.
         name: what was done.
         cause: what `hp.diagnose` should name first.
-        make: the run, from a seed.
-        half: "tuning": thresholds were chosen with it in sight; "kept": it was not, but some failures led
-            to changes of the rules; "blind": written after the last change of that time; "fresh": written
-            by someone who had not seen the rules, and committed before the first count; "untouched": like
-            "fresh", and no rule was changed after a diagnosis of them; "sealed": like "untouched", written
-            after its first count; "unseen": the same, after the count of "sealed"; "reported": after that of
-            "unseen", with troubles that users report in public; "further": after
-            that of "reported".
-        also: other causes that are true of it too.
+        also_true: other causes that are true of it too, separated by spaces.
+        recipe: the run (model, samples, optimiser, steps, change) of a setup.
         curable: acting on the first proposal should lower the training loss.
     """
 
+    round: int
+    commit: str
     name: str
     cause: str
-    make: Callable[[int], Run]
-    half: str
-    also: tuple[str, ...] = ()
+    also_true: str
+    recipe: Callable[[Setup], Run]
     curable: bool = False
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Other causes that are true of it too."""
+        return tuple(self.also_true.split())
 
-@functools.cache
-def cross_entropy(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Mean cross-entropy of integer labels."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        log = jax.nn.log_softmax(apply(params, batch[0]))
-        return -jnp.mean(jnp.take_along_axis(log, batch[1][:, None], axis=1))
-
-    return loss
-
-
-@functools.cache
-def squared(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Half the mean squared error of targets of the outputs' shape."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        return 0.5 * jnp.mean(jnp.sum((apply(params, batch[0]) - batch[1]) ** 2, axis=-1))
-
-    return loss
-
-
-@functools.cache
-def one_hot_error(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Squared error against one-hot rows of integer labels."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        return 0.5 * jnp.mean(jnp.sum((apply(params, batch[0]) - jax.nn.one_hot(batch[1], 10)) ** 2, axis=-1))
-
-    return loss
-
-
-@functools.cache
-def binary(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Mean cross-entropy of targets 0 and 1 from one logit."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(apply(params, batch[0]), batch[1]))
-
-    return loss
-
-
-@functools.cache
-def rebuilt(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Mean squared error of an autoencoder, whose batches are the inputs alone."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        return jnp.mean((apply(params, batch) - batch) ** 2)
-
-    return loss
-
-
-@functools.cache
-def penalised(decay: float) -> Callable[..., Any]:
-    """The binary cross-entropy with a quadratic penalty."""
-
-    @functools.cache
-    def objective(apply: Callable[..., Any]) -> Callable[..., Any]:
-        def loss(params: Params, batch: Any) -> Any:
-            return binary(apply)(params, batch) + 0.5 * decay * optax.tree.norm(params, squared=True)
-
-        return loss
-
-    return objective
+    def make(self, seed: int, cured: bool = False, rate: float = 1.0) -> Run:
+        """The run at a seed; without the trouble, or at a multiple of the learning rate (see `Setup`)."""
+        return self.recipe(Setup(seed, cured, rate))
 
 
 def fit(
-    model: tuple[Any, Any],
-    train: Any,
-    test: Any,
+    setup: Setup,
+    model: Model | Callable[[Any], Model],
+    samples: tuple[Any, Any],
     optimizer: Any,
     steps: int,
-    seed: int,
     *,
     batch: int | None = None,
-    objective: Callable[..., Any] = cross_entropy,
+    loss: Objective | None = None,
     change: Callable[[Params], Params] = lambda params: params,
     start: Params = None,
+    without: tuple[str, ...] = (),
 ) -> Run:
-    """Train, on the whole data or on shuffled batches of a size."""
-    init, apply = model
-    loss = objective(apply)
-    params = change(init(seed)) if start is None else start
-    first = params
-    arrays = jax.tree.map(jnp.asarray, train)
-    index = order(len(jax.tree.leaves(train)[0]), batch, steps, seed)
+    """Train, on the whole data or on shuffled batches of a size.
+
+    Args:
+        setup: whose seed draws the start and the batches.
+        model: a network, or a function of the training inputs that gives one.
+        samples: training and test data.
+        optimizer: likewise, of optax.
+        steps: how many.
+        batch: samples per step.
+        loss: of an apply; default: cross-entropy of integer labels, half the squared error of others.
+        change: of the start.
+        start: parameters, else they are drawn.
+        without: what of the run is not handed over.
+    """
+    data, test_data = samples
+    init, apply = model(data[0]) if callable(model) else model
+    optimizer = optimizer if hasattr(optimizer, "init") else optimizer(data[0])
+    if loss is None:
+        loss = cross_entropy if np.issubdtype(data[1].dtype, np.integer) else squared
+    value = loss(apply)
+    first = start if init is None or start is not None else change(init(setup.seed))
+    index = order(len(jax.tree.leaves(data)[0]), batch, steps, setup.seed)
+    state = optimizer.init(first)
+    params, state, losses = train(value, optimizer, first, state, data, index, steps)
+    handed = data
+    if batch is not None:
+        rows = range(0, len(data[0]), batch)
+        handed = [jax.tree.map(lambda leaf, i=i: leaf[i : i + batch], data) for i in rows]
+    history = {"loss": np.asarray(losses)}
+    run = Run(value, apply, params, handed, test_data, optimizer, state, history, first)
+    return dataclasses.replace(run, **dict.fromkeys(without))
+
+
+def train(
+    loss: Callable[..., Any], optimizer: Any, params: Params, state: Any, data: Any, index: Any, steps: int
+) -> tuple[Params, Any, Any]:
+    """Parameters, the optimiser's state, and the loss of every step; `index`: rows of each, None for all."""
 
     @jax.jit
-    def run(params: Params, state: Any, arrays: Any, index: Any) -> Any:
+    def run(params: Params, state: Any, data: Any, index: Any) -> Any:
         def step(carry: Any, rows: Any) -> Any:
             at, inner = carry
-            part = arrays if rows is None else jax.tree.map(lambda leaf: leaf[rows], arrays)
+            part = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
             value, gradient = jax.value_and_grad(loss)(at, part)
             updates, inner = optimizer.update(gradient, inner, at)
             return (optax.apply_updates(at, updates), inner), value
 
         return jax.lax.scan(step, (params, state), index, length=None if index is not None else steps)
 
-    (params, state), losses = run(params, optimizer.init(params), arrays, index)
-    handed: Any = train
-    if batch is not None:
-        handed = [
-            jax.tree.map(lambda leaf, i=i: leaf[i : i + batch], train) for i in range(0, len(train[0]), batch)
-        ]
-    history = {"loss": np.asarray(losses)}
-    return Run(loss, apply, params, handed, test, optimizer, state, history, first)
+    (params, state), losses = run(params, state, jax.tree.map(jnp.asarray, data), index)
+    return params, state, losses
 
 
 def order(count: int, batch: int | None, steps: int, seed: int) -> Any:
@@ -182,6 +165,6 @@ def order(count: int, batch: int | None, steps: int, seed: int) -> Any:
 
 def joined(run: Run) -> Any:
     """All training data as one batch."""
-    if not isinstance(run.train, list):
-        return run.train
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *run.train)
+    if not isinstance(run.data, list):
+        return run.data
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *run.data)

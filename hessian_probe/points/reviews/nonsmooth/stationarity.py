@@ -14,7 +14,6 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Sphere, SphereSampling
 from hessian_probe.points.rounding import Rounding
@@ -45,7 +44,7 @@ class Stationarity(NamedTuple):
 
     Attributes:
         verdict: the label, or None if they do not decide.
-        evidence: what was found, what decided first.
+        evidence: sentences with the numbers.
         direction: unit vector along which the loss falls on both sides, or None.
         scales: distances and the curvature by finite steps along it (there, on the smaller spheres along
             directions found again).
@@ -56,7 +55,7 @@ class Stationarity(NamedTuple):
     """
 
     verdict: Verdict | None
-    evidence: tuple[Reason, ...]
+    evidence: tuple[str, ...]
     direction: Vector | None = None
     scales: tuple[tuple[float, float], ...] = ()
     falls: bool = False
@@ -109,9 +108,13 @@ def examine_stationarity(
 def _judge(spheres: list[Sphere], share: float) -> Stationarity:
     """Find what AGREE spheres in a row say, the smallest visible among them."""
     if not spheres:
-        return Stationarity(None, (Reason("no_finite_step"),))
+        return Stationarity(None, ("no finite step could be evaluated",))
     if not any(sphere.moved for sphere in spheres):
-        return Stationarity(None, (Reason("plateau", distance=spheres[0].distance),))
+        sentence = (
+            f"a plateau: loss and gradient do not change at all up to {number(spheres[0].distance, 2)} in "
+            "any direction looked at: units that are dead or saturated"
+        )
+        return Stationarity(None, (sentence,))
     seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
     falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
     rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
@@ -190,48 +193,57 @@ def _extremum(label: str, near: list[Sphere]) -> Stationarity:
         f"{signed(value, 2)} at {number(sphere.distance, 2)}"
         for value, sphere in zip(values, near, strict=True)
     )
-    evidence = (Reason("finite_steps_extremum", kind=kind, side=side, listed=listed), _balance(near))
+    evidence = (
+        f"finite steps: the {kind} loss found around is {side} at every distance ({listed}), in directions "
+        "drawn and directions found by descent: sampled, not proved",
+        _balance(near),
+    )
     verdict = Verdict(label, False, False, None, evidence)
     direction = near[0].peak[0].direction if label == "maximum" else None
     return Stationarity(verdict, evidence, direction, _curvatures(near))
 
 
-def _balance(near: list[Sphere]) -> Reason:
+def _balance(near: list[Sphere]) -> str:
     if _second_order(near):
-        return Reason("gradient_vanishes")
-    return Reason("zero_in_hull", share=max(s.stationary for s in near))
+        return "the gradient vanishes with the distance, so there is no slope"
+    share = number(max(s.stationary for s in near), 2)
+    return f"no slope: zero is a convex combination of the gradients around (to {share} of the longest)"
 
 
 def _saddle(near: list[Sphere]) -> Stationarity:
     listed = ", ".join(
         f"{signed(s.low.change, 2)} and {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in near
     )
-    evidence = (Reason("finite_steps_saddle", listed=listed), _balance(near))
+    evidence = (f"finite steps: lower and higher losses at every distance ({listed})", _balance(near))
     verdict = Verdict("saddle", False, False, None, evidence)
     return Stationarity(verdict, evidence, near[0].peak[0].direction, _curvatures(near))
 
 
 def _slope(seen: list[Sphere]) -> Stationarity:
     last = seen[-1]
-    slope = Reason(
-        "finite_steps_slope", distance=last.distance, shortest=last.min_norm, longest=last.steepest
+    sentence = (
+        f"finite steps show a slope: within {number(last.distance, 2)} no convex combination of "
+        f"the gradients is shorter than {number(last.min_norm, 2)} (the longest: {number(last.steepest, 2)})"
     )
-    return Stationarity(Verdict("not_critical", False, False, None, (slope,)), (slope,))
+    return Stationarity(Verdict("not_critical", False, False, None, (sentence,)), (sentence,))
 
 
-def _hidden(seen: list[Sphere]) -> Reason:
+def _hidden(seen: list[Sphere]) -> str:
     where = "at no distance" if not seen else f"only at {', '.join(number(s.distance, 2) for s in seen)}"
-    return Reason("finite_steps_hidden", where=where)
+    return f"finite steps show a change of the loss beyond its rounding {where}; float64 would show more"
 
 
-def _unexplained(near: list[Sphere]) -> Reason:
+def _unexplained(near: list[Sphere]) -> str:
     last = near[-1]
     change = max(abs(last.low.change), abs(last.high.change))
-    return Reason("finite_steps_jump", change=change, distance=last.distance, longest=last.steepest)
+    return (
+        f"the loss changes by {number(change, 2)} within {number(last.distance, 2)}, the gradients there are "
+        f"at most {number(last.steepest, 2)}: a jump, or derivatives that are not those of the loss"
+    )
 
 
-def _disagree(seen: list[Sphere]) -> Reason:
+def _disagree(seen: list[Sphere]) -> str:
     listed = "; ".join(
         f"{signed(s.low.change, 2)} to {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in seen
     )
-    return Reason("finite_steps_disagree", listed=listed)
+    return f"finite steps do not agree on one kind over distances; changes of the loss: {listed}"

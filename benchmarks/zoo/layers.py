@@ -1,0 +1,106 @@
+"""Parts of the small networks: weights drawn from a seed, layers, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = Any
+Draw = Callable[[np.random.Generator], jax.Array]
+# A function that draws parameters from a seed, and the network.
+Model = tuple[Callable[[int], Params] | None, Callable[[Params, Any], Any]]
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": jax.nn.relu,
+    "relu by where": lambda x: jnp.where(x > 0, x, 0.0),
+    "leaky_relu": jax.nn.leaky_relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "hard_tanh": jax.nn.hard_tanh,
+    "sin": jnp.sin,
+}
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def gaussian(rng: np.random.Generator, *shape: int, gain: float = 1.0) -> jax.Array:
+    """Weights of deviation gain / √inputs."""
+    fan = int(np.prod(shape[:-1]))
+    return jnp.asarray(rng.standard_normal(shape) * gain / np.sqrt(fan), jnp.float32)
+
+
+def weights(*shape: int, gain: float = 1.0) -> Draw:
+    """Weights of deviation gain / √inputs, not yet drawn."""
+    return lambda rng: gaussian(rng, *shape, gain=gain)
+
+
+def noise(deviation: float, *shape: int) -> Draw:
+    """Weights of a given deviation, not yet drawn."""
+    return lambda rng: jnp.asarray(deviation * rng.standard_normal(shape), jnp.float32)
+
+
+def zeros(*shape: int) -> jax.Array:
+    """Biases at their start."""
+    return jnp.zeros(shape, jnp.float32)
+
+
+def ones(*shape: int) -> jax.Array:
+    """Scales at their start."""
+    return jnp.ones(shape, jnp.float32)
+
+
+def affine(*shape: int, gain: float = 1.0) -> Params:
+    """Weights and biases of a dense layer or of a convolution, not yet drawn."""
+    return {"w": weights(*shape, gain=gain), "b": zeros(shape[-1])}
+
+
+def drawn(stream: int, spec: Params) -> Callable[[int], Params]:
+    """Parameters of a seed, from its generator of the network's own stream; drawn in the order of `spec`."""
+
+    def draw(rng: np.random.Generator, spec: Params) -> Params:
+        if isinstance(spec, dict):
+            return {name: draw(rng, part) for name, part in spec.items()}
+        if isinstance(spec, list):
+            return [draw(rng, part) for part in spec]
+        return spec(rng) if callable(spec) else spec
+
+    return lambda seed: draw(np.random.default_rng([seed, stream]), spec)
+
+
+def linear(params: Params, inputs: Any) -> Any:
+    """A dense layer without its activation."""
+    return inputs @ params["w"] + params["b"]
+
+
+def convolve(images: Any, kernel: Any, stride: int = 1, padding: str = "SAME") -> Any:
+    """A convolution of images in the order (batch, row, column, channel)."""
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=LAYOUT)
+
+
+def flattened(hidden: Any) -> Any:
+    """One row for each sample."""
+    return hidden.reshape(len(hidden), -1)
+
+
+def pooled_flat(hidden: Any) -> Any:
+    """Means over 2 × 2 pixels of 8 × 8 images, one row for each sample."""
+    return flattened(hidden.reshape(len(hidden), 4, 2, 4, 2, -1).mean(axis=(2, 4)))
+
+
+def squares_of(inputs: Any) -> Any:
+    """The sixteen 2 × 2 squares of each digit."""
+    return inputs.reshape(-1, 4, 2, 4, 2).swapaxes(2, 3).reshape(-1, 16, 4)
+
+
+def normalised(inputs: Any) -> Any:
+    """Mean 0 and deviation 1 over the last axis."""
+    mean = jnp.mean(inputs, axis=-1, keepdims=True)
+    return (inputs - mean) / jnp.sqrt(jnp.var(inputs, axis=-1, keepdims=True) + 1e-5)

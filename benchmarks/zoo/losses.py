@@ -1,0 +1,128 @@
+"""Losses of the small networks: functions of an apply, made once for each so that programs are reused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.zoo.layers import Params
+
+Apply = Callable[[Params, Any], Any]
+Objective = Callable[[Apply], Callable[[Params, Any], Any]]
+
+
+def of_outputs(value: Callable[[Any, Any], Any]) -> Objective:
+    """A loss of the outputs and the targets."""
+
+    @functools.cache
+    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
+        return lambda params, batch: value(apply(params, batch[0]), batch[1])
+
+    return objective
+
+
+@functools.cache
+def penalised(base: Objective, decay: float) -> Objective:
+    """A loss with a quadratic penalty on all parameters."""
+
+    @functools.cache
+    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
+        def loss(params: Params, batch: Any) -> Any:
+            return base(apply)(params, batch) + 0.5 * decay * optax.tree.norm(params, squared=True)
+
+        return loss
+
+    return objective
+
+
+@functools.cache
+def divided(base: Objective, size: int) -> Objective:
+    """A loss divided by the size of a batch once more."""
+
+    @functools.cache
+    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
+        return lambda params, batch: base(apply)(params, batch) / size
+
+    return objective
+
+
+# Integer labels: mean cross-entropy, and the squared error against one-hot rows.
+cross_entropy = of_outputs(
+    lambda out, y: -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], axis=1))
+)
+one_hot_error = of_outputs(
+    lambda out, y: 0.5 * jnp.mean(jnp.sum((out - jax.nn.one_hot(y, 10)) ** 2, axis=-1))
+)
+# Targets 0 and 1: from one logit, and several labels of a sample.
+binary = of_outputs(lambda out, y: jnp.mean(optax.sigmoid_binary_cross_entropy(out, y)))
+many_labels = of_outputs(lambda out, y: jnp.mean(jax.nn.softplus(out) - y * out))
+# Half the squared error: in the mean over the batch, and summed over it.
+squared = of_outputs(lambda out, y: 0.5 * jnp.mean(jnp.sum((out - y) ** 2, axis=-1)))
+summed = of_outputs(lambda out, y: 0.5 * jnp.sum((out - y) ** 2))
+# The squared error in the mean over samples and outputs.
+averaged = of_outputs(lambda out, y: jnp.mean((out - y) ** 2))
+absolute = of_outputs(lambda out, y: jnp.mean(jnp.abs(out - y)))
+# Quadratic below 0.5 of a deviation, linear above.
+huber = of_outputs(lambda out, y: jnp.mean(optax.huber_loss(out, y, delta=0.5)))
+# Pseudo-Huber error: quadratic below 0.1 of a deviation, linear above (Charbonnier et al. 1997).
+robust = of_outputs(lambda out, y: 0.1 * jnp.mean(jnp.sqrt(1 + ((out - y) / 0.1) ** 2) - 1))
+# Negative log-likelihood of Poisson counts, and half the deviance of gamma-distributed targets less a
+# constant; outputs are logarithms of means.
+counts = of_outputs(lambda logs, y: jnp.mean(jnp.exp(logs) - y * logs))
+gamma = of_outputs(lambda logs, y: jnp.mean(y * jnp.exp(-logs) + logs))
+
+
+@of_outputs
+def likelihood(outputs: Any, targets: Any) -> Any:
+    """Negative log-likelihood of normal targets; the outputs are the mean and the log of the variance."""
+    mean, log = jnp.split(outputs, 2, axis=-1)
+    return 0.5 * jnp.mean(jnp.sum(log + (targets - mean) ** 2 * jnp.exp(-log), axis=-1))
+
+
+@of_outputs
+def log_cosh(outputs: Any, targets: Any) -> Any:
+    """Mean logarithm of the hyperbolic cosine of the errors."""
+    error = outputs - targets
+    return jnp.mean(jnp.logaddexp(error, -error) - jnp.log(2.0))
+
+
+@functools.cache
+def rebuilt(apply: Apply) -> Callable[[Params, Any], Any]:
+    """Mean squared error of an autoencoder, whose batches are the inputs alone."""
+    return lambda params, batch: jnp.mean((apply(params, batch) - batch) ** 2)
+
+
+@functools.cache
+def unlikely(apply: Apply) -> Callable[[Params, Any], Any]:
+    """Negative log-likelihood of inputs under a mixture, less the constant."""
+    return lambda params, batch: -jnp.mean(jax.nn.logsumexp(apply(params, batch), axis=-1))
+
+
+@functools.cache
+def squared_hinge(apply: Apply) -> Callable[[Params, Any], Any]:
+    """The objective of a support vector machine: mean squared hinge loss, and a small quadratic penalty."""
+
+    def loss(params: Params, batch: Any) -> Any:
+        margins = apply(params, batch[0]) * batch[1]
+        penalty = sum(jnp.sum(layer["w"] ** 2) for layer in params)
+        return jnp.mean(jax.nn.relu(1 - margins) ** 2) + 0.005 * penalty
+
+    return loss
+
+
+@functools.cache
+def class_hinge(apply: Apply) -> Callable[[Params, Any], Any]:
+    """Squared distance of each class's score from its side of the margin, and a quadratic penalty."""
+
+    def loss(params: Params, batch: Any) -> Any:
+        scores = apply(params, batch[0])
+        sides = 2 * jax.nn.one_hot(batch[1], scores.shape[-1]) - 1
+        short = jax.nn.relu(1 - sides * scores)
+        return jnp.mean(jnp.sum(short**2, axis=-1)) + 1e-2 * jnp.sum(params["w"] ** 2)
+
+    return loss

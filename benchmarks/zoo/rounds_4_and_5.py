@@ -1,0 +1,418 @@
+"""Rounds 4 and 5: written from the documentation of `diagnose` by people who had not read its rules.
+
+Round 5 is the first whose competing cures are ruled out by `benchmarks/zoo/check.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax import adagrad, adam, adamw, rmsprop, sgd
+
+from benchmarks.zoo import losses
+from benchmarks.zoo import photographs as photos
+from benchmarks.zoo import samples as data
+from benchmarks.zoo.image_models import coder, convolutional, pixel_set, pooled, separable
+from benchmarks.zoo.layers import Params
+from benchmarks.zoo.models import (
+    dense,
+    factorisation_machine,
+    gated_layers,
+    layer_normed,
+    linear_coder,
+    residual,
+    small_coder,
+    table,
+)
+from benchmarks.zoo.recipes import at, clipped, cosine, every, nesterov, same, warm_cosine
+from benchmarks.zoo.sequence_models import keeping_gru, recurrent, scanned, transformer, two_heads
+from benchmarks.zoo.training import Failure, Run, Setup, fit
+
+
+def healthy_cancer(c: Setup, samples: data.Parts) -> Run:
+    """Momentum with a cosine on standardised measurements of tumours."""
+    return fit(c, dense((30, 16, 2), "elu"), samples, sgd(cosine(0.02, 250), 0.9), 250, batch=50)
+
+
+def healthy_heads(c: Setup, samples: data.Parts) -> Run:
+    """Attention with two heads and AdamW."""
+    return fit(c, two_heads(), samples, adamw(3e-3), 200, batch=100)
+
+
+def healthy_flower(c: Setup, samples: data.Parts) -> Run:
+    """An autoencoder of a smooth photograph's squares."""
+    optimizer = nesterov(cosine(0.005 * c.rate, 500), 0.9)
+    model = dense((36, 24, 8, 24, 36), "elu")
+    return fit(c, model, samples, optimizer, 500, batch=60)
+
+
+def one_component(params: Params) -> Params:
+    """All four units of a linear autoencoder are the first one."""
+    codes, out = params["code"], params["out"]
+    return {"code": jnp.tile(codes[:, :1], (1, 4)) / 2, "out": jnp.tile(out[:1], (4, 1)) / 2}
+
+
+def least_squares(c: Setup) -> Run:
+    """Linear regression at its one minimum, by the normal equations; nobody gave an `apply` or test data."""
+    (x, y), test = data.diabetes(c.seed, c.pick(250, 300))
+    rows = np.concatenate([x, np.ones((len(x), 1))], axis=1).astype(np.float64)
+    best = np.linalg.lstsq(rows, y.astype(np.float64), rcond=None)[0].astype(np.float32)
+    start = [{"w": jnp.asarray(best[:-1]), "b": jnp.asarray(best[-1])}]
+    hidden = ("apply", "test_data")
+    return fit(c, dense((10, 1)), ((x, y), test), sgd(0.1), 50, start=start, without=hidden)
+
+
+def deeper_is_worse(c: Setup) -> Run:
+    """Twenty layers end above what three reach on the same data: not the model (He et al. 2016, fig. 1).
+
+    More layers can do what fewer do; only the losses are handed over, and no optimiser.
+    """
+    samples, hidden = data.digits(c.seed, 500), ("optimizer", "opt_state")
+    deep, shallow = (
+        fit(c, dense((64, *(12,) * depth, 10), "tanh"), samples, sgd(0.05), 300, without=hidden)
+        for depth in (c.pick(19, 2), 2)
+    )
+    baseline = None if c.cured else float(shallow.loss(shallow.params, shallow.data))
+    return dataclasses.replace(deep, baseline=baseline)
+
+
+def chin_ups(c: Setup) -> Run:
+    """Poisson regression of chin-ups at its one minimum, by Newton's method in float64."""
+    inputs, chins = data.linnerud()
+    chosen = np.random.default_rng([c.seed, 43]).permutation(20)[:16]
+    train = (inputs[chosen], chins[chosen])
+    rows = np.concatenate([train[0], np.ones((16, 1))], axis=1).astype(np.float64)
+    weights = np.append(np.zeros(3), np.log(train[1].mean()))[:, None]
+    history = []
+    for _ in range(12):
+        mean = np.exp(rows @ weights)
+        history.append(float(np.mean(mean - train[1] * np.log(mean))))
+        weights += np.linalg.solve(rows.T @ (mean * rows), rows.T @ (train[1] - mean))
+    start = [{"w": jnp.asarray(weights[:3], jnp.float32), "b": jnp.asarray(weights[3], jnp.float32)}]
+    hidden = ("apply", "optimizer", "opt_state")
+    run = fit(c, dense((3, 1)), (train, None), sgd(0.0), 1, loss=losses.counts, start=start, without=hidden)
+    return dataclasses.replace(run, history={"loss": np.asarray(history)})
+
+
+def empty_table(c: Setup) -> Run:
+    """Both factors of a table start at zero."""
+    images = data.digits(c.seed, 80)[0][0]
+    train = (np.arange(80, dtype=np.int32), images - images.mean(0))
+    model = table(80, 64, 6, c.pick(0.0, 0.3))
+    return fit(c, model, (train, None), sgd(0.5 * c.rate, 0.9), 200)
+
+
+def bumps(seed: int) -> data.Parts:
+    """A photograph by 100 bumps that overlap: neighbours are nearly alike."""
+    axis = np.linspace(-1, 1, 10)
+    centres = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+
+    def change(x: np.ndarray) -> np.ndarray:
+        return np.exp(-((x[:, None] - centres) ** 2).sum(-1) / (2 * 0.3**2))
+
+    return data.inputs_by(change, photos.pixels(seed, 600))
+
+
+def powers_of_height(c: Setup) -> data.Parts:
+    """The profile of a photograph by powers of the height."""
+    parts = data.inputs_by(lambda x: x ** np.arange(1, 9), photos.profile(c.seed))
+    return data.decorrelated(parts, centred=True) if c.cured else parts
+
+
+def fine_waves(seed: int, frequency: float) -> data.Parts:
+    """A photograph by random waves of the place (Tancik et al. 2020, fig. 3)."""
+    waves = np.random.default_rng([seed, 44]).standard_normal((2, 64)) * frequency
+
+    def change(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.sin(x @ waves), np.cos(x @ waves)], axis=1)
+
+    return data.inputs_by(change, photos.pixels(seed, 300))
+
+
+def other_squares(seed: int) -> data.Part:
+    """Squares of the temple for an autoencoder of the flower."""
+    cut = photos.squares(photos.TEMPLE, seed, 300)
+    return cut, cut
+
+
+def only_biases(c: Setup) -> optax.GradientTransformation:
+    """A mask meant to spare biases from something trains nothing but them."""
+    kinds = {"train": adam(1e-2 * c.rate), "hold": optax.set_to_zero()}
+    label = partial(jax.tree.map, lambda leaf: "train" if c.cured or leaf.ndim == 1 else "hold")
+    return optax.multi_transform(kinds, label)
+
+
+# fmt: off
+row = partial(Failure, 4, "f1ac8a6")
+curable = partial(row, curable=True)
+ROUND_4 = (
+    row("healthy: iris", "healthy", "",
+        lambda c: fit(c, dense((4, 10, 3), "gelu"), data.iris(c.seed), rmsprop(3e-3), 250)),
+    row("healthy: cancer, cosine", "healthy", "",
+        lambda c: healthy_cancer(c, data.whitened(data.cancer(c.seed)))),
+    row("healthy: pixel of a photo", "healthy", "",
+        lambda c: fit(c, dense((24, 16, 1), "softplus"), photos.centre(c.seed),
+            adam(warm_cosine(1e-2, 50, 600)), 600, batch=100)),
+    row("healthy: five digits, Adagrad", "healthy", "",
+        lambda c: fit(c, pooled("gelu", 8, 5), data.five_digits(c.seed), adagrad(0.1), 300, batch=50)),
+    row("healthy: two heads, AdamW", "healthy", "", lambda c: healthy_heads(c, data.digits(c.seed, 900))),
+    row("healthy: recurrent, Nesterov", "healthy", "",
+        lambda c: fit(c, recurrent(32, "tanh"), data.digits(c.seed, 900), clipped(1.0, nesterov(0.1, 0.9)),
+            100, batch=100)),
+    # At 1.3 times the limit (2 + 2β) / λ of its quadratic a heavy ball must run away (Polyak 1964).
+    row("heavy ball past its limit", "divergence", "oscillation",
+        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed),
+            lambda x: sgd(c.pick(1.3, 0.2) * (2 + 2 * 0.8) / data.top(x), 0.8), 40)),
+    # RMSProp moves every weight by its rate in each step: at 1 they leave their scale of 0.3 at once.
+    row("RMSProp at rate 1", "divergence", "oscillation",
+        lambda c: fit(c, residual(12, 4, 2, 30, 0.5), data.whitened(data.cancer(c.seed)),
+            rmsprop(c.pick(1.0, 1e-3)), 150, batch=50)),
+    # Softmax regression is convex; RMSProp's steps do not shrink with the gradient, so it hops about.
+    curable("RMSProp hops on iris", "oscillation", "",
+        lambda c: fit(c, dense((4, 3), gain=4.0), data.mislabelled(data.iris(c.seed), c.seed, 0.15, 3),
+            rmsprop(c.pick(0.7, 0.02)), 200)),
+    # At 0.9995 of its limit 2 / λ the error along the steepest direction flips its sign and keeps 0.999 of
+    # its size in each step; with a third of the rate it is gone after a few.
+    curable("regression at its limit", "oscillation", "",
+        lambda c: fit(c, dense((10, 1), gain=5.0), data.diabetes(c.seed),
+            lambda x: sgd(c.pick(0.9995, 0.33) * 2 / data.top(x)), 150)),
+    # A rate that halves every 10 steps has moved its last after 40: 2 ** -20 of it is left at the end.
+    curable("rate halved too often", "slow", "",
+        lambda c: fit(c, dense((25, 12, 25), "elu", 0.7), photos.copied_patches(c.seed),
+            sgd(c.pick(optax.exponential_decay(0.02, 10, 0.5), 0.02), 0.9), 200)),
+    # A warm-up of 100,000 steps of which 120 were made: the rate is at a thousandth of its aim.
+    curable("warm-up without end", "slow", "",
+        lambda c: fit(c, two_heads(), data.digits(c.seed),
+            adam(optax.linear_schedule(0.0, 3e-3, c.pick(100_000, 20))), 120, batch=100)),
+    # Both layers' gradients vanish, and ±uv of theirs curves up and down alike.
+    curable("weights of zero", "saddle", "dead_units vanishing_gradients",
+        lambda c: fit(c, dense((4, 8, 3), "gelu"), data.iris(c.seed), sgd(0.3), 300,
+            change=c.pick(partial(jax.tree.map, jnp.zeros_like), same))),
+    # Four units that start alike find one component: a strict saddle.
+    # Source: P. Baldi, K. Hornik (1989), Neural Networks 2, 53: all other critical points are saddles.
+    curable("autoencoder of equal units", "saddle", "",
+        lambda c: fit(c, small_coder(), data.copied(data.whitened(data.wine(c.seed))), sgd(0.05, 0.9), 600,
+            change=c.pick(one_component, same))),
+    # A pixel from its neighbours, which are nearly alike: condition number above 1,000.  The rate is
+    # 1 / λ_max, half of what diverges, so no other rate can mend it.
+    curable("neighbouring pixels", "ill_conditioned", "slow",
+        lambda c: fit(c, dense((24, 1)),
+            c.pick(same, partial(data.decorrelated, dtype=np.float32))(photos.centre(c.seed)),
+            lambda x: sgd(1.0 / data.top(x)), 60)),
+    # By single samples at a rate that full batches stand well.
+    curable("single samples", "noise", "oscillation",
+        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed), sgd(0.06), 900, batch=c.pick(1, 50))),
+    # A third of the samples are mislabelled; batches of 64 end far lower.
+    curable("Adam on pairs", "noise", "oscillation",
+        lambda c: fit(c, pooled("elu", 6, 10),
+            data.mislabelled(data.digits(c.seed, 512), c.seed, 0.3, 10, test=False), adam(1e-2), 1000,
+            batch=c.pick(2, 64))),
+    # Biases of -7 on inputs of deviation 1: 23 of 24 units are zero for all patients.
+    row("one unit left", "dead_units", "vanishing_gradients",
+        lambda c: fit(c, dense((10, 24, 1), "relu", 1.4), data.diabetes(c.seed), nesterov(0.05, 0.9), 300,
+            change=c.pick(at(lambda b: jnp.full(24, -7.0, jnp.float32).at[0].set(0.0), (0, "b")), same))),
+    # Concentrations are positive, and so all products with negative weights are below zero.
+    row("negative weights", "dead_units", "vanishing_gradients",
+        lambda c: fit(c, dense((13, 24, 3), "relu", 1.4),
+            data.scaled(data.wine(c.seed), scale=lambda x: x.max(0)), rmsprop(2e-3), 200,
+            change=c.pick(at(lambda w: -jnp.abs(w), (0, "w")), same), batch=40)),
+    # It starts at 1 for all samples, with a squared error: the learning slowdown of M. Nielsen (2015), Neural
+    # Networks and Deep Learning, chapter 3.
+    row("sigmoid output", "saturation", "vanishing_gradients slow",
+        lambda c: fit(c, dense((30, 8, 1), "gelu", last="sigmoid"),
+            data.targets_by(data.column, data.whitened(data.cancer(c.seed))), nesterov(0.5, 0.9), 300,
+            change=c.pick(at(lambda b: b + 14.0, (-1, "b")), same))),
+    # Biases of 12 hold every unit at 1 for every digit: all outputs are alike.
+    row("recurrent, biases of 12", "saturation", "vanishing_gradients slow",
+        lambda c: fit(c, recurrent(16, "tanh"), data.digits(c.seed), rmsprop(2e-3), 200, batch=50,
+            change=c.pick(at(lambda b: b + 12.0, ("bias",)), same))),
+    # Ten layers of weights of deviation 0.5 / √inputs: each lowers the signal to about a quarter.
+    row("deep gelu, small weights", "vanishing_gradients", "saddle slow",
+        lambda c: fit(c, dense((13, *(12,) * 9, 3), "gelu", c.pick(0.5, 1.6)),
+            data.whitened(data.wine(c.seed)), sgd(0.02, 0.9), 200)),
+    # Seven convolutions of tanh with weights at 0.3 of what keeps the signal: 0.3 ** 7 = 0.0002 is left.
+    row("deep convolutional, small", "vanishing_gradients", "saddle slow",
+        lambda c: fit(c, convolutional("tanh", (6,) * 7, c.pick(0.3, 1.2)), data.digits(c.seed), sgd(0.1),
+            150, batch=100)),
+    # Twelve blocks that each make the signal several times larger, behind clipped steps.
+    row("residual, large weights", "exploding_gradients", "slow oscillation ill_conditioned",
+        lambda c: fit(c, residual(12, 12, 2, 30, c.pick(3.0, 0.3)), data.whitened(data.cancer(c.seed)),
+            clipped(1.0, sgd(0.02)), 150)),
+    # Weights at 8 times their scale: gradients of early rows are 8 ** 7 up.
+    row("recurrent, large weights", "exploding_gradients", "slow oscillation ill_conditioned",
+        lambda c: fit(c, recurrent(24, "relu", c.pick(10.0, 1.4)), data.digits(c.seed),
+            clipped(1.0, sgd(c.pick(0.02, 0.1))), 200, batch=50)),
+    # Values of 20 to 300 as they are; the rate is the largest that they stand.
+    row("raw blood values", "input_scale", "ill_conditioned slow",
+        lambda c: fit(c, dense((10, 1), gain=1e-2), data.diabetes(c.seed, raw=not c.cured),
+            lambda x: sgd(1.0 / data.top(x)), 200)),
+    # Pixels between 0 and 1 that are divided by 255 once more.
+    row("pixels divided twice", "input_scale", "slow saddle vanishing_gradients",
+        lambda c: fit(c, pooled("gelu", 8, 10),
+            data.inputs_by(lambda x: x / c.pick(255.0, 1.0), data.digits(c.seed)), sgd(0.1, 0.9), 200)),
+    row("least squares, solved", "minimum", "model_bias", least_squares),
+    # At its minimum; 40 hidden units end far lower.
+    row("parity by a linear model", "model_bias", "minimum ill_conditioned",
+        lambda c: fit(c, dense(c.pick((64, 2), (64, 40, 2)), "elu"),
+            data.targets_by(lambda y: (y % 2).astype(np.int32), data.digits(c.seed, 1000)),
+            adam(c.pick(5e-2, 1e-2)), 1500)),
+    # Contrast does not change when all signs do, and a linear model's output does: it cannot follow.
+    row("contrast by a linear model", "model_bias", "minimum ill_conditioned",
+        lambda c: fit(c, dense(c.pick((25, 1), (25, 32, 1)), "gelu", c.pick(0.1, 1.0)),
+            photos.contrast(c.seed), adam(1e-2), 1500)),
+    # Fifty patients and 64 hidden units; ten inputs explain half of the variance at best.
+    row("few patients", "overfitting", "",
+        lambda c: fit(c, c.pick(dense((10, 64, 1), "gelu"), dense((10, 1), gain=0.1)),
+            data.diabetes(c.seed, 50), adam(1e-2), c.pick(1000, 150))),
+    # A quarter of the labels are wrong, and the network fits them too.
+    row("wrong labels by heart", "overfitting", "",
+        lambda c: fit(c, dense((30, 48, 2), "elu"),
+            data.mislabelled(data.whitened(data.cancer(c.seed, 150)), c.seed, 0.25, 2), adam(1e-2),
+            c.pick(800, 15))),
+    row("test not standardised", "mismatch", "",  # The test inputs were not standardised.
+        lambda c: healthy_cancer(c,
+            (data.whitened(data.cancer(c.seed))[0], c.pick(same, data.whitened)(data.cancer(c.seed))[1]))),
+    row("test upside down", "mismatch", "",
+        lambda c: healthy_heads(c,
+            data.test_by(c.pick(lambda x: x[:, ::-1], same), data.digits(c.seed, 900)))),
+    row("test columns moved", "mismatch", "",  # The test file has its columns in another order.
+        lambda c: fit(c, dense((13, 10, 3), "softplus"),
+            data.test_by(lambda x: c.pick(np.roll(x, 1, axis=1), x), data.whitened(data.wine(c.seed))),
+            adam(1e-2), 200)),
+    row("deeper is worse", "optimization", "slow ill_conditioned saddle vanishing_gradients",
+        deeper_is_worse),
+)
+
+row = partial(Failure, 5, "04513e8")
+curable = partial(row, curable=True)
+ROUND_5 = (
+    row("healthy: transformer, clipped AdamW", "healthy", "",
+        lambda c: fit(c, transformer(), data.digits(c.seed, 1200),
+            clipped(1.0, adamw(warm_cosine(6e-3 * c.rate, 30, 240), weight_decay=1e-3)), 240, batch=100)),
+    row("healthy: gated memory", "healthy", "",
+        lambda c: fit(c, keeping_gru(32), data.digits(c.seed, 1200),
+            optax.inject_hyperparams(adam)(learning_rate=8e-3 * c.rate), 300, batch=100)),
+    row("healthy: convolutional coder", "healthy", "",
+        lambda c: fit(c, coder(12, 24), data.copied(data.digits(c.seed, 1000)),
+            adam(optax.exponential_decay(5e-3 * c.rate, 100, 0.6)), 400, batch=100)),
+    row("healthy: coder of a flower", "healthy", "", lambda c: healthy_flower(c, photos.flower(c.seed))),
+    # Gradients of four small batches are gathered for each step of RMSProp.
+    row("healthy: gathered gradients", "healthy", "",
+        lambda c: fit(c, gated_layers(64, 24, 2, 10, stream=25, biased=True), data.digits(c.seed, 1200),
+            optax.MultiSteps(rmsprop(4e-3 * c.rate), 4), 1200, batch=25)),
+    # The autoencoder does not stand the warm-up's aim: the loss falls at first, and then is no number.
+    row("warmed up too far", "divergence", "oscillation",
+        lambda c: fit(c, dense((36, 24, 8, 24, 36), "elu"), photos.flower(c.seed),
+            nesterov(optax.linear_schedule(0.0, c.rate * c.pick(0.05, 0.005), 60), 0.9), 120)),
+    row("AdamW at 1", "divergence", "oscillation",  # Where 0.005 is usual: the loss ends far above its start.
+        lambda c: fit(c, transformer(), data.digits(c.seed), adamw(c.rate * c.pick(1.0, 5e-3)), 80,
+            batch=100)),
+    # Far from its kink a robust error is linear, so that steps past the limit bounce and do not run away.
+    curable("robust error bounces", "oscillation", "",
+        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed), sgd(c.rate * c.pick(1.0, 0.05)), 150,
+            loss=losses.robust)),
+    # Its steps keep their size near the solution; full batches, so it is no noise.
+    curable("Adam without momentum hops", "oscillation", "",
+        lambda c: fit(c, dense((13, 13), gain=0.3), data.copied(data.whitened(data.wine(c.seed))),
+            adam(c.rate * c.pick(0.1, 0.01), b1=0.0), 200)),
+    # At a thousandth of the gradient's norm clipping leaves steps of a thousandth.
+    curable("clipped too tightly", "slow", "",
+        lambda c: fit(c, gated_layers(30, 16, 2, 2, stream=25, biased=True),
+            data.whitened(data.cancer(c.seed)), clipped(c.pick(1e-3, 1e3), sgd(0.1 * c.rate, 0.9)), 200,
+            batch=50)),
+    # A framework's default, and Adagrad's steps shrink as gradients add up.
+    curable("Adagrad at 0.001", "slow", "",
+        lambda c: fit(c, coder(8, 16), data.copied(data.digits(c.seed)), adagrad(c.rate * c.pick(1e-3, 0.1)),
+            150, batch=100)),
+    curable("RMSProp on threes", "noise", "oscillation",  # A quarter of the samples are mislabelled.
+        lambda c: fit(c, gated_layers(64, 16, 2, 10, stream=25, biased=True),
+            data.mislabelled(data.digits(c.seed, 480), c.seed, 0.25, 10, test=False), rmsprop(0.04 * c.rate),
+            800, batch=c.pick(3, 60))),
+    # A step with a momentum of 0.97 adds up the noise of more than thirty.
+    curable("long momentum on pairs", "noise", "oscillation",
+        lambda c: fit(c, dense((10, 8, 1), "tanh"), data.diabetes(c.seed), nesterov(0.01 * c.rate, 0.97), 900,
+            batch=c.pick(2, 75))),
+    # A decay of weights of 3 (usual: 0.01) holds them near zero, at whatever rate.
+    curable("decayed to nothing", "optimization", "",
+        lambda c: fit(c, separable(6, 10), data.digits(c.seed),
+            adamw(5e-3 * c.rate, weight_decay=c.pick(3.0, 1e-2)), 300, batch=100)),
+    curable("only biases are trained", "optimization", "",
+        lambda c: fit(c, dense((64, 24, 4), "silu"),
+            data.targets_by(lambda y: (y[:, None] >> np.arange(4) & 1).astype(np.float32),
+                data.digits(c.seed)), only_biases(c), 300, loss=losses.many_labels)),
+    # Normalised sums have deviation 1, and relu of them less 8 is never above zero.
+    row("offset behind a norm", "dead_units", "vanishing_gradients",
+        lambda c: fit(c, layer_normed((30, 24, 24, 2), "relu"), data.whitened(data.cancer(c.seed)),
+            adam(2e-3 * c.rate), 200, batch=50,
+            change=at(lambda b: b - c.pick(8.0, 0.0), ("layers", 0, "offset")))),
+    # Grey values are positive, so the output is a relu; its bias of -6 keeps it at zero.
+    row("relu at the output", "dead_units", "vanishing_gradients",
+        lambda c: fit(c, dense((35, 16, 1), "tanh", last="relu"), photos.flower_pixel(c.seed),
+            sgd(0.01 * c.rate, 0.9), 200, batch=100, change=at(lambda b: b + c.pick(-6.0, 0.5), (-1, "b")))),
+    # Biases of 20 in the gates that keep the old state: nothing is read.
+    row("gates that keep", "saturation", "vanishing_gradients",
+        lambda c: fit(c, keeping_gru(24), data.digits(c.seed), adam(3e-3 * c.rate), 150, batch=50,
+            change=at(lambda b: b + jnp.where(jnp.arange(72) < 24, c.pick(20.0, 0.0), 0.0), ("bias",)))),
+    # The encoder's weights are 200 times their scale: every code is -1 or 1 and stays.
+    row("codes of two values", "saturation", "vanishing_gradients",
+        lambda c: fit(c, dense((64, 12, 64), "tanh"), data.copied(data.digits(c.seed, 500)),
+            nesterov(0.02 * c.rate, 0.9), 400, change=at(lambda w: w * c.pick(200.0, 1.0), (0, "w")))),
+    # Weights of deviation 1 / inputs where 1 / √inputs keeps the signal: a sixth is left by each layer.
+    row("divided by inputs", "vanishing_gradients", "saddle",
+        lambda c: fit(c, dense((30, *(32,) * 6, 2), "elu", 1.2), data.whitened(data.cancer(c.seed)),
+            optax.chain(optax.add_decayed_weights(1e-4), sgd(0.02 * c.rate, 0.9)), 120,
+            change=c.pick(every(lambda w: w / np.sqrt(len(w))), same))),
+    # A recurrent network with small weights forgets the digit over the blank rows that follow it.
+    row("blank rows at the end", "vanishing_gradients", "saddle",
+        lambda c: fit(c, scanned(32, "tanh", 0.6, biased=False),
+            data.padded(data.digits(c.seed), c.pick(24, -24)), clipped(1.0, sgd(0.1 * c.rate, 0.9)), 200,
+            batch=50)),
+    row("weights of deviation 1", "exploding_gradients", "slow",  # Whatever the width.
+        lambda c: fit(c, dense((10, *(32,) * 7, 1), "gelu", 1.2), data.diabetes(c.seed),
+            clipped(1.0, sgd(3e-4 * c.rate, 0.9)), 200,
+            change=c.pick(every(lambda w: w * np.sqrt(len(w))), same))),
+    # All columns are standardised but the last, which is in thousandths of its unit.
+    row("one column in thousandths", "input_scale", "saturation vanishing_gradients",
+        lambda c: fit(c, dense((13, 16, 3), "tanh"),
+            data.inputs_by(lambda x: x * np.where(np.arange(13) == 12, c.pick(1000.0, 1.0), 1.0),
+                data.whitened(data.wine(c.seed))), adagrad(0.05 * c.rate), 300, batch=40)),
+    # All factors start at zero, where their gradient is zero for any data.
+    curable("factors of zero", "saddle", "",
+        lambda c: fit(c, factorisation_machine(12, 6, c.pick(0.0, 0.1)), photos.roughness(c.seed),
+            sgd(0.03 * c.rate, 0.9), 1000)),
+    curable("empty table", "saddle", "vanishing_gradients", empty_table),
+    curable("powers of height", "ill_conditioned", "",  # At the largest rate that they stand.
+        lambda c: fit(c, dense((8, 1), gain=0.1), powers_of_height(c), lambda x: sgd(c.rate / data.top(x)),
+            300)),
+    curable("overlapping bumps", "ill_conditioned", "",
+        lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
+            c.pick(same, data.decorrelated)(bumps(c.seed)), lambda x: sgd(c.rate / data.top(x)), 200)),
+    # The model averages over the pixels of a digit without knowing where they are.
+    row("bag of pixels", "model_bias", "minimum ill_conditioned",
+        lambda c: fit(c, pixel_set(8, c.cured), data.digits(c.seed, 200), adam(cosine(0.1 * c.rate, 800)),
+            800)),
+    # A linear autoencoder with two codes for 64 pixels, trained to its least loss.
+    row("two components", "model_bias", "minimum",
+        lambda c: fit(c, linear_coder(c.pick(2, 24)),
+            data.copied(data.inputs_by(lambda x: x - 0.3, data.digits(c.seed, 500))), adam(1e-2 * c.rate),
+            600)),
+    row("chin-ups, solved", "minimum", "model_bias", chin_ups),
+    row("waves too fine", "overfitting", "",  # Far finer than the distance of the pixels.
+        lambda c: fit(c, dense((128, 32, 1), "relu", 1.4), fine_waves(c.seed, c.pick(40.0, 1.0)),
+            adam(3e-3 * c.rate), 300)),
+    row("idle columns", "overfitting", "",
+        lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
+            data.with_idle_columns(data.diabetes(c.seed, 80), c.seed, c.pick(150, 0)), adam(1e-2 * c.rate),
+            300)),
+    # Trained on a flower out of focus, tested on a temple in the sun.
+    row("another photograph", "mismatch", "ill_conditioned optimization",
+        lambda c: healthy_flower(c,
+            (photos.flower(c.seed)[0], other_squares(c.seed) if not c.cured else photos.flower(c.seed)[1]))),
+)
+# fmt: on
+FAILURES = ROUND_4 + ROUND_5
