@@ -17,8 +17,8 @@ from hessian_probe.operators.checks import OperatorCheckError as OperatorCheckEr
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
+from hessian_probe.optimizers.propose_rate import RateProposal as RateProposal
 from hessian_probe.optimizers.propose_rate import propose_rate as propose_rate
-from hessian_probe.optimizers.rate_proposal import RateProposal as RateProposal
 from hessian_probe.optimizers.stability import Stability as Stability
 from hessian_probe.optimizers.stability import stability as stability
 from hessian_probe.planning.plan import plan as plan

@@ -53,15 +53,8 @@ NOT_YET_MERGED: dict[str, set[str]] = {
     "cli": {"cli/load < cli/commands"},
     # escapes
     "escapes": {"escapes/bent < escapes/escape"},
-    # flatness
-    "flatness": {"flatness/worst_case_ascent < flatness/sharpness"},
     # operators
     "operators": {"operators/precision < operators/objective"},
-    # optimizers
-    "optimizers": {
-        "optimizers/lr_lookahead < optimizers/stability",
-        "optimizers/preconditioner < optimizers/impulse_response",
-    },
     # training
     "training": {"training/adapters < training/keras_callback", "training/probe_batches < training/probe"},
 }

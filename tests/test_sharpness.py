@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
 from hessian_probe.arrays import generator
-from hessian_probe.flatness.sharpness import EXACT
+from hessian_probe.flatness.thresholds import EXACT_SIZE
 from hessian_probe.problems.networks import mlp_init, mlp_loss
 from hessian_probe.spectrum.trace import trace
 
@@ -51,7 +51,7 @@ def units_rescaled(params, factors):
     return (first, {"weight": second["weight"] / factors[:, None], "bias": second["bias"]}, *rest)
 
 
-@pytest.mark.parametrize("count", [40, EXACT + 40])
+@pytest.mark.parametrize("count", [40, EXACT_SIZE + 40])
 def test_a_diagonal_quadratic_has_the_closed_forms(count, x64):
     loss, x, h = diagonal(count)
     found = hp.sharpness(loss, jnp.asarray(x))
@@ -70,7 +70,7 @@ def test_a_diagonal_quadratic_has_the_closed_forms(count, x64):
         measure = found[name]
         assert abs(measure.value - number) <= 4 * measure.error + slack * abs(number), name
         assert measure.error <= 0.2 * number
-    assert found["trace"].error_kind == ("rounding" if count <= EXACT else "standard error")
+    assert found["trace"].error_kind == ("rounding" if count <= EXACT_SIZE else "standard error")
 
 
 def test_the_adaptive_maximum_of_a_quadratic_at_its_minimum_is_half_the_eigenvalue(x64):
@@ -109,7 +109,7 @@ def test_the_box_maximum_is_that_of_all_corners(x64):
 def test_a_network_agrees_with_its_dense_hessian():
     loss, params, data = network()
     found = hp.sharpness(loss, params, data)
-    assert found.size > EXACT
+    assert found.size > EXACT_SIZE
     flat, unravel = ravel_pytree(params)
     dense = np.asarray(jax.hessian(lambda v: loss(unravel(v), data))(flat), np.float64)
     sizes = np.abs(np.asarray(flat))
@@ -137,7 +137,7 @@ def test_a_network_agrees_with_its_dense_hessian():
 def test_what_claims_to_be_invariant_is_and_the_others_are_not(small, x64):
     loss, params, data = network((4, 6, 5, 3)) if small else network()
     before = hp.sharpness(loss, params, data)
-    assert (before.size <= EXACT) == small
+    assert (before.size <= EXACT_SIZE) == small
     factors = jnp.asarray(np.random.default_rng(1).uniform(0.3, 3.0, params[0]["bias"].shape))
     by_layers = hp.sharpness(loss, layers_rescaled(params, 5.0), data)
     by_units = hp.sharpness(loss, units_rescaled(params, factors), data)

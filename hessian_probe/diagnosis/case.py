@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, generator, leaf_name
+from hessian_probe.arrays import PyTree, generator, hashable, leaf_name
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.samples import Samples, join_batches
-from hessian_probe.optimizers.trial_runs import ADAM_STEPS, STEPS
+from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
+from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner
 from hessian_probe.optimizers.untrained_params import frozen_variables
 
 # Samples whose losses and gradients are taken one by one.
@@ -60,9 +61,10 @@ class Case:
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
-        self.num_steps, self.num_adam_steps = budget * STEPS, budget * ADAM_STEPS
+        self.num_steps, self.num_adam_steps = budget * TRIAL_STEPS, budget * ADAM_STEPS
         self.measured: dict[str, str] = {}
-        self.trials_failed = ""
+        self.trials_failed = self.adam_failed = ""
+        self._adam_runners: dict[Hashable, AdamRunner] = {}
         self.num_hvps = self.num_evaluations = 0
         self.lower_points: list[tuple[float, Any]] = []  # lower training losses that were met, and where
         self.samples: Samples | None = None if data is None else join_batches(data)
@@ -117,6 +119,29 @@ class Case:
             return self.loss(jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch)
 
         return loss
+
+    def best_by_adam(
+        self, params: PyTree, batch: Any, loss: Callable[..., Any] | None = None
+    ) -> tuple[float, PyTree | None]:
+        """Lowest loss that Adam meets on a batch, and where that run ended.
+
+        Args:
+            params: start.
+            batch: the data, all of it used in each step.
+            loss: another loss than the user's.
+
+        Returns:
+            The loss and the parameters; NaN and None without optax, which `adam_failed` then names.
+        """
+        loss = self.loss if loss is None else loss
+        if hashable(loss) not in self._adam_runners:
+            try:
+                self._adam_runners[hashable(loss)] = AdamRunner(loss, self.num_adam_steps)
+            except ImportError:
+                self.adam_failed = NO_OPTAX
+                return float("nan"), None
+        self.num_evaluations += 2 * self.num_adam_steps
+        return self._adam_runners[hashable(loss)].best(params, batch)
 
     def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
         """Loss of each of some samples, here or elsewhere; None where the loss is no mean over samples."""

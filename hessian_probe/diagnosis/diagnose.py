@@ -20,6 +20,7 @@ from hessian_probe.results import number
 SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
 # Causes that another rate or momentum can mend.
 BY_STEPS = ("oscillation", "slow", "ill_conditioned")
+BY_ADAM = "optimization, model_bias, saddle, mismatch, by training copies with Adam"
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 
 
@@ -145,6 +146,8 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
     if math.isfinite(case.value) and case.value <= 0:
         found.append(NotChecked(SHARES, "a positive loss: gains are measured as shares of it"))
     missing = [item for item in found if isinstance(item, NotChecked)]
+    if case.adam_failed:
+        missing.append(NotChecked(BY_ADAM, case.adam_failed))
     findings = rank(case, [item for item in found if isinstance(item, Finding)], missing)
     _propose_rate(case, findings)
     return Diagnosis(

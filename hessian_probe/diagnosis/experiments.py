@@ -14,16 +14,9 @@ from hessian_probe.arrays import PyTree
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
 from hessian_probe.operators.samples import assign_folds
+from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.stability import Stability, stability
-from hessian_probe.optimizers.trial_runs import (
-    GradientDescent,
-    Trial,
-    TrialRunner,
-    best_by_adam,
-    float_leaf,
-    takes_value,
-    zeros,
-)
+from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, zeros
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -140,7 +133,7 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def continued(self) -> float:
-        """Loss after as many steps of the user's optimiser as the own Adam takes; NaN without one."""
+        """Loss after as many steps of the user's optimiser as Adam takes; NaN without one."""
         return self.continued_at(1.0) if self.trials else math.nan
 
     def continued_at(self, factor: float) -> float:
@@ -178,8 +171,9 @@ class Experiments(ReferenceModels):
         """What some steps of gradient descent on all samples bring."""
         assert self.samples is not None
         self.num_evaluations += self.num_steps
-        steps = TrialRunner(self.loss, GradientDescent, self.samples, None, self.num_steps)
-        return steps.run(self.params, (), self.value, rate)
+        optimizer = HeavyBall()
+        steps = TrialRunner(self.loss, optimizer, self.samples, None, self.num_steps)
+        return steps.run(self.params, optimizer.init(self.params), self.value, rate)
 
     @cached_property
     def blocks_without_gradient(self) -> tuple[str, int, int] | None:
@@ -251,8 +245,7 @@ class Experiments(ReferenceModels):
         for start in range(PARTS if train.size < PARTS * SMALL_PART else 1):
             out = np.flatnonzero((part == start) & first)
             kept = train.take(np.flatnonzero(part != start))
-            self.num_evaluations += 2 * self.num_adam_steps
-            reached, end = best_by_adam(self.loss, self._reinitialised, kept, self.num_adam_steps)
+            reached, end = self.best_by_adam(self._reinitialised, kept)
             here, there = self.sample_losses(train.part(out), end), self.sample_losses(test, end)
             if not reached < LARGE * self.constant_predictor_loss or here is None or there is None:
                 return None
@@ -262,7 +255,7 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def _lowest_end(self) -> Any:
-        """Parameters where the training loss was lowest: the own Adam's end, or a Newton step's; or None."""
+        """Parameters where the training loss was lowest: Adam's end, or a Newton step's; or None."""
         ends = [
             end
             for end in (self._adam_run, *self.lower_points)
@@ -345,12 +338,11 @@ def _holds_params(optimizer: Any, params: PyTree) -> bool:
 
 def _added(optimizer: Any, state: Any, params: PyTree, gradient: PyTree, value: float) -> np.ndarray:
     """What the parameters add to the first update of an optimiser that is not zero."""
-    keywords = {"value": value} if takes_value(optimizer) else {}
     states = [state, state]
     for _ in range(MOST_CALLS):
         found = []
         for which, at in enumerate((params, zeros(params))):
-            updates, states[which] = optimizer.update(gradient, states[which], at, **keywords)
+            updates, states[which] = call_update(optimizer, gradient, states[which], at, value)
             found.append(_flat(updates))
         if np.any(found[0]) or np.any(found[1]):
             break

@@ -15,7 +15,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.case import Case
 from hessian_probe.diagnosis.features import Features, standardise
-from hessian_probe.optimizers.trial_runs import best_by_adam, float_leaf, perturb, reinitialise
+from hessian_probe.optimizers.trial_runs import float_leaf, perturb, reinitialise
 
 # Samples of the one-batch test.
 ONE_BATCH = 16
@@ -105,10 +105,9 @@ class ReferenceModels(Case):
         return math.nan if recorded is None else float(recorded[0])
 
     def _by_adam(self, batch: Any) -> float:
-        """Lowest loss on a batch that the own Adam sees, from here and from a new start."""
+        """Lowest loss on a batch that Adam meets, from here and from a new start."""
         starts = (self.params, self._reinitialised)
-        self.num_evaluations += 2 * len(starts) * self.num_adam_steps
-        losses = [best_by_adam(self.loss, at, batch, self.num_adam_steps)[0] for at in starts]
+        losses = [self.best_by_adam(at, batch)[0] for at in starts]
         return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     @cached_property
@@ -207,11 +206,10 @@ class ReferenceModels(Case):
 
     @cached_property
     def adam_from_reinit(self) -> float:
-        """Lowest training loss that the own Adam sees from weights drawn anew."""
+        """Lowest training loss that Adam meets from weights drawn anew."""
         if self.samples is None:
             return math.nan
-        self.num_evaluations += 2 * self.num_adam_steps
-        return best_by_adam(self.loss, self._reinitialised, self.samples.batch, self.num_adam_steps)[0]
+        return self.best_by_adam(self._reinitialised, self.samples.batch)[0]
 
     @cached_property
     def adam_on_standardised(self) -> float:
@@ -219,34 +217,32 @@ class ReferenceModels(Case):
         samples = self.samples
         if samples is None or samples.inputs is None or samples.targets is None:
             return math.nan
-        self.num_evaluations += 2 * self.num_adam_steps
         batch = samples.with_inputs(standardise(samples.inputs))
-        return best_by_adam(self.loss, self._reinitialised, batch, self.num_adam_steps)[0]
+        return self.best_by_adam(self._reinitialised, batch)[0]
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:
         if self.samples is None:
             return float("nan"), None
-        self.num_evaluations += 2 * self.num_adam_steps
-        return best_by_adam(self.loss, self.params, self.samples.batch, self.num_adam_steps)
+        return self.best_by_adam(self.params, self.samples.batch)
 
     @cached_property
     def adam_from_perturbed(self) -> tuple[float, float]:
-        """Training loss a little beside the parameters, and the lowest that the own Adam sees from there.
+        """Training loss a little beside the parameters, and the lowest that Adam meets from there.
 
         What the optimiser holds fixed stays as it is.
         """
         if self.samples is None:
             return math.nan, math.nan
-        self.num_evaluations += 2 * self.num_adam_steps + 1
+        self.num_evaluations += 1
         start = perturb(self.params, np.random.default_rng(0))
         batch = jax.tree.map(jnp.asarray, self.samples.batch)
         first = float(jax.jit(self.loss_of_trained)(start, batch))
-        return first, best_by_adam(self.loss_of_trained, start, self.samples.batch, self.num_adam_steps)[0]
+        return first, self.best_by_adam(start, self.samples.batch, self.loss_of_trained)[0]
 
     @property
     def adam_from_here(self) -> float:
-        """Lowest training loss that the own Adam sees from here."""
+        """Lowest training loss that Adam meets from here."""
         return self._adam_run[0]
 
     @cached_property
@@ -263,10 +259,7 @@ class ReferenceModels(Case):
         here, anew = float(value(self.params, batch)), float(value(self._reinitialised, batch))
         self.num_evaluations += 2
         alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
-        self.num_evaluations += 4 * self.num_adam_steps
-        after, floor = (
-            best_by_adam(self.loss, self.params, some, self.num_adam_steps)[0] for some in (batch, alone)
-        )
+        after, floor = (self.best_by_adam(self.params, some)[0] for some in (batch, alone))
         return here, anew, after, floor
 
 

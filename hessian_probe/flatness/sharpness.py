@@ -1,9 +1,9 @@
-"""How sharp is this point, by measures that re-scaling of layers changes and by ones that it does not?"""
+"""Measures of sharpness: those that re-scaling of layers changes, and those that it leaves unchanged."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from hessian_probe.arrays import (
     PyTree,
     Vector,
+    add_scaled,
     cast,
     flatten,
     from_tangent,
@@ -23,17 +24,14 @@ from hessian_probe.arrays import (
     unflatten_rows,
 )
 from hessian_probe.flatness.result import Sharpness, SharpnessMeasure
-from hessian_probe.flatness.worst_case_ascent import Region, worst_case_ascent
+from hessian_probe.flatness.thresholds import ASCENT_STEPS, ASCENT_TOLERANCE, EXACT_SIZE, RANDOM_STARTS
 from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator, hessian
+from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
 
-# Up to this many variables the whole Hessian costs no more products than the estimates do.
-EXACT = 128
-# Random starts of each ascent, beside the gradient and both signs of the top eigenvector.
-RANDOM_STARTS = 2
 KESKAR = "Keskar et al. 2017, eq. 4, arXiv:1609.04836"
 LI = "Li et al. 2018, section 4, arXiv:1712.09913"
 KWON = "Kwon et al. 2021, arXiv:2102.11600"
@@ -56,18 +54,17 @@ def sharpness(
     max_hvps: int | None = None,
     key: jax.Array | None = None,
 ) -> Sharpness:
-    """Measure how sharp a point is, in seven ways, each with its error and what leaves it unchanged.
+    """Measure how sharp a point is by seven measures, each with its error and its invariance.
 
-    A network with ReLU units computes the same when the weights into a layer are multiplied by α and
-    those out of it by 1/α, so a measure that this changes cannot by itself say how well the network
-    will do on new data (Dinh et al. 2017).  With the Hessian H at the parameters x, w = |x| and T =
-    diag(w):
+    A network with ReLU units computes the same function when the weights into a layer are multiplied by α
+    and those out of it by 1/α.  A measure that this changes cannot by itself predict how well the network
+    generalises (Dinh et al. 2017).  With the Hessian H at the parameters x, w = |x| and T = diag(w):
 
     - `lambda_max`: λ_max(H), in loss / params²; `trace`: tr H, the same unit.
     - `keskar`: 100 (max f(x + z) − f(x)) / (1 + f(x)) over the box |zᵢ| ≤ ε(|xᵢ| + 1).
     - `filter_normalised`: mean second derivative along random directions whose part in each filter has
       the length of that filter, Σ_f (‖x_f‖²/n_f) tr H_ff, in loss.  Leaves with fewer than two axes
-      (biases) are at rest, as theirs are; where no leaf has two, each leaf is one filter.
+      (biases) do not move, as in the paper; where no leaf has two, each leaf is one filter.
     - `adaptive_lambda_max`: λ_max(THT), `adaptive_trace`: tr THT, in loss: the largest and the summed
       second derivative when each variable moves in proportion to its size.
     - `adaptive_maximum`: max f(x + z) − f(x) over Σ(zᵢ/xᵢ)² ≤ ρ², in loss.
@@ -106,29 +103,35 @@ def sharpness(
         section 4; J. Kwon et al. 2021, arXiv:2102.11600 (without their η, which breaks invariance;
         ρ = 0.5 lies among theirs); M. Andriushchenko et al. 2023, arXiv:2302.07011, section 2
         (second order of the average and the worst case).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> found = sharpness(lambda x: 5.0 * x[0] ** 2 + x[1] ** 2, jnp.ones(2))
+        >>> round(found["lambda_max"].value, 3), round(found["trace"].value, 3)
+        (10.0, 12.0)
     """
     _check_options(num_probes, keskar_box, adaptive_radius)
     op = hessian(loss, params, data)
-    dense = op.dense() if op.size <= EXACT else None
-    measuring = _Measuring(op, dense, num_probes, rtol, max_hvps, key)
+    dense = op.dense() if op.size <= EXACT_SIZE else None
+    scaled = _ScaledHessian(op, dense, num_probes, rtol, max_hvps, key)
     x = cast(op.x, op.layout.work_dtypes)
     sizes = tuple(jnp.abs(leaf) for leaf in x)
     ones = tuple(jnp.ones_like(leaf) for leaf in x)
     box = Region(tuple(keskar_box * (leaf + 1) for leaf in sizes), box=True)
     ball = Region(scale(adaptive_radius, sizes), box=False)
-    plain, adaptive = measuring.largest(ones), measuring.largest(sizes)
+    plain, adaptive = scaled.largest(ones), scaled.largest(sizes)
     measures = (
         plain.measure("lambda_max", "none", "λ_max(H)", "loss / params²", "largest eigenvalue"),
-        measuring.summed(ones).measure("trace", "none", "tr H", "loss / params²", "sum of eigenvalues"),
-        measuring.highest(box, plain.vector, 100 / (1 + op.value) if op.value > -1 else math.nan).measure(
+        scaled.trace(ones).measure("trace", "none", "tr H", "loss / params²", "sum of eigenvalues"),
+        scaled.maximum(box, plain.vector, 100 / (1 + op.value) if op.value > -1 else math.nan).measure(
             "keskar", "none", f"100 (max f − f)/(1 + f), |zᵢ| ≤ {keskar_box:g}(|xᵢ| + 1)", "percent", KESKAR
         ),
-        measuring.summed(_filters(x, filter_axis)).measure(
+        scaled.trace(_filters(x, filter_axis)).measure(
             "filter_normalised", "layers", "Σ_f ‖x_f‖²/n_f · tr H_ff", "loss", LI
         ),
         adaptive.measure("adaptive_lambda_max", "units", "λ_max(THT), T = diag |x|", "loss", KWON),
-        measuring.summed(sizes).measure("adaptive_trace", "units", "tr THT, T = diag |x|", "loss", KWON),
-        measuring.highest(ball, adaptive.vector, 1.0).measure(
+        scaled.trace(sizes).measure("adaptive_trace", "units", "tr THT, T = diag |x|", "loss", KWON),
+        scaled.maximum(ball, adaptive.vector, 1.0).measure(
             "adaptive_maximum", "units", f"max f − f, ‖z/x‖ ≤ {adaptive_radius:g}", "loss", KWON
         ),
     )
@@ -155,8 +158,8 @@ def _check_options(num_probes: int, keskar_box: float, adaptive_radius: float) -
             raise ValueError(f"{name} is {given}; it must be positive and finite")
 
 
-class _Found(NamedTuple):
-    """A number with its error, what it took, and for an eigenvalue its vector."""
+class _Estimate(NamedTuple):
+    """A number with its error and its cost, and for an eigenvalue its vector."""
 
     value: float
     error: float
@@ -180,8 +183,8 @@ class _Found(NamedTuple):
         )
 
 
-class _Measuring:
-    """Numbers of the Hessian scaled to DHD, D = diag(widths), by products or from the whole matrix."""
+class _ScaledHessian:
+    """The Hessian scaled to DHD, D = diag(widths): estimates by products, or exact ones by the matrix."""
 
     def __init__(
         self,
@@ -196,30 +199,30 @@ class _Measuring:
         self.rtol, self.max_hvps, self.key = rtol, max_hvps, key
         self.rng = generator(key)
 
-    def largest(self, widths: Vector) -> _Found:
+    def largest(self, widths: Vector) -> _Estimate:
         """λ_max(DHD) with its vector."""
         if self.dense is not None:
             matrix, error = self._scaled(widths)
             values, vectors = np.linalg.eigh(matrix)
             top = tuple(leaf[0] for leaf in unflatten_rows(self.op.layout, vectors[None, :, -1]))
-            return _Found(float(values[-1]), error, "rounding", self.op.size, 0, top)
-        seen = self._seen(widths)
-        found = eigsh(seen, lowest=0, highest=1, rtol=self.rtol, max_hvps=self.max_hvps, key=self.key)
+            return _Estimate(float(values[-1]), error, "rounding", self.op.size, 0, top)
+        scaled = self._operator(widths)
+        found = eigsh(scaled, lowest=0, highest=1, rtol=self.rtol, max_hvps=self.max_hvps, key=self.key)
         if not len(found.eigenvalues):
-            return _Found(float("nan"), float("nan"), "residual", found.num_hvps, 0)
+            return _Estimate(float("nan"), float("nan"), "residual", found.num_hvps, 0)
         top = from_tangent(self.op.layout, found.vector(0), "an eigenvector")
         value, error = float(found.eigenvalues[0]), float(found.residual_norms[0])
-        return _Found(value, error, "residual", found.num_hvps, 0, top)
+        return _Estimate(value, error, "residual", found.num_hvps, 0, top)
 
-    def summed(self, widths: Vector) -> _Found:
+    def trace(self, widths: Vector) -> _Estimate:
         """Trace of DHD."""
         if self.dense is not None:
             matrix, error = self._scaled(widths)
-            return _Found(float(np.trace(matrix)), error, "rounding", self.op.size, 0)
-        found = trace(self._seen(widths), self.num_probes, self.rng)
-        return _Found(found.value, found.error, "standard error", found.num_hvps, 0)
+            return _Estimate(float(np.trace(matrix)), error, "rounding", self.op.size, 0)
+        found = trace(self._operator(widths), self.num_probes, self.rng)
+        return _Estimate(found.value, found.error, "standard error", found.num_hvps, 0)
 
-    def highest(self, region: Region, top: Vector | None, factor: float) -> _Found:
+    def maximum(self, region: Region, top: Vector | None, factor: float) -> _Estimate:
         """Largest rise of the loss in a region, times a factor."""
         op = self.op
         gradient = tuple(g * w for g, w in zip(op.gradient_vector, region.widths, strict=True))
@@ -231,9 +234,9 @@ class _Measuring:
         # Keskar's formula has no meaning for a loss at or below −1.
         factor = factor if factor > 0 else float("nan")
         kind = "spread of the ascents"
-        return _Found(factor * found.rise, factor * found.spread, kind, 0, found.num_evaluations)
+        return _Estimate(factor * found.rise, factor * found.spread, kind, 0, found.num_evaluations)
 
-    def _seen(self, widths: Vector) -> PreconditionedOperator:
+    def _operator(self, widths: Vector) -> PreconditionedOperator:
         return PreconditionedOperator(self.op, tuple(leaf * leaf for leaf in widths))
 
     def _scaled(self, widths: Vector) -> tuple[np.ndarray, float]:
@@ -245,7 +248,7 @@ class _Measuring:
 
 
 def _filters(x: Vector, axis: int) -> Vector:
-    """For each variable the root mean square of its filter; 0 in leaves that are left at rest."""
+    """For each variable the root mean square of its filter; 0 in leaves that do not move."""
     deep = any(leaf.ndim >= 2 for leaf in x)
     return tuple(_filter_widths(leaf, axis, deep) for leaf in x)
 
@@ -259,3 +262,84 @@ def _filter_widths(leaf: jax.Array, axis: int, deep: bool) -> jax.Array:
         raise ValueError(f"filter_axis is {axis}; a weight has shape {leaf.shape}")
     others = tuple(i for i in range(leaf.ndim) if not deep or i != axis % leaf.ndim)
     return jnp.broadcast_to(jnp.sqrt(jnp.mean(jnp.square(leaf), axis=others, keepdims=True)), leaf.shape)
+
+
+class Region(NamedTuple):
+    """Moves z with |zᵢ| ≤ wᵢ (a box), or with Σ(zᵢ/wᵢ)² ≤ 1 (an ellipsoid); zᵢ = 0 where wᵢ = 0.
+
+    Attributes:
+        widths: w ≥ 0, a vector.
+        box: whether it is a box.
+    """
+
+    widths: Vector
+    box: bool
+
+    def along(self, direction: Vector) -> Vector:
+        """The move whose direction, in units of the widths, is this one (for a box, its signs)."""
+        if self.box:
+            unit = tuple(jnp.sign(leaf) for leaf in direction)
+        else:
+            length = float(norm(direction))
+            unit = scale(1 / length if length > 0 else 0.0, direction)
+        return _times(self.widths, unit)
+
+    def farthest(self, gradient: Vector) -> Vector:
+        """The move of the region that maximises gradient · z."""
+        return self.along(_times(self.widths, gradient))
+
+
+class AscentResult(NamedTuple):
+    """The highest of several ascents.
+
+    Attributes:
+        rise: highest loss seen in the region, less that at its centre; a lower bound of the largest.
+        spread: how far below it the second-best ascent ended.
+        num_evaluations: losses with gradients spent.
+    """
+
+    rise: float
+    spread: float
+    num_evaluations: int
+
+
+def worst_case_ascent(
+    objective: Objective, x: Vector, value: float, region: Region, directions: Iterable[Vector]
+) -> AscentResult:
+    """Climb from several moves and keep the highest loss: the largest in the region, from below.
+
+    Each step goes to the point of the region that is farthest along the gradient.  A convex loss rises at
+    every such step (it lies above its tangent planes); on a quadratic and an ellipsoid this is the power
+    method.  Any point visited is a lower bound; the highest one counts.
+
+    Args:
+        objective: the loss.
+        x: centre of the region.
+        value: loss there.
+        region: the moves allowed.
+        directions: where the ascents start, in units of the region's widths.
+
+    Returns:
+        AscentResult; NaN where a loss in the region is not finite.
+    """
+    centre = cast(x, objective.layout.work_dtypes)
+    before = objective.cost.num_evaluations
+    ends = []
+    for direction in directions:
+        move, best = region.along(direction), 0.0
+        for step in range(ASCENT_STEPS):
+            there, gradient = objective.value_and_gradient(add_scaled(centre, 1.0, move))
+            rise = there - value
+            if not np.isfinite(rise):
+                return AscentResult(float("nan"), float("nan"), objective.cost.num_evaluations - before)
+            gained, best = rise - best, max(rise, best)
+            if step and gained <= ASCENT_TOLERANCE * best:
+                break
+            move = region.farthest(gradient)
+        ends.append(best)
+    ends.sort()
+    return AscentResult(ends[-1], ends[-1] - ends[-2], objective.cost.num_evaluations - before)
+
+
+def _times(a: Vector, b: Vector) -> Vector:
+    return tuple(x * y.astype(x.dtype) for x, y in zip(a, b, strict=True))

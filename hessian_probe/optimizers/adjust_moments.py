@@ -1,23 +1,17 @@
-"""What becomes of an optimiser's moments when the parameters jump."""
+"""Adjust an optimiser's moments after a jump of the parameters."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hessian_probe.arrays import PyTree
+from hessian_probe.optimizers.optax_state import PARAMETER_COPIES, field_name, parts_like_params
 
 MOMENTS = ("keep", "reset", "project")
-# Where the parameters are one array, a part of the state is told by its name alone if that array is a scalar.
-NAMES = frozenset({"mu", "nu", "trace", "sum_of_squares", "ema", "m", "v"})
-# Parts that hold parameters, not moments: schedule-free methods, Prodigy, Mechanize, SAM.
-WEIGHTS = frozenset({"z", "params0", "x0", "cache"})
-Path = tuple[Any, ...]
 
 
 def adjust_moments(
@@ -30,20 +24,20 @@ def adjust_moments(
 ) -> PyTree:
     """Adjust every part of an optimiser's state that is shaped like the parameters.
 
-    Parts are found by the parameters' own paths, so that masked and partitioned states, which hold some of
-    the parameters, are found too.
+    Parts are found by the parameters' own paths, in masked and partitioned states too, which hold some of
+    the parameters.
 
-    "keep" changes nothing.  "reset" makes those parts what `init` makes of the parameters (zero where it is
-    not given), and a `count` beside them too, as at the start of training (bias corrections start again;
-    schedules keep their count).  "project" takes from each part m that has entries of both signs (a
-    momentum; second moments have one sign) what pulls back along the step d: m − max(0, ⟨m, d⟩)·d/⟨d, d⟩,
-    where m points uphill as gradients do.  Parts that hold parameters (`z` of schedule-free methods,
-    `params0`, `x0`, `cache`) are moved by the step unless `init` is given.
+    "keep" changes nothing.  "reset" sets those parts to what `init` makes of the parameters (to zero where
+    `init` is not given), and a `count` beside them to zero: bias corrections start again, schedules keep
+    their count.  "project" removes from each part m that has entries of both signs (a momentum; second
+    moments have one sign) the component that pulls back along the step d: m − max(0, ⟨m, d⟩)·d/⟨d, d⟩, where
+    m points uphill as gradients do.  Parts that hold parameters (`z` of schedule-free methods, `params0`,
+    `x0`, `cache`) are moved by the step unless `init` is given.
 
-    Hooks reset by default.  On escapes soon after the start all three need the same within quartiles, over
-    five seeds on six plateaus (`benchmarks/escape.py --compare moments`, table in the documentation); on late
-    ones, before hooks looked early, Adam needed 1,125 gradients with "reset" instead of 2,726 with "keep",
-    and 693 instead of 1,635.
+    Hooks reset by default.  After escapes early in training all three need the same number of gradients,
+    within quartiles over five seeds on six plateaus (`benchmarks/escape.py --compare moments`, table in the
+    documentation).  After late escapes Adam needed 1,125 gradients with "reset" and 2,726 with "keep" on one
+    plateau, 693 and 1,635 on another.
 
     Args:
         opt_state: any pytree, for instance an optax state.
@@ -57,6 +51,12 @@ def adjust_moments(
 
     Raises:
         ValueError: `how` is none of the three, or "project" lacks `step`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> state = {"m": {"w": jnp.array([3.0, -1.0])}, "count": jnp.array(7)}
+        >>> adjust_moments(state, {"w": jnp.zeros(2)}, "reset")
+        {'count': Array(0, dtype=int32, weak_type=True), 'm': {'w': Array([0., 0.], dtype=float32)}}
     """
     if how not in MOMENTS:
         raise ValueError(f"moments={how!r}; expected one of {', '.join(MOMENTS)}")
@@ -66,11 +66,11 @@ def adjust_moments(
         raise ValueError("moments='project' needs the step")
     paths, structure = jax.tree_util.tree_flatten_with_path(opt_state)
     leaves = [leaf for _, leaf in paths]
-    parts = _parts(paths, params)
+    parts = parts_like_params(paths, params)
     moves = None if step is None else jax.tree.leaves(step)
     fresh = None if init is None or how == "project" else _fresh(init, params, structure)
     for prefix, members in parts.items():
-        if fresh is None and prefix and _name(prefix[-1]) in WEIGHTS:
+        if fresh is None and prefix and field_name(prefix[-1]) in PARAMETER_COPIES:
             new = [leaves[at] if moves is None else _moved(leaves[at], moves[of]) for at, of in members]
         elif how == "reset":
             new = [jnp.zeros_like(leaves[at]) if fresh is None else fresh[at] for at, _ in members]
@@ -82,30 +82,9 @@ def adjust_moments(
     if how == "reset":
         beside = {prefix[:-1] for prefix in parts if prefix}
         for at, (path, leaf) in enumerate(paths):
-            if path and _name(path[-1]) == "count" and path[:-1] in beside:
+            if path and field_name(path[-1]) == "count" and path[:-1] in beside:
                 leaves[at] = jnp.zeros_like(leaf)
     return jax.tree.unflatten(structure, leaves)
-
-
-def _parts(paths: list[tuple[Path, Any]], params: PyTree) -> dict[Path, list[tuple[int, int]]]:
-    """Leaves of the state that belong to a parameter, by part: where they are, and whose they are."""
-    own = [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    parts: dict[Path, list[tuple[int, int]]] = defaultdict(list)
-    for at, (path, leaf) in enumerate(paths):
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), jnp.floating):
-            continue
-        for of, (tail, shape) in enumerate(own):
-            prefix = path[: len(path) - len(tail)]
-            named = tail or shape or (path and _name(path[-1]) in NAMES | WEIGHTS)
-            if named and len(path) >= len(tail) and path[len(prefix) :] == tail and np.shape(leaf) == shape:
-                parts[prefix].append((at, of))
-                break
-    return parts
-
-
-def _name(key: Any) -> str:
-    """Name of the last step of a path."""
-    return str(getattr(key, "name", getattr(key, "key", key)))
 
 
 def _fresh(init: Callable[[PyTree], PyTree], params: PyTree, structure: Any) -> list[Any]:

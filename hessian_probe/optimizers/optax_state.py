@@ -1,4 +1,4 @@
-"""The state of an optimiser as a tree of named fields: which hold momentum, which a preconditioner.
+"""Reading and rebuilding an optimiser's state: which fields hold momentum, which a preconditioner.
 
 Optax keeps each transformation's memory in a named tuple, nested as the transformations are.  Only
 field names are read, so nothing is imported, and a state built elsewhere with these names is read too.
@@ -6,6 +6,8 @@ field names are read, so nothing is imported, and a state built elsewhere with t
 
 from __future__ import annotations
 
+import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,16 +15,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays.dtypes import at_least_float32 as widened
+from hessian_probe.arrays import PyTree, at_least_float32
+from hessian_probe.optimizers.thresholds import SMALLEST_MOMENT, UNEVEN_DECAY
 
-# Fields by what they do, as named in optax 0.2.3 to 0.2.8.
+# Fields by what they hold, as named in optax 0.2.3 to 0.2.8.
 MOMENTUM = ("trace", "mu", "ema", "acc_grads")
 SECOND_MOMENT = ("nu", "sum_of_squares", "nu_max")
 ACCUMULATION = ("mini_step", "gradient_step", "acc_grads")
+# Names that other libraries give to moments.
+OTHER_MOMENTS = ("m", "v")
+# Fields that hold parameters, not moments: schedule-free methods, Prodigy, Mechanize, SAM.
+PARAMETER_COPIES = ("z", "params0", "x0", "cache")
+UNEVEN = "{}.{} does not decay evenly when the gradient is zero"
+
+Path = tuple[Any, ...]
 
 
 class UnreadableError(Exception):
     """The optimiser cannot be understood; the message says what is missing."""
+
+
+def accepted(update: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
+    """Keep the keywords that an update takes: some updates that claim to take extra ones do not."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return keywords
+    return {name: value for name, value in keywords.items() if name in parameters}
+
+
+def call_update(optimizer: Any, gradient: PyTree, state: Any, params: PyTree, value: Any) -> tuple[Any, Any]:
+    """Call an optimiser's update, with the loss where it takes that; returns the updates and the state."""
+    return optimizer.update(gradient, state, params, **accepted(optimizer.update, {"value": value}))
 
 
 def is_named(node: Any) -> bool:
@@ -30,16 +53,16 @@ def is_named(node: Any) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
-def second_moments(node: Any) -> tuple[str, ...]:
+def scaling_fields(node: Any) -> tuple[str, ...]:
     """Fields of one node that scale the step.  In the centred RMSProp the mean gradient is one."""
     fields = tuple(name for name in SECOND_MOMENT if name in node._fields)
     return (*fields, "mu") if "StdDev" in type(node).__name__ else fields
 
 
-def momenta(node: Any) -> tuple[str, ...]:
+def momentum_fields(node: Any) -> tuple[str, ...]:
     """Fields of one node that carry gradients from step to step."""
-    second = second_moments(node)
-    return tuple(name for name in MOMENTUM if name in node._fields and name not in second)
+    scaling = scaling_fields(node)
+    return tuple(name for name in MOMENTUM if name in node._fields and name not in scaling)
 
 
 def accumulates(node: Any) -> bool:
@@ -84,9 +107,37 @@ def nodes(state: Any) -> Iterator[Any]:
     yield from found
 
 
-def zeros(tree: Any) -> Any:
-    """The same tree with every array zero."""
-    return jax.tree.map(jnp.zeros_like, tree)
+def field_name(key: Any) -> str:
+    """Name of the last step of a path."""
+    return str(getattr(key, "name", getattr(key, "key", key)))
+
+
+def parts_like_params(paths: list[tuple[Path, Any]], params: PyTree) -> dict[Path, list[tuple[int, int]]]:
+    """Find the parts of a state that are shaped like the parameters, by the parameters' own paths.
+
+    Masked and partitioned states, which hold some of the parameters, are found too.  Where the parameters are
+    one scalar, a part of the state is known by its name alone.
+
+    Args:
+        paths: the state's leaves with their paths.
+        params: the parameters.
+
+    Returns:
+        For the path of each part, pairs (index of a leaf of the state, index of its parameter).
+    """
+    named = {*MOMENTUM, *SECOND_MOMENT, *OTHER_MOMENTS, *PARAMETER_COPIES}
+    own = [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    parts: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for at, (path, leaf) in enumerate(paths):
+        if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), jnp.floating):
+            continue
+        for of, (tail, shape) in enumerate(own):
+            prefix = path[: len(path) - len(tail)]
+            known = tail or shape or (path and field_name(path[-1]) in named)
+            if known and len(path) >= len(tail) and path[len(prefix) :] == tail and np.shape(leaf) == shape:
+                parts[prefix].append((at, of))
+                break
+    return parts
 
 
 def unknown_memory(state: Any) -> str:
@@ -99,7 +150,7 @@ def unknown_memory(state: Any) -> str:
     """
     known: set[int] = set()
     for node in nodes(state):
-        for name in (*second_moments(node), *momenta(node)):
+        for name in (*scaling_fields(node), *momentum_fields(node)):
             known.update(id(leaf) for leaf in jax.tree.leaves(getattr(node, name)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -112,7 +163,7 @@ def keep_momentum(frozen: Any, after: Any) -> Any:
     """The state after a step with everything but momentum as it was frozen."""
 
     def visit(old: Any, new: Any) -> Any:
-        carried = list(momenta(old))
+        carried = list(momentum_fields(old))
         if accumulates(old):
             carried += ["mini_step", "gradient_step"]
         return old._replace(**{name: getattr(new, name) for name in carried})
@@ -120,11 +171,11 @@ def keep_momentum(frozen: Any, after: Any) -> Any:
     return rewrite(frozen, visit, after)
 
 
-def rested(state: Any) -> Any:
+def without_momentum(state: Any) -> Any:
     """The state with all momentum zero, at the start of an accumulation."""
 
     def visit(node: Any) -> Any:
-        changes = {name: zeros(getattr(node, name)) for name in momenta(node)}
+        changes = {name: jax.tree.map(jnp.zeros_like, getattr(node, name)) for name in momentum_fields(node)}
         if accumulates(node):
             changes["mini_step"] = jnp.zeros_like(node.mini_step)
         return node._replace(**changes)
@@ -132,11 +183,169 @@ def rested(state: Any) -> Any:
     return rewrite(state, visit)
 
 
-def at_least_float32(state: Any) -> Any:
-    """The state with its floating-point arrays of fewer digits widened."""
+def widened(state: Any) -> Any:
+    """The state with its floating-point arrays of fewer digits than float32 widened to that."""
 
     def wide(leaf: Any) -> Any:
         short = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf).astype(widened(leaf.dtype)) if short else leaf
+        return jnp.asarray(leaf).astype(at_least_float32(leaf.dtype)) if short else leaf
 
     return jax.tree.map(wide, state)
+
+
+def hold_second_moments(state: Any, after_zero: Any) -> Any:
+    """The state whose preconditioner, after one step with a zero gradient, is that of `state`.
+
+    Moving averages decay when the gradient is zero; each is divided by the decay that was measured.
+
+    Args:
+        state: the state.
+        after_zero: the same after a step with a zero gradient.
+
+    Returns:
+        The state to probe.
+
+    Raises:
+        UnreadableError: no step has filled a moving average yet, or it does not decay evenly.
+    """
+
+    def visit(node: Any, after: Any) -> Any:
+        decays = {name: _decay(node, after, name) for name in scaling_fields(node)}
+        return node._replace(
+            **{
+                name: jax.tree.map(
+                    lambda leaf, d=decay: leaf / jnp.asarray(d, leaf.dtype), getattr(node, name)
+                )
+                for name, decay in decays.items()
+            }
+        )
+
+    return rewrite(state, visit, after_zero)
+
+
+def _decay(before: Any, after: Any, name: str) -> float:
+    """What a step with a zero gradient leaves of a field, as a share."""
+    old, new = (
+        np.concatenate([np.zeros(0), *(np.ravel(x) for x in map(np.asarray, jax.tree.leaves(tree)))])
+        for tree in (getattr(before, name), getattr(after, name))
+    )
+    filled = np.abs(old) > SMALLEST_MOMENT
+    if not np.any(filled):
+        if name == "mu" or not len(old):
+            return 1.0
+        raise UnreadableError(
+            f"{type(before).__name__}.{name} is zero: no step has been taken with this state, so its "
+            "preconditioner does not exist yet; pass the opt_state of a step in training"
+        )
+    ratios = new[filled] / old[filled]
+    less = ratios < 1 - UNEVEN_DECAY  # Adamax keeps variables that never had a gradient at ε
+    decay = float(np.median(ratios[less] if np.any(less) else ratios))
+    if not 0 < decay <= 1 + UNEVEN_DECAY:
+        raise UnreadableError(UNEVEN.format(type(before).__name__, name))
+    return min(decay, 1.0)
+
+
+def require_held(state: Any, after_zero: Any) -> None:
+    """Check that a step with a zero gradient from the held state ends at the second moments of the state.
+
+    Raises:
+        UnreadableError: it does not.
+    """
+    for old, new in zip(nodes(state), nodes(after_zero), strict=True):
+        for name in scaling_fields(old):
+            pairs = zip(*map(jax.tree.leaves, (getattr(old, name), getattr(new, name))), strict=True)
+            for before, after in pairs:
+                size = np.abs(np.asarray(before, np.float64))
+                error = np.abs(np.asarray(after, np.float64) - before)
+                if np.any(error > UNEVEN_DECAY * size + SMALLEST_MOMENT):
+                    raise UnreadableError(UNEVEN.format(type(old).__name__, name))
+
+
+def memory_decay(before: Any, after: Any) -> float:
+    """What a step with a zero gradient leaves of a node's second moment, as a share."""
+    return _decay(before, after, scaling_fields(after)[0])
+
+
+def bias_correction(before: Any, after: Any, steps: int = 0) -> float:
+    """What corrects the bias of a node's second moment, some steps after `after`; 1 where nothing can.
+
+    Args:
+        before: the node before a step with a zero gradient.
+        after: the node after it.
+        steps: number of further steps.
+
+    Returns:
+        1 − decay^count.
+    """
+    decay = memory_decay(before, after) if "count" in after._fields else 1.0
+    return 1 - decay ** (int(after.count) + steps) if decay < 1 else 1.0
+
+
+def second_moment(before: Any, after: Any, *, corrected: bool) -> Any:
+    """The second moment that scaled a step.
+
+    Args:
+        before: the node before a step with a zero gradient.
+        after: the node after it.
+        corrected: whether its bias is.
+
+    Returns:
+        A tree like the node's second moment.
+    """
+    if "nu_max" in after._fields:
+        return after.nu_max
+    moment = getattr(after, scaling_fields(after)[0])
+    correction = bias_correction(before, after) if corrected else 1.0
+    if "mu" in scaling_fields(after):
+        return jax.tree.map(lambda nu, mu: nu / correction - jnp.square(mu / correction), moment, after.mu)
+    return jax.tree.map(lambda nu: nu / correction, moment)
+
+
+def rescaled(state: Any, factor: float) -> Any:
+    """The state with every second moment multiplied by a factor."""
+
+    def visit(node: Any) -> Any:
+        # The mean gradient of the centred RMSProp is squared.
+        powers = {name: 0.5 if name == "mu" else 1.0 for name in scaling_fields(node)}
+        return node._replace(**{name: _times(getattr(node, name), factor**p) for name, p in powers.items()})
+
+    return rewrite(state, visit)
+
+
+def advanced(
+    state: Any, after: Any, steps: int, *, corrected: bool, moments: bool = True, schedules: bool = True
+) -> Any:
+    """The state with its counts increased by some steps; preconditioners stay.
+
+    The count beside a second moment corrects the bias of momentum and often of the second moment.  The
+    latter fills as its correction goes, so it is multiplied by the ratio of both corrections.
+
+    Args:
+        state: the state.
+        after: the same after a step with a zero gradient.
+        steps: number of steps.
+        corrected: whether the bias of second moments is.
+        moments: whether the counts beside second moments increase.
+        schedules: whether the counts of schedules increase, too.
+
+    Returns:
+        The new state.
+    """
+
+    def visit(node: Any, beyond: Any) -> Any:
+        scaling = scaling_fields(node)
+        changes = {}
+        for name in ("count", "gradient_step"):
+            if name in node._fields and (moments if scaling else schedules):
+                changes[name] = getattr(node, name) + steps
+        if scaling and "count" in node._fields and moments and corrected:
+            filled = bias_correction(node, beyond, steps) / bias_correction(node, beyond)
+            names = (name for name in scaling if name != "nu_max")  # a maximum of corrected ones
+            changes |= {name: _times(getattr(node, name), filled) for name in names}
+        return node._replace(**changes)
+
+    return rewrite(state, visit, after)
+
+
+def _times(tree: Any, factor: float) -> Any:
+    return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)

@@ -1,4 +1,4 @@
-"""An optimiser at a copy of its state: what it answers to a gradient while its preconditioner is held."""
+"""An optimiser on a copy of its state: its response to a gradient while its preconditioner is held."""
 
 from __future__ import annotations
 
@@ -10,26 +10,20 @@ import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, cast, from_tangent, tangent
 from hessian_probe.optimizers import optax_state as states
-from hessian_probe.optimizers import second_moments
-from hessian_probe.optimizers.optax_state import UnreadableError
-
-# Size of the probing gradients: far below √ν and ε of adaptive methods, whose squares stay normal in
-# float32.  Linearity at this size is checked.
-SIZE = 1e-11
-# Gradients gathered for one step at most.
-MAX_ACCUMULATION = 1024
+from hessian_probe.optimizers.optax_state import UnreadableError, call_update
+from hessian_probe.optimizers.thresholds import MAX_ACCUMULATION
 
 
 class OptimizerProbe:
-    """An optimiser at a copy of its state, its preconditioner and schedules held.
+    """An optimiser on a copy of its state, with its preconditioner and its schedules held.
 
     Args:
         optimizer: has `update(gradients, state, params)`.
         opt_state: its state.
         layout: layout of the parameters.  Where they, or the state, hold fewer digits than float32, the
-            copy is of float32: what is measured is the rule, not its rounding.
+            copy is of float32: the rule is measured, not its rounding.
         rest: their other arrays.
-        value: the loss, for transformations that are told it.
+        value: the loss, for transformations that take it.
 
     Raises:
         UnreadableError: the optimiser cannot be probed; the message says what is missing.
@@ -50,20 +44,18 @@ class OptimizerProbe:
         self.zero: Vector = tuple(
             jnp.zeros(shape, dtype) for shape, dtype in zip(layout.shapes, self.layout.dtypes, strict=True)
         )
-        # The name is optax's: such transformations take keywords that those within them may need.
-        told = {"value": value} if "ExtraArgs" in type(optimizer).__name__ else {}
         self._update = jax.jit(
-            lambda gradient, state, params: optimizer.update(gradient, state, params, **told)
+            lambda gradient, state, params: call_update(optimizer, gradient, state, params, value)
         )
         self.accumulation = 1
-        start = states.rested(states.at_least_float32(opt_state))
+        start = states.without_momentum(states.widened(opt_state))
         self.accumulation = self._count(start)
         _, after = self.step(start, self.zero, self.zero)
-        self.state = second_moments.held(start, after)
-        second_moments.require_held(start, self.step(self.state, self.zero, self.zero)[1])
+        self.state = states.hold_second_moments(start, after)
+        states.require_held(start, self.step(self.state, self.zero, self.zero)[1])
 
     def _count(self, start: Any) -> int:
-        """How many gradients are gathered before a step."""
+        """Number of gradients that are gathered before a step."""
         gathering = [node for node in states.nodes(start) if states.accumulates(node)]
         if not gathering:
             return 1
@@ -76,7 +68,7 @@ class OptimizerProbe:
         raise UnreadableError(f"the optimiser gathered {MAX_ACCUMULATION} gradients without taking a step")
 
     def step(self, state: Any, gradient: Vector, params: Vector) -> tuple[Vector, Any]:
-        """One step (of as many gradients as are gathered for it): the update, and the state after it."""
+        """One step, of all gradients that are gathered for it: the update, and the state after it."""
         trees = (tangent(self.layout, cast(v, self.layout.dtypes), self.rest) for v in (gradient, params))
         gradients, parameters = trees
         for _ in range(self.accumulation):
@@ -91,7 +83,7 @@ class OptimizerProbe:
         return update, state
 
     def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
-        """Answer to a gradient, and to parameters, that are other than zero in one step alone.
+        """Response to a gradient, and to parameters, that differ from zero in the first step alone.
 
         Args:
             gradient: gradient in the first step.
@@ -100,7 +92,7 @@ class OptimizerProbe:
             state: state to start from; None means the held one.
 
         Returns:
-            The update of each step, less what the optimiser does at zero gradient and parameters.
+            The update of each step, less that at zero gradient and parameters.
         """
         out = []
         at = idle = self.state if state is None else state

@@ -2,38 +2,113 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale, tangent
-from hessian_probe.operators.data import Batch
+from hessian_probe.arrays import PyTree, Vector, flatten, norm, scale
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
-from hessian_probe.optimizers.impulse_response import AGREE, ImpulseResponse
+from hessian_probe.optimizers.impulse_response import ImpulseResponse
 from hessian_probe.optimizers.optax_state import UnreadableError
-from hessian_probe.optimizers.rate_proposal import RateProposal, RateSetting
 from hessian_probe.optimizers.stability import Stability, measured_stability, probed
+from hessian_probe.optimizers.thresholds import (
+    BETTER_BY,
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    MOMENTA,
+    RESPONSE_TOLERANCE,
+    SHARPNESS_RESERVE,
+    SHORTER,
+)
+from hessian_probe.optimizers.trial_runs import HeavyBall, loss_after_steps
 from hessian_probe.points.preconditions import nonfinite
+from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.krylov import Krylov
 
-# A proposed setting has its limit at twice the present sharpness: sharpness grows while training goes well
-# (Cohen et al. 2021, section 3.1).
-SHARE = 0.5
-# Rates are tried in theory down to this share of that, and up to so many times the present one where no
-# curvature sets a limit; each twice the next.
-LEAST, MOST = 2.0**-8, 2.0**10
-MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-# A setting is better where it ends lower by this share of what the loss has changed; heavy ball on a
-# quadratic of condition number 1,000 gains about as much over a good rate in 40 steps.
-MATERIAL = 0.01
-# Tried where nothing was better: with noise, or curvature that the point does not show, shorter steps may be.
-SHORTER = 0.25
+
+@result(leaves=())
+class RateSetting:
+    """A learning rate and a momentum that were tried.
+
+    Attributes:
+        name: "as it is", "another rate" (of the same optimiser), or "heavy ball" (from rest).
+        learning_rate: η in the optimiser's own units; NaN where that is not known (then see `factor`).
+        momentum: β (β₁ of Adam).
+        factor: learning rate ÷ the present one.
+        ratio: present sharpness ÷ stability limit of the setting.
+        predicted: change of the loss in `steps` steps by the local quadratic, in units of the loss.
+        loss: loss over all data after `steps` steps; infinite if it was not finite.
+    """
+
+    name: str
+    learning_rate: float
+    momentum: float
+    factor: float
+    ratio: float
+    predicted: float
+    loss: float
+
+    @property
+    def text(self) -> str:
+        """The setting in words."""
+        rate = f"× {number(self.factor, 3)}"
+        if not math.isnan(self.learning_rate):
+            rate = f"{number(self.learning_rate, 3)} ({rate})"
+        return f"learning rate {rate}, momentum {number(self.momentum, 3)}"
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        rows = [
+            ("sharpness ÷ limit", number(self.ratio, 3)),
+            ("loss changes", f"{signed(self.predicted, 3)} predicted by the local quadratic"),
+            ("loss after", number(self.loss, 5)),
+        ]
+        return f"{self.name}: {self.text}", rows
+
+
+@result(leaves=())
+class RateProposal:
+    """A learning rate and a momentum, tried; made by `propose_rate`.
+
+    Attributes:
+        status: "better" (one of the settings tried ends lower than the optimiser as it is), "no_better",
+            or "undetermined" (`reason` says why).
+        proposed: the RateSetting to go on with; None if undetermined.
+        tried: every RateSetting tried, the optimiser as it is first.
+        loss: loss over all data before any step.
+        steps: steps of each trial.
+        sharpness_ratio: sharpness ÷ stability limit of the optimiser as it is.
+        reason: why the status is "undetermined", else "".
+        num_hvps: Hessian-vector products spent.
+        num_gradients: gradients of a batch spent in trials.
+    """
+
+    status: str
+    proposed: RateSetting | None
+    tried: tuple[RateSetting, ...]
+    loss: float
+    steps: int
+    sharpness_ratio: float
+    reason: str
+    num_hvps: int
+    num_gradients: int
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        if self.proposed is None:
+            return "Learning rate: UNDETERMINED", [("because", self.reason)]
+        kept = "nothing tried was better than " if self.status == "no_better" else ""
+        title = f"Proposal: {kept}{self.proposed.text}"
+        rows = [("loss here", number(self.loss, 5))]
+        for setting in self.tried:
+            ends = f"{number(setting.loss, 5)} after {self.steps} steps"
+            text = f"{setting.text}: {ends} ({signed(setting.predicted, 3)} predicted)"
+            rows.append((setting.name, f"{text}, sharpness ÷ limit {number(setting.ratio, 3)}"))
+        cost = f"{self.num_hvps} HVPs and {self.num_gradients} gradients of a batch"
+        return title, [*rows, ("cost", cost)]
 
 
 def propose_rate(
@@ -50,12 +125,12 @@ def propose_rate(
     """Propose a learning rate and a momentum from the spectrum here, and try them.
 
     The optimiser's rate, momentum and preconditioner are measured as `hp.stability` does.  In coordinates
-    scaled by its steps a Lanczos run from the gradient says what any rate and momentum do to the local
-    quadratic in a few steps.  Among those whose stability limit is at least twice the present sharpness
-    the one that it lowers most is chosen: once for the rate alone, with the momentum in use, and for
-    optimisers without a preconditioner for heavy ball with another momentum.  Each is then run for
-    `steps` steps on a copy, on the batches in turn, beside the optimiser as it is; where neither is
-    better, so is a quarter of the present rate.
+    scaled by its steps a Lanczos run from the gradient predicts what any rate and momentum do to the local
+    quadratic in a few steps.  Among the settings whose stability limit is at least twice the present
+    sharpness, that with the lowest predicted loss is chosen: once among rates with the momentum in use, and,
+    for optimisers without a preconditioner, once among rates and momenta of heavy ball.  Each is then run
+    for `steps` steps on a copy, on the batches in turn, beside the optimiser as it is.  Where none is
+    better, a quarter of the present rate is run too.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -81,6 +156,15 @@ def propose_rate(
     Source:
         Heavy ball and its limit: B. Polyak 1964, doi:10.1016/0041-5553(64)90137-5; Cohen et al. 2021,
         arXiv:2103.00065.  Prediction by Gauss quadrature: G. Golub and G. Meurant 2010, chapter 6.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> def loss(x):
+        ...     return jnp.sum(jnp.array([1.0, 0.01]) * x**2)
+        >>> params, optimizer = jnp.ones(2), optax.sgd(0.01)
+        >>> found = propose_rate(loss, params, optimizer=optimizer, opt_state=optimizer.init(params))
+        >>> found.status, found.proposed.name, round(found.proposed.momentum, 2)
+        ('better', 'heavy ball', 0.8)
     """
     for name, value in (("steps", steps), ("num_products", num_products)):
         if value < 1:
@@ -96,150 +180,177 @@ def propose_rate(
     now = measured_stability(op, response, key=key)
     if now.status == "undetermined":
         return _undetermined(op, now.reason, steps)
-    scaled = PreconditionedOperator(op, response.gain, None)
-    root = tuple(jnp.sqrt(gain) for gain in response.gain)
-    start = tuple(r * g for r, g in zip(root, op.gradient_vector, strict=True))
-    seen = gradient_spectrum(scaled, start, num_products)
-    if not len(seen.nodes):
+    trials = _Trials(op, steps, optimizer, opt_state, response, now, num_products)
+    if not len(trials.spectrum.nodes):
         return _undetermined(op, "the gradient is zero: no rate moves the parameters", steps)
-    trials = _Trials(op, steps)
-    tried = [_unchanged(trials, optimizer, opt_state, response, now, seen)]
-    tried.append(_rate(trials, optimizer, opt_state, response, now, seen))
-    if not response.kind and _even(response):
-        tried.append(_heavy_ball(trials, response, now, seen))
+    tried = [trials.unchanged(), trials.other_rate()]
+    if not response.kind and _one_rate(response):
+        tried.append(trials.heavy_ball())
     if not _better(op, tried):
-        tried.append(_rate(trials, optimizer, opt_state, response, now, seen, SHORTER))
+        tried.append(trials.other_rate(SHORTER))
     return _proposal(op, tried, steps, now)
 
 
-def _kernel(response: ImpulseResponse) -> MomentumKernel:
-    """The optimiser's own, in coordinates where gradients that alternate are answered by one."""
-    own = 1 / (1 - response.next_share / (1 + response.ratio))
-    return MomentumKernel(own, own * response.next_share, response.ratio)
+class GradientSpectrum(NamedTuple):
+    """The spectrum with the gradient's weights: what a few steps on the local quadratic depend on.
+
+    In coordinates scaled by the optimiser's own steps the loss is g·d + d·Hd/2.  A Lanczos run that starts
+    from g gives nodes θ and weights γ² with which every polynomial in H between two g's of up to twice its
+    degree is exact (Gauss quadrature), so that the loss after few steps is known from few products.
+
+    Attributes:
+        nodes: curvatures θ, shape (k,).
+        parts: the gradient's component at each, shape (k,).
+    """
+
+    nodes: np.ndarray
+    parts: np.ndarray
+
+    def change(self, kernel: MomentumKernel, factor: float, steps: int) -> float:
+        """Change of the quadratic after some steps from rest.
+
+        Negative curvature counts as zero: there the quadratic has no minimum, and the loss may have one.
+
+        Args:
+            kernel: how a step depends on this and earlier gradients.
+            factor: multiplies every step.
+            steps: number of steps.
+
+        Returns:
+            Loss there − loss here, in units of the loss; infinite where it overflows.
+        """
+        nodes = np.maximum(self.nodes, 0.0)
+        moved, late = np.zeros_like(nodes), np.zeros_like(nodes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(steps):
+                gradient = self.parts + nodes * moved
+                moved = moved - factor * (kernel.now * gradient + late)
+                late = kernel.ratio * late + kernel.next * gradient
+            value = float(np.sum(self.parts * moved + 0.5 * nodes * moved**2))
+        return value if np.isfinite(value) else float("inf")
 
 
-def _factors(ratio: float) -> np.ndarray:
-    """Multiples of a rate whose sharpness ÷ limit is `ratio`, up to SHARE of the limit."""
-    most = SHARE / ratio if ratio > SHARE / MOST else MOST
-    return most * 2.0 ** -np.arange(1 + round(math.log2(1 / LEAST)))
+class MomentumKernel(NamedTuple):
+    """A step is −(now·g₀ + next·Σ ratioᵏ⁻¹g₋ₖ)."""
+
+    now: float
+    next: float
+    ratio: float
 
 
-def _unchanged(
-    trials: _Trials,
-    optimizer: Any,
-    state: Any,
-    response: ImpulseResponse,
-    now: Stability,
-    seen: GradientSpectrum,
-) -> RateSetting:
-    predicted = seen.change(_kernel(response), 1.0, trials.steps)
-    after = trials.run(optimizer, state, 1.0)
-    return RateSetting("as it is", now.learning_rate, now.momentum, 1.0, now.ratio, predicted, after)
+def gradient_spectrum(op: HessianOperator, gradient: Vector, num_products: int) -> GradientSpectrum:
+    """Lanczos from the gradient.
 
+    Args:
+        op: the Hessian in scaled coordinates.
+        gradient: the gradient in them.
+        num_products: products at most.
 
-def _rate(
-    trials: _Trials,
-    optimizer: Any,
-    state: Any,
-    response: ImpulseResponse,
-    now: Stability,
-    seen: GradientSpectrum,
-    factor: float | None = None,
-) -> RateSetting:
-    """Another rate, the momentum as it is; the best by prediction unless it is given."""
-    memory = _kernel(response)
-    if factor is None:
-        factor = min(_factors(now.ratio), key=lambda f: seen.change(memory, float(f), trials.steps))
-    factor = float(factor)
-    return RateSetting(
-        "another rate",
-        factor * now.learning_rate,
-        now.momentum,
-        factor,
-        factor * now.ratio,
-        seen.change(memory, factor, trials.steps),
-        trials.run(optimizer, state, factor),
-    )
+    Returns:
+        Nodes and parts; none where the gradient is zero.
 
+    Cost:
+        num_products products and vectors of memory, fewer where the Krylov space ends.
 
-def _heavy_ball(
-    trials: _Trials, response: ImpulseResponse, now: Stability, seen: GradientSpectrum
-) -> RateSetting:
-    """Heavy ball from rest, with another rate and momentum."""
-    # The scaled map has its eigenvalue 2·ratio on top, and heavy ball its limit at (2 + 2β) / q.
-    changes = {
-        (float(q), beta): seen.change(heavy_ball(beta), q, trials.steps)
-        for beta in MOMENTA
-        for q in _factors(now.ratio / (1 + beta))
-    }
-    q, beta = min(changes, key=lambda pair: changes[pair])
-    top = max(float(jnp.max(leaf, initial=0.0)) for leaf in response.gain)
-    return RateSetting(
-        "heavy ball",
-        q * top,
-        beta,
-        q * top / now.learning_rate,
-        q * now.ratio / (1 + beta),
-        changes[q, beta],
-        trials.run_heavy_ball(scale(q, response.gain), beta),
-    )
-
-
-def _even(response: ImpulseResponse) -> bool:
-    """Whether all variables that move have one rate."""
-    flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in response.first])
-    moving = flat[flat > 0]
-    return bool(np.all(np.abs(moving - moving.max()) <= AGREE * moving.max()))
+    Source:
+        G. Golub and G. Meurant, Matrices, Moments and Quadrature, 2010, chapter 6.
+    """
+    size = float(norm(gradient))
+    if not size > 0:
+        return GradientSpectrum(np.zeros(0), np.zeros(0))
+    krylov = Krylov(op, gradient, np.random.default_rng(0), num_products)
+    while not (krylov.full or krylov.invariant):
+        krylov.step()
+    ritz = krylov.ritz()
+    return GradientSpectrum(ritz.values, size * ritz.weights[0])
 
 
 class _Trials:
-    """Runs of some steps from the operator's parameters, on the batches in turn."""
+    """Settings, each predicted by the local quadratic and run on a copy."""
 
-    def __init__(self, op: HessianOperator, steps: int) -> None:
-        self.op, self.steps, self.num_gradients = op, steps, 0
+    def __init__(
+        self,
+        op: HessianOperator,
+        steps: int,
+        optimizer: Any,
+        state: Any,
+        response: ImpulseResponse,
+        now: Stability,
+        num_products: int,
+    ) -> None:
+        self.op, self.steps, self.optimizer, self.state = op, steps, optimizer, state
+        self.response, self.now = response, now
+        scaled = PreconditionedOperator(op, response.gain, None)
+        start = tuple(jnp.sqrt(d) * g for d, g in zip(response.gain, op.gradient_vector, strict=True))
+        self.spectrum = gradient_spectrum(scaled, start, num_products)
 
-    def run(self, optimizer: Any, state: Any, factor: float) -> float:
-        """Loss over all data after steps of an optimiser with its updates multiplied by a factor."""
-        layout, rest = self.op.layout, self.op.objective.non_variables
-        told = "ExtraArgs" in type(optimizer).__name__
+    def unchanged(self) -> RateSetting:
+        """The optimiser as it is."""
+        return self._same_momentum("as it is", 1.0)
 
-        @jax.jit
-        def step(x: Vector, gradient: Vector, value: Any, state: Any) -> Any:
-            trees = [tangent(layout, cast(gradient, layout.dtypes), rest), merge(layout, x, rest)]
-            updates, state = optimizer.update(trees[0], state, trees[1], **({"value": value} if told else {}))
-            return add_scaled(x, factor, from_tangent(layout, updates, "the update")), state
+    def other_rate(self, factor: float | None = None) -> RateSetting:
+        """Another rate, the momentum as it is; the best by prediction unless it is given."""
+        if factor is None:
+            factor = float(min(_factors(self.now.ratio), key=lambda f: self._change(float(f))))
+        return self._same_momentum("another rate", factor)
 
-        x = self.op.x
-        for batch in self._batches():
-            value, gradient = self.op.objective.gradient_of(batch, x)
-            x, state = step(x, gradient, value, state)
-        return self._value(x)
+    def heavy_ball(self) -> RateSetting:
+        """Heavy ball from rest, with another rate and momentum."""
+        # The scaled map has its eigenvalue 2·ratio on top, and heavy ball its limit at (2 + 2β) / q.
+        changes = {
+            (float(q), beta): self.spectrum.change(MomentumKernel(1.0, beta, beta), q, self.steps)
+            for beta in MOMENTA
+            for q in _factors(self.now.ratio / (1 + beta))
+        }
+        q, beta = min(changes, key=lambda pair: changes[pair])
+        top = max(float(jnp.max(leaf, initial=0.0)) for leaf in self.response.gain)
+        optimizer = HeavyBall(beta, scale(q, self.response.gain))
+        return RateSetting(
+            name="heavy ball",
+            learning_rate=q * top,
+            momentum=beta,
+            factor=q * top / self.now.learning_rate,
+            ratio=q * self.now.ratio / (1 + beta),
+            predicted=changes[q, beta],
+            loss=loss_after_steps(self.op, optimizer, optimizer.init(self.op.x), self.steps),
+        )
 
-    def run_heavy_ball(self, rates: Vector, momentum: float) -> float:
-        """Loss over all data after steps of heavy ball from rest."""
-        x, speed = self.op.x, tuple(jnp.zeros_like(rate) for rate in rates)
-        for batch in self._batches():
-            _, gradient = self.op.objective.gradient_of(batch, x)
-            speed = add_scaled(gradient, momentum, speed)
-            x = add_scaled(x, -1.0, tuple(rate * leaf for rate, leaf in zip(rates, speed, strict=True)))
-        return self._value(x)
+    def _same_momentum(self, name: str, factor: float) -> RateSetting:
+        return RateSetting(
+            name=name,
+            learning_rate=factor * self.now.learning_rate,
+            momentum=self.now.momentum,
+            factor=factor,
+            ratio=factor * self.now.ratio,
+            predicted=self._change(factor),
+            loss=loss_after_steps(self.op, self.optimizer, self.state, self.steps, factor),
+        )
 
-    def _batches(self) -> Iterator[Batch]:
-        """A batch for each step; every pass reads the data again."""
-        self.num_gradients += self.steps
-        passes = itertools.chain.from_iterable(self.op.objective.data for _ in itertools.count())
-        return itertools.islice(passes, self.steps)
+    def _change(self, factor: float) -> float:
+        """Change of the quadratic by the optimiser's own momentum, where alternating gradients count as 1."""
+        own = 1 / (1 - self.response.next_share / (1 + self.response.ratio))
+        kernel = MomentumKernel(own, own * self.response.next_share, self.response.ratio)
+        return self.spectrum.change(kernel, factor, self.steps)
 
-    def _value(self, x: Vector) -> float:
-        value = self.op.objective.value(x)
-        return value if math.isfinite(value) else math.inf
+
+def _factors(ratio: float) -> np.ndarray:
+    """Multiples of a rate whose sharpness ÷ limit is `ratio`, up to SHARPNESS_RESERVE of the limit."""
+    most = SHARPNESS_RESERVE / ratio if ratio > SHARPNESS_RESERVE / HIGHEST_RATE else HIGHEST_RATE
+    return most * 2.0 ** -np.arange(1 + round(math.log2(1 / LOWEST_RATE)))
+
+
+def _one_rate(response: ImpulseResponse) -> bool:
+    """Whether all variables that move have one rate."""
+    first = flatten(response.first)
+    moving = first[first > 0]
+    return bool(np.all(np.abs(moving - moving.max()) <= RESPONSE_TOLERANCE * moving.max()))
 
 
 def _better(op: HessianOperator, tried: list[RateSetting]) -> RateSetting | None:
-    """The setting that ends lowest, if it ends lower than here and, by enough, than without a change."""
+    """The setting that ends lowest, if it ends lower than here and, by BETTER_BY, than without a change."""
     best = min(tried, key=lambda setting: setting.loss)
     changed = max(abs(op.value - min(best.loss, op.value)), abs(op.value) * float(op.eps))
-    return best if best.loss < min(tried[0].loss - MATERIAL * changed, op.value) else None
+    return best if best.loss < min(tried[0].loss - BETTER_BY * changed, op.value) else None
 
 
 def _proposal(op: HessianOperator, tried: list[RateSetting], steps: int, now: Stability) -> RateProposal:
@@ -269,81 +380,3 @@ def _undetermined(op: HessianOperator, reason: str, steps: int) -> RateProposal:
         num_hvps=op.num_hvps,
         num_gradients=0,
     )
-
-
-# --- What steps of given rate and momentum do to a quadratic, as far as the gradient sees its spectrum.
-
-
-class GradientSpectrum(NamedTuple):
-    """The spectrum as the gradient sees it.
-
-    Attributes:
-        nodes: curvatures θ, shape (k,).
-        parts: the gradient's component at each, shape (k,).
-    """
-
-    nodes: np.ndarray
-    parts: np.ndarray
-
-    def change(self, memory: MomentumKernel, factor: float, steps: int) -> float:
-        """Change of the quadratic after some steps from rest.
-
-        Negative curvature is taken as none: there the quadratic has no floor, and the loss may have one.
-
-        Args:
-            memory: how a step depends on this and earlier gradients.
-            factor: multiplies every step.
-            steps: number of steps.
-
-        Returns:
-            Loss there − loss here, in units of the loss; infinite where it overflows.
-        """
-        nodes = np.maximum(self.nodes, 0.0)
-        moved, late = np.zeros_like(nodes), np.zeros_like(nodes)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(steps):
-                gradient = self.parts + nodes * moved
-                moved = moved - factor * (memory.now * gradient + late)
-                late = memory.ratio * late + memory.next * gradient
-            value = float(np.sum(self.parts * moved + 0.5 * nodes * moved**2))
-        return value if np.isfinite(value) else float("inf")
-
-
-class MomentumKernel(NamedTuple):
-    """A step is −(now·g₀ + next·Σ ratioᵏ⁻¹g₋ₖ)."""
-
-    now: float
-    next: float
-    ratio: float
-
-
-def heavy_ball(momentum: float) -> MomentumKernel:
-    """Memory of steps v ← βv + g, x ← x − v."""
-    return MomentumKernel(1.0, momentum, momentum)
-
-
-def gradient_spectrum(op: HessianOperator, gradient: Vector, num_products: int) -> GradientSpectrum:
-    """Lanczos from the gradient.
-
-    Args:
-        op: the Hessian in scaled coordinates.
-        gradient: the gradient in them.
-        num_products: products at most.
-
-    Returns:
-        Nodes and parts; none where the gradient is zero.
-
-    Cost:
-        num_products products and vectors of memory, fewer where the Krylov space ends.
-
-    Source:
-        G. Golub and G. Meurant, Matrices, Moments and Quadrature, 2010, chapter 6.
-    """
-    size = float(norm(gradient))
-    if not size > 0:
-        return GradientSpectrum(np.zeros(0), np.zeros(0))
-    krylov = Krylov(op, gradient, np.random.default_rng(0), num_products)
-    while not (krylov.full or krylov.invariant):
-        krylov.step()
-    ritz = krylov.ritz()
-    return GradientSpectrum(ritz.values, size * ritz.weights[0])

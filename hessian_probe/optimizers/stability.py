@@ -1,4 +1,4 @@
-"""Sharpness seen through the optimiser in use, against the limit beyond which it diverges."""
+"""Sharpness in the coordinates of the optimiser in use, against the limit beyond which it diverges."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ import numpy as np
 from hessian_probe.arrays import PyTree, from_tangent, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
-from hessian_probe.optimizers.impulse_response import ImpulseResponse, measure_response
-from hessian_probe.optimizers.lr_lookahead import lr_lookahead
+from hessian_probe.optimizers.impulse_response import ImpulseResponse, lr_lookahead, measure_response
 from hessian_probe.optimizers.optax_state import UnreadableError
 from hessian_probe.optimizers.probe import OptimizerProbe
 from hessian_probe.optimizers.stability_limit import recognise
+from hessian_probe.optimizers.thresholds import EDGE, NONLINEAR
 from hessian_probe.points.preconditions import nonfinite
 from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.result import EigenResult
 
-# Where training settles at its limit, sharpness ÷ limit was seen within this band of 1 in the mean
-# (`make bench-stability`: gradient descent, heavy ball, Nesterov, Adam); single looks of Adam reach 0.88.
-EDGE = 0.05
-# A step that differs by more from the linear response is reported; rounding is below 1e-3.
-CLIPPED = 0.02
 CAVEAT = (
     "the limit holds for the loss over these data, whose gradient is exact; with small batches noise keeps "
     "the sharpness below it (arXiv:2412.20553)"
@@ -34,13 +29,13 @@ CAVEAT = (
 
 @result(leaves=("eigen", "direction"))
 class Stability:
-    """Sharpness seen through an optimiser, against its stability limit; made by `stability`.
+    """Sharpness in an optimiser's coordinates, against its stability limit; made by `stability`.
 
     Attributes:
         status: "stable" (below the limit), "at_the_edge" (within 5 % of it, where training settles by
             itself), "unstable" (above it: the next steps diverge along the top eigenvector), or
             "undetermined" (`reason` says what is missing).
-        method: name of the optimiser, as recognised from its measured response.
+        method: name of the optimiser, recognised from its measured response.
         sharpness: largest eigenvalue of P⁻¹H (of H where there is no preconditioner P).
         error: residual norm of that eigenvalue; some eigenvalue lies within it.
         limit: largest sharpness at which the optimiser is stable, in the units of `sharpness`.
@@ -127,13 +122,13 @@ def stability(
     max_hvps: int | None = None,
     key: jax.Array | None = None,
 ) -> Stability:
-    """Compare the sharpness that an optimiser sees with the limit beyond which it diverges.
+    """Compare the sharpness in an optimiser's coordinates with the limit beyond which it diverges.
 
     Near a point with Hessian H, steps P⁻¹∇f of gradient descent diverge along an eigenvector of P⁻¹H
     whose eigenvalue is above 2/η; momentum, Nesterov's step, weight decay and Adam change the limit.  An
     optax transformation is opaque, so its rate, momentum, decay and preconditioner are measured on a
-    copy of its state: the answer to a tiny gradient, in this step and the next ones.  That works
-    through `chain`, `masked`, `inject_hyperparams`, `MultiSteps` and schedules alike.
+    copy of its state: by the response to a tiny gradient, in this step and the next ones.  The same
+    measurement works through `chain`, `masked`, `inject_hyperparams`, `MultiSteps` and schedules.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -159,6 +154,15 @@ def stability(
     Source:
         J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,
         2021, arXiv:2103.00065; Adaptive gradient methods at the edge of stability, 2022, arXiv:2207.14484.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> def loss(x):
+        ...     return 5.0 * x[0] ** 2 + x[1] ** 2
+        >>> params, optimizer = jnp.ones(2), optax.sgd(0.1)
+        >>> found = stability(loss, params, optimizer=optimizer, opt_state=optimizer.init(params))
+        >>> found.status, round(found.sharpness, 3), round(found.limit, 3)
+        ('stable', 10.0, 20.0)
     """
     op = hessian(loss, params, data)
     bad = nonfinite(op)
@@ -241,10 +245,10 @@ def _open(eigen: EigenResult) -> str:
 def _notes(eigen: EigenResult, whole: bool, response: ImpulseResponse) -> tuple[str, ...]:
     notes = [CAVEAT]
     if response.kind:
-        notes.append("clipping, if there is any, is not seen: the response is measured at tiny gradients")
-    elif not abs(response.shortened - 1) <= CLIPPED:
+        notes.append("clipping would not show: the response is measured at tiny gradients")
+    elif not abs(response.shortened - 1) <= NONLINEAR:
         notes.append(
-            f"at the present gradient the step is {number(response.shortened, 3)} of the linear response "
+            f"at the present gradient the step is {number(response.shortened, 3)} times the linear response "
             "(clipping): the limit holds for gradients that are not clipped"
         )
     if whole:

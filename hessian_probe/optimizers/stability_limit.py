@@ -1,8 +1,8 @@
-"""An optimiser's name, rate and momentum, told from its measured response, and its stability limit.
+"""An optimiser's name, rate, momentum and stability limit, from its measured response.
 
 An update x − Σ hₖ∇f(x₋ₖ) with weight decay κ diverges along an eigenvector of P⁻¹H once its eigenvalue s
-passes the value at which −1 solves z − 1 + κ = −s·Σ hₖz⁻ᵏ: then every step overshoots by more than the
-last.  With hₖ = h₁ρᵏ⁻¹, s = (2 − κ) / (h₀ − h₁/(1 + ρ)).
+passes the value at which −1 solves z − 1 + κ = −s·Σ hₖz⁻ᵏ: from there on every step overshoots by more than
+the last.  With hₖ = h₁ρᵏ⁻¹, s = (2 − κ) / (h₀ − h₁/(1 + ρ)).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector
-from hessian_probe.optimizers.impulse_response import AGREE, ImpulseResponse
+from hessian_probe.arrays import Vector, flatten
+from hessian_probe.optimizers.impulse_response import ImpulseResponse
+from hessian_probe.optimizers.thresholds import RESPONSE_TOLERANCE
 
 COHEN_2021 = "Cohen et al. 2021, arXiv:2103.00065"
 COHEN_2022 = "Cohen et al. 2022, arXiv:2207.14484"
@@ -54,8 +55,7 @@ def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
     Returns:
         Method.  Where the form of the preconditioner is unknown, in units where the limit is 2.
     """
-    first = np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in response.first)])
-    gain = np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in response.gain)])
+    first, gain = flatten(response.first), flatten(response.gain)
     moved = first > 0
     base, preconditioner = _base(response, first, moved)
     decay = _one_decay(response.decay, moved)
@@ -80,18 +80,22 @@ def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
 
 
 def _one_decay(decay: Vector, moved: np.ndarray) -> float:
-    flat = np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in decay)])[moved]
+    flat = flatten(decay)[moved]
     middle = float(np.median(flat))
-    return middle if np.all(np.abs(flat - middle) <= AGREE * max(abs(middle), AGREE)) else float("nan")
+    return (
+        middle
+        if np.all(np.abs(flat - middle) <= RESPONSE_TOLERANCE * max(abs(middle), RESPONSE_TOLERANCE))
+        else float("nan")
+    )
 
 
 def _base(response: ImpulseResponse, first: np.ndarray, moved: np.ndarray) -> tuple[float | None, str]:
     """The rate c with −h₀ = c / P, and P as a formula; None where P has no known form."""
     if not response.kind:
         top = float(np.max(first))
-        even = np.all(np.abs(first[moved] - top) <= AGREE * top)
+        even = np.all(np.abs(first[moved] - top) <= RESPONSE_TOLERANCE * top)
         return top, "" if even else "largest rate ÷ the variable's own rate"
-    second = response.scaling.second
+    second = response.preconditioner.second
     if any(moment is None for moment, leaf in zip(second, response.first, strict=True) if np.any(leaf)):
         return None, f"measured step of each variable ({response.kind})"
     pairs = list(zip(second, response.first, strict=True))
@@ -101,9 +105,9 @@ def _base(response: ImpulseResponse, first: np.ndarray, moved: np.ndarray) -> tu
     nu = np.concatenate([v.ravel() for v in values])[moved]
     shared = any(np.size(v) == 1 < leaf.size for v, leaf in pairs if v is not None)
     inverse = 1.0 / first[moved]
-    forms = ((1, "√ν + ε"), (2, "√(ν + ε)")) if response.scaling.power < 1 else ((1, "ν"),)
+    forms = ((1, "√ν + ε"), (2, "√(ν + ε)")) if response.preconditioner.power < 1 else ((1, "ν"),)
     for power, text in forms:
-        slope = _affine(nu ** (power * response.scaling.power), inverse**power)
+        slope = _affine(nu ** (power * response.preconditioner.power), inverse**power)
         if slope is not None:
             return slope ** (-1 / power), text + (", one ν for each leaf" if shared else "")
     return None, f"measured step of each variable ({response.kind})"
@@ -117,7 +121,7 @@ def _affine(x: np.ndarray, y: np.ndarray) -> float | None:
         if np.any(size == 0):
             return None
         found = np.linalg.lstsq(design / size, np.ones(len(y)), rcond=None)[0] / size
-        if np.all(np.abs(design @ found - 1) <= 10 * AGREE) and found[0] > 0:
+        if np.all(np.abs(design @ found - 1) <= 10 * RESPONSE_TOLERANCE) and found[0] > 0:
             return float(found[0])
     return None
 
@@ -125,16 +129,16 @@ def _affine(x: np.ndarray, y: np.ndarray) -> float | None:
 def _named(response: ImpulseResponse, base: float, decay: float) -> tuple[str, float, str]:
     """Name, rate and formula of the limit."""
     beta, share = response.ratio, response.next_share
-    plain = abs(share) <= AGREE
-    heavy = abs(share - beta) <= 10 * AGREE
-    nesterov = abs(share - beta**2 / (1 + beta)) <= 10 * AGREE
-    minus = "" if abs(decay) <= AGREE**2 else " − decay"
+    plain = abs(share) <= RESPONSE_TOLERANCE
+    heavy = abs(share - beta) <= 10 * RESPONSE_TOLERANCE
+    nesterov = abs(share - beta**2 / (1 + beta)) <= 10 * RESPONSE_TOLERANCE
+    minus = "" if abs(decay) <= RESPONSE_TOLERANCE**2 else " − decay"
     family = _family(response)
     if "Adam" in response.kind or "Amsgrad" in response.kind or "Belief" in response.kind:
         name = family + ("W" if minus and family == "Adam" else "")
         if not heavy:  # Nesterov's, in the first steps with two corrections of its own
             return "N" + name.lower(), float("nan"), "2/Σ(−1)ᵏhₖ"
-        rate = base / (1 - beta) if response.scaling.forgets else float("nan")
+        rate = base / (1 - beta) if response.preconditioner.forgets else float("nan")
         return name, rate, f"(2 + 2β₁)/((1 − β₁)η){minus}"
     if plain:
         return family or "gradient descent", base, f"2/η{minus}"
@@ -153,7 +157,7 @@ def _named(response: ImpulseResponse, base: float, decay: float) -> tuple[str, f
 
 def _family(response: ImpulseResponse) -> str:
     """Name by the second moment and how the step depends on it; "" without one."""
-    found = response.scaling
+    found = response.preconditioner
     if found.rectified and not found.kind:
         return "RAdam before it divides by √ν"
     own = found.kind.removeprefix("ScaleBy").removesuffix("State")

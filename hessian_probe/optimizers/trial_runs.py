@@ -1,24 +1,33 @@
-"""A few steps of training on a copy, to measure what a change would bring."""
+"""Runs of an optimiser on a copy of the parameters, to measure what a change of the training would gain."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import at_least_float32
+from hessian_probe.arrays import (
+    PyTree,
+    Vector,
+    add_scaled,
+    at_least_float32,
+    cast,
+    from_tangent,
+    merge,
+    tangent,
+    widest,
+)
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.samples import Samples
+from hessian_probe.optimizers.optax_state import call_update
+from hessian_probe.optimizers.thresholds import ADAM_RATES, GAIN_DEVIATIONS, GAIN_MEAN, PERTURBATION
 
-# Steps of a trial: enough for a rate sixteen times too small to show, few enough to be cheap.
-STEPS = 40
-# Steps of the own Adam that show what training could still gain.
-ADAM_STEPS = 200
-# Own Adam, for what can be gained by any means: constants of Kingma and Ba 2015, arXiv:1412.6980.
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+NO_OPTAX = "optax: pip install 'hessian_probe[optax]'"
 
 
 class Trial(NamedTuple):
@@ -41,43 +50,147 @@ class Trial(NamedTuple):
         return (self.before - self.after) / self.before if self.before > 0 else self.before - self.after
 
 
-class GradientDescent:
-    """Gradient descent at rate 1, in the form of an optax transformation."""
-
-    @staticmethod
-    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        """The negative gradient."""
-        return jax.tree.map(lambda g: -g, gradient), state
-
-
 def float_leaf(leaf: Any) -> bool:
     """Whether a leaf is trained."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def takes_value(optimizer: Any) -> bool:
-    """Whether an optimiser may ask for the loss beside the gradient."""
-    return "ExtraArgs" in type(optimizer).__name__
-
-
-def zeros(params: Any) -> Any:
+def zeros(params: PyTree) -> PyTree:
     """Zeros in place of what is trained."""
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
 
 
-def moved(params: Any, updates: Any) -> Any:
-    """Add updates where there are any."""
+def _trained(tree: PyTree) -> list[jax.Array]:
+    """Leaves that are trained, in at least float32."""
+    return [x.astype(at_least_float32(x.dtype)) for x in jax.tree.leaves(tree) if float_leaf(x)]
 
-    def leaf(x: Any, u: Any) -> Any:
-        return x + u.astype(x.dtype) if float_leaf(x) else x
 
-    return jax.tree.map(leaf, params, updates)
+def _descend(tree: PyTree, steps: Sequence[jax.Array]) -> PyTree:
+    """A tree with minus the steps in place of the leaves that are trained."""
+    left = iter(steps)
+    return jax.tree.map(lambda leaf: -next(left) if float_leaf(leaf) else leaf, tree)
+
+
+class HeavyBall:
+    """Heavy ball v ← βv + g, x ← x − rate·v, in the form of an optax transformation.
+
+    Args:
+        momentum: β; 0 is gradient descent.
+        rates: the rate of each variable, one array for each leaf that is trained; None for 1.
+    """
+
+    def __init__(self, momentum: float = 0.0, rates: Vector | None = None) -> None:
+        self.momentum, self.rates = momentum, rates
+
+    def init(self, params: PyTree) -> list[jax.Array]:
+        """A velocity of zero."""
+        return [jnp.zeros_like(x) for x in _trained(params)]
+
+    def update(self, gradient: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        """The step, and the new velocity."""
+        velocity = add_scaled(tuple(_trained(gradient)), self.momentum, tuple(state))
+        step = velocity
+        if self.rates is not None:
+            step = tuple(rate * v for rate, v in zip(self.rates, velocity, strict=True))
+        return _descend(gradient, step), list(velocity)
+
+
+class Adam:
+    """Optax's Adam at rate 1, on what is trained alone, with moments in at least float32.
+
+    In half precision its ε would be zero, and so would be the squares of small gradients.  ε is added to the
+    uncorrected √ν, as at the end of section 2 of Kingma and Ba 2015 (arXiv:1412.6980): first steps are then
+    proportional to gradients below ε / √(1 − β₂).
+
+    Raises:
+        ImportError: optax is not installed.
+    """
+
+    B2, EPSILON = 0.999, 1e-8
+
+    def __init__(self) -> None:
+        try:
+            import optax
+        except ImportError as error:
+            raise ImportError(f"training a copy with Adam needs {NO_OPTAX}") from error
+        self._scale_by_adam = optax.scale_by_adam
+
+    def init(self, params: PyTree) -> Any:
+        """Moments of zero."""
+        return self._scale_by_adam().init(_trained(params))
+
+    def update(self, gradient: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        """The step, and the new moments."""
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes inside
+            epsilon = self.EPSILON / jnp.sqrt(1 - self.B2 ** jnp.float32(state.count + 1))
+            adam = self._scale_by_adam(b2=self.B2, eps=epsilon)
+            steps, state = adam.update(_trained(gradient), state)
+        return _descend(gradient, steps), state
+
+
+def take_step(
+    optimizer: Any,
+    params: PyTree,
+    state: Any,
+    value: Any,
+    gradient: PyTree,
+    factor: Any = 1.0,
+    *,
+    pull: bool = True,
+) -> tuple[PyTree, Any]:
+    """One step of an optimiser, with its update multiplied by a factor.
+
+    Multiplying the update is the same as multiplying the learning rate.
+
+    Args:
+        optimizer: the optax transformation.
+        params: the parameters.
+        state: its state.
+        value: the loss there.
+        gradient: the gradient there.
+        factor: multiplies the update.
+        pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
+
+    Returns:
+        The parameters and the state after the step.
+    """
+    updates, state = call_update(optimizer, gradient, state, params if pull else zeros(params), value)
+
+    def moved(x: Any, u: Any) -> Any:
+        if not float_leaf(x):
+            return x
+        dtype = at_least_float32(widest((x.dtype, u.dtype)))
+        return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * u.astype(dtype)).astype(x.dtype)
+
+    return jax.tree.map(moved, params, updates), state
+
+
+def _compiled(
+    loss: Callable[..., Any], optimizer: Any, count: int, *, pull: bool = True
+) -> Callable[..., Any]:
+    """Some steps as one compiled function: where they end, the losses on the way, the last loss, slopes."""
+
+    @jax.jit
+    def run(params: Any, state: Any, factor: Any, data: Any, index: Any, direction: Any) -> Any:
+        def step(carry: Any, rows: Any) -> Any:
+            at, inner = carry
+            batch = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
+            value, gradient = jax.value_and_grad(loss, allow_int=True)(at, batch)
+            slope = sum(jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False))
+            return take_step(optimizer, at, inner, value, gradient, factor, pull=pull), (
+                value,
+                jnp.asarray(slope, jnp.float32),
+            )
+
+        length = None if index is not None else count
+        (end, _), (values, slopes) = jax.lax.scan(step, (params, state), index, length=length)
+        return end, values, loss(end, data), slopes
+
+    return run
 
 
 class TrialRunner:
     """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
-
-    Multiplying the update is the same as multiplying the learning rate.
 
     Args:
         loss: `loss(params, batch)`.
@@ -98,31 +211,9 @@ class TrialRunner:
         *,
         pull: bool = True,
     ) -> None:
-        self.loss, self.samples = loss, samples
         self.batch = jax.tree.map(jnp.asarray, samples.batch)
         self.index = _order(samples.size, batch_size, count)
-        told = takes_value(optimizer)
-
-        @jax.jit
-        def run(params: Any, state: Any, factor: Any, data: Any, index: Any, direction: Any) -> Any:
-            def step(carry: Any, rows: Any) -> Any:
-                at, inner = carry
-                batch = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
-                value, gradient = jax.value_and_grad(loss, allow_int=True)(at, batch)
-                slope = sum(
-                    jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False)
-                )
-                keywords = {"value": value} if told else {}
-                seen = at if pull else zeros(at)
-                updates, inner = optimizer.update(gradient, inner, seen, **keywords)
-                scaled = jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates)
-                return (moved(at, scaled), inner), jnp.asarray(slope, jnp.float32)
-
-            length = None if index is not None else count
-            (end, _), slopes = jax.lax.scan(step, (params, state), index, length=length)
-            return end, loss(end, data), slopes
-
-        self._run = run
+        self._run = _compiled(loss, optimizer, count, pull=pull)
 
     def run(
         self, params: Any, state: Any, before: float, factor: float = 1.0, direction: Any = None
@@ -140,7 +231,7 @@ class TrialRunner:
             Trial.
         """
         leaves = () if direction is None else tuple(jax.tree.leaves(direction))
-        _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
+        _, _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
         value = float(after)
         flips = float("nan")
         if direction is not None:
@@ -159,72 +250,79 @@ def _order(count: int, batch_size: int | None, steps: int) -> Any:
     return jnp.asarray(rows[: steps * batch_size].reshape(steps, batch_size))
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def _adam(loss: Callable[..., Any], params: Any, batch: Any, rate: Any, steps: int) -> tuple[Any, Any]:
-    """The best loss seen in some steps of Adam on one batch, and where it ended."""
-    leaves, structure = jax.tree.flatten(params)
-    trained = [float_leaf(leaf) for leaf in leaves]
-
-    def whole(values: Any) -> Any:
-        free = iter(values)
-        merged = [next(free) if on else leaf for leaf, on in zip(leaves, trained, strict=True)]
-        return jax.tree.unflatten(structure, merged)
-
-    def value(values: Any) -> Any:
-        return loss(whole(values), batch)
-
-    start = [leaf for leaf, on in zip(leaves, trained, strict=True) if on]
-    # In half precision ε is zero, and the squares of small gradients are.
-    zero = [jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)) for leaf in start]
-
-    def step(carry: Any, count: Any) -> Any:
-        at, mean, square, best = carry
-        now, gradient = jax.value_and_grad(value)(at)
-        gradient = [g.astype(m.dtype) for g, m in zip(gradient, mean, strict=True)]
-        mean = [(BETA1 * m + (1 - BETA1) * g).astype(g.dtype) for m, g in zip(mean, gradient, strict=True)]
-        square = [
-            (BETA2 * s + (1 - BETA2) * g * g).astype(g.dtype) for s, g in zip(square, gradient, strict=True)
-        ]
-        size = jnp.sqrt(1 - BETA2**count) / (1 - BETA1**count)
-        at = [
-            (x.astype(m.dtype) - (rate * size).astype(m.dtype) * m / (jnp.sqrt(s) + EPSILON)).astype(x.dtype)
-            for x, m, s in zip(at, mean, square, strict=True)
-        ]
-        return (at, mean, square, jnp.where(now < best, now, best)), None
-
-    counts = jnp.arange(1, steps + 1, dtype=jnp.float32)
-    first = value(start)
-    (end, _, _, best), _ = jax.lax.scan(step, (start, zero, zero, first), counts)
-    last = value(end)
-    return jnp.where(last < best, last, best), whole(end)
-
-
-# Rates tried by the own Adam: ten times the usual one, and the usual one (Kingma and Ba 2015).
-RATES = (1e-3, 1e-2)
-
-
-def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> tuple[float, Any]:
-    """Lowest loss that Adam sees in some steps, the better of two rates, and where that run ended.
+class AdamRunner:
+    """Full-batch steps of Adam from a start, at each of ADAM_RATES; compiled once for each shape of data.
 
     Args:
         loss: `loss(params, batch)`.
-        params: start.
-        batch: the data, all of it used in each step.
         steps: number of steps for each rate.
 
-    Returns:
-        The loss (NaN where none was finite) and the parameters.
+    Raises:
+        ImportError: optax is not installed.
     """
-    arrays = jax.tree.map(jnp.asarray, batch)
-    found = [_adam(loss, params, arrays, jnp.float32(rate), steps) for rate in RATES]
-    losses = [float(best) for best, _ in found]
-    if not np.any(np.isfinite(losses)):
-        return float("nan"), found[0][1]
-    return float(np.nanmin(losses)), found[int(np.nanargmin(losses))][1]
+
+    def __init__(self, loss: Callable[..., Any], steps: int) -> None:
+        self._adam = Adam()
+        self._run = _compiled(loss, self._adam, steps)
+
+    def best(self, params: Any, batch: Any) -> tuple[float, Any]:
+        """Lowest loss that the better of the rates meets, and where that run ended.
+
+        Args:
+            params: start.
+            batch: the data, all of it used in each step.
+
+        Returns:
+            The loss (NaN where none was finite) and the parameters.
+        """
+        arrays, state = jax.tree.map(jnp.asarray, batch), self._adam.init(params)
+        found = [self._run(params, state, rate, arrays, None, ()) for rate in ADAM_RATES]
+        losses = [_lowest([*np.asarray(values, np.float64), float(after)]) for _, values, after, _ in found]
+        if not np.any(np.isfinite(losses)):
+            return float("nan"), found[0][0]
+        return float(np.nanmin(losses)), found[int(np.nanargmin(losses))][0]
 
 
-# Size of a small displacement, over that of the leaf or of one that is drawn anew, whichever is larger.
-SMALL = 0.01
+def _lowest(losses: list[float]) -> float:
+    """The lowest of some losses; NaN where the first one is."""
+    return losses[0] if math.isnan(losses[0]) else float(np.nanmin(losses))
+
+
+def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> tuple[float, Any]:
+    """Lowest loss that Adam meets in some steps, the better of two rates, and where that run ended."""
+    return AdamRunner(loss, steps).best(params, batch)
+
+
+def loss_after_steps(
+    op: HessianOperator, optimizer: Any, state: Any, steps: int, factor: float = 1.0
+) -> float:
+    """Loss over all data after some steps of an optimiser from an operator's parameters, on its batches.
+
+    Args:
+        op: the operator; its data are read again after every pass.
+        optimizer: the optax transformation.
+        state: its state.
+        steps: number of steps, one batch each.
+        factor: multiplies every update.
+
+    Returns:
+        The loss; infinite where it is not finite.
+    """
+    layout, rest = op.layout, op.objective.non_variables
+
+    @jax.jit
+    def step(x: Vector, gradient: Vector, value: Any, state: Any) -> Any:
+        given = tangent(layout, cast(gradient, layout.dtypes), rest)
+        params, state = take_step(optimizer, merge(layout, x, rest), state, value, given, factor)
+        return cast(from_tangent(layout, params, "the parameters"), layout.dtypes), state
+
+    x = op.x
+    passes = itertools.chain.from_iterable(op.objective.data for _ in itertools.count())
+    for batch in itertools.islice(passes, steps):
+        value, gradient = op.objective.gradient_of(batch, x)
+        x, state = step(x, gradient, value, state)
+    end = op.objective.value(x)
+    return end if math.isfinite(end) else math.inf
 
 
 def perturb(params: Any, rng: np.random.Generator) -> Any:
@@ -243,18 +341,14 @@ def perturb(params: Any, rng: np.random.Generator) -> Any:
             return x
         array = np.asarray(x, np.float64)
         usual = 1 / np.sqrt(array.shape[-2]) if array.ndim > 1 else 1.0
-        size = SMALL * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
+        size = PERTURBATION * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
         return jnp.asarray(array + size * rng.standard_normal(array.shape), x.dtype)
 
     return jax.tree.map(leaf, params)
 
 
-# A leaf whose entries lie around 1 by this many of their deviations is a gain, as of layer norm.
-EVEN = 3.0
-
-
 def reinitialise(params: Any, rng: np.random.Generator) -> Any:
-    """Parameters as a usual start has them: weights drawn, biases zero, gains one.
+    """Parameters as at a usual start: random weights, biases of zero, gains of one.
 
     Args:
         params: pytree; only shapes count, and whether entries lie around 1.
@@ -269,7 +363,7 @@ def reinitialise(params: Any, rng: np.random.Generator) -> Any:
         if not float_leaf(x) or np.ndim(x) == 0:
             return x
         array = np.asarray(x, np.float64)
-        if 0.5 < array.mean() < 2 and array.mean() > EVEN * array.std():
+        if GAIN_MEAN[0] < array.mean() < GAIN_MEAN[1] and array.mean() > GAIN_DEVIATIONS * array.std():
             return jnp.ones_like(x)
         if array.ndim == 1:
             return jnp.zeros_like(x)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,15 +9,16 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from hessian_probe.arrays import Layout, Vector, from_tangent, merge
+from hessian_probe.optimizers.optax_state import call_update
 
 
 def frozen_variables(
     optimizer: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...]
 ) -> tuple[bool, ...]:
-    """Say for each variable whether its update does without its gradient.
+    """Say for each variable whether its update is independent of its gradient.
 
-    That is so for `optax.set_to_zero` under `partition` or `masked`, whatever the chain around them does.
-    Nothing is computed: the update is traced, and what an output does not need of its inputs is dropped.
+    It is for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing is
+    computed: the update is traced, and dead code is eliminated for one output at a time.
 
     Args:
         optimizer: an optax transformation that takes extra arguments.
@@ -28,14 +27,13 @@ def frozen_variables(
         rest: their other arrays.
 
     Returns:
-        One flag per variable; all False where the optimiser cannot be traced so, or moves nothing at all.
+        One flag per variable; all False where the optimiser cannot be traced, or moves nothing at all.
     """
 
     def update(gradient: Vector, variables: Vector, rest: tuple[Any, ...], value: Any) -> Vector:
         params = merge(layout, variables, rest)
         state = optimizer.init(params)
-        keywords = accepted(optimizer.update, {"value": value})
-        updates, _ = optimizer.update(merge(layout, gradient, rest), state, params, **keywords)
+        updates, _ = call_update(optimizer, merge(layout, gradient, rest), state, params, value)
         return from_tangent(layout, updates)
 
     shapes = tuple(_shape(leaf) for leaf in variables)
@@ -54,11 +52,3 @@ def frozen_variables(
 
 def _shape(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) if hasattr(leaf, "dtype") else leaf
-
-
-def accepted(update: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
-    """Those keywords that an update takes: some that claim to take more do not."""
-    parameters = inspect.signature(update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return keywords
-    return {name: value for name, value in keywords.items() if name in parameters}

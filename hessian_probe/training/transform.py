@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, split, tangent, widest
 from hessian_probe.optimizers.adjust_moments import adjust_moments
-from hessian_probe.optimizers.untrained_params import accepted, frozen_variables
+from hessian_probe.optimizers.optax_state import accepted
+from hessian_probe.optimizers.untrained_params import frozen_variables
 from hessian_probe.training import escape_rules as rules
 from hessian_probe.training.backoff import (
     PAUSE,

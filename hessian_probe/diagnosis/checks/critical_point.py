@@ -20,7 +20,7 @@ BETTER = 3.0
 SPREAD = 0.5
 # Share of the loss below which an optimiser gains nothing: rounding of 40 steps in float32 stays below it.
 STILL = 1e-4
-# How many times lower the own Adam must end from a little beside, where the loss may differ by this share;
+# How many times lower Adam must end from a little beside, where the loss may differ by this share;
 # from here it must be held at this share of the loss at least.
 FREED = 3.0
 SAME = 0.05

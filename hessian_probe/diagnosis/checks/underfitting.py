@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
@@ -15,7 +13,6 @@ from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.reference_models import ONE_BATCH
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.optimizers.trial_runs import best_by_adam
 from hessian_probe.results import number
 
 SPREAD = 0.15
@@ -85,9 +82,7 @@ def _simpler(case: Experiments) -> dict[str, float]:
 
 def _train_baseline(case: Experiments, loss: Callable[..., Any], params: Any) -> float:
     assert case.samples is not None
-    case.num_evaluations += 2 * case.num_adam_steps
-    batch = jax.tree.map(jnp.asarray, case.samples.batch)
-    return best_by_adam(loss, params, batch, case.num_adam_steps)[0]
+    return case.best_by_adam(params, case.samples.batch, loss)[0]
 
 
 def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
@@ -125,7 +120,7 @@ def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
 
 
 def _moved(case: Experiments) -> str:
-    """Say that the own Adam moves what the optimiser holds fixed."""
+    """Say that Adam moves what the optimiser holds fixed."""
     if not case.fixed_by_optimizer:
         return ""
     some = ", ".join(case.fixed_by_optimizer[:3]) + (", …" if len(case.fixed_by_optimizer) > 3 else "")
