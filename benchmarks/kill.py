@@ -68,7 +68,7 @@ def work(job: str, save_to: Path | None, answer: Path, teller: Any) -> int:
         stopped = result.status == "interrupted"
     else:
         result = hp.classify(loss, params, batch, rtol=1e-6, max_hvps=2000, **saving)
-        stopped = result.evidence[0].startswith("interrupted")
+        stopped = result.reasons[0] == "interrupted"
     leaves = tuple(map(np.asarray, jax.tree.leaves(result)))
     seconds = time.monotonic() - began[0] if began else 0.0
     write(answer, {"text": repr(result), "seconds": seconds, "leaves": leaves})

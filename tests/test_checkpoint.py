@@ -131,7 +131,7 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(count, tmp_path):
     loss, params = stuck_point("nearby")
     point = hp.classify(loss, params, progress=raises_after(count), save_to=tmp_path / "point")
     assert point.label == "undetermined"
-    assert point.evidence[0].startswith("interrupted")
+    assert point.reasons[0] == "interrupted"
     same(hp.classify(loss, params, save_to=tmp_path / "point"), hp.classify(loss, params))
 
 
@@ -193,7 +193,7 @@ def test_ctrl_c_anywhere_in_a_classification_gives_no_label_or_the_right_one(cls
             break
         stopped += 1
         assert point.label == "undetermined"
-        assert point.evidence[0].startswith("interrupted")
+        assert point.reasons[0] == "interrupted"
         assert repr(point)
         if point.escape_direction is not None:
             assert abs(float(point.escape_direction[0])) > 0.9
@@ -376,7 +376,7 @@ def test_a_foreign_job_is_refused_with_what_differs(tmp_path):
         for where in ({"resume": path}, {"save_to": path}):
             with pytest.raises(hp.CheckpointError, match=match):
                 hp.eigsh(op, **options, **where)
-    with pytest.raises(ValueError, match="holds a eigsh job, not a classify job"):
+    with pytest.raises(ValueError, match=r"saved by hp\.eigsh, this is hp\.classify"):
         hp.classify(loss, params, resume=path)
     op = hp.hessian(problem(SPECTRA["spread"], seed=1)[0], params, check=False)
     assert hp.eigsh(op, save_to=path, resume=False).status == "converged"  # starts over

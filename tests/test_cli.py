@@ -110,7 +110,7 @@ def test_undetermined_is_an_exit_code_of_its_own(target, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["point"]["label"] == "undetermined"
     assert document["point"]["loss"] is None
-    assert "nan" in document["point"]["evidence"][0]
+    assert document["point"]["reasons"][0] == "loss_nonfinite"
 
 
 def test_budget_and_seed_reach_the_search(target, capsys, monkeypatch):

@@ -122,7 +122,7 @@ def dead(p):
 def test_dead_units_are_named():
     point = hp.classify(dead, zeros(4))
     assert point.label in NO_TYPE
-    assert any("plateau" in sentence for sentence in point.evidence)
+    assert "plateau" in point.reasons
 
 
 def test_the_radius_is_where_the_curvature_holds():
@@ -217,6 +217,16 @@ def test_a_narrow_way_down_across_kinks_is_no_minimum(loss, n):
         point = hp.classify(loss, zeros(n), key=jax.random.key(seed))
         assert point.label in ("saddle", *NO_TYPE), point
         assert not point.certified
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_an_extremum_at_a_kink_is_claimed_in_two_directions_at_most(n):
+    point = hp.classify(lambda p: jnp.sum(jnp.abs(p)) + jnp.sum(p * p), zeros(n))
+    if n <= 2:
+        assert (point.label, point.certified, point.strict) == ("minimum", False, False)
+    else:
+        assert point.label == "undetermined"
+        assert point.reasons[0] == "kinks_many_directions"
 
 
 def test_away_from_its_kinks_a_loss_is_smooth():

@@ -117,3 +117,14 @@ def test_the_rounding_of_a_sum_over_samples_is_no_slope(count):
     point = hp.classify(loss, params, x)
     assert point.label in {"saddle", *NO_CLAIM}, point
     assert point.lowest.eigenvalues[0] < -4
+
+
+@pytest.mark.parametrize("x", [0.03, 0.1, 0.3])
+def test_newton_steps_that_leave_a_quarter_of_the_gradient_show_no_strict_saddle(x):
+    """Beside ⅓x³ − ½y² + ½|z|² every step leaves a quarter of the slope along x, whose curvature vanishes."""
+    start = np.zeros(60, FLOAT)
+    start[0] = x
+    point = hp.classify(lambda p: p[0] ** 3 / 3 - p[1] ** 2 / 2 + jnp.sum(p[2:] ** 2) / 2, start)
+    assert point.label in {"saddle", *NO_CLAIM}, point
+    assert not point.strict
+    assert not point.certified

@@ -24,6 +24,15 @@ from hessian_probe.spectrum.standard_errors import weighted_mean
 FLOAT = np.dtype(jnp.zeros(()).dtype)
 TOL = 1e-9 if np.float64 == FLOAT else 2e-4
 
+# What a classification of batches says where its budget does not suffice.
+SHORT = {
+    "budget_too_small",
+    "not_settled",
+    "no_products_for_batches",
+    "few_products_for_batches",
+    "few_products_for_shift",
+}
+
 
 def quadratic(w, batch):
     """Mean of ½ wᵀA w + bᵀw over the samples (A, b) of a batch."""
@@ -212,8 +221,25 @@ def test_noise_is_not_a_saddle():
     batches = cut(samples(rng, 0.3 * np.eye(12), 64, 3.0), [4] * 16)
     found = hp.classify(quadratic, point(12), batches)
     assert found.label == "undetermined"
-    assert "not fitted to" in found.evidence[0]
+    assert found.reasons[0] == "held_out_curvature_noisy"
     assert hp.classify(quadratic, point(12), batches, sampled=False).label == "saddle"
+
+
+@pytest.mark.parametrize("noisy", [0, 1])
+def test_a_sign_that_one_half_of_the_batches_shows_is_not_enough(noisy):
+    """The curvature is −1 on every other batch; on those between it scatters by 3 about −0.3."""
+    rng = np.random.default_rng(5)
+    curvature = np.empty((16, 4))
+    curvature[1 - noisy :: 2] = rng.normal(-1.0, 0.05, (8, 4))
+    curvature[noisy::2] = rng.normal(0.0, 0.05, (8, 4)) + np.tile([3.0, -3.6], 4)[:, None]
+    matrices = np.zeros((64, 3, 3))
+    matrices[:] = np.diag([0.0, 1.0, 2.0])
+    matrices[:, 0, 0] = curvature.ravel()
+    batches = cut((matrices.astype(FLOAT), np.zeros((64, 3), FLOAT)), [4] * 16)
+    found = hp.classify(quadratic, point(3), batches)
+    assert found.label == "undetermined"
+    assert found.reasons[0] == "held_out_curvature_noisy"
+    assert hp.classify(quadratic, point(3), batches, sampled=False).label == "saddle"
 
 
 def test_the_number_of_samples_settles_it():
@@ -224,7 +250,7 @@ def test_the_number_of_samples_settles_it():
     needed = few.samples_needed
     assert needed is not None
     assert 64 < needed < 20_000
-    assert f"{needed:,}" in " ".join(few.evidence)
+    assert "samples_needed" in few.reasons
     many = cut(samples(rng, matrix, needed, 1.0), [needed // 16] * 16)
     assert hp.classify(quadratic, point(6), many).label == "saddle"
 
@@ -243,7 +269,7 @@ def test_a_slope_of_noise_alone_is_not_decided():
     noisy = samples(rng, np.diag([1.0, 2.0, -1e-3]), 64, 0.0, slope_noise=1.0)
     found = hp.classify(quadratic, point(3), cut(noisy, [4] * 16))
     assert found.label == "undetermined"
-    assert "may be noise" in found.evidence[0]
+    assert found.reasons[0] == "gradient_over_batches_noisy"
     sloping = samples(rng, np.diag([1.0, 2.0, -1e-3]), 64, 0.0, slope=[1.0, 0.0, 1.0], slope_noise=1.0)
     assert hp.classify(quadratic, point(3), cut(sloping, [4] * 16)).label == "not_critical"
 
@@ -256,7 +282,7 @@ def test_a_critical_point_that_noise_moves_about_is_not_decided():
     center = point(3, 0.25)
     found = hp.classify(lambda w, b: quadratic(w - center, b), center, cut((matrices, slopes), [4] * 16))
     assert found.label == "undetermined"
-    assert "way to the critical point" in found.evidence[0]
+    assert found.reasons[0] == "shift_too_large"
     assert found.samples_needed > 64
 
 
@@ -276,7 +302,7 @@ def test_noise_in_many_directions_moves_the_critical_point():
 
     found = hp.classify(loss, center, cut((matrices, slopes), [4] * 16))
     assert found.label == "undetermined"
-    assert "way to the critical point" in found.evidence[0]
+    assert found.reasons[0] == "shift_too_large"
     quiet = hp.classify(loss, center, cut((matrices, slopes / 128), [4] * 16))
     assert quiet.label == "saddle"
 
@@ -294,7 +320,7 @@ def test_parameters_fitted_to_the_batches_are_noticed():
 
     found = hp.classify(loss, jnp.asarray(fit, FLOAT), batches)
     assert found.label in ("minimum", "undetermined")
-    assert "fitted to these very data" in " ".join(found.evidence) or found.label == "undetermined"
+    assert "fitted" in found.reasons or found.label == "undetermined"
 
 
 def test_a_null_space_is_left_out_of_the_halves_too():
@@ -311,7 +337,7 @@ def test_few_batches_are_said_to_be_all_there_is():
     found = hp.classify(quadratic, point(6), cut(samples(rng, saddle_matrix(6), 48, 1.0), [16] * 3))
     assert found.label == "saddle"
     assert found.certified
-    assert "the label is about these data" in found.evidence[-1]
+    assert found.reasons[-1] == "few_batches"
     assert found.grad_norm_error is None
 
 
@@ -323,7 +349,7 @@ def test_a_budget_too_small_for_the_check_says_so():
     for budget in (6, 7, 10, 13, 16, full.num_hvps - 1, full.num_hvps + PRODUCTS):
         found = hp.classify(quadratic, point(40), batches, max_hvps=budget)
         assert found.num_hvps <= budget
-        assert found.label == "saddle" or "max_hvps" in " ".join(found.evidence)
+        assert found.label == "saddle" or set(found.reasons) & SHORT
 
 
 def test_batches_in_another_order_give_the_same_kind_of_answer():
@@ -400,7 +426,7 @@ def test_higher_order_of_a_sample_decides_nothing_about_the_whole(power, mean):
     batches = [(mean + rng.standard_normal(4)).astype(FLOAT) for _ in range(8)]
     found = hp.classify(loss, point(2), batches)
     assert found.label == "undetermined"
-    assert any("sampled=False" in sentence for sentence in found.evidence)
+    assert found.reasons[0] == "higher_order_not_held_out"
     assert hp.classify(loss, point(2), batches, sampled=False).label in ("minimum", "saddle")
 
 

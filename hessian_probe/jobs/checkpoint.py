@@ -24,12 +24,10 @@ import numpy as np
 import hessian_probe
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import CheckpointError, State, random_state, read, snapshot, write
+from hessian_probe.jobs.thresholds import REST
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.hessian import HessianOperator
 
-# The next save waits at least this number of times the duration of the last one.
-# Source: saving then takes less than 2 % of the time.
-REST = 50.0
 AGAIN = "resume=False starts over"
 Source = str | os.PathLike[str]
 
@@ -73,7 +71,7 @@ class Job:
     """One job: its searches in their order, saved and continued.
 
     Args:
-        kind: what the job is.
+        kind: function that the job belongs to, "eigsh" for instance.
         op: operator of the problem.
         options: what was asked, except budgets, which may be raised when a job is continued.
         saving: where and how often.
@@ -91,7 +89,7 @@ class Job:
         self._failed = False
         source = saving.source
         if self._path is not None or source is not None:
-            self._header = {"kind": f"{kind} job", **_described(op, options)}
+            self._header = {"kind": kind, **_described(op, options)}
         if source is not None:
             self._saved = _open(source, self._header)
         self._cost, self._last = 0.0, time.monotonic()
@@ -177,7 +175,8 @@ def _open(path: Path, here: State) -> list[State]:
     saved = read(path)
     if saved["kind"] != here["kind"]:
         raise CheckpointError(
-            f"{path} holds a {saved['kind']}, not a {here['kind']}; give another path, or {AGAIN}"
+            f"{path} was saved by hp.{saved['kind']}, this is hp.{here['kind']}; give another path, or "
+            f"{AGAIN}"
         )
     _compare(path, saved, here)
     return list(saved["searches"])

@@ -1,4 +1,4 @@
-"""Ctrl-C waits while a state that others rely on is being changed."""
+"""Ctrl-C is held back while a state must not be left half changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import FrameType
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C until the block is done.
 
-    The growing basis is handed over to compiled code, which reuses its memory: an interrupt in between
-    would lose it.  Signals reach the main thread alone, so elsewhere there is nothing to hold back.
+    Compiled code reuses the memory of the growing basis: an interrupt in between would lose the basis.
+    Signals reach only the main thread, so elsewhere there is nothing to hold back.
 
     Raises:
         KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed meanwhile.

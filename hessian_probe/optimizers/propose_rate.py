@@ -171,8 +171,8 @@ def propose_rate(
             raise ValueError(f"{name}={value}; expected at least 1")
     op = hessian(loss, params, data)
     bad = nonfinite(op)
-    if bad:
-        return _undetermined(op, bad, steps)
+    if bad is not None:
+        return _undetermined(op, str(bad), steps)
     try:
         _, response = probed(op, optimizer, opt_state)
     except UnreadableError as error:

@@ -166,8 +166,8 @@ def stability(
     """
     op = hessian(loss, params, data)
     bad = nonfinite(op)
-    if bad:
-        return _undetermined(bad)
+    if bad is not None:
+        return _undetermined(str(bad))
     try:
         probe, response = probed(op, optimizer, opt_state)
         schedule = lr_lookahead(probe, response)

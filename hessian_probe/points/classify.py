@@ -27,8 +27,9 @@ from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import Eigenpair, ExtremeEigenpairs
-from hessian_probe.points.null_space import about
+from hessian_probe.points.null_space import left_out
 from hessian_probe.points.pipeline import Pipeline
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.second_order import Verdict, interrupted
@@ -176,6 +177,7 @@ def assemble(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
     trusted = bool(pipeline.line_checks.get("low") and pipeline.line_checks["low"].confirmed_by)
     counted = count_negative(op, extremes, pipeline.settings, pipeline.left, pipeline.rng, trusted=trusted)
     near = verdict.label not in ("not_critical", "undetermined")
+    evidence = (*verdict.evidence, *_notes(pipeline))
     return CriticalPoint(
         label=verdict.label,
         strict=verdict.strict,
@@ -196,18 +198,19 @@ def assemble(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
         radius=min((p.radius for p in pipeline.line_checks.values() if p.confirmed_by), default=math.nan),
         escape_direction=_escape_direction(pipeline, low) if trusted else _straight_descent(pipeline),
         descent=_descent(pipeline),
-        evidence=(*verdict.evidence, *_notes(pipeline)),
+        evidence=tuple(str(reason) for reason in evidence),
         num_hvps=pipeline.spent,
         num_evaluations=op.objective.cost.num_evaluations,
         size=op.size,
         dtype=op.objective.precision,
+        reasons=tuple(reason.code for reason in evidence),
     )
 
 
-def _notes(pipeline: Pipeline) -> tuple[str, ...]:
+def _notes(pipeline: Pipeline) -> tuple[Reason, ...]:
     names = pipeline.op.objective.ignored
-    left_out = (about(pipeline.op),) if isinstance(pipeline.op, RestrictedHessian) else ()
-    return left_out + tuple(f"the loss ignores {name}: it is flat along it" for name in names)
+    symmetry = (left_out(pipeline.op),) if isinstance(pipeline.op, RestrictedHessian) else ()
+    return symmetry + tuple(Reason("leaf_ignored", name=name) for name in names)
 
 
 def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:

@@ -15,8 +15,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
-from hessian_probe.results import number
 
 # A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
 PER_CALL = 4
@@ -168,22 +168,22 @@ class _Line:
         return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
 
 
-def gradient_check(op: HessianOperator, rounding: Rounding) -> str:
-    """Say so if the loss does not change along the gradient as the gradient says, else "".
+def gradient_check(op: HessianOperator, rounding: Rounding) -> Reason | None:
+    """Say so if the loss does not change along the gradient as the gradient claims.
 
     Args:
         op: operator at the parameters.
         rounding: rounding error at the parameters.
 
     Returns:
-        The sentence; "" for a loss without kinks and derivatives of its own, which is not looked at.
+        The reason; None for a loss without kinks and custom derivatives, which is not examined.
 
     Cost:
         32 evaluations where the loss has kinks or such derivatives.
     """
     facts, length = op.objective.facts, float(norm(op.gradient_vector))
     if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
-        return ""
+        return None
     steps = parameter_scale(op) * DISTANCES
     values, _ = op.objective.line(
         op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
@@ -191,13 +191,10 @@ def gradient_check(op: HessianOperator, rounding: Rounding) -> str:
     shown = (values[: len(steps)] - values[len(steps) :]) / (2 * steps)
     visible = (length * steps > VISIBLE * rounding.value) & np.isfinite(shown)
     if np.sum(visible) < SEEN or np.any(np.abs(shown[visible] - length) <= SHARE * length):
-        return ""
+        return None
     nearest = int(np.flatnonzero(visible)[-1])
-    found, where = number(float(shown[nearest]), 3), number(float(steps[nearest]), 2)
-    return (
-        f"the gradient claims a slope of {number(length, 3)}, the loss shows {found} over ±{where} along it: "
-        "the derivative is not that of the loss"
-    )
+    found, distance = float(shown[nearest]), float(steps[nearest])
+    return Reason("gradient_contradicted", claimed=length, shown=found, distance=distance)
 
 
 def spot_check(

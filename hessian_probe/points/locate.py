@@ -15,12 +15,12 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
 from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step, split_gradient
 from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, Rounding
 from hessian_probe.points.weak_slope import weak_slope
-from hessian_probe.results import number
 
 # Share of the curvature's change that the loss may change on the way to the critical point, and that
 # the quadratic model may change along each eigenvector on its own, where rises and falls cannot
@@ -66,26 +66,26 @@ class LocatedPoint(NamedTuple):
         regular: False where the gradient fell only as fast as towards a point without curvature.
         polished: whether the gradient at x + s is zero to rounding; else that it vanishes nearby is a
             prediction.
-        reason: one sentence with the numbers.
+        evidence: the numbers, what decided first.
     """
 
     kind: str
     distance: float
     critical_loss: float
     operator: HessianOperator | None
-    reason: str
+    evidence: tuple[Reason, ...]
     regular: bool = True
     polished: bool = True
 
 
-def far(reason: str) -> LocatedPoint:
+def far(*evidence: Reason) -> LocatedPoint:
     """No critical point is near."""
-    return LocatedPoint("far", math.nan, math.nan, None, reason)
+    return LocatedPoint("far", math.nan, math.nan, None, evidence)
 
 
-def unknown(reason: str) -> LocatedPoint:
+def unknown(*evidence: Reason) -> LocatedPoint:
     """Whether one is near was not found out."""
-    return LocatedPoint("unknown", math.nan, math.nan, None, reason)
+    return LocatedPoint("unknown", math.nan, math.nan, None, evidence)
 
 
 def locate(
@@ -117,12 +117,12 @@ def locate(
         and _small_along_all(op, extremes, rounding, tolerance)
         and _small_beside_change(op, extremes, line_checks)
     ):
-        reason = f"gradient norm {number(length, 3)} is zero to rounding (tolerance {number(tolerance, 2)})"
-        return LocatedPoint("exact", 0.0, op.value, None, reason)
+        zero = Reason("gradient_zero", gradient=length, tolerance=tolerance)
+        return LocatedPoint("exact", 0.0, op.value, None, (zero,))
     if not line_checks:
-        return far(f"gradient norm {number(length, 3)} with no curvature beyond the zero band: a slope")
+        return far(Reason("slope_without_curvature", gradient=length))
     if any(p.radius == 0.0 for p in line_checks):
-        return unknown("the curvature holds at no distance probed")
+        return unknown(Reason("curvature_not_held"))
     both_signs = extremes.negatives > 0 and extremes.positives > 0
     # A saddle needs both curvatures to matter; where all have one sign, that along the step will do.
     change = (min if both_signs else max)(p.change for p in line_checks)
@@ -246,11 +246,11 @@ class NewtonIteration:
                 return stop
             assert step.vector is not None
             if self.one_sign and here is self.op and not self._check_step(step.vector):
-                return unknown("along the step to the predicted critical point no curvature shows")
+                return unknown(Reason("no_curvature_along_step"))
             there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
             if not math.isfinite(after):
-                return unknown("the loss is not finite at the predicted critical point")
+                return unknown(Reason("loss_nonfinite_there"))
             # At params of zero nothing is rounded; where the step leads, something is.
             self.tolerance = max(self.tolerance, self._rounding_of_params(there))
             off = self._moved_too_far(there, step)
@@ -263,22 +263,22 @@ class NewtonIteration:
             if self._arrived(before, after, regular, in_a_row):
                 distance, numbers = self._distance(there), self._numbers(there)
                 if not regular and distance > self.radius:
-                    return unknown(f"{numbers}; that is further than the curvature was seen to hold")
+                    return unknown(numbers, Reason("curvature_held_nearer", radius=self.radius))
                 polished = after <= DOUBT * self.tolerance
-                return LocatedPoint("near", distance, there.value, there, numbers, regular, polished)
+                return LocatedPoint("near", distance, there.value, there, (numbers,), regular, polished)
             if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
-        lasting = self._lasting(there)
-        return (
-            far(f"{self._numbers(there)}; {lasting}") if lasting else self._no_progress(there, after, before)
-        )
+        weak, numbers = self._weak_slope(there), self._numbers(there)
+        if weak is not None:
+            return far(weak, numbers)
+        return unknown(Reason("newton_stalls", share=after / before, kept=str(KEPT)), numbers)
 
-    def _lasting(self, op: HessianOperator) -> str:
-        """Say so if the gradient left is a slope that lasts, and no rounding."""
+    def _weak_slope(self, op: HessianOperator) -> Reason | None:
+        """Say so if the gradient that is left is a slope that does not vanish nearby, and no rounding."""
         rounding, left = DOUBT * max(self.tolerance, self.doubtful), float(norm(op.gradient_vector))
         if left <= rounding or self._unseen(left):
-            return ""
+            return None
         return weak_slope(op, self.extremes.band, self._left)
 
     def _unseen(self, slope: float) -> bool:
@@ -333,44 +333,40 @@ class NewtonIteration:
         """Say why no critical point follows from this step, or None if one may."""
         length = float(norm(here.gradient_vector))
         if step.outcome == "costly":
-            share = number(step.change / max(self.change, 1e-300), 2)
             return far(
-                f"gradient norm {number(length, 3)} is too large: where the model's gradient vanishes, the "
-                f"loss differs by {number(step.change, 2)} or more, {share} of what the curvature makes "
-                f"within {number(self.radius, 2)} (at most {MODEL_SHARE})"
+                Reason(
+                    "gradient_too_large",
+                    gradient=length,
+                    change=step.change,
+                    percent=self._percent(step.change),
+                    radius=self.radius,
+                    limit=100 * MODEL_SHARE,
+                )
             )
         if step.outcome == "budget" or step.vector is None:
-            return unknown(
-                "the Newton step to a critical point was not found within the budget "
-                f"({number(step.unexplained, 2)} of the gradient still unexplained); raise max_hvps"
-            )
+            return unknown(Reason("newton_budget", unexplained=step.unexplained))
         if step.outcome == "flat":
-            share = f"{number(step.unexplained, 2)} of the gradient (norm {number(length, 3)})"
             left = step.unexplained * length
             if left <= max(DOUBT * self.tolerance, self.doubtful) or self._unseen(left):
-                return unknown(f"{share} lies where there is no curvature, and it could be rounding")
-            return far(f"{share} lies where there is no curvature: a slope along a flat direction")
+                return unknown(Reason("flat_or_rounding", share=step.unexplained, gradient=length))
+            return far(Reason("slope_along_flat", share=step.unexplained, gradient=length))
         distance = float(norm(step.vector))
         if step.outcome == "beyond" or distance > self.limit:
-            reason = (
-                f"the nearest predicted critical point is {number(distance, 2)} away or more, further than "
-                f"the {number(self.limit, 2)} over which predictions are checked"
-            )
+            beyond = Reason("prediction_too_far", distance=distance, limit=self.limit)
             if step.change > MODEL_SHARE * self.change:
-                return far(reason)
-            lasting = self._lasting(here)
-            return far(f"{reason}; {lasting}") if lasting else unknown(reason)
+                return far(beyond)
+            weak = self._weak_slope(here)
+            return unknown(beyond) if weak is None else far(weak, beyond)
         return None
 
     def _moved_too_far(self, there: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
         """Say so if the loss, or the model along some eigenvector, changes too much on the way."""
-        moved = self._moved(there)
-        if moved > LOSS_SHARE * self.change:
-            return far(f"{self._numbers(there, moved)} (at most {LOSS_SHARE})")
+        if self._moved(there) > LOSS_SHARE * self.change:
+            return far(Reason("loss_moves_too_much", limit=100 * LOSS_SHARE), self._numbers(there))
         if step.change > MODEL_SHARE * self.change:
-            return far(
-                f"{self._numbers(there, step.change)} eigenvector by eigenvector (at most {MODEL_SHARE})"
-            )
+            percent, limit = self._percent(step.change), 100 * MODEL_SHARE
+            moved = Reason("model_moves_too_much", percent=percent, limit=limit)
+            return far(moved, self._numbers(there))
         return None
 
     def _moved(self, there: HessianOperator) -> float:
@@ -381,18 +377,18 @@ class NewtonIteration:
         path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))
         return 0.5 * abs(float(dot(path, self.op.gradient_vector)) + float(dot(path, there.gradient_vector)))
 
-    def _numbers(self, there: HessianOperator, moved: float | None = None) -> str:
-        kept = float(norm(there.gradient_vector)) / self.length
-        moved = self._moved(there) if moved is None else moved
-        share = number(moved / max(self.change, 1e-300), 2)
-        return (
-            f"predicted critical point {number(self._distance(there), 2)} away: the gradient falls to "
-            f"{number(kept, 2)} of {number(self.length, 3)} there, the loss moves by {number(moved, 2)}, "
-            f"{share} of what the curvature makes within {number(self.radius, 2)}"
-        )
+    def _percent(self, change: float) -> float:
+        """A change of the loss, in percent of what the curvature changes."""
+        return 100 * change / max(self.change, 1e-300)
 
-    def _no_progress(self, there: HessianOperator, after: float, before: float) -> LocatedPoint:
-        return unknown(
-            f"{self._numbers(there)}; a Newton step leaves {number(after / before, 2)} of it (at most "
-            f"{KEPT} towards a regular critical point): there may be none, or it has flat directions"
+    def _numbers(self, there: HessianOperator) -> Reason:
+        moved = self._moved(there)
+        return Reason(
+            "newton_predicts",
+            distance=self._distance(there),
+            before=self.length,
+            after=float(norm(there.gradient_vector)),
+            moved=moved,
+            percent=self._percent(moved),
+            radius=self.radius,
         )

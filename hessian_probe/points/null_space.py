@@ -6,12 +6,12 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
 from hessian_probe.operators.restricted import RestrictedHessian
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.degenerate.flat_floor import follow_floor
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 from hessian_probe.points.rounding import Rounding
-from hessian_probe.results import number
 
 # A generator's flow is followed over this share of the parameters' length by so many steps of the classical
 # Runge-Kutta method: for a rotation the end is then off by less than 1e-9 of the way.
@@ -28,8 +28,8 @@ BANDS = 2.0
 
 def check_symmetry(
     op: RestrictedHessian, extremes: ExtremeEigenpairs, rounding: Rounding, rng: np.random.Generator
-) -> str:
-    """Say which of the directions left out is not flat, and by what; "" where all are.
+) -> Reason | None:
+    """Say which of the directions left out is not flat, and by what; None where all are.
 
     At the parameters slope and product must vanish within their noise (but for the part of a product
     that a gradient that is not zero makes along a curved orbit).  Further out the loss must stay as it
@@ -43,7 +43,7 @@ def check_symmetry(
         rng: source of roundings.
 
     Returns:
-        A sentence, or "".
+        The reason, or None.
 
     Cost:
         One product and about ten evaluations for each direction; some 600 evaluations for a vector whose
@@ -53,30 +53,33 @@ def check_symmetry(
     for index, flat in enumerate(rows):
         direction = unflatten(op.layout, flat)
         problem = _here(op, index, direction, extremes, rounding)
-        if not problem:
-            problem = _along_flow(op, index, rounding, extremes) if not op.null.fixed else ""
-        if not problem and op.null.fixed:
-            problem = _along_line(op, direction, flat, extremes, rounding, rng)
-        if problem:
-            return f"{op.null.name(index)} is not flat: {problem}; give directions that the loss ignores"
+        if problem is None and not op.null.fixed:
+            problem = _along_flow(op, index, rounding, extremes)
+        if problem is None and op.null.fixed:
+            moved = _change_along_line(op, direction, flat, extremes, rounding, rng)
+            if moved is not None:
+                problem = Reason("null_space_line", name=op.null.name(index), **moved)
+        if problem is not None:
+            return problem
     if op.null.fixed and len(rows) > 1:
         for _ in range(COMBINATIONS):
             flat = rng.standard_normal(len(rows)) @ rows
             flat /= np.linalg.norm(flat)
-            problem = _along_line(op, unflatten(op.layout, flat), flat, extremes, rounding, rng)
-            if problem:
-                return f"a combination of null_space's vectors is not flat: {problem}; leave some of them in"
-    return ""
+            moved = _change_along_line(op, unflatten(op.layout, flat), flat, extremes, rounding, rng)
+            if moved is not None:
+                return Reason("null_space_combination", **moved)
+    return None
 
 
 def _here(
     op: RestrictedHessian, index: int, direction: Vector, extremes: ExtremeEigenpairs, rounding: Rounding
-) -> str:
+) -> Reason | None:
+    """Test slope and product at the parameters."""
     slope, length = abs(float(dot(op.gradient_vector, direction))), float(norm(op.gradient_vector))
     along = max(abs(float(dot(direction, change))) for change in rounding.changes)
     allowed = NOISE_FACTOR * (along + op.eps * length) + rounding.gradient_tolerance(extremes.top)
     if slope > allowed:
-        return f"the slope along it is {number(slope, 3)} (rounding {number(allowed, 2)})"
+        return Reason("null_space_slope", name=op.null.name(index), slope=slope, allowed=allowed)
     bend = 0.0
     if not op.null.fixed and length > 0:
         # H G = −(∂G)ᵀ g along an orbit; the size of ∂G is measured along g.
@@ -86,16 +89,18 @@ def _here(
         bend = 4.0 * float(norm(change)) / step / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     product = float(norm(op.multiply_whole(direction)))
     if product > BANDS * extremes.band + bend:
-        return f"H times it has length {number(product, 3)} (zero band {number(extremes.band, 2)})"
-    return ""
+        return Reason("null_space_product", name=op.null.name(index), product=product, band=extremes.band)
+    return None
 
 
-def _along_flow(op: RestrictedHessian, index: int, rounding: Rounding, extremes: ExtremeEigenpairs) -> str:
+def _along_flow(
+    op: RestrictedHessian, index: int, rounding: Rounding, extremes: ExtremeEigenpairs
+) -> Reason | None:
     """Follow the generator's flow by the classical Runge–Kutta method."""
     x = cast(op.x, op.layout.work_dtypes)
-    way = FLOW * parameter_scale(op)
-    step = way / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
-    error = FLOW_ERROR * way
+    length = FLOW * parameter_scale(op)
+    step = length / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
+    error = FLOW_ERROR * length
     steep = float(norm(op.gradient_vector))
     allowed = NOISE_FACTOR * rounding.value + error * steep + extremes.top * error**2
     for count in range(FLOW_STEPS):
@@ -107,26 +112,27 @@ def _along_flow(op: RestrictedHessian, index: int, rounding: Rounding, extremes:
         x = add_scaled(x, step / 6.0, add_scaled(total, 1.0, fourth))
         moved = abs(op.objective.value(cast(x, op.layout.dtypes)) - op.value)
         if not moved <= allowed:
-            done = (count + 1) / FLOW_STEPS * way
-            return f"the loss changes by {number(moved, 3)} over {number(done, 2)} along its flow"
-    return ""
+            done = (count + 1) / FLOW_STEPS * length
+            return Reason("null_space_flow", name=op.null.name(index), moved=moved, distance=done)
+    return None
 
 
-def _along_line(
+def _change_along_line(
     op: RestrictedHessian,
     direction: Vector,
     flat: np.ndarray,
     extremes: ExtremeEigenpairs,
     rounding: Rounding,
     rng: np.random.Generator,
-) -> str:
+) -> dict[str, float] | None:
+    """Largest change of the loss along a line, and how far it was followed; None where the line is flat."""
     steps = parameter_scale(op) * np.concatenate([SHARES, -SHARES])
     values, slopes = op.objective.line(op.x, direction, steps)
     moved = float(np.max(np.abs(values - op.value)))
     noise = NOISE_FACTOR * (rounding.value + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
     slope_noise = NOISE_FACTOR * rounding.gradient + BANDS * extremes.band * np.abs(steps)
     if np.all(np.abs(values - op.value) <= noise) and np.all(np.abs(slopes) <= slope_noise):
-        return ""
+        return None
     if extremes.spectrum is not None:
         null = flatten_rows(op.null_basis).T
         zeros = np.zeros(null.shape[1])
@@ -137,11 +143,11 @@ def _along_line(
         reduced = ReducedLoss(op, whole, extremes.band, 1.0, rng)
         unit = reduced.flat.T @ flat
         if follow_floor(reduced, np.stack([unit, -unit]), parameter_scale(op)).constant:
-            return ""
-    return f"the loss changes by {number(moved, 3)} within {number(float(np.max(steps)), 2)} along it"
+            return None
+    return {"moved": moved, "distance": float(np.max(steps))}
 
 
-def about(op: RestrictedHessian) -> str:
+def left_out(op: RestrictedHessian) -> Reason:
     """Say what was left out."""
     count = len(op.null_basis[0])
-    return f"null_space: {count} flat directions are left out; the label is about the other {op.size - count}"
+    return Reason("null_space_left_out", count=count, rest=op.size - count)

@@ -10,13 +10,14 @@ from hessian_probe.arrays import dot, scale
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs, ExtremesSearch, Point
-from hessian_probe.points.inertia import review_inertia
 from hessian_probe.points.line_check import LineCheck, gradient_check, line_check, spot_check
 from hessian_probe.points.locate import LocatedPoint, locate
 from hessian_probe.points.null_space import check_symmetry
 from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
 from hessian_probe.points.reviews.degenerate.review import Descent, review_degenerate
+from hessian_probe.points.reviews.inertia import review_inertia
 from hessian_probe.points.reviews.nonsmooth.review import (
     DerivativeEvidence,
     review_nonsmooth,
@@ -33,7 +34,6 @@ from hessian_probe.points.second_order import (
     undetermined,
 )
 from hessian_probe.points.settings import Settings
-from hessian_probe.results import number, signed
 
 # Two Lanczos steps, the noise of a product, both ends once more, and two at the critical point.
 MIN_HVPS = 7
@@ -48,7 +48,7 @@ class Pipeline:
         self.extremes: ExtremeEigenpairs | None = None
         self.line_checks: dict[str, LineCheck] = {}
         self.judge = SecondOrderTest(self.line_checks, op.objective.ignored, settings)
-        self.located = LocatedPoint("unknown", math.nan, math.nan, None, "")
+        self.located = LocatedPoint("unknown", math.nan, math.nan, None, ())
         self.sampling = SamplingErrors()
         self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
         self.lower: Descent | None = None
@@ -69,20 +69,18 @@ class Pipeline:
     def run(self) -> Verdict:
         """Measure and judge; what was measured stays in the attributes."""
         bad = nonfinite(self.op)
-        if bad:
+        if bad is not None:
             self.derivative_failed = math.isfinite(self.op.value)
             return self._review_nonsmooth(undetermined(bad))
         if not any(self.op.active):
             names = ", ".join(self.op.objective.ignored)
-            return degenerate(f"the loss reads none of the parameters ({names})")
+            return degenerate(Reason("no_parameter_read", names=names))
         if self.settings.budget < MIN_HVPS:
-            need = f"max_hvps={self.settings.budget} is too few: at least {MIN_HVPS} are needed"
-            return undetermined(need)
+            return undetermined(Reason("budget_too_small", budget=self.settings.budget, least=MIN_HVPS))
         rounding = Rounding.measured(self.op, self.rng)
         if not rounding.finite:
             self.derivative_failed = True
-            cause = "the loss or its gradient is not finite one rounding away"
-            return self._review_nonsmooth(undetermined(cause))
+            return self._review_nonsmooth(undetermined(Reason("nonfinite_nearby")))
         self.rounding = rounding
         extremes = self.extremes = self._search(self.op, rounding)
         if extremes.low is None or extremes.high is None:
@@ -91,12 +89,12 @@ class Pipeline:
         if extremes.status == "interrupted":
             return interrupted(extremes)
         cause = not_repeatable(self.op, extremes, rounding)
-        if cause:
+        if cause is not None:
             self.derivative_failed = True
             return self._review_nonsmooth(undetermined(cause))
         if isinstance(self.op, RestrictedHessian):
             problem = check_symmetry(self.op, extremes, rounding, self.rng)
-            if problem:
+            if problem is not None:
                 return undetermined(problem)
         for name, end in (("low", extremes.low), ("high", extremes.high)):
             if abs(end.value) > extremes.band:
@@ -132,11 +130,10 @@ class Pipeline:
         if found is None:
             return verdict
         if self.settings.sampled and self.op.objective.data.count > 1:
-            need = "batches are a sample, and finite steps were not repeated on held-out ones; sampled=False"
-            return undetermined(need, *verdict.evidence)
+            return undetermined(Reason("finite_steps_not_held_out"), *verdict.evidence)
         if op is self.op:
             critical = self.op.value if found.offset == 0 else math.nan
-            self.located = LocatedPoint("exact", found.offset, critical, None, "")
+            self.located = LocatedPoint("exact", found.offset, critical, None, ())
         if found.direction is not None:
             self.lower = Descent(scale(found.scales[0][0], found.direction), straight=True)
         return verdict
@@ -157,26 +154,26 @@ class Pipeline:
     def _verdict(self, extremes: ExtremeEigenpairs) -> Verdict:
         """Join curvature and nearness."""
         unconfirmed = self.judge.unconfirmed(extremes)
-        if unconfirmed:
+        if unconfirmed is not None:
             self.derivative_failed = True
             return undetermined(unconfirmed)
         if self.located.kind == "far":
             denied = gradient_check(self.op, self.rounding)
-            if denied:
+            if denied is not None:
                 # At a kink the gradient is none; finite steps may show what it is.
                 self.derivative_failed = True
-                return undetermined(denied, self.located.reason, *self.judge.curvature(extremes))
-            evidence = (self.located.reason, *self.judge.curvature(extremes))
+                return undetermined(denied, *self.located.evidence, *self.judge.curvature(extremes))
+            evidence = (*self.located.evidence, *self.judge.curvature(extremes))
             return Verdict("not_critical", True, False, None, evidence)
         if self.located.kind == "unknown":
-            return undetermined(self.located.reason, *self.judge.curvature(extremes))
-        evidence = (self.located.reason,)
+            return undetermined(*self.located.evidence, *self.judge.curvature(extremes))
+        evidence = self.located.evidence
         if self.located.operator is not None:
             return self._verdict_there(extremes, evidence)
         return self._spot_checked(self._resolved(extremes, self.op, evidence), self.op)
 
     def _resolved(
-        self, extremes: ExtremeEigenpairs, op: HessianOperator, evidence: tuple[str, ...]
+        self, extremes: ExtremeEigenpairs, op: HessianOperator, evidence: tuple[Reason, ...]
     ) -> Verdict:
         """Judge a critical point by second order, and by higher order where that is silent."""
         verdict = self.judge.by_signs(extremes, evidence)
@@ -187,8 +184,7 @@ class Pipeline:
             if check is not None and down is not None:
                 self.lower = Descent(scale(check.radius, down), straight=True)
         if verdict.label == "degenerate" and op.eps > SINGLE:
-            coarse = f"in {op.objective.precision} a curvature within the zero band is not told from none"
-            return verdict._replace(evidence=(*verdict.evidence, coarse))
+            return verdict.with_reasons(Reason("precision_too_low", precision=op.objective.precision))
         if verdict.label == "degenerate":
             verdict, self.lower = review_degenerate(op, extremes, verdict, self.left, self.rng)
             if verdict.label in ("minimum", "maximum"):
@@ -206,49 +202,39 @@ class Pipeline:
             return verdict
         self.derivative_failed = True
         side = "lower" if sign > 0 else "higher"
-        return undetermined(
-            f"by its curvature a {verdict.label}, but a {side} loss was sampled {number(found, 2)} away: a "
-            "kink or a step, which derivatives do not see",
-            *verdict.evidence,
-        )
+        sampled = Reason("spot_check", label=verdict.label, side=side, distance=found)
+        return undetermined(sampled, *verdict.evidence)
 
-    def _verdict_there(self, extremes: ExtremeEigenpairs, evidence: tuple[str, ...]) -> Verdict:
+    def _verdict_there(self, extremes: ExtremeEigenpairs, evidence: tuple[Reason, ...]) -> Verdict:
         """Check at the predicted critical point what was seen here; it is what the label is about."""
         there = self.located.operator
         assert there is not None
         if is_saddle(extremes):
             return self._saddle_there(extremes, there, evidence)
         if not self.located.regular:
-            return undetermined(
-                "the gradient falls towards the predicted critical point only as fast as where there is no "
-                "curvature, so second order cannot tell what it is (rounding can do the same)",
-                *evidence,
-                *self.judge.curvature(extremes),
-            )
+            return undetermined(Reason("not_regular"), *evidence, *self.judge.curvature(extremes))
         moved = self._search(there, Rounding.measured(there, self.rng))
         if moved.status == "interrupted":
             raise KeyboardInterrupt
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
         self.judged = Point(there, moved)
-        verdict = self._resolved(moved, there, (*evidence, "the spectrum was computed at that point"))
+        verdict = self._resolved(moved, there, (*evidence, Reason("spectrum_there")))
         return self._spot_checked(verdict, there)
 
     def _saddle_there(
-        self, extremes: ExtremeEigenpairs, there: HessianOperator, evidence: tuple[str, ...]
+        self, extremes: ExtremeEigenpairs, there: HessianOperator, evidence: tuple[Reason, ...]
     ) -> Verdict:
         assert extremes.low is not None
         assert extremes.high is not None
         low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (extremes.low, extremes.high))
-        found = f"curvature at that point along the same directions: {signed(low)} and {signed(high)}"
         if not (low < -extremes.margin and high > extremes.margin):
-            return undetermined(found + ": not of both signs as here", *evidence)
+            return undetermined(Reason("signs_differ_there", low=low, high=high), *evidence)
         self.judged = Point(there, extremes)
+        found = Reason("curvature_there", low=low, high=high)
         verdict = self.judge.by_signs(extremes, (*evidence, found))
         if self.located.regular and self.located.polished:
             return verdict
         if self.located.regular:
-            predicted = "both signs are computed; that a critical point is there is predicted, not certified"
-            return verdict._replace(certified=False, evidence=(*verdict.evidence, predicted))
-        vanishing = "both shrink with the gradient: the saddle is of higher order, not certified"
-        return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, vanishing))
+            return verdict._replace(certified=False).with_reasons(Reason("saddle_predicted"))
+        return verdict._replace(strict=False, certified=False).with_reasons(Reason("saddle_vanishing"))

@@ -58,6 +58,7 @@ class CriticalPoint:
             out as the loss was seen to fall; the way there may be curved, so that the loss need not fall
             along the straight line to it.  None if there is none, or second order shows a way down.
         evidence: short sentences with the numbers that decided.
+        reasons: their codes, one for each sentence; the first decided.  See `hessian_probe.points.evidence`.
         samples_needed: where the noise of the data leaves the label undetermined, how many samples in
             all, in at least 16 batches, would settle it with probability 0.9 (in the unit of the weights
             where `Batches` gave them); None elsewhere, and where no number can be named.
@@ -91,6 +92,7 @@ class CriticalPoint:
     dtype: str
     grad_norm_error: float | None = None
     samples_needed: int | None = None
+    reasons: tuple[str, ...] = ()
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         kind = "certified" if self.certified else "not certified"
@@ -117,8 +119,8 @@ class CriticalPoint:
         if self.samples_needed is not None:
             rows.append(("would settle it", f"about {self.samples_needed:,} samples"))
         if self.descent is not None:
-            way = "straight" if self.escape_direction is not None else "curved"
-            rows.append(("way down", f"{way}, of higher order than second"))
+            path = "straight" if self.escape_direction is not None else "curved"
+            rows.append(("descent", f"{path}, of higher order than second"))
         if self.multiplicities:
             rows.append(("repeated", ", ".join(str(group) for group in self.multiplicities[:8])))
         rows.extend(("because", sentence) for sentence in self.evidence)

@@ -10,8 +10,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, flatten, norm, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
-from hessian_probe.results import number
 
 # Up to so many variables the whole Hessian is formed, to bring the other directions to rest.
 SIZE = 256
@@ -26,8 +26,8 @@ ACROSS = 0.1
 KEPT = 0.5
 
 
-def weak_slope(op: HessianOperator, band: float, budget: int) -> str:
-    """Say in a sentence that the gradient does not vanish near, or "" where that is not seen.
+def weak_slope(op: HessianOperator, band: float, budget: int) -> Reason | None:
+    """Say that the gradient does not vanish nearby, or None where that is not seen.
 
     Args:
         op: operator where Newton steps stalled.
@@ -35,13 +35,13 @@ def weak_slope(op: HessianOperator, band: float, budget: int) -> str:
         budget: products that may be spent.
 
     Returns:
-        The sentence.
+        The reason, or None.
 
     Cost:
         n products, and 81 to 324 evaluations; few where the slope vanishes.
     """
     if op.size > SIZE or budget < op.size:
-        return ""
+        return None
     length, far = float(norm(op.gradient_vector)), parameter_scale(op)
     u = scale(1.0 / length, op.gradient_vector)
     steps = far * np.concatenate([DISTANCES, -DISTANCES])
@@ -49,11 +49,8 @@ def weak_slope(op: HessianOperator, band: float, budget: int) -> str:
     for t in (0.0, *steps):
         lowest = min(lowest, line.slope(float(t)))
         if not lowest >= KEPT * length:
-            return ""
-    return (
-        f"the gradient left ({number(length, 3)}) is a slope along weak curvature that lasts: at least "
-        f"{number(lowest, 3)} over ±{number(far, 2)}, all other directions at rest"
-    )
+            return None
+    return Reason("weak_slope", gradient=length, lowest=lowest, distance=far)
 
 
 class _RelaxedLine:

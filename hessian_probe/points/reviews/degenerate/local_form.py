@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.reviews.degenerate.flat_floor import FlatFloor, follow_floor
 from hessian_probe.points.reviews.degenerate.leading_order import LeadingOrder, leading_order, steep_fall
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss, RelaxedPoints
@@ -18,7 +19,6 @@ from hessian_probe.points.reviews.degenerate.sphere_minima import (
     minima_intersect,
     sphere_minima,
 )
-from hessian_probe.results import number
 
 # Radii (as counted in `sphere`) at which a way down is looked for first.
 FIRST_RADII = (1, 2, 4)
@@ -47,12 +47,12 @@ class LocalForm(NamedTuple):
     Attributes:
         kind: "falls" (lower values as near as can be seen), "rises" (or nowhere falls), "flat" (constant
             to rounding) or "unclear".
-        sentence: evidence.
+        reason: evidence.
         lower: a point with a lower loss where it falls, or where −f rises.
     """
 
     kind: str
-    sentence: str
+    reason: Reason
     lower: RelaxedPoints | None = None
 
 
@@ -98,18 +98,16 @@ def _along_line(reduced: ReducedLoss, parameter_scale: float) -> LocalForm:
     if line.kind == "rises":
         return LocalForm(
             "rises",
-            f"along the flat direction, all others at rest, the loss grows with power {line.order} on both "
-            f"sides (slopes from {number(line.near, 2)} to {number(line.far, 2)} away)",
+            Reason("line_rises", order=line.order, near=line.near, far=line.far),
             _lowest(reduced, np.ones(1), line.far),
         )
-    return LocalForm("unclear", "along the flat direction the slopes follow no power of the distance")
+    return LocalForm("unclear", Reason("line_unclear"))
 
 
 def _falls(line: LeadingOrder) -> LocalForm:
     return LocalForm(
         "falls",
-        f"in the flat space, all other directions at rest, the loss falls with power {line.order} of the "
-        f"distance (slopes from {number(line.near, 2)} to {number(line.far, 2)} away)",
+        Reason("falls", order=line.order, near=line.near, far=line.far),
         line.lower,
     )
 
@@ -118,14 +116,17 @@ def _floor(valley: FlatFloor) -> LocalForm:
     if valley.constant:
         return LocalForm(
             "flat",
-            f"the gradient stays zero to rounding ({number(valley.largest, 2)}, noise "
-            f"{number(valley.noise, 2)}) over {number(valley.radius, 2)} along {valley.directions} flat "
-            "directions, all others at rest",
+            Reason(
+                "floor",
+                largest=valley.largest,
+                error=valley.noise,
+                radius=valley.radius,
+                directions=valley.directions,
+            ),
         )
     return LocalForm(
         "unclear",
-        f"the flat space is a valley floor only nearby: {number(valley.radius, 2)} away the slope is "
-        f"{number(valley.largest, 2)}, the loss is lower, or the floor is lost",
+        Reason("floor_ends", radius=valley.radius, largest=valley.largest),
     )
 
 
@@ -194,27 +195,22 @@ def _around(
     if run is None and never_falls and minima_intersect(reduced, found, starts, budget):
         return LocalForm(
             "rises",
-            "the lowest points on spheres in the flat space are as high as the point itself, critical to "
-            f"rounding and without negative curvature (from {number(found.radius[0], 2)} to "
-            f"{number(found.radius[-1], 2)} away)",
+            Reason("spheres_level", near=found.radius[0], far=found.radius[-1]),
         )
     if run is None:
-        return LocalForm("unclear", "on small spheres in the flat space no sign of the slope lasts")
+        return LocalForm("unclear", Reason("spheres_unclear"))
     order = _order(run)
     if run[0].slope < 0 and order is not None:
         return LocalForm(
             "falls",
-            f"the lowest points on spheres in the flat space lie lower the further out, with power "
-            f"{number(order, 3)} (from {number(run[0].radius, 2)} to {number(run[-1].radius, 2)} away)",
+            Reason("spheres_fall", order=order, near=run[0].radius, far=run[-1].radius),
             found.take(np.array([run[-1].row])),
         )
     if run[0].slope > 0 and order is not None and all(sphere.arrived for sphere in run):
         if reduced.dimension <= UNEVEN_DIMENSIONS:
             lines = _stand_in(reduced, parameter_scale, lines, spare)
         return _rises(reduced, parameter_scale, found, run, order, lines)
-    return LocalForm(
-        "unclear", "in the flat space the lowest points on small spheres follow no power of the radius"
-    )
+    return LocalForm("unclear", Reason("spheres_no_power"))
 
 
 def _nearest_run(spheres: list[_SphereMinimum]) -> list[_SphereMinimum] | None:
@@ -277,20 +273,16 @@ def _rises(
     clean = len(lines) == RANDOM_LINES and all(line.kind == "rises" for line in lines)
     clean = clean and all(line.kind != "falls" for line in lowest)
     if not clean or not (even or reduced.dimension <= UNEVEN_DIMENSIONS):
-        return LocalForm(
-            "unclear", "the loss rises on small spheres in the flat space, not along every line tried"
-        )
+        return LocalForm("unclear", Reason("rise_not_everywhere"))
     if reduced.dimension > RISING_DIMENSIONS:
         return LocalForm(
             "unclear",
-            f"the loss rises in the flat space wherever it was tried, but in {reduced.dimension} dimensions "
-            "a narrow way down could be missed",
+            Reason("rise_many_dimensions", dimension=reduced.dimension),
         )
     orders = {line.order for line in lines} | {round(order)}
     powers = " and ".join(map(str, sorted(orders)))
     return LocalForm(
         "rises",
-        f"the lowest points on spheres in the flat space rise, with power {powers} of the distance "
-        f"(from {number(run[0].radius, 2)} to {number(run[-1].radius, 2)} away)",
+        Reason("spheres_rise", powers=powers, near=run[0].radius, far=run[-1].radius),
         found.take(np.array([run[-1].row])),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, row, unflatten_rows
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import DENSE_SIZE, ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.degenerate.local_form import LocalForm, find_local_form
@@ -63,7 +64,7 @@ def review_degenerate(
             spectrum = np.zeros(op.size), np.eye(op.size)
             return _all_flat(op, spectrum, extremes, verdict, budget, rng)
         if variables > DENSE_SIZE or variables < op.size or budget < op.size:
-            return verdict._replace(evidence=(*verdict.evidence, _need(op, variables))), None
+            return verdict.with_reasons(_need(op, variables)), None
         spectrum = dense_eigh(op)
     values = spectrum[0]
     up, down = bool(np.any(values > extremes.band)), bool(np.any(values < -extremes.band))
@@ -76,10 +77,10 @@ def review_degenerate(
     return _all_flat(op, spectrum, extremes, verdict, budget, rng)
 
 
-def _need(op: HessianOperator, variables: int) -> str:
+def _need(op: HessianOperator, variables: int) -> Reason:
     if variables > DENSE_SIZE or variables < op.size:
-        return f"higher order is looked at where the whole spectrum is known, up to {DENSE_SIZE} variables"
-    return f"higher order needs {op.size} products more; raise max_hvps"
+        return Reason("higher_order_size", limit=DENSE_SIZE)
+    return Reason("higher_order_budget", products=op.size)
 
 
 def _one_sign(
@@ -110,8 +111,7 @@ def _all_flat(
     if found.kind == "rises":
         return _one_sign(op, below, found, verdict)
     if found.kind == "flat":
-        sentence = f"no way up or down: {found.sentence}"
-        return verdict._replace(evidence=(*verdict.evidence, sentence)), None
+        return verdict.with_reasons(Reason("neither_side", reason=found.reason)), None
     opposite = find_local_form(above, parameter_scale(op), budget)
     evidence = (*verdict.evidence, _about(below, found), _about(above, opposite))
     if opposite.kind == "rises":
@@ -121,8 +121,8 @@ def _all_flat(
     return verdict._replace(evidence=evidence), None
 
 
-def _about(reduced: ReducedLoss, found: LocalForm) -> str:
-    return found.sentence if reduced.sign > 0 else f"of the loss turned upside down: {found.sentence}"
+def _about(reduced: ReducedLoss, found: LocalForm) -> Reason:
+    return found.reason if reduced.sign > 0 else Reason("of_minus_loss", reason=found.reason)
 
 
 def _lower(op: HessianOperator, reduced: ReducedLoss, found: LocalForm) -> Descent | None:

@@ -12,6 +12,7 @@ import numpy as np
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, parameter_scale
 from hessian_probe.points.reviews.nonsmooth.stationarity import APART, Stationarity, examine_stationarity
@@ -29,10 +30,6 @@ CLOSER = (1e-2, 1e-4)
 DEPTH_SHARE = 0.1
 # Directions in up to so many dimensions are sampled densely enough for an extremum at a kink to be claimed.
 FEW_DIRECTIONS = 2
-_TOO_MANY = (
-    "kinks meet here: second derivatives are blind to what lies across them, and {} directions are too many "
-    "to rule out a narrow way out by samples"
-)
 # Finite-step curvature agrees with the second derivative within this share.
 AGREES = 0.25
 # Steps along minus the gradient, as shares of the length of the parameters (at least 1).
@@ -89,7 +86,7 @@ def review_nonsmooth(
         return verdict, None
     if verdict.label == "saddle":
         hidden = _hidden_slope(op, seen, rng)
-        if not hidden:
+        if hidden is None:
             return verdict, None
         found = _examined(op, seen, rng)
         return _replaced(op, found, hidden, verdict, seen)
@@ -100,15 +97,15 @@ def review_nonsmooth(
         if not (against or decided):
             return withhold_at_kink(op, verdict), None
         side = "lower" if verdict.label == "minimum" else "higher"
-        reason = f"by its derivatives a {verdict.label}, but finite steps find a {side} loss close by: a kink"
+        reason = Reason("finite_steps_differ", label=verdict.label, side=side)
         return _replaced(op, found, reason, verdict, seen)
     if verdict.label == "not_critical" and seen.extremes is not None:
         return _slope_checked(op, seen, verdict, rng)
     if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.derivative_failed):
         found = _examined(op, seen, rng)
         if found.verdict is None or (verdict.label == "degenerate" and _many(op, found)):
-            return verdict._replace(evidence=(*verdict.evidence, *found.evidence)), None
-        return _replaced(op, found, "", verdict, seen)
+            return verdict.with_reasons(*found.evidence), None
+        return _replaced(op, found, None, verdict, seen)
     return verdict, None
 
 
@@ -127,9 +124,8 @@ def withhold_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
     if not at_a_kink(op.objective, op.x):
         return verdict
     if op.size > FEW_DIRECTIONS:
-        return undetermined(_TOO_MANY.format(op.size), *verdict.evidence)
-    sampled = "a kink lies here: that no way leads down across it is sampled, not proved"
-    return verdict._replace(strict=False, certified=False, evidence=(*verdict.evidence, sampled))
+        return undetermined(Reason("kinks_many_directions", size=op.size), *verdict.evidence)
+    return verdict._replace(strict=False, certified=False).with_reasons(Reason("kink_sampled"))
 
 
 def _slope_checked(
@@ -151,15 +147,19 @@ def _slope_checked(
 
 
 def _replaced(
-    op: HessianOperator, found: Stationarity, reason: str, verdict: Verdict, seen: DerivativeEvidence
+    op: HessianOperator,
+    found: Stationarity,
+    reason: Reason | None,
+    verdict: Verdict,
+    seen: DerivativeEvidence,
 ) -> tuple[Verdict, Stationarity]:
-    first = (reason,) if reason else ()
+    first = () if reason is None else (reason,)
     if found.verdict is None:
         return undetermined(*first, *found.evidence, *verdict.evidence), found
     if _many(op, found):
-        return undetermined(_TOO_MANY.format(op.size), *first, *verdict.evidence), found
+        return undetermined(Reason("kinks_many_directions", size=op.size), *first, *verdict.evidence), found
     against = _against(found.verdict.label, seen.extremes)
-    if against:
+    if against is not None:
         return undetermined(against, *first, *found.evidence, *verdict.evidence), found
     evidence = (*found.verdict.evidence, *first, *verdict.evidence)
     return found.verdict._replace(evidence=evidence), found
@@ -171,17 +171,12 @@ def _many(op: HessianOperator, found: Stationarity) -> bool:
     return verdict is not None and verdict.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
 
 
-def _against(label: str, extremes: ExtremeEigenpairs | None) -> str:
+def _against(label: str, extremes: ExtremeEigenpairs | None) -> Reason | None:
     """Say so if the second derivative, blind as it is, shows curvature of the sign that a label denies."""
     if extremes is None or extremes.low is None or extremes.high is None:
-        return ""
+        return None
     value = {"minimum": extremes.low.value, "maximum": -extremes.high.value}.get(label, 0.0)
-    if value >= -extremes.band:
-        return ""
-    return (
-        f"finite steps find a {label}, sampled and not proved, but the second derivative has curvature of "
-        "the other sign: it may lie across a kink, or along one that was missed"
-    )
+    return None if value >= -extremes.band else Reason("second_derivative_against", label=label)
 
 
 def _examined(
@@ -204,22 +199,19 @@ def _examined(
     return found._replace(evidence=(*found.evidence, *_beside(op, found)))
 
 
-def _beside(op: HessianOperator, found: Stationarity) -> tuple[str, ...]:
+def _beside(op: HessianOperator, found: Stationarity) -> tuple[Reason, ...]:
     """Compare the curvature by finite steps with the second derivative along the same direction."""
     assert found.direction is not None
     exact = float(dot(found.direction, op.apply(found.direction)))
     if not math.isfinite(exact):
-        return ("the second derivative along that direction is not finite",)
+        return (Reason("second_derivative_nonfinite"),)
     listed = ", ".join(f"{signed(c, 3)} at {number(h, 2)}" for h, c in found.scales)
     good = [h for h, c in found.scales if abs(c - exact) <= AGREES * abs(c)]
-    where = f"predicts the loss up to {number(max(good), 2)}" if good else "predicts it at no distance seen"
-    return (
-        f"curvature by finite steps along the direction found: {listed}; the second derivative there, "
-        f"{signed(exact, 3)}, {where}",
-    )
+    where = f"predicts the loss up to {number(max(good), 2)}" if good else "predicts it at no distance tried"
+    return (Reason("finite_step_curvature", listed=listed, exact=exact, where=where),)
 
 
-def _hidden_slope(op: HessianOperator, seen: DerivativeEvidence, rng: np.random.Generator) -> str:
+def _hidden_slope(op: HessianOperator, seen: DerivativeEvidence, rng: np.random.Generator) -> Reason | None:
     """Say so if gradients on both sides of the point agree on a slope that the point does not show."""
     distance = min(
         (p.radius for p in seen.line_checks.values() if p.radius > 0), default=0.1 * parameter_scale(op)
@@ -236,13 +228,10 @@ def _hidden_slope(op: HessianOperator, seen: DerivativeEvidence, rng: np.random.
         means.append(mean)
         noise = 8 * seen.rounding.gradient if math.isfinite(seen.rounding.gradient) else 0.0
         if not mean > max(HIDDEN_SLOPE * longest, 4 * own + noise):
-            return ""
+            return None
     if means[1] < HIDDEN_SLOPE * means[0]:
-        return ""
-    return (
-        f"the gradient here is {number(own, 2)}, yet {number(means[1], 2)} on average on both sides of the "
-        f"point, {number(CLOSER[1] * distance, 2)} away: a slope that the derivative at a kink leaves out"
-    )
+        return None
+    return Reason("hidden_slope", gradient=own, mean=means[1], distance=CLOSER[1] * distance)
 
 
 def _moved(op: HessianOperator, step: float, direction: Vector) -> Vector:
@@ -280,13 +269,13 @@ class Kink(NamedTuple):
         move: displacement to it.
         offset: its length; 0 where the slope does not even hold at the point.
         width: how accurately it is known.
-        reason: a sentence with the numbers.
+        reason: what shows it.
     """
 
     move: Vector
     offset: float
     width: float
-    reason: str
+    reason: Reason
 
 
 def find_kink(op: HessianOperator, top: float) -> Kink | None:
@@ -325,18 +314,12 @@ def find_kink(op: HessianOperator, top: float) -> Kink | None:
         index = int(np.argmax(np.append(slopes > -LEFT * length, True)))
         edges = np.r_[low, inner, high]
         low, high = float(edges[index]), float(edges[index + 1])
-    reason = (
-        f"the gradient (norm {number(length, 2)}) holds over {number(low, 2)} only: a kink is there, and the "
-        "point is beside it"
-    )
+    reason = Reason("beside_kink", gradient=length, distance=low)
     return Kink(scale(0.5 * (low + high), downhill), 0.5 * (low + high), high - low, reason)
 
 
 def _on_kink(downhill: Vector, length: float, step: float, slope: float) -> Kink:
-    reason = (
-        f"the gradient here has norm {number(length, 2)}, but {number(step, 2)} along it the slope is "
-        f"{number(slope, 2)}: the point is on a kink"
-    )
+    reason = Reason("on_kink", gradient=length, distance=step, slope=slope)
     return Kink(scale(0.0, downhill), 0.0, 0.0, reason)
 
 

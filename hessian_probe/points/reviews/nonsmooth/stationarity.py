@@ -14,6 +14,7 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, cast, norm
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Sphere, SphereSampling
 from hessian_probe.points.rounding import Rounding
@@ -44,7 +45,7 @@ class Stationarity(NamedTuple):
 
     Attributes:
         verdict: the label, or None if they do not decide.
-        evidence: sentences with the numbers.
+        evidence: what was found, what decided first.
         direction: unit vector along which the loss falls on both sides, or None.
         scales: distances and the curvature by finite steps along it (there, on the smaller spheres along
             directions found again).
@@ -55,7 +56,7 @@ class Stationarity(NamedTuple):
     """
 
     verdict: Verdict | None
-    evidence: tuple[str, ...]
+    evidence: tuple[Reason, ...]
     direction: Vector | None = None
     scales: tuple[tuple[float, float], ...] = ()
     falls: bool = False
@@ -108,13 +109,9 @@ def examine_stationarity(
 def _judge(spheres: list[Sphere], share: float) -> Stationarity:
     """Find what AGREE spheres in a row say, the smallest visible among them."""
     if not spheres:
-        return Stationarity(None, ("no finite step could be evaluated",))
+        return Stationarity(None, (Reason("no_finite_step"),))
     if not any(sphere.moved for sphere in spheres):
-        sentence = (
-            f"a plateau: loss and gradient do not change at all up to {number(spheres[0].distance, 2)} in "
-            "any direction looked at: units that are dead or saturated"
-        )
-        return Stationarity(None, (sentence,))
+        return Stationarity(None, (Reason("plateau", distance=spheres[0].distance),))
     seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
     falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
     rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
@@ -193,57 +190,48 @@ def _extremum(label: str, near: list[Sphere]) -> Stationarity:
         f"{signed(value, 2)} at {number(sphere.distance, 2)}"
         for value, sphere in zip(values, near, strict=True)
     )
-    evidence = (
-        f"finite steps: the {kind} loss found around is {side} at every distance ({listed}), in directions "
-        "drawn and directions found by descent: sampled, not proved",
-        _balance(near),
-    )
+    evidence = (Reason("finite_steps_extremum", kind=kind, side=side, listed=listed), _balance(near))
     verdict = Verdict(label, False, False, None, evidence)
     direction = near[0].peak[0].direction if label == "maximum" else None
     return Stationarity(verdict, evidence, direction, _curvatures(near))
 
 
-def _balance(near: list[Sphere]) -> str:
+def _balance(near: list[Sphere]) -> Reason:
     if _second_order(near):
-        return "the gradient vanishes with the distance, so there is no slope"
-    share = number(max(s.stationary for s in near), 2)
-    return f"no slope: zero is a convex combination of the gradients around (to {share} of the longest)"
+        return Reason("gradient_vanishes")
+    return Reason("zero_in_hull", share=max(s.stationary for s in near))
 
 
 def _saddle(near: list[Sphere]) -> Stationarity:
     listed = ", ".join(
         f"{signed(s.low.change, 2)} and {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in near
     )
-    evidence = (f"finite steps: lower and higher losses at every distance ({listed})", _balance(near))
+    evidence = (Reason("finite_steps_saddle", listed=listed), _balance(near))
     verdict = Verdict("saddle", False, False, None, evidence)
     return Stationarity(verdict, evidence, near[0].peak[0].direction, _curvatures(near))
 
 
 def _slope(seen: list[Sphere]) -> Stationarity:
     last = seen[-1]
-    sentence = (
-        f"finite steps show a slope: within {number(last.distance, 2)} no convex combination of "
-        f"the gradients is shorter than {number(last.min_norm, 2)} (the longest: {number(last.steepest, 2)})"
+    slope = Reason(
+        "finite_steps_slope", distance=last.distance, shortest=last.min_norm, longest=last.steepest
     )
-    return Stationarity(Verdict("not_critical", False, False, None, (sentence,)), (sentence,))
+    return Stationarity(Verdict("not_critical", False, False, None, (slope,)), (slope,))
 
 
-def _hidden(seen: list[Sphere]) -> str:
+def _hidden(seen: list[Sphere]) -> Reason:
     where = "at no distance" if not seen else f"only at {', '.join(number(s.distance, 2) for s in seen)}"
-    return f"finite steps show a change of the loss beyond its rounding {where}; float64 would show more"
+    return Reason("finite_steps_hidden", where=where)
 
 
-def _unexplained(near: list[Sphere]) -> str:
+def _unexplained(near: list[Sphere]) -> Reason:
     last = near[-1]
     change = max(abs(last.low.change), abs(last.high.change))
-    return (
-        f"the loss changes by {number(change, 2)} within {number(last.distance, 2)}, the gradients there are "
-        f"at most {number(last.steepest, 2)}: a jump, or derivatives that are not those of the loss"
-    )
+    return Reason("finite_steps_jump", change=change, distance=last.distance, longest=last.steepest)
 
 
-def _disagree(seen: list[Sphere]) -> str:
+def _disagree(seen: list[Sphere]) -> Reason:
     listed = "; ".join(
         f"{signed(s.low.change, 2)} to {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in seen
     )
-    return f"finite steps do not agree on one kind over distances; changes of the loss: {listed}"
+    return Reason("finite_steps_disagree", listed=listed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessian_probe.arrays import norm
 from hessian_probe.operators.per_batch import rayleigh_quotients
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import Point
 from hessian_probe.points.line_check import LineCheck
 from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
@@ -37,7 +38,6 @@ from hessian_probe.points.reviews.sampling.split_half import (
     steps_for_halves,
 )
 from hessian_probe.points.second_order import Verdict, is_saddle, undetermined
-from hessian_probe.results import number, signed
 from hessian_probe.spectrum.standard_errors import Estimate, quantile, weighted_mean
 
 # Two batches in each half are the fewest that show how much a half scatters.
@@ -98,16 +98,12 @@ class SamplingReview:
     def judge(self, verdict: Verdict) -> tuple[Verdict, SamplingErrors]:
         """Return the verdict as it holds for the whole, with the errors measured."""
         if self.data.count < FEWEST_BATCHES:
-            few = (
-                f"from {FEWEST_BATCHES} batches on (these: {self.data.count}) it shows how much the data "
-                "scatter: the label is about these data"
-            )
-            return verdict._replace(evidence=(*verdict.evidence, few)), SamplingErrors()
+            few = Reason("few_batches", least=FEWEST_BATCHES, count=self.data.count)
+            return verdict.with_reasons(few), SamplingErrors()
         if self.left() < PRODUCTS:
             if verdict.label not in DECIDED:
                 return verdict, SamplingErrors()
-            short = "no products were left to measure how much the data scatter; raise max_hvps"
-            return undetermined(short, *verdict.evidence), SamplingErrors()
+            return undetermined(Reason("no_products_for_batches"), *verdict.evidence), SamplingErrors()
         op, extremes = self.here
         assert extremes.low is not None
         assert extremes.high is not None
@@ -128,24 +124,22 @@ class SamplingReview:
             return self._silent(verdict)
         steps = steps_for_halves(op, extremes.steps, self.left())
         if steps == 0:
-            short = (
-                f"{self.left()} products are too few to check the signs on held-out batches; raise max_hvps"
-            )
-            return undetermined(short, *verdict.evidence)
+            return undetermined(Reason("few_products_for_batches", left=self.left()), *verdict.evidence)
         found = held_out(op, steps, self.rng)
         if found is None:
-            return undetermined("a product with half of the batches is not finite", *verdict.evidence)
+            return undetermined(Reason("half_product_nonfinite"), *verdict.evidence)
         assert extremes.low is not None
         assert extremes.high is not None
         doubts, facts, needs = [], [], []
         for side, sign, halves, end in zip(
             ("lowest", "highest"), (-1.0, 1.0), found, (extremes.low, extremes.high), strict=True
         ):
-            fact = f"{side} curvature on batches that it was not fitted to: {_shown(halves)}"
+            shown = {"side": side} | _numbers(halves)
             if halves.show(sign, self.level, extremes.band):
-                facts.append(fact)
+                facts.append(Reason("held_out_curvature", **shown))
             else:
-                doubts.append(f"{fact}: not {'negative' if sign < 0 else 'positive'} beyond its noise")
+                what = "negative" if sign < 0 else "positive"
+                doubts.append(Reason("held_out_curvature_noisy", sign=what, **shown))
                 needs.append((-sign * halves.both.value, -sign * end.value, halves.both))
         for need in needs:
             self._need_sign(*need, signs=len(needs))
@@ -164,43 +158,35 @@ class SamplingReview:
             values = rows[:, 0]
         halves = split_halves(values, weights)
         side, what = ("lowest", "positive") if sign > 0 else ("highest", "negative")
-        fact = f"{side} curvature over the data: {_shown(halves)}"
+        shown = {"side": side} | _numbers(halves)
         if halves.show(sign, self.level, extremes.band):
-            return self._concluded(verdict, [], [fact])
+            return self._concluded(verdict, [], [Reason("curvature_over_batches", **shown)])
         mean = sign * halves.both.value
         self._need_sign(mean, mean, halves.both)
-        return self._concluded(verdict, [f"{fact}: not {what} beyond its noise"], [])
+        return self._concluded(verdict, [Reason("curvature_over_batches_noisy", sign=what, **shown)], [])
 
     def _silent(self, verdict: Verdict) -> Verdict:
         """Higher order is seen on the mean of these data; another sample may have another one."""
-        return undetermined(
-            "second order is silent, and higher order was seen on the mean of these batches only, not batch "
-            "by batch; sampled=False judges these data alone",
-            *verdict.evidence,
-        )
+        return undetermined(Reason("higher_order_not_held_out"), *verdict.evidence)
 
-    def _concluded(self, verdict: Verdict, doubts: list[str], facts: list[str]) -> Verdict:
+    def _concluded(self, verdict: Verdict, doubts: list[Reason], facts: list[Reason]) -> Verdict:
         """Add where the critical point of the whole may be, and settle the confidence."""
         change = self._change()
         limit = LOSS_SHARE * change
         moved = displacement(*self.judged, self.gradient_noise, self.level, limit, self.left())
         if not moved.enough:
-            short = f"{self.left()} products are too few to see where noise moves the critical point"
-            return undetermined(f"{short}; raise max_hvps", *facts, *verdict.evidence)
+            few = Reason("few_products_for_shift", left=self.left())
+            return undetermined(few, *facts, *verdict.evidence)
         seen = loss_to_go(self.here, self.judged, self.step)
         linear = quantile(self.level, self.gradient_noise.freedom) * self.gradient_noise.step_error
         within = seen + linear + moved.change <= limit
         model = model_change(self.gradient_noise, self.judged, self.step) ** 0.5 + moved.change**0.5
-        most = number(seen + linear + moved.change, 2)
-        place = (
-            f"with the gradient's noise (norm {number(self.gradient_noise.error, 2)}) the way to the "
-            f"critical point may change the loss by {most} in place of {number(seen, 2)} "
-            f"(near: at most {number(limit, 2)})"
-        )
+        most = seen + linear + moved.change
+        shift = {"noise": self.gradient_noise.error, "most": most, "seen": seen, "limit": limit}
         if within and model <= (MODEL_SHARE * change) ** 0.5:
-            facts.append(place)
+            facts.append(Reason("shift", **shift))
         else:
-            doubts.append(place)
+            doubts.append(Reason("shift_too_large", **shift))
             self._need_place(moved)
         if doubts:
             return undetermined(*self._doubts(doubts), *facts, *verdict.evidence)
@@ -216,30 +202,22 @@ class SamplingReview:
         both = is_saddle(self.judged.extremes)
         return (min if both else max)((check.change for check in self.line_checks.values()), default=0.0)
 
-    def _fitted(self) -> tuple[str, ...]:
+    def _fitted(self) -> tuple[Reason, ...]:
         """Say so where the halves' gradients oppose each other: by chance they would not."""
         slope = self.slope
         if not slope.both.beyond(-1.0, self.level):
             return ()
-        return (
-            f"the gradients of both halves of the batches oppose each other ({_shown(slope)}) as they do "
-            "where the parameters were fitted to these very data, which then say too little of others: "
-            "give batches that were not trained on, or sampled=False",
-        )
+        return (Reason("fitted", **_numbers(slope)),)
 
     def _slope(self, verdict: Verdict) -> Verdict:
         """A gradient too large must be so for the whole."""
         length, noise = float(norm(self.here.operator.gradient_vector)), self.gradient_noise.error
         share = (noise / length) ** 2 if length > 0 else 1.0
         without = length * max(1.0 - share, 0.0) ** 0.5
-        fact = (
-            f"gradient norm {number(length, 3)}, {number(without, 3)} without its "
-            f"noise of {number(noise, 2)}; slope on held-out batches along the other half's gradient "
-            f"{_shown(self.slope)}"
-        )
+        shown = {"gradient": length, "without": without, "noise": noise} | _numbers(self.slope)
         if self.slope.show(1.0, self.level) and share <= NOISE_SHARE:
-            return verdict._replace(evidence=(*verdict.evidence, fact))
-        doubt = f"{fact}: too much of it may be noise to say that it is a slope"
+            return verdict.with_reasons(Reason("gradient_over_batches", **shown))
+        doubt = Reason("gradient_over_batches_noisy", **shown)
         fitted = self._fitted()
         if fitted:
             return undetermined(doubt, *fitted, *verdict.evidence)
@@ -295,17 +273,20 @@ class SamplingReview:
         error, freedom = mean.error, mean.freedom
         self.times.append(times_the_data(low, high, error, freedom, self.level, bias=bias, signs=signs))
 
-    def _doubts(self, doubts: list[str]) -> list[str]:
+    def _doubts(self, doubts: list[Reason]) -> list[Reason]:
         samples = self._samples()
         if samples is None:
-            return [*doubts, "no number of samples can be named that would settle it"]
+            return [*doubts, Reason("samples_unknown")]
         batches = max(self.data.count, BATCHES)
-        would = (
-            f"about {samples:,} samples in all (these are {number(self.data.total, 6)}), in {batches} "
-            f"batches or more, would settle it with probability {POWER:g} (a mean of at least {LEAST:g} of "
-            "its present errors)"
+        needed = Reason(
+            "samples_needed",
+            samples=samples,
+            total=self.data.total,
+            batches=batches,
+            power=f"{POWER:g}",
+            least=f"{LEAST:g}",
         )
-        return [*doubts, would]
+        return [*doubts, needed]
 
     def _samples(self) -> int | None:
         if not self.times or any(times is None for times in self.times):
@@ -313,9 +294,14 @@ class SamplingReview:
         return rounded_up(max(max(t for t in self.times if t is not None), 1.0) * self.data.total)
 
 
-def _shown(halves: SplitHalf) -> str:
+def _numbers(halves: SplitHalf) -> dict[str, Any]:
+    """Means and errors as the sentences name them."""
     even, odd, both = halves
-    return (
-        f"{signed(both.value, 3)} ± {number(both.error, 2)} (halves {signed(even.value, 3)} ± "
-        f"{number(even.error, 2)}, {signed(odd.value, 3)} ± {number(odd.error, 2)})"
-    )
+    return {
+        "value": both.value,
+        "error": both.error,
+        "even": even.value,
+        "even_error": even.error,
+        "odd": odd.value,
+        "odd_error": odd.error,
+    }

@@ -12,11 +12,11 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
 from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, SIGN_MARGIN, Rounding
 from hessian_probe.points.second_order import Verdict
-from hessian_probe.results import number, signed
 
 # Diagonals closer than this leave nothing to be gained.
 SPREAD = 1e2
@@ -133,10 +133,8 @@ def review_inertia(
     if label is None or not check.confirmed_by:
         return verdict, None, None
     evidence = (
-        f"in units that make every variable's own curvature ±1 (they lie {number(found.spread, 2)} apart) "
-        f"the spectrum is {signed(low, 3)} to {signed(high, 3)}, zero band ±{number(found.band, 2)}; signs "
-        "do not depend on units (Sylvester)",
-        f"differences of the {check.confirmed_by} along its lowest direction: {signed(check.measured, 3)}",
+        Reason("inertia", spread=found.spread, low=low, high=high, band=found.band),
+        Reason("inertia_confirmed", of=check.confirmed_by, measured=check.measured),
     )
     decided = Verdict(label, True, True, None, (*evidence, *verdict.evidence))
     return decided, check, found.low if label == "saddle" else None
