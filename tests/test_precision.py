@@ -11,7 +11,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
-from hessian_probe.operators import precision
+from hessian_probe.operators import tracing
 from hessian_probe.programs.inspect import ProgramFacts
 
 WIDTHS = (4, 5, 3)
@@ -168,10 +168,10 @@ def test_reduced_products_cost_nothing_on_this_device():
 
 @pytest.mark.parametrize(("backend", "eps"), [("cpu", 2.0**-23), ("gpu", 2.0**-10), ("tpu", 2.0**-7)])
 def test_elsewhere_reduced_products_are_taken_as_reduced(monkeypatch, backend, eps):
-    monkeypatch.setattr(precision.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(tracing.jax, "default_backend", lambda: backend)
     layout = hp.hessian(lambda p: jnp.sum(p**2), np.zeros(2, np.float32)).layout
     facts = ProgramFacts(lowest_float="float32", reduced_matmul=True)
-    assert precision.rounding_unit(layout, facts) == eps
+    assert tracing.machine_epsilon(layout, facts) == eps
 
 
 def test_eigenvalues_in_half_precision_state_what_they_can():

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays.dtypes import at_least_float32, widest
-from hessian_probe.arrays.layout import Basis, Layout, Vector
+from hessian_probe.arrays.layout import Basis, Layout, Vector, at_least_float32, widest
 
 
 def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:

@@ -1,19 +1,31 @@
-"""How a parameter pytree splits into variables and the rest, and back."""
+"""How a parameter pytree splits into variables and all else, and back.
+
+A vector holds one array for each variable, in at least float32; a basis holds vectors as rows.  Both can be
+written as flat float64 arrays on the host.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays.dtypes import at_least_float32
-
 PyTree = Any
 Vector = tuple[jax.Array, ...]
 Basis = tuple[jax.Array, ...]
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Widen a floating dtype to float32 where it is narrower; no promotion mode matters."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def widest(dtypes: Iterable[Any]) -> Any:
+    """Widest of some floating dtypes."""
+    return max(map(jnp.dtype, dtypes), key=lambda d: int(jnp.finfo(d).bits))
 
 
 class Identity:
@@ -110,7 +122,7 @@ def split(
     Args:
         tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
         static_numbers: keep Python integers and booleans as they are, instead of as arrays.
-        frozen: for each real floating-point leaf whether it is no variable all the same; () for none.
+        frozen: for each real floating-point leaf whether it is held constant; () for none.
 
     Returns:
         The layout, the variables (each in its own dtype) and the non-variable array leaves.
@@ -119,7 +131,7 @@ def split(
         TypeError: a leaf is complex; the message names it.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    kinds, names, statics, rest = [], [], [], []
+    kinds, names, statics, non_variables = [], [], [], []
     variables: list[jax.Array] = []
     held = iter(frozen)
     for path, leaf in paths:
@@ -132,7 +144,7 @@ def split(
             variables.append(jnp.asarray(leaf))
             names.append(name)
         elif kind == "array":
-            rest.append(leaf)
+            non_variables.append(leaf)
         else:
             statics.append(hashable(leaf))
     layout = Layout(
@@ -143,12 +155,12 @@ def split(
         tuple(str(v.dtype) for v in variables),
         tuple(statics),
     )
-    return layout, tuple(variables), tuple(rest)
+    return layout, tuple(variables), tuple(non_variables)
 
 
-def merge(layout: Layout, variables: tuple[Any, ...], rest: tuple[Any, ...]) -> PyTree:
+def merge(layout: Layout, variables: tuple[Any, ...], non_variables: tuple[Any, ...]) -> PyTree:
     """Undo `split`: put variables, other arrays and static leaves back into the pytree."""
-    values, others, statics = iter(variables), iter(rest), iter(layout.statics)
+    values, others, statics = iter(variables), iter(non_variables), iter(layout.statics)
     leaves = []
     for kind in layout.kinds:
         if kind == "static":
@@ -159,15 +171,17 @@ def merge(layout: Layout, variables: tuple[Any, ...], rest: tuple[Any, ...]) -> 
     return jax.tree_util.tree_unflatten(layout.treedef, leaves)
 
 
-def tangent(layout: Layout, vector: Vector, rest: tuple[Any, ...], axis: int | None = None) -> PyTree:
+def tangent(
+    layout: Layout, vector: Vector, non_variables: tuple[Any, ...], axis: int | None = None
+) -> PyTree:
     """Write a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
 
-    Leaves that are not variables become zeros of their own type; static leaves stay as they are.
+    Arrays that are no variables become zeros of their own dtype; static leaves stay as they are.
 
     Args:
         layout: layout of the parameters.
         vector: vector or basis.
-        rest: the parameters' other arrays, for their shapes.
+        non_variables: the parameters' other arrays, for their shapes.
         axis: number of rows of a basis; None for a vector.
 
     Returns:
@@ -181,7 +195,7 @@ def tangent(layout: Layout, vector: Vector, rest: tuple[Any, ...], axis: int | N
             return leaf
         return np.zeros(np.shape(leaf) if axis is None else (axis, *np.shape(leaf)), leaf.dtype)
 
-    return merge(layout, vector, tuple(zeros(leaf) for leaf in rest))
+    return merge(layout, vector, tuple(zeros(leaf) for leaf in non_variables))
 
 
 def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vector:
@@ -210,3 +224,29 @@ def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vect
     return tuple(
         jnp.asarray(leaf).astype(dtype) for leaf, dtype in zip(chosen, layout.work_dtypes, strict=True)
     )
+
+
+def flatten_rows(basis: Basis) -> np.ndarray:
+    """Write a basis of k rows as a float64 array of shape (k, n)."""
+    rows = len(basis[0])
+    return np.concatenate([np.asarray(b, np.float64).reshape(rows, -1) for b in basis], axis=1)
+
+
+def unflatten_rows(layout: Layout, flat: Any) -> Basis:
+    """Undo `flatten_rows`."""
+    out, start = [], 0
+    for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
+        width = int(np.prod(shape))
+        out.append(jnp.asarray(flat[:, start : start + width]).astype(dtype).reshape(len(flat), *shape))
+        start += width
+    return tuple(out)
+
+
+def flatten(vector: Vector) -> np.ndarray:
+    """Write a vector as a float64 array of shape (n,)."""
+    return flatten_rows(tuple(leaf[None] for leaf in vector))[0]
+
+
+def unflatten(layout: Layout, flat: Any) -> Vector:
+    """Undo `flatten`."""
+    return tuple(leaf.reshape(leaf.shape[1:]) for leaf in unflatten_rows(layout, flat[None]))

@@ -25,10 +25,10 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.flatness.result import Sharpness, SharpnessMeasure
 from hessian_probe.flatness.thresholds import ASCENT_STEPS, ASCENT_TOLERANCE, EXACT_SIZE, RANDOM_STARTS
-from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
 

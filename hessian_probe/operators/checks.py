@@ -1,26 +1,19 @@
-"""Is the operator what it must be: repeatable, symmetric, linear?
+"""Self-check of an operator: products must be repeatable, symmetric and linear.
 
-A dropout key that changes, batch statistics that move, a loader that shuffles samples away, or a
-custom derivative that is not the derivative all break one of the three, and every eigenvalue after.
+A dropout key that changes, batch statistics that move, a loader that shuffles and drops samples, or a custom
+derivative that is not the derivative violates one of the three, and makes every eigenvalue wrong.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, dot, generator, norm, random_normal
-from hessian_probe.operators.tracing import DIFFERENCES
+from hessian_probe.arrays import Vector, add_scaled, dot, norm
 from hessian_probe.results import number, result
 
-if TYPE_CHECKING:
-    from hessian_probe.operators.hessian import HessianOperator
-
-# Relative defects allowed: far above rounding unless the Hessian cancels badly, far below a real defect,
-# which is of order one.  Differences of gradients are accurate to about eps^(2/3).
-TOLERANCE = 1e-2
-TOLERANCE_DIFFERENCES = 5e-2
+Product = Callable[[Vector], Vector]
 
 
 class OperatorCheckError(ValueError):
@@ -39,8 +32,8 @@ class OperatorCheck:
         repeatability: ‖H'u − Hu‖ / ‖Hu‖, the gradient linearised and the data read a second time.
         asymmetry: |⟨u, Hv⟩ − ⟨v, Hu⟩| / (‖u‖ ‖Hv‖).
         nonlinearity: ‖H(u+v) − Hu − Hv‖ / (‖Hu‖ + ‖Hv‖).
-        tolerance: what each may be.
-        cause: "" if all are within it, else what is wrong and the likely cause.
+        tolerance: largest value that each may have.
+        cause: "" if none is larger, otherwise what is wrong and the likely cause.
     """
 
     repeatability: float
@@ -68,50 +61,49 @@ class OperatorCheck:
         return title, rows + ([("cause", self.cause)] if self.cause else [])
 
 
-def check_operator(op: HessianOperator) -> OperatorCheck:
+def check_products(
+    u: Vector, v: Vector, product: Product, again: Product, *, tolerance: float, in_batches: bool
+) -> OperatorCheck:
     """Measure the three defects.
 
     Args:
-        op: the operator.
+        u: random vector.
+        v: another.
+        product: multiplies a vector.
+        again: the same, with the gradient linearised and the data read a second time.
+        tolerance: relative defect allowed.
+        in_batches: the data are a sequence of batches; decides which cause is the likely one.
 
     Returns:
         The check; call its `require()` to raise on a failure.
 
     Cost:
-        Four products, which are not counted, and one more linearisation of the gradient.
+        Four products.
     """
-    rng = generator()
-    u, v = (random_normal(rng, op.layout, op.active) for _ in range(2))
-    hu, again, hv = op.product(u), op.at(op.x).product(u), op.product(v)
-    both = op.product(add_scaled(u, 1.0, v))
+    hu, hu_again, hv = product(u), again(u), product(v)
+    both = product(add_scaled(u, 1.0, v))
     sizes = [float(norm(x)) for x in (hu, hv, u)]
-    differences = op.objective.route is DIFFERENCES
-    tolerance = TOLERANCE_DIFFERENCES if differences else TOLERANCE
     if not all(map(np.isfinite, sizes)):  # a status of its own wherever it matters
         return OperatorCheck(0.0, 0.0, 0.0, tolerance, "")
-    rest = add_scaled(add_scaled(both, -1.0, hu), -1.0, hv)
-    defects = (
-        _ratio(_distance(again, hu), sizes[0]),
-        _ratio(abs(float(dot(u, hv)) - float(dot(v, hu))), sizes[2] * sizes[1]),
-        _ratio(float(norm(rest)), sizes[0] + sizes[1]),
-    )
-    return OperatorCheck(*defects, tolerance, _cause(op, defects, tolerance))
-
-
-def _distance(a: Vector, b: Vector) -> float:
-    return float(norm(add_scaled(a, -1.0, b)))
+    remainder = add_scaled(add_scaled(both, -1.0, hu), -1.0, hv)
+    repeatability = _ratio(float(norm(add_scaled(hu_again, -1.0, hu))), sizes[0])
+    asymmetry = _ratio(abs(float(dot(u, hv)) - float(dot(v, hu))), sizes[2] * sizes[1])
+    nonlinearity = _ratio(float(norm(remainder)), sizes[0] + sizes[1])
+    cause = _cause(repeatability, asymmetry, nonlinearity, tolerance, in_batches)
+    return OperatorCheck(repeatability, asymmetry, nonlinearity, tolerance, cause)
 
 
 def _ratio(defect: float, size: float) -> float:
     return defect / size if size > 0 else (0.0 if defect == 0 else float("inf"))
 
 
-def _cause(op: HessianOperator, defects: tuple[float, float, float], tolerance: float) -> str:
-    repeatability, asymmetry, nonlinearity = defects
+def _cause(
+    repeatability: float, asymmetry: float, nonlinearity: float, tolerance: float, in_batches: bool
+) -> str:
     if not repeatability <= tolerance:
         likely = (
             "the data differ from pass to pass (a loader that shuffles and drops, or augments)"
-            if op.objective.data.is_sequence
+            if in_batches
             else "the loss is random (a dropout key drawn inside it, a host callback)"
         )
         return (
@@ -121,7 +113,7 @@ def _cause(op: HessianOperator, defects: tuple[float, float, float], tolerance: 
     if not nonlinearity <= tolerance:
         return (
             f"products are not linear (by {number(nonlinearity, 2)}): the gradient jumps or is random near "
-            "these parameters; float64 or a smooth loss would tell"
+            "these parameters; use float64, or a smooth loss"
         )
     if not asymmetry <= tolerance:
         return (

@@ -14,10 +14,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import Layout, PyTree, hashable
-
-# Two passes see the same samples when the sums of their entries agree to this relative accuracy:
-# a thousand times the rounding of a float32 sum, far below any augmentation or changed sample.
-SAME_DATA = 1e-4
+from hessian_probe.operators.thresholds import SAME_DATA
 
 
 class Batches:

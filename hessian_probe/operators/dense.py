@@ -8,10 +8,9 @@ import numpy as np
 
 from hessian_probe.arrays import Basis, Layout, flatten_rows, unflatten_rows
 from hessian_probe.operators import memory
+from hessian_probe.operators.thresholds import DENSE_BLOCK, MEMORY_SHARE
 
 ENDS_INSTEAD = "hp.eigsh finds the ends of the spectrum without the matrix, hp.classify the label"
-# Rows of the identity that one compiled program multiplies; bounds memory, not the answer.
-DENSE_BLOCK = 64
 
 
 def symmetric_matrix(layout: Layout, products: Callable[[Basis], Basis], max_bytes: int | None) -> np.ndarray:
@@ -29,7 +28,7 @@ def symmetric_matrix(layout: Layout, products: Callable[[Basis], Basis], max_byt
         MemoryError: the matrix does not fit.
     """
     n = layout.size
-    limit = memory.free_bytes() * memory.SHARE if max_bytes is None else max_bytes
+    limit = memory.free_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes
     what = f"the dense Hessian of {n} variables"
     memory.require(memory.matrix_bytes(n), limit, what, ENDS_INSTEAD)
     matrix = np.zeros((n, n))

@@ -19,13 +19,13 @@ from hessian_probe.arrays import Identity, Layout, Vector, cast, dot, merge
 
 
 def _scalar(
-    loss: Any, layout: Layout, batch_layout: Layout | None, rest: Any, batch: Any
+    loss: Any, layout: Layout, batch_layout: Layout | None, non_variables: Any, batch: Any
 ) -> Callable[[Vector], jax.Array]:
     """Return the loss as a function of the variables alone."""
     function: Any = loss.function.value if isinstance(loss.function, Identity) else loss.function
 
     def scalar(variables: Vector) -> jax.Array:
-        params = merge(layout, cast(variables, layout.dtypes), rest)
+        params = merge(layout, cast(variables, layout.dtypes), non_variables)
         with jax.default_matmul_precision("highest"):
             if batch_layout is None:
                 return real_scalar(function(params))
@@ -69,25 +69,27 @@ def _work(layout: Layout, variables: Vector) -> Vector:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def value(loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any) -> jax.Array:
+def value(
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
+) -> jax.Array:
     """Loss at `x`: scalar."""
-    return _scalar(loss, layout, blayout, rest, batch)(x)
+    return _scalar(loss, layout, blayout, non_variables, batch)(x)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def value_and_gradient(
-    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
 ) -> tuple[jax.Array, Vector]:
     """Loss and gradient at `x`."""
-    return jax.value_and_grad(_scalar(loss, layout, blayout, rest, batch))(_work(layout, x))
+    return jax.value_and_grad(_scalar(loss, layout, blayout, non_variables, batch))(_work(layout, x))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def linearized(
-    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any
+    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
 ) -> tuple[jax.Array, Vector, Any]:
     """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
-    scalar = _scalar(loss, layout, blayout, rest, batch)
+    scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
     (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), x)
     program = jax.make_jaxpr(lambda t: tangent_map(t)[1])(x)
@@ -130,12 +132,12 @@ def forward_over_reverse(
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
-    rest: Any,
+    non_variables: Any,
     batch: Any,
     v: Vector,
 ) -> Vector:
     """Hessian-vector product as the directional derivative of the gradient; nothing is stored."""
-    gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
+    gradient = jax.grad(_scalar(loss, layout, blayout, non_variables, batch))
     return jax.jvp(gradient, (_work(layout, x),), (v,))[1]
 
 
@@ -145,12 +147,12 @@ def reverse_over_reverse(
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
-    rest: Any,
+    non_variables: Any,
     batch: Any,
     v: Vector,
 ) -> Vector:
     """Hessian-vector product as the gradient of ⟨gradient, v⟩: for losses without forward mode."""
-    gradient = jax.grad(_scalar(loss, layout, blayout, rest, batch))
+    gradient = jax.grad(_scalar(loss, layout, blayout, non_variables, batch))
     return jax.grad(lambda y: dot(gradient(y), v))(_work(layout, x))
 
 
@@ -160,13 +162,13 @@ def line_forward(
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
-    rest: Any,
+    non_variables: Any,
     batch: Any,
     d: Vector,
     ts: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
-    scalar = _scalar(loss, layout, blayout, rest, batch)
+    scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
 
     def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -182,13 +184,13 @@ def line_reverse(
     layout: Layout,
     blayout: Layout | None,
     x: Vector,
-    rest: Any,
+    non_variables: Any,
     batch: Any,
     d: Vector,
     ts: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The same by reverse mode, for losses without a forward derivative."""
-    scalar = _scalar(loss, layout, blayout, rest, batch)
+    scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
 
     def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -201,10 +203,16 @@ def line_reverse(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def values_and_gradients(
-    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, rest: Any, batch: Any, moves: Vector
+    loss: Any,
+    layout: Layout,
+    blayout: Layout | None,
+    x: Vector,
+    non_variables: Any,
+    batch: Any,
+    moves: Vector,
 ) -> tuple[jax.Array, Vector]:
     """Loss and gradient at `x + move` for every row of a basis of moves, one after the other."""
-    scalar = _scalar(loss, layout, blayout, rest, batch)
+    scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
 
     def at(move: Vector) -> tuple[jax.Array, Vector]:

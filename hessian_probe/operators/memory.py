@@ -1,4 +1,4 @@
-"""How much memory there is, so that a choice that would not fit is never made in silence."""
+"""How much memory is free, and what fits into it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Share of the free memory that cached residuals or a Krylov basis may take.
-SHARE = 0.25
+from hessian_probe.operators.thresholds import EIGH_MATRICES, MEMORY_SHARE
 
 
 def free_bytes() -> int:
@@ -27,7 +26,7 @@ def free_bytes() -> int:
 
 def vectors_that_fit(vector_bytes: int) -> int:
     """How many vectors the share of the free memory that a basis may take holds."""
-    return int(free_bytes() * SHARE / max(vector_bytes, 1))
+    return int(free_bytes() * MEMORY_SHARE / max(vector_bytes, 1))
 
 
 def tree_bytes(tree: Any) -> int:
@@ -39,11 +38,6 @@ def tree_bytes(tree: Any) -> int:
     )
 
 
-# Float64 matrices of size n by n that are there at once while all eigenvectors are computed: the
-# Hessian, LAPACK's copy of it, two in syevd's workspace (1 + 6n + 2n² numbers), and the eigenvectors.
-EIGH_MATRICES = 5
-
-
 def matrix_bytes(size: int, count: int = 1) -> int:
     """Bytes of `count` float64 matrices of size n by n."""
     return 8 * count * size * size
@@ -51,7 +45,7 @@ def matrix_bytes(size: int, count: int = 1) -> int:
 
 def eigh_fits(size: int) -> bool:
     """Whether all eigenpairs of a dense matrix can be computed in half of the free memory."""
-    return matrix_bytes(size, EIGH_MATRICES) <= 2 * SHARE * free_bytes()
+    return matrix_bytes(size, EIGH_MATRICES) <= 2 * MEMORY_SHARE * free_bytes()
 
 
 def require(needed: float, limit: float, what: str, instead: str) -> None:

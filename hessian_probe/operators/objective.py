@@ -14,8 +14,15 @@ import numpy as np
 from hessian_probe.arrays import Basis, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
-from hessian_probe.operators.precision import rounding_unit
-from hessian_probe.operators.tracing import DIFFERENCES, FORWARD, find_route, has_forward, shapes_of, trace
+from hessian_probe.operators.tracing import (
+    DIFFERENCES,
+    FORWARD,
+    find_route,
+    has_forward,
+    machine_epsilon,
+    shapes_of,
+    trace,
+)
 from hessian_probe.results import Cost
 
 
@@ -76,7 +83,7 @@ class Objective:
                     continue
                 raise self._explained(error) from None
             self.loss, self.active, self.facts = traced
-            self.eps = rounding_unit(self.layout, self.facts)
+            self.eps = machine_epsilon(self.layout, self.facts)
             return
 
     def _check_variables(self, params: PyTree) -> None:

@@ -18,15 +18,13 @@ from hessian_probe.arrays import (
     merge,
     unflatten_rows,
 )
-from hessian_probe.operators.base import project_out_null_space
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
+from hessian_probe.operators.symmetric_operator import project_out_null_space
+from hessian_probe.operators.thresholds import INDEPENDENT
 
 Generator = Callable[[PyTree], PyTree]
 NullSpace = PyTree | Generator | Sequence[Generator]
-
-# Given directions whose singular values are below this share of the largest depend on the others.
-INDEPENDENT = 1e-6
 
 
 class NullDirections:

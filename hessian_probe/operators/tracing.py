@@ -1,8 +1,8 @@
-"""What can be learned of a loss from its traced program, before anything is computed.
+"""What a loss's traced program says before anything is computed: key, precision, derivatives that exist.
 
-A compiled function remembers what its loss closed over when it was traced.  In a notebook the numbers
-around a loss change while the loss stays the same object, so the key under which compiled functions
-are kept holds a fingerprint of the program and of the arrays it closes over.
+A compiled function remembers what its loss closed over when it was traced.  In a notebook those numbers may
+change while the loss stays the same object.  The key of compiled functions therefore holds a fingerprint of
+the program and of the arrays that it closes over.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
+from hessian_probe.operators.thresholds import DIFFERENCE_ERROR, REDUCED_EPS, REDUCED_EPS_ELSEWHERE
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 from hessian_probe.programs.walker import primitives
 
 
 class Route(NamedTuple):
-    """A way to differentiate the gradient, with what it costs in accuracy.
+    """How the gradient is differentiated, and how accurate that is.
 
-    A product is accurate to `factor · eps^power` relative to ‖H‖, rounding aside.
+    A product has a relative error of `factor · eps^power` in units of ‖H‖, rounding error aside.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Route(NamedTuple):
     power: float = 0.0
 
     def error(self, eps: float) -> float:
-        """Relative error of a product that is not rounding."""
+        """Relative error of a product, without its rounding error."""
         return self.factor * eps**self.power
 
 
@@ -46,13 +47,13 @@ REVERSE = Route("reverse over reverse", "exact to rounding")
 DIFFERENCES = Route(
     "central differences of the gradient",
     "relative error about 10 eps^(2/3) of the parameters' dtype: 2e-4 in float32, 4e-10 in float64",
-    factor=10.0,
+    factor=DIFFERENCE_ERROR,
     power=2 / 3,
 )
 
 
 class LossKey(NamedTuple):
-    """A loss as a static argument of compiled functions: the function and a print of its program."""
+    """A loss as a static argument of compiled functions: the function and a fingerprint of its program."""
 
     function: Any  # hashable
     fingerprint: str
@@ -66,22 +67,24 @@ class TracedLoss(NamedTuple):
     facts: ProgramFacts
 
 
-def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], batch: Batch) -> TracedLoss:
+def trace(
+    loss: Any, layout: Layout, variables: Vector, non_variables: tuple[Any, ...], batch: Batch
+) -> TracedLoss:
     """Trace a loss on one batch.
 
     Args:
         loss: the user's function.
         layout: layout of the parameters.
         variables: the parameters' variables.
-        rest: their other arrays.
+        non_variables: their other arrays.
         batch: a batch.
 
     Returns:
-        What the program tells.  Errors of the loss itself come through as they are.
+        What the program shows.  Errors of the loss itself are passed on as they are.
     """
     key = LossKey(hashable(loss), "")
     kernel = partial(inspect.unwrap(derivatives.value), key, layout, batch.layout)
-    program = jax.make_jaxpr(kernel)(variables, rest, batch.arrays)
+    program = jax.make_jaxpr(kernel)(variables, non_variables, batch.arrays)
     text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
     digest = hashlib.blake2b(text.encode())
     for constant in program.consts:
@@ -95,15 +98,33 @@ def trace(loss: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...], b
     return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)
 
 
+def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
+    """Relative spacing of the coarsest numbers that the loss computes with (the machine epsilon).
+
+    Args:
+        layout: layout of the parameters.
+        facts: what the loss's program shows.
+
+    Returns:
+        Machine epsilon of the parameters' lowest precision, or of a lower one that they pass through.
+    """
+    eps = float(jnp.finfo(layout.dtype).eps)
+    if facts.lowest_float is not None:
+        eps = max(eps, float(jnp.finfo(facts.lowest_float).eps))
+    if facts.reduced_matmul:
+        eps = max(eps, REDUCED_EPS.get(jax.default_backend(), REDUCED_EPS_ELSEWHERE))
+    return eps
+
+
 class Shapes(NamedTuple):
     """Shapes and dtypes of the arguments of a compiled derivative (hashable)."""
 
     variables: tuple[Any, ...]
-    rest: tuple[Any, ...]
+    non_variables: tuple[Any, ...]
     batch: tuple[Any, ...]
 
 
-def shapes_of(variables: Vector, rest: tuple[Any, ...], batch: Batch) -> Shapes:
+def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> Shapes:
     """Reduce arguments to their shapes; Python numbers stay themselves."""
 
     def abstract(leaf: Any) -> Any:
@@ -111,7 +132,7 @@ def shapes_of(variables: Vector, rest: tuple[Any, ...], batch: Batch) -> Shapes:
             return leaf
         return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
 
-    return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, rest, batch.arrays)))
+    return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, non_variables, batch.arrays)))
 
 
 @lru_cache(maxsize=512)
@@ -127,7 +148,7 @@ def find_route(key: LossKey, layout: Layout, batch_layout: Layout | None, shapes
 
 @lru_cache(maxsize=512)
 def has_forward(key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Shapes) -> bool:
-    """Whether slopes along a line can be had by forward mode."""
+    """Whether slopes along a line can be computed by forward mode."""
     steps = jax.ShapeDtypeStruct((1,), widest(layout.work_dtypes))
     kernel = derivatives.line_forward
     return _derivative_exists(kernel, key, layout, batch_layout, shapes, _vector(layout), steps)

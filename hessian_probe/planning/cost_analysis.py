@@ -14,6 +14,7 @@ import numpy as np
 from hessian_probe.operators import derivatives, memory
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.objective import Objective
+from hessian_probe.operators.thresholds import MEMORY_SHARE
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD
 from hessian_probe.planning.thresholds import LONG_CALL
 
@@ -175,7 +176,7 @@ def costs(
         The costs over all the data: the times are scaled by its bytes.
     """
     total, free = sum(batches.residuals), memory.free_bytes()
-    stored = objective.route is FORWARD and total <= memory.SHARE * free
+    stored = objective.route is FORWARD and total <= MEMORY_SHARE * free
     batch, size = batches.largest, batches.sizes[batches.position]
     others = total - batches.residuals[batches.position] if stored else 0
     block = block if stored and len(batches.sizes) == 1 else 0

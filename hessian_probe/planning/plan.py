@@ -11,8 +11,9 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.operators import memory
-from hessian_probe.operators.dense import DENSE_BLOCK, ENDS_INSTEAD
+from hessian_probe.operators.dense import ENDS_INSTEAD
 from hessian_probe.operators.objective import Objective
+from hessian_probe.operators.thresholds import DENSE_BLOCK, EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.operators.tracing import trace
 from hessian_probe.planning.cost_analysis import BatchSizes, OperationCosts, batch_sizes, costs
 from hessian_probe.planning.result import Plan
@@ -142,7 +143,7 @@ def _joined(
     basis, dense = products.basis * layout.vector_bytes, products.matrices * matrix
     block = min(DENSE_BLOCK, layout.size) if products.matrices else 0
     cost = costs(objective, batches, block=block, measure=measure)
-    refused = job == "dense" and matrix > memory.SHARE * free
+    refused = job == "dense" and matrix > MEMORY_SHARE * free
     peak = cost.peak + basis + dense
     seconds = _seconds(cost, products, products.expected), _seconds(cost, products, products.most)
     return Plan(
@@ -165,7 +166,7 @@ def _joined(
         basis_bytes=basis,
         dense_bytes=matrix,
         dense=products.matrices > 0,
-        dense_fits=matrix <= memory.SHARE * free,
+        dense_fits=matrix <= MEMORY_SHARE * free,
         route=cost.route,
         stored=cost.stored,
         noticed=tuple(code for code, _ in noticed),
@@ -276,7 +277,7 @@ def eigsh_products(objective: Objective, options: dict[str, Any]) -> ProductCoun
     budget = options["max_hvps"] or default_budget(wanted)
     if (options["max_hvps"] is None or budget >= n) and takes_dense(n, wanted):
         why = "one for each variable: the dense route is the cheapest for so small a problem"
-        return ProductCount(n, n, 0, 0, memory.EIGH_MATRICES, why)
+        return ProductCount(n, n, 0, 0, EIGH_MATRICES, why)
     decades = max(math.log10(1e-3 / options["rtol"]), -1.0)
     likely = PAIR_AT_MILLI + PAIR_PER_DECADE * decades + FURTHER_PAIR * max(wanted - 2, 0)
     basis = options["max_basis"] or default_basis(objective.layout, wanted)
@@ -303,7 +304,7 @@ def classify_products(objective: Objective, options: dict[str, Any]) -> ProductC
             why = f"the dense matrix of {n} variables is formed to count exactly"
         elif not few:
             why += f"; about {SADDLE} at a saddle"
-        return ProductCount(likely, budget, EVALUATIONS, basis, memory.EIGH_MATRICES, why)
+        return ProductCount(likely, budget, EVALUATIONS, basis, EIGH_MATRICES, why)
     tolerance = options["negative_tol"]
     # At a minimum of small λ_min the relative error allowed is negative_tol·top/(top + negative_tol·top).
     sampled = options["sampled"] and objective.data.count >= FEWEST_BATCHES

@@ -11,8 +11,8 @@ from hessian_probe.arrays import Vector, norm, row, scale
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.rounding import SIGN_MARGIN, SINGLE, Rounding
 from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for

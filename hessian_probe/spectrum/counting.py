@@ -31,8 +31,8 @@ from scipy.special import betainc
 
 from hessian_probe.arrays import Vector, norm, random_normal
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import IndexEstimate, Multiplicity, multiplicities
 from hessian_probe.spectrum.thresholds import (

@@ -6,9 +6,10 @@ import numpy as np
 
 from hessian_probe.arrays import Basis, tangent, unflatten_rows
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import SymmetricOperator
 from hessian_probe.operators.dense import ENDS_INSTEAD
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric_operator import SymmetricOperator
+from hessian_probe.operators.thresholds import EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.spectrum.result import EigenResult
 
 EMPTY = {
@@ -29,7 +30,7 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
         MemoryError: the matrix does not fit.
     """
     n = operator.size
-    needed, limit = memory.matrix_bytes(n, memory.EIGH_MATRICES), 2 * memory.SHARE * memory.free_bytes()
+    needed, limit = memory.matrix_bytes(n, EIGH_MATRICES), 2 * MEMORY_SHARE * memory.free_bytes()
     memory.require(needed, limit, f"the whole spectrum of {n} variables", ENDS_INSTEAD)
     matrix = operator.dense(max_bytes=needed)
     if not np.all(np.isfinite(matrix)):

@@ -14,8 +14,8 @@ from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, gener
 from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors

@@ -30,7 +30,11 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State
-from hessian_probe.operators.base import SymmetricOperator, project_out_null_space, search_dimension
+from hessian_probe.operators.symmetric_operator import (
+    SymmetricOperator,
+    project_out_null_space,
+    search_dimension,
+)
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
 from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH, LOOKED_AT_EACH, LOOKED_AT_EVERY

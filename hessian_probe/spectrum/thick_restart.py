@@ -18,8 +18,8 @@ from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
-from hessian_probe.operators.base import unit_roundoff
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.krylov import Krylov, Ritz

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
-from hessian_probe.operators.base import SymmetricOperator, unit_roundoff
+from hessian_probe.operators.symmetric_operator import SymmetricOperator, unit_roundoff
 from hessian_probe.spectrum.lanczos import cleared, extend, zeros
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, norm, row, scale
-from hessian_probe.operators.base import search_dimension
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
+from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
 
