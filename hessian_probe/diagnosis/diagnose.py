@@ -13,11 +13,20 @@ from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.diagnosis.checks import CHECKS, divergence, inputs
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
-from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
+from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked, not_checked
 from hessian_probe.optimizers.propose_rate import propose_rate
 from hessian_probe.results import number
 
-SHARES = "oscillation, slow, noise, ill_conditioned, saddle, minimum, optimization, model_bias"
+SHARES = (
+    "oscillation",
+    "slow",
+    "noise",
+    "ill_conditioned",
+    "saddle",
+    "minimum",
+    "optimization",
+    "model_bias",
+)
 # Causes that another rate or momentum can mend.
 BY_STEPS = ("oscillation", "slow", "ill_conditioned")
 BY_ADAM = "optimization, model_bias, saddle, mismatch, by training copies with Adam"
@@ -106,7 +115,9 @@ def diagnose(
     found = divergence.check(case)
     if divergence.nonfinite(case):
         found += inputs.check(case)  # needs no finite parameters
-        found.append(NotChecked("everything else", "finite parameters: those before the loss ran away"))
+        found.append(
+            not_checked((), "finite parameters: those before the loss ran away", part="everything else")
+        )
     else:
         for check in CHECKS:
             found += check(case)
@@ -144,7 +155,7 @@ def _check_leaves(params: PyTree) -> None:
 
 def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosis:
     if math.isfinite(case.value) and case.value <= 0:
-        found.append(NotChecked(SHARES, "a positive loss: gains are measured as shares of it"))
+        found.append(not_checked(SHARES, "a positive loss: gains are measured as shares of it"))
     missing = [item for item in found if isinstance(item, NotChecked)]
     if case.adam_failed:
         missing.append(NotChecked(BY_ADAM, case.adam_failed))

@@ -207,7 +207,7 @@ def _healthy(case: Experiments, found: list[Finding], room: float, missing: list
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
     troubles = set(CAUSES) - {"healthy"}
-    unknown = troubles & {word for item in missing for word in item.check.replace(",", " ").split()}
+    unknown = troubles & {cause for item in missing for cause in item.causes}
     checked = len(troubles) - len(unknown)
     nearest = (
         f"; the nearest to one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""

@@ -89,13 +89,29 @@ class NotChecked:
     Attributes:
         check: what was to be checked: a cause, or several joined by commas.
         needs: what it would need.
+        causes: the causes among them.
     """
 
     check: str
     needs: str
+    causes: tuple[str, ...] = ()
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         return f"not checked: {self.check}", [("needs", self.needs)]
+
+
+def not_checked(causes: tuple[str, ...], needs: str, *, part: str = "") -> NotChecked:
+    """Say that causes were not checked, or a part of their checks.
+
+    Args:
+        causes: the causes.
+        needs: what the check would need.
+        part: the part of the check that was not made; "" for all of it.
+
+    Returns:
+        The entry, with its text made from these.
+    """
+    return NotChecked(", ".join((*causes, part) if part else causes), needs, causes)
 
 
 @result(leaves=())

@@ -10,7 +10,7 @@ from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import slopes
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.programs.layers import Activation, run_model, trace_model
 
 # Half of a layer, chosen on the tuning half of the planted troubles.
@@ -31,7 +31,9 @@ def check(case: Experiments) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
     samples = case.samples
     if samples is None:
-        return [NotChecked("dead_units, saturation", "data: batches of arrays with samples along axis 0")]
+        return [
+            not_checked(("dead_units", "saturation"), "data: batches of arrays with samples along axis 0")
+        ]
     rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
@@ -39,17 +41,21 @@ def check(case: Experiments) -> Found:
         seen = run_model(program, count, case.params, batch)
         others = slopes(program, count, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
-        return [NotChecked("dead_units, saturation", f"a program that can be run in parts; {error}")]
+        return [not_checked(("dead_units", "saturation"), f"a program that can be run in parts; {error}")]
     case.num_evaluations += 1
     hidden = [seen.activations[i] for i in sorted(seen.hidden)]
     out: Found = []
     if seen.loops:
-        out.append(NotChecked("dead_units, saturation within loops", "layers outside scan, while and cond"))
+        out.append(
+            not_checked(
+                ("dead_units", "saturation"), "layers outside scan, while and cond", part="within loops"
+            )
+        )
     # At the model's output too: where the loss is large, they are flat on the wrong side.
     ends = [seen.activations[i] for i in sorted(seen.last)]
     if not hidden and not ends and not others:
         need = "hidden layers with relu, tanh or sigmoid"
-        return [*out, NotChecked("dead_units, saturation", need)]
+        return [*out, not_checked(("dead_units", "saturation"), need)]
     dead = [_dead(a) for a in [*hidden, *ends] if a.kind == "relu"] + [_off(*other) for other in others]
     flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
     if dead:

@@ -8,7 +8,7 @@ from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, rati
 from hessian_probe.diagnosis.experiments import BETTER as LOWER
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.escapes.escape import escape
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
@@ -40,7 +40,7 @@ def check(case: Experiments) -> Found:
         return beside
     still = point.label == "undetermined" and _still(case, point)
     if point.label == "undetermined" and not still:
-        return [NotChecked("saddle, minimum", f"a label: {'; '.join(point.evidence[:1])}")]
+        return [not_checked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
         return [_minimum(case, min(sure, MOST), cost)]
     if not still and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):

@@ -12,7 +12,7 @@ import numpy as np
 from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.operators.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.results import number
 
@@ -40,7 +40,7 @@ def check(case: Experiments) -> Found:
     if where:
         return [_finding(case, f"{where} is not finite", math.inf, MOST)]
     if case.history is None or "loss" not in case.history:
-        return [NotChecked("divergence", "history={'loss': […]}, the losses of past steps")]
+        return [not_checked(("divergence",), "history={'loss': […]}, the losses of past steps")]
     losses = case.history["loss"]
     finite = np.isfinite(losses)
     if not finite[-1]:

@@ -12,7 +12,7 @@ from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
 from hessian_probe.results import number
 
@@ -47,17 +47,17 @@ def check(case: Experiments) -> Found:
     train, test = case.samples, case.test_samples
     if test is None or train is None:
         need = "data and test_data, batches of arrays with samples along axis 0"
-        return [NotChecked("overfitting, mismatch", need)]
+        return [not_checked(("overfitting", "mismatch"), need)]
     if min(train.size, test.size) < FEWEST_LOSSES:
         need = f"at least {FEWEST_LOSSES} samples of each: the error of a mean is not known from fewer"
-        return [NotChecked("overfitting, mismatch", need)]
+        return [not_checked(("overfitting", "mismatch"), need)]
     seen, unseen = case.sample_losses(train), case.sample_losses(test)
     if seen is None or unseen is None:
         which = "" if seen is None else " on the test data"
         bad = count_nonfinite(test) if seen is not None else 0
         which += f" ({bad} numbers in them are not finite)" if bad else ""
         need = f"a loss that is a finite mean over samples and can take one sample{which}"
-        return [NotChecked("overfitting, mismatch", need)]
+        return [not_checked(("overfitting", "mismatch"), need)]
     here, there, error = _difference(seen, unseen)
     case.measured["training and test loss"] = f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
     sure, matters = (
@@ -72,7 +72,7 @@ def check(case: Experiments) -> Found:
         if found is not None
     ]
     if not signs:
-        split = NotChecked("mismatch", f"inputs as arrays, and at least {FEWEST} samples of each")
+        split = not_checked(("mismatch",), f"inputs as arrays, and at least {FEWEST} samples of each")
         return [split, _overfitting(here, there, error, sure, "nothing is known about a mismatch")]
     other = max(signs, key=lambda sign: sign.sure)
     # A weak sign counts as much as what the other way says against it: sixty digits were once told from three

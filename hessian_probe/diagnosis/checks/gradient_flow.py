@@ -14,7 +14,7 @@ from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, log_confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.results import number
 
 # Layers below which "by layer" means nothing.
@@ -28,20 +28,20 @@ BESIDE = 1e-3
 
 def check(case: Experiments) -> Found:
     """Fit the logarithm of the gradient's norm at each layer's output by a line."""
-    both = "vanishing_gradients, exploding_gradients"
+    both = ("vanishing_gradients", "exploding_gradients")
     samples = case.samples
     if samples is None:
-        return [NotChecked(both, "data: batches of arrays with samples along axis 0")]
+        return [not_checked(both, "data: batches of arrays with samples along axis 0")]
     rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
         norms, loops = layer_gradients(case.loss, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
-        return [NotChecked(both, f"a program that can be run in parts; {error}")]
+        return [not_checked(both, f"a program that can be run in parts; {error}")]
     case.num_evaluations += 1
     if len(norms) < FEWEST or not norms[-1] > 0:
         need = "layers outside scan, while and cond" if loops else f"at least {FEWEST} layers"
-        return [NotChecked(both, need)]
+        return [not_checked(both, need)]
     case.measured["gradient norm by layer, first to last"] = ", ".join(number(n, 2) for n in norms)
     norms = [n for n, aside in zip(norms, _off_path(norms), strict=True) if not aside]
     logs = np.log(np.maximum(norms, 1e-30 * norms[-1]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import NotChecked
+from hessian_probe.diagnosis.result import not_checked
 from hessian_probe.results import number
 
 # Rules of thumb behind LeCun et al. 1998 (Efficient BackProp, section 4.3: mean 0, variance 1, about the
@@ -26,12 +26,12 @@ def check(case: Experiments) -> Found:
     """Compare the size of the inputs with 1, and the size of each with the others'."""
     samples = case.samples
     if samples is None or samples.inputs is None:
-        return [NotChecked("input_scale", "data as (inputs, targets) or a dict with such names")]
+        return [not_checked(("input_scale",), "data as (inputs, targets) or a dict with such names")]
     if samples.inputs.dtype.kind != "f":
         return []  # tokens have no scale
     flat = samples.inputs.reshape(samples.size, -1).astype(np.float64)
     if not np.all(np.isfinite(flat)):
-        return [NotChecked("input_scale", "inputs that are finite numbers")]
+        return [not_checked(("input_scale",), "inputs that are finite numbers")]
     size = float(np.sqrt(np.mean(flat**2)))
     each = np.sqrt(np.mean(flat**2, axis=0))
     each = each[each > 0]

@@ -11,7 +11,7 @@ import numpy as np
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
-from hessian_probe.diagnosis.result import NotChecked
+from hessian_probe.diagnosis.result import not_checked
 from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
 
@@ -33,11 +33,11 @@ def check(case: Experiments) -> Found:
         case.measured["gradient noise scale tr Σ / |G|²"] = text
     size = samples.batch_size
     if size is None:
-        return [NotChecked("noise", "data as the list of batches that training uses")]
+        return [not_checked(("noise",), "data as the list of batches that training uses")]
     if case.no_step_moves:
-        return [NotChecked("noise", "an optimizer that still moves")]
+        return [not_checked(("noise",), "an optimizer that still moves")]
     if scale is None:
-        return [NotChecked("noise", "a loss that is a mean over samples and can take one sample")]
+        return [not_checked(("noise",), "a loss that is a mean over samples and can take one sample")]
     doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
     case.measured["twice the batch, by the noise scale"] = doubled
     case.measured["half the batch, by the noise scale"] = halved

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hessian_probe.diagnosis.confidence import Found, confidence, log_confidence
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.optimizers.trial_runs import Trial
 from hessian_probe.results import number
 
@@ -28,15 +28,15 @@ def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
     if not case.trials:
         _sharpness(case)  # needs no samples
-        return [NotChecked("oscillation, slow, noise", case.trials_failed or NEEDS)]
+        return [not_checked(("oscillation", "slow", "noise"), case.trials_failed or NEEDS)]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in case.trials.items())
     case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
     out: Found = []
     stability = case.stability
     if stability is not None and stability.status == "undetermined":
-        out.append(NotChecked("sharpness against the stability limit", stability.reason))
+        out.append(not_checked((), stability.reason, part="sharpness against the stability limit"))
     if case.no_step_moves:  # steps of length zero tell nothing of others
-        return [*out, NotChecked("oscillation", "an optimizer that still moves")]
+        return [*out, not_checked(("oscillation",), "an optimizer that still moves")]
     return [*out, _oscillation(case)]
 
 

@@ -12,7 +12,7 @@ from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_find
 from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.reference_models import ONE_BATCH
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import Finding, not_checked
 from hessian_probe.results import number
 
 SPREAD = 0.15
@@ -33,7 +33,9 @@ APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or
 def check(case: Experiments) -> Found:
     """Hold the training loss against simpler models, a richer one, and more training by other means."""
     if case.samples is None:
-        need = NotChecked("optimization, model_bias", "data: batches of arrays with samples along axis 0")
+        need = not_checked(
+            ("optimization", "model_bias"), "data: batches of arrays with samples along axis 0"
+        )
         known = case.baseline is not None and np.ndim(case.baseline) == 0
         return [need, _optimization(case, _simpler(case))] if known else [need]
     out: Found = []
@@ -41,15 +43,15 @@ def check(case: Experiments) -> Found:
     simpler = _simpler(case)
     if not simpler:
         simple = f"baseline, or {APPLY}" if case.task is None else "baseline; a linear one is no part of it"
-        out.append(NotChecked("optimization, against a simpler model", simple))
+        out.append(not_checked(("optimization",), simple, part="against a simpler model"))
     out.append(_decay(case) if case.limited_by_decay else _optimization(case, simpler))
     if case.trials and case.decays_weights is None:
         plain = "an optimizer that does nothing with the parameters but to let them decay"
-        out.append(NotChecked("decay of weights", plain))
+        out.append(not_checked((), plain, part="decay of weights"))
     if math.isfinite(case.random_feature_loss):
         out.append(_model_bias(case))
     else:
-        out += [NotChecked("model_bias, against a richer model", APPLY), _too_small(case)]
+        out += [not_checked(("model_bias",), APPLY, part="against a richer model"), _too_small(case)]
     return out
 
 
