@@ -63,8 +63,8 @@ def classify(
 ) -> CriticalPoint:
     """Say what kind of point the parameters are at or near, how sure that is, and why.
 
-    The gradient tells whether a critical point is near, the signs of the Hessian's extreme
-    eigenvalues which kind it is.  Curvature smaller than the measured rounding of the products
+    The gradient shows whether a critical point is near; the signs of the Hessian's extreme
+    eigenvalues show which kind it is.  Curvature smaller than the measured rounding of the products
     counts as zero; curvature beyond it is confirmed on the loss itself.
 
     * saddle: curvature of both signs, each a computed Rayleigh quotient beyond the zero band.

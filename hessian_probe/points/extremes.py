@@ -1,4 +1,4 @@
-"""Search for both ends of the spectrum, only as far as the label needs."""
+"""Extreme eigenpairs: both ends of the spectrum, only as far as the label needs them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class ExtremesSearch:
         self.op, self.rounding, self.rng = op, rounding, rng
         self.settings, self.budget = settings, budget
         self.before = op.objective.cost.num_hvps
-        self.judged = 0  # steps after which the ends were looked at last
+        self.judged = 0  # steps after which the search was judged last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
         self.dimension = search_dimension(op, op.active)
@@ -191,7 +191,7 @@ class ExtremesSearch:
             krylov.step()
 
     def _judge(self) -> str:
-        """Look at the ends after a step: how the search ends, or "" where it goes on."""
+        """Judge the search after a step: how it ends, or "" where it goes on."""
         krylov = self.krylov
         if krylov.nonfinite:
             return ""

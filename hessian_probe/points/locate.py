@@ -22,7 +22,7 @@ from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, kry
 from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, Rounding
 from hessian_probe.points.weak_slope import weak_slope
 
-# Share of the curvature's change that the loss may change on the way to the critical point, and that
+# Share of the curvature's change that the loss may change on the path to the critical point, and that
 # the quadratic model may change along each eigenvector on its own, where rises and falls cannot
 # cancel.  Measured on digits networks over 12 random starts (`tests/test_classify.py`): on plateaus at
 # most 0.04 and 0.25; on slopes and when leaving a plateau at least 1 for the latter.
@@ -49,7 +49,7 @@ PROGRESS = 0.5
 TAIL = 0.34
 # A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
 DOUBT = 10.0
-# A Newton step, and a gradient in the zero band, of at most so many roundings are zero.
+# A Newton step, and a gradient in the zero band, of at most this number of roundings are zero.
 STEP_ROUNDINGS = 32.0
 # Products allowed for the Newton step.
 STEP_PRODUCTS = 200
@@ -100,8 +100,8 @@ def locate(
 
     Args:
         op: operator at the parameters.
-        extremes: spectrum ends found there.
-        line_checks: line probes along the ends whose curvature is beyond the zero band.
+        extremes: extreme eigenpairs found there.
+        line_checks: what the loss shows along those beyond the zero band.
         rounding: rounding error at the parameters.
         rng: source of randomness.
         budget: products that may be spent.
@@ -207,7 +207,7 @@ class NewtonIteration:
 
     Args:
         op: operator at the parameters.
-        extremes: spectrum ends found there.
+        extremes: extreme eigenpairs found there.
         accuracy: rounding error there, and the gradient norm that is zero to it.
         extent: what the curvature changes of the loss, and up to which distance it was seen to hold.
         rng: source of randomness.
@@ -283,7 +283,7 @@ class NewtonIteration:
 
     def _unseen(self, slope: float) -> bool:
         """Whether a slope does not show in the loss over the distance that is checked."""
-        # Small parameters are hardly rounded, and so tell little of the rounding of sums over the data.
+        # Small parameters are hardly rounded, and so show little of the rounding of sums over the data.
         return slope * self.limit <= DOUBT * self.rounding.value
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
@@ -360,7 +360,7 @@ class NewtonIteration:
         return None
 
     def _moved_too_far(self, there: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
-        """Say so if the loss, or the model along some eigenvector, changes too much on the way."""
+        """Say so if the loss, or the model along some eigenvector, changes too much on the path."""
         if self._moved(there) > LOSS_SHARE * self.change:
             return far(Reason("loss_moves_too_much", limit=100 * LOSS_SHARE), self._numbers(there))
         if step.change > MODEL_SHARE * self.change:

@@ -1,4 +1,4 @@
-"""Is a null space that the caller gives one indeed?  Looked at before anything rests on it."""
+"""Is a null space that the caller gives one indeed?  Tested before anything rests on it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hessian_probe.points.reviews.degenerate.flat_floor import follow_floor
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 from hessian_probe.points.rounding import Rounding
 
-# A generator's flow is followed over this share of the parameters' length by so many steps of the classical
-# Runge-Kutta method: for a rotation the end is then off by less than 1e-9 of the way.
+# A generator's flow is followed over this share of the parameters' length by FLOW_STEPS steps of the
+# classical Runge-Kutta method: for a rotation the end is then off by less than 1e-9 of that length.
 FLOW = 0.25
 FLOW_STEPS = 8
 FLOW_ERROR = 1e-7
-# Straight lines are looked at over these shares of the parameters' length, both ways.
+# Straight lines are followed over these shares of the parameters' length, in both directions.
 SHARES = 0.5 ** np.arange(1, 6)
-# Vectors may each be flat and their span not (a product of all of them): random combinations are looked at.
+# Vectors may each be flat and their span not (a product of all of them): random combinations are tried.
 COMBINATIONS = 12
-# A product with a flat direction is zero to rounding up to so many zero bands.
+# A product with a flat direction is zero to rounding up to this number of zero bands.
 BANDS = 2.0
 
 
@@ -34,11 +34,11 @@ def check_symmetry(
     At the parameters slope and product must vanish within their noise (but for the part of a product
     that a gradient that is not zero makes along a curved orbit).  Further out the loss must stay as it
     is: along a generator's flow; along a vector as a straight line, or, where the whole spectrum is
-    known, with all other directions at rest.
+    known, with all other directions relaxed.
 
     Args:
         op: the restricted operator.
-        extremes: spectrum ends of the rest.
+        extremes: extreme eigenpairs of the rest.
         rounding: rounding error at the parameters.
         rng: source of roundings.
 

@@ -35,7 +35,7 @@ from hessian_probe.points.second_order import (
 )
 from hessian_probe.points.settings import Settings
 
-# Two Lanczos steps, the noise of a product, both ends once more, and two at the critical point.
+# Two Lanczos steps, a product's rounding error, both extreme eigenvectors again, two at the critical point.
 MIN_HVPS = 7
 RESERVE = 2
 
@@ -113,7 +113,7 @@ class Pipeline:
         return self._review_nonsmooth(self._beside_null_space(verdict))
 
     def _beside_null_space(self, verdict: Verdict) -> Verdict:
-        """An extremum beside a null space is no proof: that nothing leads out along that was sampled."""
+        """With a null space given by the user an extremum is not certified: flatness along it was sampled."""
         if isinstance(self.op, RestrictedHessian) and verdict.label in ("minimum", "maximum"):
             return verdict._replace(certified=False)
         return verdict

@@ -49,14 +49,14 @@ class CriticalPoint:
             else made with `count=True` only, and None without.
         multiplicities: eigenvalues that were found more than once (value, copies, whether that is exact).
         zero_band: curvature smaller than this in magnitude cannot be told from zero here.
-        radius: distance up to which slopes and losses along the ends' directions show their curvature, in
-            params; further out it predicts nothing.  NaN where none was confirmed.
+        radius: distance up to which slopes and losses along the extreme eigenvectors show their curvature,
+            in params; further out it predicts nothing.  NaN where none was confirmed.
         escape_direction: pytree like params of unit norm along which the curvature is negative,
             its sign chosen downhill; at a non-strict saddle or maximum the straight direction along which
             higher order falls, the curvature along it being zero; None if there is none.
         descent: pytree like params, a displacement to a lower loss that second order does not show, as far
-            out as the loss was seen to fall; the way there may be curved, so that the loss need not fall
-            along the straight line to it.  None if there is none, or second order shows a way down.
+            out as the loss was found to fall; the path there may be curved, so that the loss need not fall
+            along the straight line to it.  None if there is none, or second order shows a descent.
         evidence: short sentences with the numbers that decided.
         reasons: their codes, one for each sentence; the first decided.  See `hessian_probe.points.evidence`.
         samples_needed: where the noise of the data leaves the label undetermined, how many samples in

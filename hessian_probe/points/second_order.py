@@ -87,7 +87,7 @@ class SecondOrderTest:
     """Labels a critical point by the signs of the extreme eigenvalues found there.
 
     Args:
-        line_checks: line probes along the ends "low" and "high".
+        line_checks: what the loss shows along "low" and "high".
         ignored: names of the leaves that the loss does not read.
         settings: what was asked of the classification.
     """
@@ -126,7 +126,7 @@ class SecondOrderTest:
             "steps": extremes.steps,
         }
         if allowed > asked:
-            # Products help where the start has not been used up and rounding is not in the way.
+            # Products help where the start has not been used up and rounding does not prevent it.
             need = "float64 or a larger negative_tol would be needed"
             if extremes.band <= asked and extremes.needed is not None:
                 need = f"raise max_hvps{_steps_needed(extremes)}"

@@ -13,12 +13,12 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 
-# Up to so many variables the whole Hessian is formed, to bring the other directions to rest.
+# Up to this number of variables the whole Hessian is formed, to relax the other directions.
 SIZE = 256
 # Distances fall by √2 over 20 octaves on either side: a slope that vanishes like any power from 1/2 to 3 of
 # the distance to a zero falls below half of itself at one of them at least.
 DISTANCES = 0.5 ** (0.5 * np.arange(40))
-# The other directions are brought to rest in at most RESTS chord steps, until what is left across is at
+# The other directions are relaxed in at most RESTS chord steps, until what is left across is at
 # most this share of the slope.
 RESTS = 3
 ACROSS = 0.1
@@ -64,7 +64,7 @@ class _RelaxedLine:
         self.inside = np.abs(self.values) > band
 
     def slope(self, t: float) -> float:
-        """Slope along u with all other directions at rest; −∞ where they do not come to rest."""
+        """Slope along u with all other directions relaxed; −∞ where they do not relax."""
         x = add_scaled(cast(self.op.x, self.op.layout.work_dtypes), t, self.u)
         for _ in range(RESTS + 1):
             there = self.op.at(x)

@@ -1,4 +1,4 @@
-"""Is the reduced loss constant along the flat space: is the point on a valley floor?"""
+"""Is the reduced loss constant along the flat space: does the point lie on a critical manifold?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 
 # Radii in units of the parameters' length (at least 1), each GROWTH times the one before; up to LAST, or
-# until the point at rest is lost, where the loss's own scale shows.
+# until relaxation fails, where the loss's own scale shows.
 FIRST = 1.0 / 16.0
 GROWTH = 1.25
 LAST = 64.0
 # The floor must be constant to rounding over this far, along this share of the directions.  Dixon and
 # Price's function of six variables, which falls like the 32nd power, is told from a floor from 0.15 on in
-# float64, and the point at rest is lost at 0.4 in float32; floors of linear networks are followed to 0.55.
+# float64, and relaxation fails at 0.4 in float32; floors of linear networks are followed to 0.55.
 NEEDED = 0.5
 SHARE = 0.75
 # Where rounding hides slopes above √eps·‖H‖ times the radius, nothing is followed further.
@@ -50,7 +50,7 @@ def follow_floor(reduced: ReducedLoss, units: np.ndarray, parameter_scale: float
         parameter_scale: length of the parameters, at least 1.
 
     Returns:
-        Whether all gradients on the way are zero to rounding.
+        Whether all gradients out to there are zero to rounding.
 
     Cost:
         Some 3,000 evaluations for 16 directions, at most 20,000.

@@ -1,4 +1,4 @@
-"""The reduced loss along a line through the point: of which order is it, and which way does it go?
+"""Leading order of the reduced loss along a line through the point, and whether it rises or falls.
 
 φ(t) = Σ c_m tᵐ along ±ẑ.  Its outward slopes at many radii, each with its noise, are fitted by even and by
 odd powers.  The lowest coefficient beyond its error decides: an odd one falls on one side, an even one
@@ -18,13 +18,13 @@ NUM_RADII = 24
 # Highest even and odd power fitted, and radii that a fit needs beyond its unknowns.
 HIGHEST = 12
 SPARE_RADII = 2
-# A fit holds where the mean square of what it leaves is at most so many times its expected error.
+# A fit holds where the mean square of its residual is at most MISFIT times the expected error.
 MISFIT = 2.0
-# A coefficient beyond so many standard errors is one.
+# A coefficient beyond this number of standard errors counts.
 ERRORS = 4.0
 # The noise of a slope is an upper bound; a fit takes this share of it as the standard error.
 STANDARD = 0.25
-# The slope must show the order by itself over so many octaves, its exponent within TOLERANCE.
+# The slope must show the order by itself over this number of octaves, its exponent within TOLERANCE.
 OCTAVES = 4
 # A fall of high order shows over a narrow range only, but steeply: on STEEP_RADII radii in a row, each
 # STEEP_GROWTH times the one before, as one power, of at least STEEP_ORDER, over three orders of magnitude.
@@ -32,7 +32,7 @@ STEEP_RADII = 6
 STEEP_GROWTH = 1.08
 STEEP_ORDER = 8.0
 STEEP_RANGE = 1e3
-# A line is flat where it is so up to this share of the parameters' length; `valley` looks further.
+# A line is flat where it is so up to this share of the parameters' length; `flat_floor` follows it further.
 FLAT_WITHIN = 0.125
 TOLERANCE = 0.3
 

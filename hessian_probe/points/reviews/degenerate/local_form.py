@@ -20,15 +20,15 @@ from hessian_probe.points.reviews.degenerate.sphere_minima import (
     sphere_minima,
 )
 
-# Radii (as counted in `sphere`) at which a way down is looked for first.
+# Radii (as counted in `sphere_minima`) at which a descent is sought first.
 FIRST_RADII = (1, 2, 4)
 # Lines along which the order is measured: through the lowest points, and random ones.
 LOWEST_LINES = 3
 RANDOM_LINES = 3
-# Where orders differ, a line close to one of another order shows neither: so many others may stand in.
+# Where orders differ, a line close to one of another order shows neither: SPARE_LINES others may replace it.
 SPARE_LINES = 5
-# A form that rises along all directions is claimed up to so many dimensions, a rise of different orders
-# along different directions up to so many: beyond, the starts are too few to see every narrow valley.
+# A form that rises along all directions is claimed up to RISING_DIMENSIONS, a rise of different orders along
+# different directions up to UNEVEN_DIMENSIONS: beyond, the starts are too few to find every narrow valley.
 RISING_DIMENSIONS = 6
 UNEVEN_DIMENSIONS = 2
 # Radii in a row, each RATIO of the next, on which a fall along a curve must show; on which a rise must,

@@ -1,4 +1,4 @@
-"""The loss as a function of the flat directions alone: all others are at rest.
+"""Lyapunov–Schmidt reduction: the loss as a function of the flat directions alone, all others relaxed.
 
 With H = Σ λᵢ vᵢ vᵢᵀ the space splits into the flat one N (|λᵢ| within the zero band) and the stiff one R.
 For z in N the reduced loss is φ(z) = f(x + z + y(z)), where y(z) in R makes the gradient along R vanish
@@ -22,14 +22,14 @@ from hessian_probe.operators.hessian import HessianOperator
 
 # Rows of one compiled call; fewer are padded.
 ROWS = 8
-# Steps towards rest along R, each of one evaluation, and how many of the last ones are combined
+# Relaxation steps along R, each of one evaluation, and the number of the last ones that are combined
 # (D. G. Anderson, J. ACM 12, 1965, doi:10.1145/321296.321305).
 STEPS = 60
 MEMORY = 20
 PATIENCE = 3
 # Added to the diagonal of their normal equations, columns of unit length.
 REGULAR = 1e-13
-# At rest: what is left of the gradient along R moves φ by at most this share of what is measured along N.
+# Relaxed: what is left of the gradient along R changes φ by at most this share of what is measured along N.
 REST_SHARE = 1e-4
 # Draws of the rounding at a point, and how many times the largest change counts as noise.
 DRAWS = 3
@@ -45,8 +45,8 @@ class RelaxedPoints(NamedTuple):
         value: ±f − f(x), shape (s,).
         slope: ∇φ in N, shape (s, k).
         rest: gradient along R, shape (s, r).
-        good: at rest, and finite.
-        spare: what φ would still fall by on the way to rest, shape (s,).
+        good: relaxed, and finite.
+        spare: what φ would still fall by until relaxed, shape (s,).
     """
 
     z: np.ndarray
@@ -152,15 +152,15 @@ class ReducedLoss:
         return RelaxedPoints(z, y, value, slope, rest, good, spare)
 
     def relax(self, z: np.ndarray, y: np.ndarray | None = None, tight: bool = False) -> RelaxedPoints:
-        """Bring every row to rest along R.
+        """Relax every row along R.
 
         Args:
             z: coordinates in N, shape (s, k).
             y: coordinates in R to start from; None means 0.
-            tight: go on as long as that helps, not only until every row is at rest.
+            tight: go on as long as that helps, not only until every row is relaxed.
 
         Returns:
-            The points; rows that rounding alone keeps from rest are at rest too.
+            The points; rows that rounding alone keeps from relaxing count as relaxed.
         """
         y = np.zeros((len(z), len(self.curvature))) if y is None else y
         best = found = self.at(z, y)

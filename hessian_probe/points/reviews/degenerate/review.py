@@ -16,10 +16,10 @@ from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import ReducedLoss
 from hessian_probe.points.second_order import Verdict
 from hessian_probe.spectrum.dense import dense_eigh
 
-# A way down is straight where it leaves the flat space by at most this share of its length.
+# A descent is straight where it leaves the flat space by at most this share of its length.
 STRAIGHT = 1e-3
-# Up to so many variables all are taken as flat where no curvature was seen; only falls and rises of the
-# loss itself, both, are claims then.
+# Up to this number of variables all are taken as flat where no curvature was found; only a fall and a rise of
+# the loss itself, both, are claims then.
 ALL_FLAT = 2048
 
 
@@ -69,7 +69,7 @@ def review_degenerate(
     values = spectrum[0]
     up, down = bool(np.any(values > extremes.band)), bool(np.any(values < -extremes.band))
     if (up and down) or not np.any(np.abs(values) <= extremes.band):
-        return verdict, None  # not what the ends showed: rounding
+        return verdict, None  # not what the extreme eigenpairs showed: rounding
     if up or down:
         sign = 1.0 if up else -1.0
         reduced = ReducedLoss(op, spectrum, extremes.band, sign, rng)

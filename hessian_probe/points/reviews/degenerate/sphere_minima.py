@@ -19,7 +19,7 @@ RATIO = 0.25
 # Starts on each sphere in two or more dimensions, and steps taken from each; every step is one evaluation.
 STARTS = 16
 STEPS = 60
-# A step turns by at most so many radians; the first one by FIRST_TURN.
+# A step turns by at most MAX_TURN radians, the first one by FIRST_TURN.
 MAX_TURN = 0.5
 FIRST_TURN = 0.2
 # A lowest point is found where the slope along the sphere is at most this share of the outward one.

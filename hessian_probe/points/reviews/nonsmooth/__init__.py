@@ -1,1 +1,1 @@
-"""Review at kinks: finite steps where second derivatives do not exist or do not tell."""
+"""Review at kinks: finite steps where second derivatives do not exist or mislead."""

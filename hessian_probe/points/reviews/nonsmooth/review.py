@@ -1,4 +1,4 @@
-"""When finite steps are asked, and whose word counts where they and the second derivative disagree."""
+"""Decide when to use finite steps, and which result to trust where they contradict the Hessian."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIDDEN_SLOPE = 0.5
 CLOSER = (1e-2, 1e-4)
 # Beside a kink the loss may lie above it by this share of the change further out, as beside a smooth point.
 DEPTH_SHARE = 0.1
-# Directions in up to so many dimensions are sampled densely enough for an extremum at a kink to be claimed.
+# Up to this dimension samples cover the directions densely enough for an extremum at a kink to be claimed.
 FEW_DIRECTIONS = 2
 # Finite-step curvature agrees with the second derivative within this share.
 AGREES = 0.25
@@ -45,11 +45,11 @@ REFINEMENTS = 16
 
 
 class DerivativeEvidence(NamedTuple):
-    """What is known before the second look.
+    """What the derivatives show before finite steps are taken.
 
     Attributes:
-        extremes: spectrum ends, or None.
-        line_checks: line probes along them.
+        extremes: extreme eigenpairs, or None.
+        line_checks: what the loss shows along them.
         rounding: rounding error at the parameters.
         blind: the second derivative does not exist, cannot be repeated, or is not what the loss shows.
     """
@@ -279,7 +279,7 @@ class Kink(NamedTuple):
 
 
 def find_kink(op: HessianOperator, top: float) -> Kink | None:
-    """Follow minus the gradient until the slope ends, if it does so by a kink.
+    """Follow minus the gradient until a kink ends the slope.
 
     Args:
         op: operator at the point.

@@ -27,7 +27,7 @@ DRAWN = 3
 BUNDLE = 128
 STATIONARY = 2e-3
 SETTLED = 0.05
-# A slope changes the loss by at least this share of its length times the distance, both ways.
+# A slope changes the loss by at least this share of its length times the distance, in both directions.
 STEEP = 0.25
 # Share of a random direction that is mixed into one that was found, to leave kinks it may lie in.
 BESIDE = 1e-3
@@ -44,7 +44,7 @@ TURNS = 5
 TRIALS = 0.25 ** np.arange(8)
 # A change counts beyond this many roundings of the loss, or of the slope.
 ROUNDINGS = 8.0
-# A slope stands in for losses too coarse to show a change up to so many times what they can show.
+# Where losses are too coarse to show a change, the slope replaces them up to BEYOND times what they can show.
 BEYOND = 4.0
 # Weight of the condition Σλ = 1 in the least-squares problem: its error is about 1/FIRM².
 FIRM = 1e4
@@ -186,7 +186,7 @@ class SphereSampling:
         return by_slope if shown else 0.0
 
     def _bundle(self) -> _Bundle:
-        """Add the gradients seen along the shortest combination, both ways, until it is short or stays."""
+        """Add the gradients seen along ± the shortest combination until it is short or stays."""
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
         gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
         while True:
@@ -219,7 +219,7 @@ class SphereSampling:
         return np.stack(rows)
 
     def _along_kinks(self, start: np.ndarray, across: np.ndarray) -> None:
-        """Sample the ends of the finite-step curvature among directions that cross no kink."""
+        """Sample the extremes of the finite-step curvature among directions that cross no kink."""
         basis: list[np.ndarray] = []
         products: list[np.ndarray] = []
         v = _project(start, across)

@@ -35,8 +35,8 @@ SECOND_ORDER = 0.5
 UNEXPLAINED = 4.0
 # A straight slope keeps at least this share of its length over the distances.
 STRAIGHT = 0.5
-# A direction in which the loss does not change at all is found to so many roundings; what the steepest
-# directions hold of it changes the loss by the square of that share, and is no rise.
+# A null direction is known only to DIRECTION_ROUNDINGS eps; its leakage into the steepest direction changes
+# the loss by the square of that angle, which must not be read as an increase.
 DIRECTION_ROUNDINGS = 16.0
 
 
@@ -78,7 +78,7 @@ def examine_stationarity(
 
     Args:
         op: operator at the point.
-        directions: directions to look along, beside random ones and those found on the way.
+        directions: directions to look along, beside random ones and those found on the previous spheres.
         rounding: rounding error at the parameters.
         top: ‖H‖, as far as the second derivative shows it.
         rng: source of randomness.

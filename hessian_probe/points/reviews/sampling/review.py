@@ -42,13 +42,13 @@ from hessian_probe.spectrum.standard_errors import Estimate, quantile, weighted_
 
 # Two batches in each half are the fewest that show how much a half scatters.
 FEWEST_BATCHES = 4
-# Products for the standard errors of both ends, and of one end at the critical point.
+# Products for the standard errors of both extreme eigenvalues, and of one at the critical point.
 PRODUCTS = 3
 # A gradient too large to be near a critical point is believed where noise makes at most this share of
 # its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
-# slopes differs by a factor of four in the square (`points/approach.py`).
+# slopes differs by a factor of four in the square (`points/locate.py`).
 NOISE_SHARE = 0.05
-# Parts in which the gradient outside both ends of the spectrum is drawn.
+# Parts in which the gradient outside both extreme eigenvectors is drawn.
 REST = 8
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 
@@ -75,7 +75,7 @@ class SamplingReview:
     Args:
         here: the parameters.
         judged: the place that the verdict is about.
-        line_checks: line probes along both ends.
+        line_checks: what the loss shows along both extreme eigenvectors.
         confidence: probability with which a sign must hold.
         rng: source of start vectors.
         left: products that may still be spent.
@@ -237,7 +237,7 @@ class SamplingReview:
                 self._need_sign(halves.both.value, halves.both.value, halves.both, signs=2)
 
     def _need_place(self, moved: Displacement) -> None:
-        """Ask for as many samples as tell whether a critical point is near."""
+        """Ask for the number of samples that shows whether a critical point is near."""
         if moved.flat or not moved.enough:
             self.times.append(None)
             return

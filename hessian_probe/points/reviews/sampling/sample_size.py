@@ -1,4 +1,4 @@
-"""How many samples would settle a sign that noise hides."""
+"""Power analysis: the number of samples that would settle a sign hidden by noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.stats import chi2, norm
 
 from hessian_probe.spectrum.standard_errors import quantile
 
-# Stated probability that so many samples settle it, for a curvature of at least LEAST of its present
+# Stated probability that the number of samples settles it, for a curvature of at least LEAST of its present
 # standard errors.
 POWER = 0.9
 LEAST = 0.5
@@ -20,10 +20,10 @@ LEAST = 0.5
 # of 0.5 to 4 errors): settled in 91 % to 99 %.
 AIM = 0.93
 SURE = 0.98
-# The number is meant for data in the present number of batches, or in so many if these are fewer: with
+# The number is meant for data in the present number of batches, or in BATCHES if these are fewer: with
 # fewer each half knows too little of its own scatter (Student's t at 99 %: 32, 4.5, 3.0 for 4, 8, 16).
 BATCHES = 16
-# Beyond so many times the data no number is given.
+# Beyond this multiple of the data no number is given.
 MOST = 1e5
 # Points at which the unknown curvature and its scatter are taken.
 GRID = (np.arange(60) + 0.5) / 60
@@ -95,7 +95,7 @@ def times_for_place(
     level: float,
     freedom: float,
 ) -> float | None:
-    """How many times the data it takes to tell whether a critical point is near.
+    """Multiple of the data that shows whether a critical point is near.
 
     What there is in all has slopes within the errors of the sample's; r times the data show these to
     errors smaller by √r.  The critical point is then near with its displacement by noise added, or far with

@@ -3,7 +3,7 @@
 The lowest eigenvector of a sample fits its noise: the Rayleigh quotient there is too low on that very
 sample, and so is the sample's lowest eigenvalue (λ_min is concave, so E λ_min(sample) ≤ λ_min(all); by
 Jensen).  On other samples the quotient of that fixed vector has no bias, and its mean cannot lie below
-λ_min(all).  Upper ends the same, with all signs turned.
+λ_min(all).  For the largest eigenvalue all signs are turned.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
 
 
 def held_out(op: HessianOperator, steps: int, rng: np.random.Generator) -> tuple[SplitHalf, SplitHalf] | None:
-    """Find both ends on each half of the batches and judge them on the other.
+    """Find both extreme eigenvectors on each half of the batches and judge them on the other.
 
     Args:
         op: operator whose data are a sequence of at least four batches.
