@@ -20,6 +20,7 @@ import optax
 from benchmarks.escape_health import health
 from benchmarks.escape_problems import Plateau, plateaus
 from benchmarks.escape_runs import Watched, make_runner, make_watched
+from benchmarks.escape_strategies import NEWTON, strategy_hook
 from hessian_probe.training import escape_saddles
 
 # The hook was developed on seeds 0 and 1 of these problems; figures come from others.
@@ -69,8 +70,11 @@ def methods(p: Plateau, which: str) -> dict[str, Any]:
     hooked = ("descent", "momentum", "adam")
     found: dict[str, Any] = {}
     if which == "strategies":
-        names = ("negative_curvature", "saddle_free_newton", "cubic_newton", "perturbation", "none")
-        found = {f"descent + {n}": escape_saddles(plain["descent"], p.loss, strategy=n) for n in names}
+        base = plain["descent"]
+        found = {"descent + hook": escape_saddles(base, p.loss)}
+        for name in (*NEWTON, "perturbation"):
+            found[f"descent + {name}"] = strategy_hook(base, p.loss, name)
+        found["descent"] = base
     elif which == "moments":
         found = {
             f"{base} + hook, {how}": escape_saddles(plain[base], p.loss, moments=how)

@@ -1,4 +1,4 @@
-"""What the hooks do to training that needs none: final loss, time, alarms, looks, compilations.
+"""What the hooks do to training that needs none: final loss, time, alarms, searches, compilations.
 
 Plain and hooked runs see the same batches and take turns, call by call, so that both meet the same machine.
 Run as `python -m benchmarks.escape_health`; four to six minutes on an idle machine.  `--only` takes part of a
@@ -44,7 +44,9 @@ def health(steps: int = 10_000, seeds: int = 3, only: str = "") -> None:
             runs = _pairs(case, data, optimizer, length, seeds)
             added.append(_report(f"{case.name}, {name}, {length} steps", runs))
     within = sum(share <= BAR for share in added)
-    print(f"  {within} of {len(added)} cases stay within {BAR:.0%} of a step's processor time, looks aside")
+    print(
+        f"  {within} of {len(added)} cases stay within {BAR:.0%} of a step's processor time, searches aside"
+    )
     if only:
         return
     for case in cases()[:2]:
@@ -147,7 +149,7 @@ def _pair(
         "final": [float(case.loss(params, data)) for params, _ in carries],
         "wall": 1e6 * wall / CHUNK,
         "work": 1e6 * work / CHUNK,
-        "looks": int(state.num_probes),
+        "searches": int(state.num_probes),
         "escapes": int(state.num_escapes),
         "products": int(state.num_hvps),
         "compilations": len(compiled),
@@ -156,7 +158,7 @@ def _pair(
 
 
 def _report(name: str, runs: list[dict[str, Any]]) -> float:
-    """Print one case, and return the share of processor time that a step took longer, looks aside."""
+    """Print one case, and return the share of processor time that a step took longer, searches aside."""
     print(f"  {name}")
     for what, label in (("wall", "clock"), ("work", "processor")):
         times = np.concatenate([run[what] for run in runs])
@@ -164,7 +166,7 @@ def _report(name: str, runs: list[dict[str, Any]]) -> float:
         plain = np.median(times[:, 0])
         print(
             f"    {label}: a step takes {plain:.0f} μs, the hook adds {_spread(more)} μs, "
-            f"{np.median(more) / plain:.1%}; {share:.1%} in all, looks included"
+            f"{np.median(more) / plain:.1%}; {share:.1%} in all, searches included"
         )
     final = np.array([run["final"] for run in runs])
     change = final[:, 1] - final[:, 0]
@@ -174,7 +176,7 @@ def _report(name: str, runs: list[dict[str, Any]]) -> float:
         f"{np.max(np.abs(change)):.2g} at most{spread}"
     )
     counts = (
-        f"{key} {[run[key] for run in runs]}" for key in ("looks", "escapes", "products", "compilations")
+        f"{key} {[run[key] for run in runs]}" for key in ("searches", "escapes", "products", "compilations")
     )
     alarms = ", ".join(f"{run['alarms']:.1%}" for run in runs)
     print(f"    {'; '.join(counts)}; called flat or slow after {alarms} of the chunks", flush=True)
@@ -219,20 +221,20 @@ def monitored(case: Case, data: Any, steps: int) -> None:
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
         between, looked = time.thread_time(), monitor.cost.num_probes
-        event = monitor.update(number, carries[1][0], value, carries[1][1], batch=batch)
+        event = monitor.update(number, carries[1][0], value, opt_state=carries[1][1], batch=batch)
         carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
             if monitor.cost.num_probes == looked:
                 watching[number >= 1000].append(time.thread_time() - between)
     cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
-    spent = cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_evaluations - cost.num_gradients)
+    spent = cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_losses)
     micro = [f"{1e6 * np.mean(times):.0f} μs" if times else "–" for times in watching]
     print(
         f"  Monitor, {case.name}, adam, {steps} steps of {1e6 * rest / steps:.0f} μs: {micro[0]} of "
-        f"its thread's time an update in the first thousand, {micro[1]} after; {cost.num_probes} looks, "
+        f"its thread's time an update in the first thousand, {micro[1]} after; {cost.num_probes} probes, "
         f"{cost.num_escapes} escapes, {cost.num_hvps} products, {spent:.0f} gradients' worth "
-        f"({spent / steps:.1%}), {cost.probe_seconds:.1f} s in looks, compiling included; final loss "
+        f"({spent / steps:.1%}), {cost.probe_seconds:.1f} s in probes, compiling included; final loss "
         f"{before:.4g}, with it {after - before:+.2g}",
         flush=True,
     )
@@ -257,8 +259,8 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
 
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))
     (params, state), (values, probes) = run((params, optimizer.init(params)))
-    looks = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
-    print(f"  at the minimum of ridge regression, {steps} steps: looks at {looks.tolist()}, ", end="")
+    searches = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
+    print(f"  at the minimum of ridge regression, {steps} steps: searches at {searches.tolist()}, ", end="")
     print(f"{state.num_escapes} escapes, the next one not before {float(state.next_probe):.0f}")
     print("      " + [row for row in escape_events(state) if row["kind"] == "at_minimum"][-1]["evidence"])
     monitor = Monitor(loss)
@@ -266,7 +268,7 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     for number, value in enumerate(np.asarray(values)):  # the parameters rest from early on
         event = monitor.update(number, params, value)
         spent += [number + 1] if event.num_evaluations else []
-    print(f"    Monitor: looks at {spent}; ends with {event.kind!r}; the last look:")
+    print(f"    Monitor: probes at {spent}; ends with {event.kind!r}; the last probe:")
     print("      " + [row for row in monitor.events if row["num_hvps"]][-1]["evidence"])
 
 

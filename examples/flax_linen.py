@@ -69,7 +69,9 @@ def main() -> None:
     monitor = hp.training.Monitor(loss)
     for batch in batches(1500, steps=900):
         state, value = train_step(state, batch)
-        state, event = hp.training.update_train_state(monitor, state, value, batch, fixed=state.batch_stats)
+        state, event = hp.training.update_train_state(
+            monitor, state, value, batch=batch, aux=state.batch_stats
+        )
         if event.kind == "escaped":
             print(event)
     print(f"loss after {int(state.step)} steps: {float(value):.3f}; cost of the monitor: {monitor.cost}")

@@ -52,7 +52,7 @@ def main() -> None:
     monitor = hp.training.NNXMonitor(loss, net, optimizer)
     for step, batch in enumerate(batches(1500, steps=900)):
         value = train_step(net, optimizer, batch)
-        event = monitor.update(step, value, batch)
+        event = monitor.update(step, value, batch=batch)
         if event.kind == "escaped":
             print(event)
     print(f"loss after {step + 1} steps: {float(value):.3f}; cost: {monitor.monitor.cost}")

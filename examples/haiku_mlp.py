@@ -51,7 +51,7 @@ def main() -> None:
     monitor = hp.training.Monitor(loss)
     for step, batch in enumerate(batches(steps=900)):
         params, state, opt_state, value = train_step(params, state, opt_state, batch)
-        event = monitor.update(step, params, value, opt_state=opt_state, batch=batch, fixed=state)
+        event = monitor.update(step, params, value, opt_state=opt_state, batch=batch, aux=state)
         params, opt_state = event.params, event.opt_state
         if event.kind == "escaped":
             print(event)

@@ -73,7 +73,7 @@ def test_linen_train_state_with_batch_statistics(flax):
     seen = []
 
     def update(step):
-        state_after, event = hp.training.update_train_state(monitor, state, value, data, fixed=stats)
+        state_after, event = hp.training.update_train_state(monitor, state, value, batch=data, aux=stats)
         seen.append(state_after)
         return event
 
@@ -114,7 +114,7 @@ def test_nnx_module_with_dropout_and_a_frozen_layer(flax):
     hook = hp.training.NNXMonitor(loss, net, optimizer, window=WINDOW, moments="reset")
     _, before, others = nnx.split(net, nnx.Param, ...)
     before, others = (jax.tree.map(jnp.copy, part) for part in (before, others))
-    event = plateau(lambda step: hook.update(step, value, data))
+    event = plateau(lambda step: hook.update(step, value, batch=data))
     assert event.point.label == "saddle"
     _, after, others_after = nnx.split(net, nnx.Param, ...)
     moved = [
@@ -201,7 +201,7 @@ def test_haiku_needs_no_adapter():
     frozen, trained = hk.data_structures.partition(lambda module, *_: module == "batch_norm", params)
     value = loss(trained, (state, frozen), data)
     monitor = hp.training.Monitor(loss, window=WINDOW)
-    event = plateau(lambda step: monitor.update(step, trained, value, batch=data, fixed=(state, frozen)))
+    event = plateau(lambda step: monitor.update(step, trained, value, batch=data, aux=(state, frozen)))
     assert set(event.params) == {"linear", "linear_1"}
     assert loss(event.params, (state, frozen), data) < value - 0.1
 

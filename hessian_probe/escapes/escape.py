@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm
-from hessian_probe.escapes.bent import continue_from
-from hessian_probe.escapes.line_search import LineSearch
+from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
@@ -20,6 +18,16 @@ from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.points.second_order import was_interrupted
 from hessian_probe.results import number
+
+# Every compiled call evaluates this many steps.
+POINTS = 8
+# The first scale shrinks 16-fold with every call, so at most to 2^-36 of it.
+MAX_CALLS = 10
+# No step is longer than this many first scales (the length of the parameters, at least 1): a loss without a
+# lower bound would carry it to infinity.
+LONGEST = 8.0
+# Calls that refine the bracket around the best step.
+REFINEMENTS = 2
 
 
 def escape(
@@ -35,21 +43,21 @@ def escape(
 ) -> Escape:
     """Find a lower loss along the most negative curvature, or say that there is nothing to escape.
 
-    The direction comes from the classification.  Both signs are tried, the step length is searched
-    on the true loss, and the step is accepted only if the loss falls beyond rounding, below the
-    loss of the critical point itself: going on downhill from there cannot lead back to it.  Where
-    second order shows no way down, but higher order does (a non-strict saddle), the search goes on from
-    the lower point that the classification found, `point.descent`, since the way there may be curved.
+    The direction comes from the classification.  Both signs are tried, the step length is searched on the
+    true loss, and the step is accepted only if the loss falls beyond rounding errors, below the loss of the
+    critical point itself: a descent from there cannot return to it.  Where second order shows no descent but
+    higher order does (a non-strict saddle), the search continues from the lower point that the
+    classification found, `point.descent`, because the path there may be curved.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         params: pytree; its real floating-point leaves are the variables.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         key: random key; None means `jax.random.key(0)`.
-        point: a classification of these very parameters, to save classifying again.
+        point: a classification of these very parameters, which then need not be classified again.
         max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) nothing moves.
         null_space: passed on to `hp.classify`.
-        progress: called with a line of text as the search goes on.
+        progress: called with a line of text during the search.
 
     Returns:
         Escape; its `params` are never worse than what came in.  Ctrl-C returns the best step so far.
@@ -60,7 +68,7 @@ def escape(
 
     Cost:
         The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
-        slope along the line; as many again where higher order shows the way.
+        slope along the line; as many again where higher order shows the descent.
 
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
@@ -92,16 +100,16 @@ def _search(
     if point.escape_direction is None and point.descent is None:
         return _stay(point, params, before, objective, *_no_direction(point))
     margin = decrease_margin(objective, before)
-    ways = []
+    ends = []
     if point.escape_direction is not None:
-        ways.append(_straight(objective, point, before, margin))
-    ended = not ways or ways[0].ended
+        ends.append(_straight(objective, point, before, margin))
+    ended = not ends or ends[0].ended
     if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
-        ways.append(_LineEnd(continue_from(objective, move, margin), math.nan, math.nan))
-    values = [objective.value(way.moved) for way in ways]
-    after, way = min(
-        zip(values, ways, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
+        ends.append(_LineEnd(_continue_from(objective, move, margin), math.nan, math.nan))
+    values = [objective.value(end.moved) for end in ends]
+    after, end = min(
+        zip(values, ends, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
     )
     if progress is not None:
         progress(f"best step: loss {number(after, 6)}")
@@ -114,7 +122,7 @@ def _search(
             f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
         )
         return _stay(point, params, before, objective, "no_decrease", reason)
-    return _moved(point, objective, way, before, after)
+    return _moved(point, objective, end, before, after)
 
 
 class _LineEnd(NamedTuple):
@@ -152,6 +160,122 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
     )
 
 
+def _continue_from(objective: Objective, move: Vector, margin: float) -> Vector:
+    """Move to a lower point that second order does not show, and search downhill from there.
+
+    Args:
+        objective: the loss.
+        move: displacement to a point that a classification found lower.
+        margin: a decrease below this is rounding.
+
+    Returns:
+        The variables reached; the caller must compare the losses.
+
+    Cost:
+        One gradient, and 24 to 40 evaluations along a line.
+    """
+    layout = objective.layout
+    work = cast(objective.variables, layout.work_dtypes)
+    there = cast(add_scaled(work, 1.0, move), layout.dtypes)
+    value, gradient = objective.value_and_gradient(there)
+    steepness = float(norm(gradient))
+    if not (math.isfinite(value) and math.isfinite(steepness)) or steepness == 0:
+        return there
+    downhill = scale(-1.0 / steepness, gradient)
+    best = LineSearch(objective, there, downhill, value, margin, False).run(float(norm(move)))
+    return cast(add_scaled(cast(there, layout.work_dtypes), best.length, downhill), layout.dtypes)
+
+
+class LineStep(NamedTuple):
+    """A step along a direction and the loss there."""
+
+    length: float
+    value: float
+
+
+class LineSearch:
+    """Search for the step with the lowest loss along ±direction.
+
+    Args:
+        objective: the loss.
+        x: variables where the line starts.
+        direction: unit vector.
+        value: loss at `x`.
+        margin: a decrease below this is rounding.
+        both: take the better side; else +direction if the loss falls there at all.
+    """
+
+    def __init__(
+        self, objective: Objective, x: Vector, direction: Vector, value: float, margin: float, both: bool
+    ) -> None:
+        self._objective, self._x, self._direction = objective, x, direction
+        self._start, self._margin, self._both = value, margin, both
+        self.best = LineStep(0.0, value)
+
+    def run(self, scale: float) -> LineStep:
+        """Search from a first scale: shrink until the loss falls, then walk out while it falls.
+
+        The step found lies before the first rise of the loss that was seen, in the valley next to the start,
+        and within LONGEST scales.
+
+        Args:
+            scale: the longest step that is tried at first.
+
+        Returns:
+            The best step; of length 0 if none lowers the loss.
+        """
+        for call in range(MAX_CALLS):
+            steps = scale * 16.0**-call * 0.5 ** np.arange(POINTS // 2)[::-1]
+            values = self._values(np.concatenate([steps, -steps]))
+            ahead, behind = np.split(values, 2)
+            for sign, side in ((1.0, ahead), (-1.0, behind)):
+                if sign > 0 or self._both or self.best.length == 0:
+                    self._walk(sign * steps, side)
+            if self.best.value < self._start - self._margin:
+                break
+        else:
+            return self.best
+        outermost = steps[-1]
+        while abs(self.best.length) >= outermost and outermost < LONGEST * scale:
+            sign = float(np.sign(self.best.length))
+            steps = outermost * 2.0 ** np.arange(1, POINTS + 1)
+            steps = steps[steps <= LONGEST * scale]
+            if len(steps) == 0:
+                break
+            padded = np.pad(steps, (0, POINTS - len(steps)), mode="edge")
+            self._walk(sign * padded, self._values(sign * padded))
+            outermost = steps[-1]
+        self._refine()
+        return self.best
+
+    def _refine(self) -> None:
+        """Divide the bracket around the best step, which holds steps half and twice as long."""
+        low, high = 0.5 * self.best.length, 2.0 * self.best.length
+        for _ in range(REFINEMENTS):
+            inner = np.linspace(low, high, POINTS + 2)
+            width = inner[1] - inner[0]
+            for step, value in zip(inner[1:-1], self._values(inner[1:-1]), strict=True):
+                self._keep(step, value)
+            low, high = self.best.length - width, self.best.length + width
+
+    def _values(self, steps: np.ndarray) -> np.ndarray:
+        values, _ = self._objective.line(self._x, self._direction, steps)
+        return np.where(np.isfinite(values), values, np.inf)
+
+    def _walk(self, steps: np.ndarray, values: np.ndarray) -> None:
+        """Go outwards while the loss falls, and keep the last step before it rises."""
+        last = self.best.value if abs(self.best.length) < abs(steps[0]) else self._start
+        for step, value in zip(steps, values, strict=True):
+            if value > last:
+                return
+            last = value
+            self._keep(step, value)
+
+    def _keep(self, step: float, value: float) -> None:
+        if value < self.best.value:
+            self.best = LineStep(float(step), float(value))
+
+
 def _check_point(point: CriticalPoint, objective: Objective, value: float) -> None:
     if point.size != objective.layout.size:
         raise ValueError(
@@ -172,7 +296,7 @@ def _no_direction(point: CriticalPoint) -> tuple[str, str]:
     if point.label == "not_critical":
         return (
             "nothing_to_escape",
-            "a slope without negative curvature: the gradient is the way down",
+            "a slope without negative curvature: the gradient itself lowers the loss",
         )
     known = f"the point is {point.label}, and no direction of negative curvature is known"
     return "undetermined", f"{known}: {point.evidence[0]}"
@@ -204,33 +328,33 @@ def _stay(
 def _moved(
     point: CriticalPoint,
     objective: Objective,
-    way: _LineEnd,
+    end: _LineEnd,
     before: float,
     after: float,
 ) -> Escape:
     work = objective.layout.work_dtypes
-    gone = add_scaled(cast(way.moved, work), -1.0, cast(objective.variables, work))
-    distance = float(norm(gone)) if math.isnan(way.step) else abs(way.step)
-    fell = f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}"
+    gone = add_scaled(cast(end.moved, work), -1.0, cast(objective.variables, work))
+    distance = float(norm(gone)) if math.isnan(end.step) else abs(end.step)
+    fell = f"the loss fell by {number(before - after, 4)} over a distance of {number(distance, 3)}"
     if point.descent is not None:
-        fell += "; second order shows no way down, higher order does"
-    elif not math.isnan(way.predicted):
-        fell += f"; the quadratic model predicts a fall by {number(before - way.predicted, 4)}"
+        fell += "; second order shows no descent there, higher order does"
+    elif not math.isnan(end.predicted):
+        fell += f"; the quadratic model predicts {number(before - end.predicted, 4)}"
+    below = number(min(before, point.critical_loss) - after, 4)
     evidence = (
         fell,
-        f"it is {number(min(before, point.critical_loss) - after, 4)} below the critical point's: going on "
-        "downhill cannot return there"
+        f"it is now {below} below the loss of the critical point, to which no descent from here returns"
         if math.isfinite(point.critical_loss)
         else f"the point was {point.label}; the step uses its negative curvature all the same",
     )
     return Escape(
         status="escaped",
-        params=merge(objective.layout, way.moved, objective.non_variables),
+        params=merge(objective.layout, end.moved, objective.non_variables),
         loss_before=before,
         loss_after=after,
         distance=distance,
-        step=way.step,
-        predicted=way.predicted,
+        step=end.step,
+        predicted=end.predicted,
         num_hvps=point.num_hvps,
         num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
         point=point,

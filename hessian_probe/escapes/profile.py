@@ -1,4 +1,4 @@
-"""The loss along the escape direction, both ways, beside what second order predicts."""
+"""The loss along the escape direction on both sides, beside what second order predicts."""
 
 from __future__ import annotations
 

@@ -13,18 +13,18 @@ from hessian_probe.results import number, result
 
 @result(leaves=("params", "loss_before", "loss_after", "distance", "step", "predicted", "point"))
 class Escape:
-    """What an attempt to leave a point brought; made by `escape`.
+    """The outcome of an attempt to leave a point; made by `escape`.
 
     Attributes:
         status: "escaped" (the loss fell beyond rounding below the critical point's),
             "nothing_to_escape" (no direction of negative curvature: a minimum, or a slope),
             "no_decrease" (no step along the direction lowered the loss), "undetermined" (the point
             could not be classified, or second order is silent).
-        params: where to go on; never worse than what came in (the same object if nothing moved).
+        params: where to continue; never worse than what came in (the same object if nothing moved).
         loss_before: loss at the parameters that came in.
         loss_after: loss at `params`, on the same data.
         distance: length of the step, in params.
-        step: signed step along `point.escape_direction`; NaN where the way is that of `point.descent`.
+        step: signed step along `point.escape_direction`; NaN where the move is `point.descent`.
         predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved, or `step` is.
         num_hvps: Hessian-vector products spent, classification included.
         num_evaluations: loss and gradient evaluations spent, classification included.
@@ -48,8 +48,8 @@ class Escape:
         title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label}"
         rows = [("loss", f"{number(self.loss_before, 6)} → {number(self.loss_after, 6)}")]
         if self.distance > 0:
-            way = "by the descent of higher order" if self.step != self.step else "along the escape direction"
-            rows.append(("step", f"{number(self.distance, 3)} {way}"))
+            how = "by a descent of higher order" if self.step != self.step else "along the escape direction"
+            rows.append(("step", f"{number(self.distance, 3)} {how}"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
         return title, rows

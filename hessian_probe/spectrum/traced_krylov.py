@@ -17,7 +17,6 @@ from hessian_probe.arrays import (
     Vector,
     accumulator,
     add_scaled,
-    coefficients,
     combine,
     dot,
     norm,
@@ -29,14 +28,12 @@ from hessian_probe.spectrum.thresholds import CHECKED_EVERY, SETTLED, SIGN_MARGI
 
 
 class KrylovSpace(NamedTuple):
-    """Ritz pairs of a Krylov space, and the gradient in their coordinates.
+    """Ritz pairs of a Krylov space.
 
     Attributes:
         basis: orthonormal rows, shape (m, ...) each; rows after a breakdown are zero.
         values: Ritz values, ascending, shape (m,), in loss / params².
         weights: coordinates of the Ritz vectors by column, shape (m, m).
-        slopes: ⟨gradient, Ritz vector⟩, shape (m,), in loss / params.
-        gradient_outside: part of the gradient orthogonal to the basis.
         lowest: unit Ritz vector of the lowest value.
         curvature: its Rayleigh quotient, by a product of its own.
         residual: ‖H·lowest − curvature·lowest‖.
@@ -48,8 +45,6 @@ class KrylovSpace(NamedTuple):
     basis: Basis
     values: jax.Array
     weights: jax.Array
-    slopes: jax.Array
-    gradient_outside: Vector
     lowest: Vector
     curvature: jax.Array
     residual: jax.Array
@@ -121,7 +116,6 @@ class _Loop(NamedTuple):
 def krylov_space(
     product: Callable[[Vector], Vector],
     start: Vector,
-    gradient: Vector,
     num_steps: int,
     *,
     ends_early: bool = False,
@@ -135,7 +129,6 @@ def krylov_space(
     Args:
         product: v ↦ H·v.
         start: first direction, any length above zero.
-        gradient: gradient, expressed in the space for the strategies that need it.
         num_steps: m, products of the run; one more measures the lowest pair.
         ends_early: stop as soon as a negative eigenvalue shows.
 
@@ -163,7 +156,7 @@ def krylov_space(
         step,
         _Loop(basis, zeros, zeros, zero, zero, none, no),
     )
-    return _measured(product, gradient, run)
+    return _measured(product, run)
 
 
 def _stepped(product: Callable[[Vector], Vector], run: _Loop) -> _Loop:
@@ -193,7 +186,7 @@ def _stepped(product: Callable[[Vector], Vector], run: _Loop) -> _Loop:
     )
 
 
-def _measured(product: Callable[[Vector], Vector], gradient: Vector, run: _Loop) -> KrylovSpace:
+def _measured(product: Callable[[Vector], Vector], run: _Loop) -> KrylovSpace:
     """Take the Ritz pairs of a run, and measure the lowest by a product of its own."""
     values, weights = run.ritz()
     basis = run.basis
@@ -202,14 +195,11 @@ def _measured(product: Callable[[Vector], Vector], gradient: Vector, run: _Loop)
     lowest = scale(1 / jnp.where(length > 0, length, jnp.ones_like(length)), lowest)
     image = product(lowest)
     curvature = dot(lowest, image)
-    inside = coefficients(basis, gradient)
     run = run._replace(largest=jnp.maximum(run.largest, norm(image)))
     return KrylovSpace(
         basis=basis,
         values=values,
         weights=weights,
-        slopes=weights.T @ inside,
-        gradient_outside=add_scaled(gradient, -1.0, combine(basis, inside)),
         lowest=lowest,
         curvature=curvature,
         residual=norm(add_scaled(image, -curvature, lowest)),

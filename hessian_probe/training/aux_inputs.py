@@ -1,4 +1,4 @@
-"""Parameters beside arrays that the loss reads and nobody trains.
+"""Aux inputs: arrays beside the parameters that the loss reads and nobody trains.
 
 Batch statistics, frozen layers and random keys are numbers that change from step to step, so they must
 be arguments of compiled functions; and they are no variables, so no curvature may be taken along them.
@@ -18,33 +18,33 @@ from hessian_probe.arrays import PyTree
 Spec = tuple[Any, tuple[tuple[str, Hashable], ...]]
 
 
-class WithFixed:
-    """Parameters together with fixed arrays, as one pytree whose only variables are the parameters.
+class WithAux:
+    """Parameters together with aux arrays, as one pytree whose only variables are the parameters.
 
-    The fixed floating-point arrays travel as the unsigned integers of their bits: JAX passes them along
-    as it does any integer array, and they come back unchanged in `fixed`.
+    The aux floating-point arrays travel as the unsigned integers of their bits: JAX passes them along
+    as it does any integer array, and they come back unchanged in `aux`.
 
     Args:
         params: pytree; its floating-point leaves are the variables.
-        fixed: pytree of arrays; other leaves (functions, strings, Python numbers) must be hashable, and a new
+        aux: pytree of arrays; other leaves (functions, strings, Python numbers) must be hashable, and a new
             one compiles anew.
 
     Raises:
-        TypeError: an array of `fixed` is complex.
+        TypeError: an array of `aux` is complex.
     """
 
     __slots__ = ("bits", "params", "spec")
 
-    def __init__(self, params: PyTree, fixed: PyTree) -> None:
-        leaves, treedef = jax.tree.flatten(fixed)
+    def __init__(self, params: PyTree, aux: PyTree) -> None:
+        leaves, treedef = jax.tree.flatten(aux)
         packed = [_pack(leaf) for leaf in leaves]
         self.params = params
         self.bits = tuple(bits for bits, _ in packed if bits is not None)
         self.spec: Spec = (treedef, tuple(kind for _, kind in packed))
 
     @property
-    def fixed(self) -> PyTree:
-        """The fixed arrays, as they came in."""
+    def aux(self) -> PyTree:
+        """The aux arrays, as they came in."""
         treedef, kinds = self.spec
         bits = iter(self.bits)
         return jax.tree.unflatten(treedef, [_unpack(kind, bits) for kind in kinds])
@@ -56,7 +56,7 @@ def _pack(leaf: Any) -> tuple[Any, tuple[str, Hashable]]:
         return None, ("static", leaf)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         raise TypeError(
-            f"fixed holds an array of dtype {leaf.dtype}; pass its real and imaginary parts as two arrays"
+            f"aux holds an array of dtype {leaf.dtype}; pass its real and imaginary parts as two arrays"
         )
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf, ("array", "")
@@ -76,33 +76,33 @@ def _unpack(kind: tuple[str, Hashable], bits: Any) -> Any:
     return jax.lax.bitcast_convert_type(jnp.asarray(leaf), jnp.dtype(str(what)))
 
 
-def _flatten(self: WithFixed) -> tuple[tuple[tuple[Any, Any], ...], Spec]:
+def _flatten(self: WithAux) -> tuple[tuple[tuple[Any, Any], ...], Spec]:
     key = jax.tree_util.GetAttrKey
-    return ((key("params"), self.params), (key("fixed"), self.bits)), self.spec
+    return ((key("params"), self.params), (key("aux"), self.bits)), self.spec
 
 
-def _unflatten(spec: Spec, children: Any) -> WithFixed:
-    self = object.__new__(WithFixed)
+def _unflatten(spec: Spec, children: Any) -> WithAux:
+    self = object.__new__(WithAux)
     self.params, self.bits = children
     self.spec = spec
     return self
 
 
-jax.tree_util.register_pytree_with_keys(WithFixed, _flatten, _unflatten)
+jax.tree_util.register_pytree_with_keys(WithAux, _flatten, _unflatten)
 
 
-def with_fixed(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a loss of parameters and fixed arrays be probed as a loss of `WithFixed`.
+def with_aux(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a loss of parameters and aux arrays be probed as a loss of `WithFixed`.
 
     Args:
-        loss: `loss(params, fixed) -> scalar`, or `loss(params, fixed, batch)`.
+        loss: `loss(params, aux) -> scalar`, or `loss(params, aux, batch)`.
 
     Returns:
         The function of one `WithFixed`, and of a batch if there is one.
     """
 
-    def joined(both: WithFixed, *batch: Any) -> Any:
-        return loss(both.params, both.fixed, *batch)
+    def joined(both: WithAux, *batch: Any) -> Any:
+        return loss(both.params, both.aux, *batch)
 
     return joined
 
@@ -111,6 +111,6 @@ def only_params(results: PyTree) -> PyTree:
     """Replace every `WithFixed` inside results by its parameters alone."""
 
     def joined(node: Any) -> bool:
-        return isinstance(node, WithFixed)
+        return isinstance(node, WithAux)
 
     return jax.tree.map(lambda node: node.params if joined(node) else node, results, is_leaf=joined)

@@ -1,4 +1,4 @@
-"""When to look again, go back, keep the hands off: rules that the monitor and the transformation share."""
+"""Backoff, rollback and cooldown: rules that the monitor and the transformation share."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 from hessian_probe.training.plateau_statistics import FLAT, OSCILLATING, SLOW
 
-# A look that found nothing is followed by a pause of so many windows, and every further one multiplies the
-# pause: by 2, and by 4 at a minimum, where there is nothing to wait for.
+# A search that finds nothing is followed by a pause of PAUSE windows.  Every further one multiplies the pause
+# by BACKOFF; at a minimum, where there is nothing to wait for, by BACKOFF_AT_MINIMUM.
 PAUSE = 2.0
 BACKOFF = 2.0
 BACKOFF_AT_MINIMUM = 4.0
-# The share of gradients that looks may cost is kept from this many steps on: a few early looks are free, or
-# one in vain would blind a hook for the whole of a short run. What was wasted is forgiven at an escape.
+# The share of gradients that searches may cost is taken of the steps so far and of HORIZON more.  Without
+# these, one early search without a result would end all searches of a short run.  An escape resets the cost.
 HORIZON = 10_000
-# The same for looks that only the schedule asks for, unless the loss is noisy: with 10,000 they took 11 to
+# The same for searches that only the schedule asks for, unless the loss is noisy: with 10,000 they took 11 to
 # 19 % of 2,000 healthy steps of a large network; with 3,000 no plateau of benchmarks/escape.py is left later.
 EARLY_HORIZON = 3_000
 # A product is about this many gradients (benchmarks/speed.py: 1.2 stored, 1.7 recomputed; up to 2 on the
 # small networks of benchmarks/escape.py), a loss at most this many (0.2 to 0.4 there).
 PRODUCT_COST = 1.7
 EVALUATION_COST = 0.5
-# The loss has left its plateau, and pauses start anew, when it is lower by this many times the larger of
-# its noise and its fall over the window at the last look.
+# The loss has left its plateau, and the backoff ends, when it is lower by this many times the larger of its
+# noise and its decrease over the window, both at the last search.
 LEFT = 10.0
 # Windows after which an escape stands. Where the step length was too long for where it led (deep linear
 # networks of six layers, momentum), the loss rose above the saddle's sooner than that.
@@ -33,16 +33,16 @@ GUARD = 4
 
 
 class BackoffState(NamedTuple):
-    """What a hook remembers of its looks; numbers of NumPy or JAX.
+    """What a hook remembers of its searches; numbers of NumPy or JAX.
 
     Attributes:
-        pause: steps that the next look which finds nothing is followed by, at least.
-        next_probe: update before which nothing is looked at.
-        level: loss at the latest look that found nothing; NaN where there is none.
-        scale: larger of the loss's noise and its fall over the window then.
-        spent_without_result: gradients' worth of looks that brought nothing, since the latest escape.
+        pause: steps, at least, between the next search without a result and the one after it.
+        next_probe: update before which a plateau starts no search.
+        level: loss at the latest search without a result; NaN where there is none.
+        scale: larger of the loss's noise and its decrease over the window then.
+        spent_without_result: cost, in gradients, of searches without a result since the latest escape.
         rollback_threshold: loss above which the latest escape is to be taken back; infinite where none is.
-        cooldown_until: update before which nothing is looked at, since an escape was taken back.
+        cooldown_until: update before which no search is made, because an escape was taken back.
         last_step: update of the latest escape or return; 0 before the first.
     """
 
@@ -57,7 +57,7 @@ class BackoffState(NamedTuple):
 
 
 def new_backoff(xp: ModuleType, window: int, dtype: Any) -> BackoffState:
-    """Start, before any look."""
+    """Return the state before any search."""
     nan, endless = (xp.asarray(value, dtype) for value in (np.nan, np.inf))
     zero = xp.zeros((), dtype)
     start = xp.asarray(PAUSE * window, dtype)
@@ -65,13 +65,13 @@ def new_backoff(xp: ModuleType, window: int, dtype: Any) -> BackoffState:
 
 
 def is_stalled(kind: Any) -> Any:
-    """Whether a verdict of the plateau test asks for a look: no progress, or an oscillation that hides it."""
-    # Optimisers that step by signs swing about a saddle for ever, as far as their rate allows.
+    """Whether a verdict of the plateau test asks for a search: no progress, or an oscillation."""
+    # Optimisers that step by signs oscillate about a saddle for ever, with an amplitude of their rate.
     return (kind == FLAT) | (kind == SLOW) | (kind == OSCILLATING)
 
 
 def recent_decrease(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
-    """What training brings within a window; at an oscillation also what single values swing by.
+    """Decrease of the loss within a window; at an oscillation at least the spread of single values.
 
     Args:
         xp: `numpy` or `jax.numpy`.
@@ -86,22 +86,22 @@ def recent_decrease(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
 
 
 def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
-    """Gradients that products, gradients and evaluations are worth."""
+    """Cost of products, gradients and evaluations, in gradients."""
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
 
 
 def within_budget(
     xp: ModuleType, now: Any, state: BackoffState, price: Any, max_share: float, full: Any
 ) -> Any:
-    """Whether looks that found nothing stay within their share, should this one find nothing too.
+    """Whether searches without a result stay within their share, should this one find nothing too.
 
     Args:
         xp: `numpy` or `jax.numpy`.
         now: steps so far.
-        state: what looks have cost in vain.
+        state: what searches without a result have cost.
         price: of this one, in gradients.
         max_share: share of the run's gradients.
-        full: whether HORIZON counts, or EARLY_HORIZON.
+        full: whether HORIZON is added to the steps, or EARLY_HORIZON.
 
     Returns:
         Whether they do.
@@ -110,12 +110,12 @@ def within_budget(
 
 
 def exceeds_threshold(state: Any, value: Any) -> Any:
-    """Whether the loss is where the latest escape is to be taken back, or no number."""
+    """Whether the loss is so high that the latest escape should be taken back, or no number."""
     return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)
 
 
 def after_progress(xp: ModuleType, state: BackoffState, step: Any, level: Any, window: int) -> BackoffState:
-    """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand.
+    """End the backoff once the loss has left the plateau of the latest search, and let old escapes stand.
 
     Args:
         xp: `numpy` or `jax.numpy`.
@@ -152,22 +152,22 @@ def after_probe(
     scale: Any,
     max_share: float,
 ) -> BackoffState:
-    """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
+    """Add the cost of a search without a result; one that the plateau test asked for starts a pause.
 
-    It waits longer each time, and longest where there is nothing to wait for.
+    Pauses grow each time, and fastest at a minimum.
 
     Args:
         xp: `numpy` or `jax.numpy`.
         state: before.
         step: number of updates.
         fruitless: whether nothing was found.
-        waits: whether the next look has to wait then.
+        waits: whether a pause follows then.
         hopeless: whether there was no negative curvature either.
-        cost: of the look, in gradients.
+        cost: of the search, in gradients.
         price: of the next one at most.
         level: loss there, the median of a window.
         scale: larger of the loss's noise and its fall over the window.
-        max_share: share of the run's gradients that looks in vain may cost.
+        max_share: share of the run's gradients that searches without a result may cost.
 
     Returns:
         The state after it.
@@ -175,7 +175,7 @@ def after_probe(
     dtype = state.pause.dtype
     now = step.astype(dtype)
     spent_without_result = state.spent_without_result + xp.where(fruitless, cost, 0).astype(dtype)
-    # The step at which the pause is over and the next look is within its share.
+    # The step at which the pause is over and the next search is within its share.
     next_probe = xp.maximum(now + state.pause, (spent_without_result + price) / max_share - HORIZON)
     longer = (next_probe - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
     waits = fruitless & waits
@@ -191,7 +191,7 @@ def after_probe(
 def after_escape(
     xp: ModuleType, state: BackoffState, step: Any, moved: Any, value: Any, gain: Any, window: int
 ) -> BackoffState:
-    """Forgive what was wasted, and say where to go back, if a step was taken.
+    """If a step was taken, reset the cost and the pause, and set the threshold for a rollback.
 
     Args:
         xp: `numpy` or `jax.numpy`.
@@ -199,13 +199,13 @@ def after_escape(
         step: number of updates.
         moved: whether a step was taken.
         value: loss before it.
-        gain: what it brought.
+        gain: its decrease of the loss.
         window: of the plateau test.
 
     Returns:
         The state after it.
     """
-    # So far above the saddle no noise leads that did not hide the gain.
+    # Noise that reaches this far above the saddle would have hidden the gain.
     rollback_threshold = xp.asarray(value + gain, state.rollback_threshold.dtype)
     return state._replace(
         pause=xp.where(moved, xp.full_like(state.pause, PAUSE * window), state.pause),
@@ -219,7 +219,7 @@ def after_escape(
 
 
 def after_rollback(xp: ModuleType, state: BackoffState, step: Any, window: int) -> BackoffState:
-    """Keep the hands off for as long again as the run has lasted, since an escape was taken back."""
+    """Start a cooldown as long as the run so far, because an escape was taken back."""
     now = step.astype(state.pause.dtype)
     return state._replace(
         level=xp.full_like(state.level, np.nan),

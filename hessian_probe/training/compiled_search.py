@@ -1,9 +1,9 @@
-"""The search of `escape_saddles` for use from the host: compiled once, asked now and then."""
+"""The search of `escape_saddles` for use from the host, compiled once."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +12,16 @@ from hessian_probe.arrays import Identity, Layout, PyTree, Vector, add_scaled, c
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import FORWARD, LossKey
-from hessian_probe.training.descent import SteepestDescent, steepest_descent
+from hessian_probe.results import Cost
+from hessian_probe.training.descent import DescentState, steepest_descent
 from hessian_probe.training.saddle_search import LocalLoss, SearchResult
-from hessian_probe.training.trial_steps import DEFAULT
 
 # Products of a search with products, as in `escape_saddles`.
 NUM_PRODUCTS = 16
 
 
-class HostSearchResult(NamedTuple):
-    """Where a search has come to, and what it cost.
-
-    Attributes:
-        params: lower point; None where nothing was found.
-        num_hvps: products.
-        num_gradients: gradients.
-        num_evaluations: losses.
-    """
-
-    params: PyTree
-    num_hvps: int
-    num_gradients: int
-    num_evaluations: int
-
-
 class CompiledSearch:
-    """Search for ways down that training does not see, and slide on from lower points.
+    """Search for a lower loss that training does not reach by itself, and descend from lower points.
 
     Args:
         objective: the loss, at parameters of the layout that will be searched around.
@@ -48,43 +32,51 @@ class CompiledSearch:
         self._has_products = objective.route is FORWARD
 
     def __call__(
-        self, params: PyTree, batch: PyTree, *, key: jax.Array, fall: float, with_products: bool
-    ) -> HostSearchResult:
+        self,
+        params: PyTree,
+        batch: PyTree,
+        cost: Cost,
+        *,
+        key: jax.Array,
+        decrease: float,
+        with_products: bool,
+    ) -> PyTree | None:
         """Search around the parameters, see `LocalLoss.search`.
 
         Args:
             params: where.
             batch: one batch, or None.
+            cost: ledger.
             key: random key.
-            fall: what training brings within a window.
+            decrease: what training lowers the loss by within a window.
             with_products: whether to spend products, where the loss has any.
 
         Returns:
-            The way.
+            A lower point; None where nothing was found.
         """
         layout, x, rest, data = self._read(params, batch)
         products = self._num_products(with_products)
-        bar = jnp.asarray(fall, widest(layout.work_dtypes))
+        bar = jnp.asarray(decrease, widest(layout.work_dtypes))
         found = _search(self._loss, layout, data.layout, products, x, rest, data.arrays, key, bar)
-        moved = _moved(layout, x, found.step, rest) if float(found.gain) > 0 else None
-        return HostSearchResult(
-            moved, int(found.num_hvps), int(found.num_gradients), int(found.num_evaluations)
+        cost.add(
+            hvps=int(found.num_hvps), gradients=int(found.num_gradients), losses=int(found.num_evaluations)
         )
+        return _moved(layout, x, found.step, rest) if float(found.gain) > 0 else None
 
-    def continue_from(self, params: PyTree, lower: PyTree, batch: PyTree) -> HostSearchResult:
-        """Slide on downhill from a lower point, see `slide`."""
+    def continue_from(self, params: PyTree, lower: PyTree, batch: PyTree, cost: Cost) -> PyTree | None:
+        """Continue downhill from a lower point, see `steepest_descent`; None where nothing is lower."""
         layout, x, rest, data = self._read(params, batch)
         there = self._variables(lower)[1]
         step = add_scaled(cast(there, layout.work_dtypes), -1.0, cast(x, layout.work_dtypes))
-        found = _slide(self._loss, layout, data.layout, x, rest, data.arrays, step)
-        moved = _moved(layout, x, found.step, rest) if int(found.num_passes) > 1 else None
-        return HostSearchResult(moved, 0, int(found.num_passes), int(found.num_evaluations) + 2)
+        found = _descend(self._loss, layout, data.layout, x, rest, data.arrays, step)
+        cost.add(gradients=int(found.num_passes), losses=int(found.num_evaluations) + 2)
+        return _moved(layout, x, found.step, rest) if int(found.num_passes) > 1 else None
 
     def price(self, with_products: bool) -> float:
         """Gradients that a search which finds nothing costs at most."""
         local = LocalLoss(_function(self._loss), self._layout, (), (), None, None)
         products = self._num_products(with_products)
-        return local.price(DEFAULT, products, products > 0)
+        return local.price(products, products > 0)
 
     def _num_products(self, with_products: bool) -> int:
         return NUM_PRODUCTS if with_products and self._has_products else 0
@@ -104,7 +96,9 @@ def _function(loss: LossKey) -> Any:
     return loss.function.value if isinstance(loss.function, Identity) else loss.function
 
 
-def _probe(loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any) -> LocalLoss:
+def _local_loss(
+    loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any
+) -> LocalLoss:
     batch = None if batch_layout is None else merge(batch_layout, (), arrays)
     work = layout.work_dtypes
     return LocalLoss(_function(loss), layout, cast(x, work), rest, batch, widest(work))
@@ -120,17 +114,17 @@ def _search(
     rest: Any,
     arrays: Any,
     key: jax.Array,
-    fall: jax.Array,
+    decrease: jax.Array,
 ) -> SearchResult:
-    local = _probe(loss, layout, batch_layout, x, rest, arrays)
-    return local.search(DEFAULT, key, fall, products, jnp.ones((), jnp.bool_))
+    local = _local_loss(loss, layout, batch_layout, x, rest, arrays)
+    return local.search(key, decrease, products, jnp.ones((), jnp.bool_))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _slide(
+def _descend(
     loss: LossKey, layout: Layout, batch_layout: Any, x: Vector, rest: Any, arrays: Any, step: Vector
-) -> SteepestDescent:
-    local = _probe(loss, layout, batch_layout, x, rest, arrays)
+) -> DescentState:
+    local = _local_loss(loss, layout, batch_layout, x, rest, arrays)
     with jax.default_matmul_precision("highest"):
         before, value = local.value(local.x), local.value(add_scaled(local.x, 1.0, step))
         return steepest_descent(local.value, local.x, before, step, value, value < before)

@@ -1,10 +1,4 @@
-"""Long steps down where the loss bends down, and a slide into the valley beyond; no products needed.
-
-At a saddle where every curvature is lost in rounding (all layers of a deep network near zero) the gradient
-still points the way, and only a long step shows how far the loss falls there.  What tells it from a slope
-is the bend: f(x + t·u) < f(x) − t·s with s the slope at x needs negative curvature on the way (mean value
-theorem), however small it is at x.
-"""
+"""Descent by line searches inside compiled code: along the gradient, or along conjugate directions."""
 
 from __future__ import annotations
 
@@ -14,67 +8,46 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import Vector, add_scaled, norm, scale
+from hessian_probe.arrays import Vector, add_scaled, dot, norm, scale
+from hessian_probe.training.traced_line_search import SHORTER, line_search
 
-# A step bends down where the loss falls by this many times slope · length.  Measured on the plateaus of
-# `benchmarks.escape`: 2.4 to 8,000 at their start, 0.2 to 1.1 on the slopes behind them.
-BENT = 2.0
-# Line searches of a slide at most, and the share of all that was gained so far that each must bring, or it
-# is the last: behind a saddle up to a dozen pay, on the way into the next saddle none does.
+# Line searches of a steepest descent at most, and the share of the decrease so far that each must make up, or
+# it is the last: behind a saddle up to a dozen do, near the next saddle none does.
 PASSES = 16
 PAYS = 0.02
-# A line search tries two lengths, and up to two more while none is lower; each at most so many times the
-# one before, and at least one part in SHORTER of it.
-TRIALS = 2
-MORE_TRIALS = 4
-LONGER = 2.0
-SHORTER = 16.0
 
 
-class TrialValues(NamedTuple):
-    """Lengths along a unit direction (signed), the loss at each, and the slope along it."""
+class DescentLimits(NamedTuple):
+    """When a descent ends, beside the first line search in vain along the gradient.
 
-    lengths: jax.Array
-    values: jax.Array
-    slope: jax.Array
-
-
-class BestTrial(NamedTuple):
-    """The best length of a ladder, the loss there, and whether the loss bends down on the way."""
-
-    length: jax.Array
-    value: jax.Array
-    bent: jax.Array
-
-
-def best_trial(ladder: TrialValues, before: jax.Array, margin: jax.Array) -> BestTrial:
-    """Choose the lowest value, and say whether the way to it bends down without a barrier.
-
-    Args:
-        ladder: values; those that are not finite are not taken.
-        before: loss at length 0.
-        margin: differences below it are rounding.
-
-    Returns:
-        The rung.
+    Attributes:
+        floor: it ends at or below this loss.
+        target: after `patience` line searches it goes on only while the loss is below this and each line
+            search makes up PAYS of the decrease so far.
+        patience: line searches.
+        longest: line searches at most.
     """
-    values = jnp.where(jnp.isfinite(ladder.values), ladder.values, jnp.full_like(ladder.values, jnp.inf))
-    best = jnp.argmin(values)
-    length, value = ladder.lengths[best], values[best]
-    nearer = (ladder.lengths * jnp.sign(length) > 0) & (jnp.abs(ladder.lengths) < jnp.abs(length))
-    barrier = jnp.any(nearer & (values > before + margin))
-    explained = jnp.maximum(-ladder.slope.astype(value.dtype) * length.astype(value.dtype), 0.0)
-    return BestTrial(length, value, (before - value > margin + BENT * explained) & ~barrier)
+
+    floor: jax.Array | float
+    target: jax.Array | float
+    patience: jax.Array | int
+    longest: jax.Array | int
 
 
-class SteepestDescent(NamedTuple):
-    """Where a slide has come to.
+# A descent that goes on while it pays.
+WHILE_IT_PAYS = DescentLimits(-jnp.inf, jnp.inf, 0, PASSES)
+
+
+class DescentState(NamedTuple):
+    """What a descent has reached.
 
     Attributes:
         step: displacement from where it began.
         value: loss there.
         length: length of the latest step.
-        going: whether another step may pay.
+        gradient: of the latest line search; empty for steepest descent.
+        direction: of the latest line search; empty for steepest descent.
+        going: whether another line search follows.
         num_passes: line searches, each with one gradient.
         num_evaluations: losses.
     """
@@ -82,6 +55,8 @@ class SteepestDescent(NamedTuple):
     step: Vector
     value: jax.Array
     length: jax.Array
+    gradient: Vector
+    direction: Vector
     going: jax.Array
     num_passes: jax.Array
     num_evaluations: jax.Array
@@ -94,86 +69,119 @@ def steepest_descent(
     step: Vector,
     value: jax.Array,
     going: jax.Array,
-) -> SteepestDescent:
-    """Go on downhill by steepest descent while it pays, at most PASSES line searches.
+) -> DescentState:
+    """Continue downhill by steepest descent while it pays, for at most PASSES line searches.
 
-    Conjugate directions reach as low but land where the loss is up to four times as sharp (deep linear
+    Conjugate directions reach as low but end where the loss is up to four times as sharp (deep linear
     networks of five and six layers: curvature 85 to 170 where steepest descent finds 25 to 50), and
-    training that was stable before may not be there.
+    training that was stable before may not be stable there.
 
     Args:
         loss: of variables.
-        x: variables where the way down began.
+        x: variables where the first step began.
         before: loss there.
         step: displacement so far.
         value: loss there.
-        going: whether to slide at all.
+        going: whether to descend at all.
 
     Returns:
         Where it ended; never higher than `value`.
 
     Cost:
-        One gradient and two to four evaluations a pass; three vectors of memory.
+        One gradient and two to four evaluations a line search; three vectors of memory.
 
     Source:
-        A. Cauchy 1847; the parabola through two values and a slope: J. Nocedal and S. Wright, Numerical
-        Optimization, 2006, eq. 3.58.
+        A. Cauchy 1847.
     """
-    none = jnp.zeros((), jnp.int32)
+    length = norm(step).astype(value.dtype)
+    return _descend(loss, x, before, (step, value, length), (), WHILE_IT_PAYS, going)
 
-    def one(s: SteepestDescent) -> SteepestDescent:
+
+def conjugate_descent(
+    loss: Callable[[Vector], jax.Array],
+    x: Vector,
+    before: jax.Array,
+    step: Vector,
+    value: jax.Array,
+    limits: DescentLimits,
+    going: jax.Array,
+) -> DescentState:
+    """Descend along conjugate directions within limits.
+
+    Args:
+        loss: of variables.
+        x: variables; the first step has 1/SHORTER of their length.
+        before: loss there.
+        step: displacement so far.
+        value: loss there.
+        limits: when to end.
+        going: whether to descend at all.
+
+    Returns:
+        Where it ended; never higher than `value`.
+
+    Cost:
+        One gradient and two to four evaluations a line search; five vectors of memory.
+
+    Source:
+        E. Polak and G. Ribière 1969; restarts where the factor is negative: J. Nocedal and S. Wright,
+        Numerical Optimization, 2006, eq. 5.45.
+    """
+    length = norm(x).astype(value.dtype) / SHORTER
+    none = jax.tree.map(jnp.zeros_like, x)
+    return _descend(loss, x, before, (step, value, length), none, limits, going)
+
+
+def _descend(
+    loss: Callable[[Vector], jax.Array],
+    x: Vector,
+    before: jax.Array,
+    start: tuple[Vector, jax.Array, jax.Array],
+    memory: Vector,
+    limits: DescentLimits,
+    going: jax.Array,
+) -> DescentState:
+    """Run line searches; `memory` is a zero vector for conjugate directions, and empty without them."""
+
+    def one(s: DescentState) -> DescentState:
         here = add_scaled(x, 1.0, s.step)
         gradient = jax.grad(loss)(here)
-        size = norm(gradient)
-        unit = scale(jnp.where(size > 0, -1 / jnp.where(size > 0, size, jnp.ones_like(size)), 0.0), gradient)
-        slope = -size.astype(s.value.dtype)
+        direction = _direction(gradient, s) if memory else scale(-1.0, gradient)
+        size = norm(direction)
+        unit = scale(1 / jnp.where(size > 0, size, jnp.ones_like(size)), direction)
+        slope = (dot(gradient, unit) if memory else -size).astype(s.value.dtype)
         length, lowest, trials = line_search(
             lambda t: loss(add_scaled(here, t, unit)), s.value, slope, s.length
         )
         lower = lowest < s.value
-        pays = s.value - lowest > PAYS * (before - s.value)
-        return SteepestDescent(
+        value, passes = jnp.where(lower, lowest, s.value), s.num_passes + 1
+        pays = s.value - value > PAYS * (before - value)
+        # A line search in vain along a conjugate direction is followed by one along the gradient.
+        again = lower | (norm(s.direction) > 0) if memory else lower
+        return DescentState(
             step=jax.tree.map(
-                lambda new, kept: jnp.where(lower, new, kept), add_scaled(s.step, length, unit), s.step
+                lambda new, old: jnp.where(lower, new, old), add_scaled(s.step, length, unit), s.step
             ),
-            value=jnp.where(lower, lowest, s.value),
-            length=jnp.where(lower, length, s.length),
-            going=lower & pays,
-            num_passes=s.num_passes + 1,
+            value=value,
+            length=jnp.where(lower, length, s.length / SHORTER),
+            gradient=gradient if memory else (),
+            direction=jax.tree.map(lambda d: jnp.where(lower, d, 0 * d), direction) if memory else (),
+            going=again
+            & ((passes < limits.patience) | (pays & (value < limits.target)))
+            & (value > limits.floor),
+            num_passes=passes,
             num_evaluations=s.num_evaluations + trials,
         )
 
-    start = SteepestDescent(step, value, norm(step).astype(value.dtype), going, none, none)
-    return jax.lax.while_loop(lambda s: s.going & (s.num_passes < PASSES), one, start)
+    none = jnp.zeros((), jnp.int32)
+    first = DescentState(*start, memory, memory, going, none, none)
+    return jax.lax.while_loop(lambda s: s.going & (s.num_passes < limits.longest), one, first)
 
 
-def line_search(
-    loss: Callable[[jax.Array], jax.Array], before: jax.Array, slope: jax.Array, length: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Try a length, then the minimum of the parabola through it, and again where neither is lower.
-
-    Returns:
-        The best length, the loss there, and the number of evaluations.
-    """
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-
-    def trial(state: State) -> State:
-        length, best, lowest, count = state
-        found = loss(length)
-        found = jnp.where(jnp.isfinite(found), found, jnp.full_like(found, jnp.inf))
-        best, lowest = jnp.where(found < lowest, length, best), jnp.minimum(found, lowest)
-        bend = 2 * (found - before - slope * length)
-        vertex = jnp.where(
-            bend > 0,
-            -slope * length * length / jnp.where(bend > 0, bend, jnp.ones_like(bend)),
-            LONGER * length,
-        )
-        return jnp.clip(vertex, length / SHORTER, LONGER * length), best, lowest, count + 1
-
-    def more(state: State) -> jax.Array:
-        _, _, lowest, count = state
-        return (count < TRIALS) | ((count < MORE_TRIALS) & ~(lowest < before))
-
-    first = (length, jnp.zeros_like(length), before, jnp.zeros((), jnp.int32))
-    _, best, lowest, count = jax.lax.while_loop(more, trial, first)
-    return best, lowest, count
+def _direction(gradient: Vector, s: DescentState) -> Vector:
+    """Polak–Ribière direction; the negative gradient where that does not lead downhill."""
+    old = dot(s.gradient, s.gradient)
+    factor = dot(gradient, add_scaled(gradient, -1.0, s.gradient)) / jnp.where(old > 0, old, 1.0)
+    direction = add_scaled(scale(-1.0, gradient), jnp.maximum(factor, 0.0), s.direction)
+    downhill = dot(gradient, direction) < 0
+    return jax.tree.map(lambda d, g: jnp.where(downhill, d, -g), direction, gradient)

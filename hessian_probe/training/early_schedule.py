@@ -1,4 +1,4 @@
-"""Looks before the plateau test has spoken: when they are due, and what training brings meanwhile."""
+"""Searches before the plateau test has spoken: when they are due, and what training gains meanwhile."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import numpy as np
 from hessian_probe.training.plateau_statistics import NOISY, SIGNIFICANT, PlateauStatistics
 from hessian_probe.training.trends import fit
 
-# Whatever the plateau test says, which needs a window and a half, a look is taken when so many values have
-# been seen since the start or the latest escape, and at every doubling; those of THOROUGH with products, and
-# the others too where the loss is noisy: a saddle of curvature −1 under noise of 0.01 then holds for 128
-# steps instead of 2,000.
-FIRST_LOOK = 8
-THOROUGH = (16, 64)
-# Before the plateau test has spoken, training is taken to bring so many times what it shows: on a slope with
-# a small rate negative curvature brought 4.6 times a window's fall, on plateaus it brings 20 times and more.
+# The plateau test needs a window and a half.  Whatever it says, a search is made FIRST_SEARCH values after
+# the start or the latest escape, and at every doubling: at those of WITH_PRODUCTS with products, and at the
+# others too where the loss is noisy.  A saddle of curvature −1 under noise of 0.01 then holds for 128 steps
+# instead of 2,000.
+FIRST_SEARCH = 8
+WITH_PRODUCTS = (16, 64)
+# Before the plateau test has spoken, a step must gain EARLY times more: on a slope with a small rate negative
+# curvature gained 4.6 times the decrease of a window, on plateaus it gains 20 times and more.
 EARLY = 4.0
 # Values from which a trend can be read at all.
 FEWEST = 8
 
 
 def scheduled(count: Any, every: int) -> Any:
-    """Whether a look is due that 8, 16, 32 … values since the latest escape ask for.
+    """Whether a search is due after 8, 16, 32 … values since the latest escape.
 
     Args:
         count: values seen, a multiple of `every`.
         every: values between judgements.
 
     Returns:
-        Whether a power of two, at least FIRST_LOOK, lies among the latest `every` values.
+        Whether a power of two, at least FIRST_SEARCH, lies among the latest `every` values.
     """
     before = count - every
-    return (count >= FIRST_LOOK) & ((count ^ before) > before)
+    return (count >= FIRST_SEARCH) & ((count ^ before) > before)
 
 
 def spend_products(count: Any, every: int, kind: Any) -> Any:
-    """Whether that look should spend products too.
+    """Whether that search should spend products too.
 
     Args:
         count: as in `scheduled`.
@@ -49,15 +49,15 @@ def spend_products(count: Any, every: int, kind: Any) -> Any:
         Whether it should.
     """
     before = count - every
-    first, second = ((before < at) & (count >= at) for at in THOROUGH)
+    first, second = ((before < at) & (count >= at) for at in WITH_PRODUCTS)
     return first | second | (scheduled(count, every) & (kind == NOISY))
 
 
 def expected_decrease(xp: ModuleType, statistics: PlateauStatistics) -> Any:
-    """What training may bring within a window at most, from the values seen: infinite from too few.
+    """Upper bound for the decrease of the loss within a window; infinite from too few values.
 
-    The fall of the line through the later half of all values (but FEWEST to a window of them), scaled to a
-    window, with SIGNIFICANT standard errors on top.
+    The decrease of the line through the later half of all values (but FEWEST to a window of them), scaled to
+    a window, with SIGNIFICANT standard errors on top.
 
     Args:
         xp: `numpy` or `jax.numpy`.
@@ -69,7 +69,7 @@ def expected_decrease(xp: ModuleType, statistics: PlateauStatistics) -> Any:
     recent, count = statistics.recent, statistics.count
     window = recent.shape[0]
     seen = xp.clip(count // 2, FEWEST, window)
-    on = xp.arange(window) >= window - seen
+    on = xp.arange(window, dtype=np.int32) >= window - seen
     rounding = float(np.finfo(recent.dtype).eps) * xp.abs(recent[-1])
     trend = fit(xp, (recent - recent[-1])[None], on[None], rounding)
     share = window / seen.astype(recent.dtype)

@@ -1,4 +1,4 @@
-"""What becomes of the memory of `escape_saddles` after looks, escapes and returns; see `training.pacing`."""
+"""How the state of `escape_saddles` changes after searches, escapes and rollbacks; see `training.backoff`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import jax.numpy as jnp
 
 from hessian_probe.training import backoff
 from hessian_probe.training.escape_state import HookState
-from hessian_probe.training.options import HookOptions
 from hessian_probe.training.random_restart import DEGENERATE
-from hessian_probe.training.saddle_search import LocalLoss, SearchResult
+from hessian_probe.training.saddle_search import SearchResult
 from hessian_probe.training.traced_plateau import new_plateau
-from hessian_probe.training.trial_steps import DEFAULT
 
 
 def now(state: HookState) -> jax.Array:
@@ -22,13 +20,13 @@ def now(state: HookState) -> jax.Array:
 
 
 def stalled(state: HookState) -> jax.Array:
-    """Whether the plateau test asks for a look, nothing waits, and no pause lasts."""
+    """Whether the plateau test asks for a search, no step waits, and no pause or cooldown lasts."""
     free = now(state) >= jnp.maximum(state.backoff.next_probe, state.backoff.cooldown_until)
     return backoff.is_stalled(state.plateau.statistics.kind) & free & ~(state.pending_gain > 0)
 
 
 def after_progress(state: HookState, window: int) -> HookState:
-    """Let pauses start anew once the loss has left the plateau of the latest look, and escapes stand."""
+    """End the backoff once the loss has left the plateau of the latest search, and let old escapes stand."""
     new = backoff.after_progress(jnp, state.backoff, state.num_steps, state.plateau.level, window)
     left = jnp.isfinite(state.backoff.level) & ~jnp.isfinite(new.level)
     return state._replace(backoff=new, last_ratio=_forgotten(state, left))
@@ -39,13 +37,9 @@ def _forgotten(state: HookState, where: jax.Array) -> jax.Array:
     return jnp.where(where, jnp.full_like(state.last_ratio, jnp.nan), state.last_ratio)
 
 
-def only_restarts(state: HookState, options: HookOptions) -> jax.Array:
-    """Whether products have shown, on this plateau, a loss that is flat along the lowest curvature."""
-    return _flat(state, options) & jnp.isfinite(state.backoff.level)
-
-
-def _flat(state: HookState, options: HookOptions) -> jax.Array:
-    return (jnp.abs(state.last_ratio) <= DEGENERATE) & (options.strategy == DEFAULT)
+def flat(state: HookState) -> jax.Array:
+    """Whether the lowest curvature here is next to nothing beside the highest."""
+    return jnp.abs(state.last_ratio) <= DEGENERATE
 
 
 def after_probe(
@@ -53,29 +47,25 @@ def after_probe(
     fruitless: jax.Array,
     found: SearchResult,
     cost: jax.Array,
-    local: LocalLoss,
-    options: HookOptions,
+    price: jax.Array,
+    max_share: float,
 ) -> HookState:
-    """Note what a look that found nothing has cost; one that the plateau test asked for makes it wait.
+    """Add the cost of a search that found nothing; one that the plateau test asked for starts a pause.
 
-    It waits until the next one is within its share: a kick alone where the loss was found flat.
+    The pause lasts until the next search is within its share.
 
     Args:
         state: before.
         fruitless: whether nothing was found.
-        found: what it saw.
-        cost: of the look, in gradients.
-        local: the loss here.
-        options: of the hook.
+        found: what was seen.
+        cost: of the search, in gradients.
+        price: of the next one at most, in gradients.
+        max_share: share of the run's gradients that searches without a result may cost.
 
     Returns:
         The state after it.
     """
-    plateau, dtype = state.plateau, state.backoff.spent_without_result.dtype
-    restart, with_products = (
-        jnp.asarray(local.price(options.strategy, options.num_products, *how), dtype)
-        for how in ((False, True), (True, False))
-    )
+    plateau = state.plateau
     new = backoff.after_probe(
         jnp,
         state.backoff,
@@ -84,10 +74,10 @@ def after_probe(
         waits=stalled(state),
         hopeless=found.ratio > DEGENERATE,
         cost=cost,
-        price=jnp.where(_flat(state, options), restart, with_products),
+        price=price,
         level=plateau.level,
         scale=jnp.maximum(jnp.abs(plateau.fall), plateau.noise),
-        max_share=options.max_share,
+        max_share=max_share,
     )
     return state._replace(backoff=new)
 
@@ -95,12 +85,12 @@ def after_probe(
 def after_escape(
     state: HookState, moved: jax.Array, gain: jax.Array, window: int, rollback_params: Any, value: jax.Array
 ) -> HookState:
-    """Start to watch anew where a step was taken, count it, and keep the way back.
+    """Where a step was taken, start the plateau test again, count the escape, and keep what a rollback needs.
 
     Args:
         state: before.
         moved: whether a step was taken.
-        gain: what it brought.
+        gain: its decrease of the loss.
         window: of the plateau test.
         rollback_params: variables before it.
         value: loss there.
@@ -123,7 +113,7 @@ def after_escape(
 
 
 def after_rollback(state: HookState, back: Any, window: int) -> HookState:
-    """Take the latest escape back by the step `back`, and keep the hands off for as long again."""
+    """Take the latest escape back by the step `back`, and start a cooldown as long as the run so far."""
     dtype, every = state.backoff.pause.dtype, state.plateau.waiting.shape[0]
     return state._replace(
         pending=back,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.training.backoff import BackoffState, exceeds_threshold, new_backoff
-from hessian_probe.training.event_log import COLUMNS, ROWS
 from hessian_probe.training.plateau_statistics import PlateauStatistics
 from hessian_probe.training.traced_plateau import TracedPlateau, new_plateau
 
@@ -52,6 +51,24 @@ NUMBERS = (
     "statistics_reference",
     "statistics_reference_at",
 )
+# Rows that are kept, the latest ones: pauses grow, so that they cover all of a run but for its many escapes.
+ROWS = 32
+COLUMNS = (
+    "step",
+    "what",
+    "verdict",
+    "value",
+    "curvature",
+    "ratio",
+    "gain",
+    "num_hvps",
+    "num_gradients",
+    "num_evaluations",
+    "next_probe",
+)
+COSTS = ("num_hvps", "num_gradients", "num_evaluations")
+# What happened, in the order of the numbers that stand for it.
+WHAT = ("nothing", "found", "escaped", "denied", "taken_back")
 
 
 class EscapeState(NamedTuple):
@@ -61,9 +78,9 @@ class EscapeState(NamedTuple):
 
     Attributes:
         inner: state of the optimiser inside.
-        pending: step that the latest look found, taken already or waiting to be confirmed.
+        pending: step that the latest search found, taken already or waiting to be confirmed.
         rollback_params: variables before the latest escape.
-        log: what the latest looks saw and did, read by `escape_events`, shape (32, 11).
+        log: what the latest searches found and did, read by `escape_events`, shape (32, 11).
         counts: whole numbers, shape (16,).
         numbers: real numbers, shape (17,).
         waiting: losses that are not judged yet, shape (every,).
@@ -72,17 +89,17 @@ class EscapeState(NamedTuple):
         kind: verdict of the plateau test, an index into "none", "flat", "slow", "oscillating", "diverging",
             "noisy".
         num_steps: updates.
-        num_probes: looks taken.
+        num_probes: searches made.
         num_escapes: steps off saddles that were accepted.
-        num_rollbacks: those that were taken back, since training could not go on from where they led.
+        num_rollbacks: escapes that were taken back, because training could not continue from there.
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients evaluated beside the optimiser's.
         num_evaluations: losses likewise.
         num_rows: rows that were ever written to `log`.
-        next_probe: update before which nothing is looked at.
-        last_curvature: lowest curvature of the latest look that spent products; NaN before the first.
-        last_ratio: that ÷ ‖H‖, where the parameters still are where it was seen; else NaN.
-        last_gain: what the latest accepted escape brought on its own batch.
+        next_probe: update before which a plateau starts no search.
+        last_curvature: lowest curvature of the latest search that spent products; NaN before the first.
+        last_ratio: that ÷ ‖H‖, as long as the parameters are where it was measured; else NaN.
+        last_gain: decrease of the loss by the latest accepted escape on its own batch.
         last_step: update at which it was accepted; 0 before the first.
     """
 
@@ -110,12 +127,12 @@ class HookState(NamedTuple):
 
     Attributes:
         inner: state of the optimiser inside.
-        pending: step that the latest look found.
+        pending: step that the latest search found.
         rollback_params: variables before the latest escape.
-        log: what the latest looks saw and did.
+        log: what the latest searches found and did.
         plateau: what the plateau test remembers.
-        backoff: what it remembers of its looks.
-        pending_gain: what `pending` brought on its own batch; 0 where nothing waits.
+        backoff: what the hook remembers of its searches.
+        pending_gain: decrease by `pending` on its own batch; 0 where no step waits.
 
     The rest as in `EscapeState`.
     """
@@ -228,3 +245,37 @@ def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
     more = (state.counts[held] >= waiting.shape[0]) | (state.pending_gain > 0)
     return state, more | exceeds_threshold(state, value)
+
+
+def add_row(before: HookState, after: HookState, value: jax.Array) -> HookState:
+    """Add a row where a search, an escape or a rollback took place.
+
+    Args:
+        before: memory at the beginning of a step.
+        after: memory at its end.
+        value: the step's loss.
+
+    Returns:
+        The memory at the end, with its row.
+    """
+    dtype = after.log.dtype
+    searched = after.num_probes > before.num_probes
+    escaped = after.num_escapes > before.num_escapes
+    back = after.num_rollbacks > before.num_rollbacks
+    waits = after.pending_gain > 0
+    denied = (before.pending_gain > 0) & ~escaped & ~back
+    what = jnp.where(waits, 1, 0) + jnp.where(denied & ~searched, 3, 0)
+    what = jnp.where(back, 4, jnp.where(escaped, 2, what))
+    gain = jnp.where(escaped | back, after.last_gain, after.pending_gain)
+    spent = after.num_hvps > before.num_hvps
+    nan = jnp.full_like(after.last_curvature, jnp.nan)
+    curvature = jnp.where(spent, after.last_curvature, nan), jnp.where(spent, after.last_ratio, nan)
+    pause = jnp.maximum(after.backoff.next_probe, after.backoff.cooldown_until)
+    counts = (getattr(after, name) - getattr(before, name) for name in COSTS)
+    numbers = (after.num_steps, what, before.plateau.statistics.kind, value, *curvature, gain, *counts, pause)
+    row = jnp.stack([jnp.asarray(entry).astype(dtype) for entry in numbers])
+    new = jax.lax.dynamic_update_index_in_dim(after.log, row, after.num_rows % ROWS, 0)
+    happened = searched | escaped | back | denied
+    return after._replace(
+        log=jnp.where(happened, new, after.log), num_rows=after.num_rows + happened.astype(jnp.int32)
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from hessian_probe.escapes.result import Escape
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.results import number, result
+from hessian_probe.results import Cost, number, result
 
 
 @result(leaves=("params", "opt_state", "value", "point", "escape"))
@@ -19,14 +19,14 @@ class Event:
 
     Attributes:
         kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
-            `PlateauTest`); "escaped": the parameters were moved down a way that training does not see, along
-            negative curvature or where the loss bends down, off the point that `point.label` names;
-            "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum": the
-            loss is flat and the latest look found a minimum.
+            `PlateauTest`); "escaped": the parameters were moved to a lower loss that training does not reach
+            by itself, along negative curvature or where the loss bends down, off the point that `point.label`
+            names; "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum":
+            the loss is flat and the latest probe found a minimum.
         step: the step that was given.
         value: the loss that was given.
-        params: what to go on with; the same object if nothing was changed.
-        opt_state: what to go on with; the same object if nothing was changed.
+        params: what to continue with; the same object if nothing was changed.
+        opt_state: what to continue with; the same object if nothing was changed.
         point: the classification, if one was made at this step, else None.
         escape: the escape, if one was tried at this step, else None.
         evidence: short sentences with the numbers that decided.
@@ -92,28 +92,26 @@ class Event:
 
 
 @dataclasses.dataclass
-class MonitorCost:
-    """What a monitor has cost beside the steps it watched.
+class MonitorCost(Cost):
+    """What a monitor has cost beside the steps it watched: a ledger, with counts of its own.
 
     Attributes:
-        num_steps: updates seen.
-        num_probes: looks taken.
-        num_escapes: escapes accepted.
-        num_rollbacks: those that were taken back, since training could not go on from where they led.
         num_hvps: Hessian-vector products.
-        num_gradients: gradients, and those evaluations of classifications and escapes that may be gradients.
-        num_evaluations: loss or gradient evaluations, `num_gradients` among them.
+        num_gradients: gradients, and all evaluations by classifications and escapes.
+        num_losses: losses.
+        num_evaluations: losses and gradients together.
+        num_steps: updates seen.
+        num_probes: probes made.
+        num_escapes: escapes accepted.
+        num_rollbacks: escapes that were taken back, because training could not continue from there.
         seconds: time in `update`, compilation included.
-        probe_seconds: the part of it spent on looks.
+        probe_seconds: the part of it spent on probes.
     """
 
     num_steps: int = 0
     num_probes: int = 0
     num_escapes: int = 0
     num_rollbacks: int = 0
-    num_hvps: int = 0
-    num_gradients: int = 0
-    num_evaluations: int = 0
     seconds: float = 0.0
     probe_seconds: float = 0.0
 

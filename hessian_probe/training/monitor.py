@@ -1,4 +1,4 @@
-"""A hook for training loops: watch the loss, look closer at a plateau, leave it if it is a saddle."""
+"""A hook for training loops: watch the loss, probe a plateau, and leave it if it is a saddle."""
 
 from __future__ import annotations
 
@@ -12,37 +12,36 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
 from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
-from hessian_probe.training.aux_inputs import WithFixed, only_params, with_fixed
+from hessian_probe.results import Cost
+from hessian_probe.training.aux_inputs import WithAux, only_params, with_aux
 from hessian_probe.training.backoff import recent_decrease
 from hessian_probe.training.early_schedule import EARLY, expected_decrease, spend_products
 from hessian_probe.training.events import Event, MonitorCost, append_event
 from hessian_probe.training.monitor_state import from_dict, to_dict
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.plateau_statistics import JUDGEMENTS
-from hessian_probe.training.probe import MonitorProbe
-from hessian_probe.training.probe_result import NOTHING, ProbeResult
+from hessian_probe.training.probe import MonitorProbe, ProbeResult
 from hessian_probe.training.probe_schedule import ProbeSchedule
 
-# Kinds in which a loss rests.
+# Kinds of a loss that has stopped.
 RESTS = ("flat", "slow")
 
 
 class Monitor:
     """Watch a training run from the host, in any framework.
 
-    Each `update` adds the loss to a plateau test.  When the loss is flat or slow, or swings without
-    progress, the point is classified with a bounded number of products; at a saddle (or a maximum) the loss
-    is searched along negative curvature, and where there is none to be seen, along the gradient, for a way
-    that bends down.  8, 16, 32 … steps after the start and after every escape the same search is made without
-    a classification, which follows if it finds something.  A step is accepted if the loss falls beyond
-    rounding and beyond what training itself brought lately, on the data of the probe and on other data; at a
-    minimum never.
+    Each `update` adds the loss to a plateau test.  When the loss is flat or slow, or oscillates without
+    progress, the point is classified with a bounded number of products.  At a saddle (or a maximum) the loss
+    is searched along negative curvature; where there is none, along the gradient, for a step along which the
+    loss bends down.  8, 16, 32 … steps after the start and after every escape the same search is made without
+    a classification, which follows if the search finds something.
 
-    Where the optimiser cannot go on from there (within 4 windows the loss rises above the saddle's by what
-    the escape brought), the escape is taken back, the optimiser's moments are reset, and nothing is looked at
-    for as long as the run has lasted.
+    A step is accepted if it lowers the loss beyond rounding errors and beyond what training itself did
+    lately, on the data of the probe and on held-out data; at a minimum never.  If within 4 windows the loss
+    rises above the saddle's by what the escape gained, the optimiser cannot continue from there: the escape
+    is taken back, the optimiser's moments are reset, and a cooldown as long as the run so far follows.
 
-    Looks that find nothing are followed by pauses that grow geometrically; at a minimum four times as fast.
+    Probes without a result are followed by pauses that grow geometrically; at a minimum four times as fast.
     `escape_saddles` follows the same rules inside compiled steps, and labels nothing.
 
     Args:
@@ -51,18 +50,18 @@ class Monitor:
             confirms), one batch that is all the data, or a re-iterable of batches (a few are probed, a
             few others confirm).
         key: random key; None means `jax.random.key(0)`.
-        window: steps that show the present trend; nothing is said before so many.
+        window: steps over which the present trend is measured; the plateau test is silent until then.
         every: steps between judgements of the loss; in long runs up to 1/128 of the run.
         max_hvps: products that one classification may spend; a search spends 17 at most.
-        max_share: share of the run's gradients that looks which find nothing may cost in the long run; what
-            they cost is forgiven at an escape.
+        max_share: share of the run's gradients that probes without a result may cost in the long run; an
+            escape resets what they have cost.
         moments: what becomes of the optimiser's state at an escape: "keep", "reset" or "project" (see
             `adjust_moments`).
         log: file to append events to, one JSON object a line; `read_events` reads it back.
 
     Attributes:
         test: the plateau test.
-        gradient_test: the same of the gradient's norm, where `update` is told it.
+        gradient_test: the same of the gradient's norm, where `update` is given it.
         cost: what the monitor has cost.
         events: records of the events so far, of this process.
 
@@ -71,14 +70,26 @@ class Monitor:
         ValueError: an option is out of range.
 
     Cost:
-        7 μs an update in the median while healthy, looks aside; in the mean of real loops, where the
-        processor's caches are cold after a step, 94 to 160 μs (measured).  An early look takes one gradient
+        7 μs an update in the median while healthy, probes aside; in the mean of real loops, where the
+        processor's caches are cold after a step, 94 to 160 μs (measured).  A quick probe takes one gradient
         and eleven evaluations, two of them up to 17 products more; one at a plateau at most `max_hvps` + 17
         products and a few dozen evaluations.  The first of each kind compiles.  The parameters before an
         escape are kept on the host for 4 windows.
 
     Source:
         What to do at a critical point: H.-y. Lee, What to do if my network fails to train (2021).
+
+    Example:
+        >>> import jax
+        >>> loss = lambda p: 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
+        >>> params, monitor = jax.numpy.zeros(2), Monitor(loss)  # a saddle
+        >>> for step in range(40):
+        ...     value, gradient = jax.value_and_grad(loss)(params)
+        ...     event = monitor.update(step, params - 0.1 * gradient, value)
+        ...     params = event.params
+        ...     if event.kind == "escaped":
+        ...         print(event.point.label, bool(loss(params) < -0.2))
+        saddle True
     """
 
     def __init__(
@@ -97,12 +108,12 @@ class Monitor:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         if max_hvps < 8:
-            raise ValueError(f"max_hvps={max_hvps}; expected at least 8 products for a look")
+            raise ValueError(f"max_hvps={max_hvps}; expected at least 8 products for a probe")
         if not 0 < max_share <= 1:
             raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")
         if moments not in MOMENTS:
             raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
-        self._probes = [MonitorProbe(each, data, key, max_hvps) for each in (loss, with_fixed(loss))]
+        self._probes = [MonitorProbe(each, data, key, max_hvps) for each in (loss, with_aux(loss))]
         self._moments, self._log = moments, log
         self.test = PlateauTest(window=window, every=every)
         self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
@@ -115,12 +126,13 @@ class Monitor:
         step: int,
         params: PyTree,
         value: Any,
+        *,
         opt_state: PyTree = None,
         batch: PyTree = None,
-        fixed: PyTree = None,
+        aux: PyTree = None,
         grad_norm: Any = None,
     ) -> Event:
-        """Tell the monitor about a step, and go on with `event.params` and `event.opt_state`.
+        """Give the monitor one step, and continue with `event.params` and `event.opt_state`.
 
         Args:
             step: number of the step, for the log.
@@ -128,10 +140,10 @@ class Monitor:
             value: the loss of the step; a device array is waited for.
             opt_state: the optimiser's state, any pytree.
             batch: the step's batch; needed where `loss` takes one and the monitor has no data.
-            fixed: arrays that the loss reads and nobody trains (batch statistics, frozen layers, random
-                keys); `loss` is then called as `loss(params, fixed)` or `loss(params, fixed, batch)`.
-            grad_norm: norm of the step's gradient, if it is at hand.  Where the loss stops and this does
-                not, the event's evidence says so: training then bounces, and no critical point is near.
+            aux: inputs that the loss reads and nobody trains (batch statistics, frozen layers, random
+                keys); `loss` is then called as `loss(params, aux)` or `loss(params, aux, batch)`.
+            grad_norm: norm of the step's gradient, if it is at hand.  Where the loss stops and the norm does
+                not, the event's evidence says so: the parameters then bounce, and no critical point is near.
 
         Returns:
             Event.
@@ -143,7 +155,7 @@ class Monitor:
         """
         began = time.perf_counter()
         value = _scalar(value, "value", "the loss")
-        probe, joined = self._joined(params, fixed)
+        probe, joined = self._joined(params, aux)
         if not probe.checked:
             probe.check(joined, batch)
         self.cost.num_steps += 1
@@ -156,26 +168,26 @@ class Monitor:
             evidence = (*evidence, *_bounce(kind, self.gradient_test))
         found: ProbeResult | None = None
         new_params, new_state = params, opt_state
-        if self._schedule.exceeds_threshold(value) and self._escape_failed(params, batch, fixed):
+        if self._schedule.exceeds_threshold(value) and self._escape_failed(params, batch, aux):
             kind, new_params = "taken_back", self._schedule.with_rollback_params(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
             evidence = (*evidence, self._schedule.roll_back(value))
-        elif (early := self._schedule.is_stalled(kind)) is not None:
-            found = self._probe(params, batch, fixed, early)
+        elif (due := self._schedule.due(kind)) is not None:
+            found = self._probe(params, batch, aux, due == "quick")
             evidence = (*evidence, *found.reasons)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
                 moved = _difference(new_params, params)
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
-        if self._schedule.kept.at_minimum and kind in RESTS:
+        if self._schedule.state.at_minimum and kind in RESTS:
             kind = "at_minimum"
-            evidence = (*evidence, f"a minimum; the next look is at update {self._schedule.next_probe}")
+            evidence = (*evidence, f"a minimum; the next probe is at update {self._schedule.next_probe}")
         if kind in ("escaped", "taken_back"):
             self.gradient_test.restart()
         seconds = time.perf_counter() - began
         self.cost.seconds += seconds
-        looked = self.cost.num_evaluations > before[1]
-        self.cost.probe_seconds += seconds if looked else 0.0
+        probed = self.cost.num_evaluations > before[1]
+        self.cost.probe_seconds += seconds if probed else 0.0
         event = Event(
             kind=kind,
             step=int(step),
@@ -192,60 +204,51 @@ class Monitor:
         self._record(event)
         return event
 
-    def _probe(self, params: PyTree, batch: PyTree, fixed: PyTree, early: bool) -> ProbeResult:
-        """Look if that is within the share; results are about the parameters alone."""
-        probe, joined = self._joined(params, fixed)
+    def _probe(self, params: PyTree, batch: PyTree, aux: PyTree, quick: bool) -> ProbeResult:
+        """Probe if that is within the share; results are about the parameters alone."""
+        probe, joined = self._joined(params, aux)
         test, schedule, turn = self.test, self._schedule, self.cost.num_probes
-        if early:
-            with_products = bool(
-                spend_products(int(test.statistics.count), test.every, int(test.statistics.kind))
-            )
-            with_products = with_products and schedule.affords(probe.search.price(True))
-            if not schedule.affords(probe.search.price(with_products)):
-                return NOTHING
-            found = probe.quick_probe(
-                joined,
-                batch,
-                turn,
-                fall=EARLY * float(expected_decrease(np, test.statistics)),
-                with_products=with_products,
-            )
+        if quick:
+            statistics = test.statistics
+            deep = bool(spend_products(int(statistics.count), test.every, int(statistics.kind)))
+            deep = deep and schedule.affords(probe.search.price(True))
+            if not schedule.affords(probe.search.price(deep)):
+                return ProbeResult(None, None, (), Cost())
+            decrease = EARLY * float(expected_decrease(np, statistics))
+            found = probe.quick_probe(joined, batch, turn, decrease=decrease, with_products=deep)
         else:
             seen = test.verdict
             assert seen is not None
-            fall = float(recent_decrease(np, seen.kind, seen.fall, seen.noise))
-            found = probe.full_probe(joined, batch, turn, fall=fall)
-        if fixed is not None:
+            decrease = float(recent_decrease(np, seen.kind, seen.fall, seen.noise))
+            found = probe.full_probe(joined, batch, turn, decrease=decrease)
+        if aux is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
         self.cost.num_probes += 1
-        self._charge(found.num_hvps, found.num_gradients, found.num_losses)
-        schedule.after(found, params, early)
+        spent = found.cost
+        self.cost.add(hvps=spent.num_hvps, gradients=spent.num_gradients, losses=spent.num_losses)
+        schedule.after(found, params, quick)
         return found
 
-    def _joined(self, params: PyTree, fixed: PyTree) -> tuple[MonitorProbe, PyTree]:
+    def _joined(self, params: PyTree, aux: PyTree) -> tuple[MonitorProbe, PyTree]:
         """Choose the probe, and what it takes as parameters."""
-        return self._probes[fixed is not None], params if fixed is None else WithFixed(params, fixed)
+        return self._probes[aux is not None], params if aux is None else WithAux(params, aux)
 
-    def _charge(self, num_hvps: int, num_gradients: int, num_losses: int) -> None:
-        self.cost.num_hvps += num_hvps
-        self.cost.num_gradients += num_gradients
-        self.cost.num_evaluations += num_gradients + num_losses
-
-    def _escape_failed(self, params: PyTree, batch: PyTree, fixed: PyTree) -> bool:
-        """Whether the latest escape led where the loss is now above the saddle's by what it brought."""
-        probe, joined = self._joined(params, fixed)
-        _, before = self._joined(self._schedule.with_rollback_params(params), fixed)
-        self._charge(0, 0, 2)
-        return probe.worse_than_before(joined, before, batch, self.cost.num_probes, self._schedule.kept.gain)
+    def _escape_failed(self, params: PyTree, batch: PyTree, aux: PyTree) -> bool:
+        """Whether the loss is now above the saddle's by what the latest escape gained."""
+        probe, joined = self._joined(params, aux)
+        _, before = self._joined(self._schedule.with_rollback_params(params), aux)
+        self.cost.add(losses=2)
+        gain = self._schedule.state.gain
+        return probe.worse_than_before(joined, before, batch, self.cost.num_probes, gain)
 
     def _record(self, event: Event) -> None:
-        """Keep and log what changed: classifications, returns, and new kinds."""
-        kept, steps = self._schedule.kept, self.cost.num_steps
-        often = (steps - kept.noted) * JUDGEMENTS < steps  # kinds that come and go would fill the log
-        if event.point is None and not event.moved and (event.kind == kept.last or often):
+        """Keep and log what changed: classifications, rollbacks, and new kinds."""
+        state, steps = self._schedule.state, self.cost.num_steps
+        often = (steps - state.noted) * JUDGEMENTS < steps  # kinds that come and go would fill the log
+        if event.point is None and not event.moved and (event.kind == state.last or often):
             return
         last = "none" if event.moved else event.kind
-        self._schedule.kept = kept._replace(last=last, noted=steps)
+        self._schedule.state = state._replace(last=last, noted=steps)
         row = event.record()
         self.events.append(row)
         if self._log is not None:
@@ -253,16 +256,16 @@ class Monitor:
 
     @property
     def _tests(self) -> dict[str, PlateauTest]:
-        return {"": self.test, "gradient_": self.gradient_test}
+        return {"loss": self.test, "grad_norm": self.gradient_test}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that decides future events as a flat dict of NumPy arrays.
+        """Return everything that decides future events as nested dicts of NumPy arrays.
 
-        Save it with the parameters (orbax takes it as it is; `.tolist()` of each makes it JSON), and give
-        it to `load_state_dict` of a monitor made with the same options: it continues with the same events.
-        For 4 windows after an escape it holds the parameters before it.
+        Save it with the parameters (orbax takes it as it is; `.tolist()` of each array makes it JSON), and
+        give it to `load_state_dict` of a monitor made with the same options: it continues with the same
+        events.  For 4 windows after an escape it holds the parameters before it.
         """
-        return to_dict(self._schedule.kept, self._tests, self.cost)
+        return to_dict(self._schedule.state, self._tests, self.cost)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -273,7 +276,7 @@ class Monitor:
         Raises:
             ValueError: an entry is missing, or the window differs.
         """
-        self._schedule.kept = from_dict(state, self._schedule.kept, self._tests, self.cost)
+        self._schedule.state = from_dict(state, self._schedule.state, self._tests, self.cost)
 
 
 def _scalar(value: Any, name: str, what: str) -> float:

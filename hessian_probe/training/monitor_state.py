@@ -1,4 +1,4 @@
-"""What a monitor remembers, as a flat dict of NumPy arrays, and back."""
+"""The state of a monitor, as nested dicts of NumPy arrays (see `jobs.state`), and back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.training.backoff import BackoffState
 from hessian_probe.training.events import MonitorCost
 from hessian_probe.training.plateau import PlateauTest
@@ -15,21 +17,20 @@ from hessian_probe.training.plateau_statistics import CHUNK, KINDS, PlateauStati
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
-ANCHOR = "anchor_"
-Tests = dict[str, PlateauTest]  # by what their entries begin with
+Tests = dict[str, PlateauTest]  # by name in the state
 # In place of a verdict that is not there yet.
 UNKNOWN = PlateauVerdict(-1, *[math.nan] * 5)
 
 
 class MonitorState(NamedTuple):
-    """What decides future events, beside the plateau test and the costs.
+    """What decides future events, beside the plateau tests and the costs.
 
     Attributes:
-        backoff: when to look again.
-        at_minimum: whether the latest look found a minimum.
-        last: kind of the latest event that was kept.
+        backoff: when to probe again.
+        at_minimum: whether the latest probe found a minimum.
+        last: kind of the latest event that was recorded.
         noted: update of it.
-        gain: what the latest escape brought.
+        gain: decrease of the loss by the latest escape.
         rollback_params: variables before it, for as long as it may be taken back; else empty.
     """
 
@@ -41,64 +42,77 @@ class MonitorState(NamedTuple):
     rollback_params: tuple[np.ndarray, ...]
 
 
-def to_dict(kept: MonitorState, tests: Tests, cost: MonitorCost) -> dict[str, Any]:
-    """Write all of it as arrays by name."""
-    numbers: dict[str, Any] = {
-        "at_minimum": kept.at_minimum,
-        "last": LASTING.index(kept.last),
-        "noted": kept.noted,
-        "gain": kept.gain,
+def to_dict(state: MonitorState, tests: Tests, cost: MonitorCost) -> State:
+    """Write all of it as nested dicts of arrays."""
+    own: State = {
+        "at_minimum": state.at_minimum,
+        "last": LASTING.index(state.last),
+        "noted": state.noted,
+        "gain": state.gain,
+        "backoff": state.backoff._asdict(),
+        "cost": {name: value for name, value in vars(cost).items() if value is not None},
+        "rollback_params": {str(index): leaf for index, leaf in enumerate(state.rollback_params)},
     }
-    parts: dict[str, dict[str, Any]] = {"backoff": kept.backoff._asdict(), "cost": vars(cost)}
-    for of, test in tests.items():
+    for name, test in tests.items():
         verdict = UNKNOWN if test.verdict is None else test.verdict
-        numbers[f"{of}pending"] = np.resize([*test.pending, math.nan], CHUNK)
-        parts |= {f"{of}stream": test.statistics._asdict(), f"{of}verdict": verdict._asdict()}
-    for prefix, part in parts.items():
-        numbers |= {f"{prefix}_{name}": value for name, value in part.items()}
-    numbers |= {f"{ANCHOR}{i}": leaf for i, leaf in enumerate(kept.rollback_params)}
-    return {name: np.asarray(value) for name, value in numbers.items()}
+        own[name] = {
+            "pending": np.resize([*test.pending, math.nan], CHUNK),
+            "statistics": test.statistics._asdict(),
+            "verdict": verdict._asdict(),
+        }
+    return snapshot(jax.tree.map(np.asarray, own))
 
 
-def from_dict(state: dict[str, Any], kept: MonitorState, tests: Tests, cost: MonitorCost) -> MonitorState:
+def from_dict(saved: State, state: MonitorState, tests: Tests, cost: MonitorCost) -> MonitorState:
     """Read it back.
 
     Args:
-        state: what `to_dict` returned.
-        kept: of a new monitor.
+        saved: what `to_dict` returned; lists and numbers instead of arrays are fine.
+        state: of a new monitor.
         tests: of a monitor of the same options; are changed.
         cost: is changed.
 
     Returns:
-        The rest of what was kept.
+        The rest of what was saved.
 
     Raises:
         ValueError: an entry is missing, or the window differs.
     """
-    own = to_dict(kept._replace(rollback_params=()), tests, cost)
-    missing = sorted(set(own) - set(state))
-    if missing:
-        raise ValueError(f"the state lacks {', '.join(missing)}; was it made by Monitor.state_dict?")
-    new = {name: np.asarray(state[name], held.dtype) for name, held in own.items()}
-    for name, held in own.items():
-        if new[name].shape != held.shape:
-            raise ValueError(
-                f"{name} has shape {new[name].shape}, expected {held.shape}: give the monitor the window "
-                "it was saved with"
-            )
-    for name, value in vars(cost).items():
-        setattr(cost, name, type(value)(new[f"cost_{name}"]))
-    for of, test in tests.items():
-        pending = list(itertools.takewhile(math.isfinite, new[f"{of}pending"].tolist()))
-        verdict = PlateauVerdict(*(new[f"{of}verdict_{name}"] for name in PlateauVerdict._fields))
-        statistics = PlateauStatistics(*(new[f"{of}stream_{name}"] for name in PlateauStatistics._fields))
-        test.resume(statistics, pending, None if verdict.kind == UNKNOWN.kind else verdict)
-    held = sum(name.startswith(ANCHOR) for name in state)
+    own = to_dict(state, tests, cost)
+    own.pop("rollback_params")
+    new = _like(own, saved, ())
+    for name, value in new["cost"].items():
+        setattr(cost, name, type(getattr(cost, name))(value))
+    for name, test in tests.items():
+        part = new[name]
+        pending = list(itertools.takewhile(math.isfinite, part["pending"].tolist()))
+        verdict = PlateauVerdict(**part["verdict"])
+        unknown = verdict.kind == UNKNOWN.kind
+        test.resume(PlateauStatistics(**part["statistics"]), pending, None if unknown else verdict)
+    leaves = saved.get("rollback_params", {})
     return MonitorState(
-        BackoffState(*(new[f"backoff_{name}"][()] for name in BackoffState._fields)),
+        BackoffState(**{name: value[()] for name, value in new["backoff"].items()}),
         bool(new["at_minimum"]),
         LASTING[int(new["last"])],
         int(new["noted"]),
         float(new["gain"]),
-        tuple(np.asarray(state[f"{ANCHOR}{i}"]) for i in range(held)),
+        tuple(np.asarray(leaves[str(index)]) for index in range(len(leaves))),
     )
+
+
+def _like(own: Any, saved: Any, path: tuple[str, ...]) -> Any:
+    """Read saved values as arrays of the dtypes of `own`, and refuse other names and shapes."""
+    name = ".".join(path)
+    if isinstance(own, dict):
+        missing = sorted(set(own) - set(saved))
+        if missing:
+            where = f"{name} lacks" if name else "the state lacks"
+            raise ValueError(f"{where} {', '.join(missing)}; was it made by Monitor.state_dict?")
+        return {key: _like(part, saved[key], (*path, key)) for key, part in own.items()}
+    array = np.asarray(saved, own.dtype)
+    if array.shape != own.shape:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected {own.shape}: give the monitor the window it was saved "
+            "with"
+        )
+    return array

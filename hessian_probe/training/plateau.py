@@ -1,4 +1,4 @@
-"""The plateau test on the host: is a stream of losses still falling, and how does one know?"""
+"""The plateau test on the host: does a stream of losses still fall, and by how much?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LASTS = 0.1
 
 
 class PlateauTest:
-    """Tell from a stream of losses whether training still gets anywhere.
+    """Judge from a stream of losses whether training still makes progress.
 
     The kinds: "none" (it falls as the run so far lets expect, or too little was seen yet), "flat" (no
     progress, beyond doubt of the noise), "slow" (progress, small beside the run's own, or only just
@@ -32,7 +32,7 @@ class PlateauTest:
     rounding, and a spike does not change it.
 
     Args:
-        window: steps that show the present trend; nothing is said before so many.
+        window: steps over which the present trend is measured; the test is silent until then.
         every: steps between judgements, a multiple of 4; from 128·every steps on they grow slowly, to at most
             1/128 of the run.  The kind holds in between.
         of: what the values are, for the evidence; the norm of the gradient is judged as the loss is.
@@ -103,17 +103,17 @@ class PlateauTest:
         return bool(judged_at(int(self.statistics.count), self.every))
 
     def restart(self, gain: float = 0.0) -> None:
-        """Forget the stream, after a jump that brought `gain`; the next kind takes a window."""
+        """Forget the values, after a step that gained `gain`; the next verdict takes a window."""
         self.resume(new_statistics(np, self.window, np.float64, gain), [], None)
 
     def resume(
         self, statistics: PlateauStatistics, pending: list[float], verdict: PlateauVerdict | None
     ) -> None:
-        """Go on with a stream, values that wait for their chunk, and a verdict that were kept."""
+        """Continue with saved statistics, values that wait for their chunk, and a verdict."""
         self.statistics, self.pending, self.verdict = statistics, pending, verdict
 
     def evidence(self) -> str:
-        """Say in one sentence which numbers decided."""
+        """Return one sentence with the numbers that decided."""
         found = self.verdict
         if self.broken:
             return f"the {self.of} is not finite"

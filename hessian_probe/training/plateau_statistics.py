@@ -22,11 +22,11 @@ from hessian_probe.training.trends import Trend, fit, oscillates, thirds
 KINDS = ("none", "flat", "slow", "oscillating", "diverging", "noisy")
 NONE, FLAT, SLOW, OSCILLATING, DIVERGING, NOISY = range(len(KINDS))
 
-# Values are taken in together, so many at a time.
+# Values are added in chunks of this many.
 CHUNK = 4
-# After so many judgements, and after as many values as they took again, the values between two of them grow
-# by as many as at first: their number grows like the logarithm of the run's length, and a kind is stale for
-# at most 1/JUDGEMENTS of the run.
+# The interval between judgements grows by `every` after each JUDGEMENTS × every values: the number of
+# judgements grows like the logarithm of the run's length, and a verdict is at most 1/JUDGEMENTS of the run
+# old.
 JUDGEMENTS = 128
 # Blocks that hold the whole run; between half of them and all are in use.
 BLOCKS = 128
@@ -35,16 +35,16 @@ BLOCKS = 128
 SIGNIFICANT = 3.5
 # Present speed over the run's own: below FLAT_SPEED nothing happens, below SLOW_SPEED it is slow. A loss
 # that falls like t^-p has a speed of about 0.5 for p = 1 and 0.4 for p = 2 at any time; one that falls like
-# exp(-t / T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its way are left.
+# exp(-t / T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its decrease is left.
 FLAT_SPEED = 0.02
 SLOW_SPEED = 0.1
-# A second half of the run that brought less than this share of all that the run has brought is slow, even if
-# it slows down like a power of time, as on the way into a saddle along flat directions. For a loss that
+# A second half of the run that contributed less than this share of the whole decrease is slow, even if it
+# slows down like a power of time, as on the approach to a saddle along flat directions. For a loss that
 # falls like 1 / (t + t0) that is the case from 1000·t0 on.
 NEGLIGIBLE = 1e-3
 # Without progress to compare with, a trend below this share of the noise over half the run is flat.
 NOISE_SHARE = 0.4
-# A rise must be this many standard errors from zero: correlated noise drifts both ways.
+# A rise must be this many standard errors from zero: correlated noise drifts up and down.
 RISING = 5.0
 # How much faster than in the middle third of the run the loss must fall in the last one to be called
 # accelerating.
@@ -104,7 +104,7 @@ def new_statistics(xp: ModuleType, window: int, dtype: Any, gain: Any = 0.0) -> 
         xp: `numpy` or `jax.numpy`.
         window: values that show the present trend.
         dtype: floating dtype of the values.
-        gain: what a jump just brought, as a first measure of progress.
+        gain: decrease of the loss by the step just taken, as a first measure of progress.
 
     Returns:
         The empty stream.
@@ -168,7 +168,7 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
 
 
 def judged_at(count: Any, every: int) -> Any:
-    """Whether a stream is judged at so many values: every `every`, and ever less often in a long run.
+    """Whether a stream is judged after this many values: every `every`, and ever less often in a long run.
 
     Args:
         count: values seen, an integer of either library.

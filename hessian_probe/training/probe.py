@@ -1,30 +1,70 @@
-"""A look of the monitor: what is this point, is there a way down that training does not see, is it proved?"""
+"""A probe of the monitor: classify the point, search for a lower loss, confirm it on held-out data."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from hessian_probe.arrays import PyTree
+from hessian_probe.arrays import PyTree, add_scaled, cast, norm
 from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.result import Escape
-from hessian_probe.operators.data import Data
+from hessian_probe.operators.data import Batches, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
-from hessian_probe.results import number, signed
+from hessian_probe.results import Cost, number, signed
+from hessian_probe.training.backoff import cost_in_gradients
 from hessian_probe.training.compiled_search import NUM_PRODUCTS, CompiledSearch
-from hessian_probe.training.probe_batches import ProbeBatches, draw
-from hessian_probe.training.probe_result import ProbeResult, moved, stayed, summed
 from hessian_probe.training.saddle_search import CONFIRMED, WORTH
+
+# Batches that a probe multiplies with; as many others confirm.
+BATCHES = 4
+
+
+class ProbeResult(NamedTuple):
+    """What a probe found, and what it cost.
+
+    Attributes:
+        point: the classification, if one was made.
+        escape: the escape, if one was tried.
+        reasons: sentences.
+        cost: its ledger; what classifications and escapes evaluate counts as gradients.
+    """
+
+    point: CriticalPoint | None
+    escape: Escape | None
+    reasons: tuple[str, ...]
+    cost: Cost
+
+    @property
+    def gain(self) -> float:
+        """Decrease by the escape on its own data; 0 where none was accepted."""
+        return self.escape.loss_before - self.escape.loss_after if self.escape is not None else 0.0
+
+    @property
+    def price(self) -> float:
+        """Cost in gradients."""
+        cost = self.cost
+        return float(cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_losses))
+
+
+class ProbeBatches(NamedTuple):
+    """Data to probe on, held-out data (None where the probe sees all there is), and words for the former."""
+
+    probe: Any
+    held_out: Any
+    what: str
 
 
 class MonitorProbe:
-    """Look at points of one loss.
+    """Probe points of one loss.
 
     Args:
         loss: `loss(params)` or `loss(params, batch)`.
@@ -38,7 +78,7 @@ class MonitorProbe:
         self._search: CompiledSearch | None = None
 
     def check(self, params: PyTree, batch: PyTree) -> None:
-        """Refuse a loss, parameters or data that no look could work with, before the first one.
+        """Refuse a loss, parameters or data that no probe could work with, before the first one.
 
         Args:
             params: parameters.
@@ -48,7 +88,7 @@ class MonitorProbe:
             TypeError: the loss needs a batch and there is none, or returns no real scalar.
             ValueError: no variable in `params`, or batches that are not alike.
         """
-        sample = draw(self._data, batch, 0)
+        sample = draw_batches(self._data, batch, 0)
         seen = [_first(part) for part in sample[:2] if part is not None]
         for _ in Data(seen if len(seen) > 1 else sample.probe):
             pass
@@ -66,72 +106,67 @@ class MonitorProbe:
         return self._search is not None
 
     def quick_probe(
-        self, params: PyTree, batch: PyTree, turn: int, *, fall: float, with_products: bool
+        self, params: PyTree, batch: PyTree, turn: int, *, decrease: float, with_products: bool
     ) -> ProbeResult:
         """Search without a label, and label what was found, with few products.
 
         Args:
             params: where.
             batch: the training step's batch, or None.
-            turn: number of looks so far.
-            fall: what training brings within a window.
+            turn: number of probes so far.
+            decrease: what training lowers the loss by within a window.
             with_products: whether to spend products on the search.
 
         Returns:
             What was found.
         """
-        sample = draw(self._data, batch, turn)
-        way = self.search(
-            params, _first(sample.probe), key=self._key_of(turn), fall=fall, with_products=with_products
-        )
-        if way.params is None:
-            return summed(None, None, (), [way])
-        max_hvps = min(self._max_hvps, NUM_PRODUCTS)
-        point = classify(self._loss, params, sample.probe, key=self._key_of(turn), max_hvps=max_hvps)
-        reasons = _labelled(point, sample)
+        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), Cost()
+        first = _first(sample.probe)
+        lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=with_products)
+        if lower is None:
+            return ProbeResult(None, None, (), cost)
+        point = self._classified(params, sample, key, min(self._max_hvps, NUM_PRODUCTS), cost)
         if point.label == "minimum":
-            return summed(point, None, reasons, [way], point.num_evaluations)
-        move, losses = self._best(point, params, sample, [way.params])
-        return summed(point, move, reasons, [way], point.num_evaluations, losses)
+            return _result(point, None, sample, cost)
+        return _result(point, self._best(point, params, sample, [lower], cost), sample, cost)
 
-    def full_probe(self, params: PyTree, batch: PyTree, turn: int, *, fall: float) -> ProbeResult:
-        """Classify, and leave if that is proved to help.
+    def full_probe(self, params: PyTree, batch: PyTree, turn: int, *, decrease: float) -> ProbeResult:
+        """Classify, and escape if held-out data confirm that.
 
         Args:
             params: where.
             batch: the training step's batch, or None.
-            turn: number of looks so far.
-            fall: what training brings within a window.
+            turn: number of probes so far.
+            decrease: what training lowers the loss by within a window.
 
         Returns:
             What was found.
         """
-        sample, key = draw(self._data, batch, turn), self._key_of(turn)
-        point = classify(self._loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
-        reasons = _labelled(point, sample)
+        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), Cost()
+        point = self._classified(params, sample, key, self._max_hvps, cost)
         if point.label == "minimum":
-            return summed(point, None, reasons, [], point.num_evaluations)
-        first, evaluations = _first(sample.probe), point.num_evaluations
+            return _result(point, None, sample, cost)
+        first = _first(sample.probe)
         curved = point.label != "not_critical" and point.escape_direction is not None
-        move, lower = None, []
+        move, found = None, []
         if curved or point.descent is not None:
             move = escape(self._loss, params, sample.probe, point=point)
-            evaluations = move.num_evaluations
+            cost.add(gradients=move.num_evaluations - point.num_evaluations)
             if move.status == "escaped":
                 gain = move.loss_before - move.loss_after
-                if not gain > WORTH * fall:
-                    reason = f"the step gains {number(gain, 3)}, the last window {number(fall, 3)} without it"
-                    return summed(point, stayed(point, params, gain, reason), reasons, [], evaluations)
-                way = self.search.continue_from(params, move.params, first)
-                lower = [move.params]
-        if not lower:
-            way = self.search(params, first, key=key, fall=fall, with_products=not curved)
-        if way.params is not None:
-            lower.append(way.params)
-        if not lower:
-            return summed(point, move, reasons, [way], evaluations)
-        best, losses = self._best(point, params, sample, lower, move)
-        return summed(point, best, reasons, [way], evaluations, losses)
+                if not gain > WORTH * decrease:
+                    reason = (
+                        f"the step gains {number(gain, 3)}, the last window {number(decrease, 3)} without it"
+                    )
+                    return _result(point, _stayed(point, params, move.loss_before, reason), sample, cost)
+                found = [move.params, self.search.continue_from(params, move.params, first, cost)]
+        if not found:
+            lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=not curved)
+            found = [lower]
+        found = [each for each in found if each is not None]
+        if not found:
+            return _result(point, move, sample, cost)
+        return _result(point, self._best(point, params, sample, found, cost, move), sample, cost)
 
     def worse_than_before(
         self, params: PyTree, before: PyTree, batch: PyTree, turn: int, gain: float
@@ -141,8 +176,8 @@ class MonitorProbe:
         Args:
             params: here.
             before: other parameters.
-            batch: the training step's batch; None means data of the next look.
-            turn: number of looks so far.
+            batch: the training step's batch; None means data of the next probe.
+            turn: number of probes so far.
             gain: what may be lost.
 
         Returns:
@@ -151,7 +186,7 @@ class MonitorProbe:
         Cost:
             Two evaluations.
         """
-        data = batch if batch is not None else draw(self._data, None, turn).probe
+        data = batch if batch is not None else draw_batches(self._data, None, turn).probe
         objective = Objective(self._loss, params, data)
         level = objective.value(objective.read(before))
         return math.isfinite(level) and not objective.value(objective.variables) <= level + gain
@@ -159,21 +194,30 @@ class MonitorProbe:
     def _key_of(self, turn: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(0) if self._key is None else self._key, turn)
 
+    def _classified(
+        self, params: PyTree, sample: ProbeBatches, key: jax.Array, max_hvps: int, cost: Cost
+    ) -> CriticalPoint:
+        point = classify(self._loss, params, sample.probe, key=key, max_hvps=max_hvps)
+        cost.add(hvps=point.num_hvps, gradients=point.num_evaluations)
+        return point
+
     def _best(
         self,
         point: CriticalPoint,
         params: PyTree,
         sample: ProbeBatches,
         lower: list[PyTree],
+        cost: Cost,
         move: Escape | None = None,
-    ) -> tuple[Escape, int]:
-        """Take the lowest of some points that other data confirms; and the losses evaluated to know.
+    ) -> Escape:
+        """Take the lowest of some points that held-out data confirm.
 
         Args:
             point: the classification.
-            params: where the look was taken.
+            params: where the probe was made.
             sample: data.
             lower: points, of which `move` led to the first, if it is given.
+            cost: ledger.
             move: an escape.
 
         Returns:
@@ -182,35 +226,134 @@ class MonitorProbe:
         objective = Objective(self._loss, params, sample.probe)
         before = objective.value(objective.variables)
         values = [objective.value(objective.read(each)) for each in lower]
-        margin = decrease_margin(objective, before)
-        doubts, losses = [], objective.cost.num_evaluations
+        cost.add(losses=objective.cost.num_losses)
+        margin, doubts = decrease_margin(objective, before), []
         for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
             doubt = None
             if not before - after > margin:
                 doubt = f"on {sample.what} the step changes the loss by {signed(after - before, 3)}"
-            elif sample.fresh is not None:
-                doubt = self._doubt(params, there, sample.fresh, before - after)
-                losses += 2
+            elif sample.held_out is not None:
+                doubt = self._doubt(params, there, sample.held_out, before - after)
+                cost.add(losses=2)
             if doubt is None:
                 if move is not None and there is move.params:
-                    return move, losses
-                return moved(point, objective, there, before, after), losses
+                    return move
+                return _moved(point, objective, there, before, after)
             doubts.append(doubt)
-        return stayed(point, params, before, doubts[-1]), losses
+        return _stayed(point, params, before, doubts[-1])
 
-    def _doubt(self, params: PyTree, there: PyTree, fresh: Any, gain: float) -> str | None:
-        """Say why other data does not confirm a step, if so."""
-        objective = Objective(self._loss, params, fresh)
+    def _doubt(self, params: PyTree, there: PyTree, held_out: Any, gain: float) -> str | None:
+        """Say why held-out data do not confirm a step, if so."""
+        objective = Objective(self._loss, params, held_out)
         before, after = objective.value(objective.variables), objective.value(objective.read(there))
         if before - after > CONFIRMED * gain:
             return None
         return f"on other data the loss changes by {signed(after - before, 3)}, not by {signed(-gain, 3)}"
 
 
+def _result(point: CriticalPoint, move: Escape | None, sample: ProbeBatches, cost: Cost) -> ProbeResult:
+    reasons = (f"{point.label} on {sample.what}: {point.evidence[0]}",)
+    return ProbeResult(point, move, reasons if move is None else (*reasons, *move.evidence), cost)
+
+
+def _moved(point: CriticalPoint, objective: Objective, there: PyTree, before: float, after: float) -> Escape:
+    """Write down a step that the search found or continued."""
+    work = objective.layout.work_dtypes
+    gone = add_scaled(cast(objective.read(there), work), -1.0, cast(objective.variables, work))
+    distance = float(norm(gone))
+    fell = (
+        f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}, by steps along which it "
+        "bends down and steepest descent from there"
+    )
+    return Escape(
+        status="escaped",
+        params=there,
+        loss_before=before,
+        loss_after=after,
+        distance=distance,
+        step=math.nan,
+        predicted=math.nan,
+        num_hvps=point.num_hvps,
+        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
+        point=point,
+        evidence=(fell,),
+    )
+
+
+def _stayed(point: CriticalPoint, params: PyTree, before: float, reason: str) -> Escape:
+    """Say why a step is not taken."""
+    return Escape(
+        status="no_decrease",
+        params=params,
+        loss_before=before,
+        loss_after=before,
+        distance=0.0,
+        step=0.0,
+        predicted=math.nan,
+        num_hvps=point.num_hvps,
+        num_evaluations=point.num_evaluations,
+        point=point,
+        evidence=(reason,),
+    )
+
+
+def draw_batches(data: Any, batch: PyTree, turn: int) -> ProbeBatches:
+    """Choose the data of the `turn`-th probe.
+
+    One batch as `data` is taken for all the data there is.  Of a sequence of batches, eight neighbours
+    are taken, others at each turn: every other one to probe on, the rest to confirm.  Without `data`,
+    the training batch is halved.
+
+    Args:
+        data: the monitor's data.
+        batch: the training step's batch, or None.
+        turn: number of probes so far.
+
+    Returns:
+        The sample.
+    """
+    if data is None:
+        return ProbeBatches(None, None, "the loss") if batch is None else _halves(batch)
+    if not Data(data).is_sequence:
+        return ProbeBatches(data, None, "the data")
+    weights = data.weights if isinstance(data, Batches) else None
+    batches = data if isinstance(data, list) else None
+    count = len(weights) if weights is not None else operator.length_hint(data) or sum(1 for _ in data)
+    if count == 1:
+        return ProbeBatches(data, None, "the one batch of data")
+    width = min(2 * BATCHES, count)
+    chosen = [(turn * width + offset) % count for offset in range(width)]
+    if batches is None:
+        wanted = set(chosen)
+        kept = {i: item for i, item in enumerate(itertools.islice(data, max(wanted) + 1)) if i in wanted}
+    else:
+        kept = {i: batches[i] for i in chosen}
+
+    def part(numbers: list[int]) -> Any:
+        items = [kept[i] for i in numbers]
+        return items if weights is None else Batches(items, [weights[i] for i in numbers])
+
+    return ProbeBatches(part(chosen[::2]), part(chosen[1::2]), f"{(width + 1) // 2} of {count} batches")
+
+
+def _halves(batch: PyTree) -> ProbeBatches:
+    """Halve a batch along the leading axis of its arrays."""
+    sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf) > 0}
+    if len(sizes) != 1 or min(sizes) < 2:
+        return ProbeBatches(batch, None, "the training batch, which cannot be halved to confirm it")
+    half = sizes.pop() // 2
+
+    def cut(first: bool) -> PyTree:
+        def leaf(x: Any) -> Any:
+            if np.ndim(x) == 0:
+                return x
+            return x[:half] if first else x[half : 2 * half]
+
+        return jax.tree.map(leaf, batch)
+
+    return ProbeBatches(cut(True), cut(False), "half of the training batch")
+
+
 def _first(probe: Any) -> Any:
     """Return the one batch, or the first of several, that a search works on."""
     return next(iter(probe)) if probe is not None and Data(probe).is_sequence else probe
-
-
-def _labelled(point: CriticalPoint, sample: ProbeBatches) -> tuple[str, ...]:
-    return (f"{point.label} on {sample.what}: {point.evidence[0]}",)

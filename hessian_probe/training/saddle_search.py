@@ -1,4 +1,8 @@
-"""A look for a way off a saddle inside a compiled training step."""
+"""The search for a lower loss around a saddle, inside a compiled training step.
+
+Three sources of a step, in this order: a long step along the gradient, a step along negative curvature, a
+random restart.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +13,38 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
-from hessian_probe.spectrum.traced_krylov import krylov_space
+from hessian_probe.spectrum.traced_krylov import KrylovSpace, krylov_space
 from hessian_probe.training.backoff import cost_in_gradients
-from hessian_probe.training.descent import TRIALS, TrialValues, best_trial, steepest_descent
+from hessian_probe.training.descent import steepest_descent
 from hessian_probe.training.random_restart import DEGENERATE, DISPLACEMENT, HOPE, random_restart
-from hessian_probe.training.trial_steps import DEFAULT, NUM_TRIALS, STRATEGIES, best_of, trial_lengths
+from hessian_probe.training.traced_line_search import (
+    NUM_TRIALS,
+    TRIALS,
+    BestTrial,
+    TrialValues,
+    best_trial,
+    trial_lengths,
+)
 
 # The longest step tried, over the length of the parameters (at least 1).
 REACH = 2.0
-# A decrease must exceed this many roundings of the loss and of the variables; the former as in `escape`.
+# A decrease must exceed this many rounding errors of the loss and of the variables; of the loss as in
+# `escape`.
 ROUNDING = 16.0
-# An escape must bring this many times what training brings within a window, and what the slope would bring
-# at the best rate; and on other data at least this share of what it brought on its own.
+# Accept a step only if its loss decrease exceeds WORTH times both the decrease of the last window and that of
+# the best gradient step, and if at least CONFIRMED of it is reproduced on a held-out batch.
 WORTH = 2.0
 CONFIRMED = 0.5
 
 
 class SearchResult(NamedTuple):
-    """What a look found, and what it cost.
+    """What a search found, and what it cost.
 
     Attributes:
         step: displacement.
-        gain: what it brings; 0 for nothing.
+        gain: decrease of the loss; 0 where no step is accepted.
         curvature: lowest curvature; NaN where no products were spent.
-        ratio: that ÷ ‖H‖, likewise.
+        ratio: lowest curvature ÷ ‖H‖, likewise.
         num_hvps: products.
         num_gradients: gradients.
         num_evaluations: losses.
@@ -47,15 +59,14 @@ class SearchResult(NamedTuple):
     num_evaluations: jax.Array
 
 
-class _FirstStep(NamedTuple):
-    """A first step, the loss there, whether it may be taken; curvature, ‖H‖, and the products it took."""
+class FirstStep(NamedTuple):
+    """A first step, the loss there, whether it may be taken; lowest curvature, ‖H‖, and products spent."""
 
     step: Vector
     value: jax.Array
     leaves: jax.Array
     curvature: jax.Array
-    size: jax.Array
-    negative: jax.Array
+    norm: jax.Array
     num_hvps: jax.Array
 
 
@@ -98,77 +109,64 @@ class LocalLoss:
         return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
     def _rounding(self, key: jax.Array, before: jax.Array) -> jax.Array:
-        """What rounding of the loss changes it by, or half a spacing of the variables if that is more."""
+        """Rounding error of the loss, or its change over half a spacing of the variables if that is more."""
         eps = (float(jnp.finfo(dtype).eps) / 2 for dtype in self.layout.dtypes)
         parts = zip(eps, self._normal(key), self.x, strict=True)
         change = jnp.abs(self.value(tuple(x + e * x * jnp.sign(n) for e, n, x in parts)) - before)
         return jnp.maximum(self._eps() * jnp.abs(before), jnp.where(jnp.isfinite(change), change, 0.0))
 
     def no_result(self) -> SearchResult:
-        """Return what a look finds where none is taken."""
+        """Return what stands for a search where none is made."""
         zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
         return SearchResult(self._zeros(), zero, zero, zero, none, none, none)
 
     def search(
         self,
-        strategy: str,
         key: jax.Array,
-        fall: jax.Array,
+        decrease: jax.Array,
         num_products: int,
         spend_products: jax.Array,
         restarts: jax.Array | None = None,
     ) -> SearchResult:
-        """Look for a way down that training does not see.
+        """Search for a lower loss that training does not reach by itself.
 
-        With the default strategy, first for a long step along the gradient that bends down (see
-        `training.slide`), which costs no products; then, if that finds nothing, for the best step along
-        negative curvature; then on downhill from there while it pays; or else a kick (see `training.kick`).
-        The other strategies are their own steps alone.
+        First for a long step along the gradient that bends down (`best_trial`), which costs no products; if
+        there is none, for the best step along negative curvature; from that step on by steepest descent while
+        it pays.  Last, a random restart.
 
         Args:
-            strategy: a name of `STRATEGIES`.
             key: random key.
-            fall: what training itself brings within a window.
-            num_products: products of the Lanczos run; with 0 of the default strategy none is compiled.
+            decrease: what training itself lowers the loss by within a window.
+            num_products: products of the Lanczos run; with 0 none is compiled.
             spend_products: whether to spend products at all.
-            restarts: whether to try a kick where they show no way; None for never, which compiles less.
+            restarts: whether to try a random restart where the curvature is not clearly positive; None for
+                never, which compiles less.
 
         Returns:
             What was found.
         """
-        default = strategy == DEFAULT
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
             margin = ROUNDING * self._rounding(key, before)
-            enough = jnp.maximum(margin, WORTH * fall)
-            longest = REACH * jnp.maximum(norm(self.x), 1.0)
-
-            def curved(enough: jax.Array) -> _FirstStep:
-                return self._along_curvature(strategy, key, before, gradient, margin, enough, num_products)
-
-            if not default:
-                way, spent = (
-                    jax.lax.cond(spend_products, lambda: curved(enough), self._no_way),
-                    spend_products,
+            enough = jnp.maximum(margin, WORTH * decrease)
+            first = straight = self._along_gradient(before, gradient, margin, enough)
+            spent = spend_products & ~straight.leaves & (num_products > 0)
+            # What a longer step along the gradient gains, a larger rate would: a slope, no saddle.
+            slope = jnp.maximum(before - straight.value, 0.0)
+            more = jnp.maximum(enough, WORTH * slope)
+            if num_products > 0:
+                first = jax.lax.cond(
+                    spent,
+                    lambda: self._along_curvature(key, before, gradient, margin, more, num_products),
+                    lambda: straight,
                 )
-            else:
-                way = straight = self._along_gradient(before, gradient, longest, margin, enough)
-                spent = spend_products & ~straight.leaves & (num_products > 0)
-                # What a longer step along the gradient brings, a larger rate would: a slope, no saddle.
-                slope = jnp.maximum(before - straight.value, 0.0)
-                more = jnp.maximum(enough, WORTH * slope)
-                if num_products > 0:
-                    way = jax.lax.cond(spent, lambda: curved(more), lambda: straight)
-            gradients = 1 + spent.astype(jnp.int32)
-            evaluations = 1 + NUM_TRIALS * int(default) + self._num_trials(strategy) * spent.astype(jnp.int32)
-            step, value = way.step, way.value
-            if default:
-                descent = steepest_descent(self.value, self.x, before, step, value, way.leaves)
-                step, value = descent.step, descent.value
-                gradients, evaluations = gradients + descent.num_passes, evaluations + descent.num_evaluations
-            if default and restarts is not None:
-                go = restarts & ~(way.curvature > DEGENERATE * way.size)
-                beyond = jnp.where(way.leaves, before - value, 0.0)
+            descent = steepest_descent(self.value, self.x, before, first.step, first.value, first.leaves)
+            step, value, leaves = descent.step, descent.value, first.leaves
+            gradients = 1 + spent.astype(jnp.int32) + descent.num_passes
+            evaluations = 1 + NUM_TRIALS + 2 * NUM_TRIALS * spent.astype(jnp.int32) + descent.num_evaluations
+            if restarts is not None:
+                go = restarts & ~(first.curvature > DEGENERATE * first.norm)
+                beyond = jnp.where(leaves, before - value, 0.0)
                 restarted = random_restart(
                     self.value, self.x, before, self._random_displacement(key), enough, beyond, go
                 )
@@ -176,86 +174,84 @@ class LocalLoss:
                 evaluations = evaluations + restarted.num_evaluations
                 step = jax.tree.map(lambda a, b: jnp.where(restarted.leaves, a, b), restarted.step, step)
                 value = jnp.where(restarted.leaves, restarted.value, value)
-                way = way._replace(leaves=way.leaves | restarted.leaves)
-        gain = jnp.where(way.leaves, before - value, jnp.zeros_like(before))
-        # Where no product moves anything all curvature is zero; where none was spent the size is NaN.
-        ratio = jnp.where(way.size == 0, jnp.zeros_like(way.size), way.curvature / way.size)
-        return SearchResult(step, gain, way.curvature, ratio, way.num_hvps, gradients, evaluations)
+                leaves = leaves | restarted.leaves
+        gain = jnp.where(leaves, before - value, jnp.zeros_like(before))
+        return self._result(step, gain, first, gradients, evaluations)
+
+    def _result(
+        self, step: Vector, gain: jax.Array, first: FirstStep, gradients: jax.Array, evaluations: jax.Array
+    ) -> SearchResult:
+        # Where no product moves anything all curvature is zero; where none was spent the norm is NaN.
+        ratio = jnp.where(first.norm == 0, jnp.zeros_like(first.norm), first.curvature / first.norm)
+        return SearchResult(step, gain, first.curvature, ratio, first.num_hvps, gradients, evaluations)
 
     def _along_gradient(
-        self, before: jax.Array, gradient: Vector, longest: jax.Array, margin: jax.Array, enough: jax.Array
-    ) -> _FirstStep:
+        self, before: jax.Array, gradient: Vector, margin: jax.Array, enough: jax.Array
+    ) -> FirstStep:
         """Take a long step along the gradient, if it bends down."""
         size = norm(gradient)
-        inverse = jnp.where(size > 0, -1 / jnp.where(size > 0, size, jnp.ones_like(size)), 0 * size)
-        unit = scale(inverse, gradient)
-        lengths = longest * trial_lengths(longest.dtype)
-        values = jax.lax.map(lambda t: self.value(add_scaled(self.x, t, unit)), lengths)
-        rung = best_trial(TrialValues(lengths, values, -size), before, margin)
-        leaves = rung.bent & (before - rung.value > enough)
+        unit = scale(-_inverse(size), gradient)
+        best = self._best_length(unit, self._lengths(size.dtype), -size, before, margin)
+        leaves = best.bent & (before - best.value > enough)
         nan = jnp.full((), jnp.nan, self.dtype)
-        none = jnp.zeros((), jnp.int32)
-        return _FirstStep(scale(rung.length, unit), rung.value, leaves, nan, nan, leaves, none)
+        return FirstStep(scale(best.length, unit), best.value, leaves, nan, nan, jnp.zeros((), jnp.int32))
 
     def _along_curvature(
         self,
-        strategy: str,
         key: jax.Array,
         before: jax.Array,
         gradient: Vector,
         margin: jax.Array,
         enough: jax.Array,
         num_products: int,
-    ) -> _FirstStep:
-        """Take the best of the strategy's steps, if there is negative curvature or the step bends down."""
+    ) -> FirstStep:
+        """Take the best step along the lowest Ritz vector, if that is negative curvature or bends down."""
+        space = self.krylov_space(key, gradient, num_products, ends_early=True)
+        lengths = self._lengths(space.values.dtype)
+        lengths = jnp.concatenate([lengths, -lengths])
+        slope = dot(gradient, space.lowest)
+        best = self._best_length(space.lowest, lengths, slope, before, margin)
+        leaves = (space.negative | best.bent) & (before - best.value > enough)
+        curvature, size = space.curvature.astype(self.dtype), space.norm.astype(self.dtype)
+        step = scale(best.length, space.lowest)
+        return FirstStep(step, best.value, leaves, curvature, size, space.num_products)
+
+    def krylov_space(
+        self, key: jax.Array, gradient: Vector, num_products: int, *, ends_early: bool
+    ) -> KrylovSpace:
+        """Run Lanczos from a random direction and the gradient."""
         _, product = jax.linearize(jax.grad(self.value), self.x)
-        length = norm(gradient)
-        # Noise finds every direction; the gradient on a plateau has grown along the way out already.
+        # A random vector has a component along every eigenvector; the gradient on a plateau has already grown
+        # along the direction of escape.
         start = self._normal(key)
         start = scale(1 / norm(start), start)
-        inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, jnp.ones_like(length)), 0 * length)
-        start = add_scaled(start, inverse, gradient)
-        num_steps = self._num_steps(num_products)
-        space = krylov_space(product, start, gradient, num_steps, ends_early=strategy == DEFAULT)
-        longest = REACH * jnp.maximum(norm(self.x), 1.0)
-        ladder = STRATEGIES[strategy](space, longest)
-        best = best_of(space, ladder, self.x, self.value)
-        negative = space.negative
-        if strategy == DEFAULT:
-            lengths = ladder.inside[:, 0]
-            rung = best_trial(TrialValues(lengths, best.values, dot(gradient, space.lowest)), before, margin)
-            negative = negative | rung.bent
-        leaves = negative & (before - best.value > enough)
-        curvature = space.curvature.astype(self.dtype)
-        size = space.norm.astype(self.dtype)
-        return _FirstStep(best.step, best.value, leaves, curvature, size, negative, space.num_products)
+        start = add_scaled(start, _inverse(norm(gradient)), gradient)
+        return krylov_space(product, start, self._num_steps(num_products), ends_early=ends_early)
 
-    def _no_way(self) -> _FirstStep:
-        zero, no = jnp.zeros((), self.dtype), jnp.zeros((), jnp.bool_)
-        nan = jnp.full((), jnp.nan, self.dtype)
-        return _FirstStep(self._zeros(), zero, no, nan, nan, no, jnp.zeros((), jnp.int32))
+    def _best_length(
+        self, unit: Vector, lengths: jax.Array, slope: jax.Array, before: jax.Array, margin: jax.Array
+    ) -> BestTrial:
+        values = jax.lax.map(lambda t: self.value(add_scaled(self.x, t, unit)), lengths)
+        return best_trial(TrialValues(lengths, values, slope), before, margin)
 
-    def perturbation(self, key: jax.Array, radius: float) -> SearchResult:
-        """Draw a step uniformly from a ball (Jin et al. 2017); nothing is claimed about the loss there."""
-        direction_key, length_key = jax.random.split(key)
-        step = self._normal(direction_key)
-        share = jax.random.uniform(length_key, (), self.dtype) ** (1 / self.layout.size)
-        step = scale(radius * share / norm(step).astype(self.dtype), step)
-        return self.no_result()._replace(step=step)
+    def longest(self) -> jax.Array:
+        """Return the longest step to try, in params."""
+        return REACH * jnp.maximum(norm(self.x), 1.0)
 
-    def confirms(self, step: Vector, expected: jax.Array) -> jax.Array:
-        """Whether a step lowers the loss here by the larger part of what it did elsewhere."""
+    def _lengths(self, dtype: Any) -> jax.Array:
+        return self.longest() * trial_lengths(dtype)
+
+    def confirms(self, step: Vector, claimed: jax.Array) -> jax.Array:
+        """Whether a step lowers the loss here by more than CONFIRMED of what it did on another batch."""
         gain = self.value(self.x) - self.value(add_scaled(self.x, 1.0, step))
-        return gain > CONFIRMED * expected
+        return gain > CONFIRMED * claimed
 
-    def price(self, strategy: str, num_products: int, spend_products: bool, restarts: bool = False) -> float:
-        """Gradients that a look which finds nothing costs at most."""
-        if strategy not in STRATEGIES:
-            return 0.0
-        gradients, evaluations, products = 1, 1 + NUM_TRIALS * (strategy == DEFAULT), 0
+    def price(self, num_products: int, spend_products: bool, restarts: bool = False) -> float:
+        """Gradients that a search which finds nothing costs at most."""
+        gradients, evaluations, products = 1, 1 + NUM_TRIALS, 0
         if spend_products:
             gradients, products = 2, self._num_steps(num_products) + 1
-            evaluations += self._num_trials(strategy)
+            evaluations += 2 * NUM_TRIALS
         if restarts:
             gradients, evaluations = gradients + HOPE, evaluations + 1 + TRIALS * HOPE
         return cost_in_gradients(products, gradients, evaluations)
@@ -263,14 +259,11 @@ class LocalLoss:
     def _num_steps(self, num_products: int) -> int:
         return min(num_products, self.layout.size)
 
-    def _num_trials(self, strategy: str) -> int:
-        return 2 * NUM_TRIALS if strategy == DEFAULT else NUM_TRIALS
-
     def _zeros(self) -> Vector:
         return tuple(jnp.zeros_like(leaf) for leaf in self.x)
 
     def _random_displacement(self, key: jax.Array) -> Vector:
-        """A random displacement of each leaf, KICK times as long as the leaf."""
+        """A random displacement of each leaf, DISPLACEMENT times as long as the leaf."""
         pairs = zip(self._normal(key), self.x, strict=True)
         return tuple(scale(DISPLACEMENT * norm((x,)) / norm((n,)), (n,))[0] for n, x in pairs)
 
@@ -278,3 +271,8 @@ class LocalLoss:
         keys = jax.random.split(key, len(self.x))
         pairs = zip(keys, self.x, strict=True)
         return tuple(jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in pairs)
+
+
+def _inverse(length: jax.Array) -> jax.Array:
+    """Return 1 / length, and 0 for length 0."""
+    return jnp.where(length > 0, 1 / jnp.where(length > 0, length, jnp.ones_like(length)), 0 * length)

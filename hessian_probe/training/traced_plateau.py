@@ -1,4 +1,4 @@
-"""The plateau test inside compiled training steps: a value a step is kept, and judged now and then."""
+"""The plateau test inside compiled training steps: each step keeps a value, some steps judge them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TracedPlateau(NamedTuple):
 
 
 def new_plateau(window: int, every: int, dtype: Any, gain: Any = 0.0) -> TracedPlateau:
-    """Start to watch, after a jump that brought `gain`."""
+    """Return the state before any value, after a step that gained `gain`."""
     return TracedPlateau(
         statistics=new_statistics(jnp, window, dtype, gain),
         waiting=jnp.zeros((every,), dtype),
@@ -53,12 +53,12 @@ def new_plateau(window: int, every: int, dtype: Any, gain: Any = 0.0) -> TracedP
 
 
 def window_full(plateau: TracedPlateau) -> jax.Array:
-    """Whether as many values wait as are judged together."""
+    """Whether as many values wait as are added together."""
     return plateau.held >= plateau.waiting.shape[0]
 
 
 def judge_waiting(plateau: TracedPlateau) -> TracedPlateau:
-    """Take in the values that wait, and judge the stream where that is due."""
+    """Add the values that wait, and judge the stream where that is due."""
     every = plateau.waiting.shape[0]
     chunks = plateau.waiting.reshape(-1, CHUNK)
     statistics, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), plateau.statistics, chunks)

@@ -10,7 +10,7 @@ import numpy as np
 # Correlation of neighbouring residuals that the standard error allows for at most: a correlation time of
 # ten steps. Smooth streams leave smooth residuals, whose correlation says nothing about noise.
 MAX_CORRELATION = 0.9
-# Residuals beyond so many robust standard deviations are spikes; a Gaussian has 6e-5 of its values there.
+# Residuals beyond this many robust standard deviations are spikes; a Gaussian has 6e-5 of its values there.
 SPIKE = 4.0
 # Standard deviation of a Gaussian over its median absolute deviation.
 GAUSSIAN = 1.4826

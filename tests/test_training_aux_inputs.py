@@ -7,14 +7,14 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators import derivatives
-from hessian_probe.training import Monitor, WithFixed, with_fixed
+from hessian_probe.training import Monitor, WithAux, with_aux
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 
 
-def scaled_well(p, fixed):
+def scaled_well(p, aux):
     """The well of a quartic, its depth a fixed number."""
-    return fixed["depth"] * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2)
+    return aux["depth"] * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2)
 
 
 def fixed_arrays():
@@ -30,23 +30,23 @@ def fixed_arrays():
 
 
 def test_fixed_arrays_come_back_as_they_went_in():
-    fixed = fixed_arrays()
-    leaves, treedef = jax.tree.flatten(WithFixed(jnp.ones(2, FLOAT), fixed))
-    back = jax.tree.unflatten(treedef, leaves).fixed
-    assert jax.tree.structure(back) == jax.tree.structure(fixed)
-    for name, leaf in fixed.items():
+    aux = fixed_arrays()
+    leaves, treedef = jax.tree.flatten(WithAux(jnp.ones(2, FLOAT), aux))
+    back = jax.tree.unflatten(treedef, leaves).aux
+    assert jax.tree.structure(back) == jax.tree.structure(aux)
+    for name, leaf in aux.items():
         if hasattr(leaf, "dtype") and name != "key":
             assert back[name].dtype == leaf.dtype
             np.testing.assert_array_equal(np.asarray(back[name]), np.asarray(leaf))
-    assert back["key"] == fixed["key"]
+    assert back["key"] == aux["key"]
     assert back["name"] == "layer"
 
 
 def test_only_the_parameters_are_variables():
-    both = WithFixed(jnp.zeros(2, FLOAT), fixed_arrays())
-    op = hp.hessian(with_fixed(scaled_well), both)
+    both = WithAux(jnp.zeros(2, FLOAT), fixed_arrays())
+    op = hp.hessian(with_aux(scaled_well), both)
     assert op.size == 2
-    point = hp.classify(with_fixed(scaled_well), both)
+    point = hp.classify(with_aux(scaled_well), both)
     assert point.label == "saddle"
     np.testing.assert_allclose(point.lowest.eigenvalues, [-2.0], rtol=1e-5)
     np.testing.assert_allclose(point.highest.eigenvalues, [4.0], rtol=1e-5)
@@ -54,29 +54,29 @@ def test_only_the_parameters_are_variables():
 
 def test_new_fixed_values_compile_nothing():
     params = jnp.zeros(2, FLOAT)
-    loss = with_fixed(scaled_well)
+    loss = with_aux(scaled_well)
     kernels = (derivatives.value_and_gradient, derivatives.linearized, derivatives.line_forward)
-    hp.classify(loss, WithFixed(params, {"depth": jnp.asarray(2.0, FLOAT)}))
+    hp.classify(loss, WithAux(params, {"depth": jnp.asarray(2.0, FLOAT)}))
     before = [kernel._cache_size() for kernel in kernels]
-    point = hp.classify(loss, WithFixed(params, {"depth": jnp.asarray(3.0, FLOAT)}))
+    point = hp.classify(loss, WithAux(params, {"depth": jnp.asarray(3.0, FLOAT)}))
     assert [kernel._cache_size() for kernel in kernels] == before
     np.testing.assert_allclose(point.lowest.eigenvalues, [-3.0], rtol=1e-5)
 
 
 def test_complex_arrays_are_refused():
     with pytest.raises(TypeError, match="real and imaginary"):
-        WithFixed(jnp.ones(2, FLOAT), jnp.ones(2, jnp.complex64))
+        WithAux(jnp.ones(2, FLOAT), jnp.ones(2, jnp.complex64))
 
 
 def test_the_monitor_moves_the_parameters_alone():
-    fixed = {"depth": jnp.asarray(2.0, FLOAT), "count": jnp.arange(2)}
+    aux = {"depth": jnp.asarray(2.0, FLOAT), "count": jnp.arange(2)}
     monitor = Monitor(scaled_well)
     params = jnp.asarray([0.0, 0.5], FLOAT)
     step = jax.jit(jax.value_and_grad(scaled_well))
     kinds = []
     for number in range(400):
-        value, gradient = step(params, fixed)
-        event = monitor.update(number, params, value, fixed=fixed)
+        value, gradient = step(params, aux)
+        event = monitor.update(number, params, value, aux=aux)
         kinds.append(event.kind)
         moved = event.kind == "escaped"
         if moved:

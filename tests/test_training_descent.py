@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training.descent import PASSES, TRIALS, TrialValues, best_trial, steepest_descent
+from hessian_probe.training.descent import PASSES, steepest_descent
+from hessian_probe.training.traced_line_search import TRIALS, TrialValues, best_trial
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 LENGTHS = 2.0 * 0.5 ** np.arange(8)

@@ -1,11 +1,11 @@
-"""Kicks: they leave saddles that derivatives do not show, and no valley and no minimum."""
+"""Random restarts: they leave saddles that derivatives do not show, and no valley and no minimum."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training import escape_saddles
+from hessian_probe.training import escape_events, escape_saddles
 from hessian_probe.training.random_restart import HOPE, HOPE_BEYOND, LONGEST, random_restart
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -51,7 +51,7 @@ def compiled():
     return call
 
 
-def test_a_kick_leaves_a_saddle_whose_derivatives_are_lost_in_rounding(compiled):
+def test_a_restart_leaves_a_saddle_whose_derivatives_are_lost_in_rounding(compiled):
     x = half_learned()
     before = float(layers(x))
     np.testing.assert_allclose(before, 0.5 * MISSING**2, rtol=1e-5)
@@ -76,7 +76,7 @@ def valley(p):
 
 
 def test_a_valley_is_left_to_the_optimiser(compiled):
-    """Line searches lead down there, but as far without the kick."""
+    """Line searches lead down there, but as far without the displacement."""
     x = (jnp.asarray(10.0 * (VALLEY < 1e-2), FLOAT),)
     for seed in range(3):
         assert not compiled(valley, x, displacement(x, seed, 0.3)).leaves
@@ -93,14 +93,14 @@ def test_a_minimum_is_kept_and_soon_given_up(compiled):
     assert int(found.num_passes) <= HOPE
 
 
-def test_what_another_way_brings_must_be_surpassed_at_once(compiled):
+def test_what_curvature_gained_must_be_surpassed_at_once(compiled):
     x = half_learned()
     found = compiled(layers, x, displacement(x), enough=0.01, beyond=0.499)
     assert not found.leaves
     assert int(found.num_passes) <= HOPE_BEYOND
 
 
-def test_no_kick_costs_nothing(compiled):
+def test_no_restart_costs_nothing(compiled):
     x = half_learned()
     found = compiled(layers, x, displacement(x), go=False)
     assert not found.leaves
@@ -108,7 +108,7 @@ def test_no_kick_costs_nothing(compiled):
 
 
 @pytest.mark.any_promotion
-def test_the_hook_kicks_where_it_finds_nothing_else():
+def test_the_hook_restarts_where_it_finds_nothing_else():
     """Descent alone would take 1e8 steps; in float64 the curvature can still be seen."""
     optax = pytest.importorskip("optax")
     optimizer = escape_saddles(optax.sgd(0.01), layers)
@@ -128,3 +128,40 @@ def test_the_hook_kicks_where_it_finds_nothing_else():
     assert float(losses[-1]) < 0.1
     assert int(state.num_escapes) >= 1
     assert np.all(np.isfinite(losses))
+
+
+def basins(depth):
+    """A round bowl of depth 1 in `bowl`, and two wells of `depth` on both sides of `place`.
+
+    Near the start the loss does not depend on `place`; a random restart moves it by 1.2 into a well.
+    """
+
+    def loss(p):
+        t = jnp.clip((jnp.abs(p["place"] - 1) - 0.6) / 0.4, 0, 1)
+        return 0.5 * jnp.sum(p["bowl"] ** 2) - depth * t**2 * (3 - 2 * t)
+
+    return loss
+
+
+@pytest.mark.any_promotion
+@pytest.mark.parametrize(("depth", "enough"), [(0.5, False), (2.0, True)])
+def test_a_restart_must_gain_twice_what_line_searches_gain_alone(depth, enough):
+    """Line searches gain 1 without a displacement; with one they gain 1.5, which is too little, or 3."""
+    optax = pytest.importorskip("optax")
+    loss = basins(depth)
+    optimizer = escape_saddles(optax.sgd(0.0), loss)
+    params = {"bowl": jnp.asarray([1.0, 1.0], FLOAT), "place": jnp.asarray(1.0, FLOAT)}
+    value, gradient = loss(params), jax.grad(loss)(params)
+
+    @jax.jit
+    def run(state):
+        def step(state, _):
+            _, state = optimizer.update(gradient, state, params, value=value)
+            return state, state.num_escapes
+
+        return jax.lax.scan(step, state, None, length=120)
+
+    state, escaped = run(optimizer.init(params))
+    restarts = [row for row in escape_events(state) if row["num_gradients"] > 2]
+    assert restarts
+    assert bool(escaped[-1] > 0) == enough

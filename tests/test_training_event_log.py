@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.escape_strategies import strategy_hook
 from hessian_probe.training import escape_events, escape_saddles, read_events, write_events
+from hessian_probe.training.transform import HookOptions
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -70,7 +72,7 @@ def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
         assert all(row["num_gradients"] == 2 for row in after), "no kicks where all curvature is positive"
     else:
         assert all(row["kind"] == "flat" and row["num_hvps"] == 0 for row in after)
-        assert all("kicks lead nowhere" in row["evidence"] for row in after)
+        assert all(row["num_gradients"] > 2 for row in after), "random restarts"
     assert not any(row["kind"] == "escaped" for row in rows)
 
 
@@ -111,9 +113,8 @@ def test_only_the_latest_rows_are_kept():
     def flat(p):
         return jnp.sum(0 * p) + 1.0
 
-    optimizer = escape_saddles(
-        optax.sgd(0.05), flat, strategy="perturbation", moments="keep", window=16, every=8
-    )
+    options = HookOptions(moments="keep", window=16)
+    optimizer = strategy_hook(optax.sgd(0.05), flat, "perturbation", options=options)
     _, state = run(flat, jnp.zeros(2), 6000, optimizer)
     rows = escape_events(state)
     assert int(state.num_rows) > len(rows) == 32
