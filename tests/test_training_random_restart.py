@@ -144,9 +144,9 @@ def basins(depth):
 
 
 @pytest.mark.any_promotion
-@pytest.mark.parametrize(("depth", "enough"), [(0.5, False), (2.0, True)])
+@pytest.mark.parametrize(("depth", "enough"), [(0.5, False), (1.6, True)])
 def test_a_restart_must_gain_twice_what_line_searches_gain_alone(depth, enough):
-    """Line searches gain 1 without a displacement; with one they gain 1.5, which is too little, or 3."""
+    """Line searches gain 1 without a displacement; with one they gain 1.5, which is too little, or 2.6."""
     optax = pytest.importorskip("optax")
     loss = basins(depth)
     optimizer = escape_saddles(optax.sgd(0.0), loss)

@@ -73,6 +73,12 @@ def escape(
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
         Math. Programming 16, 1979, doi:10.1007/BF01582091.
+
+    Example:
+        >>> loss = lambda p: 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
+        >>> move = escape(loss, jnp.zeros(2))  # a saddle; the minima are at (±1, 0)
+        >>> move.status, round(move.loss_after, 2), round(move.distance, 2)
+        ('escaped', -0.25, 1.0)
     """
     if point is not None and not isinstance(point, CriticalPoint):
         raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")

@@ -42,6 +42,14 @@ def loss_profile(
 
     Cost:
         `num` evaluations of loss and slope, in one compiled call.
+
+    Example:
+        >>> import hessian_probe as hp
+        >>> import jax.numpy as jnp
+        >>> loss = lambda p: p[0] ** 2 - p[1] ** 2
+        >>> profile = loss_profile(loss, jnp.zeros(2), point=hp.classify(loss, jnp.zeros(2)), num=3)
+        >>> profile.distances.tolist(), profile.losses.round(3).tolist()
+        ([-1.0, 0.0, 1.0], [-1.0, 0.0, -1.0])
     """
     if point.escape_direction is None:
         return None

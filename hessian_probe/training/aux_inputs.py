@@ -92,13 +92,18 @@ jax.tree_util.register_pytree_with_keys(WithAux, _flatten, _unflatten)
 
 
 def with_aux(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a loss of parameters and aux arrays be probed as a loss of `WithFixed`.
+    """Let a loss of parameters and aux arrays be probed as a loss of `WithAux`.
 
     Args:
         loss: `loss(params, aux) -> scalar`, or `loss(params, aux, batch)`.
 
     Returns:
-        The function of one `WithFixed`, and of a batch if there is one.
+        The function of one `WithAux`, and of a batch if there is one.
+
+    Example:
+        >>> loss = with_aux(lambda params, aux: jnp.sum(aux["scale"] * params**2))
+        >>> float(loss(WithAux(jnp.ones(2), {"scale": jnp.asarray(3.0)})))
+        6.0
     """
 
     def joined(both: WithAux, *batch: Any) -> Any:
@@ -108,7 +113,7 @@ def with_aux(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def only_params(results: PyTree) -> PyTree:
-    """Replace every `WithFixed` inside results by its parameters alone."""
+    """Replace every `WithAux` inside results by its parameters alone."""
 
     def joined(node: Any) -> bool:
         return isinstance(node, WithAux)

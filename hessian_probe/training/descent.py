@@ -155,7 +155,7 @@ def _descend(
         )
         lower = lowest < s.value
         value, passes = jnp.where(lower, lowest, s.value), s.num_passes + 1
-        # The decrease so far includes the latest line search along conjugate directions only: both as measured.
+        # As measured: with conjugate directions the decrease so far includes this line search.
         so_far = before - (value if memory else s.value)
         pays = s.value - value > PAYS * so_far
         # A line search in vain along a conjugate direction is followed by one along the gradient.

@@ -151,6 +151,13 @@ def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: a line is no JSON object; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> log = os.path.join(tempfile.mkdtemp(), "log.jsonl")
+        >>> write_events(log, [{"step": 8, "kind": "flat"}, {"step": 16, "gain": math.inf}])
+        >>> read_events(log)
+        [{'step': 8, 'kind': 'flat', 'gain': None}, {'step': 16, 'kind': None, 'gain': inf}]
     """
     rows = []
     with open(path, encoding="utf-8") as text:

@@ -48,6 +48,13 @@ class PlateauTest:
 
     Cost:
         Time and memory for a few hundred numbers per value, whatever the length of the run.
+
+    Example:
+        >>> test = PlateauTest()
+        >>> {test.update(2.0**-step) for step in range(32)}  # less than a window
+        {'none'}
+        >>> [test.update(2.0**-32) for _ in range(160)][-1]
+        'flat'
     """
 
     def __init__(self, *, window: int = 64, every: int = 8, of: str = "loss") -> None:
