@@ -136,27 +136,27 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     batch = len(run.data[0][0]) if isinstance(run.data, list) else None
     plain = go_on(run, run.params, run.optimizer, run.opt_state, batch)
     params, optimizer, state = run.params, run.optimizer, run.opt_state
-    if "optimizer.init" in finding.experiment:
+    if finding.remedy == "restart_schedule":
         state = optimizer.init(params)
-    elif finding.cause in ("oscillation", "slow"):
-        factor = float(finding.experiment.split()[-1])
-        optimizer, state = optax.chain(optimizer, optax.scale(factor)), (state, optax.EmptyState())
-    elif finding.cause == "saddle" and "add noise" in finding.experiment:
+    elif finding.remedy == "multiply_rate":
+        scaled = optax.chain(optimizer, optax.scale(finding.factor))
+        optimizer, state = scaled, (state, optax.EmptyState())
+    elif finding.remedy == "perturb":
         params, optimizer = perturb(params, np.random.default_rng(1)), optax.adam(1e-2)
         state = optimizer.init(params)
-    elif finding.cause == "saddle":
+    elif finding.remedy == "escape":
         data = joined(run)
         params = hp.escape(run.loss, run.params, data).params
         state = optimizer.init(params)
-    elif finding.cause == "noise":
+    elif finding.remedy == "decay_rate":
         fall = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, num_steps(run, batch)))
         optimizer, state = optax.chain(optimizer, fall), (state, fall.init(params))
-    elif finding.cause == "optimization" and "decay of weights" in finding.experiment:
+    elif finding.remedy == "reduce_weight_decay":
         own = optimizer.update
         optimizer = optax.GradientTransformation(
             optimizer.init, lambda g, s, at: own(g, s, jax.tree.map(jnp.zeros_like, at))
         )
-    elif finding.cause in ("ill_conditioned", "optimization"):
+    elif finding.remedy in ("precondition", "adam", "adam_from_reinit"):
         optimizer = optax.adam(1e-2)
         state = optimizer.init(params)
     else:

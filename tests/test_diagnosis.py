@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def mlp(widths, seed=0, gain=1.0):
     ]
 
 
+@cache
 def forward(activation):
     def apply(params, x):
         for layer in params[:-1]:
@@ -47,6 +49,7 @@ def forward(activation):
     return apply
 
 
+@cache
 def cross_entropy(apply):
     def loss(params, batch):
         log = jax.nn.log_softmax(apply(params, batch[0]))
@@ -264,7 +267,7 @@ def test_area_under_the_curve_by_counting_pairs():
 @pytest.mark.parametrize("change", ["none", "mean", "spread"])
 def test_two_sets_are_told_apart_by_mean_and_by_spread(change):
     rng = np.random.default_rng(3)
-    first, second = rng.standard_normal((2, 150, 6)).astype(np.float32)
+    first, second = rng.standard_normal((2, 100, 4)).astype(np.float32)
     second = {"none": second, "mean": second + 1, "spread": 2.5 * second}[change]
     area, error = two_sample_area(join_batches(first), join_batches(second))
     assert (area > 0.9) == (change != "none")
@@ -306,6 +309,11 @@ def test_a_valley_is_measured_as_conjugate_gradients_see_it():
 # Whole diagnoses
 
 
+@cache
+def without_data():
+    return hp.diagnose(bowl, jnp.ones(3))
+
+
 def causes(found):
     return [finding.cause for finding in found.findings]
 
@@ -328,7 +336,7 @@ def test_a_network_that_learned_is_healthy():
     )
     assert causes(found) == ["healthy"]
     assert found.findings[0].confidence > 0.6
-    assert "noise" in [item.check for item in found.not_checked]
+    assert ("noise",) in [item.causes for item in found.not_checked]
 
 
 def test_dead_units_are_named_first():
@@ -353,21 +361,24 @@ def test_a_saddle_is_named_and_priced():
     assert first.number == pytest.approx(1 - move.loss_after / move.loss_before, rel=1e-3)
 
 
+@pytest.mark.one_precision
 def test_a_loss_that_is_not_finite_is_divergence_and_nothing_else():
     apply = forward(jnp.tanh)
     params = jax.tree.map(lambda leaf: leaf * jnp.nan, mlp((5, 8, 3)))
     found = hp.diagnose(cross_entropy(apply), params, blobs())
     assert causes(found) == ["divergence"]
-    assert found.not_checked[-1].check == "everything else"
+    assert found.not_checked[-1].causes == ()
+    assert found.findings[0].reason == "not_finite"
 
 
+@pytest.mark.one_precision
 def test_without_data_what_is_missing_is_told():
-    found = hp.diagnose(bowl, jnp.ones(3))
-    missing = " ".join(item.check for item in found.not_checked)
-    for cause in ("overfitting", "noise", "model_bias", "dead_units", "divergence", "input_scale"):
-        assert cause in missing
+    found = without_data()
+    missing = {cause for item in found.not_checked for cause in item.causes}
+    assert {"overfitting", "noise", "model_bias", "dead_units", "divergence", "input_scale"} <= missing
 
 
+@pytest.mark.one_precision
 def test_noisy_batch_losses_do_not_run_away_and_a_blow_up_does():
     rng = np.random.default_rng(0)
     steady = 2.3 * np.exp(0.5 * rng.standard_normal(300))
@@ -377,15 +388,18 @@ def test_noisy_batch_losses_do_not_run_away_and_a_blow_up_does():
         assert (found[0].confidence > 0.5) == expected
 
 
+@pytest.mark.one_precision
 def test_where_little_could_be_checked_healthy_is_not_sure():
     found = hp.diagnose(lambda p: jnp.sum(p**2) - 1.0, jnp.zeros(3))
     assert causes(found) == ["healthy"]
     assert found.findings[0].confidence < 0.3
-    assert any("positive loss" in item.needs for item in found.not_checked)
+    gains = {"oscillation", "slow", "saddle", "optimization"}
+    assert any(gains <= set(item.causes) for item in found.not_checked)
 
 
+@pytest.mark.one_precision
 def test_a_diagnosis_prints_and_exports():
-    found = hp.diagnose(bowl, jnp.ones(3))
+    found = without_data()
     text = repr(found)
     assert "LITTLE CHECKED" in text
     assert "not checked" in text
@@ -395,6 +409,7 @@ def test_a_diagnosis_prints_and_exports():
     assert {f.cause for f in found.findings} <= set(CAUSES)
 
 
+@pytest.mark.one_precision
 @pytest.mark.parametrize(
     ("more", "error", "said"),
     [
@@ -412,6 +427,7 @@ def test_bad_input_is_refused(more, error, said):
         hp.diagnose(lambda p: jnp.sum(p**2), jnp.ones(3), **more)
 
 
+@pytest.mark.one_precision
 def test_an_optimizer_that_needs_more_is_not_checked():
     optimizer = optax.lbfgs()
     params = jnp.ones(3)
@@ -422,15 +438,17 @@ def test_an_optimizer_that_needs_more_is_not_checked():
         optimizer=optimizer,
         opt_state=optimizer.init(params),
     )
-    needs = {item.check: item.needs for item in found.not_checked}
-    assert "raised" in needs["oscillation, slow, noise"]
+    needs = {item.causes: item.needs for item in found.not_checked}
+    assert "TypeError" in needs["oscillation", "slow", "noise"]
 
 
+@pytest.mark.one_precision
 def test_leaves_that_are_no_arrays_are_refused():
     with pytest.raises(TypeError, match=r"params\['act'\] is a .*eqx.partition"):
         hp.diagnose(lambda p: jnp.sum(p["w"] ** 2), {"w": jnp.ones(3), "act": jnp.tanh})
 
 
+@pytest.mark.one_precision
 def test_batches_are_joined_and_pairs_and_dicts_read():
     x, y = blobs()
     pair = join_batches([(x[:40], y[:40]), (x[40:], y[40:])])
@@ -441,17 +459,15 @@ def test_batches_are_joined_and_pairs_and_dicts_read():
     assert join_batches({"a": x, "b": np.float32(1.0)}) is None
 
 
+@pytest.mark.one_precision
 def test_a_finding_states_number_threshold_and_source():
-    found = hp.diagnose(bowl, jnp.ones(3))
+    found = without_data()
     for finding in found.findings:
-        assert isinstance(finding, Finding)
-        assert finding.claim
-        assert finding.quantity
-        assert finding.source
-        assert finding.experiment
-        assert finding.cost
+        texts = (finding.claim, finding.quantity, finding.source, finding.experiment, finding.cost)
+        assert all((*texts, finding.reason, finding.remedy))
 
 
+@pytest.mark.one_precision
 def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
     file = tmp_path / "stuck.py"
     file.write_text(
@@ -470,6 +486,7 @@ def test_the_program_diagnoses_what_a_function_returns(tmp_path, capsys):
     assert "expected a dict with loss, params" in capsys.readouterr().err
 
 
+@pytest.mark.one_precision
 def test_few_samples_are_told_apart_by_chance() -> None:
     """The deviation of the area under no difference, against draws."""
     rng = np.random.default_rng(0)
@@ -478,15 +495,15 @@ def test_few_samples_are_told_apart_by_chance() -> None:
     assert np.std(areas) == pytest.approx(chance_spread(50), rel=0.05)
 
 
+@pytest.mark.one_precision
 def test_a_loss_that_blows_up_in_one_step_has_run_away() -> None:
     """The first step throws the loss up a thousandfold; later it falls, and is still far above its start."""
     history = {"loss": np.r_[1.0, 3e3 * 0.99 ** np.arange(199)]}
     found = hp.diagnose(lambda x: jnp.sum(x**2) + 1.0, jnp.ones(2), history=history)
     assert found.findings[0].cause == "divergence"
-    assert "first step" in found.findings[0].claim
+    assert found.findings[0].reason == "first_step"
 
 
-@pytest.mark.any_promotion
 def test_an_output_at_the_flat_end_of_a_sigmoid_is_saturated() -> None:
     """Squared error of a sigmoid at the output; no layer reads it."""
 

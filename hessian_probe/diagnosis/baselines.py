@@ -1,4 +1,4 @@
-"""Simpler models trained here, to hold the user's model against: constant, linear, random features."""
+"""Models trained here for comparison with the user's: constant, linear, random features."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.optimize import minimize
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.operators.samples import assign_folds
 
-# Samples that a baseline sees at most; more are drawn at random.
+# At most this number of samples, chosen at random, trains a baseline.
 MAX_SAMPLES = 2000
-# Folds of its cross-validation, and the weight decays that it chooses from.
+# Folds of its cross-validation, and the weight decays that it selects from.
 FOLDS = 4
 DECAYS = (1e-4, 1e-2, 1e-1)
 # Weight decay of a baseline, relative to the loss: keeps separable problems finite.
@@ -241,11 +241,11 @@ class HeldOutLosses(NamedTuple):
 def held_out_losses(
     inputs: np.ndarray, task: Task, rng: np.random.Generator, test: tuple[np.ndarray, Task] | None = None
 ) -> HeldOutLosses:
-    """Fit a model with random features to all folds but one in turn.
+    """Fit a linear model on random features to all folds but one, for each fold in turn.
 
-    Nothing is taken from the fold that is left out: features are scaled by the others, and the weight decay
-    is the best on the others, each held out by its own models.  With the scale of all samples, forty of them
-    looked unlike a test set of their own kind.
+    The fold that is left out influences nothing: the other folds scale the features, and the weight decay is
+    the best on the other folds, each held out by its own models.  Scaled by all samples, forty of them
+    differed from a test set of the same distribution.
 
     Args:
         inputs: shape (n, …).
@@ -283,5 +283,5 @@ def _part(task: Task, chosen: np.ndarray) -> Task:
 
 
 def subset(count: int, rng: np.random.Generator) -> Any:
-    """Rows that a baseline sees."""
+    """Sorted random rows, at most MAX_SAMPLES."""
     return np.sort(rng.permutation(count)[:MAX_SAMPLES])

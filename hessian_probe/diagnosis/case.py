@@ -17,14 +17,14 @@ from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
 from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner
 from hessian_probe.optimizers.untrained_params import frozen_variables
 
-# Samples whose losses and gradients are taken one by one.
+# At most this number of samples enter where losses or gradients of single samples are computed.
 MAX_SINGLE = 512
-# Samples below which the error of a mean loss is not known.
+# Fewer samples than this give no standard error of a mean loss.
 FEWEST_LOSSES = 8
 
 
 class Case:
-    """The user's problem.
+    """What the user passed in, checked and joined.
 
     Args:
         loss: `loss(params)`, or `loss(params, batch)` when there is training data.
@@ -56,7 +56,7 @@ class Case:
         budget: int = 1,
     ) -> None:
         self.loss, self.given_data = loss, data
-        # Python's own floats are variables too; what trains and compares copies reads leaves with a dtype.
+        # Python floats are variables too, but training on copies needs leaves with a dtype.
         self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
@@ -66,7 +66,7 @@ class Case:
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
         self.num_hvps = self.num_evaluations = 0
-        self.lower_points: list[tuple[float, Any]] = []  # lower training losses that were met, and where
+        self.lower_points: list[tuple[float, Any]] = []  # lower training losses, each with its parameters
         self.samples: Samples | None = None if data is None else join_batches(data)
         self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
         _check_alike(self.samples, self.test_samples)
@@ -78,7 +78,7 @@ class Case:
             self.samples = None
 
     def _takes_few(self, samples: Samples) -> bool:
-        """Whether the loss takes a part of the samples: one over a whole graph, say, does not."""
+        """Whether the loss accepts some of the samples; a loss over a whole graph does not."""
         few = samples.take(np.arange(min(FEWEST_LOSSES, samples.size)))
         try:
             jax.eval_shape(self.loss, self.params, few)
@@ -87,7 +87,7 @@ class Case:
         return True
 
     def _join_batches(self) -> None:
-        """Work on one joined batch where the loss is a mean over samples, so that batches do not matter."""
+        """Join all batches into one where the loss is a mean over samples, which makes them equivalent."""
         samples = self.samples
         if samples is None or samples.batch_size is None:
             return
@@ -144,7 +144,7 @@ class Case:
         return self._adam_runners[hashable(loss)].best(params, batch)
 
     def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
-        """Loss of each of some samples, here or elsewhere; None where the loss is no mean over samples."""
+        """Loss of each of at most MAX_SINGLE samples; None where the loss is not a mean over samples."""
         rows = np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
         batch = jax.tree.map(jnp.asarray, samples.take(rows))
         at = self.params if params is None else params
@@ -160,7 +160,7 @@ class Case:
 
 
 def _check_alike(train: Samples | None, test: Samples | None) -> None:
-    """Test samples must be of the shape of training samples."""
+    """Refuse test samples that differ from training samples in structure or shape."""
     if train is None or test is None:
         return
     kinds = [jax.tree.structure(part.batch) for part in (train, test)]

@@ -7,9 +7,9 @@ import math
 from hessian_probe.diagnosis.result import Finding, NotChecked
 
 Found = list[Finding | NotChecked]
-# No measurement here is worth more than this.
+# No confidence is above this.
 MOST = 0.99
-# From here on a finding is strong; below an even chance it is none.
+# From STRONG on a finding is strong; below EVEN it is dropped.
 STRONG = 0.9
 EVEN = 0.5
 
@@ -38,6 +38,7 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
 
 def ratio_finding(
     cause: str,
+    reason: str,
     claim: str,
     *,
     quantity: str,
@@ -45,29 +46,35 @@ def ratio_finding(
     threshold: float,
     spread: float,
     source: str,
+    remedy: str,
     experiment: str,
     cost: str,
     sure: float | None = None,
+    factor: float | None = None,
 ) -> Finding:
-    """A finding whose number is a factor, uncertain by a factor.
+    """A finding whose number is a ratio with a log-normal error.
 
     Args:
         cause: see `Finding`.
+        reason: see `Finding`.
         claim: see `Finding`.
         quantity: see `Finding`.
-        number: the factor.
+        number: the ratio.
         threshold: see `Finding`.
         spread: standard deviation of its logarithm.
         source: see `Finding`.
+        remedy: see `Finding`.
         experiment: see `Finding`.
         cost: see `Finding`.
-        sure: confidence; None for the probability that the factor is above the threshold.
+        sure: confidence; None for the probability that the ratio is above the threshold.
+        factor: see `Finding`.
 
     Returns:
         Finding.
     """
     return Finding(
         cause=cause,
+        reason=reason,
         claim=claim,
         quantity=quantity,
         number=number,
@@ -76,6 +83,8 @@ def ratio_finding(
         threshold=threshold,
         source=source,
         confidence=log_confidence(number, threshold, spread) if sure is None else sure,
+        remedy=remedy,
         experiment=experiment,
         cost=cost,
+        factor=factor,
     )

@@ -1,4 +1,4 @@
-"""Why is training stuck?  Every check that the given things allow, ranked by evidence."""
+"""Why is training stuck?  Every check that the arguments allow, ranked by evidence."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ from hessian_probe.arrays import PyTree, leaf_name
 from hessian_probe.diagnosis.checks import CHECKS, divergence, inputs
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
-from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked, not_checked
+from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
 from hessian_probe.optimizers.propose_rate import propose_rate
 from hessian_probe.results import number
 
-SHARES = (
-    "oscillation",
-    "slow",
-    "noise",
-    "ill_conditioned",
-    "saddle",
-    "minimum",
-    "optimization",
-    "model_bias",
-)
+# Causes whose gains are measured as shares of the loss.
+NEED_POSITIVE_LOSS = (
+    "oscillation", "slow", "noise", "ill_conditioned", "saddle", "minimum", "optimization", "model_bias"
+)  # fmt: skip
 # Causes that another rate or momentum can mend.
 BY_STEPS = ("oscillation", "slow", "ill_conditioned")
-BY_ADAM = "optimization, model_bias, saddle, mismatch, by training copies with Adam"
+# Causes that need copies trained with Adam.
+BY_ADAM = ("optimization", "model_bias", "saddle", "mismatch")
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 
 
@@ -49,11 +44,11 @@ def diagnose(
 ) -> Diagnosis:
     """Find out why training is stuck, by measurements alone.
 
-    Each check measures a number, holds it against a threshold and turns the distance into a confidence.
-    Every hint is tried on a copy before it is given: the optimiser with shorter and longer steps, with larger
-    batches, the way out of a saddle, conjugate gradients along a valley, other models on the same data.  What
-    could not be measured stands in `not_checked`.  The order is explained in
-    `hessian_probe.diagnosis.ranking`: strong evidence first, in it causes before what they bring about.
+    Each check compares a measured number with a threshold and turns the distance into a confidence.  Every
+    remedy is tried on a copy before it is proposed: the optimiser with shorter and longer steps and with
+    larger batches, an escape from a saddle, conjugate gradients along a valley, reference models on the same
+    data. `not_checked` lists what could not be measured.  `hessian_probe.diagnosis.ranking` explains the
+    order: strong evidence first, and among it causes before their effects.
 
     Args:
         loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`.
@@ -64,10 +59,11 @@ def diagnose(
         history: equal-length arrays: "loss", and optionally "grad_norm", "test_loss", "learning_rate".
         optimizer: the optax transformation in use.
         opt_state: its state at `params`.
-        apply: `apply(params, inputs) -> outputs`; allows other models to be trained on the same task.
+        apply: `apply(params, inputs) -> outputs`; allows reference models to be trained on the same task.
         baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
-        budget: each trial takes so many times 40 steps of the user's optimiser, or 200 of Adam.  More shows
-            what few steps do not, where training is long; Newton steps and ways off saddles stay as they are.
+        budget: factor on the 40 steps of the user's optimiser and the 200 of Adam that a trial takes.  A
+            larger one shows what few steps cannot where training is long; Newton steps and escapes do not
+            change.
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
 
     Returns:
@@ -79,13 +75,19 @@ def diagnose(
         ValueError: `params` has no variable, data is empty, `history` is irregular, or `budget` is below 1.
 
     Cost:
-        About 1,000 gradients over the training data (times `budget`) and 100 to 300 Hessian-vector products
-        with all that can be given; 400 more where longer steps gain little, and 400 (1,600 where samples are
-        few) where the test data look like another kind; memory for one batch with all training samples where
-        they are arrays.
+        With all arguments, about 1,000 gradients over the training data (times `budget`) and 100 to 300
+        Hessian-vector products; 400 more gradients where longer steps gain little, and 400 (1,600 where
+        samples are few) where the test data look like another kind.  Memory for one batch of all training
+        samples where they are arrays.
 
     Source:
         H.-y. Lee, What to do if my network fails to train (lecture, 2021): the guide.
+
+    Examples:
+        >>> import hessian_probe as hp
+        >>> found = hp.diagnose(lambda x: x**2 + 1.0, 1.0, history={"loss": [2.0, 2.0, 2.0, 9.0, 9.0, 9.0]})
+        >>> found.findings[0].cause, found.findings[0].reason, found.findings[0].remedy
+        ('divergence', 'rise', 'roll_back')
     """
     if apply is not None and not callable(apply):
         raise TypeError(f"apply must be a function of params and inputs; got {type(apply).__name__}")
@@ -115,9 +117,8 @@ def diagnose(
     found = divergence.check(case)
     if divergence.nonfinite(case):
         found += inputs.check(case)  # needs no finite parameters
-        found.append(
-            not_checked((), "finite parameters: those before the loss ran away", part="everything else")
-        )
+        finite = "finite parameters, from before the loss diverged"
+        found.append(NotChecked((), finite, "everything else"))
     else:
         for check in CHECKS:
             found += check(case)
@@ -138,13 +139,13 @@ def _check_baseline(baseline: Any) -> None:
 
 def _check_budget(budget: Any) -> None:
     if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
-        raise TypeError(f"budget must be a whole number of times as many steps; got {type(budget).__name__}")
+        raise TypeError(f"budget must be a whole number, a factor on all steps; got {type(budget).__name__}")
     if budget < 1:
         raise ValueError(f"budget={budget}; expected at least 1, the usual number of steps")
 
 
 def _check_leaves(params: PyTree) -> None:
-    """Training on a copy is compiled with the parameters as arguments, so they must be arrays."""
+    """Refuse leaves that are no arrays: compiled trials take the parameters as arguments."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, int | float) and not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise TypeError(
@@ -155,10 +156,10 @@ def _check_leaves(params: PyTree) -> None:
 
 def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosis:
     if math.isfinite(case.value) and case.value <= 0:
-        found.append(not_checked(SHARES, "a positive loss: gains are measured as shares of it"))
-    missing = [item for item in found if isinstance(item, NotChecked)]
+        found.append(NotChecked(NEED_POSITIVE_LOSS, "a positive loss: gains are measured as shares of it"))
     if case.adam_failed:
-        missing.append(NotChecked(BY_ADAM, case.adam_failed))
+        found.append(NotChecked(BY_ADAM, case.adam_failed, "by training copies with Adam"))
+    missing = [item for item in found if isinstance(item, NotChecked)]
     findings = rank(case, [item for item in found if isinstance(item, Finding)], missing)
     _propose_rate(case, findings)
     return Diagnosis(
@@ -172,7 +173,7 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
 
 
 def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
-    """Write down what `propose_rate` brought, where the first finding is one of steps."""
+    """Record what `propose_rate` proposes, where the first finding is about steps."""
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
     found = propose_rate(

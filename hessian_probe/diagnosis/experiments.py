@@ -20,34 +20,34 @@ from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, f
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
-# Factors on the learning rate that are tried; where the largest is best, ever larger ones up to 16⁷.
+# Factors on the learning rate that are tried; while the largest is best, LADDER times it, up to MOST_FACTOR.
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 LADDER = 16.0
 MOST_FACTOR = 16.0**7
-# Products that the classification may take.
+# Budget of the classification, in Hessian-vector products.
 CLASSIFY_HVPS = 200
-# Share that a change of steps must gain of the loss that going on unchanged leaves after as many steps.
+# Share of the loss that a change of the steps must gain over as many unchanged steps.
 MATERIAL = 0.05
-# How much better another way must do to prove that this one falls short; chosen on the planted troubles.
+# Ratio by which another loss must be lower to show that this one can be; chosen on synthetic failures.
 BETTER = 1.25
-# Share of an array's blocks without gradient that is worth a word.
+# Share of an array's blocks without gradient that is reported.
 IDLE = 0.5
-# Most that evidence is worth which something else may explain.
+# Highest confidence of evidence that something else may explain.
 LIKELY = 0.8
-# One part of so many of the training data is held out of this model's own training.
+# The training data are split into PARTS to retrain this model without one of them.
 PARTS = 4
-# Samples below which one part is too small to tell.
+# Below this size one held-out part is too small, and each is held out in turn.
 SMALL_PART = 64
-# Cosine of what the parameters add and of the way to zero, from which weights decay.
+# Weight decay: the part of an update that depends on the parameters points to zero with at least this cosine,
 TOWARDS_ZERO = 0.5
-# What they add with a gradient and without one agrees to this share where nothing but a decay uses them.
+# and is the same with a gradient and without one, up to this share.
 AGREE = 0.05
-# Calls after which an optimiser that gathers gradients must have moved.
+# Calls within which an optimiser that accumulates gradients must move.
 MOST_CALLS = 32
 
 
 class Experiments(ReferenceModels):
-    """The user's problem, with measurements that are made on first use."""
+    """The case with all experiments that checks share."""
 
     @cached_property
     def stability(self) -> Stability | None:
@@ -67,7 +67,7 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def point(self) -> CriticalPoint:
-        """The classification of the point, among what the optimiser moves."""
+        """The classification of the point, in the parameters that the optimiser moves."""
         found = classify(self.loss_of_trained, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
         self.num_hvps += found.num_hvps
         self.num_evaluations += found.num_evaluations
@@ -75,24 +75,20 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def best_seen(self) -> float:
-        """Lowest training loss that other steps, a new start or a simpler model were seen to reach."""
+        """Lowest training loss that other steps, a re-initialisation or a linear model reached."""
         both = (self.best_of_model, self.linear_loss)
         return min((loss for loss in both if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def best_of_model(self) -> float:
         """The same of this model alone."""
-        ways = [
-            self.adam_from_here,
-            self.adam_from_reinit,
-            self.without_weight_decay,
-            *(trial.after for trial in self.trials.values()),
-        ]
-        return min((loss for loss in ways if math.isfinite(loss)), default=math.nan)
+        by_adam = (self.adam_from_here, self.adam_from_reinit)
+        by_steps = (self.without_weight_decay, *(trial.after for trial in self.trials.values()))
+        return min((loss for loss in (*by_adam, *by_steps) if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def trials(self) -> dict[float, Trial]:
-        """What some steps of the user's optimiser bring at several multiples of its rate."""
+        """A trial of the user's optimiser at each of several multiples of its rate."""
         if self.optimizer is None or self.opt_state is None or self.samples is None:
             return {}
         steps = self.steps(self.samples.batch_size, self.num_steps)
@@ -104,10 +100,9 @@ class Experiments(ReferenceModels):
         try:
             found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
-            said = str(error).strip().split("\n")[0]
-            self.trials_failed = (
-                f"an optimizer that takes steps here; it raised {type(error).__name__}: {said}"
-            )
+            message = str(error).strip().split("\n")[0]
+            raised = f"{type(error).__name__}: {message}"
+            self.trials_failed = f"an optimizer that takes steps here; it raised {raised}"
             return {}
         while max(found) < MOST_FACTOR and _best(found) == max(found):
             found[LADDER * max(found)] = tried(LADDER * max(found))
@@ -119,7 +114,7 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def full_batch(self) -> dict[float, Trial]:
-        """The same at the shorter rates and as it is, with all samples in every step."""
+        """The same with all samples in every step, at factors up to one."""
         if self.samples_in_a_step is None:
             return self.trials
         steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
@@ -128,12 +123,12 @@ class Experiments(ReferenceModels):
 
     @property
     def no_step_moves(self) -> bool:
-        """Whether no step of any length moves."""
+        """Whether trials at all factors end at the same loss."""
         return len({trial.after for trial in self.trials.values()}) == 1
 
     @cached_property
     def continued(self) -> float:
-        """Loss after as many steps of the user's optimiser as Adam takes; NaN without one."""
+        """Loss after as many steps of the user's optimiser as trials by Adam take; NaN without one."""
         return self.continued_at(1.0) if self.trials else math.nan
 
     def continued_at(self, factor: float) -> float:
@@ -147,12 +142,12 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def decays_weights(self) -> bool | None:
-        """Whether the optimiser lets weights decay; None where that cannot be told."""
+        """Whether the optimiser applies weight decay; None where that cannot be decided."""
         return applies_weight_decay(self.optimizer, self.opt_state, self.params, self.op.gradient, self.value)
 
     @cached_property
     def without_weight_decay(self) -> float:
-        """Loss after the steps of a trial without decay of weights; NaN where none is seen."""
+        """Loss after a trial without weight decay; NaN where the optimiser applies none."""
         if not self.trials or not self.decays_weights:
             return math.nan
         self.num_evaluations += self.num_steps
@@ -161,14 +156,14 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def limited_by_decay(self) -> bool:
-        """Whether steps without decay of weights end far below steps with it, at any rate and batch."""
+        """Whether steps without weight decay end far below steps with it at any rate and batch size."""
         if not math.isfinite(self.without_weight_decay):
             return False
-        others = [*self.trials.values(), self.full_batch[1.0]]
-        return BETTER * self.without_weight_decay < min(trial.after for trial in others)
+        with_decay = [*self.trials.values(), self.full_batch[1.0]]
+        return BETTER * self.without_weight_decay < min(trial.after for trial in with_decay)
 
     def gradient_descent(self, rate: float) -> Trial:
-        """What some steps of gradient descent on all samples bring."""
+        """A trial of gradient descent on all samples."""
         assert self.samples is not None
         self.num_evaluations += self.num_steps
         optimizer = HeavyBall()
@@ -177,10 +172,10 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def blocks_without_gradient(self) -> tuple[str, int, int] | None:
-        """Array with the largest share of blocks (along its first axis) without any gradient; their number.
+        """Array with the largest share of first-axis blocks without gradient; how many of how many.
 
-        Experts that no sample is sent to, or heads that nothing listens to.  Arrays of fewer than three axes
-        have no blocks, those without any gradient at all are no part of the loss.
+        For instance experts that no sample is routed to, or heads whose output no layer uses.  Arrays of
+        fewer than three axes have no blocks; arrays without any gradient are no part of the loss.
         """
         found = []
         for name, leaf in zip(self.op.layout.names, self.op.gradient_vector, strict=True):
@@ -193,17 +188,17 @@ class Experiments(ReferenceModels):
 
     @property
     def best_factor(self) -> float:
-        """The multiple of the rate that brought the lowest loss."""
+        """The factor of the trial with the lowest loss."""
         return _best(self.trials)
 
     def gain(self, unchanged: float, changed: float) -> float:
-        """Share that a change gains of the loss that going on leaves."""
-        worse = min(unchanged, 10 * self.value)  # a trial that ran away counts as a loss ten times as large
+        """Share by which a changed trial's loss is below the unchanged one's."""
+        worse = min(unchanged, 10 * self.value)  # a trial that diverged counts as ten times the present loss
         return (worse - changed) / worse if min(worse, self.value) > 0 else 0.0
 
     @cached_property
     def schedule_restarted(self) -> Trial | None:
-        """What the steps bring with the optimiser's state as at its start: its schedule begins again."""
+        """A trial with the optimiser's initial state, so that its schedule starts again."""
         if not self.trials:
             return None
         assert self.samples is not None
@@ -213,29 +208,26 @@ class Experiments(ReferenceModels):
 
     @property
     def samples_in_a_step(self) -> int | None:
-        """Samples in a batch, or None for all of them."""
+        """Samples in a batch; None for all of them."""
         return None if self.samples is None else self.samples.batch_size
 
     def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> TrialRunner:
-        """Steps of the user's optimiser on training batches of a size, with or without decay of weights."""
+        """Steps of the user's optimiser on batches of a size, with its weight decay or without (`pull`)."""
         assert self.samples is not None
         return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
 
     @cached_property
     def retrained_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Losses of this model, trained anew on a part of the training data: of the rest, and of test data.
+        """Losses of this model, retrained on a part of the training data, on the rest and on test data.
 
-        Where the rest is small, each part is held out in turn; copies of a sample are kept together and
-        count once.  None where there are too few samples, where the loss cannot take one, where the optimiser
-        holds a part of the model fixed, or where the model does not learn its part that way.
+        Where parts are small each is held out in turn; copies of a sample stay together and count once.  None
+        where there are too few samples, where the loss cannot take one sample, where the optimiser holds some
+        parameters fixed, or where the retrained model does not learn its part.
         """
         train, test = self.samples, self.test_samples
-        if (
-            train is None
-            or test is None
-            or min(train.size // PARTS, test.size) < FEWEST_LOSSES
-            or self.fixed_by_optimizer
-        ):
+        if train is None or test is None or min(train.size // PARTS, test.size) < FEWEST_LOSSES:
+            return None
+        if self.fixed_by_optimizer:
             return None
         rows = np.arange(train.size) if train.inputs is None else train.inputs
         part, first = assign_folds(rows, PARTS, np.random.default_rng(0))
@@ -255,13 +247,10 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def _lowest_end(self) -> Any:
-        """Parameters where the training loss was lowest: Adam's end, or a Newton step's; or None."""
-        ends = [
-            end
-            for end in (self._adam_run, *self.lower_points)
-            if end[1] is not None and math.isfinite(end[0])
-        ]
-        return min(ends, key=lambda pair: pair[0])[1] if ends else None
+        """Parameters of the lowest training loss, by Adam or by a Newton step; None where there are none."""
+        ends = (self._adam_run, *self.lower_points)
+        known = [(loss, at) for loss, at in ends if at is not None and math.isfinite(loss)]
+        return min(known, key=lambda pair: pair[0])[1] if known else None
 
     @cached_property
     def test_losses(self) -> tuple[float, float]:
@@ -276,20 +265,20 @@ class Experiments(ReferenceModels):
 
     @cached_property
     def test_sign_score(self) -> float:
-        """By how many standard errors more than half of the test samples have a lower loss there; or NaN."""
+        """Sign test, in standard errors, that most test samples have a lower loss there; NaN if unknown."""
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None or samples.size < FEWEST_LOSSES:
             return float("nan")
         here, there = (self.sample_losses(samples, at) for at in (self.params, end))
         if here is None or there is None:
             return float("nan")
-        # A sign test: squared errors have a few large ones that decide their mean.
+        # Signs, because a few large squared errors decide their mean.
         lower = float(np.mean((there < here) + 0.5 * (there == here)))
         return (lower - 0.5) * 2 * math.sqrt(len(here))
 
 
 def _best(trials: dict[float, Trial]) -> float:
-    """The factor of the lowest loss; the smallest of those that gain all but a thousandth as much."""
+    """The smallest factor whose trial gains at least 0.999 of what the best one gains."""
     low = min(trial.after for trial in trials.values())
     gain = max(trial.before for trial in trials.values()) - low
     return min(f for f, trial in trials.items() if trial.after <= low + 1e-3 * max(gain, 0.0))
@@ -298,11 +287,11 @@ def _best(trials: dict[float, Trial]) -> float:
 def applies_weight_decay(
     optimizer: Any, state: Any, params: PyTree, gradient: PyTree, value: float
 ) -> bool | None:
-    """Whether an optimiser does no more with the parameters than to pull them towards zero.
+    """Whether weight decay is the only use that an optimiser makes of the parameters.
 
-    Decoupled decay adds the same to an update with a gradient and without one, and so does decay before
-    steps that are linear in the gradient.  Trust ratios and clipping by the size of parameters do not; and
-    states that hold parameters (averages, lookahead) cannot be asked by handing over others.
+    Decoupled decay adds the same to an update with a gradient and without one, and so does decay before steps
+    that are linear in the gradient.  Trust ratios and clipping by the size of parameters do not.  States that
+    hold parameters (averages, lookahead) leave the question open, since they ignore the parameters passed in.
 
     Args:
         optimizer: the optax transformation.
@@ -312,7 +301,7 @@ def applies_weight_decay(
         value: the loss there.
 
     Returns:
-        Whether it does; None where the parameters do something else too, or that cannot be told.
+        Whether it is; None where the parameters have another use too, or where that cannot be decided.
     """
     try:
         if _holds_params(optimizer, params):

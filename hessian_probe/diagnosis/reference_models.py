@@ -1,4 +1,4 @@
-"""Other models of the user's data, and other ways to train the user's own: measured on first use."""
+"""Reference models of the same data, and Adam on copies of the user's model: each run on first use."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from hessian_probe.diagnosis.case import Case
 from hessian_probe.diagnosis.features import Features, standardise
 from hessian_probe.optimizers.trial_runs import float_leaf, perturb, reinitialise
 
-# Samples of the one-batch test.
+# Samples of the test whether a few samples can be fitted.
 ONE_BATCH = 16
-# Share of the loss without inputs above which a training loss is large; chosen on the planted troubles.
+# Share of the best constant's loss above which a training loss is large; chosen on synthetic failures.
 LARGE = 0.2
-# Samples at which the rank of the model's slope is taken, and the share of its largest singular value below
-# which one is rounding of float32.
+# Samples at which the rank of the model's Jacobian is computed, and the share of its largest singular value
+# below which one is rounding in float32.
 FEW = 8
 RANK = 1e-4
-# Draws of parameters, from a tenth to ten times a normal deviation, and how many inputs each sees.
+# Draws of parameters, with standard deviations from 1 / FAR to FAR, each at MANY inputs and FAR times them.
 DRAWS = 8
 FAR = 10.0
 MANY = 64
-# A range within [-1, 1] is one only if it was nearly filled.
+# A range within [-1, 1] counts only where outputs came NEARLY to its ends; beyond ROUNDING they left it.
 NEARLY = 0.9
 ROUNDING = 1e-5
 
 
 class ReferenceModels(Case):
-    """The problem with what other models and other training make of it."""
+    """The case with the losses that reference models and other training reach."""
 
     @cached_property
     def targets(self) -> np.ndarray | None:
-        """Targets of the training samples; of an autoencoder these are the inputs."""
+        """Targets of the training samples; an autoencoder's are its inputs."""
         samples = self.samples
         if samples is None or samples.targets is not None or samples.inputs is None:
             return None if samples is None else samples.targets
@@ -65,7 +65,7 @@ class ReferenceModels(Case):
 
     @cached_property
     def task(self) -> Task | None:
-        """What the loss is, told from the outputs here and from those of a few samples at a new start."""
+        """The kind of loss, recognised from outputs here and from a few re-initialised ones."""
         if self.outputs is None or self.targets is None or self.samples is None:
             return None
         task = baselines.recognise_task(self.outputs, self.targets, self.value)
@@ -85,11 +85,10 @@ class ReferenceModels(Case):
 
     @cached_property
     def constant_predictor_loss(self) -> float:
-        """Loss without the inputs.
+        """Loss of the best constant output.
 
-        That of the best constant where the task is known, else what training reaches where every input is the
-        mean one.  Without targets it is not known; the first recorded loss stands for it, and NaN
-        where there is none.
+        Where the task is not recognised, what Adam reaches with every input replaced by the mean input.
+        Without targets the first recorded loss takes its place; NaN where there is none.
         """
         if self.task is not None:
             return baselines.constant_predictor_loss(self.task)
@@ -97,25 +96,25 @@ class ReferenceModels(Case):
         if samples is not None and samples.targets is not None and samples.inputs is not None:
             floating = samples.inputs.dtype.kind == "f"
             one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
-            blind = samples.with_inputs(
+            constant = samples.with_inputs(
                 np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
             )
-            return self._by_adam(blind)
+            return self._by_adam(constant)
         recorded = None if self.history is None else self.history.get("loss")
         return math.nan if recorded is None else float(recorded[0])
 
     def _by_adam(self, batch: Any) -> float:
-        """Lowest loss on a batch that Adam meets, from here and from a new start."""
+        """Lowest loss of Adam on a batch, from here and from a re-initialisation."""
         starts = (self.params, self._reinitialised)
         losses = [self.best_by_adam(at, batch)[0] for at in starts]
         return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def linear_loss(self) -> float:
-        """Training loss of a linear model, cut to what outputs can be; NaN where it is no part of the user's.
+        """Training loss of a linear model with outputs clipped to the model's output range.
 
-        It does not where it has fewer parameters, or where a narrow layer lets fewer numbers through than
-        differ among the outputs.
+        NaN where the user's model does not contain it: where it has fewer parameters, or where its Jacobian
+        has a lower rank, because a layer is narrow.
         """
         samples, task = self.samples, self._task_of_samples
         if samples is None or samples.inputs is None or task is None:
@@ -134,7 +133,7 @@ class ReferenceModels(Case):
 
     @cached_property
     def output_range(self) -> tuple[float, float]:
-        """Range that outputs were seen to keep within; infinite ends where there is none."""
+        """Range that outputs did not leave at any parameters tried; infinite where there is no bound."""
         samples, outputs = self.samples, self.outputs
         free = self.task is None or self.task.probabilities  # whose logits may be anything
         if free or samples is None or samples.inputs is None or outputs is None:
@@ -149,7 +148,7 @@ class ReferenceModels(Case):
 
     @property
     def loss_floor(self) -> float:
-        """Lowest loss that outputs within these limits can have."""
+        """Lowest loss of outputs within that range."""
         return 0.0 if self.task is None else baselines.lowest_loss(self.task, self.output_range)
 
     @property
@@ -160,7 +159,7 @@ class ReferenceModels(Case):
 
     @cached_property
     def random_feature_held_out(self) -> tuple[np.ndarray, np.ndarray, float] | None:
-        """Losses of that model on held-out training samples and on test samples, and the trivial loss.
+        """Its losses on held-out training samples and on test samples, and the loss of the best constant.
 
         Where the user's loss is not known, it is the one that such targets usually have.
         """
@@ -206,14 +205,14 @@ class ReferenceModels(Case):
 
     @cached_property
     def adam_from_reinit(self) -> float:
-        """Lowest training loss that Adam meets from weights drawn anew."""
+        """Lowest training loss of Adam from re-initialised weights."""
         if self.samples is None:
             return math.nan
         return self.best_by_adam(self._reinitialised, self.samples.batch)[0]
 
     @cached_property
     def adam_on_standardised(self) -> float:
-        """The same where each input has mean 0 and deviation 1; NaN where the targets are the inputs."""
+        """The same with inputs of mean 0 and deviation 1; NaN where the targets are the inputs."""
         samples = self.samples
         if samples is None or samples.inputs is None or samples.targets is None:
             return math.nan
@@ -228,7 +227,7 @@ class ReferenceModels(Case):
 
     @cached_property
     def adam_from_perturbed(self) -> tuple[float, float]:
-        """Training loss a little beside the parameters, and the lowest that Adam meets from there.
+        """Training loss at a small perturbation of the parameters, and the lowest of Adam from there.
 
         What the optimiser holds fixed stays as it is.
         """
@@ -242,12 +241,12 @@ class ReferenceModels(Case):
 
     @property
     def adam_from_here(self) -> float:
-        """Lowest training loss that Adam meets from here."""
+        """Lowest training loss of Adam from here."""
         return self._adam_run[0]
 
     @cached_property
     def one_batch(self) -> tuple[float, float, float, float]:
-        """Loss on a few samples: here, with weights drawn anew, and after training here on these alone.
+        """Loss on a few samples: here, re-initialised, and after training from here on these alone.
 
         The last is what training on a single one of them reaches: the floor of a loss that has one.
         """
@@ -264,7 +263,7 @@ class ReferenceModels(Case):
 
 
 def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
-    """Directions of the inputs that outputs follow: the width of the narrowest layer.
+    """Rank of the outputs' Jacobian with respect to the inputs: the width of the narrowest layer.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -291,10 +290,10 @@ def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) ->
 
 
 def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[float, float]:
-    """A range that outputs keep to: within [-1, 1] behind a tanh, a sigmoid or a softmax; never below zero.
+    """The range of the outputs: within [-1, 1] behind a tanh, a sigmoid or a softmax, or never below zero.
 
-    It is seen, not proved: at random parameters and their opposites, small and far out, and for inputs ten
-    times as large.  A range within [-1, 1] must be nearly reached, and left by none of them.
+    It is observed, not proved: at random parameters and their opposites, small and large, and at inputs ten
+    times as large.  Outputs must come near the ends of a range within [-1, 1] and never leave it.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -302,8 +301,8 @@ def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -
         inputs: shape (n, …).
 
     Returns:
-        (0, 1), (-1, 1) or (0, inf); (-inf, inf) where there is no such range, or where outputs at such
-        parameters cannot be had.
+        (0, 1), (-1, 1) or (0, inf); (-inf, inf) where there is no such range, or where such
+        parameters are not accepted.
     """
     try:
         low, high = _range(apply, params, inputs)
@@ -315,7 +314,7 @@ def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -
 
 
 def _range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[float, float]:
-    """Least and greatest output that was seen; infinite where one is not finite."""
+    """Least and greatest output at all draws; infinite where one is not finite."""
     rng = np.random.default_rng(0)
     some = inputs[:: max(1, len(inputs) // MANY)][:MANY]
     larger = some * np.asarray(FAR, some.dtype) if some.dtype.kind == "f" else some

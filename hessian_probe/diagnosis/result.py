@@ -8,7 +8,7 @@ from typing import Any
 
 from hessian_probe.results import number, plain, result
 
-# Confidence below which a verdict of nothing wrong says more of what was not checked.
+# Below this confidence "healthy" is printed as "nothing found, and little checked".
 LITTLE = 0.5
 CAUSES = (
     "input_scale",
@@ -39,6 +39,8 @@ class Finding:
         cause: "model_bias", "optimization", "overfitting", "mismatch", "saddle", "minimum", "oscillation",
             "slow", "ill_conditioned", "noise", "divergence", "dead_units", "saturation",
             "vanishing_gradients", "exploding_gradients", "input_scale" or "healthy".
+        reason: a code: the measurement that decided, of those that the cause has, such as "sharpness" or
+            "schedule_ended".
         claim: what was found, in a sentence.
         quantity: what `number` is.
         number: the measured number that decides.
@@ -49,11 +51,14 @@ class Finding:
         confidence: probability that the number is beyond its threshold, given the uncertainty; not that
             the cause is the only one.  For "healthy": one minus the largest such probability below one
             half, times the share of causes that were checked.
-        experiment: the one next thing to try.
+        remedy: a code for `experiment`, such as "multiply_rate", "escape" or "standardise_inputs".
+        experiment: the one next thing to try, in words.
         cost: what the measurement took.
+        factor: what the remedy multiplies the learning rate by; None where it is no such remedy.
     """
 
     cause: str
+    reason: str
     claim: str
     quantity: str
     number: float
@@ -62,8 +67,10 @@ class Finding:
     threshold: float
     source: str
     confidence: float
+    remedy: str
     experiment: str
     cost: str
+    factor: float | None = None
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         title = f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}"
@@ -87,31 +94,22 @@ class NotChecked:
     """A check that could not be made.
 
     Attributes:
-        check: what was to be checked: a cause, or several joined by commas.
-        needs: what it would need.
-        causes: the causes among them.
+        causes: the causes that it would find or rule out.
+        needs: what it would need, in words.
+        aspect: the part of the check that is missing; empty where all of it is.
     """
 
-    check: str
+    causes: tuple[str, ...]
     needs: str
-    causes: tuple[str, ...] = ()
+    aspect: str = ""
+
+    @property
+    def check(self) -> str:
+        """What was not checked, in words."""
+        return ", ".join([*self.causes, *([self.aspect] if self.aspect else [])])
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         return f"not checked: {self.check}", [("needs", self.needs)]
-
-
-def not_checked(causes: tuple[str, ...], needs: str, *, part: str = "") -> NotChecked:
-    """Say that causes were not checked, or a part of their checks.
-
-    Args:
-        causes: the causes.
-        needs: what the check would need.
-        part: the part of the check that was not made; "" for all of it.
-
-    Returns:
-        The entry, with its text made from these.
-    """
-    return NotChecked(", ".join((*causes, part) if part else causes), needs, causes)
 
 
 @result(leaves=())
@@ -122,9 +120,9 @@ class Diagnosis:
         findings: ranked, the strongest evidence first; "healthy" alone where nothing was found.
         not_checked: checks that were not made, each with what it would need.
         loss: training loss at the parameters.
-        measured: names and texts of the figures that the findings rest on, found or not.
+        measured: every figure that was measured, as pairs of a name and a text.
         num_hvps: Hessian-vector products spent.
-        num_evaluations: losses or gradients over the training data spent, in all.
+        num_evaluations: losses and gradients over the training data spent.
     """
 
     findings: tuple[Finding, ...]

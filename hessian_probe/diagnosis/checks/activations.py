@@ -1,4 +1,4 @@
-"""Do the hidden units still answer to the data?"""
+"""Do the hidden units still respond to the data?"""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import slopes
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.programs.layers import Activation, run_model, trace_model
 
-# Half of a layer, chosen on the tuning half of the planted troubles.
+# Half of a layer, chosen on round 1 of the synthetic failures.
 SHARE = 0.5
 SPREAD = 0.1
 # A tanh beyond this has a derivative below 0.02; for the logistic function the same.
@@ -24,16 +24,15 @@ LEVEL = 0.005
 # Below this share of the steepest there is no answer at all; an output below this size is zero.
 STILL = 1e-3
 ZERO = 0.05
-SOURCE = "half of a layer; chosen on the planted troubles (make bench-diagnose)"
+UNIT_CAUSES = ("dead_units", "saturation")
+SOURCE = "half of a layer; chosen on synthetic failures (make bench-diagnose)"
 
 
 def check(case: Experiments) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
     samples = case.samples
     if samples is None:
-        return [
-            not_checked(("dead_units", "saturation"), "data: batches of arrays with samples along axis 0")
-        ]
+        return [NotChecked(UNIT_CAUSES, "data: batches of arrays with samples along axis 0")]
     rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
     batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
@@ -41,21 +40,17 @@ def check(case: Experiments) -> Found:
         seen = run_model(program, count, case.params, batch)
         others = slopes(program, count, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
-        return [not_checked(("dead_units", "saturation"), f"a program that can be run in parts; {error}")]
+        return [NotChecked(UNIT_CAUSES, f"a program that can be run in parts; {error}")]
     case.num_evaluations += 1
     hidden = [seen.activations[i] for i in sorted(seen.hidden)]
     out: Found = []
     if seen.loops:
-        out.append(
-            not_checked(
-                ("dead_units", "saturation"), "layers outside scan, while and cond", part="within loops"
-            )
-        )
+        out.append(NotChecked(UNIT_CAUSES, "layers outside scan, while and cond", "within loops"))
     # At the model's output too: where the loss is large, they are flat on the wrong side.
     ends = [seen.activations[i] for i in sorted(seen.last)]
     if not hidden and not ends and not others:
         need = "hidden layers with relu, tanh or sigmoid"
-        return [*out, not_checked(("dead_units", "saturation"), need)]
+        return [*out, NotChecked(UNIT_CAUSES, need)]
     dead = [_dead(a) for a in [*hidden, *ends] if a.kind == "relu"] + [_off(*other) for other in others]
     flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
     if dead:
@@ -68,15 +63,15 @@ def check(case: Experiments) -> Found:
 
 
 def _dead(activation: Activation) -> float:
-    """Share of units that are zero for every sample, and not for want of any input."""
-    # Units with nothing but zeros at their input were not pushed there: they wait at a saddle.
+    """Share of units that are zero for every sample though their input is not."""
+    # Units whose input is zero everywhere were not pushed there: they are at a saddle.
     value, given = (jnp.moveaxis(a, activation.axis, -1) for a in (activation.value, activation.input))
     samples = tuple(range(value.ndim - 1))
     return float(jnp.mean(jnp.all(value <= 0, axis=samples) & jnp.any(given != 0, axis=samples)))
 
 
 def _flat(activation: Activation) -> float:
-    """Share of outputs at a flat end; of gates, at that which lets nothing through."""
+    """Share of outputs at a flat end of the activation; of gates, of those that are shut."""
     if activation.kind == "gate":
         return float(jnp.mean(activation.value < (1 - SATURATED) / 2))
     value = activation.value if activation.kind == "tanh" else 2 * activation.value - 1
@@ -84,7 +79,7 @@ def _flat(activation: Activation) -> float:
 
 
 def _off(value: np.ndarray, slope: np.ndarray) -> float:
-    """Share of units that are about zero and do not change, for every sample."""
+    """Share of units that are about zero with slope zero, for every sample."""
     axes = tuple(range(value.ndim - 1))
     size = np.maximum(np.sqrt(np.mean(value**2)), 1.0)
     still = (slope <= STILL * np.max(slope)) if np.max(slope) > STILL else np.ones(slope.shape, bool)
@@ -92,7 +87,7 @@ def _off(value: np.ndarray, slope: np.ndarray) -> float:
 
 
 def _level(value: np.ndarray, slope: np.ndarray) -> float:
-    """Share of outputs that do not change, and are not zero either."""
+    """Share of outputs with slope zero that are not zero themselves."""
     most = float(np.max(slope))
     flat = slope <= LEVEL * most if most > STILL else np.ones(slope.shape, bool)
     size = np.maximum(np.sqrt(np.mean(value**2)), 1e-30)
@@ -102,20 +97,23 @@ def _level(value: np.ndarray, slope: np.ndarray) -> float:
 def _finding(cause: str, shares: list[float]) -> Finding:
     worst = max(shares)
     layer = shares.index(worst) + 1
-    what, claim, experiment = {
+    what, reason, claim, experiment = {
         "dead_units": (
             "share of dead units in the worst layer",
+            "zero_for_every_sample",
             f"in layer {layer} {worst:.0%} of the ReLU units are zero for every sample",
-            "start again with biases of zero and a smaller learning rate, or with leaky ReLU",
+            "re-initialise with biases of zero and train with a smaller learning rate, or use leaky ReLU",
         ),
         "saturation": (
             "share of saturated outputs in the worst layer",
+            "flat_ends",
             f"in layer {layer} {worst:.0%} of the outputs lie at the flat ends of the activation",
-            "start again with smaller weights (variance 1/inputs), or normalise before the activation",
+            "re-initialise with smaller weights (variance 1/inputs), or normalise before the activation",
         ),
     }[cause]
     return Finding(
         cause=cause,
+        reason=reason,
         claim=claim,
         quantity=what,
         number=worst,
@@ -124,6 +122,7 @@ def _finding(cause: str, shares: list[float]) -> Finding:
         threshold=SHARE,
         source=SOURCE,
         confidence=confidence(worst - SHARE, SPREAD),
+        remedy="reinitialise",
         experiment=experiment,
         cost="one forward pass over 512 samples",
     )

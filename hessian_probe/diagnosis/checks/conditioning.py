@@ -1,4 +1,4 @@
-"""Is the valley so long that gradient steps cannot follow it?"""
+"""Is the problem so ill-conditioned that gradient steps make no progress along a valley?"""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:
 
 
 def check(case: Experiments) -> Found:
-    """Take damped Newton steps for real, and hold them against gradient steps."""
+    """Take damped Newton steps on a copy, and compare them with first-order steps."""
     model = gradient_krylov_model(case)
     if model is None or not case.value > 0:
         return []
@@ -103,7 +103,7 @@ def check(case: Experiments) -> Found:
     predicted = min(model.plain / case.value, 1.0)
     plain = max(own, case.gradient_descent(1 / model.top).gain if case.trials else predicted, 0.0)
     newton = (case.value - lowest) / case.value
-    # Of a loss that can be negative nothing says how much is left.
+    # How much is left is unknown for a loss that can be negative.
     left = (1 - plain) / max(1 - newton, 1e-9) if lowest >= 0 else 0.0
     better = max(newton / plain, left) if plain > 0 else math.inf
     case.measured["condition along the gradient"] = number(model.condition, 3)
@@ -115,17 +115,19 @@ def check(case: Experiments) -> Found:
     return [
         Finding(
             cause="ill_conditioned",
-            claim=f"a long valley: most of the possible decrease lies where the curvature is "
+            reason="newton_step",
+            claim=f"a long valley: most of the possible decrease lies along curvature "
             f"{number(model.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
-            f"products gains {number(100 * newton, 2)} % of the loss, first-order steps "
+            f"products lowers the loss by {number(100 * newton, 2)} %, first-order steps by "
             f"{number(100 * plain, 2)} %",
             quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
             number=better,
             low=better * math.exp(-2 * SPREAD),
             high=better * math.exp(2 * SPREAD),
             threshold=BETTER,
-            source="chosen on the planted troubles (make bench-diagnose)",
+            source="chosen on synthetic failures (make bench-diagnose)",
             confidence=min(sure, log_confidence(newton - plain, MATERIAL, SPREAD)),
+            remedy="precondition",
             experiment="normalise inputs or activations, or precondition (Adam, Adagrad, L-BFGS)",
             cost=f"{PRODUCTS} HVPs, {len(losses)} evaluations",
         )

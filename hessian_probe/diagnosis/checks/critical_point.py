@@ -8,56 +8,56 @@ from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, rati
 from hessian_probe.diagnosis.experiments import BETTER as LOWER
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.escapes.escape import escape
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number
 
-# Share of the loss that leaving must bring over going on (smaller negative curvature is met all along any
-# training), and how many times what going on brings.
+# Share of the loss that leaving must gain over training on (smaller negative curvature occurs throughout
+# training), and how many times what training on gains.
 MATERIAL = 0.01
 BETTER = 3.0
 SPREAD = 0.5
 # Share of the loss below which an optimiser gains nothing: rounding of 40 steps in float32 stays below it.
 STILL = 1e-4
-# How many times lower Adam must end from a little beside, where the loss may differ by this share;
-# from here it must be held at this share of the loss at least.
+# Perturbed start: Adam must end FREED times lower from there than from here, the loss there may differ by the
+# share SAME, and Adam from here must stay above the share HELD of the loss.
 FREED = 3.0
 SAME = 0.05
 HELD = 0.5
-# Probability of a label that carries none: it was settled by samples or by a prediction.
+# Probability of a label that carries none: samples or a prediction decided it.
 UNCERTIFIED = 0.9
 
 
 def check(case: Experiments) -> Found:
-    """Classify, among what the optimiser moves; at a saddle also measure what leaving it brings."""
+    """Classify in the parameters that the optimiser moves; at a saddle also measure what leaving it gains."""
     point = case.point
     case.measured["critical point"] = f"{point.label}: {point.evidence[0] if point.evidence else ''}"
     cost = f"{point.num_hvps} HVPs, {point.num_evaluations} evaluations"
     sure = MOST if point.certified else (point.confidence or UNCERTIFIED)
-    beside = [] if point.label in ("saddle", "minimum") else _beside(case)
-    if beside:
-        return beside
-    still = point.label == "undetermined" and _still(case, point)
-    if point.label == "undetermined" and not still:
-        return [not_checked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
+    perturbed = [] if point.label in ("saddle", "minimum") else check_perturbed(case)
+    if perturbed:
+        return perturbed
+    stuck = point.label == "undetermined" and _stuck(case, point)
+    if point.label == "undetermined" and not stuck:
+        return [NotChecked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
         return [_minimum(case, min(sure, MOST), cost)]
-    if not still and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
+    if not stuck and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
         return []
     return [_saddle(case, point, sure, cost)]
 
 
-def _still(case: Experiments, point: CriticalPoint) -> bool:
-    """Whether a way down is known, and the optimiser gains nothing here at any multiple of its rate."""
+def _stuck(case: Experiments, point: CriticalPoint) -> bool:
+    """Whether a descent direction is known, and the optimiser gains nothing at any multiple of its rate."""
     trials = case.trials.values()
     return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
 
 
-def _beside(case: Experiments) -> Found:
-    """A little beside here, where the loss is the same, Adam finds a way that it does not find here."""
-    # Parameters that are zero together, or alike, hold each other, also while the rest still moves: then the
-    # point is no critical one, and its label is no saddle.
+def check_perturbed(case: Experiments) -> Found:
+    """From a small perturbation, at the same loss, Adam finds a descent that it does not find from here."""
+    # Parameters that are all zero, or all equal, get no gradient that separates them, while the rest still
+    # moves: then the point is not critical, and its label is not saddle.
     here = min(case.value, case.adam_from_here)
     if not (LOWER * case.best_seen < here and here > HELD * case.value):
         return []
@@ -71,15 +71,19 @@ def _beside(case: Experiments) -> Found:
     return [
         ratio_finding(
             "saddle",
-            f"parameters hold each other where they are: {steps} steps of Adam from here end at "
-            f"{number(here, 3)}, from a little beside, where the loss is the same, at {number(after, 3)}",
-            quantity="loss after Adam from here ÷ after Adam from a little beside",
+            "perturbation",
+            f"some parameters get no gradient because others are zero or equal: {steps} steps of Adam from "
+            f"here end at {number(here, 3)}, from a small perturbation of the same loss at "
+            f"{number(after, 3)}",
+            quantity="loss after Adam from here ÷ after Adam from a small perturbation",
             number=factor,
             threshold=FREED,
             spread=SPREAD,
-            source="perturbed descent, Jin et al. 2017, arXiv:1703.00887; factor chosen on planted troubles",
-            experiment="add noise to all parameters, a hundredth of their size (to zeros, of that of a "
-            "usual start), then train on by Adam",
+            source="perturbed descent, Jin et al. 2017, arXiv:1703.00887; factor chosen on synthetic "
+            "failures",
+            remedy="perturb",
+            experiment="add noise to all parameters, a hundredth of their size (for zeros, of the size of "
+            "usual initial weights), then train on with Adam",
             cost=f"{2 * steps + 1} evaluations of the gradient",
         )
     ]
@@ -102,19 +106,23 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
     ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
     case.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
-    what = "negative curvature near here, and nothing to be gained along the gradient"
-    what = what if point.label == "undetermined" else "a saddle near here"
+    labelled, verb = point.label != "undetermined", "lower" if on else "lowers"
+    what = (
+        "a saddle near here" if labelled else "negative curvature near here, and the gradient gains nothing"
+    )
     return Finding(
         cause="saddle",
-        claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} gain "
-        f"{number(100 * gain, 3)} % of the loss, going on gains {number(100 * own, 2)} %",
-        quantity="share of the loss that leaving gains over going on",
+        reason="label" if labelled else "negative_curvature",
+        claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} {verb} the loss by "
+        f"{number(100 * gain, 3)} % more than training on, which lowers it by {number(100 * own, 2)} %",
+        quantity="share of the loss that leaving gains over training on",
         number=gain,
         low=gain,
         high=gain,
         threshold=MATERIAL,
-        source="negative curvature that gains less is met all along training; chosen on planted troubles",
+        source="negative curvature that gains less occurs throughout training; chosen on synthetic failures",
         confidence=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
+        remedy="escape",
         experiment="hp.escape(loss, params, data), then train on from its params",
         cost=f"{cost}, and {steps + (case.num_steps if on else 0)} evaluations for leaving it",
     )
@@ -123,21 +131,25 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
 def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = case.value / case.constant_predictor_loss if case.constant_predictor_loss > 0 else math.nan
-    # A loss that may be negative has no shares: whether it is low is not known, that nothing leads down is.
+    # A loss that may be negative has no shares: that no direction descends is known, whether it is low is
+    # not.
     large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
+    no_better = case.random_feature_loss > case.value
     among = " among what the optimizer moves" if case.fixed_by_optimizer else ""
     return Finding(
         cause="minimum",
-        claim=f"a minimum: no direction{among} leads down, and the loss is {number(case.value, 3)}",
-        quantity="loss ÷ loss without any use of the inputs",
+        reason="label",
+        claim=f"a minimum: no direction{among} lowers the loss, which is {number(case.value, 3)}",
+        quantity="loss ÷ loss of the best constant output",
         number=share,
         low=share,
         high=share,
         threshold=LARGE,
-        source="a loss below this share is small; chosen on the planted troubles",
+        source="a loss below this share is small; chosen on synthetic failures",
         confidence=min(sure, large),
-        experiment="more informative inputs: a richer model does no better on samples held out"
-        if case.random_feature_loss > case.value
-        else "a larger model, or better data: going on cannot lower this loss",
+        remedy="better_inputs" if no_better else "larger_model",
+        experiment="more informative inputs: a richer model does no better on held-out samples"
+        if no_better
+        else "a larger model, or better data: training on cannot lower this loss",
         cost=cost,
     )

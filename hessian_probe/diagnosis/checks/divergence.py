@@ -1,4 +1,4 @@
-"""Does the loss run away?"""
+"""Does the loss diverge, or is something not finite?"""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.operators.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.results import number
 
-# A loss this many times its lowest is running away; spread of its logarithm on noisy curves.  Both were
-# chosen on the tuning half of the planted troubles.
+# A loss RISE times its lowest diverges; SPREAD is the error of that ratio's logarithm on noisy curves.  Both
+# were chosen on round 1 of the synthetic failures.
 RISE = 2.0
 SPREAD = 0.35
-# The history is smoothed over a twentieth of its length; the largest of so many medians lies this many
-# deviations off by chance.
+# The history is smoothed over a twentieth of its length; the largest of the medians exceeds the others by
+# OUTLIERS standard deviations by chance.
 WINDOWS = 20
 OUTLIERS = 3.0
 # A run that ended below this share of its first loss has recovered.
 RECOVERED = 0.9
-# It has lost again this share of what it had gained, if it ran away later.
+# It diverged later if it lost again this share of what it had gained.
 LOST = 0.3
 # Share of the history that counts as its end.
 LAST = 0.1
@@ -38,14 +38,14 @@ def check(case: Experiments) -> Found:
     if where and case.samples is not None and _from_data(case, case.samples):
         return [_of_data(count_nonfinite(case.samples))]
     if where:
-        return [_finding(case, f"{where} is not finite", math.inf, MOST)]
+        return [_finding("not_finite", f"{where} is not finite", math.inf, MOST)]
     if case.history is None or "loss" not in case.history:
-        return [not_checked(("divergence",), "history={'loss': […]}, the losses of past steps")]
+        return [NotChecked(("divergence",), "history={'loss': […]}, the losses of past steps")]
     losses = case.history["loss"]
     finite = np.isfinite(losses)
     if not finite[-1]:
-        return [_finding(case, "the recorded loss is not finite at its end", math.inf, MOST)]
-    if not np.all(finite):  # the run went on from there
+        return [_finding("history_not_finite", "the last recorded loss is not finite", math.inf, MOST)]
+    if not np.all(finite):  # the run recovered
         case.measured["recorded losses that are not finite"] = f"{np.sum(~finite)} of {len(losses)}"
         losses = losses[finite]
     smooth, noise = _smoothed(losses)
@@ -66,7 +66,7 @@ def check(case: Experiments) -> Found:
     sure = log_confidence(rise, limit, SPREAD)
     claim = (
         f"the loss rose from {number(before[peak], 3)} to {number(smooth[peak], 3)} (step {peak} of the "
-        f"history) and is {number(last, 3)} at its end, against {number(first, 3)} at its start"
+        f"history) and ended at {number(last, 3)}; it started at {number(first, 3)}"
     )
     if losses[0] > 0:  # a single step can be enough to blow up
         at_once, single = last / float(losses[0]), noise * math.sqrt(_width(losses))
@@ -75,26 +75,26 @@ def check(case: Experiments) -> Found:
             claim = (
                 f"the loss was {number(losses[0], 3)} at the first step and is {number(last, 3)} at the end"
             )
-            return [_finding(case, claim, at_once, sure_of_it)]
-    return [_finding(case, claim, rise, sure)]
+            return [_finding("first_step", claim, at_once, sure_of_it)]
+    return [_finding("rise", claim, rise, sure)]
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
     """Running median of the losses, and the noise that is left in its logarithm.
 
-    Losses of single batches jump up and down without running away.
+    Losses of single batches jump without diverging.
 
     Returns:
-        The medians, and their standard deviation as the steps from loss to loss tell it.
+        The medians, and their standard deviation, estimated from the differences of successive losses.
     """
     width = _width(losses)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
-    # A run can blow up at its first steps: the start is looked at by itself.
+    # A run can diverge in its first steps, so the start has a median of its own.
     smooth = np.append(np.median(losses[: max(1, width // 3)]), smooth)
     if np.min(losses) <= 0 or len(losses) < 3:
         return smooth, 0.0
     steps = np.abs(np.diff(np.log(losses)))
-    # 1.4826: a normal deviation from the median of its size; 1.25: a median's error against a mean's.
+    # 1.4826: standard deviation ÷ median absolute deviation; 1.25: error of a median ÷ error of a mean.
     return smooth, 1.4826 * float(np.median(steps)) / math.sqrt(2) * 1.25 / math.sqrt(width)
 
 
@@ -115,7 +115,7 @@ def nonfinite(case: Experiments) -> str:
 
 
 def _from_data(case: Experiments, samples: Samples) -> bool:
-    """Tell whether samples with numbers that are not finite make the loss such a one, and the others do not.
+    """Whether samples with numbers that are not finite make the loss not finite, and the others do not.
 
     Args:
         case: the problem; parameters that are not finite are taken as zero.
@@ -139,39 +139,44 @@ def _from_data(case: Experiments, samples: Samples) -> bool:
 
 
 def _finite_part(leaf: Any) -> Any:
-    """Zero in place of what is not finite; leaves that are no variables stay as they are."""
+    """Zero in place of what is not finite; integer leaves stay as they are."""
     floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     return jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf)) if floating else leaf
 
 
 def _of_data(count: int) -> Finding:
-    """The loss is no number because the data hold some that are none."""
+    """The loss is not finite because numbers in the data are not."""
     return Finding(
         cause="divergence",
+        reason="data_not_finite",
         claim=f"{count} numbers in the training data are not finite, and so the loss or its gradient is not",
         quantity="numbers in the training data that are not finite",
         number=float(count),
         low=float(count),
         high=float(count),
         threshold=0.0,
-        source="a mean with a number that is none is none",
+        source="a mean over samples is finite only if each sample's loss is",
         confidence=MOST,
-        experiment="leave out the samples with such numbers, or fill them in; the step is not the trouble",
+        remedy="repair_data",
+        experiment="leave out the samples with such numbers, or fill them in; the step size is not the cause",
         cost="one pass over the data",
     )
 
 
-def _finding(case: Experiments, claim: str, rise: float, sure: float) -> Finding:
+def _finding(reason: str, claim: str, rise: float, sure: float) -> Finding:
     return Finding(
         cause="divergence",
+        reason=reason,
         claim=claim,
         quantity="loss ÷ lowest loss before it, at most",
         number=rise,
         low=rise * math.exp(-2 * SPREAD),
         high=rise * math.exp(2 * SPREAD),
         threshold=RISE,
-        source="chosen on the planted troubles (make bench-diagnose)",
+        source="chosen on synthetic failures (make bench-diagnose)",
         confidence=sure,
-        experiment="go back to the parameters of the lowest loss and go on with a tenth of the learning rate",
+        remedy="roll_back",
+        experiment="go back to the parameters of the lowest loss and train on with a tenth of the learning "
+        "rate",
         cost="none: the recorded history",
     )

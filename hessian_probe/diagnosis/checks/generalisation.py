@@ -6,13 +6,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
 from hessian_probe.results import number
 
@@ -22,22 +23,23 @@ GAP = 1.5
 # which is evidence by itself.
 MATERIAL = 0.2
 MATERIAL_MISMATCH = 0.1
-# Two samples of one distribution are told apart with area 0.5; from here on the difference is plain.  Sixty
-# samples in thirty dimensions, standardised by one half, came to 0.647.
+# Two samples of one distribution give area 0.5; from AREA on they differ. Sixty samples in thirty dimensions,
+# standardised by one half of them, gave 0.647.
 AREA = 0.65
-# In few samples chance alone makes a difference: deviations of the area under no difference, of which one
-# side is passed in one of 2,000 draws.
+# Few samples differ by chance: standard deviations of the area of equal distributions; a normal variable
+# exceeds them on one side in one of 2,000 draws.
 CHANCE = 3.29
 FOLDS = 4
-# Samples of each kind below which the area is not taken: with 40, sets of one kind were once told apart
-# among the planted troubles.
+# Samples of each set below which the area is not computed: with 40, a run with equal distributions was once
+# found different.
 FEWEST = 50
-# A gap less likely than this needs no explanation.
+# Below this confidence of a gap its explanation is not sought.
 NOTHING = 0.1
-# A model with a larger share of the loss without inputs knows too little for its test loss to tell.
+# A reference model with a loss above this share of the constant's has learnt too little to compare test
+# losses.
 SKILL = 0.8
-# Standard errors that the test loss of another model must be above all that: small test sets differ by
-# chance, and where the inputs are alike, a gap is rather overfitting.
+# Standard errors by which the reference model's gap must exceed its threshold: small test sets differ by
+# chance, and with equal inputs overfitting explains a gap better.
 MORE = 1.0
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
@@ -47,50 +49,54 @@ def check(case: Experiments) -> Found:
     train, test = case.samples, case.test_samples
     if test is None or train is None:
         need = "data and test_data, batches of arrays with samples along axis 0"
-        return [not_checked(("overfitting", "mismatch"), need)]
+        return [NotChecked(("overfitting", "mismatch"), need)]
     if min(train.size, test.size) < FEWEST_LOSSES:
-        need = f"at least {FEWEST_LOSSES} samples of each: the error of a mean is not known from fewer"
-        return [not_checked(("overfitting", "mismatch"), need)]
+        need = f"at least {FEWEST_LOSSES} samples of each: fewer give no error of the mean loss"
+        return [NotChecked(("overfitting", "mismatch"), need)]
     seen, unseen = case.sample_losses(train), case.sample_losses(test)
     if seen is None or unseen is None:
         which = "" if seen is None else " on the test data"
         bad = count_nonfinite(test) if seen is not None else 0
         which += f" ({bad} numbers in them are not finite)" if bad else ""
         need = f"a loss that is a finite mean over samples and can take one sample{which}"
-        return [not_checked(("overfitting", "mismatch"), need)]
+        return [NotChecked(("overfitting", "mismatch"), need)]
     here, there, error = _difference(seen, unseen)
     case.measured["training and test loss"] = f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
     sure, matters = (
         confidence(there - here - _large_gap(here, case.constant_predictor_loss, share), error)
         for share in (MATERIAL, MATERIAL_MISMATCH)
     )
-    if matters < NOTHING:  # no gap: no question what it comes from
-        return [_overfitting(here, there, error, sure, "a gap that is small")]
+    if matters < NOTHING:  # without a gap there is nothing to explain
+        return [_overfitting(here, there, error, sure, "the gap is small")]
     signs = [
         found
         for found in (_input_classifier(case, train, test), _reference_model_gap(case))
         if found is not None
     ]
     if not signs:
-        split = not_checked(("mismatch",), f"inputs as arrays, and at least {FEWEST} samples of each")
-        return [split, _overfitting(here, there, error, sure, "nothing is known about a mismatch")]
+        split = NotChecked(("mismatch",), f"inputs as arrays, and at least {FEWEST} samples of each")
+        return [
+            split,
+            _overfitting(here, there, error, sure, "whether the test data differ in kind was not checked"),
+        ]
     other = max(signs, key=lambda sign: sign.sure)
-    # A weak sign counts as much as what the other way says against it: sixty digits were once told from three
-    # hundred others with area 0.70 ± 0.05, and another model did as well on both.
+    # A weak sign is averaged with the other one: sixty digits once differed from three hundred others with
+    # area 0.70 ± 0.05, while a reference model did as well on both.
     if other.sure < STRONG:
         other = other._replace(sure=sum(sign.sure for sign in signs) / len(signs))
-    same = f"training and test data can hardly be told apart ({'; '.join(sign.text for sign in signs)})"
+    same = f"training and test data hardly differ in kind ({'; '.join(sign.text for sign in signs)})"
     own = _retrained_gap(case)
-    if own is not None:  # a difference that costs this model nothing is not why the test loss is high
+    if own is not None:  # a difference that costs this model nothing does not explain its test loss
         other = other._replace(sure=min(other.sure, own.sure))
-        no_more = "cost it no more" if own.sure < EVEN else "are not shown to cost it more"
-        same = f"test data {no_more} than training data that it has not seen ({own.text})"
+        no_more = "do not cost it more" if own.sure < EVEN else "are not shown to cost it more"
+        same = f"test data {no_more} than held-out training data ({own.text})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),
         Finding(
             cause="mismatch",
-            claim=f"the test loss is {number(there, 3)} against {number(here, 3)}, and the test data are of "
-            f"another kind: {other.text}",
+            reason=other.reason,
+            claim=f"the test loss is {number(there, 3)}, the training loss {number(here, 3)}, and the test "
+            f"data are of another kind: {other.text}",
             quantity=other.quantity,
             number=other.number,
             low=other.number - 2 * other.error,
@@ -98,15 +104,17 @@ def check(case: Experiments) -> Found:
             threshold=other.threshold,
             source=other.source,
             confidence=min(matters, other.sure),
-            experiment="look at the samples that the other model is surest of; train on data like the test's",
+            remedy="match_data",
+            experiment="compare test samples with training samples; train on data like the test data",
             cost=f"{FOLDS} small classifiers, and {baselines.FOLDS} to {baselines.FOLDS + 2} small models",
         ),
     ]
 
 
 class MismatchSign(NamedTuple):
-    """One way to tell test from training data: its number, and how sure it is that they differ."""
+    """One sign that test data differ from training data, and the confidence that they do."""
 
+    reason: str
     quantity: str
     text: str
     number: float
@@ -117,89 +125,100 @@ class MismatchSign(NamedTuple):
 
 
 def _difference(seen: np.ndarray, unseen: np.ndarray) -> tuple[float, float, float]:
-    """Both means, and the standard error of their difference."""
+    """Means of the losses seen and unseen, and the standard error of their difference."""
     error = math.hypot(*(x.std(ddof=1) / math.sqrt(len(x)) for x in (seen, unseen)))
     return float(seen.mean()), float(unseen.mean()), max(error, 1e-12)
 
 
 def _large_gap(here: float, trivial: float, share: float) -> float:
-    """The least gap that matters, a share of the loss without inputs at least."""
+    """The least gap that counts: half the training loss, and a share of the constant's loss at least."""
     return max(here * (GAP - 1), share * trivial if math.isfinite(trivial) else 0.0)
 
 
 def _input_classifier(case: Experiments, train: Samples, test: Samples) -> MismatchSign | None:
-    """Tell test from training inputs by a classifier."""
+    """Train a classifier between test and training inputs."""
     area, spread = two_sample_area(train, test)
     if not math.isfinite(area):
         return None
-    text = f"a classifier tells test from training inputs with area {number(area, 3)} ± {number(spread, 1)}"
-    case.measured["telling training from test inputs, area under the curve"] = (
+    area_text = f"{number(area, 3)} ± {number(spread, 1)}"
+    text = f"a classifier separates test from training inputs with area under the curve {area_text}"
+    case.measured["separating training from test inputs, area under the curve"] = (
         f"{number(area, 3)} ± {number(spread, 1)}"
     )
     threshold = max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size)))
     quantity = "area under the curve, training against test inputs"
-    return MismatchSign(quantity, text, area, spread, threshold, SOURCE, confidence(area - threshold, spread))
+    return MismatchSign(
+        "input_classifier",
+        quantity,
+        text,
+        area,
+        spread,
+        threshold,
+        SOURCE,
+        confidence(area - threshold, spread),
+    )
 
 
 def _reference_model_gap(case: Experiments) -> MismatchSign | None:
-    """Hold the test loss of another model against its loss on training samples that were held out.
+    """Compare a reference model's loss on test data with its loss on held-out training samples.
 
-    What holds within the training data and not on the test data is a difference between the two, also where
-    the inputs are alike and their relation to the targets is not.
+    A gap shows that the two differ, also where only the relation of targets to inputs does.
 
     Returns:
-        MismatchSign; None where no other model can be fitted, or it knows nothing of the targets.
+        MismatchSign; None where no reference model can be fitted, or where it learns too little.
     """
     found = case.random_feature_held_out
     if found is None or len(found[1]) < FEWEST_LOSSES:
         return None
     inside, outside, trivial = found
     here, there, error = _difference(inside, outside)
-    case.measured["loss of another model on held-out training samples, and on test data"] = (
+    case.measured["loss of a reference model on held-out training samples, and on test data"] = (
         f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
     )
     if here > SKILL * trivial:
         return None
     threshold = _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error
     text = (
-        f"a model fitted to a part of the training data has loss {number(here, 3)} on the rest of it, and "
-        f"{number(there, 3)} ± {number(error, 1)} on the test data"
+        f"a reference model has loss {number(here, 3)} on held-out training data and {number(there, 3)} ± "
+        f"{number(error, 1)} on the test data"
     )
     return MismatchSign(
-        "loss on test data − loss on held-out training data, of another model",
+        "reference_model",
+        "loss on test data − loss on held-out training data, of a reference model",
         text,
         there - here,
         error,
         threshold,
-        "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss; "
-        "one standard error more",
+        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's "
+        "at least, and one standard error more",
         confidence(there - here - threshold, error),
     )
 
 
 def _retrained_gap(case: Experiments) -> MismatchSign | None:
-    """Hold this model's test loss against its loss on training samples that it was not trained on.
+    """Compare this model's loss on test data with its loss on held-out training samples.
 
     Returns:
-        MismatchSign; None where that cannot be tried, or the model does not learn its part that way.
+        MismatchSign; None where that cannot be tried, or where the retrained model does not learn its part.
     """
     found = case.retrained_held_out
     if found is None:
         return None
     here, there, error = _difference(*found)
     text = (
-        f"trained anew on a part of the training data, its loss is {number(here, 3)} on the rest of it and "
+        f"retrained on a part of the training data, its loss is {number(here, 3)} on the rest of them and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
-    case.measured["this model on training samples held out"] = text
+    case.measured["this model on held-out training samples"] = text
     threshold = _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH)
     return MismatchSign(
-        "loss on test data − loss on held-out training data, of this model trained anew",
+        "retrained_model",
+        "loss on test data − loss on held-out training data, of this model retrained",
         text,
         there - here,
         error,
         threshold,
-        "a held-out part of the training data (Lee 2021); half as much again, and 0.1 of the trivial loss",
+        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's",
         confidence(there - here - threshold, error),
     )
 
@@ -208,15 +227,18 @@ def _overfitting(here: float, there: float, error: float, sure: float, same: str
     ratio = there / here if here > 0 else math.inf
     return Finding(
         cause="overfitting",
-        claim=f"the test loss is {number(there, 3)} ± {number(error, 1)} against {number(here, 3)} in "
-        f"training; {same}",
+        reason="test_loss",
+        claim=f"the test loss is {number(there, 3)} ± {number(error, 1)}, the training loss "
+        f"{number(here, 3)}; {same}",
         quantity="test loss ÷ training loss",
         number=ratio,
         low=(there - 2 * error) / here if here > 0 else math.inf,
         high=(there + 2 * error) / here if here > 0 else math.inf,
         threshold=GAP,
-        source="half as much again, and 0.2 of the loss without inputs; chosen on planted troubles",
+        source="half the training loss more, and 0.2 of the constant's at least; chosen on synthetic "
+        "failures",
         confidence=sure,
+        remedy="regularise",
         experiment="train again with weight decay (optax.adamw), and keep the step of the lowest test loss",
         cost="the loss of single samples of both sets",
     )
@@ -232,12 +254,12 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
     each = min(train.size, test.size, baselines.MAX_SAMPLES // 2)
     parts = [s.inputs[np.sort(rng.permutation(s.size)[:each])] for s in (train, test) if s.inputs is not None]
     both = np.concatenate(parts)
-    # A copy is no further evidence: each input counts once in each set.
+    # Each input counts once in each set: a copy is no further evidence.
     once = np.concatenate([assign_folds(part, FOLDS, np.random.default_rng(0))[1] for part in parts])
     if min(np.sum(once[:each]), np.sum(once[each:])) < FEWEST:
         return math.nan, math.nan
     plain = Features(both, rng)(both)
-    # Squares and random features: noise or contrast change no mean, and a linear classifier sees only means.
+    # A linear classifier detects differences of means only; noise and contrast change squares.
     squares = np.square(plain[:, :-1])
     scale = squares.std(axis=0)
     squares = (squares - squares.mean(axis=0)) / np.where(scale > 0, scale, np.inf)
@@ -274,14 +296,11 @@ def area_under_curve(score: np.ndarray, labels: np.ndarray) -> tuple[float, floa
         labels: shape (n,), 0 or 1.
 
     Returns:
-        Area and error, by Hanley and McNeil 1982, Radiology 143, equation 2.
+        Area, from the rank sum (Mann and Whitney 1947), and its error by Hanley and McNeil 1982, Radiology
+        143, equation 2.
     """
-    ones, zeros = score[labels == 1], score[labels == 0]
-    order = np.sort(zeros)
-    below = np.searchsorted(order, ones, "left")
-    equal = np.searchsorted(order, ones, "right") - below
-    area = float(np.mean(below + 0.5 * equal) / len(zeros))
+    n, m = np.sum(labels == 1), np.sum(labels == 0)
+    area = float((rankdata(score)[labels == 1].sum() - n * (n + 1) / 2) / (n * m))
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    n, m = len(ones), len(zeros)
     variance = area * (1 - area) + (n - 1) * (first - area**2) + (m - 1) * (second - area**2)
     return area, max(math.sqrt(max(variance, 0.0) / (n * m)), 0.5 / math.sqrt(n * m))

@@ -1,4 +1,4 @@
-"""What the recorded history tells beside the loss: gradient norms, test losses, learning rates."""
+"""What the recorded gradient norms, test losses and learning rates show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPREAD = 0.15
 
 
 def check(case: Experiments) -> Found:
-    """Say what was recorded; a test loss that rose again is overfitting where no test data tell."""
+    """Record what was given; without test data a recorded test loss that rose again is overfitting."""
     history = case.history or {}
     width = max(1, int(END * len(next(iter(history.values()), ()))))
     for name, text in (("grad_norm", "gradient norm"), ("learning_rate", "learning rate")):
@@ -50,15 +50,17 @@ def _overtrained(case: Experiments, losses: np.ndarray, width: int) -> Found:
     return [
         ratio_finding(
             "overfitting",
+            "recorded_test_loss",
             f"the recorded test loss was lowest at {number(low, 3)} and is {number(last, 3)} at the end, "
             f"while the training loss is {number(case.value, 3)}",
             quantity="recorded test loss at the end ÷ its lowest",
             number=last / low,
             threshold=GAP,
             spread=SPREAD,
-            source="half as much again, and 0.2 of the first test loss; chosen on planted troubles",
+            source="half as much again, and 0.2 of the first test loss; chosen on synthetic failures",
             sure=min(rise, log_confidence(last / low, GAP, SPREAD)) if trained and case.value < low else 0.0,
-            experiment=f"stop at step {best + width // 2} of the history, or weight decay, or more data",
+            remedy="regularise",
+            experiment=f"stop at step {best + width // 2} of the history, or use weight decay or more data",
             cost="none: the recorded history",
         )
     ]

@@ -8,17 +8,17 @@ import numpy as np
 
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import not_checked
+from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
 
 # Rules of thumb behind LeCun et al. 1998 (Efficient BackProp, section 4.3: mean 0, variance 1, about the
-# same for all inputs).  Factors beyond which it hurt were chosen on the tuning half of the planted troubles.
+# same for all inputs).  Factors beyond which it hurt were chosen on round 1 of the synthetic failures.
 LARGE = 10.0
 UNEVEN = 1000.0
 FAR = 25.0
 SPREAD = 0.25
 SOURCE = (
-    "inputs of mean 0 and variance 1, LeCun et al. 1998, section 4.3; factor chosen on the planted troubles"
+    "inputs of mean 0 and variance 1, LeCun et al. 1998, section 4.3; factor chosen on synthetic failures"
 )
 
 
@@ -26,12 +26,12 @@ def check(case: Experiments) -> Found:
     """Compare the size of the inputs with 1, and the size of each with the others'."""
     samples = case.samples
     if samples is None or samples.inputs is None:
-        return [not_checked(("input_scale",), "data as (inputs, targets) or a dict with such names")]
+        return [NotChecked(("input_scale",), "data as (inputs, targets) or a dict with such names")]
     if samples.inputs.dtype.kind != "f":
         return []  # tokens have no scale
     flat = samples.inputs.reshape(samples.size, -1).astype(np.float64)
     if not np.all(np.isfinite(flat)):
-        return [not_checked(("input_scale",), "inputs that are finite numbers")]
+        return [NotChecked(("input_scale",), "inputs that are finite numbers")]
     size = float(np.sqrt(np.mean(flat**2)))
     each = np.sqrt(np.mean(flat**2, axis=0))
     each = each[each > 0]
@@ -39,34 +39,38 @@ def check(case: Experiments) -> Found:
     case.measured["root mean square of the inputs"] = number(size, 3)
     case.measured["large inputs ÷ small ones"] = number(spread, 3)
     offset = _offset(flat)
-    case.measured["mean of the inputs ÷ their deviation"] = number(offset, 3)
+    case.measured["mean of the inputs ÷ their standard deviation"] = number(offset, 3)
     off = max(size, 1 / size) if size > 0 else math.inf
-    text = f"the inputs have root mean square {number(size, 3)} instead of about 1"
-    far = f"the inputs lie around a mean {number(offset, 3)} times as large as their deviation"
+    large = f"the inputs have root mean square {number(size, 3)}; training expects about 1"
+    far = f"the mean of the inputs is {number(offset, 3)} times their standard deviation"
     uneven = f"some inputs are {number(spread, 3)} times as large as others"
-    ways = [
-        (off, LARGE, "root mean square of the inputs, or its inverse", text),
-        (spread, UNEVEN, "95 % ÷ 5 % quantile of sizes", uneven),
-        (offset, FAR, "mean of the inputs ÷ their deviation", far),
+    faults = [
+        (off, LARGE, "size", "root mean square of the inputs, or its inverse", large),
+        (spread, UNEVEN, "uneven", "95 % ÷ 5 % quantile of sizes", uneven),
+        (offset, FAR, "offset", "mean of the inputs ÷ their standard deviation", far),
     ]
-    factor, threshold, quantity, claim = max(ways, key=lambda way: log_confidence(way[0], way[1], SPREAD))
+    factor, threshold, reason, quantity, claim = max(
+        faults, key=lambda fault: log_confidence(fault[0], fault[1], SPREAD)
+    )
     return [
         ratio_finding(
             "input_scale",
+            reason,
             claim,
             quantity=quantity,
             number=factor,
             threshold=threshold,
             spread=SPREAD,
             source=SOURCE,
-            experiment="subtract each input's mean, divide by its deviation, and train again",
+            remedy="standardise_inputs",
+            experiment="subtract each input's mean, divide by its standard deviation, and train again",
             cost="one pass over the inputs",
         )
     ]
 
 
 def _offset(flat: np.ndarray) -> float:
-    """Size of the means ÷ size of the deviations; constant inputs do not count."""
+    """Norm of the means ÷ norm of the standard deviations; constant inputs do not count."""
     deviation = flat.std(axis=0)
     varies = deviation > 0
     if not np.any(varies):

@@ -1,4 +1,4 @@
-"""Does a step follow the gradient, or the accident of its batch?"""
+"""Is the gradient of a batch mostly noise?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
-from hessian_probe.diagnosis.result import not_checked
+from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
 
@@ -23,7 +23,7 @@ GROUPS = 16
 
 
 def check(case: Experiments) -> Found:
-    """Hold the batch against the noise scale, and try steps on larger batches."""
+    """Compare the batch size with the gradient noise scale, and try steps on larger batches."""
     samples = case.samples
     if samples is None or not case.trials:
         return []  # said by the check of the steps
@@ -33,38 +33,40 @@ def check(case: Experiments) -> Found:
         case.measured["gradient noise scale tr Σ / |G|²"] = text
     size = samples.batch_size
     if size is None:
-        return [not_checked(("noise",), "data as the list of batches that training uses")]
+        return [NotChecked(("noise",), "data as the list of batches that training uses")]
     if case.no_step_moves:
-        return [not_checked(("noise",), "an optimizer that still moves")]
+        return [NotChecked(("noise",), "an optimizer that still moves")]
     if scale is None:
-        return [not_checked(("noise",), "a loss that is a mean over samples and can take one sample")]
+        return [NotChecked(("noise",), "a loss that is a mean over samples and can take one sample")]
     doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
     case.measured["twice the batch, by the noise scale"] = doubled
     case.measured["half the batch, by the noise scale"] = halved
     gain = _gain_of_larger(case, size)
-    share = scale[1] / size  # the least that the noise can be, with 95 % confidence
-    seen = max(log_confidence(share, 1.0, SPREAD), _by_trials(case))
+    # The lower end of the interval of the noise scale.
+    by_scale, by_trials = log_confidence(scale[1] / size, 1.0, SPREAD), _by_trials(case)
     return [
         ratio_finding(
             "noise",
+            "noise_scale" if by_scale >= by_trials else "larger_batches",
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
-            f"{number(scale[0], 3)} samples, and {LARGER} times the batch gains {number(100 * gain, 2)} % of "
-            "the loss",
+            f"{number(scale[0], 3)} samples, and a batch {LARGER} times as large lowers the loss by "
+            f"{number(100 * gain, 2)} % more",
             quantity="gradient noise scale ÷ batch size",
             number=scale[0] / size,
             threshold=1.0,
             spread=SPREAD,
             source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
-            sure=min(seen, log_confidence(gain, MATERIAL, SPREAD)),
-            experiment=f"decay the learning rate to zero from here, or {LARGER} times the batch; by the "
-            f"noise scale twice the batch takes at best {doubled}, half of it at worst {halved}",
+            sure=min(max(by_scale, by_trials), log_confidence(gain, MATERIAL, SPREAD)),
+            remedy="decay_rate",
+            experiment=f"decay the learning rate to zero from here, or use {LARGER} times the batch; by the "
+            f"noise scale twice the batch needs at best {doubled}, half the batch at worst {halved}",
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * case.num_steps} steps",
         )
     ]
 
 
 def _gain_of_larger(case: Experiments, size: int) -> float:
-    """Share of the loss that the better of larger batches and all samples gains over going on."""
+    """Share of the loss that larger batches, or all samples, gain over training on unchanged."""
     assert case.samples is not None
     larger = case.steps(min(LARGER * size, case.samples.size), case.num_steps)
     changed = larger.run(case.params, case.opt_state, case.value).after
@@ -74,7 +76,7 @@ def _gain_of_larger(case: Experiments, size: int) -> float:
 
 
 def _by_trials(case: Experiments) -> float:
-    """Noise without its scale: shorter steps gain on batches, and steps of the same length on all samples."""
+    """Confidence without the noise scale: shorter steps gain on batches, and full-batch steps gain too."""
     going_on = case.trials[1.0].after
     shorter = min(trial.after for factor, trial in case.trials.items() if factor < 1)
     gains = (case.gain(going_on, shorter), case.gain(going_on, case.full_batch[1.0].after))
@@ -86,7 +88,7 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
 
     Returns:
         The scale and the ends of its interval; None where the loss cannot take single samples.  Infinite
-        where the gradient cannot be told from zero.
+        where the gradient is zero within its error.
     """
     samples = case.samples
     assert samples is not None
@@ -135,7 +137,7 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
 
 
 def _changed_batch(size: float, factor: float, scale: float) -> str:
-    """Steps and samples to the same progress with another batch, as shares of those with this one."""
+    """Steps and samples that another batch size needs for the same progress, relative to this one."""
     # The best step gains in proportion to 1/(1 + scale / batch): McCandlish et al. 2018, section 2.2.
     steps = 1 / factor if math.isinf(scale) else (1 + scale / (factor * size)) / (1 + scale / size)
     return f"{number(steps, 3)} of the steps and {number(factor * steps, 3)} of the samples"

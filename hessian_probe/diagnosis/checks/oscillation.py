@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hessian_probe.diagnosis.confidence import Found, confidence, log_confidence
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.trial_runs import Trial
 from hessian_probe.results import number
 
@@ -28,21 +28,22 @@ def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
     if not case.trials:
         _sharpness(case)  # needs no samples
-        return [not_checked(("oscillation", "slow", "noise"), case.trials_failed or NEEDS)]
+        return [NotChecked(("oscillation", "slow", "noise"), case.trials_failed or NEEDS)]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in case.trials.items())
     case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
     out: Found = []
     stability = case.stability
     if stability is not None and stability.status == "undetermined":
-        out.append(not_checked((), stability.reason, part="sharpness against the stability limit"))
-    if case.no_step_moves:  # steps of length zero tell nothing of others
-        return [*out, not_checked(("oscillation",), "an optimizer that still moves")]
+        out.append(NotChecked((), stability.reason, "sharpness against the stability limit"))
+    if case.no_step_moves:  # steps of length zero show nothing about others
+        return [*out, NotChecked(("oscillation",), "an optimizer that still moves")]
     return [*out, _oscillation(case)]
 
 
 class LongStepSign(NamedTuple):
     """A sign that steps are too long."""
 
+    reason: str
     sure: float
     quantity: str
     number: float
@@ -52,7 +53,7 @@ class LongStepSign(NamedTuple):
 
 
 def _oscillation(case: Experiments) -> Finding:
-    """Shorter steps gain, and it is seen in one of three ways that they gain because they are shorter."""
+    """Shorter steps gain, and one of three signs shows that they gain because they are shorter."""
     gain = _shorter(case, case.trials)
     gains = log_confidence(gain, MATERIAL, SPREAD)
     sign = max(_signs(case, gains), key=lambda sign: sign.sure)
@@ -61,12 +62,13 @@ def _oscillation(case: Experiments) -> Finding:
     known = (
         ""
         if found is None or found.status == "undetermined"
-        else (f"sharpness is {number(found.ratio, 3)} of what {found.method} can stand, ")
+        else (f"sharpness is {number(found.ratio, 3)} of the limit of {found.method}, ")
     )
     return Finding(
         cause="oscillation",
+        reason=sign.reason,
         claim=f"steps are too long: {known}{sign.quantity} = {number(sign.number, 3)}, and {best:.3g} times "
-        f"the rate gains {number(100 * gain, 2)} % of the loss",
+        f"the rate lowers the loss by {number(100 * gain, 2)} % more",
         quantity=sign.quantity,
         number=sign.number,
         low=sign.number - 2 * sign.error,
@@ -74,13 +76,15 @@ def _oscillation(case: Experiments) -> Finding:
         threshold=sign.threshold,
         source=sign.source,
         confidence=min(gains, sign.sure, 1 - _noise_explains(case, gain)),
+        remedy="multiply_rate",
+        factor=best,
         experiment=f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
         cost=f"{5 * case.num_steps} steps on a copy, and the products of hp.stability",
     )
 
 
 def _noise_explains(case: Experiments, gain: float) -> float:
-    """How sure it is that steps of the same length on all samples gain most of what shorter ones do."""
+    """Confidence that full-batch steps at the present rate gain most of what shorter steps do."""
     if case.samples_in_a_step is None or not gain > 0:
         return 0.0
     full = case.gain(case.trials[1.0].after, case.full_batch[1.0].after)
@@ -88,44 +92,46 @@ def _noise_explains(case: Experiments, gain: float) -> float:
 
 
 def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
-    """The sharpness at the limit; a gradient that alternates in sign; a gain without noise.
+    """Sharpness at the limit, a gradient that alternates in sign, a gain of shorter full-batch steps.
 
-    Far out on the walls of a valley the curvature can be small: that it is crossed shows in the signs.  Where
-    each step takes all samples, shorter steps do not gain by averaging noise.
+    High on the walls of a valley the curvature can be small; the alternating gradient still shows that steps
+    cross it.  On full batches shorter steps cannot gain by averaging noise.
 
     Args:
         case: the measurements.
-        gains: how sure it is that shorter steps gain.
+        gains: confidence that shorter steps gain.
 
     Returns:
         The signs that were measured, at least one.
     """
     without_noise = _shorter(case, case.full_batch) if gains >= 0.1 else 0.0
     sure = log_confidence(without_noise, MATERIAL, SPREAD)
-    source = "a gain that is no accident of the batches; chosen on planted troubles"
+    source = "a gain on all samples is not due to the noise of batches; chosen on synthetic failures"
     quantity = "share of the loss that shorter steps on all samples gain"
-    signs = [LongStepSign(sure, quantity, without_noise, 0.0, MATERIAL, source)]
+    signs = [LongStepSign("full_batch_gain", sure, quantity, without_noise, 0.0, MATERIAL, source)]
     found = case.stability
     if found is None or found.status == "undetermined":
         return signs
     ratio, error = _sharpness(case)
     limit = f"{found.formula}, {found.source}; at the limit from 0.95 on"
     sure = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
-    signs.append(LongStepSign(sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit))
+    signs.append(
+        LongStepSign("sharpness", sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit)
+    )
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
         full = case.steps(None, case.num_steps)
         flips = full.run(case.params, case.opt_state, case.value, 1.0, found.direction).flips
         case.num_evaluations += case.num_steps
         quantity = "share of steps in which the gradient along the sharpest direction changes sign"
         case.measured[quantity] = number(flips, 2)
-        source = "below the limit no sign changes; chosen on planted troubles"
+        source = "below the limit no sign changes; chosen on synthetic failures"
         sure = confidence(flips - FLIPS, SPREAD_OF_FLIPS)
-        signs.append(LongStepSign(sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
+        signs.append(LongStepSign("sign_changes", sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
     return signs
 
 
 def _shorter(case: Experiments, trials: dict[float, Trial]) -> float:
-    """Share of the loss that the best of shorter steps gains over steps as they are."""
+    """Share of the loss that the best shorter step gains over steps at the present rate."""
     return case.gain(trials[1.0].after, min(trial.after for f, trial in trials.items() if f < 1))
 
 

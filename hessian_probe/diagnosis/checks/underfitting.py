@@ -12,60 +12,62 @@ from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_find
 from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.features import FEATURES
 from hessian_probe.diagnosis.reference_models import ONE_BATCH
-from hessian_probe.diagnosis.result import Finding, not_checked
+from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.results import number
 
 SPREAD = 0.15
-# Share of the loss without inputs that a richer model must gain.
+# Share of the constant's loss that a richer model must gain.
 SHARE = 0.08
 WIDE = 0.5
-# Share of a few samples' loss without training that is left where even these were not fitted.
+# A few samples count as not fitted where this share of their untrained loss is left.
 FITTED = 0.5
-# Most that a linear model trained here is worth alone, where no training moves this model by more than this
-# share of its loss: that it contains the linear one is guessed.
+# Confidence of a linear model alone where no training lowers this model's loss by more than the share STUCK:
+# that this model contains the linear one is assumed.
 GUESSED = 0.6
 STUCK = 0.01
 LINEAR = "a linear model trained here"
-LEE = "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on planted troubles"
+LEE = (
+    "a simpler model that does better proves bad optimisation (Lee 2021); margin chosen on synthetic failures"
+)
 APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or squared error, and targets"
 
 
 def check(case: Experiments) -> Found:
-    """Hold the training loss against simpler models, a richer one, and more training by other means."""
+    """Compare the training loss with simpler models, a richer one, and other training."""
     if case.samples is None:
-        need = not_checked(
-            ("optimization", "model_bias"), "data: batches of arrays with samples along axis 0"
-        )
+        need = NotChecked(("optimization", "model_bias"), "data: batches of arrays with samples along axis 0")
         known = case.baseline is not None and np.ndim(case.baseline) == 0
         return [need, _optimization(case, _simpler(case))] if known else [need]
     out: Found = []
     _measure(case)
     simpler = _simpler(case)
     if not simpler:
-        simple = f"baseline, or {APPLY}" if case.task is None else "baseline; a linear one is no part of it"
-        out.append(not_checked(("optimization",), simple, part="against a simpler model"))
+        simple = (
+            f"baseline, or {APPLY}" if case.task is None else "baseline; this model contains no linear one"
+        )
+        out.append(NotChecked(("optimization",), simple, "against a simpler model"))
     out.append(_decay(case) if case.limited_by_decay else _optimization(case, simpler))
     if case.trials and case.decays_weights is None:
-        plain = "an optimizer that does nothing with the parameters but to let them decay"
-        out.append(not_checked((), plain, part="decay of weights"))
+        plain = "an optimizer that uses the parameters for nothing but weight decay"
+        out.append(NotChecked((), plain, "weight decay"))
     if math.isfinite(case.random_feature_loss):
         out.append(_model_bias(case))
     else:
-        out += [not_checked(("model_bias",), APPLY, part="against a richer model"), _too_small(case)]
+        out += [NotChecked(("model_bias",), APPLY, "against a richer model"), _too_small(case)]
     return out
 
 
 def _measure(case: Experiments) -> None:
     before, _, after, _ = case.one_batch
     said = case.measured
-    said["loss without any use of the inputs"] = number(case.constant_predictor_loss, 4)
+    said["loss of the best constant output"] = number(case.constant_predictor_loss, 4)
     said[f"loss after {case.num_adam_steps} steps of Adam from here"] = number(case.adam_from_here, 4)
     said[f"loss on {ONE_BATCH} samples, before and after training on them"] = (
         f"{number(before, 3)} → {number(after, 3)}"
     )
-    said["the same from weights drawn anew"] = number(case.adam_from_reinit, 4)
+    said["the same from re-initialised weights"] = number(case.adam_from_reinit, 4)
     said["loss of a linear model trained here"] = number(case.linear_loss, 4)
-    said["loss of a rich model trained here, on samples held out"] = number(case.random_feature_loss, 4)
+    said["loss of random features trained here, on held-out samples"] = number(case.random_feature_loss, 4)
 
 
 def _simpler(case: Experiments) -> dict[str, float]:
@@ -88,41 +90,42 @@ def _train_baseline(case: Experiments, loss: Callable[..., Any], params: Any) ->
 
 
 def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
-    """The loss can be lower: a simpler model shows it, or other steps from the same place do."""
-    ways = {
-        **simpler,
+    """The loss can be lower: a simpler model shows it, or Adam from here or from re-initialised weights."""
+    by_adam = {
         f"{case.num_adam_steps} steps of Adam from here": case.adam_from_here,
-        f"{case.num_adam_steps} steps of Adam from weights drawn anew": case.adam_from_reinit,
+        f"{case.num_adam_steps} steps of Adam from re-initialised weights": case.adam_from_reinit,
     }
-    ways = {name: loss for name, loss in ways.items() if math.isfinite(loss)}
-    name = min(ways, key=lambda way: ways[way]) if ways else ""
-    best = ways.get(name, math.nan)
+    losses = {name: loss for name, loss in {**simpler, **by_adam}.items() if math.isfinite(loss)}
+    name = min(losses, key=lambda name: losses[name]) if losses else ""
+    best = losses.get(name, math.nan)
     moved = "" if name in simpler else _moved(case)
-    place = "weights drawn anew" if case.adam_from_reinit < case.adam_from_here else "here"
+    anew = case.adam_from_reinit < case.adam_from_here
     alone = name in simpler and not BETTER * min(case.adam_from_here, case.adam_from_reinit) < case.value
-    # That this model contains the simpler one is assumed, and no training of its own bears it out.
+    # That this model contains the simpler one is assumed, and no training of its own confirms it.
     stuck = min(case.adam_from_here, case.adam_from_reinit) > (1 - STUCK) * case.value
     most = GUESSED if name == LINEAR and stuck and math.isfinite(case.random_feature_loss) else LIKELY
     here = case.value
-    if BETTER * best < here:  # a run that is under way is held by where it gets with as many steps
+    if BETTER * best < here:  # a run that still descends counts with what it reaches in as many steps
         here = min(here, case.continued) if math.isfinite(case.continued) else here
     factor = here / best if best > 0 else (math.inf if best <= 0 < here else math.nan)
     return ratio_finding(
         "optimization",
-        f"the loss {number(case.value, 3)} is no limit of the model: {name} reaches {number(best, 3)}{moved}",
-        quantity="training loss (or that after going on, where lower) ÷ what another way reaches",
+        "simpler_model" if name in simpler else ("adam_from_reinit" if anew else "adam_from_here"),
+        f"the loss {number(case.value, 3)} is not the model's limit: {name} reaches {number(best, 3)}{moved}",
+        quantity="training loss (or that after training on, where lower) ÷ the lowest loss of the others",
         number=factor,
         threshold=BETTER,
         spread=SPREAD,
         source=LEE,
         sure=min(log_confidence(factor, BETTER, SPREAD), most) if alone else None,
-        experiment=f"Adam with rates 1e-3 and 1e-2 from {place}",
+        remedy="adam_from_reinit" if anew else "adam",
+        experiment=f"Adam with rates 1e-3 and 1e-2 from {'re-initialised weights' if anew else 'here'}",
         cost=f"{4 * case.num_adam_steps} full gradients; a linear model by L-BFGS",
     )
 
 
 def _moved(case: Experiments) -> str:
-    """Say that Adam moves what the optimiser holds fixed."""
+    """Say that the trial by Adam moved parameters that the user's optimiser holds fixed."""
     if not case.fixed_by_optimizer:
         return ""
     some = ", ".join(case.fixed_by_optimizer[:3]) + (", …" if len(case.fixed_by_optimizer) > 3 else "")
@@ -130,82 +133,87 @@ def _moved(case: Experiments) -> str:
 
 
 def _decay(case: Experiments) -> Finding:
-    """The same steps without decay of weights end lower than they do at any rate and batch with it."""
-    going_on, without = case.trials[1.0].after, case.without_weight_decay
+    """Steps without weight decay end lower than steps with it at any rate and batch size."""
+    with_decay, without = case.trials[1.0].after, case.without_weight_decay
     return ratio_finding(
         "optimization",
-        f"the decay of weights holds the loss up: {case.num_steps} steps without it end at "
-        f"{number(without, 3)}, with it at {number(going_on, 3)}",
-        quantity="loss after steps with decay of weights ÷ after steps without it",
-        number=going_on / without if without > 0 else math.inf,
+        "weight_decay",
+        f"weight decay keeps the loss high: {case.num_steps} steps without it end at "
+        f"{number(without, 3)}, with it at {number(with_decay, 3)}",
+        quantity="loss after steps with weight decay ÷ after steps without it",
+        number=with_decay / without if without > 0 else math.inf,
         threshold=BETTER,
         spread=SPREAD,
-        source="more than a decay against learning by heart costs; chosen on the planted troubles",
-        experiment="a weaker decay of weights, or none",
+        source="more than weight decay against overfitting costs; chosen on synthetic failures",
+        remedy="reduce_weight_decay",
+        experiment="a weaker weight decay, or none",
         cost=f"{case.num_steps} steps on a copy",
     )
 
 
 def _model_bias(case: Experiments) -> Finding:
-    """A richer model does better even on samples that it has not seen, and more training does not."""
+    """A richer model does better, even on held-out samples, and more training of this one does not."""
     rich = case.random_feature_loss
     reached = float(np.nanmin([case.value, case.best_of_model, *(loss for loss, _ in case.lower_points)]))
     factor = reached / rich if rich > 0 else math.inf
+    limited = BETTER * case.loss_floor > case.value >= case.loss_floor
     share = (reached - rich) / case.constant_predictor_loss if case.constant_predictor_loss > 0 else 0.0
     return ratio_finding(
         "model_bias",
-        f"no way of training it came below {number(reached, 3)}; {3 * FEATURES} random features, fitted "
-        f"linearly, reach {number(rich, 3)} on samples they were not fitted to",
+        "limited_output" if limited else "richer_model",
+        f"no training of this model came below {number(reached, 3)}; a linear model on {3 * FEATURES} random "
+        f"features reaches {number(rich, 3)} on held-out samples",
         quantity="best loss of this model ÷ held-out loss of a richer one",
         number=factor,
         threshold=BETTER,
         spread=SPREAD,
-        source="a richer model that does better on held-out samples; margin chosen on the planted troubles",
-        # A simpler model that does better speaks against it.
+        source="a richer model that does better on held-out samples; margin chosen on synthetic failures",
+        # A simpler model that does better is evidence against it.
         sure=min(
             log_confidence(factor, BETTER, SPREAD),
             log_confidence(share, SHARE, WIDE),
             LIKELY if BETTER * case.best_seen < reached else 1.0,
         ),
-        experiment=_limited(case) or "a wider or deeper model, or more informative inputs",
+        remedy="remove_last_activation" if limited else "larger_model",
+        experiment=_free_output(case) if limited else "a wider or deeper model, or more informative inputs",
         cost=f"{4 * case.num_adam_steps} full gradients; small models by L-BFGS",
     )
 
 
-def _limited(case: Experiments) -> str:
-    """What to do where outputs keep within a range that is too narrow for this loss; empty elsewhere."""
-    if not BETTER * case.loss_floor > case.value >= case.loss_floor:
-        return ""
+def _free_output(case: Experiments) -> str:
+    """What to do where the range of the outputs is too narrow for this loss."""
     assert case.task is not None
     (low, high), logits = case.output_range, case.task.kind != "squared_error"
-    other = " (a loss of logits applies its own)" if logits else ", or bring the targets into its range"
+    other = " (a loss of logits applies its own)" if logits else ", or scale the targets into its range"
     keep = f"within {low:.0f} and {high:.0f}" if math.isfinite(high) else f"above {low:.0f}"
     return (
-        f"take the last activation out of the model{other}: outputs keep {keep} at all parameters "
-        f"that were tried, and such a loss cannot fall below {number(case.loss_floor, 3)}"
+        f"remove the last activation of the model{other}: outputs stay {keep} at all parameters "
+        f"that were tried, so the loss cannot fall below {number(case.loss_floor, 3)}"
     )
 
 
 def _too_small(case: Experiments) -> Finding:
-    """Without a richer model: not even a few samples can be fitted by training on them alone."""
-    # What is left may be the floor of the loss (smoothed labels, a penalty): one sample alone shows it.
+    """Without a richer model: training on a few samples alone does not fit even these."""
+    # What is left may be the floor of the loss (smoothed labels, a penalty): one sample alone measures it.
     here, anew, after, floor = case.one_batch
     before, floor = max(here, anew), max(floor, 0.0)
     share = (after - floor) / (before - floor) if before > floor else 0.0
-    still = case.value / case.best_seen if case.best_seen > 0 else math.inf
-    # Where training is hindered a few samples cannot be fitted either: more than likely, and no more.
-    sure = min(log_confidence(share, FITTED, WIDE), 1 - log_confidence(still, BETTER, SPREAD), LIKELY)
+    above = case.value / case.best_seen if case.best_seen > 0 else math.inf
+    # Where training is hindered a few samples cannot be fitted either, so the confidence stays below strong.
+    sure = min(log_confidence(share, FITTED, WIDE), 1 - log_confidence(above, BETTER, SPREAD), LIKELY)
     return ratio_finding(
         "model_bias",
-        f"{case.num_adam_steps} steps of Adam on {ONE_BATCH} samples alone bring their loss to "
-        f"{number(after, 3)} from {number(before, 3)} (the higher of here and drawn anew), "
-        f"one of them alone to {number(floor, 3)}: the model cannot fit even these",
+        "few_samples",
+        f"the model cannot fit even {ONE_BATCH} samples: {case.num_adam_steps} steps of Adam on them alone "
+        f"lower their loss from {number(before, 3)} (the higher of here and re-initialised) to "
+        f"{number(after, 3)}; a single one of them reaches {number(floor, 3)}",
         quantity="loss of a few samples, above that of one alone, after training on them ÷ before",
         number=share,
         threshold=FITTED,
         spread=WIDE,
-        source="a loss below this share is partly fitted, whatever its scale; chosen on the planted troubles",
+        source="below this share the samples are partly fitted; chosen on synthetic failures",
         sure=sure,
+        remedy="larger_model",
         experiment="a wider or deeper model",
         cost=f"{4 * case.num_adam_steps} gradients of {ONE_BATCH} samples",
     )

@@ -1,4 +1,4 @@
-"""Are there parts of the model that nothing is sent to?"""
+"""Does every block of an array (an expert, a head) get a gradient?"""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def check(case: Experiments) -> Found:
     return [
         Finding(
             cause="dead_units",
+            reason="blocks_without_gradient",
             claim=f"{idle} of the {total} blocks of {name} along its first axis get no gradient from any "
-            "sample: nothing is sent to them, or nothing listens",
+            "sample: no sample is routed to them, or no layer uses their output",
             quantity="share of blocks without gradient",
             number=share,
             low=max(share - 2 * SPREAD, 0.0),
@@ -27,7 +28,9 @@ def check(case: Experiments) -> Found:
             threshold=IDLE,
             source="half of an array, as for units of a layer",
             confidence=confidence(share - IDLE, SPREAD),
-            experiment="start again with a router near zero, and a loss that balances what is sent where",
+            remedy="reinitialise",
+            experiment="train again with the router's weights near zero, and add a loss that balances the "
+            "samples over the experts",
             cost="one gradient",
         )
     ]
