@@ -17,11 +17,8 @@ from hessian_probe.arrays.algebra import host_norm as host_norm
 from hessian_probe.arrays.algebra import norm as norm
 from hessian_probe.arrays.algebra import row as row
 from hessian_probe.arrays.algebra import scale as scale
-from hessian_probe.arrays.layout import Basis as Basis
 from hessian_probe.arrays.layout import Identity as Identity
 from hessian_probe.arrays.layout import Layout as Layout
-from hessian_probe.arrays.layout import PyTree as PyTree
-from hessian_probe.arrays.layout import Vector as Vector
 from hessian_probe.arrays.layout import at_least_float32 as at_least_float32
 from hessian_probe.arrays.layout import flatten as flatten
 from hessian_probe.arrays.layout import flatten_rows as flatten_rows
@@ -36,3 +33,9 @@ from hessian_probe.arrays.layout import unflatten_rows as unflatten_rows
 from hessian_probe.arrays.layout import widest as widest
 from hessian_probe.arrays.random import generator as generator
 from hessian_probe.arrays.random import random_normal as random_normal
+from hessian_probe.arrays.types import Array as Array
+from hessian_probe.arrays.types import Basis as Basis
+from hessian_probe.arrays.types import Bool as Bool
+from hessian_probe.arrays.types import Float as Float
+from hessian_probe.arrays.types import PyTree as PyTree
+from hessian_probe.arrays.types import Vector as Vector

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays.layout import Basis, Layout, Vector, at_least_float32, widest
+from hessian_probe.arrays.layout import Layout, at_least_float32, widest
+from hessian_probe.arrays.types import Array, Basis, Float, Vector
 
 
 def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
@@ -23,7 +24,7 @@ def accumulator(vector: Vector) -> Any:
 
 
 @jax.jit
-def dot(a: Vector, b: Vector) -> jax.Array:
+def dot(a: Vector, b: Vector) -> Float[Array, ""]:
     """Euclidean inner product over all leaves, accumulated in at least float32."""
     dtype = accumulator(a)
     with jax.default_matmul_precision("highest"):
@@ -31,7 +32,7 @@ def dot(a: Vector, b: Vector) -> jax.Array:
 
 
 @jax.jit
-def norm(a: Vector) -> jax.Array:
+def norm(a: Vector) -> Float[Array, ""]:
     """Euclidean norm over all leaves; scaled first, so that it neither over- nor underflows."""
     dtype = accumulator(a)
     zero = jnp.zeros((), dtype)
@@ -44,7 +45,7 @@ def norm(a: Vector) -> jax.Array:
     return safe * jnp.sqrt(total)
 
 
-def host_norm(entries: np.ndarray) -> float:
+def host_norm(entries: Float[np.ndarray, "..."]) -> float:
     """Euclidean norm that neither over- nor underflows."""
     top = float(np.max(np.abs(entries), initial=0.0))
     return top * float(np.linalg.norm(entries / top)) if top > 0 else 0.0
@@ -76,7 +77,7 @@ def row(basis: Basis, index: Any, rows: int | None = None) -> Vector:
 
 
 @jax.jit
-def coefficients(basis: Basis, vector: Vector) -> jax.Array:
+def coefficients(basis: Basis, vector: Vector) -> Float[Array, " rows"]:
     """Inner products of every row of the basis with the vector, shape (rows,)."""
     dtype = accumulator(vector)
     total = jnp.zeros((basis[0].shape[0],), dtype)
@@ -87,7 +88,7 @@ def coefficients(basis: Basis, vector: Vector) -> jax.Array:
 
 
 @jax.jit
-def combine(basis: Basis, weights: jax.Array) -> Basis:
+def combine(basis: Basis, weights: Float[Array, "rows ..."]) -> Vector:
     """Combine the rows linearly: weights of shape (rows,) give a vector, (rows, k) a basis of k rows."""
     out = []
     with jax.default_matmul_precision("highest"):

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
-Vector = tuple[jax.Array, ...]
-Basis = tuple[jax.Array, ...]
+from hessian_probe.arrays.types import Array, Basis, Float, PyTree, Vector
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -226,13 +224,13 @@ def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vect
     )
 
 
-def flatten_rows(basis: Basis) -> np.ndarray:
+def flatten_rows(basis: Basis) -> Float[np.ndarray, "k n"]:
     """Write a basis of k rows as a float64 array of shape (k, n)."""
     rows = len(basis[0])
     return np.concatenate([np.asarray(b, np.float64).reshape(rows, -1) for b in basis], axis=1)
 
 
-def unflatten_rows(layout: Layout, flat: Any) -> Basis:
+def unflatten_rows(layout: Layout, flat: Float[np.ndarray | Array, "k n"]) -> Basis:
     """Undo `flatten_rows`."""
     out, start = [], 0
     for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
@@ -242,11 +240,11 @@ def unflatten_rows(layout: Layout, flat: Any) -> Basis:
     return tuple(out)
 
 
-def flatten(vector: Vector) -> np.ndarray:
+def flatten(vector: Vector) -> Float[np.ndarray, " n"]:
     """Write a vector as a float64 array of shape (n,)."""
     return flatten_rows(tuple(leaf[None] for leaf in vector))[0]
 
 
-def unflatten(layout: Layout, flat: Any) -> Vector:
+def unflatten(layout: Layout, flat: Float[np.ndarray | Array, " n"]) -> Vector:
     """Undo `flatten`."""
     return tuple(leaf.reshape(leaf.shape[1:]) for leaf in unflatten_rows(layout, flat[None]))

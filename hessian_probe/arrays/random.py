@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays.layout import Layout, Vector
+from hessian_probe.arrays.layout import Layout
+from hessian_probe.arrays.types import Vector
 
 
 def generator(key: Any = None) -> np.random.Generator:

@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hessian_probe.arrays import Basis, Layout, flatten_rows, unflatten_rows
+from hessian_probe.arrays import Basis, Float, Layout, flatten_rows, unflatten_rows
 from hessian_probe.operators import memory
 from hessian_probe.operators.thresholds import DENSE_BLOCK, MEMORY_SHARE
 
 ENDS_INSTEAD = "hp.eigsh finds the ends of the spectrum without the matrix, hp.classify the label"
 
 
-def symmetric_matrix(layout: Layout, products: Callable[[Basis], Basis], max_bytes: int | None) -> np.ndarray:
+def symmetric_matrix(
+    layout: Layout, products: Callable[[Basis], Basis], max_bytes: int | None
+) -> Float[np.ndarray, "n n"]:
     """Form the symmetric part of a map as a matrix.
 
     Args:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
-from hessian_probe.arrays import Identity, Layout, Vector, cast, dot, merge
+from hessian_probe.arrays import Array, Basis, Float, Identity, Layout, Vector, cast, dot, merge
 
 
 def _scalar(
@@ -71,7 +71,7 @@ def _work(layout: Layout, variables: Vector) -> Vector:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def value(
     loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
-) -> jax.Array:
+) -> Float[Array, ""]:
     """Loss at `x`: scalar."""
     return _scalar(loss, layout, blayout, non_variables, batch)(x)
 
@@ -79,7 +79,7 @@ def value(
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def value_and_gradient(
     loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
-) -> tuple[jax.Array, Vector]:
+) -> tuple[Float[Array, ""], Vector]:
     """Loss and gradient at `x`."""
     return jax.value_and_grad(_scalar(loss, layout, blayout, non_variables, batch))(_work(layout, x))
 
@@ -87,7 +87,7 @@ def value_and_gradient(
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def linearized(
     loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
-) -> tuple[jax.Array, Vector, Any]:
+) -> tuple[Float[Array, ""], Vector, Any]:
     """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
     scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
@@ -120,7 +120,7 @@ def apply_linearized(tangent_map: Any, v: Vector) -> Vector:
 
 
 @jax.jit
-def apply_to_rows(tangent_map: Any, rows: Vector) -> Vector:
+def apply_to_rows(tangent_map: Any, rows: Basis) -> Basis:
     """Hessian-vector products of every row of a basis, in one program."""
     with jax.default_matmul_precision("highest"):
         return jax.vmap(tangent_map)(rows)
@@ -165,8 +165,8 @@ def line_forward(
     non_variables: Any,
     batch: Any,
     d: Vector,
-    ts: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    ts: Float[Array, " k"],
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
     scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
@@ -187,8 +187,8 @@ def line_reverse(
     non_variables: Any,
     batch: Any,
     d: Vector,
-    ts: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    ts: Float[Array, " k"],
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """The same by reverse mode, for losses without a forward derivative."""
     scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)
@@ -209,8 +209,8 @@ def values_and_gradients(
     x: Vector,
     non_variables: Any,
     batch: Any,
-    moves: Vector,
-) -> tuple[jax.Array, Vector]:
+    moves: Basis,
+) -> tuple[Float[Array, " k"], Basis]:
     """Loss and gradient at `x + move` for every row of a basis of moves, one after the other."""
     scalar = _scalar(loss, layout, blayout, non_variables, batch)
     x = _work(layout, x)

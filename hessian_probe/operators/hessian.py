@@ -11,6 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import (
     Basis,
+    Float,
     Layout,
     PyTree,
     Vector,
@@ -247,7 +248,7 @@ class HessianOperator:
             other._maps = [(weight / total, tangent_map) for weight, tangent_map in chosen]
         return other
 
-    def dense(self, *, max_bytes: int | None = None) -> np.ndarray:
+    def dense(self, *, max_bytes: int | None = None) -> Float[np.ndarray, "n n"]:
         """Form the whole Hessian.
 
         Args:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Basis, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
+from hessian_probe.arrays import Basis, Float, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
@@ -153,7 +153,7 @@ class Objective:
         value, gradient = self._call(derivatives.value_and_gradient, batch, x)
         return value, gradient
 
-    def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[np.ndarray, Basis]:
+    def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[Float[np.ndarray, " k"], Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
         values, gradients = np.zeros(len(moves[0])), None
         self.cost.add(gradients=len(values))
@@ -164,7 +164,9 @@ class Objective:
         assert gradients is not None
         return values, gradients
 
-    def line(self, x: Vector, direction: Vector, ts: Any) -> tuple[np.ndarray, np.ndarray]:
+    def line(
+        self, x: Vector, direction: Vector, ts: Any
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Loss and slope along a direction.
 
         Args:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, dot
+from hessian_probe.arrays import Float, Vector, dot
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.results import Cost
 
@@ -41,7 +41,9 @@ def charge_share(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
         one.objective.cost.clear()
 
 
-def rayleigh_quotients(op: HessianOperator, vectors: Sequence[Vector]) -> tuple[np.ndarray, np.ndarray]:
+def rayleigh_quotients(
+    op: HessianOperator, vectors: Sequence[Vector]
+) -> tuple[Float[np.ndarray, " batches"], Float[np.ndarray, "batches vectors"]]:
     """Rayleigh quotients vᵀH_b v of unit vectors on every batch b.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hessian_probe.arrays import (
     Basis,
+    Float,
     PyTree,
     Vector,
     cast,
@@ -69,7 +70,7 @@ class NullDirections:
             return f"null_space[{index}]"
         return f"generator {index} of null_space ({getattr(self.generators[index], '__name__', 'unnamed')})"
 
-    def directions(self, x: Vector) -> np.ndarray:
+    def directions(self, x: Vector) -> Float[np.ndarray, "k n"]:
         """The directions at x as given, of unit length (or zero), as float64 rows."""
         rows = self._rows
         if self.generators:
@@ -96,7 +97,7 @@ class NullDirections:
             )
         return unflatten_rows(layout, axes[kept])
 
-    def _vectors(self, given: PyTree) -> np.ndarray:
+    def _vectors(self, given: PyTree) -> Float[np.ndarray, "k n"]:
         """Read vectors, without their entries along leaves that the loss ignores."""
         leaves = jax.tree.leaves(given)
         if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
@@ -151,7 +152,7 @@ class RestrictedHessian(HessianOperator):
         return RestrictedHessian(self.objective, self.null, x, max_residual_bytes=limit)
 
     @property
-    def complement(self) -> np.ndarray:
+    def complement(self) -> Float[np.ndarray, "n m"]:
         """Orthonormal basis of the space searched, by column, shape (n, n − k)."""
         rows = flatten_rows(self.null_basis)
         return np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]

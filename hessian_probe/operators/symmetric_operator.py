@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine
+from hessian_probe.arrays import Float, Layout, Vector, add_scaled, coefficients, combine
 
 
+@runtime_checkable
 class SymmetricOperator(Protocol):
     """A symmetric linear map on the vectors of a layout."""
 
@@ -36,7 +37,7 @@ class SymmetricOperator(Protocol):
     def apply(self, v: Vector) -> Vector:
         """Multiply a vector."""
 
-    def dense(self, *, max_bytes: int | None = None) -> np.ndarray:
+    def dense(self, *, max_bytes: int | None = None) -> Float[np.ndarray, "n n"]:
         """Form the matrix, float64, shape (n, n)."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hessian_probe.arrays import Bool, Float
 from hessian_probe.results import number, result, signed
 
 
@@ -126,10 +127,10 @@ class EigenResult:
             a population; None where it was not measured.
     """
 
-    eigenvalues: np.ndarray
+    eigenvalues: Float[np.ndarray, " k"]
     eigenvectors: Any
-    residual_norms: np.ndarray
-    converged: np.ndarray
+    residual_norms: Float[np.ndarray, " k"]
+    converged: Bool[np.ndarray, " k"]
     num_lowest: int
     num_hvps: int
     status: str
@@ -138,7 +139,7 @@ class EigenResult:
     rtol: float
     size: int
     message: str = ""
-    standard_errors: np.ndarray | None = None
+    standard_errors: Float[np.ndarray, " k"] | None = None
 
     def require(self) -> EigenResult:
         """Return self if every pair has converged.
