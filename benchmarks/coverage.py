@@ -22,10 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import betaincinv
-from scipy.stats import binom
 
 import hessian_probe as hp
+from benchmarks.shares import Share
 from hessian_probe.spectrum.certificate import log_inverse_weight, missed_fraction
 from hessian_probe.spectrum.counting import IndexCounter, QuadratureProbe, count_interval
 from hessian_probe.spectrum.krylov import Krylov
@@ -81,6 +80,14 @@ def lanczos(values: np.ndarray, starts: np.ndarray, steps: int) -> tuple[np.ndar
     return alpha, beta
 
 
+def many(values: np.ndarray, starts: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run Lanczos in parts that fit into memory."""
+    chunk = max(1, int(4e7 / (len(values) * steps)))
+    parts = [lanczos(values, starts[i : i + chunk], steps) for i in range(0, len(starts), chunk)]
+    alpha, beta = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return alpha, beta
+
+
 def followed(alpha: np.ndarray, beta: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
     """Follow Σ p_j(x)² and the number of Ritz values below x, step by step (three-term recurrence).
 
@@ -102,18 +109,6 @@ def followed(alpha: np.ndarray, beta: np.ndarray, x: float) -> tuple[np.ndarray,
     return growth, below
 
 
-def allowed_by_chance(doubt: float, count: int) -> int:
-    """Most events that a true frequency of `doubt` brings in `count` trials, but for one in 1,000."""
-    return int(binom.ppf(0.999, count, doubt))
-
-
-def interval(events: int, count: int) -> str:
-    """Clopper–Pearson interval of 95 %, in per cent."""
-    low = float(betaincinv(events, count - events + 1, 0.025)) if events else 0.0
-    high = float(betaincinv(events + 1, count - events, 0.975)) if events < count else 1.0
-    return f"{100 * low:.2f} … {100 * high:.2f} %"
-
-
 def first(condition: np.ndarray) -> np.ndarray:
     """Index of the first True in each row, or the row's length."""
     return np.where(condition.any(axis=1), condition.argmax(axis=1), condition.shape[1])
@@ -125,54 +120,33 @@ def claims(starts: int, seed: int) -> bool:
     good = True
     print(
         f"\n1. Claims that nothing lies below {-TOL:g}·‖H‖, made as soon as the products allow, where "
-        f"{HIDDEN:g} is an eigenvalue ({starts} starts each)"
-    )
-    print(
+        f"{HIDDEN:g} is an eigenvalue ({starts} starts each)\n"
         f"{'spectrum':<42}{'stated':>8}{'steps':>7}{'beforehand':>12}{'false':>7}{'observed, 95 %':>20}"
         f"{'bound beforehand':>18}"
     )
     for name, values in spectra(rng).items():
-        n, steps = len(values), 56
-        chunk = max(1, int(4e7 / (n * steps)))
-        alpha, beta = map(
-            np.concatenate,
-            zip(
-                *(
-                    lanczos(values, rng.standard_normal((min(chunk, starts - i), n)), steps)
-                    for i in range(0, starts, chunk)
-                ),
-                strict=True,
-            ),
-        )
+        n = len(values)
+        alpha, beta = many(values, rng.standard_normal((starts, n)), 56)
         growth, below = followed(alpha, beta, -TOL)
         found = first(below > 0)
         for confidence in (0.9, 0.99):
             needed = log_inverse_weight(n, confidence)
             claimed = first(growth >= needed)
-            events = int(np.sum(claimed < found))
-            typical = np.median(np.minimum(claimed, found)[claimed < steps] + 1)
+            events = Share(int(np.sum(claimed < found)), starts)
+            typical = np.median(np.minimum(claimed, found)[claimed < growth.shape[1]] + 1)
             fraction = TOL / (1 + TOL)
             before = next(k for k in range(1, n + 1) if missed_fraction(n, k, confidence) <= fraction)
             # The a-priori bound: after `before` steps the lowest Ritz value is within that fraction.
-            missed = ritz_missed(alpha, beta, before, confidence, n, values)
-            limit = allowed_by_chance(1 - confidence, starts)
-            good &= events <= limit and missed <= limit
+            steps = min(before, alpha.shape[1])
+            edge = values[0] + missed_fraction(n, steps, confidence) * (values[-1] - values[0])
+            lowest = followed(alpha[:, :steps], beta[:, :steps], edge)[1][:, -1]
+            missed = Share(int(np.sum(lowest == 0)), starts)
+            good &= events.within(1 - confidence) and missed.within(1 - confidence)
             print(
-                f"{name:<42}{100 * (1 - confidence):>6.0f} %{typical:>7.0f}{before:>12}{events:>7}"
-                f"{interval(events, starts):>20}{missed:>12} missed"
+                f"{name:<42}{100 * (1 - confidence):>6.0f} %{typical:>7.0f}{before:>12}{events.count:>7}"
+                f"{events.percent():>20}{missed.count:>12} missed"
             )
     return good
-
-
-def ritz_missed(
-    alpha: np.ndarray, beta: np.ndarray, steps: int, confidence: float, n: int, values: np.ndarray
-) -> int:
-    """How often the lowest Ritz value misses the bound of Kuczyński and Woźniakowski."""
-    steps = min(steps, alpha.shape[1])
-    fraction = missed_fraction(n, steps, confidence)
-    edge = values[0] + fraction * (values[-1] - values[0])
-    _, below = followed(alpha[:, :steps], beta[:, :steps], edge)
-    return int(np.sum(below[:, -1] == 0))
 
 
 def diagonal(values: np.ndarray, dtype: Any) -> tuple[Callable[..., jax.Array], jax.Array]:
@@ -212,12 +186,13 @@ def kernel(starts: int, seed: int) -> bool:
                     if reached >= log_inverse_weight(n, confidence):
                         events[confidence] += 1
                         open_claims.remove(confidence)
-        for confidence, false in events.items():
+        for confidence, count in events.items():
+            false = Share(count, starts)
             same = int(np.sum(first(growth >= log_inverse_weight(n, confidence)) < first(below > 0)))
-            good &= false <= allowed_by_chance(1 - confidence, starts)
+            good &= false.within(1 - confidence)
             print(
-                f"{np.dtype(dtype).name}: stated {100 * (1 - confidence):.0f} %, false {false} "
-                f"({interval(false, starts)}), the same starts in NumPy {same}; "
+                f"{np.dtype(dtype).name}: stated {100 * (1 - confidence):.0f} %, false {count} "
+                f"({false.percent()}), the same starts in NumPy {same}; "
                 f"largest difference of ½ ln Σp²: {apart:.1e}"
             )
     return good
@@ -240,12 +215,12 @@ def labels(keys: int, seed: int) -> bool:
                 hp.classify(loss, params, confidence=confidence, key=jax.random.key(index))
                 for index in range(runs)
             ]
-            wrong = sum(point.label in ("minimum", "maximum") for point in said)
+            wrong = Share(sum(point.label in ("minimum", "maximum") for point in said), runs)
             right = sum(point.label == "saddle" for point in said)
-            good &= wrong <= allowed_by_chance(1 - confidence, runs)
+            good &= wrong.within(1 - confidence)
             print(
                 f"bulk {bulk[0]:g} … {bulk[1]:g}, {np.dtype(dtype).name}, {runs} keys: allowed "
-                f"{100 * (1 - confidence):.0f} %, 'minimum' {wrong} ({interval(wrong, runs)}), "
+                f"{100 * (1 - confidence):.0f} %, 'minimum' {wrong.count} ({wrong.percent()}), "
                 f"'saddle' {right}, {np.median([point.num_hvps for point in said]):.0f} products"
             )
     return good
@@ -261,9 +236,7 @@ def counts(trials: int, runs: int, seed: int) -> bool:
         values = np.sort(np.r_[-rng.uniform(0.05, 1, negatives), rng.uniform(0, 1, n - negatives)])
         probes, steps, level = 4, 40, -0.02
         draws = rng.standard_normal((trials * probes, n))
-        chunk = max(1, int(4e7 / (n * steps)))
-        parts = [lanczos(values, draws[i : i + chunk], steps) for i in range(0, len(draws), chunk)]
-        alpha, beta = (np.concatenate(part) for part in zip(*parts, strict=True))
+        alpha, beta = many(values, draws, steps)
         weights = np.sum(draws**2, axis=1)
         every = [QuadratureProbe(a, b, w) for a, b, w in zip(alpha, beta, weights, strict=True)]
         for confidence in (0.8, 0.99):
@@ -271,12 +244,12 @@ def counts(trials: int, runs: int, seed: int) -> bool:
                 count_interval(every[i : i + probes], level, n, confidence)
                 for i in range(0, len(every), probes)
             ]
-            outside = sum(not low <= negatives <= high for _, low, high, _ in found)
-            good &= outside <= allowed_by_chance(1 - confidence, trials)
+            outside = Share(sum(not low <= negatives <= high for _, low, high, _ in found), trials)
+            good &= outside.within(1 - confidence)
             middle = f"{np.median([f[1] for f in found]):.0f} … {np.median([f[2] for f in found]):.0f}"
             print(
                 f"{f'{negatives} negative of {n}':<42}{negatives:>7}{100 * (1 - confidence):>6.0f} %"
-                f"{outside:>9}{interval(outside, trials):>20}{middle:>20}"
+                f"{outside.count:>9}{outside.percent():>20}{middle:>20}"
             )
     good &= deflated(runs, rng)
     return good
@@ -298,7 +271,7 @@ def deflated(runs: int, rng: np.random.Generator) -> bool:
         f"{runs}, interval wrong in {outside} ({100 * (1 - confidence):.0f} % allowed), "
         f"{np.median(spent):.0f} products"
     )
-    return outside <= allowed_by_chance(1 - confidence, runs)
+    return Share(outside, runs).within(1 - confidence)
 
 
 def main() -> int:

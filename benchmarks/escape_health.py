@@ -11,14 +11,14 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.health_cases import Case, cases
+from benchmarks.escape_problems import minibatch, single
 from hessian_probe import problems
 from hessian_probe.training import Monitor, escape_events, escape_saddles
 from hessian_probe.training.backoff import cost_in_gradients
@@ -31,9 +31,58 @@ BAR = 0.02
 FIRST_SEED = 100
 
 
+class Case(NamedTuple):
+    """A network on the digits."""
+
+    name: str
+    loss: Callable[..., Any]  # of parameters and a batch
+    init: Callable[[int], Any]  # parameters for a seed
+    batch: int | None  # size of a minibatch; None: all data
+    share: float  # steps over those of the shortest case
+
+
+def cases() -> list[Case]:
+    """Steps of different lengths, with few and with many parameters."""
+
+    def network(*layers: int) -> Callable[[int], Any]:
+        return lambda seed: problems.mlp_init(layers, seed=seed)
+
+    loss = problems.mlp_loss("tanh", "cross_entropy")
+    return [
+        Case("64-128-128-10, batches of 128", loss, network(64, 128, 128, 10), 128, 1.0),
+        Case("64-128-128-10, all 1,797", loss, network(64, 128, 128, 10), None, 0.2),
+        Case("64-256-256-10, batches of 512", loss, network(64, 256, 256, 10), 512, 0.2),
+        Case("convolutions 8 and 16, batches of 128", _convolutional, _convolutional_init, 128, 0.2),
+        Case("64-512-512-512-10, batches of 512", loss, network(64, 512, 512, 512, 10), 512, 0.2),
+    ]
+
+
+def _convolutional_init(seed: int) -> Any:
+    draw = np.random.default_rng(seed).standard_normal
+    return {
+        "first": draw((3, 3, 1, 8)) / 3,
+        "second": draw((3, 3, 8, 16)) / np.sqrt(72),
+        "dense": draw((64, 10)) / 8,
+        "bias": np.zeros(10),
+    }
+
+
+def _convolutional(params: Any, batch: Any) -> jax.Array:
+    """Two 3×3 convolutions with strides of two, and a dense layer."""
+    images, labels = batch
+    x = images.reshape(-1, 8, 8, 1)
+    for name in ("first", "second"):
+        x = jax.lax.conv_general_dilated(
+            x, params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jnp.tanh(x)
+    logits = x.reshape(len(x), -1) @ params["dense"] + params["bias"]
+    return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
+
+
 def health(steps: int = 10_000, seeds: int = 3, only: str = "") -> None:
     """Train every case (of those named) with and without hooks, and print what the hooks did and cost."""
-    data = _single(problems.digits(one_hot=True))
+    data = single(problems.digits(one_hot=True))
     print(
         f"\nHealthy training on the digits; medians (quartiles) over chunks of {CHUNK} steps, {seeds} seeds"
     )
@@ -53,10 +102,6 @@ def health(steps: int = 10_000, seeds: int = 3, only: str = "") -> None:
         python_loop(case, data)
         monitored(case, data, round(steps * case.share / 4))
     at_minimum(data)
-
-
-def _single(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
 
 
 def _spread(values: Any) -> str:
@@ -79,20 +124,12 @@ def compilations() -> Iterator[list[str]]:
     active[0] = False
 
 
-def _batch(case: Case, data: Any, key: jax.Array) -> Any:
-    """All data, or a minibatch of it."""
-    if case.batch is None:
-        return data
-    rows = jax.random.randint(key, (case.batch,), 0, len(data[0]))
-    return jax.tree.map(lambda leaf: leaf[rows], data)
-
-
 def _step(case: Case, optimizer: Any) -> Callable[..., Any]:
     """One training step: (params, state), data, key ↦ (params, state), loss."""
 
     def step(carry: Any, data: Any, key: jax.Array) -> Any:
         params, state = carry
-        batch = _batch(case, data, key)
+        batch = minibatch(data, case.batch, key)
         value, gradient = jax.value_and_grad(case.loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
         return (optax.apply_updates(params, updates), state), value
@@ -114,7 +151,7 @@ def _both(case: Case, optimizer: Any) -> list[Any]:
 
 
 def _starts(case: Case, optimizers: list[Any], seed: int) -> list[Any]:
-    starts = [_single(case.init(seed)) for _ in optimizers]
+    starts = [single(case.init(seed)) for _ in optimizers]
     return [(start, o.init(start)) for start, o in zip(starts, optimizers, strict=True)]
 
 
@@ -216,7 +253,7 @@ def monitored(case: Case, data: Any, steps: int) -> None:
     for number in range(steps):
         key = jax.random.fold_in(jax.random.key(1), number)
         carries[0], _ = jax.block_until_ready(step(carries[0], data, key))
-        batch = jax.block_until_ready(_batch(case, data, key))
+        batch = jax.block_until_ready(minibatch(data, case.batch, key))
         began = time.thread_time()
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step

@@ -16,37 +16,32 @@ from hessian_probe import problems
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """A loss that gets stuck.
-
-    Attributes:
-        name: for the table.
-        loss: `loss(params)` or `loss(params, data)`.
-        start: parameters by seed.
-        data: all the data, or None.
-        rate: learning rate of gradient descent and of momentum.
-        adam_rate: learning rate of Adam.
-        left: the plateau is left when the loss on all data is below this.
-        steps: where runs are given up.
-        batch: samples in a minibatch; None for all.
-        radius: length of a perturbation.
-        scales: factors of the start; the smaller, the longer is the plateau.
-    """
+    """A loss that gets stuck."""
 
     name: str
-    loss: Callable[..., Any]
-    start: Callable[[int], Any]
-    data: Any
-    rate: float
-    adam_rate: float
-    left: float
-    steps: int
-    batch: int | None = None
-    radius: float = 0.01
-    scales: tuple[float, ...] = (1.0,)
+    loss: Callable[..., Any]  # of parameters, or of parameters and data
+    start: Callable[[int], Any]  # parameters by seed
+    data: Any  # all of them, or None
+    left: float  # the plateau is left when the loss on all data is below this
+    rate: float  # of gradient descent and of momentum
+    adam_rate: float = 1e-3
+    steps: int = 20_000  # where runs are given up
+    batch: int | None = None  # samples in a minibatch; None for all
+    radius: float = 0.01  # length of a perturbation
+    scales: tuple[float, ...] = (1.0,)  # factors of the start; the smaller, the longer is the plateau
 
 
-def _float32(tree: Any) -> Any:
+def single(tree: Any) -> Any:
+    """Cast to float32."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+
+
+def minibatch(data: Any, size: int | None, key: jax.Array) -> Any:
+    """Rows of the data drawn with replacement; all of them where the size is None."""
+    if size is None:
+        return data
+    rows = jax.random.randint(key, (size,), 0, len(jax.tree.leaves(data)[0]))
+    return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
 def octopus(dimension: int) -> Plateau:
@@ -54,17 +49,16 @@ def octopus(dimension: int) -> Plateau:
     floor = float(problems.octopus(jnp.full(dimension, 4 * math.e)))
 
     def start(seed: int) -> Any:
-        return _float32(np.random.default_rng(seed).uniform(-1, 1, dimension))
+        return single(np.random.default_rng(seed).uniform(-1, 1, dimension))
 
     return Plateau(
         f"octopus, d = {dimension}",
         problems.octopus,
         start,
         None,
+        left=floor + 1.0,
         rate=1 / (4 * math.e),
         adam_rate=0.05,
-        left=floor + 1.0,
-        steps=20_000,
         radius=math.e / 100,
     )
 
@@ -77,7 +71,7 @@ def deep_linear(depth: int) -> Plateau:
     """
     rng = np.random.default_rng(1)
     u, v = (np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :3] for _ in range(2))
-    target = _float32(u * [3.0, 2.0, 1.0] @ v.T)
+    target = single(u * [3.0, 2.0, 1.0] @ v.T)
 
     def loss(params: Any, target: Any) -> Any:
         product = params[0]
@@ -87,7 +81,7 @@ def deep_linear(depth: int) -> Plateau:
 
     def start(seed: int) -> Any:
         draw = np.random.default_rng([seed, depth])
-        return _float32([0.05 * draw.standard_normal((8, 8)) / math.sqrt(8) for _ in range(depth)])
+        return single([0.05 * draw.standard_normal((8, 8)) / math.sqrt(8) for _ in range(depth)])
 
     return Plateau(
         f"deep linear, {depth} layers",
@@ -95,9 +89,7 @@ def deep_linear(depth: int) -> Plateau:
         start,
         target,
         rate=0.02,
-        adam_rate=1e-3,
         left=0.05,
-        steps=20_000,
         scales={3: (1.0, 0.3, 0.1), 4: (2.0, 1.0), 5: (2.0, 1.0), 6: (2.0, 1.0)}[depth],
     )
 
@@ -107,7 +99,6 @@ def symmetric_start() -> Plateau:
 
     Units that are alike stay alike under every optimiser: the network can only use one a layer.
     """
-    loss = problems.mlp_loss("tanh", "squared_error")
 
     def start(seed: int) -> Any:
         draw = problems.mlp_init((64, 16, 16, 10), scale=1.0, bias=False, seed=seed)
@@ -115,62 +106,48 @@ def symmetric_start() -> Plateau:
         alike[1] = {"weight": np.full((16, 16), 0.25)}
         alike.append({"weight": np.broadcast_to(draw[-1]["weight"][:1], (16, 10)) * 0.25})
         near = [{"weight": w["weight"] * (1 + 1e-6 * d["weight"])} for w, d in zip(alike, draw, strict=True)]
-        return _float32(tuple(near))
+        return single(tuple(near))
 
     return Plateau(
         "digits, symmetric start",
-        loss,
+        problems.mlp_loss("tanh", "squared_error"),
         start,
-        _float32(problems.digits(one_hot=True)),
+        single(problems.digits(one_hot=True)),
         rate=0.02,
-        adam_rate=1e-3,
         left=0.6,
-        steps=20_000,
     )
-
-
-def _autoencoder_loss(params: Any, data: Any) -> Any:
-    outputs = problems.mlp_apply(params, data, activation="tanh")
-    return jnp.sum((outputs - data) ** 2) / data.shape[0]
 
 
 def autoencoder() -> Plateau:
     """Digits, centred, 64-32-8-32-64, tanh, small start: the plateaus of Dauphin et al. 2014."""
     inputs, _ = problems.digits()
-    data = _float32(inputs - inputs.mean(axis=0))
+    data = single(inputs - inputs.mean(axis=0))
     variance = float(jnp.sum(data**2) / len(data))
 
-    def start(seed: int) -> Any:
-        return _float32(problems.mlp_init((64, 32, 8, 32, 64), scale=0.1, bias=False, seed=seed))
+    def loss(params: Any, data: Any) -> Any:
+        outputs = problems.mlp_apply(params, data, activation="tanh")
+        return jnp.sum((outputs - data) ** 2) / data.shape[0]
 
     return Plateau(
         "digits autoencoder",
-        _autoencoder_loss,
-        start,
+        loss,
+        lambda seed: single(problems.mlp_init((64, 32, 8, 32, 64), scale=0.1, bias=False, seed=seed)),
         data,
         rate=0.05,
-        adam_rate=1e-3,
         left=0.7 * variance,
-        steps=20_000,
         scales=(1.0, 0.3),
     )
 
 
 def noisy_plateau() -> Plateau:
     """Digits, 64-12-12-10, tanh, small start, minibatches of 64; left below 0.8."""
-
-    def start(seed: int) -> Any:
-        return _float32(problems.mlp_init((64, 12, 12, 10), scale=0.005, bias=False, seed=seed))
-
     return Plateau(
         "digits, minibatches of 64",
         problems.mlp_loss("tanh", "squared_error"),
-        start,
-        _float32(problems.digits(one_hot=True)),
+        lambda seed: single(problems.mlp_init((64, 12, 12, 10), scale=0.005, bias=False, seed=seed)),
+        single(problems.digits(one_hot=True)),
         rate=0.05,
-        adam_rate=1e-3,
         left=0.8,
-        steps=20_000,
         batch=64,
         scales=(10.0, 1.0),
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.escape_problems import Plateau
+from benchmarks.escape_problems import Plateau, minibatch
 from hessian_probe.training import Monitor
 
 # Steps in one compiled call.
@@ -32,21 +32,13 @@ class Run:
     seconds: float
 
 
-def _batch(p: Plateau, key: jax.Array) -> Any:
-    """All the data, or as many rows of it as a minibatch has."""
-    if p.batch is None:
-        return p.data
-    rows = jax.random.randint(key, (p.batch,), 0, len(jax.tree.leaves(p.data)[0]))
-    return jax.tree.map(lambda leaf: leaf[rows], p.data)
-
-
 def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
     """Compile a chunk of training once, and run it seed by seed until the plateau is left."""
     method = optax.with_extra_args_support(method)
 
     def step(carry: Any, key: jax.Array) -> Any:
         params, state = carry
-        batch = _batch(p, key)
+        batch = minibatch(p.data, p.batch, key)
         args = (params,) if batch is None else (params, batch)
         value, gradient = jax.value_and_grad(p.loss)(*args)
         true = value if p.batch is None else p.loss(params, p.data)
@@ -98,7 +90,7 @@ def make_watched(p: Plateau, method: Watched) -> Callable[[int, float], Run]:
 
     @jax.jit
     def step(params: Any, state: Any, key: jax.Array) -> Any:
-        batch = _batch(p, key)
+        batch = minibatch(p.data, p.batch, key)
         args = (params,) if batch is None else (params, batch)
         value, gradient = jax.value_and_grad(p.loss)(*args)
         true = value if p.batch is None else p.loss(params, p.data)

@@ -1,4 +1,4 @@
-"""Regenerate the tables under ``benchmarks/data`` that points are loaded from.
+"""Regenerate the tables under ``benchmarks/data`` that truth points are read from.
 
     python -m benchmarks.make_problem_data closed_form
     python -m benchmarks.make_problem_data lennard_jones
@@ -23,15 +23,7 @@ from benchmarks.truth_points.plane import PLANE, lennard_jones
 from benchmarks.truth_points.table import DATA
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows as CSV."""
-    with (DATA / name).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def closed_form() -> None:
+def closed_form() -> list[dict[str, Any]]:
     """Polish the table of functions of two variables."""
     rows = []
     for row in csv.DictReader((DATA / "closed_form.csv").read_text("utf-8").splitlines()):
@@ -47,34 +39,16 @@ def closed_form() -> None:
             point = point - np.linalg.solve(np.asarray(hessian(jnp.asarray(point))), g)
         ends = np.linalg.eigvalsh(np.asarray(hessian(jnp.asarray(best))))
         index = int(np.sum(ends < 0.0))
-        rows.append(
-            {
-                "function": row["function"],
-                "x": repr(float(best[0])),
-                "y": repr(float(best[1])),
-                "f": f"{float(loss(jnp.asarray(best))):.12g}",
-                "label": ("minimum", "saddle", "maximum")[index],
-                "index": index,
-                "lambda_min": f"{ends[0]:.10g}",
-                "lambda_max": f"{ends[1]:.10g}",
-            }
-        )
-    write("closed_form.csv", rows)
+        row |= {"x": repr(float(best[0])), "y": repr(float(best[1]))}
+        row |= {"f": f"{float(loss(jnp.asarray(best))):.12g}"}
+        row |= {"label": ("minimum", "saddle", "maximum")[index], "index": index}
+        rows.append(row | {"lambda_min": f"{ends[0]:.10g}", "lambda_max": f"{ends[1]:.10g}"})
+    return rows
 
 
 def energy(flat: jax.Array) -> jax.Array:
     """Evaluate the Lennard-Jones energy of flattened positions."""
     return lennard_jones(flat.reshape(-1, 3))
-
-
-def rigid_modes(flat: jax.Array) -> jax.Array:
-    """Return an orthonormal basis, shape (n, 6), of translations and rotations."""
-    positions = flat.reshape(-1, 3)
-    centred = positions - jnp.mean(positions, axis=0)
-    axes = jnp.eye(3)
-    moves = [jnp.broadcast_to(axis, positions.shape) for axis in axes]
-    moves += [jnp.cross(axis, centred) for axis in axes]
-    return jnp.linalg.qr(jnp.stack([move.ravel() for move in moves], axis=1))[0]
 
 
 def follow(flat: jax.Array, index: int, steps: int) -> jax.Array:
@@ -85,7 +59,10 @@ def follow(flat: jax.Array, index: int, steps: int) -> jax.Array:
 
     def step(_: int, x: jax.Array) -> jax.Array:
         g, h = jax.grad(energy)(x), jax.hessian(energy)(x)
-        rigid = rigid_modes(x)
+        positions = x.reshape(-1, 3)
+        moves = [jnp.broadcast_to(axis, positions.shape) for axis in jnp.eye(3)]
+        moves += [jnp.cross(axis, positions - jnp.mean(positions, axis=0)) for axis in jnp.eye(3)]
+        rigid = jnp.linalg.qr(jnp.stack([move.ravel() for move in moves], axis=1))[0]
         inside = jnp.eye(x.size) - rigid @ rigid.T
         # Rigid modes go to the upper end, where the gradient has no part in them.
         values, vectors = jnp.linalg.eigh(inside @ h @ inside + 1e5 * rigid @ rigid.T)
@@ -97,9 +74,7 @@ def follow(flat: jax.Array, index: int, steps: int) -> jax.Array:
     return jax.lax.fori_loop(0, steps, step, flat)
 
 
-def search(
-    starts: np.ndarray[Any, Any], index: int
-) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def search(starts: np.ndarray, index: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Find bound critical points of one index; keep one of each energy."""
     walk = jax.jit(jax.vmap(lambda x: follow(x, index, 150)))
     derivatives = jax.jit(jax.vmap(lambda x: (energy(x), jax.grad(energy)(x), jax.hessian(energy)(x))))
@@ -117,8 +92,8 @@ def search(
     return found
 
 
-def clusters() -> None:
-    """Search for minima and transition states and write them."""
+def clusters() -> list[dict[str, Any]]:
+    """Search for minima and transition states."""
     rows = []
     for atoms in (5, 6, 7):
         rng = np.random.default_rng([1924, atoms])
@@ -126,27 +101,20 @@ def clusters() -> None:
         near = np.stack([positions.ravel() for positions, _ in minima.values()])
         starts = near[rng.integers(len(near), size=2400)]
         starts = starts + rng.uniform(0.2, 0.8, (2400, 1)) * rng.standard_normal(starts.shape)
-        saddles = search(starts, 1)
-        for index, kind, found in ((0, "minimum", minima), (1, "saddle", saddles)):
+        for index, kind, found in ((0, "minimum", minima), (1, "saddle", search(starts, 1))):
             print(atoms, kind, sorted(map(float, found)))
             for number, name in enumerate(sorted(found, key=float), 1):
                 positions, values = found[name]
-                rows += [
-                    {
-                        "point": f"lj{atoms}_{kind}_{number}",
-                        "index": index,
-                        "energy": name,
-                        "lambda_min": f"{min(values[0], 0.0):.8g}",
-                        "lambda_max": f"{values[-1]:.10g}",
-                        "x": repr(float(x)),
-                        "y": repr(float(y)),
-                        "z": repr(float(z)),
-                    }
-                    for x, y, z in positions
-                ]
-    write("lennard_jones.csv", rows)
+                row = {"point": f"lj{atoms}_{kind}_{number}", "index": index, "energy": name}
+                row |= {"lambda_min": f"{min(values[0], 0.0):.8g}", "lambda_max": f"{values[-1]:.10g}"}
+                rows += [row | dict(zip("xyz", map(repr, p.tolist()), strict=True)) for p in positions]
+    return rows
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    {"closed_form": closed_form, "lennard_jones": clusters}[sys.argv[1]]()
+    table = {"closed_form": closed_form, "lennard_jones": clusters}[sys.argv[1]]()
+    with (DATA / f"{sys.argv[1]}.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)

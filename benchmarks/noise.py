@@ -10,18 +10,19 @@ expected Hessian, and networks on the digits with the whole data set as the popu
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import beta
 
 import hessian_probe as hp
+from benchmarks.shares import Share
 from benchmarks.truth_points.networks import plateau_points
 from hessian_probe.points.reviews.sampling.sample_size import POWER
 from hessian_probe.spectrum.standard_errors import quantile
@@ -48,26 +49,6 @@ def squares(w: jax.Array, batch: Any) -> jax.Array:
     return 0.5 * jnp.mean((x @ w - y) ** 2)
 
 
-class Share(NamedTuple):
-    """How often something happened, of how many."""
-
-    count: int
-    total: int
-
-    def __str__(self) -> str:
-        if not self.total:
-            return "none drawn"
-        low, high = self.interval()
-        return f"{self.count / self.total:6.1%} ({low:.1%} to {high:.1%}, {self.total} draws)"
-
-    def interval(self) -> tuple[float, float]:
-        """95 % interval (Clopper and Pearson 1934)."""
-        k, n = self.count, self.total
-        low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
-        high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-        return low, high
-
-
 # ---------------------------------------------------------------- populations
 
 
@@ -84,7 +65,7 @@ def batch_means(
     rng: np.random.Generator, matrix: np.ndarray, sizes: Any, scatter: float, kind: str = "gaussian",
     slope: Any = 0.0, slope_scatter: float = 0.0,
 ) -> hp.Batches:  # fmt: skip
-    """Draw batches of so many samples; each is given by its means, with its number of samples as weight."""
+    """Draw batches of these sizes; each is given by its means, with its number of samples as weight."""
     n, batches = len(matrix), []
     for size in sizes:
         if kind == "gaussian":
@@ -136,32 +117,14 @@ def coverage(draws: int) -> bool:
 def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray, Callable[..., Any]]]:
     """Yield problem, loss, parameters, true lowest and highest eigenvalue, and how its data are drawn."""
     matrix = np.diag([-1.0, 0.5, 1.0, 1.5, 3.0])
-    ends, zero = np.array([-1.0, 3.0]), np.zeros(5)
-    ragged = [32] * 12 + [7, 1]
-    for kind in ("gaussian", "heavy", "skewed"):
-        for name, sizes in (("16 × 16", [16] * 16), ("4 × 64", [64] * 4), ("12 × 32 + 7 + 1", ragged)):
-            if kind != "gaussian" and (name == "4 × 64" or (kind == "heavy" and name != "16 × 16")):
-                continue
-
-            def draw(rng: np.random.Generator, sizes: Any = sizes, kind: str = kind) -> Any:
-                return batch_means(rng, matrix, sizes, 1.0, kind)
-
-            yield f"quadratic, {kind}, {name}", mean_quadratic, zero, ends, draw
-    variances = np.array([1.0, 6.0])
-    yield (
-        "least squares, 16 × 64",
-        squares,
-        np.zeros(6),
-        variances,
-        lambda rng: regression(rng, [64] * 16, "squares"),
-    )
-    yield (
-        "logistic regression at 0, 16 × 64",
-        logistic,
-        np.zeros(6),
-        0.25 * variances,
-        lambda rng: regression(rng, [64] * 16, "logistic"),
-    )
+    whole, few, ragged = ("16 × 16", [16] * 16), ("4 × 64", [64] * 4), ("12 × 32 + 7 + 1", [32] * 12 + [7, 1])
+    kinds = {"gaussian": (whole, few, ragged), "heavy": (whole,), "skewed": (whole, ragged)}
+    for kind, sizes in ((kind, sizes) for kind, some in kinds.items() for sizes in some):
+        draw = functools.partial(batch_means, matrix=matrix, sizes=sizes[1], scatter=1.0, kind=kind)
+        yield f"quadratic, {kind}, {sizes[0]}", mean_quadratic, np.zeros(5), np.array([-1.0, 3.0]), draw
+    for name, loss, share in (("least squares", squares, 1.0), ("logistic regression at 0", logistic, 0.25)):
+        draw = functools.partial(regression, sizes=[64] * 16, kind=name.split()[0])
+        yield f"{name}, 16 × 64", loss, np.zeros(6), share * np.array([1.0, 6.0]), draw
 
 
 # ---------------------------------------------------------------- (b) held out
@@ -206,18 +169,17 @@ def held_out_cases() -> Iterator[tuple[str, str, np.ndarray, float, str]]:
 def promised(pilots: int) -> bool:
     """Give undetermined points the number of samples they ask for, drawn afresh."""
     print(f"\n(c) fresh data of the size asked for: settled with probability {POWER}, as stated?")
-    print(
-        f"{'population (64 samples in 16 batches at first)':<52}{'asked for':>22}{'settled':>36}{'wrong':>8}"
-    )
+    heads = f"{'asked for':>22}{'settled':>36}{'wrong':>8}"
+    print(f"{'population (64 samples in 16 batches at first)':<52}{heads}")
     good = True
     for name, matrix, slope, scatter in promise_cases():
         truth = hp.classify(mean_quadratic, np.zeros(len(matrix)), (matrix, slope)).label
-        rng = np.random.default_rng(2)
+        rng, spread = np.random.default_rng(2), {"slope": slope, "slope_scatter": scatter[1]}
         n, asked, labels, silent = len(matrix), [], Counter[str](), 0
         for _ in range(8 * pilots):
             if len(asked) == pilots:
                 break
-            first = batch_means(rng, matrix, [4] * BATCHES, *scatter[:1], "gaussian", slope, *scatter[1:])
+            first = batch_means(rng, matrix, [4] * BATCHES, scatter[0], **spread)
             point = hp.classify(mean_quadratic, np.zeros(n), first, confidence=LEVEL)
             if point.label != "undetermined":
                 continue
@@ -225,8 +187,7 @@ def promised(pilots: int) -> bool:
                 silent += 1
                 continue
             asked.append(point.samples_needed)
-            sizes = [point.samples_needed / BATCHES] * BATCHES
-            fresh = batch_means(rng, matrix, sizes, *scatter[:1], "gaussian", slope, *scatter[1:])
+            fresh = batch_means(rng, matrix, [asked[-1] / BATCHES] * BATCHES, scatter[0], **spread)
             labels[hp.classify(mean_quadratic, np.zeros(n), fresh, confidence=LEVEL).label] += 1
         total = sum(labels.values())
         share = Share(total - labels["undetermined"] - labels["degenerate"], total)
@@ -239,10 +200,9 @@ def promised(pilots: int) -> bool:
 
 
 def promise_cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float]]]:
-    """Populations whose lowest curvature is so many standard errors of 64 samples (scatter/8) from zero.
+    """Yield name, mean matrix, mean slope, scatter of matrices and of slopes.
 
-    Yields:
-        Name, mean matrix, mean slope, scatter of matrices and of slopes.
+    The lowest curvature is a number of standard errors of 64 samples (scatter/8) from zero.
     """
     rest = np.linspace(1.0, 2.0, 5)
     for times in (0.5, 1.0, 3.0, 5.0):

@@ -47,26 +47,15 @@ LOSS = mlp_loss("relu", "cross_entropy")
 
 
 class Run(NamedTuple):
-    """One trained network.
-
-    Attributes:
-        batch: batch size.
-        rate: learning rate.
-        seed: draws the split of the data, the weights and the batches.
-        steps: steps taken.
-        train: training loss.
-        test: test loss.
-        error: share of the test digits that are wrong.
-        found: its sharpness.
-    """
+    """One trained network."""
 
     batch: int
     rate: float
-    seed: int
-    steps: int
+    seed: int  # draws the split of the data, the weights and the batches
+    steps: int  # steps taken
     train: float
     test: float
-    error: float
+    error: float  # share of the test digits that are wrong
     found: hp.Sharpness
 
 
@@ -132,11 +121,7 @@ def measured(batch: int, rate: float, seeds: range) -> list[Run]:
 
 def settings_table(runs: list[Run]) -> None:
     """Print the mean of each setting."""
-    print(
-        f"{'batch':>6s}{'rate':>7s}{'steps':>8s}{'train':>8s}{'test':>8s}{'wrong':>8s}  ",
-        *NAMES[:4],
-        *NAMES[4:],
-    )
+    print(f"{'batch':>6s}{'rate':>7s}{'steps':>8s}{'train':>8s}{'test':>8s}{'wrong':>8s}  ", *NAMES)
     for batch, rate in itertools.product(BATCHES, RATES):
         own = [run for run in runs if (run.batch, run.rate) == (batch, rate)]
         mean = np.mean([[r.steps, r.train, r.test, r.error] for r in own], axis=0)
@@ -164,17 +149,15 @@ def correlations(runs: list[Run], name: str, outcome: Any, by: str) -> list[floa
 
 def correlation_table(runs: list[Run]) -> None:
     """Print the rank correlations with the gap of the loss, and with the test error."""
-    heads = ("gap, over settings", "gap, over seeds", "error, over settings")
-    print(
-        f"\n{'rank correlation with':22s}" + "".join(f"{head:>26s}" for head in heads) + "   invariant under"
-    )
+    outcomes = {
+        "gap, over settings": (lambda r: r.test - r.train, "seed"),
+        "gap, over seeds": (lambda r: r.test - r.train, "setting"),
+        "error, over settings": (lambda r: r.error, "seed"),
+    }
+    heads = "".join(f"{head:>26s}" for head in outcomes)
+    print(f"\n{'rank correlation with':22s}{heads}   invariant under")
     for name in NAMES:
-        gap = lambda r: r.test - r.train  # noqa: E731
-        cells = (
-            interval(correlations(runs, name, gap, "seed")),
-            interval(correlations(runs, name, gap, "setting")),
-            interval(correlations(runs, name, lambda r: r.error, "seed")),
-        )
+        cells = (interval(correlations(runs, name, *outcome)) for outcome in outcomes.values())
         invariance = runs[0].found[name].invariance
         print(f"{name:22s}" + "".join(f"{cell:>26s}" for cell in cells) + f"   {invariance}")
 

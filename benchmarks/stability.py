@@ -75,8 +75,15 @@ def quadratic(seed: int, size: int = 40) -> tuple[Any, Any]:
     return lambda x: 0.5 * x @ matrix @ x, jnp.asarray(1e-6 * rng.standard_normal(size))
 
 
+def leaf_names(state: Any) -> list[str]:
+    """Last name of each leaf of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [jax.tree_util.keystr(path).split(".")[-1] for path, _ in leaves]
+
+
 def held_state(state: Any, rng: np.random.Generator) -> Any:
     """A state whose second moment is spread over two decades and hardly moves."""
+    counted = "count" in leaf_names(state)
 
     def visit(path: tuple[Any, ...], leaf: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -87,10 +94,6 @@ def held_state(state: Any, rng: np.random.Generator) -> Any:
             return moment
         return jnp.full_like(leaf, COUNT) if name.endswith(".count") else leaf
 
-    counted = any(
-        jax.tree_util.keystr(path).endswith(".count")
-        for path, _ in jax.tree_util.tree_leaves_with_path(state)
-    )
     return jax.tree_util.tree_map_with_path(visit, state)
 
 
@@ -140,12 +143,6 @@ def observed_rate(
     return float(np.sqrt(low * high))
 
 
-def top_direction(found: hp.Stability) -> Any:
-    """The direction in which the optimiser is least stable, in its scaled variables."""
-    assert found.eigen is not None
-    return found.eigen.vector(0)
-
-
 def divergence_table(rounds: int) -> bool:
     """Print predicted against observed rates; say whether all are within their bars."""
     print(f"{'optimiser':22s}{'problem':>10s}{'predicted':>12s}{'observed':>12s}{'off by':>9s}   bar")
@@ -168,18 +165,20 @@ def row(name: str, problem: str, build: Build, loss: Any, params: Any, state: An
     rate = predicted_rate(build, loss, params, state, start)
     found = hp.stability(loss, params, optimizer=build(rate), opt_state=state)
     steps = STEPS[problem] * (3 if "MultiSteps" in name else 1)
-    seen = observed_rate(build, loss, params, state, rate, steps, top_direction(found))
+    assert found.eigen is not None
+    # Along the direction in which the optimiser is least stable, in its scaled variables.
+    seen = observed_rate(build, loss, params, state, rate, steps, found.eigen.vector(0))
     off = abs(rate / seen - 1)
     verdict = "met" if off <= BARS[problem] else "MISSED"
     print(f"{name:22s}{problem:>10s}{rate:12.5g}{seen:12.5g}{off:9.2%}   {BARS[problem]:.0%} {verdict}")
     return off <= BARS[problem]
 
 
-def network(count: int) -> tuple[Any, Any]:
-    """Mean squared error of a tanh network on digits, and its data."""
-    inputs, targets = (jnp.asarray(leaf[:count]) for leaf in digits())
+def network(count: int) -> Any:
+    """Mean squared error of a tanh network on digits."""
+    batch = tuple(jnp.asarray(leaf[:count]) for leaf in digits())
     base = mlp_loss("tanh", "squared_error")
-    return lambda params: base(params, (inputs, targets)) / targets.shape[1], (inputs, targets)
+    return lambda params: base(params, batch) / batch[1].shape[1]
 
 
 def train(optimizer: Any, loss: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
@@ -199,13 +198,10 @@ def train(optimizer: Any, loss: Any, params: Any, state: Any, steps: int) -> tup
 
 def trained(build: Build, seed: int) -> tuple[Any, Any, Any, float]:
     """A network trained for a while with a rate well below the limit."""
-    loss, _ = network(200)
+    loss = network(200)
     params = jax.tree.map(jnp.asarray, mlp_init((64, 12, 10), seed=seed))
     state = build(1.0).init(params)
-    adaptive = any(
-        jax.tree_util.keystr(path).split(".")[-1].startswith(("nu", "sum_of"))
-        for path, _ in jax.tree_util.tree_leaves_with_path(state)
-    )
+    adaptive = any(name.startswith(("nu", "sum_of")) for name in leaf_names(state))
     rate = 2e-4 if adaptive else 0.05
     optimizer = build(rate)
     gathered = 3 if "mini_step" in getattr(state, "_fields", ()) else 1
@@ -231,7 +227,7 @@ LOOKS = 10
 
 def looks(optimizer: Any, seed: int) -> tuple[np.ndarray, float]:
     """Sharpness ÷ limit at each look in the second half of one training, and the loss at its end."""
-    loss, _ = network(1797)
+    loss = network(1797)
     params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
     state = optimizer.init(params)
     params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // 2)

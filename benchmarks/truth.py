@@ -2,13 +2,12 @@
 
 Run as `python -m benchmarks.truth` (or `make truth`).  Exits with 1 if any label is wrong, if a proved
 number of negative eigenvalues exceeds the true one, or if fewer than 97 % of the decidable points are
-decided.
+decided.  `--seed` draws other points than the ones the library was developed on.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections import Counter
@@ -27,121 +26,80 @@ HONEST = ("undetermined", "degenerate")
 SHARE_DECIDED = 0.97
 
 
-def outcome(known: KnownPoint, label: str) -> str:
-    """Judge a label: "right", "honest" (no claim) or "wrong"."""
-    if label == known.label:
-        return "right"
-    return "honest" if label in HONEST else "wrong"
-
-
-@dataclasses.dataclass
 class Table:
     """What was answered, by kind and true label."""
 
-    dtype: Any
-    given: dict[tuple[str, str], Counter[str]] = dataclasses.field(default_factory=dict)
-    wrong: list[str] = dataclasses.field(default_factory=list)
-    undecided: list[str] = dataclasses.field(default_factory=list)
-    costs: list[int] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    began: float = dataclasses.field(default_factory=time.process_time)
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.given: dict[tuple[str, str], Counter[str]] = {}
+        self.wrong: list[str] = []
+        self.undecided: list[str] = []
+        self.costs: list[int] = []
 
     def add(self, known: KnownPoint, point: hp.CriticalPoint, seconds: float) -> None:
-        """Count one answer."""
+        """Count one answer: right, honest (no claim) or wrong."""
         row = self.given.setdefault((known.kind, known.label), Counter())
-        verdict, decidable = outcome(known, point.label), known.decidable_in(self.dtype)
-        row[point.label] += 1
-        row["decidable"] += decidable
-        row["decided"] += decidable and verdict == "right"
-        row["wrong"] += verdict == "wrong"
+        right, decidable = point.label == known.label, known.decidable_in(self.dtype)
+        wrong = not right and point.label not in HONEST
+        row.update([point.label])
+        for column, more in (("decidable", decidable), ("decided", decidable and right), ("wrong", wrong)):
+            row[column] += int(more)
         row["milliseconds"] += round(1000 * seconds)
         text = f"{known.kind}/{known.name}: {point.label}, truth {known.label}\n{point}"
-        if verdict == "wrong":
+        if wrong:
             self.wrong.append(text)
         elif known.index is not None and known.label in LABELS[:4] and point.index_at_least > known.index:
             self.wrong.append(f"{text}\nproved index {point.index_at_least}, truth {known.index}")
-        elif verdict == "honest" and decidable:
+        elif decidable and not right:
             self.undecided.append(text)
         if known.label == "saddle" and point.certified and point.size >= 10:
             self.costs.append(point.num_hvps)
-        self.seconds += seconds
 
-    def total(self, column: str) -> int:
-        """Sum a column over all rows."""
-        return sum(row[column] for row in self.given.values())
+    def total(self, *columns: str) -> int:
+        """Sum columns over all rows."""
+        return sum(row[column] for row in self.given.values() for column in columns)
 
     @property
     def share(self) -> float:
         """Share of the decidable points that were given their label."""
         return self.total("decided") / max(self.total("decidable"), 1)
 
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong and enough is decided."""
-        return not self.wrong and self.share >= SHARE_DECIDED
-
-    def head(self) -> str:
-        """Return the columns' names."""
-        heads = [f"{label[:12]:>13}" for label in LABELS]
-        title = f"{'kind':<16}{'truth':<14}" + "".join(heads) + f"{'wrong':>8}{'decided':>12}{'seconds':>9}"
-        return f"\nTruth set in {np.dtype(self.dtype).name}\n{title}"
-
     def rows(self, kind: str) -> list[str]:
         """Return a kind's rows of the confusion table, one for each true label; a column for each answer."""
         lines = []
-        for (name, truth), row in self.given.items():
-            if name != kind:
-                continue
+        for truth, row in ((truth, row) for (name, truth), row in self.given.items() if name == kind):
             counts = "".join(f"{row[label] or '·':>13}" for label in LABELS)
             decided = f"{row['decided']} of {row['decidable']}"
-            lines.append(
-                f"{kind:<16}{truth:<14}{counts}{row['wrong']:>8}{decided:>12}"
-                f"{row['milliseconds'] / 1000:>9.1f}"
-            )
+            seconds = row["milliseconds"] / 1000
+            lines.append(f"{kind:<16}{truth:<14}{counts}{row['wrong']:>8}{decided:>12}{seconds:>9.1f}")
         return lines
 
-    def summary(self) -> str:
-        """Return totals, and everything that is wrong."""
-        points = sum(self.total(label) for label in LABELS)
-        lines = [
-            f"{points} points: {self.total('decided')} of {self.total('decidable')} decidable ones decided "
-            f"({self.share:.1%}); wrong: {len(self.wrong)}",
-            f"certified saddles with n >= 10: {len(self.costs)}, "
-            f"median {median(self.costs or [0]):g} products each",
-            f"{self.seconds:.0f} s, of the processor {time.process_time() - self.began:.0f} s",
-        ]
-        return "\n".join(lines + [f"WRONG {text}" for text in self.wrong])
 
-
-def run(dtype: Any, kinds: list[str] | None = None, *, match: str = "", verbose: bool = False) -> Table:
-    """Classify all points in one precision and print the table.
-
-    Args:
-        dtype: precision of parameters and data.
-        kinds: kinds to take; None for all.
-        match: take only points whose name contains this.
-        verbose: print the points that were decidable and not decided, too.
-
-    Returns:
-        The table.
-    """
-    table = Table(dtype)
-    print(table.head(), flush=True)
-    for kind in kinds or [kind for kind in TRUTH_KINDS if kind not in NEED_EXTRAS]:
-        for known in truth_points(kind):
-            if match not in known.name:
-                continue
-            cast = known.astype(dtype)
-            began = time.perf_counter()
-            point = hp.classify(cast.loss, *cast.args)
-            table.add(known, point, time.perf_counter() - began)
-        for line in table.rows(kind):
-            print(line, flush=True)
-    print(table.summary(), flush=True)
-    if verbose:
-        for text in table.undecided:
-            print(f"undecided: {text}")
-    return table
+def run(dtype: Any, options: argparse.Namespace) -> bool:
+    """Classify all points in one precision and print the table; say whether it is as it must be."""
+    table, began = Table(dtype), time.process_time()
+    heads = "".join(f"{label[:12]:>13}" for label in LABELS) + f"{'wrong':>8}{'decided':>12}{'seconds':>9}"
+    print(f"\nTruth set in {table.dtype.name}\n{'kind':<16}{'truth':<14}{heads}", flush=True)
+    for kind in options.kind or [kind for kind in TRUTH_KINDS if kind not in NEED_EXTRAS]:
+        for known in truth_points(kind, seed=options.seed):
+            if options.match in known.name:
+                cast, start = known.astype(dtype), time.perf_counter()
+                point = hp.classify(cast.loss, *cast.args)
+                table.add(known, point, time.perf_counter() - start)
+        print("\n".join(table.rows(kind)), flush=True)
+    print(
+        f"{table.total(*LABELS)} points: {table.total('decided')} of {table.total('decidable')} decidable "
+        f"ones decided ({table.share:.1%}); wrong: {len(table.wrong)}\n"
+        f"certified saddles with n >= 10: {len(table.costs)}, median {median(table.costs or [0]):g} products "
+        f"each\n{table.total('milliseconds') / 1000:.0f} s, "
+        f"of the processor {time.process_time() - began:.0f} s",
+        flush=True,
+    )
+    for text in table.wrong:
+        print(f"WRONG {text}")
+    for text in table.undecided if options.verbose else ():
+        print(f"undecided: {text}")
+    return not table.wrong and table.share >= SHARE_DECIDED
 
 
 def main() -> int:
@@ -151,13 +109,11 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "float64"), action="append")
     parser.add_argument("--kind", choices=TRUTH_KINDS, action="append")
     parser.add_argument("--match", default="", help="take only points whose name contains this")
-    arguments = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="draws the points that are random")
+    options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    tables = [
-        run(np.dtype(name), arguments.kind, match=arguments.match, verbose=arguments.verbose)
-        for name in arguments.dtype or ("float64", "float32")
-    ]
-    return int(not all(table.good for table in tables))
+    good = [run(np.dtype(name), options) for name in options.dtype or ("float64", "float32")]
+    return int(not all(good))
 
 
 if __name__ == "__main__":
