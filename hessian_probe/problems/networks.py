@@ -45,8 +45,8 @@ def digits(*, one_hot: bool = True) -> tuple[Array, Any]:
         ImportError: If scikit-learn is not installed.
 
     Example:
-        >>> inputs, targets = digits()
-        >>> inputs.shape, targets.shape
+        >>> inputs, targets = digits()  # doctest: +SKIP
+        >>> inputs.shape, targets.shape  # doctest: +SKIP
         ((1797, 64), (1797, 10))
     """
     try:
