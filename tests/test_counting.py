@@ -187,6 +187,27 @@ def test_the_interval_inverts_the_known_distribution(count, size, num):
     assert (low, min(high, size - 1)) == (kept[0], kept[-1])
 
 
+@pytest.mark.parametrize("value", [-0.4, 0.0, 0.3])
+def test_what_a_probe_leaves_open_widens_the_interval_to_both_sides(value):
+    """The low end is that of the weight surely below, the high end that of the weight possibly below."""
+    size, confidence = 500, 0.9
+    short = QuadratureProbe(np.array([-0.5, 0.4]), np.array([0.5, 0.5]), 1.0)
+    sure, possible = short.share_below(value)
+    assert possible - sure > 0.1
+
+    def resolved(share):
+        """Probes of which exactly this share lies below: half of the probes each below and above."""
+        below = QuadratureProbe(np.array([-9.0]), np.array([0.0]), 2 * share)
+        above = QuadratureProbe(np.array([9.0]), np.array([0.0]), 2 * (1 - share))
+        return count_interval([below, above] * 2, value, size, confidence)
+
+    middle, low, high, gap = count_interval([short] * 4, value, size, confidence)
+    assert low == resolved(sure)[1]
+    assert high == resolved(possible)[2]
+    assert middle == pytest.approx(0.5 * size * (sure + possible))
+    assert gap == pytest.approx(size * (possible - sure))
+
+
 def test_nothing_or_everything_below():
     none = [QuadratureProbe(np.array([1.0]), np.array([0.0]), 1.0)] * 3
     everything = [QuadratureProbe(np.array([-1.0]), np.array([0.0]), 1.0)] * 3

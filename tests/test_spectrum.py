@@ -252,6 +252,28 @@ def test_a_tolerance_below_rounding_stagnates_honestly():
         assert result.status == "stagnated"
 
 
+def test_the_search_goes_on_where_a_true_residual_is_above_the_tolerance():
+    """An antisymmetric part couples the lowest vector to a random one: residual estimates do not see it.
+
+    It adds 0.96 of the tolerance to the true residual, so the first pair accepted by its estimate fails.
+    """
+    rtol, n = 1e-3, 200
+    op, matrix = problem(np.linspace(-1, 1, n))
+    lowest = np.linalg.eigh(matrix)[1][:, 0]
+    other = np.random.default_rng(0).standard_normal(n)
+    other -= lowest * (lowest @ other)
+    couple = 0.48 * rtol / np.linalg.norm(other) * np.outer(other, lowest)
+    part = jnp.asarray(couple - couple.T, FLOAT)
+    multiply = op.apply
+    op.apply = lambda v: tuple(image + part @ x for image, x in zip(multiply(v), v, strict=True))
+    found = hp.eigsh(op, rtol=rtol)
+    assert found.status == "converged"
+    product = rows(found) @ (matrix + np.asarray(part, np.float64)).T
+    true = np.linalg.norm(product - found.eigenvalues[:, None] * rows(found), axis=1)
+    np.testing.assert_allclose(found.residual_norms, true, rtol=0.01, atol=100 * EPS)
+    assert 0.9 * rtol < true[0] <= rtol * found.norm
+
+
 def kinked(p):
     """|x|^1.5: loss and gradient are finite at 0, the second derivative is not."""
     return jnp.sum(jnp.abs(p) ** 1.5)
