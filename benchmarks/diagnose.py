@@ -164,20 +164,15 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     return plain, go_on(run, params, optimizer, state, batch)
 
 
-def count_of(run: Run) -> int:
-    """Number of training samples."""
-    return len(jax.tree.leaves(joined(run))[0])
-
-
 def num_steps(run: Run, batch: int | None) -> int:
     """Steps of the budget; batches get five passes."""
-    return BUDGET if batch is None else BUDGET * count_of(run) // (20 * batch)
+    return BUDGET if batch is None else BUDGET * len(jax.tree.leaves(joined(run))[0]) // (20 * batch)
 
 
 def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) -> float:
     """Train on for the budget and return the loss over all training data."""
     data, steps = joined(run), num_steps(run, batch)
-    index = order(count_of(run), batch, steps, 99)
+    index = order(len(jax.tree.leaves(data)[0]), batch, steps, 99)
     end, _, _ = train(run.loss, optimizer, params, state, data, index, steps)
     value = float(jax.jit(run.loss)(end, data))
     return value if np.isfinite(value) else float("inf")

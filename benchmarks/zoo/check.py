@@ -17,6 +17,7 @@ runs from round 6 on are held to more: `finished_faults`.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 import types
@@ -101,33 +102,44 @@ def main() -> int:
     bad = 0
     for failure in FAILURES:
         if failure.round >= 4 and options.only in failure.name and options.round in (None, failure.round):
-            faults = [text for seed in range(options.seeds) for text in faults_of(failure, seed)]
+            faults = [text for seed in range(options.seeds) for text in faults_of(Trial(failure, seed))]
             bad += bool(faults)
             print(f"{failure.name:30s} {failure.cause:20s} {'; '.join(faults) or 'holds'}", flush=True)
     return bool(bad)
 
 
-def faults_of(failure: Failure, seed: int) -> list[str]:
-    """What speaks against a failure at a seed."""
-    run = failure.make(seed)
-    if failure.cause == "minimum":
-        faults = minimum_faults(run)
-    elif failure.round == 4:
-        healthy = failure.cause == "healthy"
-        faults = low_faults(run, 0.2) if healthy else plain_cure_faults(failure, run, seed)
-    elif failure.cause == "healthy":
-        faults = healthy_faults(failure, run, seed)
-        faults += finished_faults(failure, run, seed) if failure.round > 5 else []
-    else:
-        faults = cure_faults(failure, run, seed) + FACTS[failure.cause](failure, run, seed)
-    if failure.curable and failure.round > 4:
-        finding = types.SimpleNamespace(cause=failure.cause, experiment=f"times {FACTORS.get(failure.cause)}")
-        plain, acted = act(run, finding)  # type: ignore[arg-type]
-        faults += [] if acted < plain else [f"the action ends at {acted:.3g}, going on at {plain:.3g}"]
-    return [f"{seed}: {text}" for text in faults]
+class Trial:
+    """A failure at a seed: its run, and losses at the start and at the end of training."""
 
+    def __init__(self, failure: Failure, seed: int) -> None:
+        self.failure, self.seed, self.run = failure, seed, failure.make(seed)
+        self.data = joined(self.run)
+        self.first = float(self.run.loss(self.run.start, self.data))
+        self.end, self.test = losses(self.run)
+        self.mine = self.score(self.run)
 
-# Losses
+    def score(self, run: Run) -> float:
+        """Final loss, on test data where the cause is about them; infinite where it is no number."""
+        value = losses(run)[self.failure.cause in TEST_CAUSES]
+        return value if np.isfinite(value) else np.inf
+
+    @functools.cached_property
+    def cured(self) -> float:
+        """Final loss without the trouble."""
+        return self.score(self.failure.make(self.seed, True))
+
+    def at_rates(self, rates: tuple[float, ...]) -> list[float]:
+        """Final losses of the same run at multiples of its rate."""
+        return [self.score(self.failure.make(self.seed, rate=rate)) for rate in rates]
+
+    def trained_on(self, optimizer: Any, params: Any, steps: int) -> Any:
+        """Parameters after more steps on all data."""
+        state = optimizer.init(params)
+        return train(self.run.loss, optimizer, params, state, self.data, None, steps)[0]
+
+    def units(self) -> np.ndarray:
+        """Values of the units that the failure is about, for all training data."""
+        return np.asarray(UNITS[self.failure.name](self.run.params, self.data[0]))
 
 
 def losses(run: Run) -> tuple[float, float]:
@@ -136,120 +148,112 @@ def losses(run: Run) -> tuple[float, float]:
     return float(run.loss(run.params, joined(run))), test
 
 
-def first_loss(run: Run) -> float:
-    """Training loss at the start."""
-    return float(run.loss(run.start, joined(run)))
-
-
-def score(failure: Failure, run: Run) -> float:
-    """Final loss, on test data where the cause is about them; infinite where it is no number."""
-    value = losses(run)[failure.cause in TEST_CAUSES]
-    return value if np.isfinite(value) else np.inf
-
-
-def at_rates(failure: Failure, seed: int, rates: tuple[float, ...]) -> list[float]:
-    """Final losses of the same run at multiples of its rate."""
-    return [score(failure, failure.make(seed, rate=rate)) for rate in rates]
+def faults_of(trial: Trial) -> list[str]:
+    """What speaks against a failure at a seed."""
+    failure = trial.failure
+    if failure.cause == "minimum":
+        faults = minimum_faults(trial)
+    elif failure.round == 4:
+        faults = low_faults(trial, 0.2) if failure.cause == "healthy" else plain_cure_faults(trial)
+    elif failure.cause == "healthy":
+        faults = healthy_faults(trial) + (finished_faults(trial) if failure.round > 5 else [])
+    else:
+        faults = cure_faults(trial) + FACTS[failure.cause](trial)
+    if failure.curable and failure.round > 4:
+        finding = types.SimpleNamespace(cause=failure.cause, experiment=f"times {FACTORS.get(failure.cause)}")
+        plain, acted = act(trial.run, finding)  # type: ignore[arg-type]
+        faults += [] if acted < plain else [f"the action ends at {acted:.3g}, going on at {plain:.3g}"]
+    return [f"{trial.seed}: {text}" for text in faults]
 
 
 # Healthy runs, and a minimum
 
 
-def low_faults(run: Run, low_test: float) -> list[str]:
+def low_faults(t: Trial, low_test: float) -> list[str]:
     """The loss falls to a small part, on test data too."""
-    first, (end, test) = first_loss(run), losses(run)
-    return (
-        []
-        if end < 0.15 * first and test < low_test * first
-        else [f"{first:.3g} to {end:.3g}, test {test:.3g}"]
-    )
+    fine = t.end < 0.15 * t.first and t.test < low_test * t.first
+    return [] if fine else [f"{t.first:.3g} to {t.end:.3g}, test {t.test:.3g}"]
 
 
-def healthy_faults(failure: Failure, run: Run, seed: int) -> list[str]:
+def healthy_faults(t: Trial) -> list[str]:
     """The loss falls smoothly to a small part, on test data too, and no other rate is much better."""
-    first, (end, _) = first_loss(run), losses(run)
-    faults = low_faults(run, LOW_TEST)
-    parts = [float(np.mean(part)) for part in np.array_split(run.history["loss"], 10)]
-    if not all(b < a + 0.02 * first for a, b in itertools.pairwise(parts)):
+    faults = low_faults(t, LOW_TEST)
+    parts = [float(np.mean(part)) for part in np.array_split(t.run.history["loss"], 10)]
+    if not all(b < a + 0.02 * t.first for a, b in itertools.pairwise(parts)):
         faults.append(f"not smooth: {np.round(parts, 3)}")
-    ends = at_rates(failure, seed, (1 / 3, 3.0))
-    if end > LOW * first and min(ends) < 0.5 * end:
+    ends = t.at_rates((1 / 3, 3.0))
+    if t.end > LOW * t.first and min(ends) < 0.5 * t.end:
         faults.append(f"other rates end at {ends}")
     return faults
 
 
-def finished_faults(failure: Failure, run: Run, seed: int) -> list[str]:
+def finished_faults(t: Trial) -> list[str]:
     """The loss is below 5 % of the first; no other rate halves it; 200 steps of Adam gain little from here.
 
     Little is less than 3 % of the first loss, and less than half of the test loss.
     """
-    first, (end, test) = first_loss(run), losses(run)
-    faults = [] if end < LOW * first else [f"{first:.3g} to {end:.3g}"]
-    ends = at_rates(failure, seed, (1 / 3, 3.0))
-    faults += [] if min(ends) > HALF * end else [f"{end:.3g}, other rates end at {ends}"]
+    faults = [] if t.end < LOW * t.first else [f"{t.first:.3g} to {t.end:.3g}"]
+    ends = t.at_rates((1 / 3, 3.0))
+    faults += [] if min(ends) > HALF * t.end else [f"{t.end:.3g}, other rates end at {ends}"]
     for rate in (1e-3, 1e-2):
-        adam = optax.adam(rate)
-        params, _, _ = train(run.loss, adam, run.params, adam.init(run.params), joined(run), None, 200)
-        later, tested = (float(run.loss(params, part)) for part in (joined(run), run.test_data))
-        if end - later > LITTLE * first or tested < HALF * test:
-            faults.append(f"Adam at {rate}: {end:.3g} to {later:.3g}, test {test:.3g} to {tested:.3g}")
+        params = t.trained_on(optax.adam(rate), t.run.params, 200)
+        end, test = (float(t.run.loss(params, part)) for part in (t.data, t.run.test_data))
+        if t.end - end > LITTLE * t.first or test < HALF * t.test:
+            faults.append(f"Adam at {rate}: {t.end:.3g} to {end:.3g}, test {t.test:.3g} to {test:.3g}")
     return faults
 
 
-def minimum_faults(run: Run) -> list[str]:
+def minimum_faults(t: Trial) -> list[str]:
     """A regression's Hessian is positive definite, and its gradient is zero to rounding."""
-    slope, curvature = second_order(run)
+    slope, curvature = second_order(t)
     fine = slope < 1e-5 and curvature[0] > 1e-3
     return [] if fine else [f"gradient {slope:.2g}, least curvature {curvature[0]:.2g}"]
 
 
-def second_order(run: Run) -> tuple[float, np.ndarray]:
+def second_order(t: Trial) -> tuple[float, np.ndarray]:
     """Norm of the gradient, and all eigenvalues of the dense Hessian."""
-    data = joined(run)
-    flat, back = jax.flatten_util.ravel_pytree(run.params)
-    slope = jax.grad(lambda at: run.loss(back(at), data))(flat)
-    curvature = np.linalg.eigvalsh(jax.hessian(lambda at: run.loss(back(at), data))(flat))
+    flat, back = jax.flatten_util.ravel_pytree(t.run.params)
+    slope = jax.grad(lambda at: t.run.loss(back(at), t.data))(flat)
+    curvature = np.linalg.eigvalsh(jax.hessian(lambda at: t.run.loss(back(at), t.data))(flat))
     return float(jnp.linalg.norm(slope)), curvature
 
 
 # Cures
 
 
-def plain_cure_faults(failure: Failure, run: Run, seed: int) -> list[str]:
+def plain_cure_faults(t: Trial) -> list[str]:
     """The run without the trouble ends much lower; for some causes a fact is checked too (round 4)."""
-    mine, other = score(failure, run), score(failure, failure.make(seed, True))
-    if failure.cause in WANDERING:  # the last step may be a lucky one
-        mine = float(np.mean(run.history["loss"][len(run.history["loss"]) // 2 :]))
-    faults = [] if not mine < WORSE * other else [f"{mine:.3g}, without the trouble {other:.3g}"]
-    return faults + FACTS_OF_ROUND_4.get(failure.cause, lambda *_: [])(failure, run, seed)
+    mine, history = t.mine, t.run.history["loss"]
+    if t.failure.cause in WANDERING:  # the last step may be a lucky one
+        mine = float(np.mean(history[len(history) // 2 :]))
+    faults = [] if not mine < WORSE * t.cured else [f"{mine:.3g}, without the trouble {t.cured:.3g}"]
+    return faults + FACTS_OF_ROUND_4.get(t.failure.cause, lambda t: [])(t)
 
 
-def cure_faults(failure: Failure, run: Run, seed: int) -> list[str]:
+def cure_faults(t: Trial) -> list[str]:
     """The run without the trouble ends much lower, and runs at other rates do as the cause says."""
-    mine, cured = score(failure, run), score(failure, failure.make(seed, True))
-    ends = at_rates(failure, seed, RATES)
-    text = f"{mine:.3g}, cured {cured:.3g}, other rates {', '.join(f'{end:.3g}' for end in ends)}"
+    ends = t.at_rates(RATES)
     lower, higher = min(ends[:2]), min(ends[2:])
-    if failure.cause == "slow":
-        fine = higher < mine / WORSE and lower >= mine
-    elif failure.cause == "divergence":
-        fine = lower < mine / WORSE and higher > first_loss(run)
-    elif failure.cause == "oscillation":
-        fine = lower < mine / WORSE and higher >= mine
-    elif failure.cause == "noise":
-        fine = lower < mine and higher > lower
-    elif failure.cause == "exploding_gradients":
-        fine = np.log(mine / min(ends)) < HALF * np.log(mine / cured)
+    if t.failure.cause == "slow":
+        fine = higher < t.mine / WORSE and lower >= t.mine
+    elif t.failure.cause == "divergence":
+        fine = lower < t.mine / WORSE and higher > t.first
+    elif t.failure.cause == "oscillation":
+        fine = lower < t.mine / WORSE and higher >= t.mine
+    elif t.failure.cause == "noise":
+        fine = lower < t.mine and higher > lower
+    elif t.failure.cause == "exploding_gradients":
+        fine = np.log(t.mine / min(ends)) < HALF * np.log(t.mine / t.cured)
     else:
-        fine = mine - min(ends) < HALF * (mine - cured)
-    return [] if fine and mine > WORSE * cured else [text]
+        fine = t.mine - min(ends) < HALF * (t.mine - t.cured)
+    text = f"{t.mine:.3g}, cured {t.cured:.3g}, other rates {', '.join(f'{end:.3g}' for end in ends)}"
+    return [] if fine and t.mine > WORSE * t.cured else [text]
 
 
-def lbfgs(run: Run, iterations: int, *, from_zero: bool = False) -> float:
+def lbfgs(t: Trial, iterations: int, *, from_zero: bool = False) -> float:
     """Training loss after some iterations of SciPy's L-BFGS from the end of the run, in float64."""
-    data = joined(run)
-    flat, back = jax.flatten_util.ravel_pytree(run.params)
-    both = jax.jit(jax.value_and_grad(lambda at: run.loss(back(at), data)))
+    flat, back = jax.flatten_util.ravel_pytree(t.run.params)
+    both = jax.jit(jax.value_and_grad(lambda at: t.run.loss(back(at), t.data)))
 
     def value(at: np.ndarray) -> tuple[float, np.ndarray]:
         loss, slope = both(jnp.asarray(at, flat.dtype))
@@ -262,119 +266,111 @@ def lbfgs(run: Run, iterations: int, *, from_zero: bool = False) -> float:
 # Facts of each cause
 
 
-def runs_away(failure: Failure, run: Run, seed: int) -> list[str]:
+def runs_away(t: Trial) -> list[str]:
     """The loss ends above its start, or is no number."""
-    first, end = first_loss(run), score(failure, run)
-    return [] if end > first else [f"{first:.3g} to {end:.3g}"]
+    return [] if t.mine > t.first else [f"{t.first:.3g} to {t.mine:.3g}"]
 
 
-def turns_back(failure: Failure, run: Run, seed: int) -> list[str]:
+def turns_back(t: Trial) -> list[str]:
     """Gradients of all data at consecutive steps point against each other, in the mean of 20."""
-    data, params, state = joined(run), run.params, run.opt_state
-    slope = jax.jit(jax.grad(run.loss))
-    cosines, last = [], slope(params, data)
+    params, state = t.run.params, t.run.opt_state
+    slope = jax.jit(jax.grad(t.run.loss))
+    cosines, last = [], slope(params, t.data)
     for _ in range(20):
-        updates, state = run.optimizer.update(last, state, params)
+        updates, state = t.run.optimizer.update(last, state, params)
         params = optax.apply_updates(params, updates)
-        new = slope(params, data)
+        new = slope(params, t.data)
         cosines.append(float(optax.tree.vdot(new, last) / (optax.tree.norm(new) * optax.tree.norm(last))))
         last = new
     return [] if np.mean(cosines) < -0.3 else [f"cosines of gradients {np.mean(cosines):.2f}"]
 
 
-def scattered(failure: Failure, run: Run, seed: int) -> list[str]:
+def scattered(t: Trial) -> list[str]:
     """The gradients of the batches differ by more than their mean is long."""
-    slope = jax.jit(jax.grad(run.loss))
-    slopes = [jax.flatten_util.ravel_pytree(slope(run.params, b))[0] for b in run.data[:60]]
+    slope = jax.jit(jax.grad(t.run.loss))
+    slopes = [jax.flatten_util.ravel_pytree(slope(t.run.params, batch))[0] for batch in t.run.data[:60]]
     stack = np.asarray(slopes)
     ratio = np.sqrt(stack.var(axis=0).sum()) / np.linalg.norm(stack.mean(axis=0))
     return [] if ratio > 1 else [f"deviation of gradients {ratio:.2f} of their mean"]
 
 
-def negative(failure: Failure, run: Run, seed: int) -> list[str]:
+def negative(t: Trial) -> list[str]:
     """The gradient is small, and one direction curves down: dense Hessian."""
-    slope, curvature = second_order(run)
+    slope, curvature = second_order(t)
     fine = curvature[0] < -0.01 * curvature[-1] and slope < 0.01 * curvature[-1]
     return [] if fine else [f"gradient {slope:.2g}, curvature {curvature[0]:.2g} to {curvature[-1]:.2g}"]
 
 
-def idle_units(failure: Failure, run: Run, seed: int) -> list[str]:
+def idle_units(t: Trial) -> list[str]:
     """At least nine of ten units of the layer are zero for all training data."""
-    units = np.asarray(UNITS[failure.name](run.params, joined(run)[0]))
-    share = float(np.mean(np.all(units <= 0, axis=0)))
+    share = float(np.mean(np.all(t.units() <= 0, axis=0)))
     return [] if share >= 0.9 else [f"share of units that are never active {share:.2f}"]
 
 
-def flat_units(failure: Failure, run: Run, seed: int) -> list[str]:
+def flat_units(t: Trial) -> list[str]:
     """Nine of ten values of tanh (or of 2 sigmoid - 1) are within 0.01 of ±1."""
-    units = np.asarray(UNITS[failure.name](run.params, joined(run)[0]))
-    share = float(np.mean(np.abs(units) > 0.99))
+    share = float(np.mean(np.abs(t.units()) > 0.99))
     return [] if share >= 0.9 else [f"share in the flat part {share:.2f}"]
 
 
-def gradient_norms(run: Run) -> list[float]:
+def gradient_norms(t: Trial) -> list[float]:
     """Norms of the gradient at the start by array of weights, in the order of the pytree."""
-    gradient = jax.grad(run.loss)(run.start, joined(run))
+    gradient = jax.grad(t.run.loss)(t.run.start, t.data)
     return [float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(gradient) if leaf.ndim > 1]
 
 
-def vanishing(failure: Failure, run: Run, seed: int) -> list[str]:
+def vanishing(t: Trial) -> list[str]:
     """At the start, no layer of weights has a gradient above a thousandth (of losses of about 1)."""
-    norms = gradient_norms(run)
+    norms = gradient_norms(t)
     return [] if max(norms) < 1e-3 else [f"norms {norms}"]
 
 
-def exploding(failure: Failure, run: Run, seed: int) -> list[str]:
+def exploding(t: Trial) -> list[str]:
     """The gradient is a thousand times the parameters, or more."""
-    norms, size = gradient_norms(run), float(optax.tree.norm(run.start))
+    norms, size = gradient_norms(t), float(optax.tree.norm(t.run.start))
     return [] if max(norms) > 1e3 * size else [f"norms {norms} at parameters of {size:.2g}"]
 
 
-def uneven(failure: Failure, run: Run, seed: int) -> list[str]:
+def uneven(t: Trial) -> list[str]:
     """Inputs' deviations span a factor of 100, or the largest is beyond 100 or below 1/100."""
-    spread = joined(run)[0].std(axis=0)
+    spread = t.data[0].std(axis=0)
     spread = spread[spread > 0]
     top = spread.max()
     fine = top / spread.min() > 100 or top > 50 or top < 1 / 50
     return [] if fine else [f"deviations {spread.min():.3g} to {top:.3g}"]
 
 
-def other_rates(failure: Failure, run: Run, seed: int) -> list[str]:
+def other_rates(t: Trial) -> list[str]:
     """No multiple of the rate ends below half of the excess over the best linear model."""
-    data, steps = joined(run), len(run.history["loss"])
-    best = lbfgs(run, 500, from_zero=True)
-    start = float(run.loss(run.params, data)) - best
-    ends = []
-    for factor in (0.5, 1.0, 2.0, 4.0):
-        optimizer = optax.chain(run.optimizer, optax.scale(factor))
-        params, _, _ = train(run.loss, optimizer, run.start, optimizer.init(run.start), data, None, steps)
-        ends.append(float(run.loss(params, data)) - best)
-    end = np.nanmin(ends)
+    best, steps = lbfgs(t, 500, from_zero=True), len(t.run.history["loss"])
+    optimizers = [optax.chain(t.run.optimizer, optax.scale(factor)) for factor in (0.5, 1.0, 2.0, 4.0)]
+    ends = [float(t.run.loss(t.trained_on(each, t.run.start, steps), t.data)) - best for each in optimizers]
+    start, end = t.end - best, np.nanmin(ends)
     return [] if end > 0.5 * start else [f"another rate lowers the excess {start:.3g} to {end:.3g}"]
 
 
-def at_rest(failure: Failure, run: Run, seed: int) -> list[str]:
+def at_rest(t: Trial) -> list[str]:
     """The linear model is within 5 % of its least loss."""
-    loss, best = losses(run)[0], lbfgs(run, 500, from_zero=True)
-    return [] if loss < 1.05 * best else [f"loss {loss:.4g}, least {best:.4g}"]
+    best = lbfgs(t, 500, from_zero=True)
+    return [] if t.end < 1.05 * best else [f"loss {t.end:.4g}, least {best:.4g}"]
 
 
-def at_floor(failure: Failure, run: Run, seed: int) -> list[str]:
+def at_floor(t: Trial) -> list[str]:
     """L-BFGS from the end closes less than half of the gap to the larger model either."""
-    mine, cured = score(failure, run), score(failure, failure.make(seed, True))
-    end = lbfgs(run, 500)
-    return [] if mine - end < HALF * (mine - cured) else [f"{mine:.3g}, L-BFGS {end:.3g}, cured {cured:.3g}"]
+    end = lbfgs(t, 500)
+    fine = t.mine - end < HALF * (t.mine - t.cured)
+    return [] if fine else [f"{t.mine:.3g}, L-BFGS {end:.3g}, cured {t.cured:.3g}"]
 
 
-def reachable(failure: Failure, run: Run, seed: int) -> list[str]:
+def reachable(t: Trial) -> list[str]:
     """The model can do much better: 100 iterations of L-BFGS from the end do."""
-    mine, end = score(failure, run), lbfgs(run, 100)
-    return [] if end < mine / WORSE else [f"{mine:.3g}, L-BFGS {end:.3g}"]
+    end = lbfgs(t, 100)
+    return [] if end < t.mine / WORSE else [f"{t.mine:.3g}, L-BFGS {end:.3g}"]
 
 
-def apart(run: Run) -> float:
+def apart(t: Trial) -> float:
     """Balanced accuracy, over five folds, of a linear classifier that tells training from test inputs."""
-    seen, unseen = joined(run)[0], run.test_data[0]
+    seen, unseen = t.data[0], t.run.test_data[0]
     inputs, label = np.concatenate([seen, unseen]), np.repeat([0, 1], [len(seen), len(unseen)])
     inputs = (inputs - inputs.mean(0)) / (inputs.std(0) + 1e-6)
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=300)
@@ -383,22 +379,21 @@ def apart(run: Run) -> float:
     return float(folds.mean())
 
 
-def gap(failure: Failure, run: Run, seed: int) -> list[str]:
+def gap(t: Trial) -> list[str]:
     """The training loss is a small part of its start, the test loss is not, and inputs are alike."""
-    first, (end, test), share = first_loss(run), losses(run), apart(run)
-    fine = end < LOW * first and test > 5 * end and share < 0.6
-    return [] if fine else [f"{first:.3g} to {end:.3g}, test {test:.3g}; told apart {share:.2f}"]
+    share = apart(t)
+    fine = t.end < LOW * t.first and t.test > 5 * t.end and share < 0.6
+    return [] if fine else [f"{t.first:.3g} to {t.end:.3g}, test {t.test:.3g}; told apart {share:.2f}"]
 
 
-def moved(failure: Failure, run: Run, seed: int) -> list[str]:
+def moved(t: Trial) -> list[str]:
     """Training is well done, and a linear classifier tells training from test inputs."""
-    first, (end, _), share = first_loss(run), losses(run), apart(run)
-    fine = end < LOW * first and share > 0.6
-    return [] if fine else [f"{first:.3g} to {end:.3g}; told apart {share:.2f}"]
+    share = apart(t)
+    fine = t.end < LOW * t.first and share > 0.6
+    return [] if fine else [f"{t.first:.3g} to {t.end:.3g}; told apart {share:.2f}"]
 
 
-Fact = Callable[[Failure, Run, int], list[str]]
-FACTS: dict[str, Fact] = {
+FACTS: dict[str, Callable[[Trial], list[str]]] = {
     "divergence": runs_away,
     "oscillation": turns_back,
     "slow": reachable,

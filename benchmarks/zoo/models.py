@@ -215,13 +215,8 @@ def recommender(rows: int, columns: int, width: int) -> Model:
 @functools.cache
 def token_sum(width: int, deviation: float, scale: float, classes: int = 10) -> Model:
     """A vector for each token, their sum times a scale, tanh, and a linear layer."""
-
-    def apply(params: Params, inputs: Any) -> Any:
-        return nn.linear(params["out"], jnp.tanh(scale * params["table"][inputs].sum(axis=1)))
-
-    return nn.drawn(
-        91, {"table": nn.noise(deviation, 17 * 64, width), "out": nn.affine(width, classes)}
-    ), apply
+    init = nn.drawn(91, {"table": nn.noise(deviation, 17 * 64, width), "out": nn.affine(width, classes)})
+    return init, lambda params, x: nn.linear(params["out"], jnp.tanh(scale * params["table"][x].sum(axis=1)))
 
 
 @functools.cache

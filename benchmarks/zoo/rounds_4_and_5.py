@@ -15,20 +15,12 @@ import optax
 from optax import adagrad, adam, adamw, rmsprop, sgd
 
 from benchmarks.zoo import losses
+from benchmarks.zoo import models as nets
 from benchmarks.zoo import photographs as photos
 from benchmarks.zoo import samples as data
 from benchmarks.zoo.image_models import coder, convolutional, pixel_set, pooled, separable
 from benchmarks.zoo.layers import Params
-from benchmarks.zoo.models import (
-    dense,
-    factorisation_machine,
-    gated_layers,
-    layer_normed,
-    linear_coder,
-    residual,
-    small_coder,
-    table,
-)
+from benchmarks.zoo.models import dense
 from benchmarks.zoo.recipes import at, clipped, cosine, every, nesterov, same, warm_cosine
 from benchmarks.zoo.sequence_models import keeping_gru, recurrent, scanned, transformer, two_heads
 from benchmarks.zoo.training import Failure, Run, Setup, fit
@@ -83,9 +75,7 @@ def deeper_is_worse(c: Setup) -> Run:
 
 def chin_ups(c: Setup) -> Run:
     """Poisson regression of chin-ups at its one minimum, by Newton's method in float64."""
-    inputs, chins = data.linnerud()
-    chosen = np.random.default_rng([c.seed, 43]).permutation(20)[:16]
-    train = (inputs[chosen], chins[chosen])
+    train = data.chin_ups(c.seed)
     rows = np.concatenate([train[0], np.ones((16, 1))], axis=1).astype(np.float64)
     weights = np.append(np.zeros(3), np.log(train[1].mean()))[:, None]
     history = []
@@ -103,7 +93,7 @@ def empty_table(c: Setup) -> Run:
     """Both factors of a table start at zero."""
     images = data.digits(c.seed, 80)[0][0]
     train = (np.arange(80, dtype=np.int32), images - images.mean(0))
-    model = table(80, 64, 6, c.pick(0.0, 0.3))
+    model = nets.table(80, 64, 6, c.pick(0.0, 0.3))
     return fit(c, model, (train, None), sgd(0.5 * c.rate, 0.9), 200)
 
 
@@ -111,11 +101,8 @@ def bumps(seed: int) -> data.Parts:
     """A photograph by 100 bumps that overlap: neighbours are nearly alike."""
     axis = np.linspace(-1, 1, 10)
     centres = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-
-    def change(x: np.ndarray) -> np.ndarray:
-        return np.exp(-((x[:, None] - centres) ** 2).sum(-1) / (2 * 0.3**2))
-
-    return data.inputs_by(change, photos.pixels(seed, 600))
+    parts = photos.pixels(seed, 600)
+    return data.inputs_by(lambda x: np.exp(-((x[:, None] - centres) ** 2).sum(-1) / (2 * 0.3**2)), parts)
 
 
 def powers_of_height(c: Setup) -> data.Parts:
@@ -127,11 +114,8 @@ def powers_of_height(c: Setup) -> data.Parts:
 def fine_waves(seed: int, frequency: float) -> data.Parts:
     """A photograph by random waves of the place (Tancik et al. 2020, fig. 3)."""
     waves = np.random.default_rng([seed, 44]).standard_normal((2, 64)) * frequency
-
-    def change(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.sin(x @ waves), np.cos(x @ waves)], axis=1)
-
-    return data.inputs_by(change, photos.pixels(seed, 300))
+    parts = photos.pixels(seed, 300)
+    return data.inputs_by(lambda x: np.concatenate([np.sin(x @ waves), np.cos(x @ waves)], axis=1), parts)
 
 
 def other_squares(seed: int) -> data.Part:
@@ -152,26 +136,25 @@ row = partial(Failure, 4, "f1ac8a6")
 curable = partial(row, curable=True)
 ROUND_4 = (
     row("healthy: iris", "healthy", "",
-        lambda c: fit(c, dense((4, 10, 3), "gelu"), data.iris(c.seed), rmsprop(3e-3), 250)),
-    row("healthy: cancer, cosine", "healthy", "",
-        lambda c: healthy_cancer(c, data.whitened(data.cancer(c.seed)))),
+        lambda c: fit(c, dense((4, 10, 3), "gelu"), data.iris, rmsprop(3e-3), 250)),
+    row("healthy: cancer, cosine", "healthy", "", lambda c: healthy_cancer(c, data.cancer(c.seed))),
     row("healthy: pixel of a photo", "healthy", "",
-        lambda c: fit(c, dense((24, 16, 1), "softplus"), photos.centre(c.seed),
-            adam(warm_cosine(1e-2, 50, 600)), 600, batch=100)),
+        lambda c: fit(c, dense((24, 16, 1), "softplus"), photos.centre, adam(warm_cosine(1e-2, 50, 600)), 600,
+            batch=100)),
     row("healthy: five digits, Adagrad", "healthy", "",
-        lambda c: fit(c, pooled("gelu", 8, 5), data.five_digits(c.seed), adagrad(0.1), 300, batch=50)),
+        lambda c: fit(c, pooled("gelu", 8, 5), data.five_digits, adagrad(0.1), 300, batch=50)),
     row("healthy: two heads, AdamW", "healthy", "", lambda c: healthy_heads(c, data.digits(c.seed, 900))),
     row("healthy: recurrent, Nesterov", "healthy", "",
         lambda c: fit(c, recurrent(32, "tanh"), data.digits(c.seed, 900), clipped(1.0, nesterov(0.1, 0.9)),
             100, batch=100)),
     # At 1.3 times the limit (2 + 2β) / λ of its quadratic a heavy ball must run away (Polyak 1964).
     row("heavy ball past its limit", "divergence", "oscillation",
-        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed),
+        lambda c: fit(c, dense((10, 1)), data.diabetes,
             lambda x: sgd(c.pick(1.3, 0.2) * (2 + 2 * 0.8) / data.top(x), 0.8), 40)),
     # RMSProp moves every weight by its rate in each step: at 1 they leave their scale of 0.3 at once.
     row("RMSProp at rate 1", "divergence", "oscillation",
-        lambda c: fit(c, residual(12, 4, 2, 30, 0.5), data.whitened(data.cancer(c.seed)),
-            rmsprop(c.pick(1.0, 1e-3)), 150, batch=50)),
+        lambda c: fit(c, nets.residual(12, 4, 2, 30, 0.5), data.cancer, rmsprop(c.pick(1.0, 1e-3)), 150,
+            batch=50)),
     # Softmax regression is convex; RMSProp's steps do not shrink with the gradient, so it hops about.
     curable("RMSProp hops on iris", "oscillation", "",
         lambda c: fit(c, dense((4, 3), gain=4.0), data.mislabelled(data.iris(c.seed), c.seed, 0.15, 3),
@@ -179,24 +162,24 @@ ROUND_4 = (
     # At 0.9995 of its limit 2 / λ the error along the steepest direction flips its sign and keeps 0.999 of
     # its size in each step; with a third of the rate it is gone after a few.
     curable("regression at its limit", "oscillation", "",
-        lambda c: fit(c, dense((10, 1), gain=5.0), data.diabetes(c.seed),
+        lambda c: fit(c, dense((10, 1), gain=5.0), data.diabetes,
             lambda x: sgd(c.pick(0.9995, 0.33) * 2 / data.top(x)), 150)),
     # A rate that halves every 10 steps has moved its last after 40: 2 ** -20 of it is left at the end.
     curable("rate halved too often", "slow", "",
-        lambda c: fit(c, dense((25, 12, 25), "elu", 0.7), photos.copied_patches(c.seed),
+        lambda c: fit(c, dense((25, 12, 25), "elu", 0.7), photos.copied_patches,
             sgd(c.pick(optax.exponential_decay(0.02, 10, 0.5), 0.02), 0.9), 200)),
     # A warm-up of 100,000 steps of which 120 were made: the rate is at a thousandth of its aim.
     curable("warm-up without end", "slow", "",
-        lambda c: fit(c, two_heads(), data.digits(c.seed),
+        lambda c: fit(c, two_heads(), data.digits,
             adam(optax.linear_schedule(0.0, 3e-3, c.pick(100_000, 20))), 120, batch=100)),
     # Both layers' gradients vanish, and ±uv of theirs curves up and down alike.
     curable("weights of zero", "saddle", "dead_units vanishing_gradients",
-        lambda c: fit(c, dense((4, 8, 3), "gelu"), data.iris(c.seed), sgd(0.3), 300,
+        lambda c: fit(c, dense((4, 8, 3), "gelu"), data.iris, sgd(0.3), 300,
             change=c.pick(partial(jax.tree.map, jnp.zeros_like), same))),
     # Four units that start alike find one component: a strict saddle.
     # Source: P. Baldi, K. Hornik (1989), Neural Networks 2, 53: all other critical points are saddles.
     curable("autoencoder of equal units", "saddle", "",
-        lambda c: fit(c, small_coder(), data.copied(data.whitened(data.wine(c.seed))), sgd(0.05, 0.9), 600,
+        lambda c: fit(c, nets.small_coder(), data.copied(data.wine(c.seed)), sgd(0.05, 0.9), 600,
             change=c.pick(one_component, same))),
     # A pixel from its neighbours, which are nearly alike: condition number above 1,000.  The rate is
     # 1 / λ_max, half of what diverges, so no other rate can mend it.
@@ -204,9 +187,8 @@ ROUND_4 = (
         lambda c: fit(c, dense((24, 1)),
             c.pick(same, partial(data.decorrelated, dtype=np.float32))(photos.centre(c.seed)),
             lambda x: sgd(1.0 / data.top(x)), 60)),
-    # By single samples at a rate that full batches stand well.
     curable("single samples", "noise", "oscillation",
-        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed), sgd(0.06), 900, batch=c.pick(1, 50))),
+        lambda c: fit(c, dense((10, 1)), data.diabetes, sgd(0.06), 900, batch=c.pick(1, 50))),
     # A third of the samples are mislabelled; batches of 64 end far lower.
     curable("Adam on pairs", "noise", "oscillation",
         lambda c: fit(c, pooled("elu", 6, 10),
@@ -214,44 +196,42 @@ ROUND_4 = (
             batch=c.pick(2, 64))),
     # Biases of -7 on inputs of deviation 1: 23 of 24 units are zero for all patients.
     row("one unit left", "dead_units", "vanishing_gradients",
-        lambda c: fit(c, dense((10, 24, 1), "relu", 1.4), data.diabetes(c.seed), nesterov(0.05, 0.9), 300,
+        lambda c: fit(c, dense((10, 24, 1), "relu", 1.4), data.diabetes, nesterov(0.05, 0.9), 300,
             change=c.pick(at(lambda b: jnp.full(24, -7.0, jnp.float32).at[0].set(0.0), (0, "b")), same))),
     # Concentrations are positive, and so all products with negative weights are below zero.
     row("negative weights", "dead_units", "vanishing_gradients",
         lambda c: fit(c, dense((13, 24, 3), "relu", 1.4),
-            data.scaled(data.wine(c.seed), scale=lambda x: x.max(0)), rmsprop(2e-3), 200,
+            data.scaled(data.raw_wine(c.seed), scale=lambda x: x.max(0)), rmsprop(2e-3), 200,
             change=c.pick(at(lambda w: -jnp.abs(w), (0, "w")), same), batch=40)),
     # It starts at 1 for all samples, with a squared error: the learning slowdown of M. Nielsen (2015), Neural
     # Networks and Deep Learning, chapter 3.
     row("sigmoid output", "saturation", "vanishing_gradients slow",
         lambda c: fit(c, dense((30, 8, 1), "gelu", last="sigmoid"),
-            data.targets_by(data.column, data.whitened(data.cancer(c.seed))), nesterov(0.5, 0.9), 300,
+            data.targets_by(data.column, data.cancer(c.seed)), nesterov(0.5, 0.9), 300,
             change=c.pick(at(lambda b: b + 14.0, (-1, "b")), same))),
     # Biases of 12 hold every unit at 1 for every digit: all outputs are alike.
     row("recurrent, biases of 12", "saturation", "vanishing_gradients slow",
-        lambda c: fit(c, recurrent(16, "tanh"), data.digits(c.seed), rmsprop(2e-3), 200, batch=50,
+        lambda c: fit(c, recurrent(16, "tanh"), data.digits, rmsprop(2e-3), 200, batch=50,
             change=c.pick(at(lambda b: b + 12.0, ("bias",)), same))),
     # Ten layers of weights of deviation 0.5 / √inputs: each lowers the signal to about a quarter.
     row("deep gelu, small weights", "vanishing_gradients", "saddle slow",
-        lambda c: fit(c, dense((13, *(12,) * 9, 3), "gelu", c.pick(0.5, 1.6)),
-            data.whitened(data.wine(c.seed)), sgd(0.02, 0.9), 200)),
+        lambda c: fit(c, dense((13, *(12,) * 9, 3), "gelu", c.pick(0.5, 1.6)), data.wine, sgd(0.02, 0.9),
+            200)),
     # Seven convolutions of tanh with weights at 0.3 of what keeps the signal: 0.3 ** 7 = 0.0002 is left.
     row("deep convolutional, small", "vanishing_gradients", "saddle slow",
-        lambda c: fit(c, convolutional("tanh", (6,) * 7, c.pick(0.3, 1.2)), data.digits(c.seed), sgd(0.1),
-            150, batch=100)),
-    # Twelve blocks that each make the signal several times larger, behind clipped steps.
+        lambda c: fit(c, convolutional("tanh", (6,) * 7, c.pick(0.3, 1.2)), data.digits, sgd(0.1), 150,
+            batch=100)),
     row("residual, large weights", "exploding_gradients", "slow oscillation ill_conditioned",
-        lambda c: fit(c, residual(12, 12, 2, 30, c.pick(3.0, 0.3)), data.whitened(data.cancer(c.seed)),
-            clipped(1.0, sgd(0.02)), 150)),
+        lambda c: fit(c, nets.residual(12, 12, 2, 30, c.pick(3.0, 0.3)), data.cancer, clipped(1.0, sgd(0.02)),
+            150)),
     # Weights at 8 times their scale: gradients of early rows are 8 ** 7 up.
     row("recurrent, large weights", "exploding_gradients", "slow oscillation ill_conditioned",
-        lambda c: fit(c, recurrent(24, "relu", c.pick(10.0, 1.4)), data.digits(c.seed),
+        lambda c: fit(c, recurrent(24, "relu", c.pick(10.0, 1.4)), data.digits,
             clipped(1.0, sgd(c.pick(0.02, 0.1))), 200, batch=50)),
     # Values of 20 to 300 as they are; the rate is the largest that they stand.
     row("raw blood values", "input_scale", "ill_conditioned slow",
         lambda c: fit(c, dense((10, 1), gain=1e-2), data.diabetes(c.seed, raw=not c.cured),
             lambda x: sgd(1.0 / data.top(x)), 200)),
-    # Pixels between 0 and 1 that are divided by 255 once more.
     row("pixels divided twice", "input_scale", "slow saddle vanishing_gradients",
         lambda c: fit(c, pooled("gelu", 8, 10),
             data.inputs_by(lambda x: x / c.pick(255.0, 1.0), data.digits(c.seed)), sgd(0.1, 0.9), 200)),
@@ -263,8 +243,8 @@ ROUND_4 = (
             adam(c.pick(5e-2, 1e-2)), 1500)),
     # Contrast does not change when all signs do, and a linear model's output does: it cannot follow.
     row("contrast by a linear model", "model_bias", "minimum ill_conditioned",
-        lambda c: fit(c, dense(c.pick((25, 1), (25, 32, 1)), "gelu", c.pick(0.1, 1.0)),
-            photos.contrast(c.seed), adam(1e-2), 1500)),
+        lambda c: fit(c, dense(c.pick((25, 1), (25, 32, 1)), "gelu", c.pick(0.1, 1.0)), photos.contrast,
+            adam(1e-2), 1500)),
     # Fifty patients and 64 hidden units; ten inputs explain half of the variance at best.
     row("few patients", "overfitting", "",
         lambda c: fit(c, c.pick(dense((10, 64, 1), "gelu"), dense((10, 1), gain=0.1)),
@@ -272,18 +252,16 @@ ROUND_4 = (
     # A quarter of the labels are wrong, and the network fits them too.
     row("wrong labels by heart", "overfitting", "",
         lambda c: fit(c, dense((30, 48, 2), "elu"),
-            data.mislabelled(data.whitened(data.cancer(c.seed, 150)), c.seed, 0.25, 2), adam(1e-2),
-            c.pick(800, 15))),
+            data.mislabelled(data.cancer(c.seed, 150), c.seed, 0.25, 2), adam(1e-2), c.pick(800, 15))),
     row("test not standardised", "mismatch", "",  # The test inputs were not standardised.
         lambda c: healthy_cancer(c,
-            (data.whitened(data.cancer(c.seed))[0], c.pick(same, data.whitened)(data.cancer(c.seed))[1]))),
+            (data.cancer(c.seed)[0], c.pick(same, data.whitened)(data.raw_cancer(c.seed))[1]))),
     row("test upside down", "mismatch", "",
         lambda c: healthy_heads(c,
             data.test_by(c.pick(lambda x: x[:, ::-1], same), data.digits(c.seed, 900)))),
     row("test columns moved", "mismatch", "",  # The test file has its columns in another order.
         lambda c: fit(c, dense((13, 10, 3), "softplus"),
-            data.test_by(lambda x: c.pick(np.roll(x, 1, axis=1), x), data.whitened(data.wine(c.seed))),
-            adam(1e-2), 200)),
+            data.test_by(lambda x: c.pick(np.roll(x, 1, axis=1), x), data.wine(c.seed)), adam(1e-2), 200)),
     row("deeper is worse", "optimization", "slow ill_conditioned saddle vanishing_gradients",
         deeper_is_worse),
 )
@@ -303,60 +281,57 @@ ROUND_5 = (
     row("healthy: coder of a flower", "healthy", "", lambda c: healthy_flower(c, photos.flower(c.seed))),
     # Gradients of four small batches are gathered for each step of RMSProp.
     row("healthy: gathered gradients", "healthy", "",
-        lambda c: fit(c, gated_layers(64, 24, 2, 10, stream=25, biased=True), data.digits(c.seed, 1200),
+        lambda c: fit(c, nets.gated_layers(64, 24, 2, 10, stream=25, biased=True), data.digits(c.seed, 1200),
             optax.MultiSteps(rmsprop(4e-3 * c.rate), 4), 1200, batch=25)),
     # The autoencoder does not stand the warm-up's aim: the loss falls at first, and then is no number.
     row("warmed up too far", "divergence", "oscillation",
-        lambda c: fit(c, dense((36, 24, 8, 24, 36), "elu"), photos.flower(c.seed),
+        lambda c: fit(c, dense((36, 24, 8, 24, 36), "elu"), photos.flower,
             nesterov(optax.linear_schedule(0.0, c.rate * c.pick(0.05, 0.005), 60), 0.9), 120)),
     row("AdamW at 1", "divergence", "oscillation",  # Where 0.005 is usual: the loss ends far above its start.
-        lambda c: fit(c, transformer(), data.digits(c.seed), adamw(c.rate * c.pick(1.0, 5e-3)), 80,
-            batch=100)),
+        lambda c: fit(c, transformer(), data.digits, adamw(c.rate * c.pick(1.0, 5e-3)), 80, batch=100)),
     # Far from its kink a robust error is linear, so that steps past the limit bounce and do not run away.
     curable("robust error bounces", "oscillation", "",
-        lambda c: fit(c, dense((10, 1)), data.diabetes(c.seed), sgd(c.rate * c.pick(1.0, 0.05)), 150,
+        lambda c: fit(c, dense((10, 1)), data.diabetes, sgd(c.rate * c.pick(1.0, 0.05)), 150,
             loss=losses.robust)),
     # Its steps keep their size near the solution; full batches, so it is no noise.
     curable("Adam without momentum hops", "oscillation", "",
-        lambda c: fit(c, dense((13, 13), gain=0.3), data.copied(data.whitened(data.wine(c.seed))),
+        lambda c: fit(c, dense((13, 13), gain=0.3), data.copied(data.wine(c.seed)),
             adam(c.rate * c.pick(0.1, 0.01), b1=0.0), 200)),
     # At a thousandth of the gradient's norm clipping leaves steps of a thousandth.
     curable("clipped too tightly", "slow", "",
-        lambda c: fit(c, gated_layers(30, 16, 2, 2, stream=25, biased=True),
-            data.whitened(data.cancer(c.seed)), clipped(c.pick(1e-3, 1e3), sgd(0.1 * c.rate, 0.9)), 200,
-            batch=50)),
+        lambda c: fit(c, nets.gated_layers(30, 16, 2, 2, stream=25, biased=True), data.cancer,
+            clipped(c.pick(1e-3, 1e3), sgd(0.1 * c.rate, 0.9)), 200, batch=50)),
     # A framework's default, and Adagrad's steps shrink as gradients add up.
     curable("Adagrad at 0.001", "slow", "",
         lambda c: fit(c, coder(8, 16), data.copied(data.digits(c.seed)), adagrad(c.rate * c.pick(1e-3, 0.1)),
             150, batch=100)),
     curable("RMSProp on threes", "noise", "oscillation",  # A quarter of the samples are mislabelled.
-        lambda c: fit(c, gated_layers(64, 16, 2, 10, stream=25, biased=True),
+        lambda c: fit(c, nets.gated_layers(64, 16, 2, 10, stream=25, biased=True),
             data.mislabelled(data.digits(c.seed, 480), c.seed, 0.25, 10, test=False), rmsprop(0.04 * c.rate),
             800, batch=c.pick(3, 60))),
     # A step with a momentum of 0.97 adds up the noise of more than thirty.
     curable("long momentum on pairs", "noise", "oscillation",
-        lambda c: fit(c, dense((10, 8, 1), "tanh"), data.diabetes(c.seed), nesterov(0.01 * c.rate, 0.97), 900,
+        lambda c: fit(c, dense((10, 8, 1), "tanh"), data.diabetes, nesterov(0.01 * c.rate, 0.97), 900,
             batch=c.pick(2, 75))),
     # A decay of weights of 3 (usual: 0.01) holds them near zero, at whatever rate.
     curable("decayed to nothing", "optimization", "",
-        lambda c: fit(c, separable(6, 10), data.digits(c.seed),
-            adamw(5e-3 * c.rate, weight_decay=c.pick(3.0, 1e-2)), 300, batch=100)),
+        lambda c: fit(c, separable(6, 10), data.digits, adamw(5e-3 * c.rate, weight_decay=c.pick(3.0, 1e-2)),
+            300, batch=100)),
     curable("only biases are trained", "optimization", "",
         lambda c: fit(c, dense((64, 24, 4), "silu"),
             data.targets_by(lambda y: (y[:, None] >> np.arange(4) & 1).astype(np.float32),
                 data.digits(c.seed)), only_biases(c), 300, loss=losses.many_labels)),
     # Normalised sums have deviation 1, and relu of them less 8 is never above zero.
     row("offset behind a norm", "dead_units", "vanishing_gradients",
-        lambda c: fit(c, layer_normed((30, 24, 24, 2), "relu"), data.whitened(data.cancer(c.seed)),
-            adam(2e-3 * c.rate), 200, batch=50,
-            change=at(lambda b: b - c.pick(8.0, 0.0), ("layers", 0, "offset")))),
+        lambda c: fit(c, nets.layer_normed((30, 24, 24, 2), "relu"), data.cancer, adam(2e-3 * c.rate), 200,
+            batch=50, change=at(lambda b: b - c.pick(8.0, 0.0), ("layers", 0, "offset")))),
     # Grey values are positive, so the output is a relu; its bias of -6 keeps it at zero.
     row("relu at the output", "dead_units", "vanishing_gradients",
-        lambda c: fit(c, dense((35, 16, 1), "tanh", last="relu"), photos.flower_pixel(c.seed),
+        lambda c: fit(c, dense((35, 16, 1), "tanh", last="relu"), photos.flower_pixel,
             sgd(0.01 * c.rate, 0.9), 200, batch=100, change=at(lambda b: b + c.pick(-6.0, 0.5), (-1, "b")))),
     # Biases of 20 in the gates that keep the old state: nothing is read.
     row("gates that keep", "saturation", "vanishing_gradients",
-        lambda c: fit(c, keeping_gru(24), data.digits(c.seed), adam(3e-3 * c.rate), 150, batch=50,
+        lambda c: fit(c, keeping_gru(24), data.digits, adam(3e-3 * c.rate), 150, batch=50,
             change=at(lambda b: b + jnp.where(jnp.arange(72) < 24, c.pick(20.0, 0.0), 0.0), ("bias",)))),
     # The encoder's weights are 200 times their scale: every code is -1 or 1 and stays.
     row("codes of two values", "saturation", "vanishing_gradients",
@@ -364,7 +339,7 @@ ROUND_5 = (
             nesterov(0.02 * c.rate, 0.9), 400, change=at(lambda w: w * c.pick(200.0, 1.0), (0, "w")))),
     # Weights of deviation 1 / inputs where 1 / √inputs keeps the signal: a sixth is left by each layer.
     row("divided by inputs", "vanishing_gradients", "saddle",
-        lambda c: fit(c, dense((30, *(32,) * 6, 2), "elu", 1.2), data.whitened(data.cancer(c.seed)),
+        lambda c: fit(c, dense((30, *(32,) * 6, 2), "elu", 1.2), data.cancer,
             optax.chain(optax.add_decayed_weights(1e-4), sgd(0.02 * c.rate, 0.9)), 120,
             change=c.pick(every(lambda w: w / np.sqrt(len(w))), same))),
     # A recurrent network with small weights forgets the digit over the blank rows that follow it.
@@ -373,17 +348,15 @@ ROUND_5 = (
             data.padded(data.digits(c.seed), c.pick(24, -24)), clipped(1.0, sgd(0.1 * c.rate, 0.9)), 200,
             batch=50)),
     row("weights of deviation 1", "exploding_gradients", "slow",  # Whatever the width.
-        lambda c: fit(c, dense((10, *(32,) * 7, 1), "gelu", 1.2), data.diabetes(c.seed),
+        lambda c: fit(c, dense((10, *(32,) * 7, 1), "gelu", 1.2), data.diabetes,
             clipped(1.0, sgd(3e-4 * c.rate, 0.9)), 200,
             change=c.pick(every(lambda w: w * np.sqrt(len(w))), same))),
-    # All columns are standardised but the last, which is in thousandths of its unit.
     row("one column in thousandths", "input_scale", "saturation vanishing_gradients",
         lambda c: fit(c, dense((13, 16, 3), "tanh"),
             data.inputs_by(lambda x: x * np.where(np.arange(13) == 12, c.pick(1000.0, 1.0), 1.0),
-                data.whitened(data.wine(c.seed))), adagrad(0.05 * c.rate), 300, batch=40)),
-    # All factors start at zero, where their gradient is zero for any data.
+                data.wine(c.seed)), adagrad(0.05 * c.rate), 300, batch=40)),
     curable("factors of zero", "saddle", "",
-        lambda c: fit(c, factorisation_machine(12, 6, c.pick(0.0, 0.1)), photos.roughness(c.seed),
+        lambda c: fit(c, nets.factorisation_machine(12, 6, c.pick(0.0, 0.1)), photos.roughness,
             sgd(0.03 * c.rate, 0.9), 1000)),
     curable("empty table", "saddle", "vanishing_gradients", empty_table),
     curable("powers of height", "ill_conditioned", "",  # At the largest rate that they stand.
@@ -392,13 +365,11 @@ ROUND_5 = (
     curable("overlapping bumps", "ill_conditioned", "",
         lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
             c.pick(same, data.decorrelated)(bumps(c.seed)), lambda x: sgd(c.rate / data.top(x)), 200)),
-    # The model averages over the pixels of a digit without knowing where they are.
     row("bag of pixels", "model_bias", "minimum ill_conditioned",
         lambda c: fit(c, pixel_set(8, c.cured), data.digits(c.seed, 200), adam(cosine(0.1 * c.rate, 800)),
             800)),
-    # A linear autoencoder with two codes for 64 pixels, trained to its least loss.
     row("two components", "model_bias", "minimum",
-        lambda c: fit(c, linear_coder(c.pick(2, 24)),
+        lambda c: fit(c, nets.linear_coder(c.pick(2, 24)),
             data.copied(data.inputs_by(lambda x: x - 0.3, data.digits(c.seed, 500))), adam(1e-2 * c.rate),
             600)),
     row("chin-ups, solved", "minimum", "model_bias", chin_ups),

@@ -11,20 +11,12 @@ import optax
 from optax import adam, adamw, sgd
 
 from benchmarks.zoo import losses
+from benchmarks.zoo import models as nets
 from benchmarks.zoo import photographs as photos
 from benchmarks.zoo import samples as data
 from benchmarks.zoo.image_models import convolutional, denoiser, normed_denoiser, pooled
 from benchmarks.zoo.layers import Model, Params
-from benchmarks.zoo.models import (
-    batch_normed,
-    deep_graph,
-    dense,
-    normal_mixture,
-    pairwise_factors,
-    random_cosines,
-    recommender,
-    token_sum,
-)
+from benchmarks.zoo.models import dense
 from benchmarks.zoo.recipes import at, clipped, cosine, same
 from benchmarks.zoo.sequence_models import gru, lstm, stacked_lstm
 from benchmarks.zoo.training import Failure, Run, Setup, fit
@@ -101,12 +93,11 @@ def rates_by_layer(c: Setup) -> optax.GradientTransformation:
 row = partial(Failure, 8, "9c6f60f")
 curable = partial(row, curable=True)
 ROUND_8 = (
-    # Convolutions take noise out of squares of a photograph; AdaBelief.
     row("healthy: noise out of a photo", "healthy", "",
-        lambda c: fit(c, denoiser(6), photos.grainy(c.seed), optax.adabelief(cosine(0.01 * c.rate, 400)), 400,
+        lambda c: fit(c, denoiser(6), photos.grainy, optax.adabelief(cosine(0.01 * c.rate, 400)), 400,
             batch=40)),
     row("healthy: batch-normalised", "healthy", "",  # A tumour's worst sizes; NAdam with a falling rate.
-        lambda c: fit(c, batch_normed(20, 8, 2), data.worst_sizes(c.seed),
+        lambda c: fit(c, nets.batch_normed(20, 8, 2), data.worst_sizes,
             optax.nadam(optax.linear_schedule(0.02 * c.rate, 0.0, 400)), 400, batch=80)),
     # With SGD at its default of 0.01 the loss is no number after some steps.
     # Reported: Cross Validated 418955, "Why is deep neural net with linear activation diverges".
@@ -122,22 +113,19 @@ ROUND_8 = (
     # The mean loss is divided by the size of the batch once more, and with it the steps.
     # Reported: GitHub, williamleif/GraphSAGE, issue 12, "Double division by batch size".
     curable("averaged twice", "slow", "",
-        lambda c: fit(c, pooled("silu", 6, 10), data.digits(c.seed), sgd(0.1 * c.rate * c.pick(1, 50), 0.9),
-            160, loss=losses.divided(losses.cross_entropy, 50), batch=50)),
-    # A recurrent network gets one sequence per step, and its loss jumps about.
+        lambda c: fit(c, pooled("silu", 6, 10), data.digits, sgd(0.1 * c.rate * c.pick(1, 50), 0.9), 160,
+            loss=losses.divided(losses.cross_entropy, 50), batch=50)),
     # Reported: Cross Validated, "Why does the loss/accuracy fluctuate during the training? (Keras, LSTM)".
     curable("one sequence per step", "noise", "oscillation",
-        lambda c: fit(c, gru(16, 8, 10), data.digits(c.seed), sgd(0.15 * c.rate, 0.9), 900,
-            batch=c.pick(1, 50))),
+        lambda c: fit(c, gru(16, 8, 10), data.digits, sgd(0.15 * c.rate, 0.9), 900, batch=c.pick(1, 50))),
     # Batch gradient descent on nearly equal columns does not come to the weights of least squares.
     # Reported: Cross Validated 338844, "sklearn Linear Regression vs Batch Gradient Descent".
     curable("nearly equal columns", "ill_conditioned", "",
         lambda c: fit(c, dense((29, 1), gain=0.3), data.largest_radius(c.seed, c.cured),
             lambda x: sgd(1.3 * c.rate / data.top(x)), 150)),
-    # The factors of a factorisation machine start at zero, where their gradient is zero too.
     # Reported: GitHub, aksnzhy/xlearn, issue 98, on the initial values of latent factors.
     curable("factors at zero", "saddle", "vanishing_gradients",
-        lambda c: fit(c, pairwise_factors(64, 4, c.pick(0.0, 0.1)), data.even(data.centred(c.seed, 500)),
+        lambda c: fit(c, nets.pairwise_factors(64, 4, c.pick(0.0, 0.1)), data.even(data.centred(c.seed, 500)),
             sgd(0.02 * c.rate, 0.9), 300)),
     # So each step goes along the sum of all so far.
     # Reported: Stack Overflow 48001598, "Why do we need to call zero_grad() in PyTorch?".
@@ -149,16 +137,15 @@ ROUND_8 = (
     # Reported: Reddit, r/MachineLearning 2019, "Minimum cost is not zero when calculating cross-entropy on
     # soft labels".
     row("smoothed labels, at rest", "minimum", "",
-        lambda c: fit(c, dense((13, 1), gain=0.1), data.first_cultivar(c.seed, 0.1), sgd(1.0 * c.rate, 0.9),
-            3000, loss=losses.binary)),
-    # Grain is taken off a photograph by convolutions that are normalised over the batch.
+        lambda c: fit(c, dense((13, 1), gain=0.1),
+            data.targets_by(lambda y: data.column((y == 0) * 0.9 + 0.05), data.wine(c.seed)),
+            sgd(1.0 * c.rate, 0.9), 3000, loss=losses.binary)),
     row("healthy: denoiser, batch norm", "healthy", "",
-        lambda c: fit(c, normed_denoiser(6), photos.grained(c.seed), adam(cosine(0.02 * c.rate, 400)), 400,
+        lambda c: fit(c, normed_denoiser(6), photos.grained, adam(cosine(0.02 * c.rate, 400)), 400,
             batch=125)),
-    # Vectors for users and films; the inputs are whole numbers.
     row("healthy: vectors of a recommender", "healthy", "",
-        lambda c: fit(c, recommender(42, 64, 6), photos.ratings(c.seed), adam(cosine(0.02 * c.rate, 1000)),
-            1000, loss=losses.penalised(losses.squared, 1e-4), batch=200)),
+        lambda c: fit(c, nets.recommender(42, 64, 6), photos.ratings, adam(cosine(0.02 * c.rate, 1000)), 1000,
+            loss=losses.penalised(losses.squared, 1e-4), batch=200)),
     row("unlucky narrow start", "dead_units", "vanishing_gradients", unlucky_start),
     # A sigmoid network, and its weights should be from -0.5 to 0.5.
     # Reported: "Success after changing weights initialization strategy" (stats.stackexchange.com/q/286424).
@@ -170,7 +157,7 @@ ROUND_8 = (
     # Reported: "Failed to converge with increased amount of BiLSTM layers"
     # (github.com/wenwenyu/PICK-pytorch/issues/40).
     row("eight layers of LSTM", "vanishing_gradients", "saddle",
-        lambda c: fit(c, stacked_lstm(12, c.pick(8, 2), 8, 10), data.digits(c.seed),
+        lambda c: fit(c, stacked_lstm(12, c.pick(8, 2), 8, 10), data.digits,
             clipped(1.0, sgd(0.1 * c.rate, 0.9)), 300, batch=50)),
     # A convolutional network is made deeper and wider; its weights keep the deviation in the code.
     # Reported: "Proper Initialization of Weights for DCNNs"
@@ -186,7 +173,7 @@ ROUND_8 = (
     # A relu at the output of a regression whose targets are negative half of the time.
     # Reported: "Error in Neural Network", about learning a sine (datascience.stackexchange.com/q/28191).
     row("relu where targets are negative", "model_bias", "minimum",
-        lambda c: fit(c, dense((25, 32, 4), "silu", 1.4, c.pick("relu", "none")), photos.enlarged(c.seed),
+        lambda c: fit(c, dense((25, 32, 4), "silu", 1.4, c.pick("relu", "none")), photos.enlarged,
             adamw(cosine(0.01 * c.rate, 800), weight_decay=1e-4), 800, batch=100)),
     # With more units than its small data can pin down it is trained until it knows them by heart.
     # Reported: "Preventing overfitting of LSTM on small dataset" (stats.stackexchange.com/q/204745).
@@ -206,41 +193,39 @@ curable = partial(row, curable=True)
 ROUND_9 = (
     # A network that predicts a mean and a variance: at large steps the variance shrinks to nothing.
     row("variance runs away", "divergence", "oscillation",
-        lambda c: fit(c, dense((10, 16, 2), "tanh"), data.diabetes(c.seed),
-            sgd(c.rate * c.pick(0.5, 0.01), 0.9), 200, loss=losses.likelihood)),
+        lambda c: fit(c, dense((10, 16, 2), "tanh"), data.diabetes, sgd(c.rate * c.pick(0.5, 0.01), 0.9), 200,
+            loss=losses.likelihood)),
     # Their slope keeps its size near the solution, and so do the steps.
     curable("absolute errors that bounce", "oscillation", "",
-        lambda c: fit(c, dense((4, 1), gain=0.3), data.strokes(c.seed), sgd(c.rate * c.pick(1.0, 0.02)), 200,
+        lambda c: fit(c, dense((4, 1), gain=0.3), data.strokes, sgd(c.rate * c.pick(1.0, 0.02)), 200,
             loss=losses.absolute)),
     # LARS (You et al. 2017) takes a thousandth of its rate, which is made for rates of 1 and more.
     curable("LARS at a small rate", "slow", "",
-        lambda c: fit(c, pooled("gelu", 6, 10), data.digits(c.seed), optax.lars(c.rate * c.pick(0.05, 2.0)),
-            200, batch=100)),
-    # A photograph as a function of the place, learnt by AMSGrad.
+        lambda c: fit(c, pooled("gelu", 6, 10), data.digits, optax.lars(c.rate * c.pick(0.05, 2.0)), 200,
+            batch=100)),
     curable("two pixels per step", "noise", "oscillation",
-        lambda c: fit(c, dense((12, 16, 3), "tanh"), photos.place_waves(c.seed), optax.amsgrad(0.08 * c.rate),
-            4000, batch=c.pick(2, 60))),
+        lambda c: fit(c, dense((12, 16, 3), "tanh"), photos.place_waves, optax.amsgrad(0.08 * c.rate), 4000,
+            batch=c.pick(2, 60))),
     # Kernel regression by gradient descent with a kernel so wide that its columns are nearly alike.
     curable("wide kernels", "ill_conditioned", "",
         lambda c: fit(c, dense((80, 1), gain=0.1), data.wide_kernel(c.seed, c.cured),
             lambda x: sgd(0.7 * c.rate / data.top(x), 0.3), 100)),
     # A mixture of three groups whose means start at one place, and stay together.
     curable("groups that start as one", "saddle", "",
-        lambda c: fit(c, normal_mixture(3, not c.cured), data.alone(data.iris(c.seed)),
+        lambda c: fit(c, nets.normal_mixture(3, not c.cured), data.alone(data.iris(c.seed)),
             sgd(0.03 * c.rate, 0.8), 300, loss=losses.unlikely)),
     curable("rates by layer", "optimization", "",
-        lambda c: fit(c, dense((64, 6, 6, 10), "tanh"), data.digits(c.seed), rates_by_layer(c), 400,
-            batch=100)),
+        lambda c: fit(c, dense((64, 6, 6, 10), "tanh"), data.digits, rates_by_layer(c), 400, batch=100)),
     row("log-cosh, at rest", "minimum", "model_bias",  # Of a wine's alcohol, trained until nothing moves.
-        lambda c: fit(c, dense((12, 1), gain=0.3), data.alcohol(c.seed), sgd(0.3 * c.rate, 0.9), 3000,
+        lambda c: fit(c, dense((12, 1), gain=0.3), data.alcohol, sgd(0.3 * c.rate, 0.9), 3000,
             loss=losses.log_cosh)),
     row("healthy: margin on random cosines", "healthy", "",  # A support vector machine.
-        lambda c: fit(c, random_cosines(250, 0.3), data.digits(c.seed, 1400),
+        lambda c: fit(c, nets.random_cosines(250, 0.3), data.digits(c.seed, 1400),
             adam(cosine(0.01 * c.rate, 800)), 800, loss=losses.class_hinge, batch=140)),
     row("after steps too long", "dead_units", "vanishing_gradients", after_large_steps),
     # Of deviation 1 for 64 tokens, multiplied by √width, and tanh is behind it.
     row("sum of 64 vectors", "saturation", "vanishing_gradients",
-        lambda c: fit(c, token_sum(TOKENS, c.pick(1.0, 0.02), np.sqrt(TOKENS)), data.levels(c.seed, 500),
+        lambda c: fit(c, nets.token_sum(TOKENS, c.pick(1.0, 0.02), np.sqrt(TOKENS)), data.levels(c.seed, 500),
             sgd(0.005 * c.rate, 0.9), 400, batch=50)),
     # A deep autoencoder of silu layers whose weights have a library's default deviation, 1 / √(3 inputs).
     row("default weights, deep", "vanishing_gradients", "saddle",
@@ -249,7 +234,7 @@ ROUND_9 = (
             batch=100)),
     # Eight graph convolutions add up their neighbours, and nobody divides by how many there are.
     row("sum of neighbours", "exploding_gradients", "slow",
-        lambda c: fit(c, deep_graph(12, 8, scaled=c.cured), data.digits(c.seed, 300),
+        lambda c: fit(c, nets.deep_graph(12, 8, scaled=c.cured), data.digits(c.seed, 300),
             clipped(1.0, sgd(c.rate * c.pick(1e-5, 0.02), 0.9)), 150, batch=100)),
     # How bright a place is from its latitude and longitude, which differ in the fourth digit.
     row("latitude and longitude", "input_scale", "ill_conditioned",

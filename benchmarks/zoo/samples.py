@@ -223,10 +223,15 @@ def wide_kernel(seed: int, turned: bool, count: int = 80, width: float = 5.0) ->
 # Wine, iris
 
 
-def wine(seed: int) -> Parts:
+def raw_wine(seed: int) -> Parts:
     """Wine in its own units: inputs from 0.1 to 1,700; 120 and 58 samples."""
     inputs, labels = datasets.load_wine(return_X_y=True)
     return parted(inputs, labels.astype(np.int32), seed, 120, 58)
+
+
+def wine(seed: int) -> Parts:
+    """Wine, standardised."""
+    return whitened(raw_wine(seed))
 
 
 def wine_of_all(seed: int) -> Parts:
@@ -239,13 +244,7 @@ def wine_of_all(seed: int) -> Parts:
 def gaps(seed: int, share: float, code: float) -> Parts:
     """Wine, standardised, where a share of all cells is missing and has a code instead."""
     rng = np.random.default_rng([seed, 63])
-    return inputs_by(lambda x: np.where(rng.random(x.shape) < share, code, x), whitened(wine(seed)))
-
-
-def first_cultivar(seed: int, smoothing: float) -> Parts:
-    """Wine, standardised, and whether it is of the first cultivar, with smoothed labels."""
-    parts = whitened(wine(seed))
-    return targets_by(lambda y: column((y == 0) * (1 - smoothing) + smoothing / 2), parts)
+    return inputs_by(lambda x: np.where(rng.random(x.shape) < share, code, x), wine(seed))
 
 
 def proline(seed: int) -> Parts:
@@ -285,15 +284,20 @@ def iris(seed: int) -> Parts:
 # Breast cancer, diabetes, and others
 
 
-def cancer(seed: int, train: int = 400) -> Parts:
+def raw_cancer(seed: int, train: int = 400) -> Parts:
     """Breast cancer in its own units: inputs from 0.001 to 4,000."""
     inputs, labels = datasets.load_breast_cancer(return_X_y=True)
     return parted(inputs, labels.astype(np.int32), seed, train, len(inputs))
 
 
+def cancer(seed: int, train: int = 400) -> Parts:
+    """Breast cancer, standardised."""
+    return whitened(raw_cancer(seed, train))
+
+
 def one_logit(seed: int, train: int = 400) -> Parts:
     """Breast cancer, standardised, with targets 0 and 1 in one column."""
-    return targets_by(column, whitened(cancer(seed, train)))
+    return targets_by(column, cancer(seed, train))
 
 
 def tumour_area(seed: int) -> Parts:
@@ -386,11 +390,12 @@ def twin_columns(seed: int) -> Parts:
     return change(first), change(second)
 
 
-def linnerud() -> Part:
-    """Weight, waist and pulse of twenty men, standardised, and how many chin-ups they made."""
+def chin_ups(seed: int) -> Part:
+    """Weight, waist and pulse of 16 men, in units of 20 men's deviations, and their chin-ups."""
     exercise, body = datasets.load_linnerud(return_X_y=True)
-    inputs = (body - body.mean(0)) / body.std(0)
-    return inputs.astype(np.float32), column(exercise[:, 0])
+    chosen = np.random.default_rng([seed, 43]).permutation(20)[:16]
+    inputs = ((body - body.mean(0)) / body.std(0)).astype(np.float32)
+    return inputs[chosen], column(exercise[chosen, 0])
 
 
 def rings(seed: int) -> Parts:

@@ -157,11 +157,10 @@ def gru(width: int, columns: int, outputs: int) -> Model:
 @functools.cache
 def keeping_gru(width: int, classes: int = 10) -> Model:
     """Gated recurrent units whose first gate keeps the old state; the output sees the last state."""
-
-    def apply(params: Params, inputs: Any) -> Any:
-        return nn.linear(params["out"], read(keeping_step, params, time_first(inputs, 8), width))
-
-    return nn.drawn(22, {**gates(8, width, 3), "out": nn.affine(width, classes)}), apply
+    init = nn.drawn(22, {**gates(8, width, 3), "out": nn.affine(width, classes)})
+    return init, lambda params, x: nn.linear(
+        params["out"], read(keeping_step, params, time_first(x, 8), width)
+    )
 
 
 @functools.cache

@@ -90,7 +90,7 @@ class Failure:
 def fit(
     setup: Setup,
     model: Model | Callable[[Any], Model],
-    samples: tuple[Any, Any],
+    samples: tuple[Any, Any] | Callable[[int], tuple[Any, Any]],
     optimizer: Any,
     steps: int,
     *,
@@ -105,7 +105,7 @@ def fit(
     Args:
         setup: whose seed draws the start and the batches.
         model: a network, or a function of the training inputs that gives one.
-        samples: training and test data.
+        samples: training and test data, or a function of the seed that gives them.
         optimizer: likewise, of optax.
         steps: how many.
         batch: samples per step.
@@ -114,7 +114,7 @@ def fit(
         start: parameters, else they are drawn.
         without: what of the run is not handed over.
     """
-    data, test_data = samples
+    data, test_data = samples(setup.seed) if callable(samples) else samples
     init, apply = model(data[0]) if callable(model) else model
     optimizer = optimizer if hasattr(optimizer, "init") else optimizer(data[0])
     if loss is None:
