@@ -22,33 +22,23 @@ from benchmarks.truth_points.table import table
 from hessian_probe import problems
 from hessian_probe.problems import KnownPoint, deep_linear_point
 
-# Widths, fitted directions, and the layers in which further hidden coordinates are switched on: depth 3
+# By widths: fitted directions, and the layers in which further hidden coordinates are switched on.  Depth 3
 # and 4, every branch of the classification.
-DEEP: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[int, tuple[int, ...]]], ...] = (
-    ((2, 2, 2, 2), (), {}),
-    ((3, 3, 3, 3), (), {0: (2,)}),
-    ((3, 3, 3, 3), (), {0: (2,), 1: (1,)}),
-    ((3, 3, 3, 3), (1,), {}),
-    ((3, 3, 3, 3), (1,), {1: (1,)}),
-    ((3, 3, 3, 3), (1,), {1: (2,)}),
-    ((3, 3, 3, 3), (2,), {}),
-    ((3, 3, 3, 3), (1, 2), {}),
-    ((3, 3, 3, 3), (1, 2), {2: (3,)}),
-    ((3, 3, 3, 3), (1, 3), {}),
-    ((3, 3, 3, 3), (1, 2, 3), {}),
-    ((5, 4, 2, 3), (1, 2), {}),
-    ((5, 4, 2, 3), (2, 3), {}),
-    ((5, 4, 2, 3), (1,), {1: (1,)}),
-    ((2, 2, 2, 2, 2), (), {}),
-    ((3, 3, 3, 3, 3), (1,), {}),
-    ((3, 3, 3, 3, 3), (1,), {1: (1,)}),
-    ((3, 3, 3, 3, 3), (1,), {1: (1, 4)}),
-    ((3, 3, 3, 3, 3), (1,), {1: (2, 3)}),
-    ((3, 3, 3, 3, 3), (1, 2), {}),
-    ((3, 3, 3, 3, 3), (3,), {}),
-    ((4, 3, 2, 3, 3), (1, 2), {}),
-    ((4, 3, 2, 3, 3), (1, 3), {}),
-)
+# fmt: off
+DEEP: dict[tuple[int, ...], list[tuple[tuple[int, ...], dict[int, tuple[int, ...]]]]] = {
+    (2, 2, 2, 2): [((), {})],
+    (3, 3, 3, 3): [
+        ((), {0: (2,)}), ((), {0: (2,), 1: (1,)}), ((1,), {}), ((1,), {1: (1,)}), ((1,), {1: (2,)}),
+        ((2,), {}), ((1, 2), {}), ((1, 2), {2: (3,)}), ((1, 3), {}), ((1, 2, 3), {}),
+    ],
+    (5, 4, 2, 3): [((1, 2), {}), ((2, 3), {}), ((1,), {1: (1,)})],
+    (2, 2, 2, 2, 2): [((), {})],
+    (3, 3, 3, 3, 3): [
+        ((1,), {}), ((1,), {1: (1,)}), ((1,), {1: (1, 4)}), ((1,), {1: (2, 3)}), ((1, 2), {}), ((3,), {}),
+    ],
+    (4, 3, 2, 3, 3): [((1, 2), {}), ((1, 3), {})],
+}
+# fmt: on
 
 
 @table("lecture", [()])
@@ -70,7 +60,7 @@ def two_layers(seed: int, widths: tuple[int, ...], rank: int) -> list[KnownPoint
     return [deep_linear_point(widths, subset, (3.0, 2.0, 1.0), seed=seed) for subset in subsets]
 
 
-@table("linear_network", DEEP)
+@table("linear_network", [(widths, *case) for widths, cases in DEEP.items() for case in cases])
 def deep(seed: int, widths: Any, subset: Any, carried: Any) -> KnownPoint:
     """Saddles that second order sees, saddles that it does not see, and global minima."""
     return deep_linear_point(widths, subset, carried=carried, seed=seed)

@@ -117,8 +117,8 @@ def lennard_jones(positions: jax.Array) -> jax.Array:
 def clusters(_: int) -> list[KnownPoint]:
     """Minima and transition states of 5, 6 and 7 atoms; rigid motions are six zero modes.
 
-    ``make_problem_data lennard_jones`` found and polished them.  Doye & Wales (J. Chem. Phys. 116, 2002),
-    doi:10.1063/1.1436470, count the stationary points of small clusters of every index.
+    Found by a search and polished (``make_problem_data lennard_jones``, commit 861beb0).  Doye & Wales (J.
+    Chem. Phys. 116, 2002), doi:10.1063/1.1436470, count stationary points of every index.
     """
     atoms: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader((DATA / "lennard_jones.csv").read_text("utf-8").splitlines()):

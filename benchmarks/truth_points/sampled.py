@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,19 +41,11 @@ def sampled_quartic(params: jax.Array, batch: tuple[Any, ...]) -> jax.Array:
     return jnp.sum(terms) / curvature.shape[0]
 
 
-class Population(NamedTuple):
-    """Mean and standard deviation of the samples' curvatures h and slopes g."""
-
-    curvature: np.ndarray
-    slope: np.ndarray
-    curvature_spread: float
-    slope_spread: float
-
-
-def decidable(population: Population, label: str, num_batches: int) -> bool:
-    """Compare what decides with its true standard error."""
-    curvature, slope, spread, slope_spread = population
-    root, needed = np.sqrt(num_batches * BATCH), standard_errors_needed(num_batches)
+def decidable(
+    label: str, batches: int, curvature: Any, slope: Any, spread: float, slope_spread: float
+) -> bool:
+    """Compare what decides with its true standard error; spreads are standard deviations of samples."""
+    root, needed = np.sqrt(batches * BATCH), standard_errors_needed(batches)
     error, slope_error = spread / root, slope_spread / root
     if label == "not_critical":
         return bool(np.max(np.abs(slope)) > needed * slope_error)
@@ -95,7 +87,7 @@ def noise(seed: int, multiple: float, num_batches: int, label: str) -> KnownPoin
         center,
         label,  # and no index: that of the sample's Hessian may differ
         data=[(h[k : k + BATCH], g[k : k + BATCH], *repeated) for k in range(0, samples, BATCH)],
-        decidable=decidable(Population(curvature, slope, spread, slope_spread), label, num_batches),
+        decidable=decidable(label, num_batches, curvature, slope, spread, slope_spread),
         why="mean and spread of the samples' curvatures and slopes are given",
     )
 
