@@ -23,7 +23,7 @@ from hessian_probe.diagnosis.checks import (
 )
 from hessian_probe.diagnosis.confidence import confidence
 from hessian_probe.diagnosis.experiments import Experiments, applies_weight_decay
-from hessian_probe.diagnosis.layer_jacobians import layer_gradients, slopes
+from hessian_probe.diagnosis.layer_jacobians import activation_slopes, layer_gradients
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import Trial, best_by_adam
@@ -478,7 +478,7 @@ def test_slopes_are_those_of_the_activation():
         return jnp.mean((jax.nn.softplus(x @ p["a"]) @ p["c"]) ** 2)
 
     program, count = trace_model(loss, params, x)
-    ((value, slope),) = slopes(program, count, params, x)
+    ((value, slope),) = activation_slopes(program, count, params, x)
     before = np.asarray(x @ np.asarray(params["a"]), np.float64)
     np.testing.assert_allclose(value, np.log1p(np.exp(before)), rtol=1e-4)
     np.testing.assert_allclose(slope, 1 / (1 + np.exp(-before)), rtol=1e-3)

@@ -21,7 +21,7 @@ ITERATIONS = 60
 
 
 class Task(NamedTuple):
-    """What the user's loss is, found by computing it from the outputs.
+    """The kind of the user's loss, with its targets.
 
     Attributes:
         kind: "cross_entropy" (of one label for each sample), "binary" (cross-entropy of each output by
@@ -47,7 +47,7 @@ AGREE = 1e-3
 def recognise_task(
     outputs: np.ndarray, targets: np.ndarray, loss: float, like: Task | None = None
 ) -> Task | None:
-    """Find out whether a loss is a cross-entropy or the squared error of outputs.
+    """Recognise a loss as a cross-entropy or a squared error by computing both from the outputs.
 
     Outputs may be logits or probabilities; targets labels, rows of 0 and 1 or real numbers.
 
@@ -55,10 +55,10 @@ def recognise_task(
         outputs: shape (n, …).
         targets: shape (n, …).
         loss: the loss over these samples.
-        like: a task that these samples must belong to as well; None for any.
+        like: a task whose kind, factor and form of outputs must be the same; None for any.
 
     Returns:
-        The task; None if it is none of them.
+        The task; None if the loss is of no such kind.
     """
     raw, wanted = np.asarray(outputs, np.float64), np.asarray(targets)
     if raw.ndim == 0 or not np.all(np.isfinite(raw)):
@@ -79,7 +79,7 @@ def recognise_task(
 
 
 def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[np.ndarray]]]:
-    """Tasks that targets of this kind may belong to, each with what the outputs may be the logits of."""
+    """Tasks that fit such targets, each with the logits that the outputs may stand for."""
     found: list[tuple[Task, list[np.ndarray]]] = []
     labels = _labels(targets, out.shape[1])
     between = bool(np.all((out >= 0) & (out <= 1)))
@@ -100,15 +100,15 @@ def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[n
     return found
 
 
-def task_of(targets: np.ndarray, *, like: Task | None = None) -> Task | None:
-    """A task that targets of this kind usually belong to, where the outputs are not known.
+def guess_task(targets: np.ndarray, *, like: Task | None = None) -> Task | None:
+    """The task that such targets usually have, where the outputs are not known.
 
     Args:
         targets: shape (n, …).
         like: the task of other targets of the same kind.
 
     Returns:
-        The task; None where targets are of no such kind.
+        The task; None where no task fits.
     """
     array = np.asarray(targets)
     if like is not None and like.kind == "cross_entropy":

@@ -1,4 +1,4 @@
-"""Derivatives inside a model: of the loss by each layer's output, of what layers read by earlier ones."""
+"""Derivatives inside a model: of the loss by each layer's output, and of activations by their inputs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[
     return [float(jnp.linalg.norm(leaf.ravel())) for leaf in gradients], bool(seen["loops"])
 
 
-def slopes(program: Any, num_params: int, params: Any, batch: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What layers read of earlier layers through no activation known by name, and its slope.
+def activation_slopes(
+    program: Any, num_params: int, params: Any, batch: Any
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inputs of layers that come from earlier layers through activations of no known name, and their slopes.
 
     Args:
         program: from `trace_model`.
@@ -46,8 +48,8 @@ def slopes(program: Any, num_params: int, params: Any, batch: Any) -> list[tuple
         batch: the data.
 
     Returns:
-        For each, values and the size of their change when ±1, drawn by chance, is added to every layer's
-        output: where nothing but an activation lies between, that is the activation's derivative.
+        For each, the values, and the size of their directional derivative along random signs ±1 at every
+        layer's output: where only an activation lies between, that is the activation's derivative.
     """
     shapes = jax.eval_shape(lambda p, b: run_model(program, num_params, p, b).layers, params, batch)
     rng = np.random.default_rng(0)

@@ -205,15 +205,15 @@ def _healthy(case: Experiments, found: list[Finding], headroom: float, missing: 
     """Nothing was found; every cause that was not checked lowers the confidence."""
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
-    troubles = set(CAUSES) - {"healthy"}
-    unknown = troubles & {cause for item in missing for cause in item.causes}
-    checked = len(troubles) - len(unknown)
+    causes = set(CAUSES) - {"healthy"}
+    unknown = causes & {cause for item in missing for cause in item.causes}
+    checked = len(causes) - len(unknown)
     nearest = f"; the nearest one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
     gain = headroom if math.isfinite(headroom) else math.nan
     return Finding(
         cause="healthy",
         reason="nothing_found",
-        claim=f"nothing wrong was found{_still_large(case)}; {checked} of {len(troubles)} causes were "
+        claim=f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
         f"checked{nearest}",
         quantity="share of the constant's loss that training could still gain",
         number=gain,
@@ -221,7 +221,7 @@ def _healthy(case: Experiments, found: list[Finding], headroom: float, missing: 
         high=gain,
         threshold=HEADROOM,
         source="chosen on synthetic failures",
-        confidence=min((1 - doubt) * checked / len(troubles), MOST),
+        confidence=min((1 - doubt) * checked / len(causes), MOST),
         remedy="none",
         experiment="nothing: `not_checked` lists what was not checked",
         cost="all checks together",

@@ -168,7 +168,7 @@ class ReferenceModels(Case):
             return None
         if train.size < 2 * baselines.FOLDS:
             return None
-        task = self._task_of_samples or baselines.task_of(self.targets)
+        task = self._task_of_samples or baselines.guess_task(self.targets)
         if task is None:
             return None
         rng = np.random.default_rng(0)
@@ -185,7 +185,9 @@ class ReferenceModels(Case):
         targets = test.inputs if train.targets is None else test.targets
         if targets is None or self.targets is None or test.inputs.shape[1:] != train.inputs.shape[1:]:
             return None
-        other = baselines.task_of(targets, like=task) if targets.shape[1:] == self.targets.shape[1:] else None
+        other = (
+            baselines.guess_task(targets, like=task) if targets.shape[1:] == self.targets.shape[1:] else None
+        )
         if other is None:
             return None
         rows = baselines.subset(test.size, rng)

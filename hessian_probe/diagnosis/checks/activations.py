@@ -9,7 +9,7 @@ import numpy as np
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.layer_jacobians import slopes
+from hessian_probe.diagnosis.layer_jacobians import activation_slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.programs.layers import Activation, run_model, trace_model
 
@@ -38,7 +38,7 @@ def check(case: Experiments) -> Found:
     try:
         program, count = trace_model(case.loss, case.params, batch)
         seen = run_model(program, count, case.params, batch)
-        others = slopes(program, count, case.params, batch)
+        others = activation_slopes(program, count, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked(UNIT_CAUSES, f"a program that can be run in parts; {error}")]
     case.num_evaluations += 1

@@ -17,7 +17,7 @@ from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
 from hessian_probe.results import number
 
-# Test loss ÷ training loss from which the gap is the trouble.
+# Test loss ÷ training loss from which the gap counts.
 GAP = 1.5
 # Share of the loss without inputs that the gap must make up; and where the test data are of another kind,
 # which is evidence by itself.

@@ -116,7 +116,7 @@ def _gained(
         "decrease with longer steps ÷ decrease at the present rate",
         faster,
         FASTER,
-        "a rate within a factor 3 of a good one is not the trouble; chosen on synthetic failures",
+        "a rate within a factor 3 of a good one is not too small; chosen on synthetic failures",
         0 if short else 2 * count,
     )
 
