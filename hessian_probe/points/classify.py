@@ -125,6 +125,15 @@ def classify(
     Source:
         Test: H.-y. Lee, What to do if my network fails to train (lecture, 2021).  Probability:
         J. Kuczyński and H. Woźniakowski 1992, doi:10.1137/0613066.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import hessian_probe as hp
+        >>> point = hp.classify(lambda w: w[0] ** 2 - w[1] ** 2, jnp.zeros(2))
+        >>> point.label, point.certified, point.index_at_least
+        ('saddle', True, 1)
+        >>> point.reasons
+        ('gradient_zero', 'curvature', 'curvature_confirmed', 'curvature_confirmed')
     """
     _check(max_hvps, confidence, negative_tol, rtol, {"sampled": sampled, "count": count})
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper

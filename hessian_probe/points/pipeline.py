@@ -47,7 +47,7 @@ class Pipeline:
         self.op, self.rng, self.settings, self.job = op, rng, settings, job
         self.extremes: ExtremeEigenpairs | None = None
         self.line_checks: dict[str, LineCheck] = {}
-        self.judge = SecondOrderTest(self.line_checks, op.objective.ignored, settings)
+        self.second_order = SecondOrderTest(self.line_checks, op.objective.ignored, settings)
         self.located = LocatedPoint("unknown", math.nan, math.nan, None, ())
         self.sampling = SamplingErrors()
         self.reserve = RESERVE + (PRODUCTS if settings.sampled and op.objective.data.count > 1 else 0)
@@ -109,10 +109,10 @@ class Pipeline:
             self.left - self.reserve,
         )
         self.judged = Point(self.op, extremes)
-        verdict = self._over_the_data(self._verdict(extremes), Point(self.op, extremes))
-        return self._review_nonsmooth(self._beside_null_space(verdict))
+        verdict = self._review_sampling(self._verdict(extremes), Point(self.op, extremes))
+        return self._review_nonsmooth(self._without_certificate(verdict))
 
-    def _beside_null_space(self, verdict: Verdict) -> Verdict:
+    def _without_certificate(self, verdict: Verdict) -> Verdict:
         """With a null space given by the user an extremum is not certified: flatness along it was sampled."""
         if isinstance(self.op, RestrictedHessian) and verdict.label in ("minimum", "maximum"):
             return verdict._replace(certified=False)
@@ -138,7 +138,7 @@ class Pipeline:
             self.lower = Descent(scale(found.scales[0][0], found.direction), straight=True)
         return verdict
 
-    def _over_the_data(self, verdict: Verdict, here: Point) -> Verdict:
+    def _review_sampling(self, verdict: Verdict, here: Point) -> Verdict:
         """Check that the label holds for what the batches are a sample of."""
         if not (self.settings.sampled and self.op.objective.data.is_sequence):
             return verdict
@@ -153,7 +153,7 @@ class Pipeline:
 
     def _verdict(self, extremes: ExtremeEigenpairs) -> Verdict:
         """Join curvature and nearness."""
-        unconfirmed = self.judge.unconfirmed(extremes)
+        unconfirmed = self.second_order.unconfirmed(extremes)
         if unconfirmed is not None:
             self.derivative_failed = True
             return undetermined(unconfirmed)
@@ -162,21 +162,21 @@ class Pipeline:
             if denied is not None:
                 # At a kink the gradient is none; finite steps may show what it is.
                 self.derivative_failed = True
-                return undetermined(denied, *self.located.evidence, *self.judge.curvature(extremes))
-            evidence = (*self.located.evidence, *self.judge.curvature(extremes))
+                return undetermined(denied, *self.located.evidence, *self.second_order.curvature(extremes))
+            evidence = (*self.located.evidence, *self.second_order.curvature(extremes))
             return Verdict("not_critical", True, False, None, evidence)
         if self.located.kind == "unknown":
-            return undetermined(*self.located.evidence, *self.judge.curvature(extremes))
+            return undetermined(*self.located.evidence, *self.second_order.curvature(extremes))
         evidence = self.located.evidence
         if self.located.operator is not None:
             return self._verdict_there(extremes, evidence)
-        return self._spot_checked(self._resolved(extremes, self.op, evidence), self.op)
+        return self._spot_checked(self._judge_critical_point(extremes, self.op, evidence), self.op)
 
-    def _resolved(
+    def _judge_critical_point(
         self, extremes: ExtremeEigenpairs, op: HessianOperator, evidence: tuple[Reason, ...]
     ) -> Verdict:
         """Judge a critical point by second order, and by higher order where that is silent."""
-        verdict = self.judge.by_signs(extremes, evidence)
+        verdict = self.second_order.by_signs(extremes, evidence)
         if verdict.label == "degenerate" and op.objective.facts.kinks:
             verdict = self._review_nonsmooth(verdict)
         if verdict.label == "degenerate":
@@ -212,14 +212,14 @@ class Pipeline:
         if is_saddle(extremes):
             return self._saddle_there(extremes, there, evidence)
         if not self.located.regular:
-            return undetermined(Reason("not_regular"), *evidence, *self.judge.curvature(extremes))
+            return undetermined(Reason("not_regular"), *evidence, *self.second_order.curvature(extremes))
         moved = self._search(there, Rounding.measured(there, self.rng))
         if moved.status == "interrupted":
             raise KeyboardInterrupt
         if moved.low is None or moved.high is None:
             return undetermined(no_product(moved), *evidence)
         self.judged = Point(there, moved)
-        verdict = self._resolved(moved, there, (*evidence, Reason("spectrum_there")))
+        verdict = self._judge_critical_point(moved, there, (*evidence, Reason("spectrum_there")))
         return self._spot_checked(verdict, there)
 
     def _saddle_there(
@@ -232,7 +232,7 @@ class Pipeline:
             return undetermined(Reason("signs_differ_there", low=low, high=high), *evidence)
         self.judged = Point(there, extremes)
         found = Reason("curvature_there", low=low, high=high)
-        verdict = self.judge.by_signs(extremes, (*evidence, found))
+        verdict = self.second_order.by_signs(extremes, (*evidence, found))
         if self.located.regular and self.located.polished:
             return verdict
         if self.located.regular:
