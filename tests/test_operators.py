@@ -9,7 +9,10 @@ import pytest
 import scipy.sparse.linalg
 
 import hessian_probe as hp
-from hessian_probe.arrays import flatten_rows, unflatten_rows
+from hessian_probe.arrays import coefficients, combine, dot, flatten_rows, unflatten_rows
+from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
+from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.programs.walker import nested_programs
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)
@@ -455,3 +458,54 @@ def test_products_are_counted():
         op(V)
     assert op.num_hvps == before + 3
     assert not math.isnan(op.value)
+
+
+def test_every_product_is_entered_in_the_ledger_of_the_objective():
+    op = hp.hessian(lambda w, x: jnp.mean((x @ w) ** 3), W, [X[:20], X[20:]])
+    op(V)
+    op.at(op.x).multiply(op.gradient_vector)
+    scaled = PreconditionedOperator(op, (jnp.ones(4, FLOAT),))
+    scaled.apply(op.gradient_vector)
+    assert (op.num_hvps, scaled.num_hvps, op.objective.cost.num_hvps) == (2, 1, 3)
+    half = select_batches(op, 0, 2)
+    rayleigh_quotients(half, [op.gradient_vector, op.gradient_vector])
+    assert (half.num_hvps, op.objective.cost.num_hvps) == (2, 3)
+    charge_share(op, [half])
+    charge_share(op, [half])  # nothing is charged twice
+    assert op.objective.cost.num_hvps == 4
+
+
+def test_evaluations_are_entered_by_kind():
+    objective = hp.hessian(rosenbrock, W).objective
+    cost, x = objective.cost, objective.variables
+    objective.value(x)
+    objective.value_and_gradient(x)
+    objective.line(x, (jnp.asarray(V),), [0.0, 0.5, 1.0])
+    assert (cost.num_losses, cost.num_gradients, cost.num_evaluations, cost.num_hvps) == (4, 1, 5, 0)
+
+
+def precisions(program):
+    """What every matrix product of a program, and of those nested in it, asks for."""
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for _, inner in nested_programs(equation):
+            yield from precisions(inner)
+
+
+@pytest.mark.parametrize("limit", [None, 0], ids=["stored", "recomputed"])
+def test_matrix_products_of_derivatives_run_at_full_precision(limit):
+    """In TF32 or bfloat16 a small curvature changes its sign; on a CPU only the program shows it."""
+    op = hp.hessian(lambda w: jnp.mean(jnp.tanh(X @ w) ** 2), W, max_residual_bytes=limit)
+    assert op.value > 0
+    found = list(precisions(jax.make_jaxpr(op.product)(op.x).jaxpr))
+    assert found
+    assert all(each == (jax.lax.Precision.HIGHEST,) * 2 for each in found)
+
+
+def test_linear_algebra_on_vectors_runs_at_full_precision():
+    vector, basis = (jnp.ones(3),), (jnp.ones((2, 3)),)
+    calls = (dot, vector, vector), (coefficients, basis, vector), (combine, basis, jnp.ones(2))
+    for function, *operands in calls:
+        found = list(precisions(jax.make_jaxpr(function)(*operands).jaxpr))
+        assert found == [(jax.lax.Precision.HIGHEST,) * 2]

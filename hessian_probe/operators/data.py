@@ -1,4 +1,4 @@
-"""What a user may hand over as data, turned into weighted batches that can be passed over again.
+"""A user's data as weighted batches that can be read again.
 
 A list, or any other re-iterable that is not a pytree container, is a sequence of batches; an array,
 tuple, dict or registered pytree is one batch; `None` is no data at all.
@@ -27,6 +27,11 @@ class Batches:
     Raises:
         TypeError: `batches` can be iterated only once.
         ValueError: a weight is not positive and finite.
+
+    Examples:
+        >>> data = Batches([np.ones((2, 3)), np.ones((2, 3))], weights=[3, 1])
+        >>> Data(data).weights
+        (0.75, 0.25)
     """
 
     def __init__(self, batches: Iterable[PyTree], weights: Sequence[float]) -> None:

@@ -75,6 +75,13 @@ def hessian(
     Source:
         B. A. Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6, 1994,
         doi:10.1162/neco.1994.6.1.147.
+
+    Examples:
+        >>> op = hessian(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]))
+        >>> op(jnp.ones(2)).tolist()
+        [6.0, 12.0]
+        >>> op.dense().tolist()
+        [[6.0, 0.0], [0.0, 12.0]]
     """
     op = HessianOperator(Objective(loss, params, data), max_residual_bytes=max_residual_bytes)
     op.unchecked = check
@@ -82,13 +89,13 @@ def hessian(
 
 
 class HessianOperator:
-    """A Hessian at fixed parameters; made by `hessian`.
+    """A Hessian at fixed parameters, as `hessian` returns it.
 
     Attributes:
         objective: the loss with its data.
         x: the variables at which the Hessian is taken.
         cost: what was computed so far, the products of the self-check left out; a part of the objective's.
-        unchecked: the self-check is still to come, at the first product.
+        unchecked: the self-check has not been made; the first product makes it.
     """
 
     def __init__(
@@ -134,14 +141,14 @@ class HessianOperator:
 
     @property
     def route(self) -> str:
-        """How products are computed: derivative route, and whether the linearisation is stored."""
+        """How products are computed: which derivatives, and whether the linearisation is stored."""
         self._prepare()
         kind = "linearised once" if self._maps is not None else "recomputed for every product"
         return f"{self.objective.route.name}, {kind}"
 
     @property
     def accuracy(self) -> str:
-        """What accuracy the route gives."""
+        """Accuracy of the products, in words."""
         return self.objective.route.accuracy
 
     @property
@@ -211,7 +218,7 @@ class HessianOperator:
         return check_products(u, v, self.product, again, tolerance=tolerance, in_batches=in_batches)
 
     def apply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space, after the self-check if that is still to come."""
+        """Multiply a vector of the parameter space, after the self-check if it has not been made."""
         if self.unchecked:
             self.check().require()
         return self.multiply(v)
@@ -240,7 +247,7 @@ class HessianOperator:
             yield weight, partial(derivatives.apply_linearized, tangent_map)
 
     def sharing(self, objective: Objective, batches: slice) -> HessianOperator:
-        """Return the Hessian of an objective of some of the batches; what is stored of them is shared."""
+        """Return the Hessian of an objective of some of the batches; stored linearisations are shared."""
         other = HessianOperator(objective, self.x, max_residual_bytes=self._max_residual_bytes)
         if self._maps is not None:
             chosen = self._maps[batches]

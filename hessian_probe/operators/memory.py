@@ -20,12 +20,12 @@ def free_bytes() -> int:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # a system that does not tell
+    except (ValueError, OSError, AttributeError):  # a system that does not report it
         return 4 * 2**30
 
 
 def vectors_that_fit(vector_bytes: int) -> int:
-    """How many vectors the share of the free memory that a basis may take holds."""
+    """Number of vectors in the share of the free memory that a basis may take."""
     return int(free_bytes() * MEMORY_SHARE / max(vector_bytes, 1))
 
 

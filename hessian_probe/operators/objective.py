@@ -68,8 +68,8 @@ class Objective:
     def _read(self, loss: Callable[..., Any], params: PyTree) -> None:
         """Split the parameters and trace the loss.
 
-        Python numbers are traced like arrays, so that a new one compiles nothing; where the loss needs
-        them as numbers (a width, a count of layers) they are kept as they are.
+        Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
+        as numbers (a width, a number of layers) raises then; it is traced again with the numbers themselves.
         """
         batch = next(iter(self.data))
         for static_numbers in (False, True):
@@ -226,7 +226,7 @@ class Objective:
         length, size = float(norm(v)), float(norm(cast(x, self.layout.work_dtypes)))
         if length == 0:
             return v
-        # Central differences: error eps/h + h^2 is smallest near h = eps^(1/3) times the scale of x.
+        # The error eps/h + h² of central differences is smallest near h = eps^(1/3) times the scale of x.
         h = self.eps ** (1 / 3) * (size or 1.0) / length
         work = cast(x, self.layout.work_dtypes)
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]

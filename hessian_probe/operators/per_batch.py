@@ -1,4 +1,4 @@
-"""What single batches say: products and gradients batch by batch, and the loss of some of the batches."""
+"""Products and gradients batch by batch, and the Hessian of some of the batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hessian_probe.results import Cost
 def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperator:
     """Return the Hessian of the mean over every `step`-th batch from `start` on, at the same parameters.
 
-    Its products are counted by itself alone; `charge_share` adds them to those of the whole.
+    Its products are entered in a ledger of its own; `charge_share` enters them in that of the whole.
 
     Args:
         op: operator whose data are a sequence of batches.
@@ -33,7 +33,7 @@ def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperato
 
 
 def charge_share(op: HessianOperator, parts: Sequence[HessianOperator]) -> None:
-    """Add the products of parts to those of the whole, each by its share of the batches, rounded up."""
+    """Enter the products of parts in the whole's ledger: each costs its share of the batches; rounded up."""
     whole = op.objective.data.count
     spent = sum(p.objective.cost.num_hvps * p.objective.data.count / whole for p in parts)
     op.cost.add(hvps=math.ceil(spent))

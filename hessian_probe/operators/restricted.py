@@ -1,4 +1,4 @@
-"""A Hessian on the complement of directions along which the loss is known not to change."""
+"""A Hessian restricted to the complement of a null space that the user knows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NullSpace = PyTree | Generator | Sequence[Generator]
 
 
 class NullDirections:
-    """The directions given as a null space, at any parameters.
+    """A user's null space, at any parameters.
 
     Args:
         objective: the loss.
@@ -65,7 +65,7 @@ class NullDirections:
         return self._active(direction)
 
     def name(self, index: int) -> str:
-        """What messages call a direction."""
+        """Name of a direction in messages."""
         if self.fixed:
             return f"null_space[{index}]"
         return f"generator {index} of null_space ({getattr(self.generators[index], '__name__', 'unnamed')})"
@@ -126,7 +126,7 @@ class NullDirections:
 
 
 class RestrictedHessian(HessianOperator):
-    """P H P, where P projects onto the complement of given directions; n − k of n dimensions are left.
+    """P H P, where P projects onto the complement of k given directions.
 
     Attributes:
         null: the directions.

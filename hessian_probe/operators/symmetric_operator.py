@@ -1,4 +1,4 @@
-"""What the spectrum needs of an operator, whatever curvature it stands for."""
+"""What every symmetric operator offers, whichever curvature it stands for."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class SymmetricOperator(Protocol):
 
 
 def unit_roundoff(op: SymmetricOperator) -> float:
-    """Relative spacing of the coarsest numbers that products are computed with."""
+    """Machine epsilon of the lowest precision that products are computed in."""
     return float(getattr(op, "eps", jnp.finfo(op.dtype).eps))
 
 
 def search_dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> int:
-    """Dimension of the space to search: the variables of active leaves, less a null space left out."""
+    """Dimension of the searched space: the variables of active leaves, minus that of a given null space."""
     flags = zip(active, operator.layout.shapes, strict=True)
     null = getattr(operator, "null_basis", None)
     return int(sum(np.prod(s, dtype=np.int64) for on, s in flags if on)) - (
@@ -56,6 +56,6 @@ def search_dimension(operator: SymmetricOperator, active: tuple[bool, ...]) -> i
 
 
 def project_out_null_space(operator: SymmetricOperator, v: Vector) -> Vector:
-    """Project onto the space to search: the complement of a null space, if one is left out."""
+    """Project onto the searched space: the complement of a null space, if one is given."""
     null = getattr(operator, "null_basis", None)
     return v if null is None else add_scaled(v, -1.0, combine(null, coefficients(null, v)))

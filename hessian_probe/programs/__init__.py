@@ -1,1 +1,1 @@
-"""Reading a traced loss: one walker over its program, and rules for what is noticed."""
+"""Reading a traced loss: one walker over its program, and three sets of rules."""
