@@ -257,12 +257,12 @@ def monitored(case: Case, data: Any, steps: int) -> None:
         began = time.thread_time()
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
-        between, looked = time.thread_time(), monitor.cost.num_probes
+        between, probed = time.thread_time(), monitor.cost.num_probes
         event = monitor.update(number, carries[1][0], value, opt_state=carries[1][1], batch=batch)
         carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
-            if monitor.cost.num_probes == looked:
+            if monitor.cost.num_probes == probed:
                 watching[number >= 1000].append(time.thread_time() - between)
     cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
     spent = cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_losses)
@@ -278,7 +278,7 @@ def monitored(case: Case, data: Any, steps: int) -> None:
 
 
 def at_minimum(data: Any, steps: int = 20_000) -> None:
-    """Rest at the minimum of a convex loss: when do the hooks look, and what do they say?"""
+    """Rest at the minimum of a convex loss: when do the hooks search, and what do they report?"""
 
     def loss(params: Any) -> jax.Array:
         return jnp.mean(jnp.square(data[0] @ params - small)) + 0.1 * jnp.sum(jnp.square(params))

@@ -1,4 +1,4 @@
-"""What `escape_saddles` tells of its looks afterwards."""
+"""The events that `escape_events` reads from the state of `escape_saddles`."""
 
 import math
 
@@ -30,7 +30,7 @@ def run(loss, params, steps, optimizer):
 
 @pytest.mark.slow
 def test_a_denied_step_along_curvature_does_not_end_the_products():
-    """Curvature −1 in a leaf of zeros, which no kick moves; batches deny the first three ways off it."""
+    """Curvature −1 in a leaf of zeros, which no restart moves; batches deny the first three steps off it."""
 
     def saddle(p, weight):
         return 1 + weight * (0.25 * p["y"][0] ** 4 - 0.5 * p["y"][0] ** 2) + 0.5 * p["x"][0] ** 2
@@ -56,8 +56,8 @@ def test_a_denied_step_along_curvature_does_not_end_the_products():
 
 
 @pytest.mark.parametrize("steepness", [0.0, 0.2])
-def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
-    """At rest on 1 + x²/2 + s·y²/2: where s = 0 later looks are kicks without products."""
+def test_a_flat_floor_is_no_minimum_and_is_searched_for_less(steepness):
+    """At rest on 1 + x²/2 + s·y²/2: where s = 0 later searches are random restarts without products."""
 
     def valley(p):
         return 1 + 0.5 * p[0] ** 2 + 0.5 * steepness * p[1] ** 2
@@ -69,7 +69,7 @@ def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
     assert len(after) >= 2
     if steepness:
         assert all(row["kind"] == "at_minimum" and row["num_hvps"] > 0 for row in after)
-        assert all(row["num_gradients"] == 2 for row in after), "no kicks where all curvature is positive"
+        assert all(row["num_gradients"] == 2 for row in after), "no restarts where all curvature is positive"
     else:
         assert all(row["kind"] == "flat" and row["num_hvps"] == 0 for row in after)
         assert all(row["num_gradients"] > 2 for row in after), "random restarts"
@@ -77,7 +77,7 @@ def test_a_flat_floor_is_no_minimum_and_is_kicked_at_for_less(steepness):
 
 
 def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
-    """From the saddle of x⁴/4 − x²/2 + y² to a minimum, where the looks stop."""
+    """From the saddle of x⁴/4 − x²/2 + y² to a minimum, where the searches stop."""
 
     def well(p):
         return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
@@ -108,7 +108,7 @@ def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
 
 
 def test_only_the_latest_rows_are_kept():
-    """Looks go on where each step is worse than the last: the loss is lower at every random place."""
+    """A constant loss and a hook of random perturbations: one row every two windows."""
 
     def flat(p):
         return jnp.sum(0 * p) + 1.0

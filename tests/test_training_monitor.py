@@ -67,7 +67,7 @@ def flat_saddle(p):
 
 
 @pytest.mark.parametrize("every", [4, 8, 16])
-def test_looks_are_taken_before_the_plateau_test_has_spoken(every):
+def test_probes_are_taken_before_the_plateau_test_has_spoken(every):
     monitor = Monitor(flat_saddle, every=every)
     _, events = train(flat_saddle, start(1e-3, 0), monitor, 64)
     escape = next(event for event in events if event.kind == "escaped")
@@ -77,8 +77,8 @@ def test_looks_are_taken_before_the_plateau_test_has_spoken(every):
     assert escape.escape.point is escape.point
 
 
-def test_looks_in_vain_stay_within_their_share():
-    """A share that pays for no look at all from the start on, and forgets none later."""
+def test_probes_in_vain_stay_within_their_share():
+    """A share that pays for no probe at all from the start on, and forgets none later."""
     monitor = Monitor(bowl, max_share=1e-6)
     _, events = train(bowl, start(1, 1), monitor, 200)
     assert all(event.point is None or event.point.label == "minimum" for event in events)
@@ -106,7 +106,7 @@ def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_pa
         assert back.kind == "taken_back"
         assert back.moved
         assert back.params.dtype == lost.dtype
-        # The point of the look: the update before was told its loss.
+        # The point of the probe: the update before was given its loss.
         assert float(well(back.params)) == pytest.approx(event.escape.loss_before, rel=1e-5)
         assert float(back.opt_state["momentum"][0]) == 0
         assert int(back.opt_state["count"]) == 0
@@ -129,7 +129,7 @@ def test_an_escape_stands_after_four_windows():
     assert far.kind != "taken_back"
 
 
-def test_an_oscillation_about_a_saddle_is_looked_at():
+def test_an_oscillation_about_a_saddle_is_probed():
     """Steps by the sign of the gradient swing across the saddle for ever, and never along its way out."""
     monitor, gradient, rate = Monitor(well), jax.jit(jax.grad(well)), 0.01
     params = start(0, 1.5)
@@ -151,13 +151,13 @@ def test_plain_descent_stays_where_the_monitor_leaves():
     assert abs(float(params[0])) < 1e-6
 
 
-def test_at_a_minimum_looks_grow_rare_geometrically():
+def test_at_a_minimum_probes_grow_rare_geometrically():
     monitor = Monitor(bowl, max_share=1.0)
     _, events = train(bowl, start(1, 1), monitor, 6000)
-    looks = [event.step for event in events if event.point is not None]
-    assert 2 <= len(looks) <= 5
+    probes = [event.step for event in events if event.point is not None]
+    assert 2 <= len(probes) <= 5
     assert all(event.point.label == "minimum" for event in events if event.point is not None)
-    pauses = np.diff(looks)
+    pauses = np.diff(probes)
     assert np.all(pauses[1:] >= 3.9 * pauses[:-1])
     assert monitor.cost.num_escapes == 0
 
@@ -173,7 +173,7 @@ def test_nothing_is_touched_while_nothing_is_wrong():
         assert event.opt_state is state
         assert event.point is None
         assert event.escape is None
-    # Early looks after 8, 16 … 128 updates, a gradient each, two with products; another is not in the share.
+    # Early probes after 8, 16 … 128 updates, a gradient each, two with products; another is not in the share.
     assert monitor.cost.num_probes == 5
     assert monitor.cost.num_hvps == 6
     assert monitor.cost.num_gradients == 7
@@ -184,9 +184,9 @@ def test_a_slope_is_left_alone():
     """A loss that stands still because the rate is nil: training, not escaping, is what is missing."""
     monitor = Monitor(lambda p: p[0] + 0.0 * p[1] ** 2)
     _, events = train(lambda p: p[0] + 0.0 * p[1] ** 2, start(0, 0), monitor, 200, rate=0.0)
-    looked = [event for event in events if event.point is not None]
-    assert looked
-    assert {event.point.label for event in looked} <= {"not_critical", "undetermined", "degenerate"}
+    probed = [event for event in events if event.point is not None]
+    assert probed
+    assert {event.point.label for event in probed} <= {"not_critical", "undetermined", "degenerate"}
     assert all(event.params[0] == 0 for event in events)
 
 
@@ -338,7 +338,7 @@ def test_a_random_key_among_the_parameters_is_carried_along():
         (lambda p, b: well(p), iter([np.ones(4)]), [0.0, 0.0], TypeError, "once"),
     ],
 )
-def test_what_no_look_could_work_with_is_refused_at_the_first_update(loss, data, params, error, says):
+def test_what_no_probe_could_work_with_is_refused_at_the_first_update(loss, data, params, error, says):
     with pytest.raises(error, match=says):
         Monitor(loss, data).update(0, start(*params), 1.0)
 
@@ -375,7 +375,7 @@ def test_moments_of_an_optax_state():
     np.testing.assert_array_equal(adam.mu["w"], state[0].mu["w"])
 
 
-def test_a_gradient_that_lasts_though_the_loss_stops_is_told():
+def test_a_gradient_that_lasts_though_the_loss_stops_is_reported():
     """At a rate of 2/λ the iterate jumps from wall to wall; at 0.9/λ it arrives, and the gradient goes."""
     said = "the loss has stopped and the gradient has not"
 

@@ -111,7 +111,7 @@ def bowl(p):
     return jnp.sum(jnp.asarray([1.0, 3.0], p.dtype) * (p - 0.3) ** 2)
 
 
-def test_at_a_minimum_looks_grow_rare_and_nothing_moves():
+def test_at_a_minimum_searches_grow_rare_and_nothing_moves():
     optimizer = escape_saddles(optax.sgd(0.05), bowl, num_products=4, max_share=1.0)
     _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
     with_products = int(state.num_hvps) // 3
@@ -187,7 +187,7 @@ def layers(p):
     return 0.5 * (jnp.prod(p) - 1) ** 2
 
 
-def test_a_saddle_without_curvature_is_left_at_the_first_look():
+def test_a_saddle_without_curvature_is_left_at_the_first_search():
     """Curvature is 1e-8 there, lost in rounding of a loss of 0.5; descent would take 1e8 steps."""
     params = jnp.asarray(0.01 * np.array([1, -0.8, 1.2, -1.1, 0.9, 1.05]), FLOAT)
     optimizer = escape_saddles(optax.sgd(0.02), layers)
@@ -351,7 +351,7 @@ def test_moments_are_reset_at_an_escape():
 
 
 def test_a_saddle_under_noise_is_left_without_a_verdict():
-    """The loss is too noisy for the plateau test to speak; curvature is −1, and the way down brings 1/4."""
+    """The loss is too noisy for the plateau test to speak; curvature is −1, and the minimum is 1/4 lower."""
 
     def loss(p, shift):
         return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2 + 0.01 * shift
@@ -407,7 +407,7 @@ def test_misuse_of_a_step_is_refused():
             escape_saddles(optax.sgd(0.1), loss).update(start(), state, start(), value=0.0)
 
 
-def test_an_optimiser_that_takes_no_value_is_told_none():
+def test_an_optimiser_that_takes_no_value_is_given_none():
     """optax.contrib.sam claims to take extra arguments and takes none."""
     inner = optax.contrib.sam(optax.sgd(0.05), optax.chain(optax.contrib.normalize(), optax.sgd(0.01)))
     optimizer = escape_saddles(inner, well)
