@@ -45,6 +45,7 @@ def test_predictions_and_trials_are_those_of_steps_by_hand(rate, momentum, x64):
         limit = (2 + 2 * setting.momentum) / setting.learning_rate
         assert setting.ratio == pytest.approx(1 / limit, rel=1e-3)
     assert all(setting.ratio <= 0.5 + 1e-6 for setting in found.tried[1:])
+    assert found.tried[1].ratio == pytest.approx(0.5, rel=1e-3) or momentum
     assert found.num_gradients == STEPS * len(found.tried)
 
 
@@ -69,6 +70,7 @@ def test_where_nothing_is_better_the_optimiser_is_kept():
     assert found.status == "no_better"
     assert found.proposed == found.tried[0]
     assert found.proposed.factor == 1
+    assert found.tried[-1].factor == 0.25
 
 
 def test_adam_keeps_its_momentum_and_batches_are_taken_in_turn():
@@ -158,3 +160,21 @@ def test_a_diagnosis_of_slow_training_reports_it():
     text = dict(found.measured)["learning rate and momentum from the spectrum"]
     assert "heavy ball" in text
     assert "as it is" in text
+
+
+def test_without_curvature_the_rate_grows_a_thousandfold():
+    optimizer, params = optax.sgd(1e-3), jnp.ones(3)
+    found = hp.propose_rate(
+        lambda x: jnp.sum(x), params, optimizer=optimizer, opt_state=optimizer.init(params), steps=2
+    )
+    assert found.tried[1].factor == 1024
+
+
+@pytest.mark.parametrize(("rate", "status"), [(0.08775, "better"), (0.09163, "no_better")])
+def test_a_setting_is_better_by_a_hundredth_of_the_change(rate, status):
+    """One step of rate 0.1 ends at 0, one of 0.08775 at 1.5 % of the loss, one of 0.09163 at 0.7 %."""
+    optimizer, params = optax.sgd(rate), jnp.asarray(1.0)
+    found = hp.propose_rate(
+        lambda x: 5 * x**2, params, optimizer=optimizer, opt_state=optimizer.init(params), steps=1
+    )
+    assert found.status == status

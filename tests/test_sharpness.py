@@ -218,3 +218,22 @@ def test_options_out_of_range_are_refused(options):
 def test_a_filter_axis_that_a_weight_lacks_is_refused():
     with pytest.raises(ValueError, match="filter_axis is 2"):
         hp.sharpness(lambda p: jnp.sum(p**2), jnp.ones((3, 3)), filter_axis=2)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(100, "rounding"), (140, "standard error")])
+def test_small_problems_are_computed_exactly(count, kind):
+    loss, x, _ = diagonal(count)
+    assert hp.sharpness(loss, jnp.asarray(x))["trace"].error_kind == kind
+
+
+def test_each_maximum_has_five_starts():
+    """On a plane the gradient's start ends after two steps, the other four after three."""
+    assert hp.sharpness(lambda p: jnp.sum(p), jnp.ones(3))["keskar"].num_evaluations == 2 + 4 * 3
+
+
+@pytest.mark.parametrize(("lowest", "number"), [(0.5, 26), (0.9, 26), (0.93, 10)])
+def test_an_ascent_ends_after_ten_steps_or_where_one_raises_it_by_less_than_a_thousandth(lowest, number):
+    """At a minimum three starts take two steps; the random ones are the power method on `lowest` to 1."""
+    curvature = jnp.linspace(lowest, 1, 120)
+    found = hp.sharpness(lambda p: 0.5 * jnp.sum(curvature * (p - 1) ** 2), jnp.ones(120))
+    assert found["adaptive_maximum"].num_evaluations == number

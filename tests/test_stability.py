@@ -1,12 +1,17 @@
 """Stability limits: against the closed forms, against simulated divergence, through optax's wrappers."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hessian_probe as hp
+from hessian_probe.arrays import split
 from hessian_probe.operators.preconditioned import PreconditionedOperator
+from hessian_probe.optimizers.optax_state import UnreadableError, hold_second_moments
+from hessian_probe.optimizers.probe import OptimizerProbe
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion
@@ -336,3 +341,114 @@ def test_parameters_that_are_no_numbers_are_named():
     found = hp.stability(lambda p: jnp.sum(p["w"] ** 2), params, optimizer=optimizer, opt_state=state)
     assert found.status == "undetermined"
     assert "NaN" in found.reason
+
+
+# Where an optimiser counts as linear, even, or at its limit: cases just inside and outside each threshold.
+
+
+class Bent(NamedTuple):
+    """State of an optimiser that is linear but for a share."""
+
+    nu: Any = ()
+
+
+def read(update, state=(), params=None):
+    params = jnp.ones(3) if params is None else params
+    optimizer = optax.GradientTransformation(lambda p: state, update)
+    return hp.stability(lambda x: jnp.sum(x**2), params, optimizer=optimizer, opt_state=state)
+
+
+@pytest.mark.parametrize(("share", "linear"), [(0.7e-3, True), (1.5e-3, False)])
+def test_a_step_in_proportion_to_the_gradient_is_so_to_a_thousandth(share, linear):
+    def update(g, state, params=None):
+        return -RATE * g * (1 + share * (jnp.abs(g) > 1.5e-11)).astype(g.dtype), state
+
+    found = read(update)
+    assert (found.status == "stable") == linear
+    assert linear or "proportional" in found.reason
+
+
+@pytest.mark.parametrize(("share", "linear"), [(0.015, True), (0.03, False)])
+def test_a_step_may_depend_on_the_size_of_the_gradient_by_two_hundredths(share, linear):
+    def update(g, state, params=None):
+        return -RATE * g * (1 + share * (jnp.abs(g) > 1e-6)).astype(g.dtype), state
+
+    found = read(update)
+    assert (found.status == "stable") == linear
+    assert linear or "trust ratio" in found.reason
+
+
+@pytest.mark.parametrize(("share", "linear"), [(1.5e-4, True), (0.7e-4, False)])
+def test_clipping_is_allowed_above_a_ten_thousandth_of_the_gradient(share, linear):
+    clip = optax.chain(optax.clip_by_global_norm(share * np.sqrt(12.0)), optax.sgd(RATE))
+    params = jnp.ones(3)
+    found = hp.stability(lambda x: jnp.sum(x**2), params, optimizer=clip, opt_state=clip.init(params))
+    assert (found.status == "stable") == linear
+
+
+@pytest.mark.parametrize(("gradient", "readable"), [(0.9e-10, False), (1.6e-10, True)])
+def test_gradients_far_below_any_training_hide_in_the_probing_ones(gradient, readable):
+    """RMSProp's ν = g² grows by 0.1 δ² under a probing gradient δ, and the step shrinks with it."""
+    params, optimizer = jnp.ones(3), optax.rmsprop(RATE, eps=1e-30)
+    state = optimizer.init(params)
+    for _ in range(100):
+        _, state = optimizer.update(jnp.full(3, gradient), state, params)
+    found = hp.stability(
+        lambda x: 0.5 * gradient * jnp.sum(x**2), params, optimizer=optimizer, opt_state=state
+    )
+    assert ("proportional" not in found.reason) == readable
+
+
+@pytest.mark.parametrize(("share", "even"), [(0.7e-4, True), (1.5e-4, False)])
+def test_a_second_moment_decays_evenly_to_a_ten_thousandth(share, even):
+    def update(g, state, params=None):
+        nu = state.nu * jnp.asarray([0.9, 0.9, 0.9 * (1 + share)]) + 0.1 * g * g
+        return -RATE * g / jnp.sqrt(nu), Bent(nu)
+
+    found = read(update, Bent(jnp.ones(3)))
+    assert ("evenly" not in found.reason) == even
+
+
+@pytest.mark.parametrize(("moment", "filled"), [(1.5e-30, True), (0.7e-30, False)])
+def test_a_second_moment_that_is_nearly_subnormal_counts_as_empty(moment, filled):
+    state = Bent(jnp.full(3, moment))
+    if filled:
+        held = hold_second_moments(state, Bent(0.5 * state.nu))
+        np.testing.assert_allclose(held.nu, 2 * moment, rtol=1e-5)
+    else:
+        with pytest.raises(UnreadableError, match="no step has been taken"):
+            hold_second_moments(state, Bent(0.5 * state.nu))
+
+
+def test_two_momenta_are_not_taken_for_one():
+    """Their first three steps could be those of one."""
+    two = optax.chain(optax.trace(0.9), optax.trace(0.5), optax.scale(-RATE))
+    params = jnp.ones(3)
+    found = hp.stability(lambda x: jnp.sum(x**2), params, optimizer=two, opt_state=two.init(params))
+    assert found.status == "undetermined"
+    assert "one momentum" in found.reason
+
+
+@pytest.mark.parametrize(("count", "counted"), [(600, True), (1100, False)])
+def test_about_a_thousand_gradients_may_be_gathered_for_a_step(count, counted):
+    optimizer = optax.MultiSteps(optax.sgd(RATE), count)
+    params = jnp.ones(3)
+    layout, _, rest = split(params)
+    if counted:
+        assert OptimizerProbe(optimizer, optimizer.init(params), layout, rest, 0.0).accumulation == count
+    else:
+        with pytest.raises(UnreadableError, match="without taking a step"):
+            OptimizerProbe(optimizer, optimizer.init(params), layout, rest, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "status"),
+    [(0.93, "stable"), (0.96, "at_the_edge"), (1.04, "at_the_edge"), (1.08, "unstable")],
+)
+def test_the_edge_of_stability_is_a_band_of_a_twentieth(ratio, status):
+    optimizer, params = optax.sgd(ratio), jnp.ones(3)
+    found = hp.stability(
+        lambda x: jnp.sum(x**2), params, optimizer=optimizer, opt_state=optimizer.init(params)
+    )
+    assert found.ratio == pytest.approx(ratio, rel=1e-3)
+    assert found.status == status

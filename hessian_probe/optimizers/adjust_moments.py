@@ -52,11 +52,12 @@ def adjust_moments(
     Raises:
         ValueError: `how` is none of the three, or "project" lacks `step`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> state = {"m": {"w": jnp.array([3.0, -1.0])}, "count": jnp.array(7)}
-        >>> adjust_moments(state, {"w": jnp.zeros(2)}, "reset")
-        {'count': Array(0, dtype=int32, weak_type=True), 'm': {'w': Array([0., 0.], dtype=float32)}}
+        >>> found = adjust_moments(state, {"w": jnp.zeros(2)}, "reset")
+        >>> found["m"]["w"].tolist(), int(found["count"])
+        ([0.0, 0.0], 0)
     """
     if how not in MOMENTS:
         raise ValueError(f"moments={how!r}; expected one of {', '.join(MOMENTS)}")
