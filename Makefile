@@ -21,9 +21,9 @@ test: $(READY)/test,demo ## set up, then run the suite in float64 and in float32
 	HESSIAN_PROBE_TEST_X64=0 $(SUITE) -m "not slow" $(ARGS)
 
 # Compiled programs are kept from run to run.
-test slow truth golden examples bench-diagnose: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
-test slow truth golden examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-test slow truth golden examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+test slow truth golden mutants examples bench-diagnose: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/xla
+test slow truth golden mutants examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test slow truth golden mutants examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 ##@ More tests and measurements
 slow: $(READY)/test,demo ## run the tests marked slow, in float64
@@ -34,6 +34,9 @@ truth: $(READY)/demo ## label points of known type; print the table
 
 golden: $(READY)/demo ## compare what the library answers with the records under tests/golden
 	$(BIN)/python -m benchmarks.golden $(ARGS)
+
+mutants: $(READY)/test,demo ## halve and double every threshold, take out every guard; print what no test notices
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 bench: $(READY)/demo ## print the speed of products and of both spectrum ends
 	$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -117,4 +120,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help

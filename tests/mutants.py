@@ -1,0 +1,357 @@
+"""Mutants: does the suite notice when a threshold is halved or doubled, or a guard is taken out?
+
+Run as `python tests/mutants.py` (or `make mutants`).  A mutant is a copy of the project with one change;
+it survives if the tests of its room pass all the same.
+
+* Thresholds: every number in a room's `thresholds.py`, halved and doubled (a whole number by at least one).
+* Guards: the rows of `GUARDS`, what may never be lost, each a text of the source and what takes its place.
+
+Every survivor is printed.  The exit code is 1 if a guard survives, or if a guard's text is no longer in its
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# Tests that are run on a mutant of a room's thresholds.
+TESTS_OF = {
+    "arrays": "tests/test_arrays.py",
+    "programs": "tests/test_scan.py tests/test_kinks.py",
+    "operators": "tests/test_operators.py tests/test_data.py tests/test_precision.py",
+    "jobs": "tests/test_checkpoint.py",
+    "spectrum": "tests/test_spectrum.py tests/test_counts.py tests/test_bounds.py",
+    "planning": "tests/test_plan.py",
+    "optimizers": "tests/test_stability.py tests/test_propose_rate.py",
+    "flatness": "tests/test_sharpness.py",
+}
+LIMIT = 1200.0  # seconds after which a mutant that hangs counts as noticed
+
+
+class Mutant(NamedTuple):
+    """One change: a file, the text that goes, the text that comes, and the tests that should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _guard(name: str, file: str, old: str, new: str, tests: str) -> Mutant:
+    """A guard taken out; the names of files are completed."""
+    paths = " ".join(f"tests/test_{test}.py" for test in tests.split())
+    return Mutant(name, f"hessian_probe/{file}.py", old, new, paths)
+
+
+GUARDS = (
+    _guard(
+        "results: unflattened without __init__",
+        "results",
+        "self = object.__new__(new)",
+        "self = new(**dict(zip((*leaves, *metadata), (*children, *aux), strict=True)))",
+        "results",
+    ),
+    _guard(
+        "arrays: norms are scaled before they are squared",
+        "arrays/algebra",
+        "safe = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones((), dtype))",
+        "safe = jnp.ones((), dtype)",
+        "arrays",
+    ),
+    _guard(
+        "arrays: sums are taken in at least float32",
+        "arrays/algebra",
+        "return widest(at_least_float32(v.dtype) for v in vector)",
+        "return widest(v.dtype for v in vector)",
+        "arrays precision",
+    ),
+    _guard(
+        "operators: full precision of products inside the loss",
+        "operators/derivatives",
+        'with jax.default_matmul_precision("highest"):\n            if batch_layout is None:',
+        'with jax.default_matmul_precision("default"):\n            if batch_layout is None:',
+        "precision operators",
+    ),
+    _guard(
+        "operators: full precision of stored linearisations",
+        "operators/derivatives",
+        'with jax.default_matmul_precision("highest"):\n        return tangent_map(v)',
+        'with jax.default_matmul_precision("default"):\n        return tangent_map(v)',
+        "precision operators",
+    ),
+    _guard(
+        "operators: the key of compiled losses holds the program and what it closes over",
+        "operators/tracing",
+        "return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)",
+        "return TracedLoss(key, active, facts)",
+        "operators",
+    ),
+    _guard(
+        "operators: batches weigh as many samples as they hold",
+        "operators/data",
+        "return float(count)",
+        "return 1.0",
+        "data",
+    ),
+    _guard(
+        "operators: one-shot iterators are refused",
+        "operators/data",
+        "if iter(data) is data:",
+        "if False:",
+        "data",
+    ),
+    _guard(
+        "operators: data that change between passes are detected",
+        "operators/data",
+        "        self._compare(sums)",
+        "        pass",
+        "data",
+    ),
+    _guard(
+        "spectrum: orthogonalised twice",
+        "spectrum/lanczos",
+        "again = norm(vector) < SHRINKAGE * before",
+        "again = norm(vector) < 0 * before",
+        "lanczos spectrum",
+    ),
+    _guard(
+        "spectrum: breakdown is relative to the norm",
+        "spectrum/lanczos",
+        "return BREAKDOWN * eps * norm_estimate",
+        "return BREAKDOWN * eps",
+        "lanczos spectrum",
+    ),
+    _guard(
+        "spectrum: a fresh vector after a breakdown",
+        "spectrum/krylov",
+        "            self.invariant = True\n            self._refresh()",
+        "            self.invariant = self.exhausted = True",
+        "lanczos spectrum",
+    ),
+    _guard(
+        "spectrum: certificates sum all polynomials",
+        "spectrum/certificate",
+        "ratio = self.residuals / (x - self.values)",
+        "ratio = 0.0 * self.residuals",
+        "certificate spectrum counting",
+    ),
+    _guard(
+        "spectrum: true residuals are measured",
+        "spectrum/thick_restart",
+        "residuals = true_residuals(op, vectors, values)",
+        "residuals = 1.0 * residuals",
+        "spectrum",
+    ),
+    _guard(
+        "spectrum: a true residual that fails is worked on",
+        "spectrum/thick_restart",
+        'retry = found.status == "stagnated" and self.aim > LOWEST_AIM and not self.krylov.exhausted',
+        "retry = False",
+        "spectrum",
+    ),
+    _guard(
+        "spectrum: copies of eigenvalues are looked for",
+        "spectrum/thick_restart",
+        "settle = max(self.lowest, self.highest) <= 1",
+        "settle = True",
+        "spectrum",
+    ),
+    _guard(
+        "spectrum: the interval of a count holds what the quadratures leave open",
+        "spectrum/counting",
+        "sure, possible = weights @ bounds / np.sum(weights)",
+        "sure = possible = float(np.mean(weights @ bounds / np.sum(weights)))",
+        "counting",
+    ),
+    _guard(
+        "jobs: files are replaced in one move",
+        "jobs/state",
+        "os.replace(part, path)",
+        "path.write_bytes(part.read_bytes())",
+        "checkpoint",
+    ),
+    _guard(
+        "jobs: the file of another job is refused",
+        "jobs/checkpoint",
+        "    _compare(path, saved, here)\n",
+        "",
+        "checkpoint",
+    ),
+    _guard(
+        "points: rounding bands",
+        "points/rounding",
+        "return rounding + BAND_NOISE * max(self.product, asymmetry)",
+        "return rounding",
+        "rounding classify precision",
+    ),
+    _guard(
+        "points: curvature is confirmed on the loss",
+        "points/pipeline",
+        "if unconfirmed is not None:",
+        "if False:",
+        "classify misled nonsmooth",
+    ),
+    _guard(
+        "points: a weak slope must last",
+        "points/weak_slope",
+        "if not lowest >= KEPT * length:",
+        "if False:",
+        "weak_slope",
+    ),
+    _guard(
+        "points: a weak slope must show in the loss",
+        "points/locate",
+        "return slope * self.limit <= DOUBT * self.rounding.value",
+        "return False",
+        "weak_slope sampling classify",
+    ),
+    _guard(
+        "points: no extremum at a kink in more than two directions",
+        "points/reviews/nonsmooth/review",
+        'verdict.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS',
+        "False",
+        "nonsmooth",
+    ),
+    _guard(
+        "points: each half of the batches must show a sign",
+        "points/reviews/sampling/split_half",
+        "return self.even.beyond(sign, level, band) and self.odd.beyond(sign, level, band)",
+        "return self.even.beyond(sign, level, band)",
+        "sampling",
+    ),
+    _guard(
+        "points: the inertia has a margin",
+        "points/reviews/inertia",
+        "low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band",
+        "low, high, margin = found.values[0], found.values[-1], 0.0",
+        "scale",
+    ),
+    _guard(
+        "escapes: parameters never get worse",
+        "escapes/escape",
+        "if not after < floor - margin:",
+        "if False:",
+        "escape",
+    ),
+    _guard(
+        "training: the next batch confirms",
+        "training/transform",
+        "lambda: local.confirms(step, claimed)",
+        "lambda: jnp.ones_like(waits)",
+        "training_transform",
+    ),
+    _guard(
+        "training: an escape from which training diverges is rolled back",
+        "training/backoff",
+        "return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)",
+        "return (state.rollback_threshold < np.inf) & (value != value)",
+        "training_transform training_monitor",
+    ),
+    _guard(
+        "training: searches without a result keep to their share",
+        "training/backoff",
+        "+ price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))",
+        "+ price <= xp.where(full, np.inf, np.inf)",
+        "training_transform training_monitor",
+    ),
+    _guard(
+        "diagnosis: copies of samples are kept in one fold",
+        "operators/samples",
+        "_, first, copy = np.unique(as_bytes, return_index=True, return_inverse=True)",
+        "first = copy = np.arange(len(as_bytes))",
+        "diagnosis_data",
+    ),
+)
+
+
+def threshold_mutants(room: str) -> list[Mutant]:
+    """Every number of a room's table, halved and doubled."""
+    path = ROOT / "hessian_probe" / room / "thresholds.py"
+    source = path.read_text("utf-8")
+    mutants = []
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            continue
+        value = node.value
+        if not (isinstance(value, ast.Constant) and type(value.value) in (int, float)):
+            continue
+        old = ast.get_source_segment(source, node)
+        assert old is not None
+        name, number = node.targets[0].id, value.value
+        for label, other in (("halved", number / 2), ("doubled", number * 2)):
+            if isinstance(number, int):
+                other = min(number - 1, number // 2) if label == "halved" else max(number + 1, 2 * number)
+            new = f"{name} = {other!r}"
+            file = str(path.relative_to(ROOT))
+            mutants.append(Mutant(f"{room}: {name} {label}", file, old, new, TESTS_OF[room]))
+    return mutants
+
+
+def survives(mutant: Mutant) -> bool | None:
+    """Run the tests on a changed copy; None where the text to be changed is not there once."""
+    source = (ROOT / mutant.file).read_text("utf-8")
+    if source.count(mutant.old) != 1:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("hessian_probe", "tests", "benchmarks", "pyproject.toml"):
+            take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            take(ROOT / name, copy / name)
+        (copy / mutant.file).write_text(source.replace(mutant.old, mutant.new), "utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
+        try:
+            done = subprocess.run(
+                [*command, "-m", "not slow", *mutant.tests.split()],
+                cwd=copy,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=LIMIT,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+    if done.returncode not in (0, 1):  # 2 to 5: nothing was tested
+        raise RuntimeError(f"{mutant.name}: pytest ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Run the mutants and print what survives."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--room", choices=sorted(TESTS_OF), action="append", help="thresholds of this room")
+    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
+    options = parser.parse_args()
+    guards = list(GUARDS)
+    rooms = [room for room in TESTS_OF if (ROOT / "hessian_probe" / room / "thresholds.py").exists()]
+    mutants = [] if options.room else guards
+    for room in options.room or rooms:
+        mutants = [*mutants, *threshold_mutants(room)]
+    mutants = [mutant for mutant in mutants if options.only in mutant.name]
+    failed = survivors = 0
+    with ThreadPoolExecutor(options.workers) as pool:
+        for mutant, alive in zip(mutants, pool.map(survives, mutants), strict=True):
+            word = {True: "SURVIVED", False: "noticed", None: "STALE"}[alive]
+            print(f"{word:9} {mutant.name}", flush=True)
+            survivors += alive is True
+            failed += mutant in guards and alive is not False
+    print(f"{len(mutants)} mutants, {survivors} survived; guards that survived or are stale: {failed}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
