@@ -187,9 +187,6 @@ def levelling(seed: int, count: int) -> Part:
     return neighbours, column(np.diff(line / line.std()))
 
 
-# A photograph as a function of the place
-
-
 def grid(rows: int, columns: int) -> np.ndarray:
     """Places from -1 to 1, (rows · columns, 2)."""
     axes = (np.linspace(-1, 1, size) for size in (rows, columns))
@@ -249,9 +246,6 @@ def place_waves(seed: int) -> Parts:
     angles = np.concatenate([np.pi * place * factor for factor in (0.5, 1.0, 2.0)], axis=1)
     waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) * np.sqrt(2)
     return parted(waves, image.reshape(-1, 3).astype(np.float32), seed, 600, 60)
-
-
-# Colours
 
 
 def mosaic(seed: int) -> Parts:

@@ -56,24 +56,24 @@ def range_test(c: Setup) -> optax.GradientTransformation:
 row = partial(Failure, 6, "496d2af")
 curable = partial(row, curable=True)
 ROUND_6 = (
-    row("healthy: forecast of a row", "healthy", "",  # AMSGrad.
-        lambda c: fit(c, lstm(24, 6, 6), photos.next_row, optax.amsgrad(cosine(0.02 * c.rate, 500)), 500,
-            batch=60)),
-    row("healthy: depthwise, Lion", "healthy", "",  # Its decay of weights keeps them small.
-        lambda c: fit(c, depthwise(10), data.digits(c.seed, 1300),
-            optax.lion(cosine(0.02 * c.rate, 400), weight_decay=2.2), 400, batch=100)),
+    # AMSGrad.
+    row("healthy: forecast of a row", "healthy", "", lambda c: fit(c, lstm(24, 6, 6), photos.next_row,
+        optax.amsgrad(cosine(0.02 * c.rate, 500)), 500, batch=60)),
+    # Its decay of weights keeps them small.
+    row("healthy: depthwise, Lion", "healthy", "", lambda c: fit(c, depthwise(10), data.digits(c.seed, 1300),
+        optax.lion(cosine(0.02 * c.rate, 400), weight_decay=2.2), 400, batch=100)),
     # A photograph by sines of the place (Sitzmann et al. 2020); the last batch is a small one.
     row("healthy: sines, one cycle", "healthy", "",
         lambda c: fit(c, dense((2, 48, 48, 1), "sin", (4.0, 2.0, 1.0), stream=54), photos.blurred,
             nesterov(optax.cosine_onecycle_schedule(1600, 0.5 * c.rate), 0.9), 1600, loss=losses.huber,
             batch=96)),
-    row("healthy: hole in a photo", "healthy", "",  # LAMB on gathered gradients, and a penalty in the loss.
-        lambda c: fit(c, mixer(8, 4), photos.holes,
-            optax.MultiSteps(optax.lamb(optax.linear_schedule(0.02 * c.rate, 0.0, 200)), 2), 400,
-            loss=losses.penalised(losses.squared, 1e-4), batch=80)),
-    row("healthy: mosaic of a sensor", "healthy", "",  # The colours that a sensor did not see; Adafactor.
-        lambda c: fit(c, dense((25, 16, 2), "elu", 0.5), photos.mosaic,
-            optax.adafactor(cosine(0.05 * c.rate, 600)), 600, batch=80)),
+    # LAMB on gathered gradients, and a penalty in the loss.
+    row("healthy: hole in a photo", "healthy", "", lambda c: fit(c, mixer(8, 4), photos.holes,
+        optax.MultiSteps(optax.lamb(optax.linear_schedule(0.02 * c.rate, 0.0, 200)), 2), 400,
+        loss=losses.penalised(losses.squared, 1e-4), batch=80)),
+    # The colours that a sensor did not see; Adafactor.
+    row("healthy: mosaic of a sensor", "healthy", "", lambda c: fit(c, dense((25, 16, 2), "elu", 0.5),
+        photos.mosaic, optax.adafactor(cosine(0.05 * c.rate, 600)), 600, batch=80)),
     row("range test without end", "divergence", "oscillation saturation",
         lambda c: fit(c, lstm(16, 8, 10), data.digits, range_test(c), 170, batch=100)),
     # However short the gradient: near the bottom they hop from side to side.
@@ -84,10 +84,9 @@ ROUND_6 = (
     curable("Adadelta at 0.02", "slow", "",
         lambda c: fit(c, mixer(12), data.digits, optax.adadelta(c.rate * c.pick(0.02, 1.0)), 200, batch=100)),
     # Yogi (Zaheer et al. 2018) on pairs of digits, a fifth of them mislabelled, read row by row.
-    curable("Yogi on pairs", "noise", "oscillation",
-        lambda c: fit(c, lstm(16, 8, 10),
-            data.mislabelled(data.digits(c.seed, 800), c.seed, 0.2, 10, test=False),
-            optax.yogi(0.05 * c.rate), 900, batch=c.pick(2, 50))),
+    curable("Yogi on pairs", "noise", "oscillation", lambda c: fit(c, lstm(16, 8, 10),
+        data.mislabelled(data.digits(c.seed, 800), c.seed, 0.2, 10, test=False), optax.yogi(0.05 * c.rate),
+        900, batch=c.pick(2, 50))),
     # What should keep one layer's weights from going below zero is applied to all of them.
     curable("weights kept above zero", "optimization", "",
         lambda c: fit(c, dense((64, 16, 1), "tanh"), data.signed_parity,
@@ -112,29 +111,24 @@ ROUND_6 = (
                 gate_gain=c.pick(2.5, 1.0)), photos.contrast,
             clipped(1.0, sgd(c.rate * c.pick(5e-5, 0.01), 0.9)), 200)),
     # Among standardised values; the rate is the largest that they stand.
-    row("missing is -999", "input_scale", "ill_conditioned",
-        lambda c: fit(c, dense((13, 3), gain=0.1), data.gaps(c.seed, 0.03, c.pick(-999.0, 0.0)),
-            lambda x: sgd(2 * c.rate / data.top(x)), 200)),
+    row("missing is -999", "input_scale", "ill_conditioned", lambda c: fit(c, dense((13, 3), gain=0.1),
+        data.gaps(c.seed, 0.03, c.pick(-999.0, 0.0)), lambda x: sgd(2 * c.rate / data.top(x)), 200)),
     # A branch's gate and its last weights both start at zero, where neither has a gradient.
-    curable("gate and branch at zero", "saddle", "",
-        lambda c: fit(c, nets.branched(64, 24, c.pick(0.0, 1.0)), data.signed_parity, sgd(0.1 * c.rate, 0.9),
-            600)),
+    curable("gate and branch at zero", "saddle", "", lambda c: fit(c, nets.branched(64, 24, c.pick(0.0, 1.0)),
+        data.signed_parity, sgd(0.1 * c.rate, 0.9), 600)),
     # A table of colours of which one is common and most are rare, at the largest rate that it stands.
     curable("rare colours", "ill_conditioned", "",
         lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
             data.scaled(photos.palette(c.seed), scale=lambda x: c.pick(1.0, np.sqrt(x.mean(axis=0)))),
             lambda x: sgd(c.rate / data.top(x)), 60)),
     # Which of two digits is greater, by a model that sees their distance alone: swapped, it is the same.
-    row("distance for an order", "model_bias", "minimum",
-        lambda c: fit(c, nets.siamese(16, c.cured), data.pairs, adamw(0.01 * c.rate, weight_decay=1e-4), 400,
-            loss=losses.binary)),
+    row("distance for an order", "model_bias", "minimum", lambda c: fit(c, nets.siamese(16, c.cured),
+        data.pairs, adamw(0.01 * c.rate, weight_decay=1e-4), 400, loss=losses.binary)),
     # Ten columns cut into 25 bins each are more weights than there are patients.
-    row("columns in bins", "overfitting", "",
-        lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
-            c.pick(data.binned(c.seed, 120, 25), data.diabetes(c.seed, 120)), adam(0.02 * c.rate), 800)),
-    row("dead column of the sensor", "mismatch", "",
-        lambda c: fit(c, dense((25, 24, 2), "tanh"), c.pick(without_column, same)(photos.mosaic(c.seed)),
-            optax.adabelief(3e-3 * c.rate), 800, batch=100)),
+    row("columns in bins", "overfitting", "", lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
+        c.pick(data.binned(c.seed, 120, 25), data.diabetes(c.seed, 120)), adam(0.02 * c.rate), 800)),
+    row("dead column of the sensor", "mismatch", "", lambda c: fit(c, dense((25, 24, 2), "tanh"),
+        c.pick(without_column, same)(photos.mosaic(c.seed)), optax.adabelief(3e-3 * c.rate), 800, batch=100)),
 )
 
 row = partial(Failure, 7, "abf417f")
@@ -142,53 +136,46 @@ curable = partial(row, curable=True)
 ROUND_7 = (
     row("healthy: upscaled photo, Adan", "healthy", "",  # A photograph at twice its resolution.
         lambda c: fit(c, upscaler(8), photos.halved, optax.adan(cosine(0.02 * c.rate, 500)), 500, batch=60)),
-    row("healthy: causal convolutions", "healthy", "",  # Every next pixel of a line from those before it.
-        lambda c: fit(c, causal(10), photos.lines,
-            optax.adamax(optax.polynomial_schedule(0.02 * c.rate, 0.0, 2, 500)), 500, batch=60)),
+    # Every next pixel of a line from those before it.
+    row("healthy: causal convolutions", "healthy", "", lambda c: fit(c, causal(10), photos.lines,
+        optax.adamax(optax.polynomial_schedule(0.02 * c.rate, 0.0, 2, 500)), 500, batch=60)),
     # The loss is a sum over the batch, and the rate is one that was meant for a mean.
-    row("sum instead of mean", "divergence", "oscillation",
-        lambda c: fit(c, nets.soft_experts(10, 3, 1, 6), data.diabetes,
-            sgd(0.1 * c.rate / c.pick(1, 60), 0.5), 150, loss=losses.summed, batch=60)),
+    row("sum instead of mean", "divergence", "oscillation", lambda c: fit(c, nets.soft_experts(10, 3, 1, 6),
+        data.diabetes, sgd(0.1 * c.rate / c.pick(1, 60), 0.5), 150, loss=losses.summed, batch=60)),
     # It turns each array by an angle that does not shrink with the gradient (Bernstein et al. 2020).
     curable("Fromage at 0.25", "oscillation", "",
         lambda c: fit(c, nets.soft_experts(13, 3, 3), data.mislabelled(data.wine(c.seed), c.seed, 0.15, 3),
             optax.fromage(c.rate * c.pick(0.25, 0.01)), 300)),
     # Far above the gradients: next to nothing is left of the rate.
-    curable("Adam with epsilon 0.1", "slow", "",
-        lambda c: fit(c, gru(16, 8, 10), data.digits, adam(5e-3 * c.rate, eps=c.pick(0.1, 1e-8)), 200,
-            batch=100)),
+    curable("Adam with epsilon 0.1", "slow", "", lambda c: fit(c, gru(16, 8, 10), data.digits,
+        adam(5e-3 * c.rate, eps=c.pick(0.1, 1e-8)), 200, batch=100)),
     # Adan (Xie et al. 2022) on pairs of patients, of whom each has much that the inputs do not explain.
-    curable("Adan on pairs", "noise", "",
-        lambda c: fit(c, nets.soft_experts(10, 3, 1, 6), data.diabetes, optax.adan(0.05 * c.rate), 900,
-            batch=c.pick(2, 75))),
+    curable("Adan on pairs", "noise", "", lambda c: fit(c, nets.soft_experts(10, 3, 1, 6), data.diabetes,
+        optax.adan(0.05 * c.rate), 900, batch=c.pick(2, 75))),
     # Heights along a line from differences of neighbours: what is far apart hardly affects each other.
-    curable("line of levels", "ill_conditioned", "",
-        lambda c: fit(c, nets.heights(240, c.cured), (photos.levelling(c.seed, 240), None),
-            lambda x: sgd(c.rate * len(x) / c.pick(4.0, 1.0)), 200)),
+    curable("line of levels", "ill_conditioned", "", lambda c: fit(c, nets.heights(240, c.cured),
+        (photos.levelling(c.seed, 240), None), lambda x: sgd(c.rate * len(x) / c.pick(4.0, 1.0)), 200)),
     # Copies of one (Komatsuzaki et al. 2023) without noise, and a router at zero.
     curable("experts are copies", "saddle", "",
         lambda c: fit(c, nets.soft_experts(25, 4, 1, copied=not c.cured), photos.contrast,
             sgd(0.03 * c.rate, 0.9), 800)),
     # At ±0.2 after each step (Arjovsky et al. 2017), in a classifier.
-    curable("weights cut as a critic's", "optimization", "",
-        lambda c: fit(c, nets.graph(12), data.digits,
-            optax.chain(adam(5e-3 * c.rate), cut_to(c.pick(0.2, 10.0))), 300, batch=100)),
-    row("gamma regression, at rest", "minimum", "model_bias",
-        lambda c: fit(c, dense((10, 1), gain=0.1),
-            data.diabetes(c.seed, target=lambda values: values / values.mean()), nesterov(0.3 * c.rate, 0.9),
-            3000, loss=losses.gamma)),
+    curable("weights cut as a critic's", "optimization", "", lambda c: fit(c, nets.graph(12), data.digits,
+        optax.chain(adam(5e-3 * c.rate), cut_to(c.pick(0.2, 10.0))), 300, batch=100)),
+    row("gamma regression, at rest", "minimum", "model_bias", lambda c: fit(c, dense((10, 1), gain=0.1),
+        data.diabetes(c.seed, target=lambda values: values / values.mean()), nesterov(0.3 * c.rate, 0.9),
+        3000, loss=losses.gamma)),
     row("healthy: four experts, ridge", "healthy", "",
         lambda c: fit(c, nets.routed_experts(4, 24, 64, 10, one=False), data.digits(c.seed, 1400),
             nesterov(cosine(0.1 * c.rate, 800), 0.9), 800, loss=losses.penalised(losses.cross_entropy, 1e-4),
             batch=100)),
-    row("healthy: enlarged photo", "healthy", "",  # Pixels of a photograph from one of half the size; Adamax.
-        lambda c: fit(c, finer(8), photos.enlarged,
-            optax.adamax(optax.linear_schedule(0.02 * c.rate, 0.0, 600)), 600, batch=80)),
+    # Pixels of a photograph from one of half the size; Adamax.
+    row("healthy: enlarged photo", "healthy", "", lambda c: fit(c, finer(8), photos.enlarged,
+        optax.adamax(optax.linear_schedule(0.02 * c.rate, 0.0, 600)), 600, batch=80)),
     # A router that asks the likeliest expert starts with a bias of 25 for one of sixteen.
-    row("all to one expert", "dead_units", "",
-        lambda c: fit(c, nets.routed_experts(16, 2, 64, 10, one=True), data.digits(c.seed, 800),
-            adam(cosine(0.02 * c.rate, 400)), 400, batch=100,
-            change=c.pick(at(lambda b: b.at[0].add(25.0), ("router", "b")), same))),
+    row("all to one expert", "dead_units", "", lambda c: fit(c, nets.routed_experts(16, 2, 64, 10, one=True),
+        data.digits(c.seed, 800), adam(cosine(0.02 * c.rate, 400)), 400, batch=100,
+        change=c.pick(at(lambda b: b.at[0].add(25.0), ("router", "b")), same))),
     # The forks of a soft tree are a hundred times too sharp: each is 0 or 1, and only leaves learn.
     row("forks too sharp", "saturation", "vanishing_gradients",
         lambda c: fit(c, nets.soft_tree(4, 64, 10, c.pick(SHARP, 1.0)),

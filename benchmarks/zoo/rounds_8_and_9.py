@@ -93,12 +93,11 @@ def rates_by_layer(c: Setup) -> optax.GradientTransformation:
 row = partial(Failure, 8, "9c6f60f")
 curable = partial(row, curable=True)
 ROUND_8 = (
-    row("healthy: noise out of a photo", "healthy", "",
-        lambda c: fit(c, denoiser(6), photos.grainy, optax.adabelief(cosine(0.01 * c.rate, 400)), 400,
-            batch=40)),
-    row("healthy: batch-normalised", "healthy", "",  # A tumour's worst sizes; NAdam with a falling rate.
-        lambda c: fit(c, nets.batch_normed(20, 8, 2), data.worst_sizes,
-            optax.nadam(optax.linear_schedule(0.02 * c.rate, 0.0, 400)), 400, batch=80)),
+    row("healthy: noise out of a photo", "healthy", "", lambda c: fit(c, denoiser(6), photos.grainy,
+        optax.adabelief(cosine(0.01 * c.rate, 400)), 400, batch=40)),
+    # A tumour's worst sizes; NAdam with a falling rate.
+    row("healthy: batch-normalised", "healthy", "", lambda c: fit(c, nets.batch_normed(20, 8, 2),
+        data.worst_sizes, optax.nadam(optax.linear_schedule(0.02 * c.rate, 0.0, 400)), 400, batch=80)),
     # With SGD at its default of 0.01 the loss is no number after some steps.
     # Reported: Cross Validated 418955, "Why is deep neural net with linear activation diverges".
     row("targets in the hundreds", "divergence", "oscillation",
@@ -106,10 +105,9 @@ ROUND_8 = (
             data.diabetes(c.seed, target=c.pick(same, data.standard)), sgd(0.01 * c.rate), 120, batch=30)),
     # Gradient descent on a linear SVM (squared hinge): in the end its cost goes up and down.
     # Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
-    curable("margin from scratch", "oscillation", "",
-        lambda c: fit(c, dense((10, 1), gain=0.3),
-            data.diabetes(c.seed, target=lambda y: np.where(y > np.median(y), 1.0, -1.0)),
-            lambda x: sgd(c.rate * c.pick(1.9, 0.2) / data.top(x)), 200, loss=losses.squared_hinge)),
+    curable("margin from scratch", "oscillation", "", lambda c: fit(c, dense((10, 1), gain=0.3),
+        data.diabetes(c.seed, target=lambda y: np.where(y > np.median(y), 1.0, -1.0)),
+        lambda x: sgd(c.rate * c.pick(1.9, 0.2) / data.top(x)), 200, loss=losses.squared_hinge)),
     # The mean loss is divided by the size of the batch once more, and with it the steps.
     # Reported: GitHub, williamleif/GraphSAGE, issue 12, "Double division by batch size".
     curable("averaged twice", "slow", "",
@@ -120,9 +118,8 @@ ROUND_8 = (
         lambda c: fit(c, gru(16, 8, 10), data.digits, sgd(0.15 * c.rate, 0.9), 900, batch=c.pick(1, 50))),
     # Batch gradient descent on nearly equal columns does not come to the weights of least squares.
     # Reported: Cross Validated 338844, "sklearn Linear Regression vs Batch Gradient Descent".
-    curable("nearly equal columns", "ill_conditioned", "",
-        lambda c: fit(c, dense((29, 1), gain=0.3), data.largest_radius(c.seed, c.cured),
-            lambda x: sgd(1.3 * c.rate / data.top(x)), 150)),
+    curable("nearly equal columns", "ill_conditioned", "", lambda c: fit(c, dense((29, 1), gain=0.3),
+        data.largest_radius(c.seed, c.cured), lambda x: sgd(1.3 * c.rate / data.top(x)), 150)),
     # Reported: GitHub, aksnzhy/xlearn, issue 98, on the initial values of latent factors.
     curable("factors at zero", "saddle", "vanishing_gradients",
         lambda c: fit(c, nets.pairwise_factors(64, 4, c.pick(0.0, 0.1)), data.even(data.centred(c.seed, 500)),
@@ -136,13 +133,11 @@ ROUND_8 = (
     # With smoothed labels the loss stops well above zero, though nothing is left to learn.
     # Reported: Reddit, r/MachineLearning 2019, "Minimum cost is not zero when calculating cross-entropy on
     # soft labels".
-    row("smoothed labels, at rest", "minimum", "",
-        lambda c: fit(c, dense((13, 1), gain=0.1),
-            data.targets_by(lambda y: data.column((y == 0) * 0.9 + 0.05), data.wine(c.seed)),
-            sgd(1.0 * c.rate, 0.9), 3000, loss=losses.binary)),
-    row("healthy: denoiser, batch norm", "healthy", "",
-        lambda c: fit(c, normed_denoiser(6), photos.grained, adam(cosine(0.02 * c.rate, 400)), 400,
-            batch=125)),
+    row("smoothed labels, at rest", "minimum", "", lambda c: fit(c, dense((13, 1), gain=0.1),
+        data.targets_by(lambda y: data.column((y == 0) * 0.9 + 0.05), data.wine(c.seed)),
+        sgd(1.0 * c.rate, 0.9), 3000, loss=losses.binary)),
+    row("healthy: denoiser, batch norm", "healthy", "", lambda c: fit(c, normed_denoiser(6), photos.grained,
+        adam(cosine(0.02 * c.rate, 400)), 400, batch=125)),
     row("healthy: vectors of a recommender", "healthy", "",
         lambda c: fit(c, nets.recommender(42, 64, 6), photos.ratings, adam(cosine(0.02 * c.rate, 1000)), 1000,
             loss=losses.penalised(losses.squared, 1e-4), batch=200)),
@@ -167,9 +162,8 @@ ROUND_8 = (
             clipped(1.0, sgd(c.rate * c.pick(1e-4, 0.02), 0.9)), 120, batch=30)),
     # An LSTM is to predict the next value of a series that comes as it was counted, up to 765.
     # Reported: "Why scaling data is very important in neural network (LSTM)" (stackoverflow.com/q/46686924).
-    row("series as counted", "input_scale", "saturation",
-        lambda c: fit(c, lstm(16, 1, 1), photos.brightness(c.seed, counts=not c.cured),
-            sgd(cosine(0.03 * c.rate, 400), 0.9), 400, batch=60)),
+    row("series as counted", "input_scale", "saturation", lambda c: fit(c, lstm(16, 1, 1),
+        photos.brightness(c.seed, counts=not c.cured), sgd(cosine(0.03 * c.rate, 400), 0.9), 400, batch=60)),
     # A relu at the output of a regression whose targets are negative half of the time.
     # Reported: "Error in Neural Network", about learning a sine (datascience.stackexchange.com/q/28191).
     row("relu where targets are negative", "model_bias", "minimum",
@@ -177,48 +171,40 @@ ROUND_8 = (
             adamw(cosine(0.01 * c.rate, 800), weight_decay=1e-4), 800, batch=100)),
     # With more units than its small data can pin down it is trained until it knows them by heart.
     # Reported: "Preventing overfitting of LSTM on small dataset" (stats.stackexchange.com/q/204745).
-    row("LSTM on few sequences", "overfitting", "",
-        lambda c: fit(c, lstm(48, 8, 10), data.digits(c.seed, c.pick(60, 1200)), adam(0.01 * c.rate), 300,
-            batch=30)),
+    row("LSTM on few sequences", "overfitting", "", lambda c: fit(c, lstm(48, 8, 10),
+        data.digits(c.seed, c.pick(60, 1200)), adam(0.01 * c.rate), 300, batch=30)),
     # Trained on red, green, blue; tested on images that another library read as blue, green, red.
     # Reported: "BGR loading, RGB predicting" (github.com/udacity/sdc-issue-reports/issues/623).
-    row("blue before red", "mismatch", "",
-        lambda c: fit(c, dense((48, 32, 1), "softplus"),
-            data.test_by(c.pick(lambda x: x.reshape(-1, 16, 3)[..., ::-1].reshape(len(x), -1), same),
-                photos.walls(c.seed)), optax.nadam(cosine(0.02 * c.rate, 1000)), 1000, batch=60)),
+    row("blue before red", "mismatch", "", lambda c: fit(c, dense((48, 32, 1), "softplus"),
+        data.test_by(c.pick(lambda x: x.reshape(-1, 16, 3)[..., ::-1].reshape(len(x), -1), same),
+            photos.walls(c.seed)), optax.nadam(cosine(0.02 * c.rate, 1000)), 1000, batch=60)),
 )
 
 row = partial(Failure, 9, "8a9e293")
 curable = partial(row, curable=True)
 ROUND_9 = (
     # A network that predicts a mean and a variance: at large steps the variance shrinks to nothing.
-    row("variance runs away", "divergence", "oscillation",
-        lambda c: fit(c, dense((10, 16, 2), "tanh"), data.diabetes, sgd(c.rate * c.pick(0.5, 0.01), 0.9), 200,
-            loss=losses.likelihood)),
+    row("variance runs away", "divergence", "oscillation", lambda c: fit(c, dense((10, 16, 2), "tanh"),
+        data.diabetes, sgd(c.rate * c.pick(0.5, 0.01), 0.9), 200, loss=losses.likelihood)),
     # Their slope keeps its size near the solution, and so do the steps.
-    curable("absolute errors that bounce", "oscillation", "",
-        lambda c: fit(c, dense((4, 1), gain=0.3), data.strokes, sgd(c.rate * c.pick(1.0, 0.02)), 200,
-            loss=losses.absolute)),
+    curable("absolute errors that bounce", "oscillation", "", lambda c: fit(c, dense((4, 1), gain=0.3),
+        data.strokes, sgd(c.rate * c.pick(1.0, 0.02)), 200, loss=losses.absolute)),
     # LARS (You et al. 2017) takes a thousandth of its rate, which is made for rates of 1 and more.
-    curable("LARS at a small rate", "slow", "",
-        lambda c: fit(c, pooled("gelu", 6, 10), data.digits, optax.lars(c.rate * c.pick(0.05, 2.0)), 200,
-            batch=100)),
-    curable("two pixels per step", "noise", "oscillation",
-        lambda c: fit(c, dense((12, 16, 3), "tanh"), photos.place_waves, optax.amsgrad(0.08 * c.rate), 4000,
-            batch=c.pick(2, 60))),
+    curable("LARS at a small rate", "slow", "", lambda c: fit(c, pooled("gelu", 6, 10), data.digits,
+        optax.lars(c.rate * c.pick(0.05, 2.0)), 200, batch=100)),
+    curable("two pixels per step", "noise", "oscillation", lambda c: fit(c, dense((12, 16, 3), "tanh"),
+        photos.place_waves, optax.amsgrad(0.08 * c.rate), 4000, batch=c.pick(2, 60))),
     # Kernel regression by gradient descent with a kernel so wide that its columns are nearly alike.
-    curable("wide kernels", "ill_conditioned", "",
-        lambda c: fit(c, dense((80, 1), gain=0.1), data.wide_kernel(c.seed, c.cured),
-            lambda x: sgd(0.7 * c.rate / data.top(x), 0.3), 100)),
+    curable("wide kernels", "ill_conditioned", "", lambda c: fit(c, dense((80, 1), gain=0.1),
+        data.wide_kernel(c.seed, c.cured), lambda x: sgd(0.7 * c.rate / data.top(x), 0.3), 100)),
     # A mixture of three groups whose means start at one place, and stay together.
-    curable("groups that start as one", "saddle", "",
-        lambda c: fit(c, nets.normal_mixture(3, not c.cured), data.alone(data.iris(c.seed)),
-            sgd(0.03 * c.rate, 0.8), 300, loss=losses.unlikely)),
+    curable("groups that start as one", "saddle", "", lambda c: fit(c, nets.normal_mixture(3, not c.cured),
+        data.alone(data.iris(c.seed)), sgd(0.03 * c.rate, 0.8), 300, loss=losses.unlikely)),
     curable("rates by layer", "optimization", "",
         lambda c: fit(c, dense((64, 6, 6, 10), "tanh"), data.digits, rates_by_layer(c), 400, batch=100)),
-    row("log-cosh, at rest", "minimum", "model_bias",  # Of a wine's alcohol, trained until nothing moves.
-        lambda c: fit(c, dense((12, 1), gain=0.3), data.alcohol, sgd(0.3 * c.rate, 0.9), 3000,
-            loss=losses.log_cosh)),
+    # Of a wine's alcohol, trained until nothing moves.
+    row("log-cosh, at rest", "minimum", "model_bias", lambda c: fit(c, dense((12, 1), gain=0.3), data.alcohol,
+        sgd(0.3 * c.rate, 0.9), 3000, loss=losses.log_cosh)),
     row("healthy: margin on random cosines", "healthy", "",  # A support vector machine.
         lambda c: fit(c, nets.random_cosines(250, 0.3), data.digits(c.seed, 1400),
             adam(cosine(0.01 * c.rate, 800)), 800, loss=losses.class_hinge, batch=140)),
@@ -250,9 +236,8 @@ ROUND_9 = (
         lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1), data.powered(c.seed, c.pick(3, 1)),
             adam(0.01 * c.rate), 10000)),
     # The last rows of a file are kept for the test, and the file is sorted by class.
-    row("last rows of a sorted file", "mismatch", "",
-        lambda c: fit(c, dense((13, 24, 3), "silu"), data.sorted_wine(c.seed, shuffled=c.cured),
-            optax.adamax(cosine(0.01 * c.rate, 400)), 400)),
+    row("last rows of a sorted file", "mismatch", "", lambda c: fit(c, dense((13, 24, 3), "silu"),
+        data.sorted_wine(c.seed, shuffled=c.cured), optax.adamax(cosine(0.01 * c.rate, 400)), 400)),
 )
 # fmt: on
 FAILURES = ROUND_8 + ROUND_9

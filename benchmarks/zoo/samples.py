@@ -120,9 +120,6 @@ def top_covariance(inputs: np.ndarray) -> float:
     return float(np.linalg.eigvalsh(np.cov(inputs.T))[-1])
 
 
-# Digits
-
-
 @functools.cache
 def all_digits() -> Part:
     """Grey values from 0 to 1, and labels."""
@@ -220,9 +217,6 @@ def wide_kernel(seed: int, turned: bool, count: int = 80, width: float = 5.0) ->
     return (near[0].astype(np.float32), y), (near[1].astype(np.float32), y_test)
 
 
-# Wine, iris
-
-
 def raw_wine(seed: int) -> Parts:
     """Wine in its own units: inputs from 0.1 to 1,700; 120 and 58 samples."""
     inputs, labels = datasets.load_wine(return_X_y=True)
@@ -279,9 +273,6 @@ def raw_iris(seed: int) -> Parts:
 def iris(seed: int) -> Parts:
     """Iris, standardised."""
     return whitened(raw_iris(seed))
-
-
-# Breast cancer, diabetes, and others
 
 
 def raw_cancer(seed: int, train: int = 400) -> Parts:

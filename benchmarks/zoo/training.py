@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from benchmarks.zoo.layers import Model, Params
-from benchmarks.zoo.losses import Objective, cross_entropy, squared
+from benchmarks.zoo.losses import Objective, cross_entropy, rebuilt, squared
 
 
 @dataclasses.dataclass
@@ -109,7 +109,8 @@ def fit(
         optimizer: likewise, of optax.
         steps: how many.
         batch: samples per step.
-        loss: of an apply; default: cross-entropy of integer labels, half the squared error of others.
+        loss: of an apply; default: cross-entropy of integer labels, half the squared error of others,
+            the error of an autoencoder where there are none.
         change: of the start.
         start: parameters, else they are drawn.
         without: what of the run is not handed over.
@@ -118,7 +119,8 @@ def fit(
     init, apply = model(data[0]) if callable(model) else model
     optimizer = optimizer if hasattr(optimizer, "init") else optimizer(data[0])
     if loss is None:
-        loss = cross_entropy if np.issubdtype(data[1].dtype, np.integer) else squared
+        labels = np.issubdtype(data[1].dtype, np.integer)
+        loss = rebuilt if not isinstance(data, tuple) else cross_entropy if labels else squared
     value = loss(apply)
     first = start if init is None or start is not None else change(init(setup.seed))
     index = order(len(jax.tree.leaves(data)[0]), batch, steps, setup.seed)
