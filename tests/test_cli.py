@@ -12,7 +12,7 @@ import pytest
 
 import hessian_probe
 from hessian_probe.cli import commands, main
-from hessian_probe.cli.load import load_target
+from hessian_probe.cli.commands import load_target
 from hessian_probe.cli.progress import Progress
 
 pytestmark = pytest.mark.any_promotion

@@ -40,13 +40,6 @@ CORE = {"hessian_probe", "jax", "jaxlib", "numpy", "scipy"} | sys.stdlib_module_
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 # A file that only one other of its folder reads is a part of that one where both together have no more lines.
 TOGETHER = 400
-# What is still to be mended, by room.  An entry that is no longer needed fails, so the table can only shrink.
-NOT_YET_ONE_NAME: dict[str, set[str]] = {}
-NOT_YET_STRAIGHT: dict[str, set[str]] = {}
-NOT_YET_MERGED: dict[str, set[str]] = {
-    # cli
-    "cli": {"cli/load < cli/commands"},
-}
 
 
 def absolute_imports(path: Path, nodes) -> Iterator[str]:
@@ -157,36 +150,17 @@ def circles() -> list[set[Path]]:
     ]
 
 
-def compare(found: dict[str, set[str]], not_yet: dict[str, set[str]], fault: str) -> None:
-    """Fail at what is not in the table, and at what the table holds without need."""
-    rooms = sorted(set(found) | set(not_yet))
-    new = {room: found.get(room, set()) - not_yet.get(room, set()) for room in rooms}
-    mended = {room: not_yet.get(room, set()) - found.get(room, set()) for room in rooms}
-    assert not any(new.values()), f"{fault}: { {room: new[room] for room in rooms if new[room]} }"
-    gone = {room: mended[room] for room in rooms if mended[room]}
-    assert not gone, f"mended, so take them out of the table NOT_YET…: {gone}"
-
-
 def test_no_class_name_occurs_twice():
     places = defaultdict(list)
     for path in FILES:
         for node in ast.walk(ast.parse(text_of(path))):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(path)
-    found = defaultdict(set)
-    for name, paths in places.items():
-        if len(paths) > 1:
-            for path in paths:
-                found[room_of(path)].add(name)
-    compare(found, NOT_YET_ONE_NAME, "a class name that occurs twice")
+    assert not {name: list(map(label, paths)) for name, paths in places.items() if len(paths) > 1}
 
 
 def test_no_files_import_each_other():
-    found = defaultdict(set)
-    for circle in circles():
-        for path in circle:
-            found[room_of(path)].add(label(path))
-    compare(found, NOT_YET_STRAIGHT, "files in a circle of imports")
+    assert not [sorted(map(label, circle)) for circle in circles()]
 
 
 def test_a_file_that_only_one_other_reads_is_a_part_of_it():
@@ -196,11 +170,11 @@ def test_a_file_that_only_one_other_reads_is_a_part_of_it():
     for path in FILES:
         for other in () if path.name in ("__init__.py", "__main__.py") else read_by(path):
             readers[other].add(path)
-    found = defaultdict(set)
+    found = []
     for path, (*others,) in readers.items():
         if is_face(path) or path in public or path.name == "thresholds.py" or len(others) != 1:
             continue
         lines = sum(len(text_of(each).splitlines()) for each in (path, others[0]))
         if path.parent == others[0].parent and lines <= TOGETHER:
-            found[room_of(path)].add(f"{label(path)} < {label(others[0])}")
-    compare(found, NOT_YET_MERGED, f"files that would fit into their only reader ({TOGETHER} lines)")
+            found.append(f"{label(path)} fits into {label(others[0])}")
+    assert not found
