@@ -16,6 +16,7 @@ from hessian_probe.operators.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
 from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner
 from hessian_probe.optimizers.untrained_params import frozen_variables
+from hessian_probe.results import Cost
 
 # At most this number of samples enter where losses or gradients of single samples are computed.
 MAX_SINGLE = 512
@@ -65,7 +66,7 @@ class Case:
         self.measured: dict[str, str] = {}
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
-        self.num_hvps = self.num_evaluations = 0
+        self.cost = Cost()
         self.lower_points: list[tuple[float, Any]] = []  # lower training losses, each with its parameters
         self.samples: Samples | None = None if data is None else join_batches(data)
         self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
@@ -140,7 +141,7 @@ class Case:
             except ImportError:
                 self.adam_failed = NO_OPTAX
                 return float("nan"), None
-        self.num_evaluations += 2 * self.num_adam_steps
+        self.cost.add(gradients=2 * self.num_adam_steps)
         return self._adam_runners[hashable(loss)].best(params, batch)
 
     def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
@@ -154,7 +155,7 @@ class Case:
             together = float(jax.jit(self.loss)(at, batch))
         except Exception:  # a loss that cannot take one sample is no mean over samples
             return None
-        self.num_evaluations += 2
+        self.cost.add(losses=2)
         mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
         return losses if mean and np.all(np.isfinite(losses)) else None
 

@@ -167,8 +167,8 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
         not_checked=tuple(missing),
         loss=case.value,
         measured=tuple(case.measured.items()),
-        num_hvps=case.num_hvps,
-        num_evaluations=case.num_evaluations,
+        num_hvps=case.cost.num_hvps,
+        num_evaluations=case.cost.num_evaluations,
     )
 
 
@@ -183,8 +183,7 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
         optimizer=case.optimizer,
         opt_state=case.opt_state,
     )
-    case.num_hvps += found.num_hvps
-    case.num_evaluations += found.num_gradients
+    case.cost.add(hvps=found.num_hvps, gradients=found.num_gradients)
     if found.proposed is None:
         case.measured["learning rate and momentum from the spectrum"] = f"none: {found.reason}"
         return

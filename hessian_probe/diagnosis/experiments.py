@@ -62,15 +62,14 @@ class Experiments(ReferenceModels):
             opt_state=self.opt_state,
             key=self.key,
         )
-        self.num_hvps += found.num_hvps
+        self.cost.add(hvps=found.num_hvps)
         return found
 
     @cached_property
     def point(self) -> CriticalPoint:
         """The classification of the point, in the parameters that the optimiser moves."""
         found = classify(self.loss_of_trained, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
-        self.num_hvps += found.num_hvps
-        self.num_evaluations += found.num_evaluations
+        self.cost.add(hvps=found.num_hvps, losses=found.num_evaluations)
         return found
 
     @cached_property
@@ -94,7 +93,7 @@ class Experiments(ReferenceModels):
         steps = self.steps(self.samples.batch_size, self.num_steps)
 
         def tried(factor: float) -> Trial:
-            self.num_evaluations += self.num_steps
+            self.cost.add(gradients=self.num_steps)
             return steps.run(self.params, self.opt_state, self.value, factor)
 
         try:
@@ -118,7 +117,7 @@ class Experiments(ReferenceModels):
         if self.samples_in_a_step is None:
             return self.trials
         steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
-        self.num_evaluations += self.num_steps * len(factors)
+        self.cost.add(gradients=self.num_steps * len(factors))
         return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
 
     @property
@@ -133,7 +132,7 @@ class Experiments(ReferenceModels):
 
     def continued_at(self, factor: float) -> float:
         """The same at a multiple of the rate."""
-        self.num_evaluations += self.num_adam_steps
+        self.cost.add(gradients=self.num_adam_steps)
         return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
 
     @cached_property
@@ -150,7 +149,7 @@ class Experiments(ReferenceModels):
         """Loss after a trial without weight decay; NaN where the optimiser applies none."""
         if not self.trials or not self.decays_weights:
             return math.nan
-        self.num_evaluations += self.num_steps
+        self.cost.add(gradients=self.num_steps)
         steps = self.steps(self.samples_in_a_step, self.num_steps, pull=False)
         return steps.run(self.params, self.opt_state, self.value).after
 
@@ -165,7 +164,7 @@ class Experiments(ReferenceModels):
     def gradient_descent(self, rate: float) -> Trial:
         """A trial of gradient descent on all samples."""
         assert self.samples is not None
-        self.num_evaluations += self.num_steps
+        self.cost.add(gradients=self.num_steps)
         optimizer = HeavyBall()
         steps = TrialRunner(self.loss, optimizer, self.samples, None, self.num_steps)
         return steps.run(self.params, optimizer.init(self.params), self.value, rate)
@@ -202,7 +201,7 @@ class Experiments(ReferenceModels):
         if not self.trials:
             return None
         assert self.samples is not None
-        self.num_evaluations += self.num_steps
+        self.cost.add(gradients=self.num_steps)
         state = self.optimizer.init(self.params)
         return self.steps(self.samples.batch_size, self.num_steps).run(self.params, state, self.value)
 
@@ -260,7 +259,7 @@ class Experiments(ReferenceModels):
             return float("nan"), float("nan")
         batch = jax.tree.map(jnp.asarray, samples.batch)
         value = jax.jit(self.loss)
-        self.num_evaluations += 2
+        self.cost.add(losses=2)
         return float(value(self.params, batch)), float(value(end, batch))
 
     @cached_property

@@ -77,7 +77,7 @@ class ReferenceModels(Case):
         start, batch = self._reinitialised, jax.tree.map(jnp.asarray, self.samples.take(some))
         value = float(self.loss(start, batch))
         outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
-        self.num_evaluations += 2
+        self.cost.add(losses=2)
         if not (math.isfinite(value) and np.all(np.isfinite(outputs))):
             return task
         again = baselines.recognise_task(outputs, self.targets[some], value, like=task)
@@ -235,7 +235,7 @@ class ReferenceModels(Case):
         """
         if self.samples is None:
             return math.nan, math.nan
-        self.num_evaluations += 1
+        self.cost.add(losses=1)
         start = perturb(self.params, np.random.default_rng(0))
         batch = jax.tree.map(jnp.asarray, self.samples.batch)
         first = float(jax.jit(self.loss_of_trained)(start, batch))
@@ -258,7 +258,7 @@ class ReferenceModels(Case):
         batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
         value = jax.jit(self.loss)
         here, anew = float(value(self.params, batch)), float(value(self._reinitialised, batch))
-        self.num_evaluations += 2
+        self.cost.add(losses=2)
         alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
         after, floor = (self.best_by_adam(self.params, some)[0] for some in (batch, alone))
         return here, anew, after, floor

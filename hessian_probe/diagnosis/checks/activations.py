@@ -41,7 +41,7 @@ def check(case: Experiments) -> Found:
         others = activation_slopes(program, count, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked(UNIT_CAUSES, f"a program that can be run in parts; {error}")]
-    case.num_evaluations += 1
+    case.cost.add(losses=1)
     hidden = [seen.activations[i] for i in sorted(seen.hidden)]
     out: Found = []
     if seen.loops:

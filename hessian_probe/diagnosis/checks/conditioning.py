@@ -57,7 +57,7 @@ def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:
     krylov = Krylov(op, gradient, case.rng, PRODUCTS, op.active)
     while krylov.size < PRODUCTS and krylov.step():
         pass
-    case.num_hvps += krylov.steps
+    case.cost.add(hvps=krylov.steps)
     ritz = krylov.ritz()
     top = float(np.max(np.abs(ritz.values)))
     good = ritz.values > 1e-6 * top  # along the rest the model has no minimum
@@ -90,7 +90,7 @@ def check(case: Experiments) -> Found:
         return []
     op = case.op
     losses = [op.objective.value(add_scaled(op.x, 1.0, step)) for step in model.steps]
-    case.num_evaluations += len(losses)
+    case.cost.add(losses=len(losses))
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
     if lowest < case.value:
         x = add_scaled(op.x, 1.0, model.steps[losses.index(lowest)])
@@ -118,8 +118,8 @@ def check(case: Experiments) -> Found:
             reason="newton_step",
             claim=f"a long valley: most of the possible decrease lies along curvature "
             f"{number(model.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
-            f"products lowers the loss by {number(100 * newton, 2)} %, first-order steps by "
-            f"{number(100 * plain, 2)} %",
+            f"products lowers the loss by {number(100 * newton, 3)} %, first-order steps by "
+            f"{number(100 * plain, 3)} %",
             quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
             number=better,
             low=better * math.exp(-2 * SPREAD),

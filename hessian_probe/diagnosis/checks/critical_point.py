@@ -93,13 +93,13 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
     """Leave it on a copy, and train on from there as from here."""
     move = escape(case.loss_of_trained, case.params, case.data, point=point, key=case.key)
     steps = move.num_evaluations - point.num_evaluations
-    case.num_evaluations += steps
+    case.cost.add(losses=steps)
     unchanged, left, on = case.value, move.loss_after, ""
     if case.trials and move.status == "escaped":
         trained = case.steps(case.samples_in_a_step, case.num_steps)
         left = min(left, trained.run(move.params, case.opt_state, left).after)
         unchanged = min(unchanged, case.trials[1.0].after)
-        case.num_evaluations += case.num_steps
+        case.cost.add(gradients=case.num_steps)
         on = f" and {case.num_steps} steps of training"
     size = max(abs(case.value), 1e-300)
     gain, own = (unchanged - left) / size, (case.value - unchanged) / size
@@ -114,7 +114,7 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
         cause="saddle",
         reason="label" if labelled else "negative_curvature",
         claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} {verb} the loss by "
-        f"{number(100 * gain, 3)} % more than training on, which lowers it by {number(100 * own, 2)} %",
+        f"{number(100 * gain, 3)} % more than training on, which lowers it by {number(100 * own, 3)} %",
         quantity="share of the loss that leaving gains over training on",
         number=gain,
         low=gain,

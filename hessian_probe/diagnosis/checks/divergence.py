@@ -134,7 +134,7 @@ def _from_data(case: Experiments, samples: Samples) -> bool:
         for some in (~rows, rows)
         if np.any(some)
     ]
-    case.num_evaluations += len(finite)
+    case.cost.add(losses=len(finite))
     return not finite[0] and all(finite[1:])
 
 

@@ -38,7 +38,7 @@ def check(case: Experiments) -> Found:
         norms, loops = layer_gradients(case.loss, case.params, batch)
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked(both, f"a program that can be run in parts; {error}")]
-    case.num_evaluations += 1
+    case.cost.add(gradients=1)
     if len(norms) < FEWEST or not norms[-1] > 0:
         need = "layers outside scan, while and cond" if loops else f"at least {FEWEST} layers"
         return [NotChecked(both, need)]

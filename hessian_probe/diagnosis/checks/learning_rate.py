@@ -111,8 +111,8 @@ def _gained(
             log_confidence(gain, MATERIAL, SPREAD),
             log_confidence(BEYOND_SLOPE * slope, 1.0, SPREAD),
         ),
-        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much, by "
-        f"{number(100 * gain, 2)} % of the loss more",
+        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much as "
+        f"at the present rate ({number(100 * gain, 3)} % of the loss more)",
         "decrease with longer steps ÷ decrease at the present rate",
         faster,
         FASTER,
@@ -163,7 +163,7 @@ def _ended(case: Experiments) -> Finding:
         "slow",
         "schedule_ended",
         "the optimiser no longer moves: its schedule has reduced the rate to zero; with the schedule "
-        f"restarted {case.num_steps} steps lower the loss by {number(100 * gain, 2)} %",
+        f"restarted {case.num_steps} steps lower the loss by {number(100 * gain, 3)} %",
         quantity="share of the loss that steps gain with the schedule restarted",
         number=gain,
         threshold=MATERIAL,

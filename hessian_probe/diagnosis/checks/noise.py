@@ -50,7 +50,7 @@ def check(case: Experiments) -> Found:
             "noise_scale" if by_scale >= by_trials else "larger_batches",
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
             f"{number(scale[0], 3)} samples, and a batch {LARGER} times as large lowers the loss by "
-            f"{number(100 * gain, 2)} % more",
+            f"{number(100 * gain, 3)} % more",
             quantity="gradient noise scale ÷ batch size",
             number=scale[0] / size,
             threshold=1.0,
@@ -70,7 +70,7 @@ def _gain_of_larger(case: Experiments, size: int) -> float:
     assert case.samples is not None
     larger = case.steps(min(LARGER * size, case.samples.size), case.num_steps)
     changed = larger.run(case.params, case.opt_state, case.value).after
-    case.num_evaluations += case.num_steps
+    case.cost.add(gradients=case.num_steps)
     case.measured[f"loss after {case.num_steps} steps with {LARGER} times the batch"] = number(changed, 4)
     return case.gain(case.trials[1.0].after, min(changed, case.full_batch[1.0].after))
 
@@ -118,7 +118,7 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
         return jax.lax.scan(add, zero, part)[0]
 
     sums, squares = jax.jit(lambda parts: jax.lax.map(group, parts))(groups)
-    case.num_evaluations += 2
+    case.cost.add(gradients=2)
     sums, squares = np.asarray(sums, np.float64), np.asarray(squares, np.float64)
 
     def parts(keep: np.ndarray) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def _oscillation(case: Experiments) -> Finding:
         cause="oscillation",
         reason=sign.reason,
         claim=f"steps are too long: {known}{sign.quantity} = {number(sign.number, 3)}, and {best:.3g} times "
-        f"the rate lowers the loss by {number(100 * gain, 2)} % more",
+        f"the rate lowers the loss by {number(100 * gain, 3)} % more",
         quantity=sign.quantity,
         number=sign.number,
         low=sign.number - 2 * sign.error,
@@ -121,7 +121,7 @@ def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
         full = case.steps(None, case.num_steps)
         flips = full.run(case.params, case.opt_state, case.value, 1.0, found.direction).flips
-        case.num_evaluations += case.num_steps
+        case.cost.add(gradients=case.num_steps)
         quantity = "share of steps in which the gradient along the sharpest direction changes sign"
         case.measured[quantity] = number(flips, 2)
         source = "below the limit no sign changes; chosen on synthetic failures"
