@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# The operators note on an exception where in the caller's loss it was raised.
-IN_THE_LOSS = "raised while hessian_probe"
+from hessian_probe.operators.objective import notes_in_loss
 
 
 class BadInputError(Exception):
@@ -13,13 +12,9 @@ class BadInputError(Exception):
 def told(error: BaseException) -> str:
     """Write an exception in a few lines: its kind, its first paragraph, where in the loss it was."""
     said = f"{type(error).__name__}: {str(error).strip()}".split("\n\n")[0]
-    return "\n".join([said, *(f"({note})" for note in _notes(error))])
+    return "\n".join([said, *(f"({note})" for note in notes_in_loss(error))])
 
 
 def raised_in_loss(error: BaseException) -> bool:
     """Whether an exception came out of the caller's loss."""
-    return bool(_notes(error))
-
-
-def _notes(error: BaseException) -> list[str]:
-    return [note for note in getattr(error, "__notes__", []) if note.startswith(IN_THE_LOSS)]
+    return bool(notes_in_loss(error))

@@ -26,6 +26,18 @@ from hessian_probe.operators.tracing import (
 from hessian_probe.results import Cost
 
 
+def note_in_loss(error: BaseException, doing: str) -> None:
+    """Note on an exception that it came out of the caller's loss; `notes_in_loss` returns these notes."""
+    note = f"raised while hessian_probe {doing}"
+    error.add_note(note)
+    error.__dict__["notes_in_loss"] = (*notes_in_loss(error), note)
+
+
+def notes_in_loss(error: BaseException) -> tuple[str, ...]:
+    """Where in the caller's loss an exception was raised; empty where it was raised elsewhere."""
+    return error.__dict__.get("notes_in_loss", ())
+
+
 class Objective:
     """The loss to be probed, at any parameters of one layout.
 
@@ -60,7 +72,7 @@ class Objective:
                 batch.arrays,
             )
         except Exception as error:
-            error.add_note("raised while hessian_probe differentiated the loss")
+            note_in_loss(error, "differentiated the loss")
             raise
         self.route = find_route(self.loss, self.layout, batch.layout, shapes)
         self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
@@ -97,7 +109,7 @@ class Objective:
 
     def _explained(self, error: Exception) -> Exception:
         what = "loss(params)" if self.data.source is None else "loss(params, batch)"
-        error.add_note(f"raised while hessian_probe traced {what}")
+        note_in_loss(error, f"traced {what}")
         if isinstance(self.data.source, list):
             error.add_note(
                 "data is a list, so every item of it was passed as a batch; if it is one batch, pass a tuple"
