@@ -135,7 +135,8 @@ def number(value: float, digits: int = 4) -> str:
     """Format a number for a report: plain where that is readable, else in powers of ten."""
     value = float(value)
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits}g}"
+        text = f"{value:.{digits}g}"
+        return f"{float(text):.0f}" if "e" in text else text
     return f"{value:.{max(digits - 1, 1)}e}"
 
 

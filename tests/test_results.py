@@ -125,6 +125,10 @@ def test_numbers_are_short(value, text):
     assert number(value) == text
 
 
+def test_two_digits_of_a_hundred_are_no_power_of_ten():
+    assert [number(value, 2) for value in (100, 1234.5, -123.4)] == ["100", "1200", "-120"]
+
+
 def test_signs_are_shown():
     assert signed(1.5) == "+1.5"
     assert signed(-1.5) == "-1.5"
