@@ -72,7 +72,7 @@ class Cost:
     num_hvps: int = 0
     num_gradients: int = 0
     num_losses: int = 0
-    whole: Cost | None = None
+    whole: Cost | None = dataclasses.field(default=None, repr=False)
 
     @property
     def num_evaluations(self) -> int:
