@@ -38,7 +38,7 @@ DISTANCES = 0.25 ** np.arange(1, 17)
 VISIBLE = 64.0
 SHARE = 0.5
 SEEN = 3
-# Random directions looked at; along each the loss is taken at ± NEARER shares of the distance.
+# Random directions that are sampled; along each the loss is taken at ± NEARER shares of the distance.
 DIRECTIONS = 4
 # Rounding of the loss, and of its slope, that a sample may fall by.
 ROUNDINGS = 8.0

@@ -58,7 +58,7 @@ class Pipeline:
 
     @property
     def spent(self) -> int:
-        """Products spent so far, at every point that was looked at."""
+        """Products spent so far, at the parameters and at the predicted critical point."""
         return self.op.objective.cost.num_hvps
 
     @property

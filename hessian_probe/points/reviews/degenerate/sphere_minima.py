@@ -28,7 +28,7 @@ LEVEL = 0.02
 DIMENSIONS = 3
 # Share of the starts on every sphere that must end on a floor; the others must lie higher.
 ARRIVED = 0.75
-# Floors whose Hessian is looked at, on the widest and on the narrowest sphere.
+# Floors whose Hessian is computed, on the widest and on the narrowest sphere.
 LOOKED_AT = 3
 
 

@@ -3,7 +3,7 @@
 Directions are found, not only drawn: the gradients seen on the sphere make a bundle whose shortest convex
 combination points down; directions along which no kink is crossed are split off; and from the lowest, the
 highest and the most peaked direction a search goes on along the sphere.  What is stated holds for the
-directions that were looked at.
+directions that were sampled.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Bundle(NamedTuple):
 
 
 class SphereSampling:
-    """Looks at the loss around a point.
+    """Samples the loss around a point.
 
     Args:
         op: operator at the point; only values and gradients are used.

@@ -1,6 +1,6 @@
 """What finite steps say of a point where the second derivative is blind or is contradicted.
 
-The loss is looked at on spheres a factor APART apart.  A claim needs the same finding on AGREE of them
+The loss is sampled on spheres a factor APART apart.  A claim needs the same finding on AGREE of them
 in a row, the smallest that rounding lets see among them.
 """
 
