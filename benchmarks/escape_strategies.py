@@ -7,7 +7,7 @@ model, or a random perturbation.  They lost (docs/api/training.md), so that the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,24 +28,18 @@ from hessian_probe.training.transform import EscapeHook, HookOptions
 BISECTIONS = 40
 
 
-class Projection(NamedTuple):
+Candidates = tuple[jax.Array, jax.Array]
+
+
+def projected(space: KrylovSpace, gradient: Vector) -> tuple[jax.Array, Vector]:
     """The gradient in a Krylov space: ⟨gradient, Ritz vector⟩, shape (m,), and what lies outside."""
-
-    slopes: jax.Array
-    outside: Vector
-
-
-class Candidates(NamedTuple):
-    """Candidate steps: coordinates of shape (k, m), and multiples of the gradient outside, shape (k,)."""
-
-    inside: jax.Array
-    outside: jax.Array
-
-
-def projected(space: KrylovSpace, gradient: Vector) -> Projection:
-    """Express a gradient in a Krylov space."""
     inside = coefficients(space.basis, gradient)
-    return Projection(space.weights.T @ inside, add_scaled(gradient, -1.0, combine(space.basis, inside)))
+    return space.weights.T @ inside, add_scaled(gradient, -1.0, combine(space.basis, inside))
+
+
+def displacement(space: KrylovSpace, inside: jax.Array, multiple: jax.Array, outside: Vector) -> Vector:
+    """Write one candidate as a vector of the parameter space."""
+    return add_scaled(combine(space.basis, space.weights @ inside), multiple, outside)
 
 
 def saddle_free_newton(space: KrylovSpace, slopes: jax.Array, longest: jax.Array) -> Candidates:
@@ -53,22 +47,17 @@ def saddle_free_newton(space: KrylovSpace, slopes: jax.Array, longest: jax.Array
 
     Without a gradient it does not move; outside the space the gradient is divided by ‖H‖.
 
-    Args:
-        space: the Krylov space.
-        slopes: of the gradient along its Ritz vectors.
-        longest: longest step to try, in params.
-
     Returns:
-        NUM_TRIALS candidates, that step times 2 … 2/2^(NUM_TRIALS−1), clipped to `longest`.
+        NUM_TRIALS candidates, that step times 2 … 2/2^(NUM_TRIALS−1), clipped to `longest`: coordinates along
+        the Ritz vectors, shape (k, m), and multiples of the gradient outside the space, shape (k,).
 
-    Source:
-        Y. Dauphin et al. 2014, algorithm 1, arXiv:1406.2572.
+    Source: Y. Dauphin et al. 2014, algorithm 1, arXiv:1406.2572.
     """
     step = -slopes / (jnp.abs(space.values) + space.band)
     length = jnp.sqrt(jnp.sum(jnp.square(step)))
     shrink = jnp.minimum(1.0, 0.5 * longest / jnp.where(length > 0, length, jnp.ones_like(length)))
     factors = 2.0 * shrink * trial_lengths(space.values.dtype)
-    return Candidates(factors[:, None] * step[None, :], -factors / (space.norm + space.band))
+    return factors[:, None] * step[None, :], -factors / (space.norm + space.band)
 
 
 def cubic_newton(space: KrylovSpace, slopes: jax.Array, longest: jax.Array) -> Candidates:
@@ -77,16 +66,10 @@ def cubic_newton(space: KrylovSpace, slopes: jax.Array, longest: jax.Array) -> C
     The minimiser is s = −(H + λ)⁻¹g with λ = σ‖s‖ ≥ −λ_min; where the gradient has nothing along the lowest
     Ritz vector (the hard case), what is missing in length is taken along it.
 
-    Args:
-        space: the Krylov space.
-        slopes: of the gradient along its Ritz vectors.
-        longest: longest step to try, in params; σ starts where a step that long has λ = ‖H‖.
-
     Returns:
-        NUM_TRIALS candidates, for σ = ‖H‖/longest · 2^j.
+        NUM_TRIALS candidates as above, for σ = ‖H‖/longest · 2^j: at first a step of `longest` has λ = ‖H‖.
 
-    Source:
-        Yu. Nesterov and B. T. Polyak, Math. Programming 108, 2006, doi:10.1007/s10107-006-0706-8; in a
+    Source: Yu. Nesterov and B. T. Polyak, Math. Programming 108, 2006, doi:10.1007/s10107-006-0706-8; in a
         Krylov space: C. Cartis, N. Gould and Ph. Toint, Math. Programming 127, 2011,
         doi:10.1007/s10107-009-0286-5.
     """
@@ -115,15 +98,10 @@ def cubic_newton(space: KrylovSpace, slopes: jax.Array, longest: jax.Array) -> C
         s = s.at[0].add(sign * jnp.sqrt(jnp.maximum(missing, 0.0)))
         return s, -1 / (size + shift)
 
-    return Candidates(*jax.vmap(solve)(size / longest / trial_lengths(space.values.dtype)))
+    return jax.vmap(solve)(size / longest / trial_lengths(space.values.dtype))
 
 
 NEWTON = {"saddle_free_newton": saddle_free_newton, "cubic_newton": cubic_newton}
-
-
-def displacement(space: KrylovSpace, inside: jax.Array, multiple: jax.Array, outside: Vector) -> Vector:
-    """Write one candidate as a vector of the parameter space."""
-    return add_scaled(combine(space.basis, space.weights @ inside), multiple, outside)
 
 
 class NewtonLoss(LocalLoss):
@@ -166,9 +144,9 @@ class NewtonLoss(LocalLoss):
             found = self.value(add_scaled(self.x, 1.0, displacement(space, *candidate, outside)))
             return jnp.where(jnp.isfinite(found), found, jnp.full_like(found, jnp.inf))
 
-        values = jax.lax.map(value, tuple(steps))
+        values = jax.lax.map(value, steps)
         best = jnp.argmin(values)
-        step = displacement(space, steps.inside[best], steps.outside[best], outside)
+        step = displacement(space, steps[0][best], steps[1][best], outside)
         leaves = space.negative & (before - values[best] > enough)
         curvature, size = space.curvature.astype(self.dtype), space.norm.astype(self.dtype)
         return FirstStep(step, values[best], leaves, curvature, size, space.num_products)
@@ -196,11 +174,7 @@ class NewtonHook(EscapeHook):
 
 
 class PerturbationHook(EscapeHook):
-    """A random step of length up to `radius` where the plateau test asks, and nothing proved.
-
-    Source:
-        C. Jin et al. 2017, arXiv:1703.00887.
-    """
+    """A random step up to `radius` where the plateau test asks (C. Jin et al. 2017, arXiv:1703.00887)."""
 
     def __init__(self, radius: float, *args: Any) -> None:
         super().__init__(*args)
