@@ -172,11 +172,7 @@ def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
 
 
 def campaign(
-    times: int,
-    seed: int,
-    folder: Path,
-    jobs: tuple[str, ...] = JOBS,
-    signals: tuple[str, ...] = SIGNALS,
+    times: int, seed: int, folder: Path, jobs: tuple[str, ...] = JOBS, signals: tuple[str, ...] = SIGNALS
 ) -> list[str]:
     """Kill each job `times` times by each signal; print one line for each, return the faults."""
     faults = []

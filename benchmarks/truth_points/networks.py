@@ -8,7 +8,6 @@ from slow late training.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from itertools import combinations, product
@@ -77,11 +76,11 @@ def descend(
     """
     both = jax.value_and_grad(loss)
 
-    def going_on(state: tuple[Any, Any, jax.Array, jax.Array]) -> jax.Array:
+    def going_on(state: Any) -> jax.Array:
         _, _, value, step = state
         return (step < num_steps) & (value >= below)
 
-    def move(state: tuple[Any, Any, jax.Array, jax.Array]) -> tuple[Any, Any, jax.Array, jax.Array]:
+    def move(state: Any) -> Any:
         at, gradient, _, step = state
         at = jax.tree.map(lambda leaf, slope: leaf - rate * slope, at, gradient)
         value, gradient = both(at, data)
@@ -93,21 +92,13 @@ def descend(
     return params, value, step
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A network and two starts: one that plateaus and one as people use."""
-
-    widths: tuple[int, ...]
-    small: float  # weights' scale for the plateau, ‖params‖ = 0.05 ... 1.8
-    standard: float  # weights' scale for the slope and for late training
-    rate: float  # learning rate for the latter; the former takes 0.1
-
-
+# Widths; weights' scale for the plateau, ‖params‖ = 0.05 … 1.8, where the learning rate is 0.1; weights'
+# scale and learning rate for the slope and for late training.
 ACTIVATIONS = {
-    "linear": Trained((64, 12, 12, 10), 0.045, 1.0, 0.02),
-    "tanh": Trained((64, 12, 12, 10), 0.018, 1.0, 0.05),
-    "gelu": Trained((64, 13, 10), 0.009, 1.5, 0.05),
-    "silu": Trained((64, 11, 11, 11, 10), 0.28, 1.5, 0.05),
+    "linear": ((64, 12, 12, 10), 0.045, 1.0, 0.02),
+    "tanh": ((64, 12, 12, 10), 0.018, 1.0, 0.05),
+    "gelu": ((64, 13, 10), 0.009, 1.5, 0.05),
+    "silu": ((64, 11, 11, 11, 10), 0.28, 1.5, 0.05),
 }
 # Label and reason of each state.  Measured in float64 with seed 0, from dense eigenvalues; s is the
 # Newton step in the eigenvectors above 1e-3‖H‖, and the flat share is the part of ‖gradient‖² in the others:
@@ -135,13 +126,13 @@ STATES = {
 }
 
 
-def reach(loss: Callable[[Any, Any], jax.Array], network: Trained, state: str, data: Any, seed: int) -> Any:
+def reach(name: str, loss: Callable[[Any, Any], jax.Array], state: str, data: Any, seed: int) -> Any:
     """Train up to a state."""
-    plain = state in ("slope", "late")
-    scale, never = network.standard if plain else network.small, -float("inf")
-    start = problems.mlp_init(network.widths, scale=scale, bias=False, seed=seed)
+    widths, small, standard, rate = ACTIVATIONS[name]
+    plain, never = state in ("slope", "late"), -float("inf")
+    start = problems.mlp_init(widths, scale=standard if plain else small, bias=False, seed=seed)
     if plain:
-        return descend(loss, start, data, network.rate, 5 if state == "slope" else 3000, never)[0]
+        return descend(loss, start, data, rate, 5 if state == "slope" else 3000, never)[0]
     target = 0.97 * float(descend(loss, start, data, 0.1, 0, never)[1])
     params, _, steps = descend(loss, start, data, 0.1, 5000, target)
     return params if state == "leaving" else descend(loss, start, data, 0.1, int(steps) // 5, never)[0]
@@ -156,7 +147,7 @@ def plateau_points(seed: int, activations: Iterable[str], states: Iterable[str] 
     data, points = problems.digits(one_hot=True), []
     for name, state in product(activations, states):
         loss = problems.mlp_loss(name, "squared_error")
-        params = reach(loss, ACTIVATIONS[name], state, data, seed)
+        params = reach(name, loss, state, data, seed)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         label, why = STATES[state]
         points.append(KnownPoint(f"{name}_{state}", loss, params, label, data=data, isolated=False, why=why))
