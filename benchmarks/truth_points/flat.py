@@ -115,16 +115,10 @@ def peano(seed: int, number: int) -> KnownPoint:
     first = rng.uniform(0.5, 1.5)
     second = first * (2.5, -1.0, 1.5)[number // 2 % 3]  # curves on the same side, on both sides, close
     center = np.zeros(2) if number < 8 else rng.standard_normal(2)
+    data = (random_rotation(2, rng), center, np.array([first, second]), np.eye(2)[k - 2])
+    why = f"negative between the curves y = {first:.2f}x^{k} and {second:.2f}x^{k}"
     return KnownPoint(
-        f"peano_{number}",
-        two_curves,
-        center,
-        "saddle",
-        0,
-        (random_rotation(2, rng), center, np.array([first, second]), np.eye(2)[k - 2]),
-        degenerate=True,
-        num_zero=1,
-        why=f"negative between the curves y = {first:.2f}x^{k} and {second:.2f}x^{k}",
+        f"peano_{number}", two_curves, center, "saddle", 0, data, degenerate=True, num_zero=1, why=why
     )
 
 
@@ -200,17 +194,11 @@ def underdetermined(seed: int, number: int) -> KnownPoint:
     rng, (m, n) = draws(seed, number, 77), ((3, 6), (8, 20))[number % 2]
     rows = rng.standard_normal((m, n)) / np.sqrt(n)
     params = rng.standard_normal(n)
+    name = f"underdetermined_{m}_of_{n}_{number}"
+    data = (rows, np.tanh(rows @ params))
+    why = "a sum of squares that is zero; J has rank m"
     return KnownPoint(
-        f"underdetermined_{m}_of_{n}_{number}",
-        tanh_fit,
-        params,
-        "minimum",
-        0,
-        (rows, np.tanh(rows @ params)),
-        degenerate=True,
-        num_zero=n - m,
-        isolated=False,
-        why="a sum of squares that is zero; J has rank m",
+        name, tanh_fit, params, "minimum", 0, data, degenerate=True, num_zero=n - m, isolated=False, why=why
     )
 
 
@@ -233,15 +221,12 @@ def power_sums(seed: int, number: int) -> KnownPoint:
     weights[np.arange(4), orders] = signs * rng.uniform(0.5, 2.0, 4)
     center = rng.standard_normal(4) * rng.integers(0, 2)
     mixed = bool(np.any(signs > 0) and np.any(signs < 0))
+    name = f"power_sum_{number}"
+    data = (random_rotation(4, rng), center, weights)
+    label = "saddle" if mixed else extremum(signs[0])
+    why = "separable: each coordinate's lowest even power has the sign " + str(signs.astype(int))
     return KnownPoint.from_curvature(
-        f"power_sum_{number}",
-        power_sum,
-        center,
-        weights[:, 0],
-        (random_rotation(4, rng), center, weights),
-        label="saddle" if mixed else extremum(signs[0]),
-        eigenvalue_range=None,
-        why="separable: each coordinate's lowest even power has the sign " + str(signs.astype(int)),
+        name, power_sum, center, weights[:, 0], data, label=label, eigenvalue_range=None, why=why
     )
 
 

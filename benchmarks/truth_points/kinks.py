@@ -39,15 +39,11 @@ def sharp(seed: int, number: int) -> KnownPoint:
     if number // 3 % 3 == 2:
         weights[2:] = 0.0
     center = rng.integers(-2, 3, 4).astype(np.float64)
-    return KnownPoint(
-        f"absolute_values_{number}",
-        absolute_values,
-        center,
-        LABELS[number % 3],
-        data=(weights, curvature, center),
-        decidable=False,
-        why="separable: every coordinate's lowest order has the sign " + str(sign.astype(int)),
-    )
+    name = f"absolute_values_{number}"
+    label = LABELS[number % 3]
+    data = (weights, curvature, center)
+    why = "separable: every coordinate's lowest order has the sign " + str(sign.astype(int))
+    return KnownPoint(name, absolute_values, center, label, data=data, decidable=False, why=why)
 
 
 def lasso(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
@@ -72,17 +68,14 @@ def lassos(seed: int, number: int) -> KnownPoint:
     slopes = np.where(params == 0.0, rng.uniform(-0.8, 0.8, 6), np.sign(params))
     target = rows @ np.linalg.solve(rows.T @ rows, rows.T @ rows @ params + penalty * slopes)
     values = np.linalg.eigvalsh(rows.T @ rows)
+    name = f"lasso_{'inside' if inside else 'kinked'}_{number}"
+    index = 0 if inside else None
+    data = (rows, target, np.array([penalty]))
+    num_zero = 0 if inside else None
+    gap = float(values[0] / values[-1])
+    why = "convex, and zero is a subgradient (Karush–Kuhn–Tucker)"
     return KnownPoint(
-        f"lasso_{'inside' if inside else 'kinked'}_{number}",
-        lasso,
-        params,
-        "minimum",
-        0 if inside else None,
-        (rows, target, np.array([penalty])),
-        num_zero=0 if inside else None,
-        decidable=inside,
-        gap=float(values[0] / values[-1]),
-        why="convex, and zero is a subgradient (Karush–Kuhn–Tucker)",
+        name, lasso, params, "minimum", index, data, num_zero=num_zero, decidable=inside, gap=gap, why=why
     )
 
 
@@ -159,13 +152,10 @@ def relu_zeros(seed: int, number: int) -> KnownPoint:
     The loss is ½‖y‖² − ⟨V, mean(y relu(Wx)ᵀ)⟩ up to fourth order, and flipping V's sign flips the product's.
     """
     rng = draws(seed, number, 14)
+    name = f"relu_zero_{number}"
+    params = (np.zeros((4, 3)), np.zeros((2, 4)))
+    data = (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
+    why = "odd in V to leading order, which is not zero"
     return KnownPoint(
-        f"relu_zero_{number}",
-        relu_network,
-        (np.zeros((4, 3)), np.zeros((2, 4))),
-        "saddle",
-        data=(rng.standard_normal((20, 3)), rng.standard_normal((20, 2))),
-        isolated=False,
-        decidable=False,
-        why="odd in V to leading order, which is not zero",
+        name, relu_network, params, "saddle", data=data, isolated=False, decidable=False, why=why
     )

@@ -131,14 +131,9 @@ def inertia(
     """Read the truth off AᵀWA: its inertia is that of W, A being invertible (Sylvester)."""
     values = np.linalg.eigvalsh(rows.T @ (weights[:, None] * rows))
     both = min(-values[0], values[-1]) if values[0] < 0 < values[-1] else np.min(np.abs(values))
-    return KnownPoint.from_curvature(
-        name,
-        loss,
-        curvature=values,
-        gap=float(both / np.max(np.abs(values))),
-        why="the Hessian is A'WA with A invertible: its signs are those of W (Sylvester)",
-        **facts,
-    )
+    gap = float(both / np.max(np.abs(values)))
+    why = "the Hessian is A'WA with A invertible: its signs are those of W (Sylvester)"
+    return KnownPoint.from_curvature(name, loss, curvature=values, gap=gap, why=why, **facts)
 
 
 @table("precision", product(NARROW, range(9)))

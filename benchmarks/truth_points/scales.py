@@ -56,14 +56,10 @@ def offsets(seed: int, number: int) -> KnownPoint:
     spectrum = rng.uniform(0.5, 2.0, SIZE)
     spectrum[: (0, 4, SIZE)[number % 3]] *= -1.0
     center = rng.standard_normal(SIZE)
-    return KnownPoint.from_curvature(
-        f"offset_{offset:g}_{('minimum', 'saddle', 'maximum')[number % 3]}",
-        offset_quadratic,
-        center,
-        spectrum,
-        (random_rotation(SIZE, rng), center, spectrum, np.array([offset])),
-        why="a constant changes no derivative",
-    )
+    name = f"offset_{offset:g}_{('minimum', 'saddle', 'maximum')[number % 3]}"
+    data = (random_rotation(SIZE, rng), center, spectrum, np.array([offset]))
+    why = "a constant changes no derivative"
+    return KnownPoint.from_curvature(name, offset_quadratic, center, spectrum, data, why=why)
 
 
 def falling(params: jax.Array, weights: Any) -> jax.Array:
@@ -90,15 +86,12 @@ def tails(seed: int, which: int, far: int) -> KnownPoint:
     """
     slope = (np.exp(-far), 2.0 * far / (1.0 + far**2) ** 2, 1.0 / (1.0 + far**2), np.exp(-far))[which]
     bowl = np.exp(-far) if which == 0 else 1.0
-    return KnownPoint(
-        f"tail_{which}_{far}",
-        falling,
-        np.r_[float(far), np.zeros(2)],
-        "not_critical",
-        data=np.eye(4)[which] * draws(seed, which, far).uniform(0.5, 2.0),
-        gap=min(1.0, float(slope / (bowl * far))),
-        why="the derivative along x₀ is negative for every x₀ > 0",
-    )
+    name = f"tail_{which}_{far}"
+    at = np.r_[float(far), np.zeros(2)]
+    data = np.eye(4)[which] * draws(seed, which, far).uniform(0.5, 2.0)
+    gap = min(1.0, float(slope / (bowl * far)))
+    why = "the derivative along x₀ is negative for every x₀ > 0"
+    return KnownPoint(name, falling, at, "not_critical", data=data, gap=gap, why=why)
 
 
 def separable_logistic(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
@@ -115,16 +108,10 @@ def separable(seed: int, number: int, copy: int) -> KnownPoint:
     truth /= np.linalg.norm(truth)
     signs = np.sign(inputs @ truth)
     inputs += 0.3 * signs[:, None] * truth
-    return KnownPoint(
-        f"separable_logistic_{length:g}_{copy}",
-        separable_logistic,
-        length * truth,
-        "not_critical",
-        0,
-        (inputs, signs),
-        num_zero=0,
-        why="every step along w lowers every term: the loss has no critical point",
-    )
+    name = f"separable_logistic_{length:g}_{copy}"
+    data = (inputs, signs)
+    why = "every step along w lowers every term: the loss has no critical point"
+    return KnownPoint(name, separable_logistic, length * truth, "not_critical", 0, data, num_zero=0, why=why)
 
 
 def rayleigh_quotient(params: jax.Array, matrix: Any) -> jax.Array:
@@ -168,14 +155,12 @@ def cubic_slope(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
 def cubic_slopes(seed: int, exponent: int, where: int) -> KnownPoint:
     """x³/3 + ex has no critical point for e > 0, and two at ±√|e| for e < 0, of curvature ±2√|e|."""
     slope, curvature = 10.0**-exponent, draws(seed, exponent, where + 1).uniform(0.5, 2.0, 3)
+    name = f"cubic_slope_1e-{exponent}_{where}"
+    at = np.r_[where * np.sqrt(slope), np.zeros(3)]
+    label = ("not_critical", "minimum", "saddle")[where]
+    data = (np.array([slope if where == 0 else -slope]), curvature)
+    gap = 1.0 if where == 0 else float(2 * np.sqrt(slope) / curvature.max())
+    why = "the derivative along x₀ is x₀² + e" if where == 0 else "curvature ±2√e along x₀"
     return KnownPoint(
-        f"cubic_slope_1e-{exponent}_{where}",
-        cubic_slope,
-        np.r_[where * np.sqrt(slope), np.zeros(3)],
-        ("not_critical", "minimum", "saddle")[where],
-        (0, 0, 1)[where],
-        (np.array([slope if where == 0 else -slope]), curvature),
-        num_zero=int(where == 0),
-        gap=1.0 if where == 0 else float(2 * np.sqrt(slope) / curvature.max()),
-        why="the derivative along x₀ is x₀² + e" if where == 0 else "curvature ±2√e along x₀",
+        name, cubic_slope, at, label, (0, 0, 1)[where], data, num_zero=int(where == 0), gap=gap, why=why
     )

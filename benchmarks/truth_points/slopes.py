@@ -34,15 +34,11 @@ def rising(seed: int, number: int) -> KnownPoint:
     weights = np.zeros((SIZE, 4))
     weights[0, [0, 2]] = SIZE * steep, 2.0 * SIZE * steep
     weights[1:, 1] = SIZE * curvature
-    return KnownPoint(
-        f"rising_{number}",
-        ridge_polynomial,
-        center + rotation.T @ z,
-        "not_critical",
-        data=(rotation, rotation @ center, weights),
-        gap=min(1.0, steep),
-        why=f"the derivative along one direction is {steep:g}(1 + z²) everywhere",
-    )
+    name = f"rising_{number}"
+    at = center + rotation.T @ z
+    data = (rotation, rotation @ center, weights)
+    why = f"the derivative along one direction is {steep:g}(1 + z²) everywhere"
+    return KnownPoint(name, ridge_polynomial, at, "not_critical", data=data, gap=min(1.0, steep), why=why)
 
 
 def valley_floor(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
@@ -58,14 +54,11 @@ def valleys(seed: int, number: int) -> KnownPoint:
     rng, slope = draws(seed, number, 22), 10.0 ** -(number % 4)
     first = rng.uniform(-1.0, 1.0)
     aside = (0.0, 1e-3, 1e-2)[number // 4] * rng.standard_normal(4)
+    at = np.r_[first, first**2 + aside[1:]]
+    data = (10.0 ** rng.uniform(0.0, 2.0, 3), np.array([slope]))
+    why = "where the other derivatives vanish the one along the valley is s"
     return KnownPoint(
-        f"valley_{slope:g}_{number}",
-        valley_floor,
-        np.r_[first, first**2 + aside[1:]],
-        "not_critical",
-        data=(10.0 ** rng.uniform(0.0, 2.0, 3), np.array([slope])),
-        gap=slope / 100.0,
-        why="where the other derivatives vanish the one along the valley is s",
+        f"valley_{slope:g}_{number}", valley_floor, at, "not_critical", data=data, gap=slope / 100.0, why=why
     )
 
 
@@ -83,15 +76,11 @@ def inflections(seed: int, number: int) -> KnownPoint:
     rng = draws(seed, number, 23)
     widths, place = rng.uniform(0.5, 2.0, 6), rng.choice([-1.0, 0.0, 1.0], 6)
     place[: 1 + number % 3] = 1.0 / np.sqrt(3.0)
+    name = f"inflection_{number}"
+    index = int(np.sum(place == 0.0))
+    why = "between a well and a hill, at the steepest place"
     return KnownPoint(
-        f"inflection_{number}",
-        wells,
-        widths * place,
-        "not_critical",
-        int(np.sum(place == 0.0)),
-        widths,
-        num_zero=1 + number % 3,
-        why="between a well and a hill, at the steepest place",
+        name, wells, widths * place, "not_critical", index, widths, num_zero=1 + number % 3, why=why
     )
 
 
@@ -113,11 +102,7 @@ def beside(seed: int, number: int) -> KnownPoint:
         point = random_polynomial(5, seed=100 * seed + number, index=(0, 2, 5)[kind])
     direction = rng.standard_normal(point.size)
     distance = reach * 10.0 ** -(2.0 + number // 3 % 4 * 4.0 / 3.0)
-    return changed(
-        point,
-        f"beside_{point.label}_{number}",
-        params=point.params + distance * direction / np.linalg.norm(direction),
-        eigenvalue_range=None,
-        gap=0.01,
-        why=f"{distance:.1e} beside a {point.label}, over which the curvature hardly changes",
-    )
+    name = f"beside_{point.label}_{number}"
+    params = point.params + distance * direction / np.linalg.norm(direction)
+    why = f"{distance:.1e} beside a {point.label}, over which the curvature hardly changes"
+    return changed(point, name, params=params, eigenvalue_range=None, gap=0.01, why=why)
