@@ -321,6 +321,17 @@ def test_every_cut_is_refused_and_a_flipped_bit_is_refused_or_changes_nothing(tm
     assert refused > 0.2 * len(whole)  # of the third that is tried; the rest are times and the like
 
 
+def test_an_array_that_claims_another_shape_is_refused(tmp_path):
+    """NumPy would read what is left of it, and never come to the checksum at its end."""
+    path = tmp_path / "file"
+    state.write(path, STATE)
+    whole = path.read_bytes()
+    assert whole.count(b"(2, 3)") == 1
+    path.write_bytes(whole.replace(b"(2, 3)", b"(2, 2)"))
+    with pytest.raises(hp.CheckpointError, match="does not match its checksum"):
+        state.read(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"text", b"\x80\x04K\x01."])
 def test_what_is_no_saved_file_is_refused(content, tmp_path):
     path = tmp_path / "file"
