@@ -47,8 +47,9 @@ def diagnose(
     Each check compares a measured number with a threshold and turns the distance into a confidence.  Every
     remedy is tried on a copy before it is proposed: the optimiser with shorter and longer steps and with
     larger batches, an escape from a saddle, conjugate gradients along a valley, reference models on the same
-    data. `not_checked` lists what could not be measured.  `hessian_probe.diagnosis.ranking` explains the
-    order: strong evidence first, and among it causes before their effects.
+    data. `not_checked` lists what could not be measured; training copies with Adam needs optax.
+    `hessian_probe.diagnosis.ranking` explains the order: strong evidence first, and among it causes before
+    their effects.
 
     Args:
         loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`.

@@ -1,4 +1,4 @@
-"""Measures of sharpness, each with what it is worth."""
+"""Measures of sharpness, each with its error and its invariance; results of `sharpness`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Sharpness:
         loss: loss at the parameters.
         grad_norm: norm of the gradient there, loss / params.
         size: number of variables.
-        notes: what the numbers do not cover.
+        notes: limits of what the numbers cover.
         num_hvps: Hessian-vector products spent in all.
         num_evaluations: losses with gradients spent in all.
     """

@@ -47,7 +47,7 @@ class RecognisedOptimizer(NamedTuple):
 
 
 def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
-    """Name the optimiser and put its limit into the usual units.
+    """Name the optimiser and express its limit in the usual units.
 
     Args:
         response: its measured response.
