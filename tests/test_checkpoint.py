@@ -468,6 +468,18 @@ def test_saving_waits_fifty_times_as_long_as_it_takes(tmp_path, monkeypatch):
     assert len(saves) / now[0] <= 0.02 + 1.0 / now[0]
 
 
+def test_a_saved_search_that_started_elsewhere_is_not_continued(tmp_path):
+    """Where what came before it has changed, a search begins anew."""
+    op = hp.hessian(*problem(SPECTRA["spread"]), check=False)
+    saving = checkpoint.Saving(tmp_path / "job", 0.0)
+    job = checkpoint.Job("test", op, {}, saving)
+    job.begin(op, np.random.default_rng(0))
+    job.finish(lambda: {"steps": 1})
+    for seed, expected in ((0, {"steps": 1}), (1, None)):
+        again = checkpoint.Job("test", op, {}, saving)
+        assert again.begin(op, np.random.default_rng(seed)) == expected
+
+
 def test_earlier_vectors_save_products_after_a_small_change():
     """A Hessian moved by 1e-4 of its norm; the answer is the one from a cold start."""
     loss, params = problem(SPECTRA["spread"])
