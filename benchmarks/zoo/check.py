@@ -54,8 +54,9 @@ HALF = 0.5
 LOW, LOW_TEST = 0.05, 0.1
 # Gain by more steps, in units of the first loss, below which a healthy run is finished.
 LITTLE = 0.03
-# Factors of the rate that the action takes; `diagnose` proposes its own.
+# Factors of the rate that the action takes (`diagnose` proposes its own), and the other causes' actions.
 FACTORS = {"slow": 10.0, "oscillation": 0.1}
+REMEDIES = {"saddle": "escape", "noise": "decay_rate"}
 
 
 def gates(sums: Any) -> Any:
@@ -160,7 +161,9 @@ def faults_of(trial: Trial) -> list[str]:
     else:
         faults = cure_faults(trial) + FACTS[failure.cause](trial)
     if failure.curable and failure.round > 4:
-        finding = types.SimpleNamespace(cause=failure.cause, experiment=f"times {FACTORS.get(failure.cause)}")
+        factor = FACTORS.get(failure.cause)
+        remedy = REMEDIES.get(failure.cause, "adam") if factor is None else "multiply_rate"
+        finding = types.SimpleNamespace(remedy=remedy, factor=factor)
         plain, acted = act(trial.run, finding)  # type: ignore[arg-type]
         faults += [] if acted < plain else [f"the action ends at {acted:.3g}, going on at {plain:.3g}"]
     return [f"{trial.seed}: {text}" for text in faults]
