@@ -21,7 +21,7 @@ from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import CAUSES, Finding
-from hessian_probe.operators.samples import join_batches
+from hessian_probe.optimizers.samples import join_batches
 from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")

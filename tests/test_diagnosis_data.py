@@ -8,7 +8,7 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.checks import generalisation
-from hessian_probe.operators.samples import assign_folds, join_batches
+from hessian_probe.optimizers.samples import assign_folds, join_batches
 
 optax = pytest.importorskip("optax")
 # Samples and parameters are float32 in both runs of the suite.

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hessian_probe.diagnosis.features import Features, RandomFeatures
-from hessian_probe.operators.samples import assign_folds
+from hessian_probe.optimizers.samples import assign_folds
 
 # At most this number of samples, chosen at random, trains a baseline.
 MAX_SAMPLES = 2000

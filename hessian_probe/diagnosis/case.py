@@ -12,7 +12,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, generator, hashable, leaf_name
 from hessian_probe.operators.hessian import HessianOperator, hessian
-from hessian_probe.operators.samples import Samples, join_batches
+from hessian_probe.optimizers.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
 from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner
 from hessian_probe.optimizers.untrained_params import frozen_variables

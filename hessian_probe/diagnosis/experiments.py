@@ -13,8 +13,8 @@ import numpy as np
 from hessian_probe.arrays import PyTree
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
 from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
-from hessian_probe.operators.samples import assign_folds
 from hessian_probe.optimizers.optax_state import call_update
+from hessian_probe.optimizers.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
 from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, zeros
 from hessian_probe.points.classify import classify

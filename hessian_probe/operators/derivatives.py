@@ -17,10 +17,10 @@ from jax.interpreters import partial_eval
 
 from hessian_probe.arrays import Array, Basis, Float, Identity, Layout, Vector, cast, dot, merge
 
+Scalar = Callable[[Vector], jax.Array]
 
-def _scalar(
-    loss: Any, layout: Layout, batch_layout: Layout | None, non_variables: Any, batch: Any
-) -> Callable[[Vector], jax.Array]:
+
+def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variables: Any, batch: Any) -> Scalar:
     """Return the loss as a function of the variables alone."""
     function: Any = loss.function.value if isinstance(loss.function, Identity) else loss.function
 
@@ -64,10 +64,6 @@ def real_scalar(output: Any) -> jax.Array:
     return array
 
 
-def _work(layout: Layout, variables: Vector) -> Vector:
-    return cast(variables, layout.work_dtypes)
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def value(
     loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
@@ -76,21 +72,34 @@ def value(
     return _scalar(loss, layout, blayout, non_variables, batch)(x)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def value_and_gradient(
-    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
-) -> tuple[Float[Array, ""], Vector]:
+def _compiled(derivative: Callable[..., Any]) -> Any:
+    """Compile a function of (loss of the variables, variables in their working dtypes, further operands)."""
+
+    def kernel(
+        loss: Any,
+        layout: Layout,
+        blayout: Layout | None,
+        x: Vector,
+        non_variables: Any,
+        batch: Any,
+        *operands: Any,
+    ) -> Any:
+        scalar = _scalar(loss, layout, blayout, non_variables, batch)
+        return derivative(scalar, cast(x, layout.work_dtypes), *operands)
+
+    kernel.__name__, kernel.__doc__ = derivative.__name__, derivative.__doc__
+    return jax.jit(kernel, static_argnums=(0, 1, 2))
+
+
+@_compiled
+def value_and_gradient(scalar: Scalar, x: Vector) -> tuple[Float[Array, ""], Vector]:
     """Loss and gradient at `x`."""
-    return jax.value_and_grad(_scalar(loss, layout, blayout, non_variables, batch))(_work(layout, x))
+    return jax.value_and_grad(scalar)(x)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def linearized(
-    loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
-) -> tuple[Float[Array, ""], Vector, Any]:
+@_compiled
+def linearized(scalar: Scalar, x: Vector) -> tuple[Float[Array, ""], Vector, Any]:
     """Loss, gradient, and the gradient's linearisation (a pytree that holds its residuals)."""
-    scalar = _scalar(loss, layout, blayout, non_variables, batch)
-    x = _work(layout, x)
     (v, g), tangent_map = jax.linearize(jax.value_and_grad(scalar), x)
     program = jax.make_jaxpr(lambda t: tangent_map(t)[1])(x)
     # What only the loss's own derivative needs is dropped: it may have no forward mode at all.
@@ -126,50 +135,24 @@ def apply_to_rows(tangent_map: Any, rows: Basis) -> Basis:
         return jax.vmap(tangent_map)(rows)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def forward_over_reverse(
-    loss: Any,
-    layout: Layout,
-    blayout: Layout | None,
-    x: Vector,
-    non_variables: Any,
-    batch: Any,
-    v: Vector,
-) -> Vector:
+@_compiled
+def forward_over_reverse(scalar: Scalar, x: Vector, v: Vector) -> Vector:
     """Hessian-vector product as the directional derivative of the gradient; nothing is stored."""
-    gradient = jax.grad(_scalar(loss, layout, blayout, non_variables, batch))
-    return jax.jvp(gradient, (_work(layout, x),), (v,))[1]
+    return jax.jvp(jax.grad(scalar), (x,), (v,))[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def reverse_over_reverse(
-    loss: Any,
-    layout: Layout,
-    blayout: Layout | None,
-    x: Vector,
-    non_variables: Any,
-    batch: Any,
-    v: Vector,
-) -> Vector:
+@_compiled
+def reverse_over_reverse(scalar: Scalar, x: Vector, v: Vector) -> Vector:
     """Hessian-vector product as the gradient of ⟨gradient, v⟩: for losses without forward mode."""
-    gradient = jax.grad(_scalar(loss, layout, blayout, non_variables, batch))
-    return jax.grad(lambda y: dot(gradient(y), v))(_work(layout, x))
+    gradient = jax.grad(scalar)
+    return jax.grad(lambda y: dot(gradient(y), v))(x)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@_compiled
 def line_forward(
-    loss: Any,
-    layout: Layout,
-    blayout: Layout | None,
-    x: Vector,
-    non_variables: Any,
-    batch: Any,
-    d: Vector,
-    ts: Float[Array, " k"],
+    scalar: Scalar, x: Vector, d: Vector, ts: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
-    scalar = _scalar(loss, layout, blayout, non_variables, batch)
-    x = _work(layout, x)
 
     def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
         y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
@@ -178,20 +161,11 @@ def line_forward(
     return jax.lax.map(at, ts)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@_compiled
 def line_reverse(
-    loss: Any,
-    layout: Layout,
-    blayout: Layout | None,
-    x: Vector,
-    non_variables: Any,
-    batch: Any,
-    d: Vector,
-    ts: Float[Array, " k"],
+    scalar: Scalar, x: Vector, d: Vector, ts: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """The same by reverse mode, for losses without a forward derivative."""
-    scalar = _scalar(loss, layout, blayout, non_variables, batch)
-    x = _work(layout, x)
 
     def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
         y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
@@ -201,19 +175,9 @@ def line_reverse(
     return jax.lax.map(at, ts)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def values_and_gradients(
-    loss: Any,
-    layout: Layout,
-    blayout: Layout | None,
-    x: Vector,
-    non_variables: Any,
-    batch: Any,
-    moves: Basis,
-) -> tuple[Float[Array, " k"], Basis]:
+@_compiled
+def values_and_gradients(scalar: Scalar, x: Vector, moves: Basis) -> tuple[Float[Array, " k"], Basis]:
     """Loss and gradient at `x + move` for every row of a basis of moves, one after the other."""
-    scalar = _scalar(loss, layout, blayout, non_variables, batch)
-    x = _work(layout, x)
 
     def at(move: Vector) -> tuple[jax.Array, Vector]:
         return jax.value_and_grad(scalar)(tuple(a + b for a, b in zip(x, move, strict=True)))

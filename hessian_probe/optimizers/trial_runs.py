@@ -23,8 +23,8 @@ from hessian_probe.arrays import (
     widest,
 )
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.samples import Samples
 from hessian_probe.optimizers.optax_state import call_update
+from hessian_probe.optimizers.samples import Samples
 from hessian_probe.optimizers.thresholds import ADAM_RATES, GAIN_DEVIATIONS, GAIN_MEAN, PERTURBATION
 
 NO_OPTAX = "optax: pip install 'hessian_probe[optax]'"

@@ -13,7 +13,7 @@ from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.operators.samples import Samples, count_nonfinite, finite_rows
+from hessian_probe.optimizers.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.results import number
 
 # A loss RISE times its lowest diverges; SPREAD is the error of that ratio's logarithm on noisy curves.  Both

@@ -14,7 +14,7 @@ from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
-from hessian_probe.operators.samples import Samples, assign_folds, count_nonfinite
+from hessian_probe.optimizers.samples import Samples, assign_folds, count_nonfinite
 from hessian_probe.results import number
 
 # Test loss ÷ training loss from which the gap counts.
