@@ -30,9 +30,9 @@ TESTS_OF = {
     "programs": "tests/test_scan.py tests/test_kinks.py",
     "operators": "tests/test_operators.py tests/test_data.py tests/test_precision.py",
     "jobs": "tests/test_checkpoint.py",
-    "spectrum": "tests/test_spectrum.py tests/test_counts.py tests/test_bounds.py",
+    "spectrum": "tests/test_lanczos.py tests/test_certificate.py tests/test_spectrum.py tests/test_counting.py",
     "planning": "tests/test_plan.py",
-    "optimizers": "tests/test_stability.py tests/test_propose_rate.py",
+    "optimizers": "tests/test_optimizer_state.py tests/test_trial_runs.py tests/test_stability.py tests/test_propose_rate.py",
     "flatness": "tests/test_sharpness.py",
 }
 LIMIT = 1200.0  # seconds after which a mutant that hangs counts as noticed
