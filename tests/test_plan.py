@@ -89,7 +89,7 @@ def test_what_options_cost_is_foreseen():
     loss, x = bowl()
     label, way_down = (hp.plan(loss, x, job=job) for job in ("classify", "escape"))
     assert way_down.num_hvps == label.num_hvps
-    assert way_down.why == label.why
+    assert way_down.evidence == label.evidence
     spent = hp.escape(lambda p: loss(p) - jnp.vdot(p[:2], p[:2]), x)
     assert spent.point.num_hvps <= way_down.max_hvps
     data = batches(4, 4, 4, 4)

@@ -129,7 +129,7 @@ def test_what_cannot_be_proposed_says_why(optimizer, params, word):
         lambda x: jnp.sum(x**2), params, optimizer=optimizer, opt_state=optimizer.init(params)
     )
     assert found.status == "undetermined"
-    assert word.lower() in found.reason.lower()
+    assert word.lower() in found.evidence[0].lower()
     assert word.lower() in repr(found).lower()
 
 

@@ -168,7 +168,7 @@ def test_one_two_and_three_variables(values, lowest, highest):
         assert_ends(result, values, lowest, highest, accuracy=100 * EPS)
     else:
         np.testing.assert_allclose(result.eigenvalues, np.sort(values), atol=1e3 * EPS)
-        assert "overlap" in result.message
+        assert "overlap" in result.evidence[0]
     assert_sound(result, matrix)
 
 
@@ -224,12 +224,12 @@ def test_a_budget_that_runs_out_says_so_and_keeps_what_it_has(budget):
     assert result.status == "max_hvps"
     assert result.num_hvps == op.num_hvps - before
     assert result.num_hvps <= budget
-    assert "products" in result.message
-    assert "finite" not in result.message
+    assert "products" in result.evidence[0]
+    assert "finite" not in result.evidence[0]
     if len(result.eigenvalues):
         assert_sound(result, matrix)
     if len(result.eigenvalues) < 4:
-        assert "of 4 pairs" in result.message
+        assert "of 4 pairs" in result.evidence[0]
     with pytest.raises(hp.NotConvergedError, match="max_hvps") as caught:
         result.require()
     assert caught.value.result is result
@@ -283,7 +283,7 @@ def kinked(p):
 def test_products_that_are_not_finite_are_a_status(n):
     result = hp.eigsh(hp.hessian(kinked, np.zeros(n, FLOAT)))
     assert result.status == "nonfinite"
-    assert "not finite" in result.message
+    assert "not finite" in result.evidence[0]
     assert np.all(np.isfinite(result.eigenvalues))
     with pytest.raises(hp.NotConvergedError, match="nonfinite"):
         result.require()

@@ -186,7 +186,7 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     )
     case.cost.add(hvps=found.num_hvps, gradients=found.num_gradients)
     if found.proposed is None:
-        case.measured["learning rate and momentum from the spectrum"] = f"none: {found.reason}"
+        case.measured["learning rate and momentum from the spectrum"] = f"none: {'; '.join(found.evidence)}"
         return
     ends = f"{number(found.proposed.loss, 4)} after {found.steps} steps"
     unchanged = f"{number(found.tried[0].loss, 4)} as it is"

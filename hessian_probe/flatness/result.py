@@ -77,7 +77,7 @@ class Sharpness:
         loss: loss at the parameters.
         grad_norm: norm of the gradient there, loss / params.
         size: number of variables.
-        notes: limits of what the numbers cover.
+        evidence: limits of what the numbers cover.
         num_hvps: Hessian-vector products spent in all.
         num_evaluations: losses with gradients spent in all.
     """
@@ -86,7 +86,7 @@ class Sharpness:
     loss: float
     grad_norm: float
     size: int
-    notes: tuple[str, ...]
+    evidence: tuple[str, ...]
     num_hvps: int
     num_evaluations: int
 
@@ -104,7 +104,7 @@ class Sharpness:
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         wide = max(len(measure._text()) for measure in self.measures)
         rows = [(m.name, f"{m._text():<{wide}}  {CHANGES[m.invariance]}  {m._cost()}") for m in self.measures]
-        rows.extend(("note", note) for note in self.notes)
+        rows.extend(("note", text) for text in self.evidence)
         rows.append(
             ("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations, {self.size} variables")
         )

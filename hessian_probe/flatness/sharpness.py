@@ -136,13 +136,13 @@ def sharpness(
         ),
     )
     kinks = op.objective.facts.kinks
-    notes = (KINKS.format(", ".join(kinks)),) if kinks else ()
+    evidence = (KINKS.format(", ".join(kinks)),) if kinks else ()
     return Sharpness(
         measures=measures,
         loss=op.value,
         grad_norm=float(norm(op.gradient_vector)),
         size=op.size,
-        notes=notes,
+        evidence=evidence,
         num_hvps=op.num_hvps,
         num_evaluations=op.objective.cost.num_evaluations,
     )

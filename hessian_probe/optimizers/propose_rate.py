@@ -76,13 +76,13 @@ class RateProposal:
 
     Attributes:
         status: "better" (one of the settings tried ends lower than the optimiser as it is), "no_better",
-            or "undetermined" (`reason` says why).
+            or "undetermined" (`evidence` says why).
         proposed: the RateSetting to go on with; None if undetermined.
         tried: every RateSetting tried, the optimiser as it is first.
         loss: loss over all data before any step.
         steps: steps of each trial.
         sharpness_ratio: sharpness ÷ stability limit of the optimiser as it is.
-        reason: why the status is "undetermined", else "".
+        evidence: why the status is "undetermined"; else empty.
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients of a batch spent in trials.
     """
@@ -93,13 +93,13 @@ class RateProposal:
     loss: float
     steps: int
     sharpness_ratio: float
-    reason: str
+    evidence: tuple[str, ...]
     num_hvps: int
     num_gradients: int
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.proposed is None:
-            return "Learning rate: UNDETERMINED", [("because", self.reason)]
+            return "Learning rate: UNDETERMINED", [("because", text) for text in self.evidence]
         kept = "nothing tried was better than " if self.status == "no_better" else ""
         title = f"Proposal: {kept}{self.proposed.text}"
         rows = [("loss here", number(self.loss, 5))]
@@ -172,17 +172,17 @@ def propose_rate(
     op = hessian(loss, params, data)
     bad = nonfinite(op)
     if bad is not None:
-        return _undetermined(op, str(bad), steps)
+        return _undetermined(op, (str(bad),), steps)
     try:
         _, response = probed(op, optimizer, opt_state)
     except UnreadableError as error:
-        return _undetermined(op, str(error), steps)
+        return _undetermined(op, (str(error),), steps)
     now = measured_stability(op, response, key=key)
     if now.status == "undetermined":
-        return _undetermined(op, now.reason, steps)
+        return _undetermined(op, now.evidence, steps)
     trials = _Trials(op, steps, optimizer, opt_state, response, now, num_products)
     if not len(trials.spectrum.nodes):
-        return _undetermined(op, "the gradient is zero: no rate moves the parameters", steps)
+        return _undetermined(op, ("the gradient is zero: no rate moves the parameters",), steps)
     tried = [trials.unchanged(), trials.other_rate()]
     if not response.kind and _one_rate(response):
         tried.append(trials.heavy_ball())
@@ -362,13 +362,13 @@ def _proposal(op: HessianOperator, tried: list[RateSetting], steps: int, now: St
         loss=op.value,
         steps=steps,
         sharpness_ratio=now.ratio,
-        reason="",
+        evidence=(),
         num_hvps=op.num_hvps,
         num_gradients=steps * len(tried),
     )
 
 
-def _undetermined(op: HessianOperator, reason: str, steps: int) -> RateProposal:
+def _undetermined(op: HessianOperator, evidence: tuple[str, ...], steps: int) -> RateProposal:
     return RateProposal(
         status="undetermined",
         proposed=None,
@@ -376,7 +376,7 @@ def _undetermined(op: HessianOperator, reason: str, steps: int) -> RateProposal:
         loss=op.value,
         steps=steps,
         sharpness_ratio=math.nan,
-        reason=reason,
+        evidence=evidence,
         num_hvps=op.num_hvps,
         num_gradients=0,
     )

@@ -34,7 +34,7 @@ class Stability:
     Attributes:
         status: "stable" (below the limit), "at_the_edge" (within 5 % of it, where training settles by
             itself), "unstable" (above it: the next steps diverge along the top eigenvector), or
-            "undetermined" (`reason` says what is missing).
+            "undetermined" (`evidence` says what is missing).
         method: name of the optimiser, recognised from its measured response.
         sharpness: largest eigenvalue of P⁻¹H (of H where there is no preconditioner P).
         error: residual norm of that eigenvalue; some eigenvalue lies within it.
@@ -54,8 +54,7 @@ class Stability:
         direction: pytree like params of unit norm along which the optimiser is least stable: the
             gradient along it alternates once the limit is passed; None if undetermined.
         eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
-        reason: why the status is "undetermined", else "".
-        notes: what the figures do not cover.
+        evidence: why the status is "undetermined"; what the figures do not cover.
         num_hvps: Hessian-vector products spent.
     """
 
@@ -75,13 +74,12 @@ class Stability:
     accumulation: int
     direction: Any
     eigen: EigenResult | None
-    reason: str
-    notes: tuple[str, ...]
+    evidence: tuple[str, ...]
     num_hvps: int
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.status == "undetermined":
-            return "Stability: UNDETERMINED", [("because", self.reason)]
+            return "Stability: UNDETERMINED", [("because", text) for text in self.evidence]
         title = (
             f"Stability: {self.status.upper().replace('_', ' ')}   sharpness ÷ limit = {number(self.ratio)}"
         )
@@ -107,7 +105,7 @@ class Stability:
             then = number(self.ratio * factor, 3)
             text = f"learning rate × {number(factor, 3)}, sharpness ÷ limit {then} if H stays as it is"
             rows.append((f"in {steps} steps", text))
-        rows.extend(("note", note) for note in self.notes)
+        rows.extend(("note", text) for text in self.evidence)
         return title, [*rows, ("cost", f"{self.num_hvps} HVPs")]
 
 
@@ -197,13 +195,12 @@ def measured_stability(
     seen = PreconditionedOperator(op, response.gain, response.decay if whole else None)
     eigen = eigsh(seen, lowest=0, highest=1, rtol=rtol, max_hvps=max_hvps, key=key)
     if not len(eigen.eigenvalues):
-        return _undetermined(eigen.message)
+        return _undetermined(*eigen.evidence)
     top, error = float(eigen.eigenvalues[-1]), float(eigen.residual_norms[-1])
     factor = 1.0 if whole else method.scale
     limit = 2.0 if whole else method.limit
     sharpness = top * factor
     ratio, spread = sharpness / limit, error * factor / limit
-    notes = _notes(eigen, whole, response)
     return Stability(
         status=_status(ratio, spread, eigen),
         method=method.name,
@@ -221,8 +218,7 @@ def measured_stability(
         accumulation=response.accumulation,
         direction=_direction(op, response, eigen),
         eigen=eigen,
-        reason=_open(eigen),
-        notes=notes,
+        evidence=(*_unconverged(eigen), *_notes(eigen, whole, response)),
         num_hvps=op.num_hvps,
     )
 
@@ -230,16 +226,16 @@ def measured_stability(
 def _status(ratio: float, spread: float, eigen: EigenResult) -> str:
     if ratio - spread > 1 + EDGE:  # a Rayleigh quotient is a lower bound, converged or not
         return "unstable"
-    if _open(eigen):
+    if _unconverged(eigen):
         return "undetermined"
     return "at_the_edge" if ratio + spread >= 1 - EDGE else "stable"
 
 
-def _open(eigen: EigenResult) -> str:
-    """Why the sharpness may be larger than what was found; "" where its error says how much."""
+def _unconverged(eigen: EigenResult) -> tuple[str, ...]:
+    """Say why the sharpness may be larger than what was found; nothing where its error says how much."""
     if bool(eigen.converged[-1]) or eigen.status == "stagnated":  # rounding forbids more
-        return ""
-    return f"the sharpness did not converge: {eigen.message or eigen.status}"
+        return ()
+    return (f"the sharpness did not converge: {'; '.join(eigen.evidence) or eigen.status}",)
 
 
 def _notes(eigen: EigenResult, whole: bool, response: ImpulseResponse) -> tuple[str, ...]:
@@ -253,9 +249,7 @@ def _notes(eigen: EigenResult, whole: bool, response: ImpulseResponse) -> tuple[
         )
     if whole:
         notes.append("weight decay differs between variables: sharpness and limit are of the map of one step")
-    if eigen.message:
-        notes.append(eigen.message)
-    return tuple(notes)
+    return (*notes, *eigen.evidence)
 
 
 def _direction(op: HessianOperator, response: ImpulseResponse, eigen: EigenResult) -> PyTree:
@@ -265,7 +259,7 @@ def _direction(op: HessianOperator, response: ImpulseResponse, eigen: EigenResul
     return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.non_variables)
 
 
-def _undetermined(reason: str) -> Stability:
+def _undetermined(*evidence: str) -> Stability:
     nan = float("nan")
     unknown: dict[str, Any] = dict.fromkeys(
         ("sharpness", "error", "limit", "ratio", "learning_rate", "momentum", "decay"), nan
@@ -279,7 +273,6 @@ def _undetermined(reason: str) -> Stability:
         accumulation=1,
         direction=None,
         eigen=None,
-        reason=reason,
-        notes=(),
+        evidence=evidence,
         num_hvps=0,
     )

@@ -151,7 +151,7 @@ def _joined(
         fits=peak <= free and not refused,
         num_hvps=products.expected,
         max_hvps=products.most,
-        why=products.why,
+        evidence=(products.why,),
         seconds=seconds[0],
         max_seconds=seconds[1],
         gradient_seconds=cost.gradient_seconds,

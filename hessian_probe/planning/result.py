@@ -15,7 +15,7 @@ class Plan:
         fits: whether it fits in the free memory.
         num_hvps: Hessian-vector products expected.
         max_hvps: products at most.
-        why: the assumption behind `num_hvps`.
+        evidence: the assumption behind `num_hvps`.
         seconds: time expected for products and gradients; None if nothing was run.  Not included:
             compilation, the host's work between products (a tenth of a second, measured on small problems),
             and the evaluations where second order is silent (see `hp.classify`).
@@ -50,7 +50,7 @@ class Plan:
     fits: bool
     num_hvps: int
     max_hvps: int
-    why: str
+    evidence: tuple[str, ...]
     seconds: float | None
     max_seconds: float | None
     gradient_seconds: float | None
@@ -79,7 +79,9 @@ class Plan:
         verdict = "FITS" if self.fits else "DOES NOT FIT"
         title = f"Plan: {self.job} {verdict}   {self.size} variables, {self.dtype}, {self.device}"
         rows = [("instead", text) for text in self.advice]
-        rows.append(("products", f"about {self.num_hvps}, at most {self.max_hvps}: {self.why}"))
+        rows.append(
+            ("products", f"about {self.num_hvps}, at most {self.max_hvps}: {'; '.join(self.evidence)}")
+        )
         if self.seconds is not None and self.max_seconds is not None:
             most = f"at most {number(self.max_seconds, 2)} s"
             rows.append(("time", f"about {number(self.seconds, 2)} s, {most}; {self.measured}"))

@@ -242,7 +242,7 @@ def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: fl
         norm=extremes.top,
         rtol=rtol,
         size=op.size,
-        message="" if good else early,
+        evidence=() if good else (early,),
         standard_errors=None if error is None else np.array([error]),
     )
 

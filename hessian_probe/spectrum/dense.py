@@ -51,7 +51,7 @@ def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
 def empty_result(
     op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
 ) -> EigenResult:
-    """Return a result without any pair, with the reason in its message."""
+    """Return a result without any pair, with the reason in its evidence."""
     zero = np.zeros(0)
     basis = columns_to_basis(op, np.zeros((op.size, 0)))
     return EigenResult(
@@ -66,5 +66,5 @@ def empty_result(
         norm=0.0,
         rtol=rtol,
         size=op.size,
-        message=f"0 of {wanted} pairs: {EMPTY.get(status, 'no product was computed')}",
+        evidence=(f"0 of {wanted} pairs: {EMPTY.get(status, 'no product was computed')}",),
     )

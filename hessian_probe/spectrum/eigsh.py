@@ -69,7 +69,7 @@ def eigsh(
 
     Returns:
         EigenResult with lowest + highest pairs (all n where these overlap).  Fewer only with status
-        "max_hvps", "interrupted" or "nonfinite", and a message that says so.
+        "max_hvps", "interrupted" or "nonfinite", and evidence that says so.
 
     Raises:
         ValueError: counts negative, both zero, or above the number of variables; rtol not positive;
@@ -160,8 +160,8 @@ def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:
     try:
         errors = np.array([estimate.error for estimate in eigenvalue_errors(op, vectors)])
     except KeyboardInterrupt:
-        text = f"{found.message}; " if found.message else ""
-        return dataclasses.replace(found, message=f"{text}interrupted before the standard errors")
+        evidence = (*found.evidence, "interrupted before the standard errors")
+        return dataclasses.replace(found, evidence=evidence)
     spent = found.num_hvps + op.num_hvps - before
     return dataclasses.replace(found, standard_errors=errors, num_hvps=spent)
 
@@ -217,5 +217,5 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
         norm=top,
         rtol=rtol,
         size=n,
-        message=f"the ends overlap: each of the {n} pairs is given once" if overlap else "",
+        evidence=(f"the ends overlap: each of the {n} pairs is given once",) if overlap else (),
     )

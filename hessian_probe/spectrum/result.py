@@ -122,7 +122,7 @@ class EigenResult:
         norm: largest Ritz value in magnitude, the estimate of ‖H‖.
         rtol: tolerance asked for.
         size: number of variables.
-        message: one sentence on a pair that is missing or has not converged, else "".
+        evidence: sentences on pairs that are missing or have not converged; empty where none is.
         standard_errors: shape (k,): standard error of each eigenvalue over the data, which are a sample of
             a population; None where it was not measured.
     """
@@ -138,7 +138,7 @@ class EigenResult:
     norm: float
     rtol: float
     size: int
-    message: str = ""
+    evidence: tuple[str, ...] = ()
     standard_errors: Float[np.ndarray, " k"] | None = None
 
     def require(self) -> EigenResult:
@@ -148,7 +148,7 @@ class EigenResult:
             NotConvergedError: otherwise, with the partial result attached.
         """
         if self.status != "converged" or not np.all(self.converged):
-            raise NotConvergedError(f"{self.status}: {self.message or repr(self)}", self)
+            raise NotConvergedError(f"{self.status}: {'; '.join(self.evidence) or repr(self)}", self)
         return self
 
     @property
@@ -192,6 +192,5 @@ class EigenResult:
         if len(values):
             rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))
-        if self.message:
-            rows.append(("note", self.message))
+        rows.extend(("note", text) for text in self.evidence)
         return title, rows

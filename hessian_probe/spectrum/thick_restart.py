@@ -277,26 +277,26 @@ class EigenSearch:
             norm=top,
             rtol=self.rtol,
             size=op.size,
-            message=self._message(status, residuals, top, spent),
+            evidence=self._evidence(status, residuals, top, spent),
         )
 
-    def _message(self, status: str, residuals: np.ndarray, top: float, spent: int) -> str:
-        """One sentence on why a pair is missing or has not converged, else ""."""
+    def _evidence(self, status: str, residuals: np.ndarray, top: float, spent: int) -> tuple[str, ...]:
+        """Say why a pair is missing or has not converged."""
         if status == "stagnated":
             return (
                 f"residuals stay above rtol·‖H‖ = {self.rtol * top:.1e}: rounding in "
                 f"{self.op.objective.precision} forbids more; use float64 or rtol ≥ "
-                f"{float(np.max(residuals)) / max(top, 1e-300):.0e}"
+                f"{float(np.max(residuals)) / max(top, 1e-300):.0e}",
             )
         if status == "nonfinite":
-            return "a product was not finite; the pairs are from the basis before it"
+            return ("a product was not finite; the pairs are from the basis before it",)
         if status == "interrupted":
-            return "interrupted; residuals are estimates, the best so far"
+            return ("interrupted; residuals are estimates, the best so far",)
         if len(residuals) < self.wanted <= self.op.size:
-            return f"{len(residuals)} of {self.wanted} pairs: {status} after {spent} products"
+            return (f"{len(residuals)} of {self.wanted} pairs: {status} after {spent} products",)
         if status == "max_hvps":
-            return f"the budget of {self.budget} products ran out; raise max_hvps"
-        return ""
+            return (f"the budget of {self.budget} products ran out; raise max_hvps",)
+        return ()
 
 
 def default_budget(wanted: int) -> int:

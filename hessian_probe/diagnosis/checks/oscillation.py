@@ -34,7 +34,7 @@ def check(case: Experiments) -> Found:
     out: Found = []
     stability = case.stability
     if stability is not None and stability.status == "undetermined":
-        out.append(NotChecked((), stability.reason, "sharpness against the stability limit"))
+        out.append(NotChecked((), "; ".join(stability.evidence), "sharpness against the stability limit"))
     if case.no_step_moves:  # steps of length zero show nothing about others
         return [*out, NotChecked(("oscillation",), "an optimizer that still moves")]
     return [*out, _oscillation(case)]
