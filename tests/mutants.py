@@ -38,7 +38,7 @@ LIMIT = 1200.0  # seconds after which a mutant that hangs counts as noticed
 
 
 class Mutant(NamedTuple):
-    """One change: a file, the text that goes, the text that comes, and the tests that should notice (`tests/test_…`)."""
+    """One change: a file, the text that goes, the text that comes, and the tests that should notice."""
 
     name: str
     file: str

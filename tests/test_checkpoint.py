@@ -230,7 +230,7 @@ def test_ctrl_c_in_an_escape_keeps_the_best_step(name, monkeypatch):
 def test_ctrl_c_in_the_check_or_the_dense_route_gives_an_empty_result(monkeypatch):
     for size in (10, 60):
         with monkeypatch.context() as patch:
-            stops_at(patch, HessianOperator, "multiply", 2)
+            stops_at(patch, HessianOperator, "product", 2)
             op = hp.hessian(lambda x: jnp.sum(x**2), jnp.zeros(size))
             found = hp.eigsh(op)
         assert found.status == "interrupted"
