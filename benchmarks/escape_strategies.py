@@ -18,11 +18,11 @@ from hessian_probe.spectrum.traced_krylov import KrylovSpace
 from hessian_probe.training import escape_rules as rules
 from hessian_probe.training.backoff import PAUSE, cost_in_gradients
 from hessian_probe.training.early_schedule import spend_products
+from hessian_probe.training.escape_hook import EscapeHook, HookOptions
 from hessian_probe.training.escape_state import HookState
 from hessian_probe.training.saddle_search import ROUNDING, WORTH, FirstStep, LocalLoss, SearchResult
 from hessian_probe.training.traced_line_search import NUM_TRIALS, trial_lengths
 from hessian_probe.training.traced_plateau import select
-from hessian_probe.training.transform import EscapeHook, HookOptions
 
 # Halvings that locate the root of the cubic model's secular equation, to float32 accuracy.
 BISECTIONS = 40

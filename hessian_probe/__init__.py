@@ -1,4 +1,4 @@
-"""hessian_probe: is it a minimum, a maximum, a saddle, or not a critical point at all?"""
+"""hessian_probe: classify critical points, escape saddles, watch training, diagnose why it is stuck."""
 
 from hessian_probe import problems as problems
 from hessian_probe import training as training
@@ -12,11 +12,11 @@ from hessian_probe.flatness.result import Sharpness as Sharpness
 from hessian_probe.flatness.result import SharpnessMeasure as SharpnessMeasure
 from hessian_probe.flatness.sharpness import sharpness as sharpness
 from hessian_probe.jobs.state import CheckpointError as CheckpointError
-from hessian_probe.operators.checks import OperatorCheck as OperatorCheck
-from hessian_probe.operators.checks import OperatorCheckError as OperatorCheckError
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
+from hessian_probe.operators.self_check import OperatorCheck as OperatorCheck
+from hessian_probe.operators.self_check import OperatorCheckError as OperatorCheckError
 from hessian_probe.optimizers.propose_rate import RateProposal as RateProposal
 from hessian_probe.optimizers.propose_rate import propose_rate as propose_rate
 from hessian_probe.optimizers.stability import Stability as Stability

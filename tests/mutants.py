@@ -244,7 +244,7 @@ GUARDS = (
     ),
     _guard(
         "training: the next batch confirms",
-        "training/transform",
+        "training/escape_hook",
         "lambda: local.confirms(step, claimed)",
         "lambda: jnp.ones_like(waits)",
         "training_transform",

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.escape_strategies import strategy_hook
 from hessian_probe.training import escape_events, escape_saddles, read_events, write_events
-from hessian_probe.training.transform import HookOptions
+from hessian_probe.training.escape_hook import HookOptions
 
 optax = pytest.importorskip("optax")
 pytestmark = pytest.mark.any_promotion

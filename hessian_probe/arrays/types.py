@@ -1,4 +1,4 @@
-"""Shapes in signatures: jaxtyping's `Float` and `Bool` where it is installed, otherwise a stand-in.
+"""Array types with shapes for signatures: jaxtyping's `Float` and `Bool`, or a stand-in without it.
 
 `Float[Array, "k n"]` is an array of real numbers with k rows of n entries; `Float[Array, ""]` is a scalar.
 Nothing is checked at run time unless jaxtyping's import hook is installed before the package is imported.

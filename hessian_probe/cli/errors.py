@@ -1,4 +1,4 @@
-"""Errors that are the caller's to mend, told in a message without a traceback."""
+"""User errors, reported without a traceback."""
 
 from __future__ import annotations
 

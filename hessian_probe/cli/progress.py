@@ -1,4 +1,4 @@
-"""One line that says how far it got: overwritten on a terminal, rare plain lines elsewhere."""
+"""A line of progress: overwritten on a terminal, sparse in logs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A verdict becomes a move that is proved."""
+"""`escape`: a move off a classified saddle or maximum, proved by a lower loss."""

@@ -1,4 +1,4 @@
-"""Leave a saddle or a maximum along negative curvature, and prove that it was left."""
+"""Leave a critical point along negative curvature or a descent of higher order, and prove the lower loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds of this room: what each governs, and where it comes from."""
+"""The thresholds of sharpness measures: what each governs, and where its value comes from."""
 
 # Up to this many variables the whole Hessian is computed.
 # Source: it costs one product for each variable; the estimates cost about as many (three traces of 30

@@ -1,4 +1,4 @@
-"""The state of a job, and the file that holds it: whole, or refused.
+"""The state of a job in a file: written whole or not at all; damaged files are refused.
 
 A state is nested dicts and tuples of numbers, texts, None and arrays.  Whatever is saved is one: a search
 returns its state, which contains that of its Krylov basis, and `write` puts it into a file.

@@ -25,9 +25,9 @@ from hessian_probe.arrays import (
     unflatten,
 )
 from hessian_probe.operators import derivatives, memory
-from hessian_probe.operators.checks import OperatorCheck, check_products
 from hessian_probe.operators.dense import symmetric_matrix
 from hessian_probe.operators.objective import Objective, accumulate
+from hessian_probe.operators.self_check import OperatorCheck, check_products
 from hessian_probe.operators.thresholds import CHECK_TOLERANCE, CHECK_TOLERANCE_DIFFERENCES, MEMORY_SHARE
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD
 

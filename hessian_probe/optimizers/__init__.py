@@ -1,1 +1,1 @@
-"""Reading and copying optimiser states, stability limits, proposed rates, trial runs."""
+"""Reading and copying optimiser states, stability limits, proposed rates, trial runs on training samples."""

@@ -1,4 +1,4 @@
-"""Reading and rebuilding an optimiser's state: which fields hold momentum, which a preconditioner.
+"""An optimiser's state: read, rebuilt, and updated with the keywords that the optimiser accepts.
 
 Optax keeps each transformation's memory in a named tuple, nested as the transformations are.  Only
 field names are read, so nothing is imported, and a state built elsewhere with these names is read too.

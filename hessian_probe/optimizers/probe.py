@@ -1,4 +1,4 @@
-"""An optimiser on a copy of its state: its response to a gradient while its preconditioner is held."""
+"""A copy of an optimiser, its second moments held, that is run to measure its response to gradients."""
 
 from __future__ import annotations
 

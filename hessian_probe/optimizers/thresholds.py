@@ -1,4 +1,4 @@
-"""Thresholds of this room: what each governs, and where it comes from."""
+"""The thresholds of measurements on optimisers and of trial runs: what each governs, and its source."""
 
 # Optimisers measured on a copy of their state.
 

@@ -1,1 +1,1 @@
-"""Eigenvalues and a gradient become a verdict."""
+"""Classification: `classify` runs `pipeline`, `second_order` labels, `reviews` confirm or amend that."""

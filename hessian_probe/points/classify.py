@@ -1,4 +1,4 @@
-"""Label the point where training stopped, with the evidence for the label."""
+"""`classify`: its options are checked, the pipeline runs, and what it measured becomes a `CriticalPoint`."""
 
 from __future__ import annotations
 

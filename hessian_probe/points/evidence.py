@@ -1,4 +1,4 @@
-"""What decided a label: a code with named numbers, and the one place where these become a sentence.
+"""Reasons for a label: codes with named numbers, and the one place where these become sentences.
 
 Nothing reads a sentence back: programs compare codes.  A sentence is written for the person whose training
 is stuck: what was measured, against what, and what it means.

@@ -13,12 +13,12 @@ from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.symmetric_operator import search_dimension
-from hessian_probe.points.rounding import SIGN_MARGIN, SINGLE, Rounding
+from hessian_probe.points.rounding import SINGLE, Rounding
 from hessian_probe.points.settings import Settings
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
-from hessian_probe.spectrum.thresholds import MAX_BASIS
+from hessian_probe.spectrum.thresholds import MAX_BASIS, SIGN_MARGIN, SIGN_RESIDUAL
 
 # Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
 # is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
@@ -31,9 +31,6 @@ DENSE_COUNT = 4096
 # A sign that is settled in fewer products than this may come from few distinct eigenvalues: up to
 # DENSE_SIZE variables the search looks that far for a breakdown, which proves that they repeat.
 BREAKDOWN_AFTER = 5
-# A Ritz value beyond the margin has an eigenvalue of its sign near where its residual is at most this share
-# of it.
-SIGN_RESIDUAL = 0.5
 # An end is resolved where its residual is below this share of its value.
 END_RESIDUAL = 1e-2
 # After both ends are resolved the search goes on for half as long again before "no negative

@@ -1,4 +1,4 @@
-"""Is there a critical point near enough for the curvature here to be about it?  Newton's iteration.
+"""Newton iteration to a critical point near enough for the curvature measured here to describe it.
 
 Training never stops at a critical point exactly.  The local quadratic model predicts one at
 x + s with H s = −g; it counts as near when the model explains the gradient, the true gradient all but

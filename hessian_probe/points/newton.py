@@ -1,4 +1,4 @@
-"""The step at which the quadratic model's gradient vanishes, or why there is none to be had."""
+"""The Newton step of the local quadratic model, or the reason why none is accepted."""
 
 from __future__ import annotations
 

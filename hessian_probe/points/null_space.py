@@ -1,4 +1,4 @@
-"""Is a null space that the caller gives one indeed?  Tested before anything rests on it."""
+"""Tests that the loss is flat along a null space that the caller gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One classification: measure, then judge; each step in a file of its own."""
+"""The order of a classification: measure, locate, judge, review; "not_critical" is decided here."""
 
 from __future__ import annotations
 

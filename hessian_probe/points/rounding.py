@@ -1,4 +1,4 @@
-"""Rounding error of loss, gradient, slopes and products at a point: what is zero, and what is more.
+"""Rounding error at a point, measured, with the zero band and the gradient tolerance that follow from it.
 
 Parameters one rounding away are the same parameters; what loss, gradient and product change between
 the two is the accuracy with which they are known.
@@ -16,6 +16,7 @@ import numpy as np
 from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
+from hessian_probe.spectrum.thresholds import SIGN_MARGIN
 
 # A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
 # BAND_NOISE times the measured change of a product.  With these no zero mode of `make truth`
@@ -28,8 +29,6 @@ BAND_NOISE = 8.0
 # wrong label; the larger ones (215 variables) were decided from 0.02 ‖H‖ (TF32) and 0.1 ‖H‖ (bfloat16).
 BAND_REDUCED = 2.0
 SINGLE = float(np.finfo(np.float32).eps)
-# A sign is shown by a curvature this many zero bands away from zero.
-SIGN_MARGIN = 2.0
 # The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.
 GRADIENT_ROUNDING = 4.0
 GRADIENT_NOISE = 4.0

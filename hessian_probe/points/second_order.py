@@ -1,4 +1,4 @@
-"""From measurements to a label: what the signs of the curvature say at a critical point."""
+"""The label of a critical point from the signs of its extreme eigenvalues; defines `Verdict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a classification."""
+"""The options of `classify`, as one record."""
 
 from __future__ import annotations
 

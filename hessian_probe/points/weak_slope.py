@@ -1,4 +1,4 @@
-"""Does a slope along weak curvature last as far as predictions are checked?
+"""Does the gradient along a direction of weak curvature vanish within the distance that is checked?
 
 Where Newton steps stall, the gradient that is left lies along a direction u of weak curvature.  Either it
 vanishes somewhere along it, or it goes on and there is no critical point near.

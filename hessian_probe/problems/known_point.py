@@ -1,4 +1,4 @@
-"""The record that every problem in this package is handed out as."""
+"""`KnownPoint`: a loss, a point, and the proven truth about it."""
 
 from __future__ import annotations
 

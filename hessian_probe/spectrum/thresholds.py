@@ -64,8 +64,8 @@ COPY_STEP = 1e-2
 
 # The traced run ------------------------------------------------------------------------------
 
-# A Ritz value shows a negative eigenvalue where it lies SIGN_MARGIN zero bands below zero and its residual is
-# at most SIGN_RESIDUAL of it.
+# A Ritz value shows the sign of an eigenvalue where it lies SIGN_MARGIN zero bands away from zero and its
+# residual is at most SIGN_RESIDUAL of it; `classify` asks the same.
 # Source: a residual r proves an eigenvalue within r of the Ritz value; the margin is chosen.
 SIGN_MARGIN = 2.0
 SIGN_RESIDUAL = 0.5

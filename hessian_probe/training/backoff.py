@@ -1,4 +1,4 @@
-"""Backoff, rollback and cooldown: rules that the monitor and the transformation share."""
+"""Backoff, rollback and cooldown: rules that `Monitor` and `escape_saddles` share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of `escape_saddles` for use from the host, compiled once."""
+"""The search of `saddle_search` compiled for the host; `Monitor` probes with it."""
 
 from __future__ import annotations
 

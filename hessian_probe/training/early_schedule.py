@@ -1,4 +1,4 @@
-"""Searches before the plateau test has spoken: when they are due, and what training gains meanwhile."""
+"""Searches on a schedule, whatever the plateau test says: when they are due, and what training gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the state of `escape_saddles` changes after searches, escapes and rollbacks; see `training.backoff`."""
+"""What gates a search of `escape_saddles`, and what searches, escapes and rollbacks change in its state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hessian_probe.training import backoff
 from hessian_probe.training.escape_state import HookState
-from hessian_probe.training.random_restart import DEGENERATE
+from hessian_probe.training.random_restart import FLAT_RATIO
 from hessian_probe.training.saddle_search import SearchResult
 from hessian_probe.training.traced_plateau import new_plateau
 
@@ -39,7 +39,7 @@ def _forgotten(state: HookState, where: jax.Array) -> jax.Array:
 
 def flat(state: HookState) -> jax.Array:
     """Whether the lowest curvature here is next to nothing beside the highest."""
-    return jnp.abs(state.last_ratio) <= DEGENERATE
+    return jnp.abs(state.last_ratio) <= FLAT_RATIO
 
 
 def after_probe(
@@ -72,7 +72,7 @@ def after_probe(
         state.num_steps,
         fruitless=fruitless,
         waits=stalled(state),
-        hopeless=found.ratio > DEGENERATE,
+        hopeless=found.ratio > FLAT_RATIO,
         cost=cost,
         price=price,
         level=plateau.level,

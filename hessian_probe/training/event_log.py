@@ -1,4 +1,4 @@
-"""What `escape_saddles` saw and did, kept in its state and read on the host."""
+"""Reads the log of `escape_saddles` from its state, on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hessian_probe.results import number, signed
 from hessian_probe.training.escape_state import COLUMNS, COSTS, ROWS, WHAT, EscapeState
 from hessian_probe.training.plateau_statistics import KINDS
-from hessian_probe.training.random_restart import DEGENERATE
+from hessian_probe.training.random_restart import FLAT_RATIO
 
 
 def escape_events(state: EscapeState) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
 def _event(row: dict[str, float]) -> dict[str, Any]:
     what, curvature = WHAT[int(row["what"])], row["curvature"]
     kind = KINDS[int(row["verdict"])]
-    if what == "nothing" and row["ratio"] > DEGENERATE:
+    if what == "nothing" and row["ratio"] > FLAT_RATIO:
         kind = "at_minimum"
     elif what in ("escaped", "taken_back"):
         kind = what
@@ -83,6 +83,6 @@ def _evidence(what: str, row: dict[str, float]) -> str:
     if math.isnan(curvature):
         restarts = ", and random restarts reach no lower loss" if row["num_gradients"] > 1 else ""
         return f"along the gradient the loss does not bend down{restarts}; {then}"
-    flat = "not negative" if row["ratio"] > DEGENERATE else "next to nothing beside the highest"
+    flat = "not negative" if row["ratio"] > FLAT_RATIO else "next to nothing beside the highest"
     sign = "negative, but no step along it lowers the loss enough" if curvature < 0 else flat
     return f"the lowest curvature measured is {signed(curvature, 3)}, {sign}; {then}"

@@ -24,7 +24,7 @@ from hessian_probe.training.descent import DescentLimits, conjugate_descent
 # 0.5, 1.0 and 1.4.
 DISPLACEMENT = 1.2
 # No restart where even the lowest curvature seen is above this share of the highest: nothing is flat there.
-DEGENERATE = 1e-3
+FLAT_RATIO = 1e-3
 # Line-search budgets: HOPE without an improvement, HOPE_BEYOND when negative curvature already found one,
 # LONGEST in total.
 HOPE = 24

@@ -1,7 +1,7 @@
 """The search for a lower loss around a saddle, inside a compiled training step.
 
-Three sources of a step, in this order: a long step along the gradient, a step along negative curvature, a
-random restart.
+Three sources of a step: a long step along the gradient; where that fails, one along negative curvature; and,
+where it is asked for and within the budget, a random restart.  A descent continues from the first two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, 
 from hessian_probe.spectrum.traced_krylov import KrylovSpace, krylov_space
 from hessian_probe.training.backoff import cost_in_gradients
 from hessian_probe.training.descent import steepest_descent
-from hessian_probe.training.random_restart import DEGENERATE, DISPLACEMENT, HOPE, random_restart
+from hessian_probe.training.random_restart import DISPLACEMENT, FLAT_RATIO, HOPE, random_restart
 from hessian_probe.training.traced_line_search import (
     NUM_TRIALS,
     TRIALS,
@@ -165,7 +165,7 @@ class LocalLoss:
             gradients = 1 + spent.astype(jnp.int32) + descent.num_passes
             evaluations = 1 + NUM_TRIALS + 2 * NUM_TRIALS * spent.astype(jnp.int32) + descent.num_evaluations
             if restarts is not None:
-                go = restarts & ~(first.curvature > DEGENERATE * first.norm)
+                go = restarts & ~(first.curvature > FLAT_RATIO * first.norm)
                 beyond = jnp.where(leaves, before - value, 0.0)
                 restarted = random_restart(
                     self.value, self.x, before, self._random_displacement(key), enough, beyond, go

@@ -1,4 +1,4 @@
-"""Lines through noisy values, with standard errors; for NumPy and JAX alike."""
+"""Robust trends of noisy values, medians, and a test for oscillation; for NumPy and JAX."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What second order cannot see: reviews of a verdict, each a room of its own."""
+"""Reviews that confirm, replace or withdraw a verdict: degenerate, badly scaled, nonsmooth, sampled."""

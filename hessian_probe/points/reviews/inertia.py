@@ -15,8 +15,9 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
-from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, SIGN_MARGIN, Rounding
+from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Rounding
 from hessian_probe.points.second_order import Verdict
+from hessian_probe.spectrum.thresholds import SIGN_MARGIN
 
 # Diagonals closer than this leave nothing to be gained.
 SPREAD = 1e2

@@ -1,4 +1,4 @@
-"""Decide when to use finite steps, and which result to trust where they contradict the Hessian."""
+"""When finite steps are used, and whether they confirm or replace a verdict (labels: `stationarity`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optax transformation that leaves saddles inside compiled training steps."""
+"""`escape_saddles`, an optax transformation: it judges the loss, searches, and steps off saddles."""
 
 from __future__ import annotations
 
