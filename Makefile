@@ -26,8 +26,9 @@ test slow truth golden mutants examples bench-diagnose: export JAX_PERSISTENT_CA
 test slow truth golden mutants examples bench-diagnose: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 ##@ More tests and measurements
-slow: $(READY)/test,demo ## run the tests marked slow, in float64
+slow: $(READY)/test,demo ## run the tests marked slow, in one precision each
 	HESSIAN_PROBE_TEST_X64=1 $(SUITE) -m slow $(ARGS) || test $$? -eq 5 # 5: there is none
+	HESSIAN_PROBE_TEST_X64=0 $(SUITE) -m "slow and float32" $(ARGS) || test $$? -eq 5
 
 truth: $(READY)/demo ## label points of known type; print the table
 	$(BIN)/python -m benchmarks.truth $(ARGS)

@@ -15,7 +15,7 @@ from hessian_probe.cli import commands, main
 from hessian_probe.cli.commands import load_target
 from hessian_probe.cli.progress import Progress
 
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 TARGETS = """
     import os, signal

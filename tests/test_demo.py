@@ -14,6 +14,8 @@ from hessian_probe.demo.digits import CHUNK, descend
 from hessian_probe.demo.report import lecture_section, report
 from hessian_probe.display.text import to_text
 
+pytestmark = pytest.mark.float32
+
 
 def silent(text):
     del text

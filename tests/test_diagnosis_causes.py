@@ -27,7 +27,7 @@ from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import best_by_adam
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def case(loss, params, train, *, apply=None, optimizer=None):

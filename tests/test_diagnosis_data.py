@@ -80,6 +80,7 @@ def test_copies_do_not_make_enough_samples_to_compare_inputs():
     assert np.isnan(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 6])
 def test_copies_of_samples_make_no_other_kind_of_data(copies):
     """Copies on both sides of a split are known by heart, and test data then look as if they were harder."""
@@ -91,6 +92,7 @@ def test_copies_of_samples_make_no_other_kind_of_data(copies):
     assert "mismatch" not in causes(found)
 
 
+@pytest.mark.slow
 def test_copies_hide_no_other_kind_of_data():
     x, y = draws(0, 100)
     train = (np.tile(x, (3, 1)), np.tile(y, 3))
@@ -100,6 +102,7 @@ def test_copies_hide_no_other_kind_of_data():
     assert causes(found)[0] == "mismatch", found
 
 
+@pytest.mark.slow
 def test_a_loss_at_its_floor_shows_no_small_model():
     """Smoothed labels leave a loss of 0.42 however well they are fitted; the task is not recognised."""
 

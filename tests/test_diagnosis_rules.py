@@ -30,7 +30,7 @@ from hessian_probe.optimizers.trial_runs import Trial, best_by_adam
 from hessian_probe.programs.layers import run_model, trace_model
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def sure(found, cause):

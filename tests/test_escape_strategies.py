@@ -11,7 +11,7 @@ optax = pytest.importorskip("optax")
 strategies = pytest.importorskip("benchmarks.escape_strategies")
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def space_of(matrix, seed=0):

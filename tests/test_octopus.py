@@ -7,6 +7,8 @@ import pytest
 
 from hessian_probe.problems import octopus
 
+pytestmark = pytest.mark.float32
+
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)
 E = float(np.e)

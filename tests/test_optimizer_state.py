@@ -10,7 +10,7 @@ from hessian_probe.optimizers.untrained_params import frozen_variables
 from hessian_probe.training import adjust_moments, escape_saddles
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 HELD = {"x": True, "y": False, "z": True}
 PARAMS = {"x": jnp.asarray(0.0), "y": jnp.ones(3), "z": jnp.asarray([[1.0, 2.0]])}
 
@@ -107,6 +107,7 @@ def test_what_is_frozen_is_read_off_the_program(optimizer, expected):
     assert frozen_variables(optimizer, layout, variables, rest) == expected
 
 
+@pytest.mark.slow
 def test_a_frozen_parameter_is_not_moved_off_a_saddle():
     """Along x it would go down; x is held, and only y is trained."""
     optimizer = escape_saddles(

@@ -9,7 +9,7 @@ import hessian_probe as hp
 from hessian_probe.optimizers.propose_rate import GradientSpectrum, MomentumKernel
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 STEPS = 12
 
 

@@ -15,7 +15,7 @@ from hessian_probe.flatness.thresholds import EXACT_SIZE
 from hessian_probe.problems.networks import mlp_init, mlp_loss
 from hessian_probe.spectrum.trace import trace
 
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 NAMES = ["lambda_max", "trace", "keskar", "filter_normalised"]
 NAMES += ["adaptive_lambda_max", "adaptive_trace", "adaptive_maximum"]
 

@@ -14,7 +14,7 @@ from hessian_probe.optimizers.optax_state import UnreadableError, hold_second_mo
 from hessian_probe.optimizers.probe import OptimizerProbe
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 RATE = 0.05
 
 

@@ -9,6 +9,8 @@ import hessian_probe as hp
 from hessian_probe.operators import derivatives
 from hessian_probe.training import Monitor, WithAux, with_aux
 
+pytestmark = pytest.mark.float32
+
 FLOAT = np.asarray(jnp.zeros(())).dtype
 
 

@@ -8,6 +8,8 @@ import pytest
 from hessian_probe.training.descent import PASSES, steepest_descent
 from hessian_probe.training.traced_line_search import TRIALS, TrialValues, best_trial
 
+pytestmark = pytest.mark.float32
+
 FLOAT = np.asarray(jnp.zeros(())).dtype
 LENGTHS = 2.0 * 0.5 ** np.arange(8)
 

@@ -12,7 +12,7 @@ from hessian_probe.training import escape_events, escape_saddles, read_events, w
 from hessian_probe.training.escape_hook import HookOptions
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def run(loss, params, steps, optimizer):

@@ -10,6 +10,8 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.training import Monitor, adjust_moments, read_events
 
+pytestmark = pytest.mark.float32
+
 FLOAT = np.asarray(jnp.zeros(())).dtype
 RATE = 0.05
 

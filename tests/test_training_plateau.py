@@ -10,6 +10,8 @@ from hypothesis import given
 from hessian_probe.training import PlateauTest
 from hessian_probe.training import plateau_statistics as streams
 
+pytestmark = pytest.mark.float32
+
 STEPS = np.arange(3000)
 
 

@@ -8,6 +8,8 @@ import pytest
 from hessian_probe.training import escape_events, escape_saddles
 from hessian_probe.training.random_restart import HOPE, HOPE_BEYOND, LONGEST, random_restart
 
+pytestmark = pytest.mark.float32
+
 FLOAT = np.asarray(jnp.zeros(())).dtype
 DEPTH, WIDTH = 6, 4
 LEARNED, MISSING = 2.0, 1.0
@@ -107,6 +109,7 @@ def test_no_restart_costs_nothing(compiled):
     assert int(found.num_passes) == int(found.num_evaluations) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.any_promotion
 def test_the_hook_restarts_where_it_finds_nothing_else():
     """Descent alone would take 1e8 steps; in float64 the curvature can still be seen."""

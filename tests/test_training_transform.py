@@ -17,7 +17,7 @@ optax = pytest.importorskip("optax")
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)
 # optax mixes dtypes inside.
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def well(p):

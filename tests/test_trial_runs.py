@@ -18,7 +18,7 @@ from hessian_probe.optimizers.trial_runs import (
 )
 
 pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
 def adam_by_hand(gradient, x, rate, steps):

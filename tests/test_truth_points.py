@@ -174,6 +174,7 @@ def check_sampled(point, radius):
         assert around.max() > rounding, point
 
 
+@pytest.mark.slow
 def test_flat_points_have_the_inertia_that_is_stated():
     for point in drawn("flat"):
         _, gradient, hessian = dense(point)
