@@ -111,21 +111,24 @@ def main() -> int:
     options = parser.parse_args()
     differences = 0
     for part in options.part or PARTS[:-1]:
-        kept, seen = read(part), 0
+        kept, seen, new = read(part), 0, 0
         for group in records(part, options.only, options.workers):
             for name, *facts in group:
                 now = "\t".join(facts)
                 seen += 1
                 if options.write:
                     kept[name] = now
-                elif kept.get(name) != now:
+                elif name not in kept:
+                    new += 1
+                elif kept[name] != now:
                     differences += 1
-                    print(f"{part}: {name}\n  was {kept.get(name)}\n  is  {now}", flush=True)
+                    print(f"{part}: {name}\n  was {kept[name]}\n  is  {now}", flush=True)
             if options.write:
                 FOLDER.mkdir(exist_ok=True)
                 rows = "".join(f"{name}\t{facts}\n" for name, facts in sorted(kept.items()))
                 (FOLDER / f"{part}.tsv").write_text(rows)
-        print(f"{part}: {seen} records", "written" if options.write else f"compared with {len(kept)}")
+        done = "written" if options.write else f"compared with {len(kept)}; without a record yet: {new}"
+        print(f"{part}: {seen} records {done}")
     print(f"{differences} differences")
     return int(differences > 0)
 
