@@ -76,6 +76,7 @@ def test_a_flat_floor_is_no_minimum_and_is_searched_for_less(steepness):
     assert not any(row["kind"] == "escaped" for row in rows)
 
 
+@pytest.mark.slow
 def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
     """From the saddle of x⁴/4 − x²/2 + y² to a minimum, where the searches stop."""
 

@@ -187,6 +187,7 @@ def layers(p):
     return 0.5 * (jnp.prod(p) - 1) ** 2
 
 
+@pytest.mark.slow
 def test_a_saddle_without_curvature_is_left_at_the_first_search():
     """Curvature is 1e-8 there, lost in rounding of a loss of 0.5; descent would take 1e8 steps."""
     params = jnp.asarray(0.01 * np.array([1, -0.8, 1.2, -1.1, 0.9, 1.05]), FLOAT)
