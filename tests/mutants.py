@@ -35,6 +35,7 @@ TESTS_OF = {
     "flatness": "sharpness",
 }
 LIMIT = 1200.0  # seconds after which a mutant that hangs counts as noticed
+FAILED, NO_TEST = 1, 5  # exit codes of pytest
 
 
 class Mutant(NamedTuple):
@@ -307,22 +308,32 @@ def survives(mutant: Mutant) -> bool | None:
             take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             take(ROOT / name, copy / name)
         (copy / mutant.file).write_text(source.replace(mutant.old, mutant.new), "utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
-        try:
-            done = subprocess.run(
-                [*command, "-m", "not slow", *(f"tests/test_{test}.py" for test in mutant.tests.split())],
-                cwd=copy,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=LIMIT,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-    if done.returncode not in (0, 1):  # 2 to 5: nothing was tested
-        raise RuntimeError(f"{mutant.name}: pytest ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.returncode == 0
+        codes = [_run(copy, mutant.tests, "1")]
+        if FAILED not in codes:
+            codes.append(_run(copy, mutant.tests, "0"))
+    if codes == [NO_TEST, NO_TEST]:
+        raise RuntimeError(f"{mutant.name}: its tests do not exist")
+    return FAILED not in codes
+
+
+def _run(folder: Path, tests: str, x64: str) -> int:
+    """Run tests in one precision until the first fails; returns pytest's exit code."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "-m", "not slow"]
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/test_{test}.py" for test in tests.split())],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HESSIAN_PROBE_TEST_X64": x64},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired:
+        return FAILED
+    if done.returncode not in (0, FAILED, NO_TEST):
+        raise RuntimeError(f"pytest ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.returncode
 
 
 def main() -> int:
