@@ -45,6 +45,20 @@ def test_a_notebook_gets_the_same_facts_escaped(sample):
     assert html.count("<tr>") == 2
 
 
+def test_unflattening_does_not_validate():
+    """Under jit and vmap leaves are tracers, which a constructor may refuse."""
+
+    @result(leaves=("value",))
+    class Checked:
+        value: object
+
+        def __post_init__(self):
+            if not isinstance(self.value, float):
+                raise TypeError("value must be a number")
+
+    assert jax.tree.map(str, Checked(1.0)).value == "1.0"
+
+
 @pytest.mark.parametrize("leaf", [None, object(), "text", np.zeros(0), jax.ShapeDtypeStruct((2,), FLOAT)])
 def test_printing_never_raises(leaf):
     odd = Sample(values=leaf, name="odd")
