@@ -196,3 +196,10 @@ def test_the_first_leaf_with_a_nan_is_named():
     layout, variables, _ = arrays.split(tree)
     assert arrays.first_nonfinite(layout, variables) == "params['b']"
     assert arrays.first_nonfinite(layout, tuple(jnp.zeros_like(v) for v in variables)) is None
+
+
+def test_sums_over_leaves_of_half_precision_are_taken_in_single():
+    """80,000 is beyond float16, whose largest number is 65,504."""
+    ones = (jnp.ones(40_000, jnp.float16), jnp.ones(40_000, jnp.float16))
+    assert float(arrays.dot(ones, ones)) == 80_000
+    assert float(arrays.norm(ones)) == pytest.approx(80_000**0.5, rel=1e-3)
