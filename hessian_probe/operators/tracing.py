@@ -128,9 +128,8 @@ def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -
     """Reduce arguments to their shapes; Python numbers stay themselves."""
 
     def abstract(leaf: Any) -> Any:
-        if not hasattr(leaf, "dtype"):
-            return leaf
-        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
+        # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
+        return jax.eval_shape(lambda array: array, leaf) if hasattr(leaf, "dtype") else leaf
 
     return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, non_variables, batch.arrays)))
 
