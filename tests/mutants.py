@@ -213,7 +213,7 @@ GUARDS = (
         "points/locate",
         "return slope * self.limit <= DOUBT * self.rounding.value",
         "return False",
-        "weak_slope sampling classify",
+        "weak_slope misled",
     ),
     _guard(
         "points: no extremum at a kink in more than two directions",
@@ -266,7 +266,7 @@ GUARDS = (
     ),
     _guard(
         "diagnosis: copies of samples are kept in one fold",
-        "operators/samples",
+        "optimizers/samples",
         "_, first, copy = np.unique(as_bytes, return_index=True, return_inverse=True)",
         "first = copy = np.arange(len(as_bytes))",
         "diagnosis_data",

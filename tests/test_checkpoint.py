@@ -344,6 +344,18 @@ def test_what_is_no_saved_file_is_refused(content, tmp_path):
         state.read(path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a file that is open cannot be replaced")
+def test_a_file_is_replaced_and_never_written_over(tmp_path):
+    """Who reads the old file while it is replaced reads all of it."""
+    path = tmp_path / "job"
+    state.write(path, STATE)
+    before = path.read_bytes()
+    with path.open("rb") as old:
+        state.write(path, {"other": 1})
+        assert old.read() == before
+    assert path.read_bytes() != before
+
+
 def test_a_save_that_fails_leaves_the_old_file_and_the_job_alone(tmp_path, monkeypatch):
     path = tmp_path / "job"
     state.write(path, STATE)
