@@ -28,7 +28,7 @@ SCALE = 1e-3
 RATE = 0.02
 # Steps in one compiled call; between calls there is progress, and Ctrl-C is heard.
 CHUNK = 250
-# Training counts as stalled where the loss fell by less than this share over so many steps.
+# Training counts as stalled where the loss fell by less than SHARE of itself over the last WINDOW steps.
 WINDOW = 2 * CHUNK
 SHARE = 1e-3
 MAX_STEPS = 40 * CHUNK

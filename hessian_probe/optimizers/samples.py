@@ -42,10 +42,6 @@ class Samples(NamedTuple):
         targets = None if self.targets is None else self.targets[index]
         return Samples(self.take(index), len(index), inputs, targets, self.batch_size)
 
-    def with_targets(self, targets: np.ndarray) -> Any:
-        """The whole batch with other targets."""
-        return _replaced(self.batch, TARGETS, targets)
-
     def with_inputs(self, inputs: np.ndarray) -> Any:
         """The whole batch with other inputs."""
         return _replaced(self.batch, INPUTS, inputs)
