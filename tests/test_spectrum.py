@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse.linalg
 
 import hessian_probe as hp
-from hessian_probe.spectrum.certificate import missed_fraction, steps_for
+from benchmarks.coverage import missed_fraction
+from hessian_probe.spectrum.certificate import steps_for
 
 FLOAT = np.asarray(jnp.zeros(())).dtype
 EPS = float(np.finfo(FLOAT).eps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -68,12 +67,10 @@ def add_scaled(a: Vector, factor: Any, b: Vector) -> Vector:
     return tuple(leaf(x, y) for x, y in zip(a, b, strict=True))
 
 
-@partial(jax.jit, static_argnames="rows")
-def row(basis: Basis, index: Any, rows: int | None = None) -> Vector:
-    """Take one row of a basis (or, with `rows`, a slice that starts at `index`)."""
-    if rows is None:
-        return tuple(b[index] for b in basis)
-    return tuple(jax.lax.dynamic_slice_in_dim(b, index, rows) for b in basis)
+@jax.jit
+def row(basis: Basis, index: Any) -> Vector:
+    """Take one row of a basis."""
+    return tuple(b[index] for b in basis)
 
 
 @jax.jit

@@ -16,18 +16,10 @@ ENDS_INSTEAD = "hp.eigsh finds the ends of the spectrum without the matrix, hp.c
 def symmetric_matrix(
     layout: Layout, products: Callable[[Basis], Basis], max_bytes: int | None
 ) -> Float[np.ndarray, "n n"]:
-    """Form the symmetric part of a map as a matrix.
-
-    Args:
-        layout: layout of its vectors, of n variables.
-        products: multiplies the rows of a basis.
-        max_bytes: refuse above this many bytes; None means a quarter of the free memory.
-
-    Returns:
-        The matrix, float64, shape (n, n).
+    """Return the symmetric part, float64, of the map that `products` applies to the rows of a basis.
 
     Raises:
-        MemoryError: the matrix does not fit.
+        MemoryError: it takes more than `max_bytes`; None means a quarter of the free memory.
     """
     n = layout.size
     limit = memory.free_bytes() * MEMORY_SHARE if max_bytes is None else max_bytes

@@ -35,13 +35,7 @@ def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variable
 
 
 def real_scalar(output: Any) -> jax.Array:
-    """Check that the loss returned one real number.
-
-    Args:
-        output: what it returned.
-
-    Returns:
-        The same as a JAX scalar.
+    """Return what the loss returned as a JAX scalar, if it is one real number.
 
     Raises:
         TypeError: it returned several things, or a number that is complex or no float.

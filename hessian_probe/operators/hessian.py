@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -180,10 +180,13 @@ class HessianOperator:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
 
-    def at(self, x: Vector) -> HessianOperator:
+    def at(self, x: Vector) -> Self:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
-        x = cast(x, self.layout.dtypes)
-        return HessianOperator(self.objective, x, max_residual_bytes=self._max_residual_bytes)
+        return self._like(self.objective, cast(x, self.layout.dtypes))
+
+    def _like(self, objective: Objective, x: Vector) -> Self:
+        """An operator with the same options."""
+        return type(self)(objective, x, max_residual_bytes=self._max_residual_bytes)
 
     def __call__(self, v: PyTree) -> PyTree:
         """Multiply: a pytree like params in, a pytree like params out (at least float32).
@@ -246,9 +249,9 @@ class HessianOperator:
         for weight, tangent_map in self._maps:
             yield weight, partial(derivatives.apply_linearized, tangent_map)
 
-    def sharing(self, objective: Objective, batches: slice) -> HessianOperator:
+    def sharing(self, objective: Objective, batches: slice) -> Self:
         """Return the Hessian of an objective of some of the batches; stored linearisations are shared."""
-        other = HessianOperator(objective, self.x, max_residual_bytes=self._max_residual_bytes)
+        other = self._like(objective, self.x)
         if self._maps is not None:
             chosen = self._maps[batches]
             total = sum(weight for weight, _ in chosen)

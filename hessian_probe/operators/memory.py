@@ -49,17 +49,7 @@ def eigh_fits(size: int) -> bool:
 
 
 def require(needed: float, limit: float, what: str, instead: str) -> None:
-    """Refuse what does not fit.
-
-    Args:
-        needed: bytes.
-        limit: bytes allowed.
-        what: what would be formed.
-        instead: what to do instead.
-
-    Raises:
-        MemoryError: it needs more than is allowed.
-    """
+    """Raise MemoryError where `what` needs more bytes than are allowed, and say what to do instead."""
     if needed > limit:
         raise MemoryError(
             f"{what} needs {readable(needed)}; {readable(limit)} are allowed, {readable(free_bytes())} are "

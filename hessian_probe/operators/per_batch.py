@@ -16,15 +16,8 @@ from hessian_probe.results import Cost
 def select_batches(op: HessianOperator, start: int, step: int) -> HessianOperator:
     """Return the Hessian of the mean over every `step`-th batch from `start` on, at the same parameters.
 
-    Its products are entered in a ledger of its own; `charge_share` enters them in that of the whole.
-
-    Args:
-        op: operator whose data are a sequence of batches.
-        start: first batch taken.
-        step: distance between batches taken.
-
-    Returns:
-        The operator; a stored linearisation is shared, not computed again.
+    A stored linearisation is shared, not computed again.  The products are entered in a ledger of their own;
+    `charge_share` enters them in that of the whole.
     """
     objective = copy.copy(op.objective)
     objective.data = op.objective.data.part(start, step)
@@ -45,10 +38,6 @@ def rayleigh_quotients(
     op: HessianOperator, vectors: Sequence[Vector]
 ) -> tuple[Float[np.ndarray, " batches"], Float[np.ndarray, "batches vectors"]]:
     """Rayleigh quotients vᵀH_b v of unit vectors on every batch b.
-
-    Args:
-        op: operator.
-        vectors: unit vectors.
 
     Returns:
         Weights of the batches, shape (batches,), of sum 1; quotients, shape (batches, vectors).

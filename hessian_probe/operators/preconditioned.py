@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Basis, Vector, row
@@ -26,9 +28,9 @@ class PreconditionedOperator(HessianOperator):
         self._op, self.gain, self.shift = op, gain, shift
         self._root = tuple(jnp.sqrt(leaf) for leaf in gain)
 
-    def at(self, x: Vector) -> PreconditionedOperator:
+    def at(self, x: Vector) -> Self:
         """Return the same scaling of the Hessian at other variables."""
-        return PreconditionedOperator(self._op.at(x), self.gain, self.shift)
+        return type(self)(self._op.at(x), self.gain, self.shift)
 
     def product(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space; the caller counts."""

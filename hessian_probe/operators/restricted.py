@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from hessian_probe.arrays import (
     Float,
     PyTree,
     Vector,
-    cast,
     flatten_rows,
     from_tangent,
     merge,
@@ -145,11 +145,9 @@ class RestrictedHessian(HessianOperator):
         self.null = null
         self.null_basis = null.basis(self.x)
 
-    def at(self, x: Vector) -> RestrictedHessian:
-        """Return the same at other variables, with the generators' directions there."""
-        x = cast(x, self.layout.dtypes)
-        limit = self._max_residual_bytes
-        return RestrictedHessian(self.objective, self.null, x, max_residual_bytes=limit)
+    def _like(self, objective: Objective, x: Vector) -> Self:
+        """The same restriction, with the generators' directions at x."""
+        return type(self)(objective, self.null, x, max_residual_bytes=self._max_residual_bytes)
 
     @property
     def complement(self) -> Float[np.ndarray, "n m"]:
@@ -160,13 +158,6 @@ class RestrictedHessian(HessianOperator):
     def product(self, v: Vector) -> Vector:
         """Multiply P H P and a vector; the caller counts."""
         return project_out_null_space(self, super().product(project_out_null_space(self, v)))
-
-    def sharing(self, objective: Objective, batches: slice) -> RestrictedHessian:
-        """Return the same of an objective of some of the batches."""
-        shared = super().sharing(objective, batches)
-        other = RestrictedHessian(objective, self.null, self.x, max_residual_bytes=self._max_residual_bytes)
-        other._maps = shared._maps
-        return other
 
     def multiply_whole(self, v: Vector) -> Vector:
         """Multiply H itself and a vector."""

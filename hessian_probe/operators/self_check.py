@@ -64,7 +64,7 @@ class OperatorCheck:
 def check_products(
     u: Vector, v: Vector, product: Product, again: Product, *, tolerance: float, in_batches: bool
 ) -> OperatorCheck:
-    """Measure the three defects.
+    """Return the three defects, measured by four products.
 
     Args:
         u: random vector.
@@ -73,12 +73,6 @@ def check_products(
         again: the same, with the gradient linearised and the data read a second time.
         tolerance: relative defect allowed.
         in_batches: the data are a sequence of batches; decides which cause is the likely one.
-
-    Returns:
-        The check; call its `require()` to raise on a failure.
-
-    Cost:
-        Four products.
     """
     hu, hu_again, hv = product(u), again(u), product(v)
     both = product(add_scaled(u, 1.0, v))

@@ -70,18 +70,7 @@ class TracedLoss(NamedTuple):
 def trace(
     loss: Any, layout: Layout, variables: Vector, non_variables: tuple[Any, ...], batch: Batch
 ) -> TracedLoss:
-    """Trace a loss on one batch.
-
-    Args:
-        loss: the user's function.
-        layout: layout of the parameters.
-        variables: the parameters' variables.
-        non_variables: their other arrays.
-        batch: a batch.
-
-    Returns:
-        What the program shows.  Errors of the loss itself are passed on as they are.
-    """
+    """Trace the user's loss on one batch; its own errors are passed on as they are."""
     key = LossKey(hashable(loss), "")
     kernel = partial(inspect.unwrap(derivatives.value), key, layout, batch.layout)
     program = jax.make_jaxpr(kernel)(variables, non_variables, batch.arrays)
@@ -99,15 +88,7 @@ def trace(
 
 
 def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
-    """Relative spacing of the coarsest numbers that the loss computes with (the machine epsilon).
-
-    Args:
-        layout: layout of the parameters.
-        facts: what the loss's program shows.
-
-    Returns:
-        Machine epsilon of the parameters' lowest precision, or of a lower one that they pass through.
-    """
+    """Machine epsilon of the parameters' lowest precision, or of a lower one that they pass through."""
     eps = float(jnp.finfo(layout.dtype).eps)
     if facts.lowest_float is not None:
         eps = max(eps, float(jnp.finfo(facts.lowest_float).eps))
@@ -166,13 +147,10 @@ def _derivative_exists(
     shapes: Shapes,
     *extra: Any,
 ) -> bool:
-    """Whether a derivative's program can be traced, and holds no part without a derivative.
+    """Return whether a derivative's program can be traced, and holds no part without a derivative.
 
     Forward mode through a `custom_vjp` function traces, and fails only when it is compiled: it
     leaves a placeholder in the program.
-
-    Returns:
-        False where JAX has no such derivative.
     """
     function = partial(inspect.unwrap(kernel), key, layout, batch_layout)
     try:

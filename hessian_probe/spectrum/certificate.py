@@ -131,52 +131,27 @@ class KrylovRun:
 # Before a run --------------------------------------------------------------------------------
 
 
-def missed_fraction(size: int, num_steps: int, confidence: float) -> float:
-    """Bound the relative error of the extreme Ritz value of a positive semi-definite matrix.
+def steps_for(size: int, fraction: float, confidence: float) -> int:
+    """Return the number of products after which an extreme Ritz value has at most a relative error.
 
-    With probability at least `confidence` over a start drawn uniformly from the sphere,
-    λ₁ ≤ θ₁ / (1 − ε) after k steps, with ε = (ln(1.648 √n / (1 − confidence)) / (2k − 1))².
-    Applied to λ_max·I − H it bounds how far below the lowest Ritz value an eigenvalue of H may lie, as a
-    share of λ_max − λ_min.  Both are unknown after a run; `Certificate` needs neither.
-
-    The constant follows from two facts.  Where θ₁ ≤ (1 − ε) λ₁, the weight w of the start on the
-    first eigenvector is at most 1/cosh((2k − 1) artanh √ε) ≤ 2 exp(−(2k − 1) √ε), by the polynomial
-    T_{2k−1}(√(1 − x))/√(1 − x); and P(|w| ≤ t) ≤ t √(2n/π).  Their product has 1.596 in place of 1.648.
+    With probability at least `confidence` over a start drawn uniformly from the sphere, the largest
+    eigenvalue of a positive semi-definite matrix is at most θ₁ / (1 − ε) after k steps, with
+    ε = (ln(1.648 √n / (1 − confidence)) / (2k − 1))².  Applied to λ_max·I − H it bounds how far below the
+    lowest Ritz value an eigenvalue of H may lie, as a share of λ_max − λ_min.  Both are unknown after a run;
+    `Certificate` needs neither, and after k steps it excludes eigenvalues below a value x for which
+    (λ_min − x) / (λ_max − x) is ε: Chebyshev's polynomial of degree k reaches cosh(2k artanh √ε) there.
 
     Args:
         size: n, the matrix is n by n.
-        num_steps: k, length of one Krylov space without restart.
+        fraction: ε, the relative error allowed; `negative_tol` where the lowest eigenvalue is near zero.
         confidence: probability in (0, 1).
 
     Returns:
-        ε, clipped to [0, 1]; 1 says nothing.
+        k, at most n; without a restart.
 
     Source:
         J. Kuczyński and H. Woźniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, theorem 3.2,
         doi:10.1137/0613066.
-    """
-    if num_steps < 1 or size < 1:
-        return 1.0
-    if num_steps >= size:
-        return 0.0
-    log = math.log(1.648 * math.sqrt(size) / (1.0 - confidence))
-    return min(1.0, (log / (2 * num_steps - 1)) ** 2)
-
-
-def steps_for(size: int, fraction: float, confidence: float) -> int:
-    """Return the number of products after which `missed_fraction` is at most `fraction`.
-
-    After this number of products without a restart, `Certificate` excludes eigenvalues below a value x for
-    which (λ_min − x) / (λ_max − x) is `fraction`: Chebyshev's polynomial of degree k on the spectrum reaches
-    cosh(2k artanh √fraction) at x.
-
-    Args:
-        size: n, the matrix is n by n.
-        fraction: relative error allowed; `negative_tol` where the lowest eigenvalue is near zero.
-        confidence: probability in (0, 1).
-
-    Returns:
-        k, at most n.
     """
     if fraction <= 0:
         return size

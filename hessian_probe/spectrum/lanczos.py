@@ -65,12 +65,7 @@ def orthogonalise(
 def breakdown_length(eps: float, norm_estimate: Any) -> Any:
     """Return the length up to which a remainder is rounding, so that the Krylov space is invariant.
 
-    Args:
-        eps: relative spacing of the numbers in which products are computed.
-        norm_estimate: estimate of ‖H‖ from below: the largest ‖Hv‖ so far.
-
-    Returns:
-        The length, relative to ‖H‖.
+    The norm ‖H‖ is estimated from below, by the largest ‖Hv‖ so far.
     """
     return BREAKDOWN * eps * norm_estimate
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from hessian_probe.arrays import Vector
+from hessian_probe.arrays import Vector, host_norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.per_batch import rayleigh_quotients
 
@@ -69,25 +69,15 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     mean = float(weights @ values)
     if len(values) < 2 or shares >= 1.0:
         return Estimate(mean, math.inf, 0.0)
-    # Scaled first: squares of tiny or huge curvatures under- or overflow.
-    off = weights * (values - mean)
-    top = float(np.max(np.abs(off)))
-    spread = top * float(np.linalg.norm(off / top)) if top > 0 else 0.0
+    spread = host_norm(weights * (values - mean))
     return Estimate(mean, spread / math.sqrt(1.0 - shares), 1.0 / shares - 1.0)
 
 
 def eigenvalue_errors(op: HessianOperator, vectors: Sequence[Vector]) -> list[Estimate]:
-    """Estimate the Rayleigh quotient of each vector, with its standard error over the batches.
+    """Return the Rayleigh quotient of each unit vector, with its standard error over the batches.
 
     To first order an eigenvalue of a mean of matrices changes as the Rayleigh quotient of its vector, so
     this is also the standard error of the eigenvalue (its infinitesimal jackknife).
-
-    Args:
-        op: operator whose data are a sequence of batches.
-        vectors: unit vectors.
-
-    Returns:
-        One estimate for each vector.
 
     Cost:
         One product for each vector.

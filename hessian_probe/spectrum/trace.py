@@ -44,16 +44,7 @@ def random_signs(rng: np.random.Generator, layout: Layout, active: tuple[bool, .
 
 
 def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace:
-    """Estimate the trace of a symmetric map.
-
-    Args:
-        op: the map.
-        probes: products to spend; a third each on finding a basis, within it, and outside it.
-        rng: draws the vectors.
-
-    Returns:
-        Trace.
-    """
+    """Estimate the trace; a third of the probes each go to finding a basis, within it, and outside it."""
     third = probes // 3
     basis = tuple(jnp.zeros((third, *v.shape), v.dtype) for v in random_signs(rng, op.layout, op.active))
     inside, products = 0.0, 2 * third
