@@ -78,15 +78,15 @@ GUARDS = (
     _guard(
         "operators: full precision of products inside the loss",
         "operators/derivatives",
-        'with jax.default_matmul_precision("highest"):\n            if batch_layout is None:',
-        'with jax.default_matmul_precision("default"):\n            if batch_layout is None:',
+        'with jax.default_matmul_precision("highest"):\n        return _scalar(',
+        'with jax.default_matmul_precision("default"):\n        return _scalar(',
         "precision operators",
     ),
     _guard(
-        "operators: full precision of stored linearisations",
+        "operators: full precision of products inside derivatives",
         "operators/derivatives",
-        'with jax.default_matmul_precision("highest"):\n        return tangent_map(v)',
-        'with jax.default_matmul_precision("default"):\n        return tangent_map(v)',
+        'with jax.default_matmul_precision("highest"):\n            return derivative(',
+        'with jax.default_matmul_precision("default"):\n            return derivative(',
         "precision operators",
     ),
     _guard(

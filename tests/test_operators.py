@@ -493,14 +493,32 @@ def precisions(program):
             yield from precisions(inner)
 
 
+@jax.custom_vjp
+def product_by_own_rule(x, w):
+    return x @ w
+
+
+product_by_own_rule.defvjp(
+    lambda x, w: (x @ w, (x, w)), lambda saved, g: (jnp.outer(g, saved[1]), saved[0].T @ g)
+)
+
+
+@pytest.mark.parametrize("multiply", [jnp.matmul, product_by_own_rule], ids=["plain", "own rule"])
 @pytest.mark.parametrize("limit", [None, 0], ids=["stored", "recomputed"])
-def test_matrix_products_of_derivatives_run_at_full_precision(limit):
+def test_matrix_products_of_derivatives_run_at_full_precision(limit, multiply):
     """In TF32 or bfloat16 a small curvature changes its sign; on a CPU only the program shows it."""
-    op = hp.hessian(lambda w: jnp.mean(jnp.tanh(X @ w) ** 2), W, max_residual_bytes=limit)
+    op = hp.hessian(
+        lambda w: jnp.mean(jnp.tanh(multiply(X, w)) ** 2), W, max_residual_bytes=limit, check=False
+    )
     assert op.value > 0
-    found = list(precisions(jax.make_jaxpr(op.product)(op.x).jaxpr))
-    assert found
-    assert all(each == (jax.lax.Precision.HIGHEST,) * 2 for each in found)
+    rows = (jnp.stack([op.x[0]] * 2),)
+    for function, operand in ((op.product, op.x), (op._block, rows)):
+        found = list(precisions(jax.make_jaxpr(function)(operand).jaxpr))
+        assert found
+        assert all(each == (jax.lax.Precision.HIGHEST,) * 2 for each in found)
+    objective = op.objective
+    found = list(precisions(objective.program(next(iter(objective.data)), op.x).jaxpr))
+    assert found == [(jax.lax.Precision.HIGHEST,) * 2]
 
 
 def test_linear_algebra_on_vectors_runs_at_full_precision():

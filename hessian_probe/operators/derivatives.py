@@ -26,10 +26,9 @@ def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variable
 
     def scalar(variables: Vector) -> jax.Array:
         params = merge(layout, cast(variables, layout.dtypes), non_variables)
-        with jax.default_matmul_precision("highest"):
-            if batch_layout is None:
-                return real_scalar(function(params))
-            return real_scalar(function(params, merge(batch_layout, (), batch)))
+        if batch_layout is None:
+            return real_scalar(function(params))
+        return real_scalar(function(params, merge(batch_layout, (), batch)))
 
     return scalar
 
@@ -63,7 +62,8 @@ def value(
     loss: Any, layout: Layout, blayout: Layout | None, x: Vector, non_variables: Any, batch: Any
 ) -> Float[Array, ""]:
     """Loss at `x`: scalar."""
-    return _scalar(loss, layout, blayout, non_variables, batch)(x)
+    with jax.default_matmul_precision("highest"):
+        return _scalar(loss, layout, blayout, non_variables, batch)(x)
 
 
 def _compiled(derivative: Callable[..., Any]) -> Any:
@@ -79,7 +79,9 @@ def _compiled(derivative: Callable[..., Any]) -> Any:
         *operands: Any,
     ) -> Any:
         scalar = _scalar(loss, layout, blayout, non_variables, batch)
-        return derivative(scalar, cast(x, layout.work_dtypes), *operands)
+        # Around the derivative, not the loss alone: a custom rule is traced after the loss has returned.
+        with jax.default_matmul_precision("highest"):
+            return derivative(scalar, cast(x, layout.work_dtypes), *operands)
 
     kernel.__name__, kernel.__doc__ = derivative.__name__, derivative.__doc__
     return jax.jit(kernel, static_argnums=(0, 1, 2))
@@ -117,16 +119,14 @@ class _Program:
 
 @jax.jit
 def apply_linearized(tangent_map: Any, v: Vector) -> Vector:
-    """Hessian-vector product from a stored linearisation."""
-    with jax.default_matmul_precision("highest"):
-        return tangent_map(v)
+    """Hessian-vector product from a stored linearisation, which keeps the precision of its trace."""
+    return tangent_map(v)
 
 
 @jax.jit
 def apply_to_rows(tangent_map: Any, rows: Basis) -> Basis:
     """Hessian-vector products of every row of a basis, in one program."""
-    with jax.default_matmul_precision("highest"):
-        return jax.vmap(tangent_map)(rows)
+    return jax.vmap(tangent_map)(rows)
 
 
 @_compiled
