@@ -66,7 +66,7 @@ def check_ridge(point):
     curvature = ridge_signs(point)
     negative, positive = int(np.sum(curvature < 0)), int(np.sum(curvature > 0))
     assert (point.index, point.num_zero) == (negative, 0)
-    assert point.label == label_from_signs(negative, 0, positive)
+    assert point.label == label_from_signs(negative, positive)
     size = np.abs(curvature)
     decisive = size.min()
     if point.label == "saddle":
@@ -98,8 +98,8 @@ def test_offsets_leave_the_hessian():
         np.testing.assert_allclose(np.linalg.eigvalsh(hessian)[[0, -1]], point.eigenvalue_range, rtol=1e-12)
         assert not np.any(gradient)
         assert abs(value_here) >= 1e4
-        negative, zero, positive = inertia(np.linalg.eigvalsh(hessian))
-        assert point.label == label_from_signs(negative, zero, positive)
+        negative, _, positive = inertia(np.linalg.eigvalsh(hessian))
+        assert point.label == label_from_signs(negative, positive)
 
 
 def test_populations_agree_with_what_was_drawn():
@@ -127,7 +127,7 @@ def test_populations_agree_with_what_was_drawn():
         )
         if point.decidable:
             negative = int(np.sum(signs < 0))
-            assert point.label == label_from_signs(negative, 0, signs.size - negative)
+            assert point.label == label_from_signs(negative, signs.size - negative)
             assert np.min(np.abs(signs) / error) > 4.0
     labels = Counter((p.label, p.decidable) for p in points_of("noise"))
     assert {label: labels[label, True] for label, _ in labels} == dict.fromkeys(
@@ -145,7 +145,7 @@ def test_narrow_numbers_are_exact():
         values = np.linalg.eigvalsh(rows.T @ np.diag(weights) @ rows)
         negative = int(np.sum(values < 0))
         assert point.index == negative
-        assert point.label == label_from_signs(negative, 0, values.size - negative)
+        assert point.label == label_from_signs(negative, values.size - negative)
         # The exact critical point: here, but for the rounding of the target.
         x = np.asarray(point.params, np.float64)
         unit = float(jax.numpy.finfo(NARROW[narrow]).eps)
@@ -186,7 +186,7 @@ def test_flat_points_have_the_inertia_that_is_stated():
         assert point.num_zero in (None, zero)
         assert point.degenerate == (zero > 0 and not (negative and positive))
         if not point.degenerate:
-            assert point.label == label_from_signs(negative, zero, positive)
+            assert point.label == label_from_signs(negative, positive)
         if point.label != "saddle" or not point.index:
             check_sampled(point, 0.05)
 
@@ -282,7 +282,7 @@ def test_slopes_that_almost_vanish():
             continue
         assert np.linalg.norm(gradient) < 1e-16
         values = np.linalg.eigvalsh(hessian)
-        assert point.label == label_from_signs(int(np.sum(values < 0)), 0, int(np.sum(values > 0)))
+        assert point.label == label_from_signs(int(np.sum(values < 0)), int(np.sum(values > 0)))
         np.testing.assert_allclose(point.gap, np.abs(values).min() / np.abs(values).max(), rtol=1e-9)
 
 
@@ -301,7 +301,7 @@ def test_points_inside_a_piece_and_at_kinks():
             negative, zero, positive = inertia(np.linalg.eigvalsh(hessian))
             assert point.index in (None, negative)
             assert point.degenerate == (zero > 0 and not (negative and positive))
-            assert point.label == label_from_signs(negative, zero, positive)
+            assert point.label == label_from_signs(negative, positive)
         for radius in (1e-2, 1e-3):
             check_sampled(point, radius)
 
@@ -350,7 +350,7 @@ def test_places_beside_critical_points_lead_to_them():
         values = np.linalg.eigvalsh(ridge_hessian(x, point.data))
         negative = int(np.sum(values < 0))
         assert (point.label, point.index) == (
-            label_from_signs(negative, 0, values.size - negative),
+            label_from_signs(negative, values.size - negative),
             negative,
         )
         there = np.linalg.eigvalsh(ridge_hessian(point.params, point.data))
@@ -376,7 +376,7 @@ def check_second_order(point):
     if point.label != "not_critical":
         assert point.degenerate == (zero > 0 and not (negative and positive))
     if not point.degenerate and point.label in ("minimum", "maximum", "saddle"):
-        assert point.label == label_from_signs(negative, zero, positive)
+        assert point.label == label_from_signs(negative, positive)
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""What the commands do: `hessian-probe probe`, `demo` and `diagnose`, each of which returns a report."""
+"""What the commands do: `hessian-probe probe`, `demo` and `diagnose`.
+
+Each takes the command line, something that is told how far it got, and whether Ctrl-C was pressed, and
+returns a report of as much as it got to.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.cli.errors import BadInputError, raised_in_loss, told
+from hessian_probe.cli.errors import BadInputError, refused_as_bad_input, told
 from hessian_probe.cli.interrupt import Interrupt
 from hessian_probe.cli.progress import Progress
 from hessian_probe.demo.digits import Story, run
@@ -36,19 +40,7 @@ from hessian_probe.results import number
 
 
 def probe(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
-    """Classify, escape if asked, and gather what was found.
-
-    Args:
-        options: the command line.
-        progress: told how far it got.
-        interrupt: tells whether Ctrl-C was pressed.
-
-    Returns:
-        The report; with `point` None where Ctrl-C came before anything was known.
-
-    Raises:
-        BadInputError: the target cannot be loaded or probed.
-    """
+    """Classify, escape if asked, and gather what was found."""
     point: CriticalPoint | None = None
     move: Escape | None = None
     profile: LossProfile | None = None
@@ -89,12 +81,8 @@ def _load(options: argparse.Namespace) -> Target:
 
 def _checked(target: Target, verb: Callable[..., Any], **keywords: Any) -> Any:
     """Call a verb on the target; what it refuses is bad input."""
-    try:
+    with refused_as_bad_input(target.name):
         return verb(target.loss, target.params, target.data, **keywords)
-    except Exception as error:
-        if isinstance(error, (TypeError, ValueError)) or raised_in_loss(error):
-            raise BadInputError(f"{target.name}: {told(error)}") from error
-        raise
 
 
 def _planned(options: argparse.Namespace, found: Plan) -> Report:
@@ -140,27 +128,17 @@ def _spectra(point: CriticalPoint | None) -> tuple[Spectrum, ...]:
 
 
 def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
-    """Run the lecture's example and the digits.
+    """Run the lecture's example and the digits."""
 
-    Args:
-        options: the command line.
-        progress: told how far it got.
-        interrupt: tells whether Ctrl-C was pressed.
+    def heeding(show: Callable[[str], None]) -> Callable[[str], None]:
+        def say(text: str) -> None:
+            if interrupt.heard:  # a search has caught Ctrl-C and returned its best answer: end what follows
+                raise KeyboardInterrupt
+            show(text)
 
-    Returns:
-        The report, as far as it got.
+        return say
 
-    Raises:
-        BadInputError: an extra is missing, or the folder for the output cannot be made.
-    """
-
-    def stage(text: str) -> None:
-        _stop_if_heard(interrupt)
-        progress.stage(text)
-
-    def tell(text: str) -> None:
-        _stop_if_heard(interrupt)
-        progress(text)
+    stage = heeding(progress.stage)
 
     lecture: Section | None = None
     story = Story()
@@ -170,7 +148,7 @@ def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) 
         with contextlib.suppress(KeyboardInterrupt):
             stage("the lecture's example: w = (0, 0) of (1 - w1 w2)^2")
             lecture = lecture_section()
-            run(story, quick=options.quick, stage=stage, progress=tell)
+            run(story, quick=options.quick, stage=stage, progress=heeding(progress))
     except ImportError as error:
         raise BadInputError(str(error)) from error
     except OSError as error:
@@ -178,40 +156,18 @@ def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) 
     return report(lecture, story)
 
 
-def _stop_if_heard(interrupt: Interrupt) -> None:
-    """End what follows a search that caught Ctrl-C and returned its best answer."""
-    if interrupt.heard:
-        raise KeyboardInterrupt
-
-
 ALLOWED = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline", "budget")
 
 
 def diagnose(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:
-    """Run all checks that the returned things allow.
-
-    Args:
-        options: the command line.
-        progress: told how far it got.
-        interrupt: tells whether Ctrl-C was pressed.
-
-    Returns:
-        The report; without sections where Ctrl-C came first.
-
-    Raises:
-        BadInputError: the target cannot be loaded or probed.
-    """
+    """Run all checks that the returned things allow."""
     found: Diagnosis | None = None
     with contextlib.suppress(KeyboardInterrupt):
         arguments = load_arguments(options.target, ALLOWED)
         key = None if options.seed is None else jax.random.key(options.seed)
         progress.stage("measuring")
-        try:
+        with refused_as_bad_input(options.target):
             found = diagnose_training(**arguments, key=key)
-        except Exception as error:
-            if isinstance(error, TypeError | ValueError) or raised_in_loss(error):
-                raise BadInputError(f"{options.target}: {told(error)}") from error
-            raise
     if found is None or interrupt.heard:
         return Report(f"hessian-probe: {options.target}", "Interrupted before anything was known.", ())
     sections = (
@@ -236,35 +192,12 @@ class Target(NamedTuple):
 
 
 def load_target(text: str) -> Target:
-    """Call the function that FILE.py:FUNCTION names.
-
-    The file is run as a module of its own with its folder on the path, as `python FILE.py` would.
-
-    Args:
-        text: FILE.py:FUNCTION.
-
-    Returns:
-        What the function returned.
-
-    Raises:
-        BadInputError: the file or the function does not exist, fails, or returns something else.
-    """
+    """Call the function that FILE.py:FUNCTION names; it returns what to probe."""
     return Target(text, *_unpack(text, _returned(text)))
 
 
 def load_arguments(text: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """Call the function that FILE.py:FUNCTION names; it returns keywords.
-
-    Args:
-        text: FILE.py:FUNCTION.
-        allowed: names that may stand beside loss and params.
-
-    Returns:
-        What the function returned.
-
-    Raises:
-        BadInputError: the file or the function does not exist, fails, or returns something else.
-    """
+    """Call the function that FILE.py:FUNCTION names; it returns loss, params and any of `allowed`."""
     returned = _returned(text)
     expected = f"a dict with loss, params and any of {', '.join(allowed)}"
     if not isinstance(returned, Mapping):
@@ -290,6 +223,7 @@ def _returned(text: str) -> Any:
 
 
 def _run_file(path: Path) -> ModuleType:
+    """Run a file as a module of its own with its folder on the path, as `python FILE.py` would."""
     module_name = f"_hessian_probe_target_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from hessian_probe.operators.objective import notes_in_loss
 
 
@@ -15,6 +18,12 @@ def told(error: BaseException) -> str:
     return "\n".join([said, *(f"({note})" for note in notes_in_loss(error))])
 
 
-def raised_in_loss(error: BaseException) -> bool:
-    """Whether an exception came out of the caller's loss."""
-    return bool(notes_in_loss(error))
+@contextlib.contextmanager
+def refused_as_bad_input(name: str) -> Iterator[None]:
+    """Raise BadInputError for what the package refuses within, and for what the caller's loss raises."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TypeError | ValueError) or notes_in_loss(error):
+            raise BadInputError(f"{name}: {told(error)}") from error
+        raise

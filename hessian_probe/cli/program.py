@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Sequence
@@ -41,6 +40,12 @@ exit codes:
   130  interrupted by Ctrl-C; the best answer so far is printed
 """
 
+DEMO = """\
+Train a small network on scikit-learn's handwritten digits until it stalls at a
+saddle, classify the point, escape and train on. Prints a report, and saves it with
+its figure.
+"""
+
 PROBE = """\
 Classify the point that a function of yours returns.
 
@@ -70,15 +75,7 @@ params, and what else there is; the more, the more is checked:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `hessian-probe`.
-
-    Args:
-        arguments: the command line without the program's name; None takes the process's own.
-
-    Returns:
-        The exit code: 0 answered, 1 unexpected error, 2 usage or bad input, 3 undetermined, 130
-        interrupted.
-    """
+    """Run `hessian-probe` on the command line without the program's name; return one of EXIT_CODES."""
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
@@ -100,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInputError as error:
         return _failed(options, str(error), BAD_INPUT, hint=error.__cause__ is not None)
     except Exception as error:
-        said = f"unexpected error: {told(error)}"
-        return _failed(options, said, UNEXPECTED)
+        return _failed(options, f"unexpected error: {told(error)}", UNEXPECTED)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -208,16 +204,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
+    demo = _command(
+        commands,
         "demo",
-        help="a network on handwritten digits: stuck, classified, escaped, trained on",
-        description=textwrap.fill(
-            "Train a small network on scikit-learn's handwritten digits until it stalls at a saddle, "
-            "classify the point, escape and train on. Prints a report, and saves it with its figure.",
-            78,
-        ),
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "a network on handwritten digits: stuck, classified, escaped, trained on",
+        DEMO,
+        "write the page to PATH instead of DIR/report.html",
     )
     demo.add_argument(
         "--output",
@@ -227,17 +219,10 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="folder for report.html and figure.png (default: %(default)s)",
     )
     demo.add_argument("--quick", action="store_true", help="take fewer steps after the escape")
-    _add_common(demo, "write the page to PATH instead of DIR/report.html")
 
 
 def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    probe = commands.add_parser(
-        "probe",
-        help="classify the point that a function of yours returns",
-        description=PROBE,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    probe = _command(commands, "probe", "classify the point that a function of yours returns", PROBE)
     probe.add_argument("target", metavar="FILE.py:FUNCTION", help="the function to call")
     probe.add_argument("--escape", action="store_true", help="also look for a lower loss")
     probe.add_argument("--plan", action="store_true", help="say what it would cost, and stop")
@@ -246,32 +231,37 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-hvps", type=_positive, metavar="N", help="Hessian-vector products allowed (default: 400)"
     )
     probe.add_argument(
-        "--save-to",
-        type=Path,
-        metavar="PATH",
-        help="save the job as it goes; called again, go on",
+        "--save-to", type=Path, metavar="PATH", help="save the job as it goes; called again, go on"
     )
     probe.add_argument("--seed", type=int, metavar="N", help="seed of the random start (default: 0)")
-    _add_common(probe, "save the report as one HTML page")
 
 
 def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    diagnose = commands.add_parser(
-        "diagnose",
-        help="why training is stuck: measured tests on what a function of yours returns",
-        description=DIAGNOSE,
+    aim = "why training is stuck: measured tests on what a function of yours returns"
+    diagnose = _command(commands, "diagnose", aim, DIAGNOSE)
+    diagnose.add_argument("target", metavar="FILE.py:FUNCTION", help="the function to call")
+    diagnose.add_argument("--seed", type=int, metavar="N", help="seed of random choices (default: 0)")
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help: str,
+    description: str,
+    html_help: str = "save the report as one HTML page",
+) -> argparse.ArgumentParser:
+    """A command with the options that all of them have."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    diagnose.add_argument("target", metavar="FILE.py:FUNCTION", help="the function to call")
-    diagnose.add_argument("--seed", type=int, metavar="N", help="seed of random choices (default: 0)")
-    _add_common(diagnose, "save the report as one HTML page")
-
-
-def _add_common(parser: argparse.ArgumentParser, html_help: str) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument("--html", type=Path, metavar="PATH", help=html_help)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
 
 
 def _positive(text: str) -> int:

@@ -100,16 +100,9 @@ def run(
     stage: Callable[[str], None],
     progress: Callable[[str], None],
 ) -> None:
-    """Train, classify, escape and train on, and write down what was measured.
+    """Train, classify, escape and train on; the story is filled in as it goes: an interruption loses nothing.
 
-    Args:
-        story: filled in as it goes, so that an interruption loses nothing.
-        quick: take fewer steps after the escape.
-        stage: called with a line of text as each part begins.
-        progress: called with lines of text within the parts.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
+    `stage` is called with a line of text as each part begins, `progress` with lines within the parts.
     """
     inputs, targets = digits(one_hot=False)
     data = (jnp.asarray(inputs, jnp.float32), jnp.asarray(targets))
@@ -121,16 +114,7 @@ def run(
         return float(_accuracy(at, *data))
 
     def train(at: Any, steps: int, stalled: Any = None) -> Training:
-        return descend(
-            loss,
-            at,
-            data,
-            rate=RATE,
-            num_steps=steps,
-            accuracy=accuracy,
-            progress=progress,
-            stalled=stalled,
-        )
+        return descend(loss, at, data, num_steps=steps, accuracy=accuracy, progress=progress, stalled=stalled)
 
     def look(at: Any) -> tuple[CriticalPoint, EigenResult]:
         found = classify(loss, at, data, progress=progress)
@@ -171,19 +155,12 @@ def _accuracy(params: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def closed_form(inputs: np.ndarray, labels: np.ndarray) -> float:
-    """Compute by hand the extreme eigenvalues that couple the two layers at zero weights.
+    """Return by hand the largest eigenvalue that couples the two layers at zero weights, σ₁/2.
 
     With output biases at the logarithms of the class frequencies p, the gradient is zero there. The
     Hessian couples the weights into a hidden unit with those out of it through s·mean((p − y) xᵀ),
     where s = ½ is the slope of silu at zero: for each singular value σ of the mean it has eigenvalues
     −σ/2 and σ/2, once for each hidden unit.
-
-    Args:
-        inputs: shape (samples, 64).
-        labels: shape (samples,), integers.
-
-    Returns:
-        The largest of them, σ₁/2, in loss / params².
     """
     targets = np.eye(WIDTHS[-1])[labels]
     errors = targets.mean(axis=0) - targets
@@ -191,13 +168,13 @@ def closed_form(inputs: np.ndarray, labels: np.ndarray) -> float:
     return 0.5 * float(np.linalg.norm(coupling, 2))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _steps(loss: Loss, params: Any, data: Any, rate: float, count: int) -> tuple[Any, jax.Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _steps(loss: Loss, params: Any, data: Any, rate: float) -> tuple[Any, jax.Array]:
     def step(at: Any, _: None) -> tuple[Any, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(at, data)
         return jax.tree.map(lambda leaf, slope: leaf - rate * slope, at, gradient), value
 
-    return jax.lax.scan(step, params, None, length=count)
+    return jax.lax.scan(step, params, None, length=CHUNK)
 
 
 def descend(
@@ -205,30 +182,19 @@ def descend(
     params: Any,
     data: Any,
     *,
-    rate: float,
+    rate: float = RATE,
     num_steps: int,
     accuracy: Accuracy,
     progress: Callable[[str], None],
     stalled: Callable[[np.ndarray], bool] | None = None,
 ) -> Training:
-    """Train by plain gradient descent.
+    """Return a stretch of plain gradient descent, in chunks of CHUNK steps.
 
-    Args:
-        loss: `loss(params, data)`.
-        params: start.
-        data: the one batch.
-        rate: learning rate.
-        num_steps: steps, a multiple of `CHUNK`.
-        accuracy: share of samples that are right at given parameters.
-        progress: called with a line of text after every chunk.
-        stalled: told the losses so far after every chunk; True ends the training.
-
-    Returns:
-        The stretch of training.
+    After each chunk `stalled` is told the losses so far; True ends the training.
     """
     losses, accuracies = np.zeros(0), {0: accuracy(params)}
     while len(losses) < num_steps:
-        params, values = _steps(loss, params, data, rate, CHUNK)
+        params, values = _steps(loss, params, data, rate)
         losses = np.append(losses, np.asarray(values, np.float64))
         accuracies[len(losses)] = accuracy(params)
         progress(f"step {len(losses)}: loss {losses[-1]:.4f}")
@@ -244,19 +210,7 @@ def _value(loss: Loss, params: Any, data: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def random_steps(loss: Loss, params: Any, data: Any, length: float, key: jax.Array, count: int) -> jax.Array:
-    """Evaluate the loss one step away in random directions, as a control.
-
-    Args:
-        loss: `loss(params, data)`.
-        params: where the steps start.
-        data: the one batch.
-        length: length of each step, in params.
-        key: random key.
-        count: number of directions, each uniform on the sphere.
-
-    Returns:
-        Losses, shape (count,).
-    """
+    """Return the losses, shape (count,), one step of a length away in random directions, as a control."""
 
     def one(key: jax.Array) -> jax.Array:
         leaves, structure = jax.tree.flatten(params)

@@ -23,16 +23,7 @@ CHECKPOINTS = (0, 250, 500, 1000, 2000, 3000, 3500)
 
 
 def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report:
-    """Gather what was measured.
-
-    Args:
-        lecture: the lecture's example, or None if it did not get that far.
-        story: the digits, as far as it got.
-        footer: closing line.
-
-    Returns:
-        The report.
-    """
+    """Gather what was measured of the lecture's example (None: it did not get that far) and of the digits."""
     parts = [lecture, _stall(story), _verdict(story), _way_out(story), _onward(story), _end(story)]
     return Report(
         title="hessian_probe demo: stuck, classified, escaped, trained on",

@@ -17,16 +17,10 @@ DIRECTIONS = frozenset({"escape_direction", "descent"})  # of these JSON says wh
 
 
 def to_json(item: Any) -> Any:
-    """Turn a result or a report into what `json.dumps` takes.
+    """Return a report, a result or a value that one holds as what `json.dumps` takes.
 
     Numbers that are not finite become None, as JSON has no NaN.  The point and the escape that a
     report is about stand at its top level, and not a second time in its sections.
-
-    Args:
-        item: a report, a result object, or a value that one holds.
-
-    Returns:
-        Dicts, lists, strings, numbers, booleans and None.
 
     Raises:
         TypeError: a value is of a kind that a report never holds.

@@ -60,14 +60,7 @@ DARK = Theme("#14171a", "#e4e4e4", "#3a3f44", "#ff9a52", "#56b4e9", "#3fd0a4", "
 
 
 def require_matplotlib() -> type[Figure]:
-    """Import matplotlib.
-
-    Returns:
-        Its class of figures.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """Import matplotlib's class of figures; ImportError names the extra where it is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -76,23 +69,16 @@ def require_matplotlib() -> type[Figure]:
 
 
 def draw(report: Report, *, theme: Theme = LIGHT) -> Figure:
-    """Draw the panels for which the report has data.
-
-    Args:
-        report: what to show.
-        theme: `LIGHT` or `DARK`.
-
-    Returns:
-        A matplotlib figure, not registered with pyplot.
+    """Return a figure, not registered with pyplot, of the panels for which the report has data.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: the report has nothing to draw.
     """
     figure_class = require_matplotlib()
     if not report.has_figure:
         raise ValueError("this report has no curves, spectra or profile to draw")
-    lower = [p for p, data in _lower_panels() if getattr(report, data)]
+    panels = ((draw_spectra, report.spectra), (draw_profile, report.profile))
+    lower = [panel for panel, data in panels if data]
     heights = [h for h, on in zip(HEIGHTS, (report.curves, lower), strict=True) if on]
     figure = figure_class(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=theme.paper, layout="constrained")
     grid = figure.add_gridspec(len(heights), max(len(lower), 1), height_ratios=heights)
@@ -101,10 +87,6 @@ def draw(report: Report, *, theme: Theme = LIGHT) -> Figure:
     for column, panel in enumerate(lower):
         panel(_axes(figure, grid[len(heights) - 1, column], theme), report, theme)
     return figure
-
-
-def _lower_panels() -> tuple[tuple[Any, str], ...]:
-    return ((draw_spectra, "spectra"), (draw_profile, "profile"))
 
 
 def _axes(figure: Figure, place: Any, theme: Theme) -> Any:
@@ -125,8 +107,9 @@ def _axes(figure: Figure, place: Any, theme: Theme) -> Any:
 def png_bytes(report: Report, *, theme: Theme = LIGHT) -> bytes:
     """Draw the figure as a PNG."""
     stream = io.BytesIO()
-    figure = draw(report, theme=theme)
-    figure.savefig(stream, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+    draw(report, theme=theme).savefig(
+        stream, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True}
+    )
     return stream.getvalue()
 
 

@@ -92,16 +92,7 @@ class Spectrum:
 
 
 def spectrum_at(name: str, *ends: EigenResult, zero_band: float) -> Spectrum:
-    """Gather eigenvalues of one place for the figure.
-
-    Args:
-        name: the place.
-        *ends: eigenvalues found there.
-        zero_band: curvature below this counts as zero.
-
-    Returns:
-        The record.
-    """
+    """Gather the eigenvalues found at one place for the figure."""
     values = np.concatenate([np.asarray(end.eigenvalues, np.float64) for end in ends])
     errors = np.concatenate([np.asarray(end.residual_norms, np.float64) for end in ends])
     return Spectrum(name, values, errors, zero_band)

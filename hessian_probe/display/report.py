@@ -42,19 +42,7 @@ footer { color: var(--soft); font-size: .85rem; margin-top: 2.5rem; }
 
 
 def to_html(report: Report) -> str:
-    """Write a report as one HTML page.
-
-    The figure is embedded as SVG, once for light and once for dark surroundings.
-
-    Args:
-        report: what to show.
-
-    Returns:
-        The page.
-
-    Raises:
-        ImportError: there is a figure to draw, and matplotlib is not installed.
-    """
+    """Write a report as one HTML page, with its figure as SVG for light and for dark surroundings."""
     parts = [
         f"<header><h1>{_text(report.title)}</h1>{_labels(report)}"
         f'<p class="summary">{_text(report.summary)}</p></header>',
@@ -72,15 +60,7 @@ def to_html(report: Report) -> str:
 
 
 def save_html(report: Report, path: str | Path) -> None:
-    """Write a report into an HTML file.
-
-    Args:
-        report: what to show.
-        path: the file; its folder must exist.
-
-    Raises:
-        ImportError: there is a figure to draw, and matplotlib is not installed.
-    """
+    """Write a report into an HTML file."""
     Path(path).write_text(to_html(report), encoding="utf-8")
 
 

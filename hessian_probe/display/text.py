@@ -11,15 +11,7 @@ WIDTH = 88
 
 
 def to_text(report: Report, *, width: int = WIDTH) -> str:
-    """Write a report as plain text.
-
-    Args:
-        report: what to show.
-        width: longest line, in characters; words longer than that are not broken.
-
-    Returns:
-        The text, without a newline at its end.
-    """
+    """Write a report as plain text in lines of at most `width` characters; longer words are not broken."""
     blocks = [f"{report.title}\n{'=' * min(len(report.title), width)}"]
     blocks.append(_paragraph(report.summary, width))
     for section in report.sections:

@@ -95,15 +95,7 @@ class Job:
         self._cost, self._last = 0.0, time.monotonic()
 
     def begin(self, op: HessianOperator, rng: np.random.Generator) -> State | None:
-        """Begin the next search.
-
-        Args:
-            op: operator that is searched.
-            rng: its source of randomness.
-
-        Returns:
-            The saved state of this very search, or None.
-        """
+        """Begin the next search of an operator; the saved state of this very search, or None."""
         self._begun = True
         if self._path is None and not self._saved:
             return None
@@ -222,17 +214,7 @@ def digest(arrays: Iterable[Any]) -> str:
 
 
 def fingerprint(op: HessianOperator) -> State:
-    """Describe the problem that an operator belongs to: layout, parameters, loss and data.
-
-    Args:
-        op: the operator, at its parameters.
-
-    Returns:
-        "layout", "params", "loss" and "data", each the same for the same problem.
-
-    Cost:
-        One pass over the data and the parameters.
-    """
+    """Describe the problem that an operator belongs to, by one pass over its data and parameters."""
     layout = op.layout
     structure = re.sub(r"0x[0-9a-f]+", "", str(layout.treedef))
     return {

@@ -49,15 +49,10 @@ def set_random_state(rng: np.random.Generator, text: str) -> None:
     rng.bit_generator.state = json.loads(text)
 
 
-def write(path: Path, state: State) -> int:
+def write(path: Path, state: State) -> None:
     """Write a file so that at any moment the old one or the new one is there, whole.
 
-    Args:
-        path: the file; one beside it is written first, forced to the disk, and put in its place.
-        state: what to write.
-
-    Returns:
-        Bytes written.
+    A file beside it is written first, forced to the disk, and put in its place.
 
     Raises:
         TypeError: the state contains something else than numbers, texts, None and arrays.
@@ -72,25 +67,16 @@ def write(path: Path, state: State) -> int:
             np.savez(file, **members)
             file.flush()
             os.fsync(file.fileno())
-            total = file.tell()
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    return total
 
 
 def read(path: Path) -> State:
-    """Read a file that `write` made.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The state; lists come back as tuples, and all arrays as NumPy's.
+    """Return the state that `write` put into a file; lists come back as tuples, all arrays as NumPy's.
 
     Raises:
-        FileNotFoundError: there is none.
         CheckpointError: it is cut off, damaged, or not one of these files; the message says which.
     """
     with path.open("rb") as file:

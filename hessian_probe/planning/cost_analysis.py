@@ -43,14 +43,9 @@ class CompiledProgram(NamedTuple):
 
 
 def analyse(function: Any, *arguments: Any) -> CompiledProgram:
-    """Compile a function and read the program's own analysis; nothing is run.
+    """Return the memory of a function of `jax.jit` by its compiled program's own analysis; nothing is run.
 
-    Args:
-        function: made by `jax.jit`.
-        arguments: its arguments; arrays may be given by their shapes.
-
-    Returns:
-        The program's memory.  A later call with the same shapes reuses the compiled program.
+    Arrays may be given by their shapes.  A later call with the same shapes reuses the compiled program.
     """
     began = time.perf_counter()
     lowered = function.lower(*arguments)
@@ -73,14 +68,9 @@ def analyse(function: Any, *arguments: Any) -> CompiledProgram:
 
 
 def seconds_of(call: Callable[[], Any], repeats: int = 2) -> float:
-    """Time a call until its result is ready, after one call that is not timed.
+    """Return the seconds of the shortest of some calls, each until its result is ready.
 
-    Args:
-        call: what to time.
-        repeats: timed calls; after one longer than LONG_CALL no other follows.
-
-    Returns:
-        Seconds of the shortest call.
+    One call before them is not timed; after one longer than LONG_CALL no other follows.
     """
     jax.block_until_ready(call())
     best = float("inf")
@@ -164,16 +154,10 @@ def _residual_bytes(objective: Objective, batch: Batch) -> int:
 def costs(
     objective: Objective, batches: BatchSizes, *, block: int = 0, measure: bool = True
 ) -> OperationCosts:
-    """Compile one gradient and one product on the largest batch, and time them.
+    """Return the costs of one gradient and one product over all the data.
 
-    Args:
-        objective: the loss.
-        batches: from `batch_sizes`.
-        block: vectors multiplied at once, as for a dense matrix; 0 for one.
-        measure: False times nothing; nor does True where they would not fit in memory.
-
-    Returns:
-        The costs over all the data: the times are scaled by its bytes.
+    Both are compiled, and timed on the largest batch if `measure` and if they fit in memory; the times are
+    scaled by the bytes of the data.  `block` vectors are multiplied at once for a dense matrix, one for 0.
     """
     total, free = sum(batches.residuals), memory.free_bytes()
     stored = objective.route is FORWARD and total <= MEMORY_SHARE * free

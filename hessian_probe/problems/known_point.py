@@ -79,24 +79,16 @@ class KnownPoint:
         data: Any = None,
         **facts: Any,
     ) -> KnownPoint:
-        """Make a critical point from the eigenvalues of its Hessian.
+        """Return a critical point, labelled as a quadratic function with the same eigenvalues.
 
-        Args:
-            name: See ``KnownPoint``.
-            loss: See ``KnownPoint``.
-            params: See ``KnownPoint``.
-            curvature: All eigenvalues, in any order, in loss / params².
-            data: See ``KnownPoint``.
-            **facts: Other attributes; they replace what follows from the eigenvalues.
-
-        Returns:
-            The point, labelled as a quadratic function with these eigenvalues.
+        ``curvature`` holds all of them, in any order, in loss / params².  ``facts`` are further attributes,
+        which replace what follows from the eigenvalues.
         """
         values = np.asarray(curvature, np.float64)
         negative, positive = int(np.sum(values < 0.0)), int(np.sum(values > 0.0))
         zero = values.size - negative - positive
         derived: dict[str, Any] = {
-            "label": label_from_signs(negative, zero, positive),
+            "label": label_from_signs(negative, positive),
             "index": negative,
             "num_zero": zero,
             "degenerate": zero > 0 and not (negative and positive),
@@ -174,24 +166,8 @@ class KnownPoint:
         )
 
 
-def label_from_signs(num_negative: int, num_zero: int, num_positive: int) -> str:
-    """Label a quadratic function's critical point by the signs of its curvature.
-
-    Args:
-        num_negative: Number of negative eigenvalues.
-        num_zero: Number of zero eigenvalues.
-        num_positive: Number of positive eigenvalues.
-
-    Returns:
-        "saddle", "minimum" or "maximum" (not isolated if there are zeros), or "degenerate" when
-        every eigenvalue is zero.
-
-    Raises:
-        ValueError: If a count is negative.
-    """
-    if min(num_negative, num_zero, num_positive) < 0:
-        counts = (num_negative, num_zero, num_positive)
-        raise ValueError(f"expected three counts that are not negative, got {counts}")
+def label_from_signs(num_negative: int, num_positive: int) -> str:
+    """Label a quadratic function's critical point by the numbers of its eigenvalues of each sign."""
     if num_negative and num_positive:
         return "saddle"
     if num_positive:
@@ -200,14 +176,7 @@ def label_from_signs(num_negative: int, num_zero: int, num_positive: int) -> str
 
 
 def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Draw an orthogonal matrix from the uniform (Haar) distribution.
-
-    Args:
-        size: Number of rows and columns.
-        rng: Source of randomness; it is advanced.
-
-    Returns:
-        Orthogonal matrix, shape (size, size), float64.
+    """Return an orthogonal matrix, float64, drawn from the uniform (Haar) distribution.
 
     Source: Stewart, "The efficient generation of random orthogonal matrices with an application
         to condition estimators" (SIAM J. Numer. Anal. 17, 1980), doi:10.1137/0717034: QR of a

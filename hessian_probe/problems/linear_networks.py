@@ -84,18 +84,7 @@ def _weights(
     parts: _Directions,
     carried: Mapping[int, frozenset[int]],
 ) -> list[Matrix]:
-    """Lay out W₁ … W_H: fitted directions first, then what other hidden coordinates carry.
-
-    Args:
-        widths: d₀ … d_H.
-        subset: Fitted directions, counted from 0.
-        s: Singular values.
-        parts: Singular directions.
-        carried: Layers (1 … H) in which each further hidden coordinate is switched on.
-
-    Returns:
-        The weight matrices.
-    """
+    """Lay out W₁ … W_H: fitted directions (from 0) first, then what other hidden coordinates carry."""
     depth, r = len(widths) - 1, len(subset)
     weights = [np.zeros((widths[i + 1], widths[i])) for i in range(depth)]
     for row, direction in enumerate(subset):
@@ -123,17 +112,7 @@ def _fault(
     s: Matrix,
     carried: Mapping[int, frozenset[int]],
 ) -> str | None:
-    """Find what is wrong with the arguments of ``deep_linear_point``.
-
-    Args:
-        widths: d₀ … d_H.
-        subset: Fitted directions, counted from 0.
-        s: Singular values.
-        carried: Layers in which each further hidden coordinate is switched on.
-
-    Returns:
-        What was expected and what came, or None.
-    """
+    """Say what is wrong with the arguments of ``deep_linear_point``; None where nothing is."""
     r, depth = len(subset), len(widths) - 1
     most = min(widths[0], widths[-1])
     if s.ndim != 1 or not 1 <= s.size <= most or np.any(s <= 0.0) or np.any(np.diff(s) >= 0.0):
@@ -167,16 +146,7 @@ def _product(weights: Iterable[Matrix], size: int) -> Matrix:
 
 
 def _is_tightened(weights: Sequence[Matrix], r: int) -> bool:
-    """Decide whether a critical point that fits the top r directions is second-order flat.
-
-    Args:
-        weights: W₁ … W_H.
-        r: Rank of their product.
-
-    Returns:
-        True if for every pair of layers i > j one of W_H⋯W_{i+1}, W_{i−1}⋯W_{j+1}, W_{j−1}⋯W₁ has
-        rank r (an empty product is an identity).
-    """
+    """Whether a critical point of rank r has the pairs of layers that ``deep_linear_point`` speaks of."""
     depth = len(weights)
     for j, i in combinations(range(depth), 2):
         blocks = (
@@ -190,12 +160,7 @@ def _is_tightened(weights: Sequence[Matrix], r: int) -> bool:
 
 
 def _index_of_two_layers(widths: Sequence[int], subset: Sequence[int], s: Matrix) -> tuple[int, int]:
-    """Count negative and zero eigenvalues of a two-layer network, free hidden units zero.
-
-    Args:
-        widths: d₀, p, d₂.
-        subset: Fitted directions S.
-        s: Singular values, one for each of the min(d₀, d₂) = d directions (zeros included).
+    """Count negative and zero eigenvalues of a network of widths d₀, p, d₂, free hidden units zero.
 
     Returns:
         n₋ = #{i ∈ S, j ∉ S: sⱼ > sᵢ} + (p − r)(d − r) and n₀ = r² + (p − r)(d₀ + d₂ − 2(d − r)),
@@ -208,17 +173,9 @@ def _index_of_two_layers(widths: Sequence[int], subset: Sequence[int], s: Matrix
 
 
 def _descent(weights: Sequence[Matrix], subset: Sequence[int], s: Matrix, parts: _Directions) -> list[Matrix]:
-    """Find a straight direction that fills the zeros of one hidden path of a non-strict saddle.
+    """Return the unit direction that fills the zeros of one hidden path of a non-strict saddle.
 
-    Args:
-        weights: W₁ … W_H, tightened.
-        subset: Fitted directions.
-        s: Singular values.
-        parts: Singular directions.
-
-    Returns:
-        Direction of unit norm; the loss falls along it like the power of the number of layers
-        that it fills.
+    The loss falls along it like the power of the number of layers that it fills.
     """
     r = len(subset)
     direction = next(i for i in range(s.size) if i not in subset)
@@ -304,12 +261,13 @@ def deep_linear_point(
         index = 0
     if rotate_hidden:
         rng = np.random.default_rng([seed, *widths, len(chosen)])
-        turns = [np.eye(widths[0]), *(random_rotation(w, rng) for w in widths[1:-1])]
-        turns.append(np.eye(widths[-1]))
-        pairs = list(zip(turns[1:], turns[:-1], strict=True))
-        weights = [after @ w @ before.T for w, (after, before) in zip(weights, pairs, strict=True)]
-        if descent is not None:
-            descent = [after @ w @ before.T for w, (after, before) in zip(descent, pairs, strict=True)]
+        turns = [np.eye(widths[0]), *(random_rotation(w, rng) for w in widths[1:-1]), np.eye(widths[-1])]
+
+        def turned(layers: list[Matrix]) -> list[Matrix]:
+            pairs = zip(turns[1:], layers, turns, strict=False)
+            return [after @ layer @ before.T for after, layer, before in pairs]
+
+        weights, descent = turned(weights), None if descent is None else turned(descent)
     if is_minimum:
         why = "fits the leading directions with all the rank there is (Baldi & Hornik 1989)"
     elif non_strict:

@@ -21,20 +21,14 @@ PAIRS = frozenset(("max", "min"))
 
 
 def operands_tie(program: Any, num_variables: int, inputs: list[Any], kinks: set[str], eps: float) -> bool:
-    """Whether operands of a program's kinks tie; True also where that cannot be told.
+    """Return False only if no kink of a closed jaxpr lies at these inputs; True where that cannot be told.
 
     Args:
-        program: a closed jaxpr.
+        program: the jaxpr.
         num_variables: how many of its first inputs are the parameters' variables.
         inputs: values of all its inputs, flat.
         kinks: names of the kinks that matter (`ProgramFacts.kinks`).
         eps: rounding unit of the variables' dtype.
-
-    Returns:
-        False only if none of these kinks lies at these inputs.
-
-    Cost:
-        One evaluation of the program, and its compilation.
     """
     watch = _KinkWatch(kinks, eps)
     marks = [index < num_variables for index in range(len(inputs))]

@@ -176,13 +176,10 @@ def _axis(name: str, values: list[Any], origins: list[Origin], output: Any) -> i
 
 
 def _through(name: str, origins: list[Origin]) -> frozenset[int]:
-    """Activations that the result of an operation came through.
+    """Return the numbers of the activations that the result of an operation came through.
 
     A factor that multiplies the value it was computed from is a part of an activation (GELU, SiLU), and no
     activation itself; a gate with a layer of its own is one.  The maximum within a softplus is none.
-
-    Returns:
-        Their numbers.
     """
     carried = [origin.through for origin in origins if origin.data]
     if name == "mul" and len(carried) == 2 and not _apart(origins):
@@ -222,18 +219,9 @@ def trace_model(function: Callable[..., Any], params: Any, batch: Any) -> Any:
 def run_model(
     program: Any, num_params: int, params: Any, batch: Any, taps: Any = None, *, cut: bool = False
 ) -> ForwardPass:
-    """Run a traced program.
+    """Return what a run of a program from `trace_model` shows.
 
-    Args:
-        program: from `trace_model`.
-        num_params: how many of its inputs are parameters.
-        params: the parameters.
-        batch: the data.
-        taps: one array for each layer, added to its output; None adds nothing.
-        cut: no derivative passes through a layer.
-
-    Returns:
-        ForwardPass.
+    Each of `taps` is added to the output of its layer; with `cut` no derivative passes through a layer.
     """
     values = [jnp.asarray(leaf) for leaf in jax.tree.leaves((params, batch))]
     inputs = [(value, Origin(index >= num_params, frozenset())) for index, value in enumerate(values)]

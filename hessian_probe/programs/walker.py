@@ -39,17 +39,7 @@ class Walker(Generic[V]):
         raise NotImplementedError
 
     def run(self, jaxpr: Any, consts: list[V], inputs: list[V], scope: Any = None) -> list[V]:
-        """Walk a program.
-
-        Args:
-            jaxpr: the program, not closed.
-            consts: what is known of the arrays that it closes over.
-            inputs: what is known of its inputs.
-            scope: passed on to `equation`.
-
-        Returns:
-            What is known of its outputs.
-        """
+        """What is known of a program's outputs, by that of the arrays it closes over and of its inputs."""
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
 
         def read(atom: Any) -> V:
