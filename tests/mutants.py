@@ -26,11 +26,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # Tests, `tests/test_…`, that are run on a mutant of a room's thresholds.
 TESTS_OF = {
-    "programs": "scan nonsmooth",
-    "operators": "operators data precision",
+    "programs": "thresholds scan nonsmooth",
+    "operators": "thresholds operators data precision",
     "jobs": "checkpoint",
-    "spectrum": "lanczos certificate spectrum counting",
-    "planning": "plan",
+    "spectrum": "thresholds lanczos certificate spectrum counting",
+    "planning": "thresholds plan",
     "optimizers": "optimizer_state trial_runs stability propose_rate",
     "flatness": "sharpness",
 }
