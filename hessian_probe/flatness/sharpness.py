@@ -113,7 +113,7 @@ def sharpness(
     _check_options(num_probes, keskar_box, adaptive_radius)
     op = hessian(loss, params, data)
     dense = op.dense() if op.size <= EXACT_SIZE else None
-    scaled = _ScaledHessian(op, dense, num_probes, rtol, max_hvps, key)
+    scaled = _ScaledHessian(op, dense, num_probes, rtol, max_hvps, key, generator(key))
     x = cast(op.x, op.layout.work_dtypes)
     sizes = tuple(jnp.abs(leaf) for leaf in x)
     ones = tuple(jnp.ones_like(leaf) for leaf in x)
@@ -183,21 +183,16 @@ class _Estimate(NamedTuple):
         )
 
 
-class _ScaledHessian:
+class _ScaledHessian(NamedTuple):
     """The Hessian scaled to DHD, D = diag(widths): estimates by products, or exact ones by the matrix."""
 
-    def __init__(
-        self,
-        op: HessianOperator,
-        dense: np.ndarray | None,
-        num_probes: int,
-        rtol: float,
-        max_hvps: int | None,
-        key: jax.Array | None,
-    ) -> None:
-        self.op, self.dense, self.num_probes = op, dense, num_probes
-        self.rtol, self.max_hvps, self.key = rtol, max_hvps, key
-        self.rng = generator(key)
+    op: HessianOperator
+    dense: np.ndarray | None
+    num_probes: int
+    rtol: float
+    max_hvps: int | None
+    key: jax.Array | None
+    rng: np.random.Generator
 
     def largest(self, widths: Vector) -> _Estimate:
         """λ_max(DHD) with its vector."""
@@ -209,7 +204,7 @@ class _ScaledHessian:
         scaled = self._operator(widths)
         found = eigsh(scaled, lowest=0, highest=1, rtol=self.rtol, max_hvps=self.max_hvps, key=self.key)
         if not len(found.eigenvalues):
-            return _Estimate(float("nan"), float("nan"), "residual", found.num_hvps, 0)
+            return _Estimate(math.nan, math.nan, "residual", found.num_hvps, 0)
         top = from_tangent(self.op.layout, found.vector(0), "an eigenvector")
         value, error = float(found.eigenvalues[0]), float(found.residual_norms[0])
         return _Estimate(value, error, "residual", found.num_hvps, 0, top)
@@ -232,7 +227,7 @@ class _ScaledHessian:
         directions += [random_normal(self.rng, op.layout, op.active) for _ in range(RANDOM_STARTS)]
         found = worst_case_ascent(op.objective, op.x, op.value, region, directions)
         # Keskar's formula has no meaning for a loss at or below −1.
-        factor = factor if factor > 0 else float("nan")
+        factor = factor if factor > 0 else math.nan
         kind = "spread of the ascents"
         return _Estimate(factor * found.rise, factor * found.spread, kind, 0, found.num_evaluations)
 

@@ -68,11 +68,13 @@ def adjust_moments(
     paths, structure = jax.tree_util.tree_flatten_with_path(opt_state)
     leaves = [leaf for _, leaf in paths]
     parts = parts_like_params(paths, params)
-    moves = None if step is None else jax.tree.leaves(step)
+    moves = None if step is None else [jnp.asarray(leaf) for leaf in jax.tree.leaves(step)]
     fresh = None if init is None or how == "project" else _fresh(init, params, structure)
     for prefix, members in parts.items():
         if fresh is None and prefix and field_name(prefix[-1]) in PARAMETER_COPIES:
-            new = [leaves[at] if moves is None else _moved(leaves[at], moves[of]) for at, of in members]
+            new = [leaves[at] for at, _ in members]
+            if moves is not None:
+                new = [leaves[at] + moves[of].astype(leaves[at].dtype) for at, of in members]
         elif how == "reset":
             new = [jnp.zeros_like(leaves[at]) if fresh is None else fresh[at] for at, _ in members]
         else:
@@ -96,15 +98,9 @@ def _fresh(init: Callable[[PyTree], PyTree], params: PyTree, structure: Any) -> 
     return leaves
 
 
-def _moved(leaf: Any, step: Any) -> Any:
-    return leaf + jnp.asarray(step).astype(leaf.dtype)
-
-
 def _projected(part: list[Any], step: list[Any]) -> list[Any]:
     """Take away what pulls back along the step, unless all entries have one sign."""
-    wide = [
-        (m.astype(jnp.float32), jnp.asarray(d).astype(jnp.float32)) for m, d in zip(part, step, strict=True)
-    ]
+    wide = [(m.astype(jnp.float32), d.astype(jnp.float32)) for m, d in zip(part, step, strict=True)]
     zero = jnp.zeros((), jnp.float32)
     along = sum((jnp.vdot(m, d) for m, d in wide), zero)
     square = sum((jnp.vdot(d, d) for _, d in wide), zero)
@@ -112,4 +108,4 @@ def _projected(part: list[Any], step: list[Any]) -> list[Any]:
     signed = jnp.any(jnp.stack([jnp.any(m < 0) for m, _ in wide]))
     share = jnp.where(signed & (square > 0), jnp.maximum(along, zero) / safe, zero)
     pairs = zip(part, step, strict=True)
-    return [m - share.astype(m.dtype) * jnp.asarray(d).astype(m.dtype) for m, d in pairs]
+    return [m - share.astype(m.dtype) * d.astype(m.dtype) for m, d in pairs]

@@ -85,13 +85,8 @@ class ImpulseResponse(NamedTuple):
 def measure_response(probe: OptimizerProbe, x: Vector, gradient: Vector) -> ImpulseResponse:
     """Measure the response of every variable.
 
-    Args:
-        probe: the optimiser.
-        x: the parameters.
-        gradient: the present gradient.
-
     Returns:
-        ImpulseResponse.
+        The response at parameters `x` with the present gradient.
 
     Raises:
         UnreadableError: it is not a linear response with a single momentum.
@@ -118,10 +113,6 @@ def lr_lookahead(probe: OptimizerProbe, response: ImpulseResponse) -> tuple[tupl
     """Read the learning rate of later steps, with the preconditioner as it is now.
 
     Schedules change it, and so do the corrections of an optimiser's first steps.
-
-    Args:
-        probe: the optimiser.
-        response: its measured response.
 
     Returns:
         Pairs (steps from here, learning rate there ÷ here); empty for a constant one.

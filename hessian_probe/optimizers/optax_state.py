@@ -73,13 +73,8 @@ def accumulates(node: Any) -> bool:
 def rewrite(state: Any, visit: Callable[..., Any], *others: Any) -> Any:
     """Rebuild a state, with each named node replaced by what `visit` makes of it.
 
-    Args:
-        state: the state.
-        visit: given a node, and the nodes at its place in `others`, returns a node of its type.
-        *others: states of the same structure.
-
     Returns:
-        The new state; `visit` is called on outer nodes first.
+        The new state.  `visit` is given a node, outer ones first, and the nodes at its place in `others`.
     """
 
     def walk(node: Any, *beside: Any) -> Any:
@@ -196,11 +191,7 @@ def widened(state: Any) -> Any:
 def hold_second_moments(state: Any, after_zero: Any) -> Any:
     """The state whose preconditioner, after one step with a zero gradient, is that of `state`.
 
-    Moving averages decay when the gradient is zero; each is divided by the decay that was measured.
-
-    Args:
-        state: the state.
-        after_zero: the same after a step with a zero gradient.
+    Moving averages decay when the gradient is zero; each is divided by the decay measured in `after_zero`.
 
     Returns:
         The state to probe.
@@ -210,15 +201,8 @@ def hold_second_moments(state: Any, after_zero: Any) -> Any:
     """
 
     def visit(node: Any, after: Any) -> Any:
-        decays = {name: _decay(node, after, name) for name in scaling_fields(node)}
-        return node._replace(
-            **{
-                name: jax.tree.map(
-                    lambda leaf, d=decay: leaf / jnp.asarray(d, leaf.dtype), getattr(node, name)
-                )
-                for name, decay in decays.items()
-            }
-        )
+        growths = {name: 1 / _decay(node, after, name) for name in scaling_fields(node)}
+        return node._replace(**{name: _times(getattr(node, name), by) for name, by in growths.items()})
 
     return rewrite(state, visit, after_zero)
 
@@ -267,31 +251,13 @@ def memory_decay(before: Any, after: Any) -> float:
 
 
 def bias_correction(before: Any, after: Any, steps: int = 0) -> float:
-    """What corrects the bias of a node's second moment, some steps after `after`; 1 where nothing can.
-
-    Args:
-        before: the node before a step with a zero gradient.
-        after: the node after it.
-        steps: number of further steps.
-
-    Returns:
-        1 − decay^count.
-    """
+    """1 − decay^count of a second moment, some steps after `after`; 1 where nothing corrects its bias."""
     decay = memory_decay(before, after) if "count" in after._fields else 1.0
     return 1 - decay ** (int(after.count) + steps) if decay < 1 else 1.0
 
 
 def second_moment(before: Any, after: Any, *, corrected: bool) -> Any:
-    """The second moment that scaled a step.
-
-    Args:
-        before: the node before a step with a zero gradient.
-        after: the node after it.
-        corrected: whether its bias is.
-
-    Returns:
-        A tree like the node's second moment.
-    """
+    """The second moment that scaled the step, with a zero gradient, from one node to another."""
     if "nu_max" in after._fields:
         return after.nu_max
     moment = getattr(after, scaling_fields(after)[0])

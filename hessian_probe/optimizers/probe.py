@@ -85,14 +85,8 @@ class OptimizerProbe:
     def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
         """Response to a gradient, and to parameters, that differ from zero in the first step alone.
 
-        Args:
-            gradient: gradient in the first step.
-            params: parameters in the first step.
-            steps: number of steps.
-            state: state to start from; None means the held one.
-
         Returns:
-            The update of each step, less that at zero gradient and parameters.
+            The update of each step, from `state` or the held one, less that at zero gradient and parameters.
         """
         out = []
         at = idle = self.state if state is None else state

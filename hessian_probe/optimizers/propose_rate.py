@@ -88,14 +88,14 @@ class RateProposal:
     """
 
     status: str
-    proposed: RateSetting | None
-    tried: tuple[RateSetting, ...]
-    loss: float
-    steps: int
-    sharpness_ratio: float
-    evidence: tuple[str, ...]
-    num_hvps: int
-    num_gradients: int
+    proposed: RateSetting | None = None
+    tried: tuple[RateSetting, ...] = ()
+    loss: float = math.nan
+    steps: int = 0
+    sharpness_ratio: float = math.nan
+    evidence: tuple[str, ...] = ()
+    num_hvps: int = 0
+    num_gradients: int = 0
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.proposed is None:
@@ -180,15 +180,26 @@ def propose_rate(
     now = measured_stability(op, response, key=key)
     if now.status == "undetermined":
         return _undetermined(op, now.evidence, steps)
-    trials = _Trials(op, steps, optimizer, opt_state, response, now, num_products)
-    if not len(trials.spectrum.nodes):
+    spectrum = gradient_spectrum(op, response.gain, num_products)
+    if spectrum is None:
         return _undetermined(op, ("the gradient is zero: no rate moves the parameters",), steps)
+    trials = _Trials(op, steps, optimizer, opt_state, response, now, spectrum)
     tried = [trials.unchanged(), trials.other_rate()]
     if not response.kind and _one_rate(response):
         tried.append(trials.heavy_ball())
     if not _better(op, tried):
         tried.append(trials.other_rate(SHORTER))
-    return _proposal(op, tried, steps, now)
+    best = _better(op, tried)
+    return RateProposal(
+        status="better" if best else "no_better",
+        proposed=best or tried[0],
+        tried=tuple(tried),
+        loss=op.value,
+        steps=steps,
+        sharpness_ratio=now.ratio,
+        num_hvps=op.num_hvps,
+        num_gradients=steps * len(tried),
+    )
 
 
 class GradientSpectrum(NamedTuple):
@@ -210,11 +221,6 @@ class GradientSpectrum(NamedTuple):
         """Change of the quadratic after some steps from rest.
 
         Negative curvature counts as zero: there the quadratic has no minimum, and the loss may have one.
-
-        Args:
-            kernel: how a step depends on this and earlier gradients.
-            factor: multiplies every step.
-            steps: number of steps.
 
         Returns:
             Loss there − loss here, in units of the loss; infinite where it overflows.
@@ -238,51 +244,36 @@ class MomentumKernel(NamedTuple):
     ratio: float
 
 
-def gradient_spectrum(op: HessianOperator, gradient: Vector, num_products: int) -> GradientSpectrum:
-    """Lanczos from the gradient.
-
-    Args:
-        op: the Hessian in scaled coordinates.
-        gradient: the gradient in them.
-        num_products: products at most.
+def gradient_spectrum(op: HessianOperator, gain: Vector, num_products: int) -> GradientSpectrum | None:
+    """Lanczos from the gradient, in coordinates scaled by √gain; None where the gradient is zero.
 
     Returns:
-        Nodes and parts; none where the gradient is zero.
-
-    Cost:
-        num_products products and vectors of memory, fewer where the Krylov space ends.
+        Nodes and parts, from `num_products` products and vectors of memory at most.
 
     Source:
         G. Golub and G. Meurant, Matrices, Moments and Quadrature, 2010, chapter 6.
     """
+    gradient = tuple(jnp.sqrt(d) * g for d, g in zip(gain, op.gradient_vector, strict=True))
     size = float(norm(gradient))
     if not size > 0:
-        return GradientSpectrum(np.zeros(0), np.zeros(0))
-    krylov = Krylov(op, gradient, np.random.default_rng(0), num_products)
+        return None
+    krylov = Krylov(PreconditionedOperator(op, gain, None), gradient, np.random.default_rng(0), num_products)
     while not (krylov.full or krylov.invariant):
         krylov.step()
     ritz = krylov.ritz()
     return GradientSpectrum(ritz.values, size * ritz.weights[0])
 
 
-class _Trials:
+class _Trials(NamedTuple):
     """Settings, each predicted by the local quadratic and run on a copy."""
 
-    def __init__(
-        self,
-        op: HessianOperator,
-        steps: int,
-        optimizer: Any,
-        state: Any,
-        response: ImpulseResponse,
-        now: Stability,
-        num_products: int,
-    ) -> None:
-        self.op, self.steps, self.optimizer, self.state = op, steps, optimizer, state
-        self.response, self.now = response, now
-        scaled = PreconditionedOperator(op, response.gain, None)
-        start = tuple(jnp.sqrt(d) * g for d, g in zip(response.gain, op.gradient_vector, strict=True))
-        self.spectrum = gradient_spectrum(scaled, start, num_products)
+    op: HessianOperator
+    steps: int
+    optimizer: Any
+    state: Any
+    response: ImpulseResponse
+    now: Stability
+    spectrum: GradientSpectrum
 
     def unchanged(self) -> RateSetting:
         """The optimiser as it is."""
@@ -353,30 +344,5 @@ def _better(op: HessianOperator, tried: list[RateSetting]) -> RateSetting | None
     return best if best.loss < min(tried[0].loss - BETTER_BY * changed, op.value) else None
 
 
-def _proposal(op: HessianOperator, tried: list[RateSetting], steps: int, now: Stability) -> RateProposal:
-    best = _better(op, tried)
-    return RateProposal(
-        status="better" if best else "no_better",
-        proposed=best or tried[0],
-        tried=tuple(tried),
-        loss=op.value,
-        steps=steps,
-        sharpness_ratio=now.ratio,
-        evidence=(),
-        num_hvps=op.num_hvps,
-        num_gradients=steps * len(tried),
-    )
-
-
 def _undetermined(op: HessianOperator, evidence: tuple[str, ...], steps: int) -> RateProposal:
-    return RateProposal(
-        status="undetermined",
-        proposed=None,
-        tried=(),
-        loss=op.value,
-        steps=steps,
-        sharpness_ratio=math.nan,
-        evidence=evidence,
-        num_hvps=op.num_hvps,
-        num_gradients=0,
-    )
+    return RateProposal("undetermined", loss=op.value, steps=steps, evidence=evidence, num_hvps=op.num_hvps)

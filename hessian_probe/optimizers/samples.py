@@ -44,7 +44,10 @@ class Samples(NamedTuple):
 
     def with_inputs(self, inputs: np.ndarray) -> Any:
         """The whole batch with other inputs."""
-        return _replaced(self.batch, INPUTS, inputs)
+        if not isinstance(self.batch, Mapping):
+            return inputs, self.batch[1]
+        name = next(name for name in self.batch if str(name).lower() in INPUTS)
+        return {**self.batch, name: inputs}
 
 
 def count_nonfinite(samples: Samples) -> int:
@@ -66,11 +69,6 @@ def finite_rows(samples: Samples) -> np.ndarray:
 def assign_folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Assign rows to parts by chance; exact copies of a row go together, so that none is known by heart.
 
-    Args:
-        rows: shape (n, …).
-        count: number of parts.
-        rng: source of the assignment.
-
     Returns:
         The part of every row; and whether it is the first of its copies.
     """
@@ -83,10 +81,7 @@ def assign_folds(rows: np.ndarray, count: int, rng: np.random.Generator) -> tupl
 
 
 def join_batches(source: Any) -> Samples | None:
-    """Join the batches of a data set.
-
-    Args:
-        source: as `hp.hessian` takes it.
+    """Join the batches of a data set, given as `hp.hessian` takes it.
 
     Returns:
         The samples; None where leaves do not share a leading axis that counts samples.
@@ -125,10 +120,3 @@ def _inputs_targets(batch: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     if isinstance(batch, np.ndarray):
         return batch, None
     return None, None
-
-
-def _replaced(batch: Any, names: tuple[str, ...], array: np.ndarray) -> Any:
-    if isinstance(batch, Mapping):
-        name = next(name for name in batch if str(name).lower() in names)
-        return {**batch, name: array}
-    return (array, batch[1]) if names == INPUTS else (batch[0], array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,23 +60,23 @@ class Stability:
     """
 
     status: str
-    method: str
-    sharpness: float
-    error: float
-    limit: float
-    ratio: float
-    learning_rate: float
-    momentum: float
-    decay: float
-    preconditioner: str
-    formula: str
-    source: str
-    schedule: tuple[tuple[int, float], ...]
-    accumulation: int
-    direction: Any
-    eigen: EigenResult | None
-    evidence: tuple[str, ...]
-    num_hvps: int
+    method: str = ""
+    sharpness: float = math.nan
+    error: float = math.nan
+    limit: float = math.nan
+    ratio: float = math.nan
+    learning_rate: float = math.nan
+    momentum: float = math.nan
+    decay: float = math.nan
+    preconditioner: str = ""
+    formula: str = ""
+    source: str = ""
+    schedule: tuple[tuple[int, float], ...] = ()
+    accumulation: int = 1
+    direction: Any = None
+    eigen: EigenResult | None = None
+    evidence: tuple[str, ...] = ()
+    num_hvps: int = 0
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.status == "undetermined":
@@ -97,7 +98,7 @@ class Stability:
             rows.append(("P", self.preconditioner))
         if self.accumulation > 1:
             rows.append(("batches", f"{self.accumulation} gradients are gathered for one step"))
-        shown = float("nan")
+        shown = math.nan
         for steps, factor in self.schedule:
             if factor == shown:  # over
                 continue
@@ -165,12 +166,12 @@ def stability(
     op = hessian(loss, params, data)
     bad = nonfinite(op)
     if bad is not None:
-        return _undetermined(str(bad))
+        return Stability("undetermined", evidence=(str(bad),))
     try:
         probe, response = probed(op, optimizer, opt_state)
         schedule = lr_lookahead(probe, response)
     except UnreadableError as error:
-        return _undetermined(str(error))
+        return Stability("undetermined", evidence=(str(error),))
     return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
 
 
@@ -195,7 +196,7 @@ def measured_stability(
     seen = PreconditionedOperator(op, response.gain, response.decay if whole else None)
     eigen = eigsh(seen, lowest=0, highest=1, rtol=rtol, max_hvps=max_hvps, key=key)
     if not len(eigen.eigenvalues):
-        return _undetermined(*eigen.evidence)
+        return Stability("undetermined", evidence=eigen.evidence)
     top, error = float(eigen.eigenvalues[-1]), float(eigen.residual_norms[-1])
     factor = 1.0 if whole else method.scale
     limit = 2.0 if whole else method.limit
@@ -257,22 +258,3 @@ def _direction(op: HessianOperator, response: ImpulseResponse, eigen: EigenResul
     top = from_tangent(op.layout, eigen.vector(len(eigen.eigenvalues) - 1), "an eigenvector")
     scaled = tuple(leaf * gain**0.5 for leaf, gain in zip(top, response.gain, strict=True))
     return tangent(op.layout, scale(1 / norm(scaled), scaled), op.objective.non_variables)
-
-
-def _undetermined(*evidence: str) -> Stability:
-    nan = float("nan")
-    unknown: dict[str, Any] = dict.fromkeys(
-        ("sharpness", "error", "limit", "ratio", "learning_rate", "momentum", "decay"), nan
-    )
-    texts: dict[str, Any] = dict.fromkeys(("method", "preconditioner", "formula", "source"), "")
-    return Stability(
-        status="undetermined",
-        **texts,
-        **unknown,
-        schedule=(),
-        accumulation=1,
-        direction=None,
-        eigen=None,
-        evidence=evidence,
-        num_hvps=0,
-    )

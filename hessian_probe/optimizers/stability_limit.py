@@ -24,13 +24,8 @@ class RecognisedOptimizer(NamedTuple):
 
     Attributes:
         name: e.g. "heavy ball", "Adam".
-        rate: learning rate η at the next step; for Adam with the corrections of its first steps.
-        momentum: β, or β₁ of Adam.
-        decay: κ, the share by which decoupled decay shrinks the parameters in a step; NaN if it
-            differs between variables.
+        rate: as `learning_rate` of `Stability`, where momentum, decay, formula and source are explained too.
         limit: stability limit of the largest eigenvalue of P⁻¹H, in loss / params² (times the units of P).
-        formula: the limit as a formula.
-        source: where the formula comes from.
         preconditioner: P as a formula; "" where it is the identity.
         scale: largest eigenvalue of P⁻¹H divided by that of D^½HD^½.
     """
@@ -49,11 +44,8 @@ class RecognisedOptimizer(NamedTuple):
 def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
     """Name the optimiser and express its limit in the usual units.
 
-    Args:
-        response: its measured response.
-
     Returns:
-        Method.  Where the form of the preconditioner is unknown, in units where the limit is 2.
+        Its name and limit; in units where that is 2, where the form of the preconditioner is unknown.
     """
     first, gain = flatten(response.first), flatten(response.gain)
     moved = first > 0
@@ -82,11 +74,8 @@ def recognise(response: ImpulseResponse) -> RecognisedOptimizer:
 def _one_decay(decay: Vector, moved: np.ndarray) -> float:
     flat = flatten(decay)[moved]
     middle = float(np.median(flat))
-    return (
-        middle
-        if np.all(np.abs(flat - middle) <= RESPONSE_TOLERANCE * max(abs(middle), RESPONSE_TOLERANCE))
-        else float("nan")
-    )
+    tolerance = RESPONSE_TOLERANCE * max(abs(middle), RESPONSE_TOLERANCE)
+    return middle if np.all(np.abs(flat - middle) <= tolerance) else float("nan")
 
 
 def _base(response: ImpulseResponse, first: np.ndarray, moved: np.ndarray) -> tuple[float | None, str]:
@@ -146,12 +135,8 @@ def _named(response: ImpulseResponse, base: float, decay: float) -> tuple[str, f
         name = f"{family} with momentum" if response.kind else family or "heavy ball"
         return name, base, f"(2 + 2β)/η{minus}"
     if nesterov:
-        rate = base / (1 + beta)
-        return (
-            f"{family} with Nesterov momentum" if family else "Nesterov",
-            rate,
-            f"(2 + 2β)/((1 + 2β)η){minus}",
-        )
+        name = f"{family} with Nesterov momentum" if family else "Nesterov"
+        return name, base / (1 + beta), f"(2 + 2β)/((1 + 2β)η){minus}"
     return family or "momentum of its own kind", float("nan"), f"2/Σ(−1)ᵏhₖ{minus}"
 
 

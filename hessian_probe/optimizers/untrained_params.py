@@ -20,12 +20,6 @@ def frozen_variables(
     It is for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing is
     computed: the update is traced, and dead code is eliminated for one output at a time.
 
-    Args:
-        optimizer: an optax transformation that takes extra arguments.
-        layout: layout of the parameters.
-        variables: their variables.
-        rest: their other arrays.
-
     Returns:
         One flag per variable; all False where the optimiser cannot be traced, or moves nothing at all.
     """
