@@ -300,7 +300,11 @@ def test_a_valley_is_measured_as_conjugate_gradients_see_it():
         return 0.5 * jnp.sum(jnp.asarray(eigenvalues, x.dtype) * x**2) + 1.0
 
     x = jnp.ones(8)
-    found = gradient_krylov_model(Experiments(loss, x))
+    here = Experiments(loss, x)
+    found = gradient_krylov_model(here)
+    assert (here.cost.num_hvps, here.cost.num_gradients) == (8, 1), (
+        "the operator's ledger is part of the case's"
+    )
     assert found.krylov == pytest.approx(0.5 * eigenvalues.sum(), rel=1e-3)
     left = eigenvalues * (1 - eigenvalues) ** (2 * PRODUCTS)
     assert found.plain == pytest.approx(0.5 * (eigenvalues - left).sum(), rel=1e-3)

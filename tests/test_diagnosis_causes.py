@@ -17,14 +17,14 @@ from hessian_probe.diagnosis.checks import (
     inputs,
     learning_rate,
     underfitting,
-    unused_experts,
 )
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import standardise
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.reference_models import jacobian_rank, observed_range
 from hessian_probe.diagnosis.result import Finding
-from hessian_probe.optimizers.trial_runs import best_by_adam
+from hessian_probe.optimizers.trial_runs import AdamRunner
+from hessian_probe.results import Cost
 
 optax = pytest.importorskip("optax")
 pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
@@ -144,7 +144,7 @@ def test_experts_that_nothing_is_sent_to_are_dead(bias):
         "down": jnp.asarray(normal(3, 8, 4, 1)),
     }
     seen = case(mixture_loss, params, (x, np.abs(x[:, :1])), apply=mixture)
-    found = told(unused_experts.check, seen)
+    found = [f for f in told(activations.check, seen) if f.reason == "blocks_without_gradient"]
     assert [f.cause for f in found] == ["dead_units"] * bool(bias)
     if bias:
         assert seen.blocks_without_gradient[1:] == (7, 8)
@@ -158,7 +158,7 @@ def test_images_with_blank_pixels_have_no_dead_blocks():
         lambda p, batch: jnp.mean((batch[0] @ p["w"] - 1) ** 2), {"w": jnp.ones((10, 1))}, (x, x[:, :1])
     )
     assert seen.blocks_without_gradient is None
-    assert unused_experts.check(seen) == []
+    assert told(activations.check, seen) == []
 
 
 # Valleys
@@ -424,7 +424,7 @@ def test_a_loss_whose_floor_is_not_known_proves_no_small_model():
         log = jax.nn.log_softmax(jax.nn.relu(batch[0] @ p["w"]) @ p["v"])
         return -jnp.mean(jnp.sum(batch[1] * log, axis=-1))
 
-    best, end = best_by_adam(loss, params, (x, smooth), 1500)
+    best, end = AdamRunner(loss, 1500, Cost()).best(params, (x, smooth))
     assert best < 0.4
     told = [f for f in underfitting.check(case(loss, end, (x, smooth))) if isinstance(f, Finding)]
     assert all(f.confidence < 0.3 for f in told), told
@@ -455,7 +455,7 @@ def memorised():
     batch = (x, np.sign(x[:, :1] + 0.5 * noise))
     params = {"w": jnp.asarray(normal(2, 6, 64)), "v": jnp.zeros((64, 1))}
     params["w"] = params["w"].at[5].set(0.0)
-    best, end = best_by_adam(squared_error, params, batch, 1500)
+    best, end = AdamRunner(squared_error, 1500, Cost()).best(params, batch)
     assert best < 0.02
     return batch, end
 

@@ -26,8 +26,9 @@ from hessian_probe.diagnosis.experiments import Experiments, applies_weight_deca
 from hessian_probe.diagnosis.layer_jacobians import activation_slopes, layer_gradients
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Finding
-from hessian_probe.optimizers.trial_runs import Trial, best_by_adam
+from hessian_probe.optimizers.trial_runs import AdamRunner, Trial
 from hessian_probe.programs.layers import run_model, trace_model
+from hessian_probe.results import Cost
 
 optax = pytest.importorskip("optax")
 pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
@@ -294,7 +295,7 @@ def test_a_simpler_model_alone_is_no_strong_evidence():
         return 0.5 * jnp.mean((apply(params, batch[0]) - batch[1]) ** 2)
 
     params = {"w": jnp.full((3, 1), 0.01), "v": jnp.full((3, 1), 0.01)}
-    best, _ = best_by_adam(loss, params, batch, 400)
+    best, _ = AdamRunner(loss, 400, Cost()).best(params, batch)
     seen = Experiments(loss, params, batch, apply=apply)
     assert best > 0.8 * seen.value
     assert seen.linear_loss < 0.01 * seen.value

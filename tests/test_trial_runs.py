@@ -10,12 +10,13 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.optimizers.trial_runs import (
     Adam,
+    AdamRunner,
     HeavyBall,
-    best_by_adam,
     perturb,
     reinitialise,
     take_step,
 )
+from hessian_probe.results import Cost
 
 pytest.importorskip("optax")
 pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
@@ -58,7 +59,7 @@ def test_adam_is_that_of_the_paper_in_every_precision(dtype, scale, x64):
 @pytest.mark.parametrize("distance", [10.0, 0.0353])
 def test_the_better_of_two_rates_of_adam_counts(distance):
     """A far minimum is nearest after steps of 0.01, a near one is met more closely by steps of 0.001."""
-    best, _ = best_by_adam(lambda p, _: jnp.abs(p - distance), jnp.zeros(()), jnp.zeros(1), 100)
+    best, _ = AdamRunner(lambda p, _: jnp.abs(p - distance), 100, Cost()).best(jnp.zeros(()), jnp.zeros(1))
     runs = {
         rate: min(
             abs(at - distance)
@@ -94,7 +95,7 @@ def test_adam_trains_half_precision(dtype):
 
     params = {"w": jnp.zeros((3, 1), dtype), "s": jnp.ones((), dtype)}
     batch = (x, x @ np.ones((3, 1), np.float32))
-    reached, end = best_by_adam(loss, params, batch, 200)
+    reached, end = AdamRunner(loss, 200, Cost()).best(params, batch)
     assert reached < 0.05 * float(loss(params, batch))
     assert end["w"].dtype == dtype
 

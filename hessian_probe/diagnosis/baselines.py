@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import entr, expit, logsumexp, softmax
 
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.optimizers.samples import assign_folds
@@ -38,6 +39,10 @@ class Task(NamedTuple):
     targets: np.ndarray
     classes: int
     probabilities: bool = False
+
+    def part(self, chosen: np.ndarray) -> Task:
+        """The task of some of the samples."""
+        return self._replace(targets=self.targets[chosen])
 
 
 # A loss is recognised where it agrees to this share: sums of float32 in another order.
@@ -103,12 +108,8 @@ def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[n
 def guess_task(targets: np.ndarray, *, like: Task | None = None) -> Task | None:
     """The task that such targets usually have, where the outputs are not known.
 
-    Args:
-        targets: shape (n, …).
-        like: the task of other targets of the same kind.
-
     Returns:
-        The task; None where no task fits.
+        The task, of the kind of `like` where that is given; None where no task fits.
     """
     array = np.asarray(targets)
     if like is not None and like.kind == "cross_entropy":
@@ -145,9 +146,7 @@ def losses_of(out: np.ndarray, task: Task) -> np.ndarray:
         return np.asarray(0.5 * np.sum((out - task.targets) ** 2, axis=1))
     if task.kind == "binary":
         return np.asarray(np.sum(np.logaddexp(0, out) - task.targets * out, axis=1))
-    top = out.max(axis=1, keepdims=True)
-    log_sum = top[:, 0] + np.log(np.sum(np.exp(out - top), axis=1))
-    return np.asarray(log_sum - out[np.arange(len(out)), task.targets])
+    return np.asarray(logsumexp(out, axis=1) - out[np.arange(len(out)), task.targets])
 
 
 def evaluate_outputs(out: np.ndarray, task: Task) -> float:
@@ -158,13 +157,10 @@ def evaluate_outputs(out: np.ndarray, task: Task) -> float:
 def constant_predictor_loss(task: Task) -> float:
     """Loss of the best constant: the entropy of the labels, or the variance of the targets."""
     if task.kind == "cross_entropy":
-        share = np.bincount(task.targets, minlength=task.classes) / len(task.targets)
-        share = share[share > 0]
-        return float(-np.sum(share * np.log(share)))
+        return float(np.sum(entr(np.bincount(task.targets) / len(task.targets))))
     mean = task.targets.mean(axis=0)
     if task.kind == "binary":
-        inside = np.clip(mean, 1e-12, 1 - 1e-12)
-        return task.factor * float(-np.sum(mean * np.log(inside) + (1 - mean) * np.log(1 - inside)))
+        return task.factor * float(np.sum(entr(mean) + entr(1 - mean)))
     return task.factor * 0.5 * float(np.mean(np.sum((task.targets - mean) ** 2, axis=1)))
 
 
@@ -188,14 +184,8 @@ def fit(
 ) -> tuple[np.ndarray, float]:
     """Fit a linear model of given features.
 
-    Args:
-        rows: shape (n, d).
-        task: loss and targets.
-        decay: weight decay.
-        within: range that outputs are cut to, after the fit.
-
     Returns:
-        Weights, shape (d, classes), and the training loss that they reach.
+        Weights, shape (d, classes), and their training loss with outputs cut to `within`.
     """
     if task.kind == "squared_error":
         gram = rows.T @ rows / len(rows) + decay * np.eye(rows.shape[1])
@@ -208,53 +198,31 @@ def fit(
 def _by_descent(rows: np.ndarray, task: Task, decay: float) -> np.ndarray:
     """Weights of the lowest cross-entropy with decay, by L-BFGS."""
     wanted = np.eye(task.classes)[task.targets] if task.kind == "cross_entropy" else task.targets
-    single = task._replace(factor=1.0)
 
     def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = flat.reshape(rows.shape[1], task.classes)
         out = rows @ weights
-        if task.kind == "binary":
-            share = 0.5 * (1 + np.tanh(0.5 * out))
-        else:
-            share = np.exp(out - out.max(axis=1, keepdims=True))
-            share /= share.sum(axis=1, keepdims=True)
+        share = expit(out) if task.kind == "binary" else softmax(out, axis=1)
         gradient = rows.T @ (share - wanted) / len(rows) + decay * weights
-        return evaluate_outputs(out, single) + 0.5 * decay * float(np.sum(weights**2)), gradient.ravel()
+        return np.mean(losses_of(out, task)) + 0.5 * decay * np.sum(weights**2), gradient.ravel()
 
     start = np.zeros(rows.shape[1] * task.classes)
     found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
     return np.asarray(found.x.reshape(rows.shape[1], task.classes))
 
 
-class HeldOutLosses(NamedTuple):
-    """Losses of a model with random features on samples that it was not fitted to.
-
-    Attributes:
-        inside: loss of each training sample, copies left out, by the model of the other folds.
-        outside: loss of each test sample, the mean over those models; empty without test samples.
-    """
-
-    inside: np.ndarray
-    outside: np.ndarray
-
-
 def held_out_losses(
     inputs: np.ndarray, task: Task, rng: np.random.Generator, test: tuple[np.ndarray, Task] | None = None
-) -> HeldOutLosses:
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit a linear model on random features to all folds but one, for each fold in turn.
 
     The fold that is left out influences nothing: the other folds scale the features, and the weight decay is
     the best on the other folds, each held out by its own models.  Scaled by all samples, forty of them
     differed from a test set of the same distribution.
 
-    Args:
-        inputs: shape (n, …).
-        task: loss and targets.
-        rng: source of the features and of the folds.
-        test: inputs and task of a test set.
-
     Returns:
-        Losses of samples that were held out, with the task's factor.
+        The loss of each training sample, copies left out, by the model of the other folds; and of each test
+        sample, the mean over those models.
     """
     fold, first = assign_folds(inputs, FOLDS, rng)
     seed = int(rng.integers(2**31))
@@ -267,19 +235,13 @@ def held_out_losses(
         rows, left = rich(plain(inputs[kept])), rich(plain(inputs[out]))
         unseen = None if test is None else rich(plain(test[0]))
         for row, decay in enumerate(DECAYS):
-            weights = fit(rows, _part(task, kept), decay=decay)[0]
-            score[row, out] = losses_of(left @ weights, _part(task, out))
+            weights = fit(rows, task.part(kept), decay=decay)[0]
+            score[row, out] = losses_of(left @ weights, task.part(out))
             if test is not None and unseen is not None:
                 outside[row, k] = losses_of(unseen @ weights, test[1])
     best = [int(np.argmin(score[:, fold != k].mean(axis=1))) for k in range(FOLDS)]
     inside = score[np.asarray(best)[fold], np.arange(len(inputs))]
-    return HeldOutLosses(
-        task.factor * inside[first], task.factor * outside[best, np.arange(FOLDS)].mean(axis=0)
-    )
-
-
-def _part(task: Task, chosen: np.ndarray) -> Task:
-    return task._replace(targets=task.targets[chosen])
+    return task.factor * inside[first], task.factor * outside[best, np.arange(FOLDS)].mean(axis=0)
 
 
 def subset(count: int, rng: np.random.Generator) -> Any:

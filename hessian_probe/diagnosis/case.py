@@ -27,18 +27,12 @@ FEWEST_LOSSES = 8
 class Case:
     """What the user passed in, checked and joined.
 
-    Args:
-        loss: `loss(params)`, or `loss(params, batch)` when there is training data.
-        params: where training stopped.
-        data: training data or None.
-        test_data: test data or None.
-        history: recorded losses, or None.
-        optimizer: optax transformation or None.
-        opt_state: its state or None.
-        apply: `apply(params, inputs) -> outputs` or None.
-        baseline: what a simpler model reaches, or None.
-        key: random key or None.
-        budget: factor on the number of steps of every trial.
+    The arguments are those of `diagnose`.
+
+    Attributes:
+        cost: what was computed, by the operator too.
+        measured: every figure that was measured, as text by its name.
+        lower_points: lower training losses, each with its parameters.
     """
 
     def __init__(
@@ -67,16 +61,21 @@ class Case:
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
         self.cost = Cost()
-        self.lower_points: list[tuple[float, Any]] = []  # lower training losses, each with its parameters
+        self.lower_points: list[tuple[float, Any]] = []
         self.samples: Samples | None = None if data is None else join_batches(data)
         self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
         _check_alike(self.samples, self.test_samples)
         self.data = data  # joined into one batch below, where that changes nothing
-        self.op: HessianOperator = hessian(loss, self.params, data, check=False)
+        self.op = self._operator(data)
         self.value = self.op.value
         self._join_batches()
         if self.samples is not None and not self._takes_few(self.samples):
             self.samples = None
+
+    def _operator(self, data: Any) -> HessianOperator:
+        op = hessian(self.loss, self.params, data, check=False)
+        op.objective.cost.whole = self.cost
+        return op
 
     def _takes_few(self, samples: Samples) -> bool:
         """Whether the loss accepts some of the samples; a loss over a whole graph does not."""
@@ -92,7 +91,7 @@ class Case:
         samples = self.samples
         if samples is None or samples.batch_size is None:
             return
-        joined = hessian(self.loss, self.params, samples.batch, check=False)
+        joined = self._operator(samples.batch)
         if abs(joined.value - self.value) <= 1e-3 * abs(self.value):
             self.data, self.op = samples.batch, joined
         else:
@@ -126,23 +125,27 @@ class Case:
     ) -> tuple[float, PyTree | None]:
         """Lowest loss that Adam meets on a batch, and where that run ended.
 
-        Args:
-            params: start.
-            batch: the data, all of it used in each step.
-            loss: another loss than the user's.
-
         Returns:
             The loss and the parameters; NaN and None without optax, which `adam_failed` then names.
         """
         loss = self.loss if loss is None else loss
         if hashable(loss) not in self._adam_runners:
             try:
-                self._adam_runners[hashable(loss)] = AdamRunner(loss, self.num_adam_steps)
+                self._adam_runners[hashable(loss)] = AdamRunner(loss, self.num_adam_steps, self.cost)
             except ImportError:
                 self.adam_failed = NO_OPTAX
                 return float("nan"), None
-        self.cost.add(gradients=2 * self.num_adam_steps)
         return self._adam_runners[hashable(loss)].best(params, batch)
+
+    def loss_on(self, batch: Any, params: PyTree, loss: Callable[..., Any] | None = None) -> float:
+        """The loss, or another one, on a batch at any parameters."""
+        self.cost.add(losses=1)
+        return float(jax.jit(loss or self.loss)(params, jax.tree.map(jnp.asarray, batch)))
+
+    def random_batch(self, samples: Samples) -> Any:
+        """At most MAX_SINGLE samples, in their order."""
+        rows = np.sort(self.rng.permutation(samples.size)[:MAX_SINGLE])
+        return jax.tree.map(jnp.asarray, samples.take(rows))
 
     def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
         """Loss of each of at most MAX_SINGLE samples; None where the loss is not a mean over samples."""
@@ -152,10 +155,10 @@ class Case:
         try:
             alone = jax.vmap(lambda b: self.loss(at, jax.tree.map(lambda leaf: leaf[None], b)))
             losses = np.asarray(jax.jit(alone)(batch), np.float64)
-            together = float(jax.jit(self.loss)(at, batch))
+            self.cost.add(losses=1)
+            together = self.loss_on(batch, at)
         except Exception:  # a loss that cannot take one sample is no mean over samples
             return None
-        self.cost.add(losses=2)
         mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
         return losses if mean and np.all(np.isfinite(losses)) else None
 

@@ -17,12 +17,8 @@ EVEN = 0.5
 def confidence(distance: float, spread: float) -> float:
     """Probability that a normal quantity, measured `distance` beyond a threshold, is beyond it.
 
-    Args:
-        distance: how far the number lies beyond the threshold, in any unit.
-        spread: standard deviation of the number in that unit.
-
     Returns:
-        Φ(distance / spread), at most 0.99.
+        Φ(distance / spread), at most MOST; `spread` is its standard deviation.
     """
     if not math.isfinite(distance):
         return MOST if distance > 0 else 0.0
@@ -52,25 +48,10 @@ def ratio_finding(
     sure: float | None = None,
     factor: float | None = None,
 ) -> Finding:
-    """A finding whose number is a ratio with a log-normal error.
-
-    Args:
-        cause: see `Finding`.
-        reason: see `Finding`.
-        claim: see `Finding`.
-        quantity: see `Finding`.
-        number: the ratio.
-        threshold: see `Finding`.
-        spread: standard deviation of its logarithm.
-        source: see `Finding`.
-        remedy: see `Finding`.
-        experiment: see `Finding`.
-        cost: see `Finding`.
-        sure: confidence; None for the probability that the ratio is above the threshold.
-        factor: see `Finding`.
+    """A finding whose number is a ratio; `spread` is the standard deviation of its logarithm.
 
     Returns:
-        Finding.
+        Finding.  Its confidence is `sure`, or else the probability that the ratio is above the threshold.
     """
     return Finding(
         cause=cause,

@@ -178,21 +178,16 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
     found = propose_rate(
-        case.loss,
-        case.params,
-        case.given_data,
-        optimizer=case.optimizer,
-        opt_state=case.opt_state,
+        case.loss, case.params, case.given_data, optimizer=case.optimizer, opt_state=case.opt_state
     )
     case.cost.add(hvps=found.num_hvps, gradients=found.num_gradients)
-    if found.proposed is None:
-        case.measured["learning rate and momentum from the spectrum"] = f"none: {'; '.join(found.evidence)}"
-        return
-    ends = f"{number(found.proposed.loss, 4)} after {found.steps} steps"
-    unchanged = f"{number(found.tried[0].loss, 4)} as it is"
-    case.measured["learning rate and momentum from the spectrum"] = (
-        f"{found.proposed.text} ({found.proposed.name}): loss {ends}, {unchanged}"
-    )
+    said = f"none: {'; '.join(found.evidence)}"
+    if found.proposed is not None:
+        said = (
+            f"{found.proposed.text} ({found.proposed.name}): loss {number(found.proposed.loss, 4)} after "
+            f"{found.steps} steps, {number(found.tried[0].loss, 4)} as it is"
+        )
+    case.measured["learning rate and momentum from the spectrum"] = said
 
 
 def _read_history(history: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree
@@ -52,7 +51,7 @@ class Experiments(ReferenceModels):
     @cached_property
     def stability(self) -> Stability | None:
         """Sharpness against the optimiser's limit."""
-        if self.optimizer is None or self.opt_state is None:
+        if self.optimizer is None:
             return None
         found = stability(
             self.loss,
@@ -64,6 +63,12 @@ class Experiments(ReferenceModels):
         )
         self.cost.add(hvps=found.num_hvps)
         return found
+
+    @property
+    def known_stability(self) -> Stability | None:
+        """The same; None where it is undetermined too."""
+        found = self.stability
+        return None if found is None or found.status == "undetermined" else found
 
     @cached_property
     def point(self) -> CriticalPoint:
@@ -88,14 +93,10 @@ class Experiments(ReferenceModels):
     @cached_property
     def trials(self) -> dict[float, Trial]:
         """A trial of the user's optimiser at each of several multiples of its rate."""
-        if self.optimizer is None or self.opt_state is None or self.samples is None:
+        if self.optimizer is None or self.samples is None:
             return {}
         steps = self.steps(self.samples.batch_size, self.num_steps)
-
-        def tried(factor: float) -> Trial:
-            self.cost.add(gradients=self.num_steps)
-            return steps.run(self.params, self.opt_state, self.value, factor)
-
+        tried = partial(steps.run, self.params, self.opt_state, self.value)
         try:
             found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
@@ -117,7 +118,6 @@ class Experiments(ReferenceModels):
         if self.samples_in_a_step is None:
             return self.trials
         steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
-        self.cost.add(gradients=self.num_steps * len(factors))
         return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
 
     @property
@@ -132,7 +132,6 @@ class Experiments(ReferenceModels):
 
     def continued_at(self, factor: float) -> float:
         """The same at a multiple of the rate."""
-        self.cost.add(gradients=self.num_adam_steps)
         return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
 
     @cached_property
@@ -149,7 +148,6 @@ class Experiments(ReferenceModels):
         """Loss after a trial without weight decay; NaN where the optimiser applies none."""
         if not self.trials or not self.decays_weights:
             return math.nan
-        self.cost.add(gradients=self.num_steps)
         steps = self.steps(self.samples_in_a_step, self.num_steps, pull=False)
         return steps.run(self.params, self.opt_state, self.value).after
 
@@ -164,9 +162,8 @@ class Experiments(ReferenceModels):
     def gradient_descent(self, rate: float) -> Trial:
         """A trial of gradient descent on all samples."""
         assert self.samples is not None
-        self.cost.add(gradients=self.num_steps)
         optimizer = HeavyBall()
-        steps = TrialRunner(self.loss, optimizer, self.samples, None, self.num_steps)
+        steps = TrialRunner(self.loss, optimizer, self.samples, None, self.num_steps, self.cost)
         return steps.run(self.params, optimizer.init(self.params), self.value, rate)
 
     @cached_property
@@ -200,10 +197,8 @@ class Experiments(ReferenceModels):
         """A trial with the optimiser's initial state, so that its schedule starts again."""
         if not self.trials:
             return None
-        assert self.samples is not None
-        self.cost.add(gradients=self.num_steps)
         state = self.optimizer.init(self.params)
-        return self.steps(self.samples.batch_size, self.num_steps).run(self.params, state, self.value)
+        return self.steps(self.samples_in_a_step, self.num_steps).run(self.params, state, self.value)
 
     @property
     def samples_in_a_step(self) -> int | None:
@@ -213,7 +208,7 @@ class Experiments(ReferenceModels):
     def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> TrialRunner:
         """Steps of the user's optimiser on batches of a size, with its weight decay or without (`pull`)."""
         assert self.samples is not None
-        return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, pull=pull)
+        return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, self.cost, pull=pull)
 
     @cached_property
     def retrained_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -257,10 +252,7 @@ class Experiments(ReferenceModels):
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None:
             return float("nan"), float("nan")
-        batch = jax.tree.map(jnp.asarray, samples.batch)
-        value = jax.jit(self.loss)
-        self.cost.add(losses=2)
-        return float(value(self.params, batch)), float(value(end, batch))
+        return self.loss_on(samples.batch, self.params), self.loss_on(samples.batch, end)
 
     @cached_property
     def test_sign_score(self) -> float:
@@ -291,13 +283,6 @@ def applies_weight_decay(
     Decoupled decay adds the same to an update with a gradient and without one, and so does decay before steps
     that are linear in the gradient.  Trust ratios and clipping by the size of parameters do not.  States that
     hold parameters (averages, lookahead) leave the question open, since they ignore the parameters passed in.
-
-    Args:
-        optimizer: the optax transformation.
-        state: its state.
-        params: the parameters.
-        gradient: the gradient there.
-        value: the loss there.
 
     Returns:
         Whether it is; None where the parameters have another use too, or where that cannot be decided.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 # Inputs that a baseline sees at most; more are projected at random.
 MAX_INPUTS = 1024
@@ -48,11 +49,8 @@ class Features:
 def standardise(inputs: np.ndarray) -> np.ndarray:
     """Inputs with mean 0 and deviation 1: of each column of a table, of all entries together otherwise.
 
-    Args:
-        inputs: shape (samples, ...), of floats.
-
     Returns:
-        An array like `inputs`; what does not vary is 0.
+        An array like `inputs`, which are floats; what does not vary is 0.
     """
     array = np.asarray(inputs, np.float64)
     axes = (0,) if array.ndim == 2 else tuple(range(array.ndim))
@@ -75,7 +73,7 @@ class RandomFeatures:
         width = rows.shape[1]
         self.weights = rng.standard_normal((width, FEATURES)) * np.sqrt(2 / width)
         some = rows[rng.permutation(len(rows))[:200]]
-        apart = np.sqrt(np.maximum(np.sum((some[:, None] - some[None]) ** 2, axis=-1), 0))
+        apart = pdist(some)
         typical = float(np.median(apart[apart > 0])) if np.any(apart > 0) else 1.0
         sizes = np.repeat([1 / typical, 2 / typical], FEATURES)
         self.waves = rng.standard_normal((width, 2 * FEATURES)) * sizes

@@ -15,11 +15,6 @@ from hessian_probe.programs.layers import run_model, trace_model
 def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:
     """Norms of the loss's gradient with respect to the output of each layer, from the first to the last.
 
-    Args:
-        loss: `loss(params, batch)`.
-        params: the parameters.
-        batch: the data.
-
     Returns:
         The norms, and whether the program holds loops.
     """
@@ -40,12 +35,6 @@ def activation_slopes(
     program: Any, num_params: int, params: Any, batch: Any
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs of layers that come from earlier layers through activations of no known name, and their slopes.
-
-    Args:
-        program: from `trace_model`.
-        num_params: how many of its inputs are parameters.
-        params: the parameters.
-        batch: the data.
 
     Returns:
         For each, the values, and the size of their directional derivative along random signs ±1 at every

@@ -66,11 +66,6 @@ HEADROOM = 0.05
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" where nothing remains.
 
-    Args:
-        case: the measurements.
-        found: all findings, of any confidence.
-        missing: what was not checked.
-
     Returns:
         Ranked findings, at least one.
     """
@@ -79,7 +74,8 @@ def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> 
     converged = _converged(case)
     if (not headroom >= HEADROOM and not _test_loss_improves(case)) or converged:
         steps_too = converged and headroom >= HEADROOM and any(f.cause in OF_TEST for f in kept)
-        kept = [f for f in kept if f.cause not in NEED_HEADROOM or (steps_too and _of_steps(f))]
+        of_steps = [f for f in kept if steps_too and f.cause in OF_STEPS and f.confidence >= STRONG]
+        kept = [f for f in kept if f.cause not in NEED_HEADROOM or f in of_steps]
     kept = _drop_harmless_units(case, kept)
     if any(f.cause == "optimization" for f in kept) and case.limited_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
@@ -96,10 +92,6 @@ def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> 
         return (0, place, sure) if finding.confidence >= STRONG else (1, sure, place)
 
     return tuple(sorted(kept, key=order))
-
-
-def _of_steps(finding: Finding) -> bool:
-    return finding.cause in OF_STEPS and finding.confidence >= STRONG
 
 
 def _headroom(case: Experiments, scaled: bool) -> float:
@@ -127,12 +119,11 @@ def _drop_harmless_units(case: Experiments, kept: list[Finding]) -> list[Finding
     """Drop dead and saturated units that do not hinder training; strong ones leave a model limit in doubt."""
     harmless = [f for f in kept if f.cause in UNIT_CAUSES and not _reinit_helps(case, f)]
     if any(f.confidence >= STRONG for f in harmless):
-        kept = [_doubted(f) if f.cause == "model_bias" else f for f in kept]
+        kept = [
+            dataclasses.replace(f, confidence=min(f.confidence, LIKELY)) if f.cause == "model_bias" else f
+            for f in kept
+        ]
     return [f for f in kept if f not in harmless]
-
-
-def _doubted(finding: Finding) -> Finding:
-    return dataclasses.replace(finding, confidence=min(finding.confidence, LIKELY))
 
 
 def _reinit_helps(case: Experiments, finding: Finding) -> bool:

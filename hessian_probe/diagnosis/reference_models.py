@@ -74,10 +74,10 @@ class ReferenceModels(Case):
         if task is None or len(self.targets) < self.samples.size:
             return task
         some = np.arange(min(self.samples.size, ONE_BATCH))  # one number can agree by accident
-        start, batch = self._reinitialised, jax.tree.map(jnp.asarray, self.samples.take(some))
-        value = float(self.loss(start, batch))
+        start = self._reinitialised
+        value = self.loss_on(self.samples.take(some), start)
         outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
-        self.cost.add(losses=2)
+        self.cost.add(losses=1)
         if not (math.isfinite(value) and np.all(np.isfinite(outputs))):
             return task
         again = baselines.recognise_task(outputs, self.targets[some], value, like=task)
@@ -96,18 +96,12 @@ class ReferenceModels(Case):
         if samples is not None and samples.targets is not None and samples.inputs is not None:
             floating = samples.inputs.dtype.kind == "f"
             one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
-            constant = samples.with_inputs(
-                np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
-            )
-            return self._by_adam(constant)
+            mean = np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
+            starts, constant = (self.params, self._reinitialised), samples.with_inputs(mean)
+            losses = [self.best_by_adam(at, constant)[0] for at in starts]
+            return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
         recorded = None if self.history is None else self.history.get("loss")
         return math.nan if recorded is None else float(recorded[0])
-
-    def _by_adam(self, batch: Any) -> float:
-        """Lowest loss of Adam on a batch, from here and from a re-initialisation."""
-        starts = (self.params, self._reinitialised)
-        losses = [self.best_by_adam(at, batch)[0] for at in starts]
-        return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
     @cached_property
     def linear_loss(self) -> float:
@@ -129,7 +123,7 @@ class ReferenceModels(Case):
             return math.nan
         if jacobian_rank(self.apply, self._reinitialised, samples.inputs) < needed:
             return math.nan
-        return baselines.fit(rows, task._replace(targets=task.targets[chosen]), within=self.output_range)[1]
+        return baselines.fit(rows, task.part(chosen), within=self.output_range)[1]
 
     @cached_property
     def output_range(self) -> tuple[float, float]:
@@ -173,9 +167,9 @@ class ReferenceModels(Case):
             return None
         rng = np.random.default_rng(0)
         rows = baselines.subset(train.size, rng)
-        part = task._replace(targets=task.targets[rows])
-        found = baselines.held_out_losses(train.inputs[rows], part, rng, self._test_part(task, rng))
-        return found.inside, found.outside, baselines.constant_predictor_loss(task)
+        test = self._test_part(task, rng)
+        losses = baselines.held_out_losses(train.inputs[rows], task.part(rows), rng, test)
+        return *losses, baselines.constant_predictor_loss(task)
 
     def _test_part(self, task: Task, rng: np.random.Generator) -> tuple[np.ndarray, Task] | None:
         """Test inputs and targets, where they have the shapes of the training ones."""
@@ -185,21 +179,19 @@ class ReferenceModels(Case):
         targets = test.inputs if train.targets is None else test.targets
         if targets is None or self.targets is None or test.inputs.shape[1:] != train.inputs.shape[1:]:
             return None
-        other = (
-            baselines.guess_task(targets, like=task) if targets.shape[1:] == self.targets.shape[1:] else None
-        )
+        same = targets.shape[1:] == self.targets.shape[1:]
+        other = baselines.guess_task(targets, like=task) if same else None
         if other is None:
             return None
         rows = baselines.subset(test.size, rng)
-        return test.inputs[rows], other._replace(targets=other.targets[rows])
+        return test.inputs[rows], other.part(rows)
 
     @property
     def _task_of_samples(self) -> Task | None:
         """The task, where it has one target for each sample."""
         task, samples = self.task, self.samples
-        return (
-            task if task is not None and samples is not None and len(task.targets) == samples.size else None
-        )
+        each = task is not None and samples is not None and len(task.targets) == samples.size
+        return task if each else None
 
     @property
     def _reinitialised(self) -> Any:
@@ -235,10 +227,8 @@ class ReferenceModels(Case):
         """
         if self.samples is None:
             return math.nan, math.nan
-        self.cost.add(losses=1)
         start = perturb(self.params, np.random.default_rng(0))
-        batch = jax.tree.map(jnp.asarray, self.samples.batch)
-        first = float(jax.jit(self.loss_of_trained)(start, batch))
+        first = self.loss_on(self.samples.batch, start, self.loss_of_trained)
         return first, self.best_by_adam(start, self.samples.batch, self.loss_of_trained)[0]
 
     @property
@@ -255,11 +245,8 @@ class ReferenceModels(Case):
         if self.samples is None:
             return float("nan"), float("nan"), float("nan"), float("nan")
         rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
-        batch = jax.tree.map(jnp.asarray, self.samples.take(rows))
-        value = jax.jit(self.loss)
-        here, anew = float(value(self.params, batch)), float(value(self._reinitialised, batch))
-        self.cost.add(losses=2)
-        alone = jax.tree.map(jnp.asarray, self.samples.take(np.full_like(rows, rows[0])))
+        batch, alone = self.samples.take(rows), self.samples.take(np.full_like(rows, rows[0]))
+        here, anew = self.loss_on(batch, self.params), self.loss_on(batch, self._reinitialised)
         after, floor = (self.best_by_adam(self.params, some)[0] for some in (batch, alone))
         return here, anew, after, floor
 
@@ -267,13 +254,9 @@ class ReferenceModels(Case):
 def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
     """Rank of the outputs' Jacobian with respect to the inputs: the width of the narrowest layer.
 
-    Args:
-        apply: `apply(params, inputs)`.
-        params: parameters, drawn at random.
-        inputs: shape (n, …).
-
     Returns:
-        The number; infinite where the model cannot take one sample, or inputs are no floats.
+        The rank at randomly drawn `params`; infinite where the model cannot take one sample, or inputs are
+        no floats.
     """
     if inputs.dtype.kind != "f":
         return math.inf
@@ -296,11 +279,6 @@ def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -
 
     It is observed, not proved: at random parameters and their opposites, small and large, and at inputs ten
     times as large.  Outputs must come near the ends of a range within [-1, 1] and never leave it.
-
-    Args:
-        apply: `apply(params, inputs)`.
-        params: parameters; only shapes count.
-        inputs: shape (n, …).
 
     Returns:
         (0, 1), (-1, 1) or (0, inf); (-inf, inf) where there is no such range, or where such

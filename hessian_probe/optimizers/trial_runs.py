@@ -26,6 +26,7 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.samples import Samples
 from hessian_probe.optimizers.thresholds import ADAM_RATES, GAIN_DEVIATIONS, GAIN_MEAN, PERTURBATION
+from hessian_probe.results import Cost
 
 NO_OPTAX = "optax: pip install 'hessian_probe[optax]'"
 
@@ -138,18 +139,9 @@ def take_step(
     *,
     pull: bool = True,
 ) -> tuple[PyTree, Any]:
-    """One step of an optimiser, with its update multiplied by a factor.
+    """One step of an optimiser, with its update, and so its learning rate, multiplied by a factor.
 
-    Multiplying the update is the same as multiplying the learning rate.
-
-    Args:
-        optimizer: the optax transformation.
-        params: the parameters.
-        state: its state.
-        value: the loss there.
-        gradient: the gradient there.
-        factor: multiplies the update.
-        pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
+    Without `pull` the optimiser sees zeros for the parameters, and so cannot let weights decay.
 
     Returns:
         The parameters and the state after the step.
@@ -198,6 +190,7 @@ class TrialRunner:
         samples: the training data.
         batch_size: samples in a step; None takes all of them.
         count: number of steps.
+        cost: where their gradients are entered.
         pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
     """
 
@@ -208,9 +201,11 @@ class TrialRunner:
         samples: Samples,
         batch_size: int | None,
         count: int,
+        cost: Cost,
         *,
         pull: bool = True,
     ) -> None:
+        self.count, self.cost = count, cost
         self.batch = jax.tree.map(jnp.asarray, samples.batch)
         self.index = _order(samples.size, batch_size, count)
         self._run = _compiled(loss, optimizer, count, pull=pull)
@@ -218,18 +213,12 @@ class TrialRunner:
     def run(
         self, params: Any, state: Any, before: float, factor: float = 1.0, direction: Any = None
     ) -> Trial:
-        """Take the steps.
-
-        Args:
-            params: start.
-            state: state of the optimiser.
-            before: loss there.
-            factor: multiplies every update.
-            direction: leaves of a direction along which the gradient's sign is followed.
+        """Take the steps from parameters where the loss is `before`.
 
         Returns:
-            Trial.
+            The trial; with the sign changes of the gradient along `direction`, where one is given.
         """
+        self.cost.add(gradients=self.count)
         leaves = () if direction is None else tuple(jax.tree.leaves(direction))
         _, _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
         value = float(after)
@@ -256,54 +245,38 @@ class AdamRunner:
     Args:
         loss: `loss(params, batch)`.
         steps: number of steps for each rate.
+        cost: where their gradients are entered.
 
     Raises:
         ImportError: optax is not installed.
     """
 
-    def __init__(self, loss: Callable[..., Any], steps: int) -> None:
-        self._adam = Adam()
+    def __init__(self, loss: Callable[..., Any], steps: int, cost: Cost) -> None:
+        self._adam, self.steps, self.cost = Adam(), steps, cost
         self._run = _compiled(loss, self._adam, steps)
 
     def best(self, params: Any, batch: Any) -> tuple[float, Any]:
         """Lowest loss that the better of the rates meets, and where that run ended.
 
-        Args:
-            params: start.
-            batch: the data, all of it used in each step.
-
         Returns:
-            The loss (NaN where none was finite) and the parameters.
+            The loss (NaN where none was finite, or the first was not) and the parameters.
         """
+        self.cost.add(gradients=len(ADAM_RATES) * self.steps)
         arrays, state = jax.tree.map(jnp.asarray, batch), self._adam.init(params)
         found = [self._run(params, state, rate, arrays, None, ()) for rate in ADAM_RATES]
-        losses = [_lowest([*np.asarray(values, np.float64), float(after)]) for _, values, after, _ in found]
+        met = [np.append(np.asarray(values, np.float64), after) for _, values, after, _ in found]
+        losses = [math.nan if math.isnan(seen[0]) else float(np.nanmin(seen)) for seen in met]
         if not np.any(np.isfinite(losses)):
             return float("nan"), found[0][0]
         return float(np.nanmin(losses)), found[int(np.nanargmin(losses))][0]
 
 
-def _lowest(losses: list[float]) -> float:
-    """The lowest of some losses; NaN where the first one is."""
-    return losses[0] if math.isnan(losses[0]) else float(np.nanmin(losses))
-
-
-def best_by_adam(loss: Callable[..., Any], params: Any, batch: Any, steps: int) -> tuple[float, Any]:
-    """Lowest loss that Adam meets in some steps, the better of two rates, and where that run ended."""
-    return AdamRunner(loss, steps).best(params, batch)
-
-
 def loss_after_steps(
     op: HessianOperator, optimizer: Any, state: Any, steps: int, factor: float = 1.0
 ) -> float:
-    """Loss over all data after some steps of an optimiser from an operator's parameters, on its batches.
+    """Loss over all data after some steps of an optimiser from an operator's parameters.
 
-    Args:
-        op: the operator; its data are read again after every pass.
-        optimizer: the optax transformation.
-        state: its state.
-        steps: number of steps, one batch each.
-        factor: multiplies every update.
+    Each step takes one batch of the operator's data; `factor` multiplies every update.
 
     Returns:
         The loss; infinite where it is not finite.
@@ -326,15 +299,7 @@ def loss_after_steps(
 
 
 def perturb(params: Any, rng: np.random.Generator) -> Any:
-    """Parameters with a little noise on each entry, those of leaves of zeros too.
-
-    Args:
-        params: pytree.
-        rng: source of the noise.
-
-    Returns:
-        A pytree like `params`.
-    """
+    """Parameters with a little noise on each entry, those of leaves of zeros too."""
 
     def leaf(x: Any) -> Any:
         if not float_leaf(x):
@@ -350,13 +315,10 @@ def perturb(params: Any, rng: np.random.Generator) -> Any:
 def reinitialise(params: Any, rng: np.random.Generator) -> Any:
     """Parameters as at a usual start: random weights, biases of zero, gains of one.
 
-    Args:
-        params: pytree; only shapes count, and whether entries lie around 1.
-        rng: source of the weights.
-
     Returns:
-        A pytree like `params`.  Weights have variance 2 / (inputs + outputs): Glorot and Bengio 2010,
-        equation 16; the leading axes of a kernel multiply both.
+        A pytree with the shapes of `params`; a leaf of entries around 1 is a gain.  Weights have variance
+        2 / (inputs + outputs): Glorot and Bengio 2010, equation 16; the leading axes of a kernel multiply
+        both.
     """
 
     def leaf(x: Any) -> Any:

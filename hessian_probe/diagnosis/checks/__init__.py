@@ -12,14 +12,12 @@ from hessian_probe.diagnosis.checks import (
     noise,
     oscillation,
     underfitting,
-    unused_experts,
 )
 
 # `divergence` runs before them: with numbers that are not finite none of these can.
 CHECKS = (
     inputs.check,
     activations.check,
-    unused_experts.check,
     gradient_flow.check,
     critical_point.check,
     oscillation.check,

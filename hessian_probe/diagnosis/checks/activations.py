@@ -1,14 +1,12 @@
-"""Do the hidden units still respond to the data?"""
+"""Do the hidden units still respond to the data, and does every block of an array get a gradient?"""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, confidence
-from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.experiments import IDLE, Experiments
 from hessian_probe.diagnosis.layer_jacobians import activation_slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.programs.layers import Activation, run_model, trace_model
@@ -29,12 +27,16 @@ SOURCE = "half of a layer; chosen on synthetic failures (make bench-diagnose)"
 
 
 def check(case: Experiments) -> Found:
+    """Count units that do not respond, and blocks of arrays (experts, heads) that get no gradient."""
+    return [*check_units(case), *_unused_blocks(case)]
+
+
+def check_units(case: Experiments) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
     samples = case.samples
     if samples is None:
         return [NotChecked(UNIT_CAUSES, "data: batches of arrays with samples along axis 0")]
-    rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
-    batch = jax.tree.map(jnp.asarray, samples.take(rows))
+    batch = case.random_batch(samples)
     try:
         program, count = trace_model(case.loss, case.params, batch)
         seen = run_model(program, count, case.params, batch)
@@ -126,3 +128,29 @@ def _finding(cause: str, shares: list[float]) -> Finding:
         experiment=experiment,
         cost="one forward pass over 512 samples",
     )
+
+
+def _unused_blocks(case: Experiments) -> Found:
+    if case.blocks_without_gradient is None:
+        return []
+    name, idle, total = case.blocks_without_gradient
+    share = idle / total
+    return [
+        Finding(
+            cause="dead_units",
+            reason="blocks_without_gradient",
+            claim=f"{idle} of the {total} blocks of {name} along its first axis get no gradient from any "
+            "sample: no sample is routed to them, or no layer uses their output",
+            quantity="share of blocks without gradient",
+            number=share,
+            low=max(share - 2 * SPREAD, 0.0),
+            high=min(share + 2 * SPREAD, 1.0),
+            threshold=IDLE,
+            source="half of an array, as for units of a layer",
+            confidence=confidence(share - IDLE, SPREAD),
+            remedy="reinitialise",
+            experiment="train again with the router's weights near zero, and add a loss that balances the "
+            "samples over the experts",
+            cost="one gradient",
+        )
+    ]

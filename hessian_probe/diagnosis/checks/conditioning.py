@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
-from hessian_probe.diagnosis.confidence import Found, log_confidence
+from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding
 from hessian_probe.results import number
 from hessian_probe.spectrum.krylov import Krylov
 
@@ -57,7 +56,6 @@ def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:
     krylov = Krylov(op, gradient, case.rng, PRODUCTS, op.active)
     while krylov.size < PRODUCTS and krylov.step():
         pass
-    case.cost.add(hvps=krylov.steps)
     ritz = krylov.ritz()
     top = float(np.max(np.abs(ritz.values)))
     good = ritz.values > 1e-6 * top  # along the rest the model has no minimum
@@ -90,7 +88,6 @@ def check(case: Experiments) -> Found:
         return []
     op = case.op
     losses = [op.objective.value(add_scaled(op.x, 1.0, step)) for step in model.steps]
-    case.cost.add(losses=len(losses))
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
     if lowest < case.value:
         x = add_scaled(op.x, 1.0, model.steps[losses.index(lowest)])
@@ -113,20 +110,19 @@ def check(case: Experiments) -> Found:
     sure = log_confidence(better, BETTER, SPREAD) if newton > 0 else 0.0
     sure = min(sure, log_confidence(model.condition, LONG, SPREAD))
     return [
-        Finding(
-            cause="ill_conditioned",
-            reason="newton_step",
-            claim=f"a long valley: most of the possible decrease lies along curvature "
+        ratio_finding(
+            "ill_conditioned",
+            "newton_step",
+            f"a long valley: most of the possible decrease lies along curvature "
             f"{number(model.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
             f"products lowers the loss by {number(100 * newton, 3)} %, first-order steps by "
             f"{number(100 * plain, 3)} %",
             quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
             number=better,
-            low=better * math.exp(-2 * SPREAD),
-            high=better * math.exp(2 * SPREAD),
             threshold=BETTER,
+            spread=SPREAD,
             source="chosen on synthetic failures (make bench-diagnose)",
-            confidence=min(sure, log_confidence(newton - plain, MATERIAL, SPREAD)),
+            sure=min(sure, log_confidence(newton - plain, MATERIAL, SPREAD)),
             remedy="precondition",
             experiment="normalise inputs or activations, or precondition (Adam, Adagrad, L-BFGS)",
             cost=f"{PRODUCTS} HVPs, {len(losses)} evaluations",

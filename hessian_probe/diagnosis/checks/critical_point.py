@@ -99,7 +99,6 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
         trained = case.steps(case.samples_in_a_step, case.num_steps)
         left = min(left, trained.run(move.params, case.opt_state, left).after)
         unchanged = min(unchanged, case.trials[1.0].after)
-        case.cost.add(gradients=case.num_steps)
         on = f" and {case.num_steps} steps of training"
     size = max(abs(case.value), 1e-300)
     gain, own = (unchanged - left) / size, (case.value - unchanged) / size

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
-from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence
+from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.samples import Samples, count_nonfinite, finite_rows
+from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
 
 # A loss RISE times its lowest diverges; SPREAD is the error of that ratio's logarithm on noisy curves.  Both
@@ -82,8 +82,6 @@ def check(case: Experiments) -> Found:
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
     """Running median of the losses, and the noise that is left in its logarithm.
 
-    Losses of single batches jump without diverging.
-
     Returns:
         The medians, and their standard deviation, estimated from the differences of successive losses.
     """
@@ -115,33 +113,14 @@ def nonfinite(case: Experiments) -> str:
 
 
 def _from_data(case: Experiments, samples: Samples) -> bool:
-    """Whether samples with numbers that are not finite make the loss not finite, and the others do not.
-
-    Args:
-        case: the problem; parameters that are not finite are taken as zero.
-        samples: the training samples.
-
-    Returns:
-        True where the data alone explain it.
-    """
+    """Whether samples with numbers that are not finite make the loss not finite, and the others do not."""
     rows = finite_rows(samples)
     if np.all(rows):
         return False
-    start = jax.tree.map(_finite_part, case.params)
-    value = jax.jit(case.loss)
-    finite = [
-        math.isfinite(value(start, jax.tree.map(jnp.asarray, samples.take(np.flatnonzero(some)))))
-        for some in (~rows, rows)
-        if np.any(some)
-    ]
-    case.cost.add(losses=len(finite))
+    start = jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0, neginf=0) if float_leaf(x) else x, case.params)
+    parts = [samples.take(np.flatnonzero(some)) for some in (~rows, rows) if np.any(some)]
+    finite = [math.isfinite(case.loss_on(part, start)) for part in parts]
     return not finite[0] and all(finite[1:])
-
-
-def _finite_part(leaf: Any) -> Any:
-    """Zero in place of what is not finite; integer leaves stay as they are."""
-    floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf)) if floating else leaf
 
 
 def _of_data(count: int) -> Finding:
@@ -164,17 +143,16 @@ def _of_data(count: int) -> Finding:
 
 
 def _finding(reason: str, claim: str, rise: float, sure: float) -> Finding:
-    return Finding(
-        cause="divergence",
-        reason=reason,
-        claim=claim,
+    return ratio_finding(
+        "divergence",
+        reason,
+        claim,
         quantity="loss ÷ lowest loss before it, at most",
         number=rise,
-        low=rise * math.exp(-2 * SPREAD),
-        high=rise * math.exp(2 * SPREAD),
         threshold=RISE,
+        spread=SPREAD,
         source="chosen on synthetic failures (make bench-diagnose)",
-        confidence=sure,
+        sure=sure,
         remedy="roll_back",
         experiment="go back to the parameters of the lowest loss and train on with a tenth of the learning "
         "rate",

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
@@ -45,7 +45,7 @@ SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oq
 
 
 def check(case: Experiments) -> Found:
-    """Measure the gap with its error, then ask whether the test data are of another kind."""
+    """Measure the gap with its error, and explain it."""
     train, test = case.samples, case.test_samples
     if test is None or train is None:
         need = "data and test_data, batches of arrays with samples along axis 0"
@@ -62,17 +62,21 @@ def check(case: Experiments) -> Found:
         return [NotChecked(("overfitting", "mismatch"), need)]
     here, there, error = _difference(seen, unseen)
     case.measured["training and test loss"] = f"{number(here, 3)} and {number(there, 3)} ± {number(error, 1)}"
+    return _explain(case, train, test, here, there, error)
+
+
+def _explain(
+    case: Experiments, train: Samples, test: Samples, here: float, there: float, error: float
+) -> Found:
+    """Ask whether the test data are of another kind; what that does not explain is overfitting."""
     sure, matters = (
         confidence(there - here - _large_gap(here, case.constant_predictor_loss, share), error)
         for share in (MATERIAL, MATERIAL_MISMATCH)
     )
     if matters < NOTHING:  # without a gap there is nothing to explain
         return [_overfitting(here, there, error, sure, "the gap is small")]
-    signs = [
-        found
-        for found in (_input_classifier(case, train, test), _reference_model_gap(case))
-        if found is not None
-    ]
+    tried = (_input_classifier(case, train, test), _reference_model_gap(case))
+    signs = [sign for sign in tried if sign is not None]
     if not signs:
         split = NotChecked(("mismatch",), f"inputs as arrays, and at least {FEWEST} samples of each")
         return [
@@ -124,6 +128,13 @@ class MismatchSign(NamedTuple):
     sure: float
 
 
+def _sign(
+    reason: str, quantity: str, text: str, number: float, error: float, threshold: float, source: str
+) -> MismatchSign:
+    sure = confidence(number - threshold, error)
+    return MismatchSign(reason, quantity, text, number, error, threshold, source, sure)
+
+
 def _difference(seen: np.ndarray, unseen: np.ndarray) -> tuple[float, float, float]:
     """Means of the losses seen and unseen, and the standard error of their difference."""
     error = math.hypot(*(x.std(ddof=1) / math.sqrt(len(x)) for x in (seen, unseen)))
@@ -140,22 +151,16 @@ def _input_classifier(case: Experiments, train: Samples, test: Samples) -> Misma
     area, spread = two_sample_area(train, test)
     if not math.isfinite(area):
         return None
-    area_text = f"{number(area, 3)} ± {number(spread, 1)}"
-    text = f"a classifier separates test from training inputs with area under the curve {area_text}"
-    case.measured["separating training from test inputs, area under the curve"] = (
-        f"{number(area, 3)} ± {number(spread, 1)}"
-    )
-    threshold = max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size)))
-    quantity = "area under the curve, training against test inputs"
-    return MismatchSign(
+    text = f"{number(area, 3)} ± {number(spread, 1)}"
+    case.measured["separating training from test inputs, area under the curve"] = text
+    return _sign(
         "input_classifier",
-        quantity,
-        text,
+        "area under the curve, training against test inputs",
+        f"a classifier separates test from training inputs with area under the curve {text}",
         area,
         spread,
-        threshold,
+        max(AREA, 0.5 + CHANCE * chance_spread(min(train.size, test.size))),
         SOURCE,
-        confidence(area - threshold, spread),
     )
 
 
@@ -165,7 +170,7 @@ def _reference_model_gap(case: Experiments) -> MismatchSign | None:
     A gap shows that the two differ, also where only the relation of targets to inputs does.
 
     Returns:
-        MismatchSign; None where no reference model can be fitted, or where it learns too little.
+        The sign; None where no reference model can be fitted, or where it learns too little.
     """
     found = case.random_feature_held_out
     if found is None or len(found[1]) < FEWEST_LOSSES:
@@ -177,30 +182,21 @@ def _reference_model_gap(case: Experiments) -> MismatchSign | None:
     )
     if here > SKILL * trivial:
         return None
-    threshold = _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error
-    text = (
-        f"a reference model has loss {number(here, 3)} on held-out training data and {number(there, 3)} ± "
-        f"{number(error, 1)} on the test data"
-    )
-    return MismatchSign(
+    return _sign(
         "reference_model",
         "loss on test data − loss on held-out training data, of a reference model",
-        text,
+        f"a reference model has loss {number(here, 3)} on held-out training data and {number(there, 3)} ± "
+        f"{number(error, 1)} on the test data",
         there - here,
         error,
-        threshold,
+        _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error,
         "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's "
         "at least, and one standard error more",
-        confidence(there - here - threshold, error),
     )
 
 
 def _retrained_gap(case: Experiments) -> MismatchSign | None:
-    """Compare this model's loss on test data with its loss on held-out training samples.
-
-    Returns:
-        MismatchSign; None where that cannot be tried, or where the retrained model does not learn its part.
-    """
+    """Compare this model's loss on test data with its loss on held-out samples, where that can be tried."""
     found = case.retrained_held_out
     if found is None:
         return None
@@ -210,16 +206,14 @@ def _retrained_gap(case: Experiments) -> MismatchSign | None:
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
     case.measured["this model on held-out training samples"] = text
-    threshold = _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH)
-    return MismatchSign(
+    return _sign(
         "retrained_model",
         "loss on test data − loss on held-out training data, of this model retrained",
         text,
         there - here,
         error,
-        threshold,
+        _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH),
         "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's",
-        confidence(there - here - threshold, error),
     )
 
 
@@ -277,30 +271,20 @@ def two_sample_area(train: Samples, test: Samples) -> tuple[float, float]:
 
 
 def chance_spread(each: int) -> float:
-    """Deviation of the area where both samples are of one distribution.
-
-    Args:
-        each: size of both samples.
-
-    Returns:
-        √((n + m + 1) / (12 n m)): Mann and Whitney 1947, doi 10.1214/aoms/1177730491.
-    """
+    """Deviation of the area where both samples, `each` of that size, are of one distribution."""
+    # √((n + m + 1) / (12 n m)): Mann and Whitney 1947, doi 10.1214/aoms/1177730491.
     return math.sqrt((2 * each + 1) / (12 * each**2))
 
 
 def area_under_curve(score: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Area under the curve and its standard error.
 
-    Args:
-        score: shape (n,).
-        labels: shape (n,), 0 or 1.
-
     Returns:
-        Area, from the rank sum (Mann and Whitney 1947), and its error by Hanley and McNeil 1982, Radiology
+        Area, from the statistic of Mann and Whitney 1947, and its error by Hanley and McNeil 1982, Radiology
         143, equation 2.
     """
     n, m = np.sum(labels == 1), np.sum(labels == 0)
-    area = float((rankdata(score)[labels == 1].sum() - n * (n + 1) / 2) / (n * m))
+    area = float(mannwhitneyu(score[labels == 1], score[labels == 0]).statistic) / (n * m)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (n - 1) * (first - area**2) + (m - 1) * (second - area**2)
     return area, max(math.sqrt(max(variance, 0.0) / (n * m)), 0.5 / math.sqrt(n * m))

@@ -6,12 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.case import MAX_SINGLE
-from hessian_probe.diagnosis.confidence import Found, log_confidence
+from hessian_probe.diagnosis.confidence import Found, ratio_finding
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -32,10 +29,8 @@ def check(case: Experiments) -> Found:
     samples = case.samples
     if samples is None:
         return [NotChecked(both, "data: batches of arrays with samples along axis 0")]
-    rows = np.sort(case.rng.permutation(samples.size)[:MAX_SINGLE])
-    batch = jax.tree.map(jnp.asarray, samples.take(rows))
     try:
-        norms, loops = layer_gradients(case.loss, case.params, batch)
+        norms, loops = layer_gradients(case.loss, case.params, case.random_batch(samples))
     except (TypeError, ValueError, NotImplementedError) as error:
         return [NotChecked(both, f"a program that can be run in parts; {error}")]
     case.cost.add(gradients=1)
@@ -67,20 +62,18 @@ def off_path(norms: Sequence[float]) -> list[bool]:
 def _finding(cause: str, factor: float, spread: float, layers: int) -> Finding:
     shrinks = cause == "vanishing_gradients"
     verb = "shrinks" if shrinks else "grows"
-    return Finding(
-        cause=cause,
-        reason="norm_by_layer",
-        claim=f"the gradient {verb} by a factor of {number(factor, 3)} from the last of {layers} layers to "
+    return ratio_finding(
+        cause,
+        "norm_by_layer",
+        f"the gradient {verb} by a factor of {number(factor, 3)} from the last of {layers} layers to "
         "the first",
         quantity="gradient at the last layer ÷ at the first"
         if shrinks
         else "gradient at the first ÷ at the last",
         number=factor,
-        low=factor * math.exp(-2 * spread),
-        high=factor * math.exp(2 * spread),
         threshold=FACTOR,
+        spread=spread,
         source="chosen on synthetic failures (make bench-diagnose)",
-        confidence=log_confidence(factor, FACTOR, spread),
         remedy="reinitialise",
         experiment="re-initialise the weights with variance 1/inputs (2/inputs for ReLU)"
         + (", and use tanh or ReLU instead of sigmoid" if shrinks else ""),

@@ -48,15 +48,19 @@ def _slow(case: Experiments) -> Finding:
     """Longer steps gain far more, in proportion to their length: they descend a slope."""
     longer = [f for f in case.trials if f > 1]
     best = max(case.best_factor, min(longer))
-    signs = [_farther(case, best)]
+    signs = [_farther(case, best, {f: trial.after for f, trial in case.trials.items()})]
     large = not case.value < LARGE * case.constant_predictor_loss
     if signs[0].sure < EVEN and case.best_factor > 1 and large:
-        signs.append(_later(case, best) if signs[0].number > FASTER else _sooner(case, best))
+        if signs[0].number > FASTER:  # a longer trial, where a short one gains little
+            ends = {1.0: case.continued, best: case.continued_at(best)}
+            signs.append(_farther(case, best, ends, many=True))
+        else:
+            signs.append(_sooner(case, best))
     sign = max(signs, key=lambda sign: sign.sure)
-    rise, stability = _scheduled_rise(case), case.stability
+    rise, stability = _scheduled_rise(case), case.known_stability
     rising = "" if rise is None else f"; its schedule multiplies it by {rise[1]:.3g} within {rise[0]} steps"
     room = ""
-    if stability is not None and stability.ratio < 1 and stability.status != "undetermined":
+    if stability is not None and stability.ratio < 1:
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
     return ratio_finding(
         "slow",
@@ -82,30 +86,17 @@ def _scheduled_rise(case: Experiments) -> tuple[int, float] | None:
     return next(((n, by) for n, by in schedule if by > FASTER and n <= SOON), None)
 
 
-def _farther(case: Experiments, best: float) -> ShortStepSign:
-    """The trial at a multiple of the rate gains many times as much as that at the present rate."""
-    trials = case.trials
-    slope = _by_slope({f: t.gain for f, t in trials.items()}, best)
-    return _gained(case, "larger_rate", best, trials[1.0].after, trials[best].after, slope)
-
-
-def _later(case: Experiments, best: float) -> ShortStepSign:
-    """The same in a longer trial, where a short one gains little."""
-    unchanged, longer = case.continued, case.continued_at(best)
-    gains = {f: Trial(case.value, after).gain for f, after in ((1.0, unchanged), (best, longer))}
-    return _gained(case, "larger_rate_in_more_steps", best, unchanged, longer, _by_slope(gains, best))
-
-
-def _gained(
-    case: Experiments, reason: str, best: float, unchanged: float, longer: float, slope: float
+def _farther(
+    case: Experiments, best: float, ends: dict[float, float], *, many: bool = False
 ) -> ShortStepSign:
-    short = reason == "larger_rate"
-    count = case.num_steps if short else case.num_adam_steps
-    step, far = case.value - unchanged, case.value - longer
-    gain = case.gain(unchanged, longer)
+    """Steps at the best multiple of the rate gain many times as much as at the present one."""
+    count = case.num_adam_steps if many else case.num_steps
+    step, far = case.value - ends[1.0], case.value - ends[best]
+    gain = case.gain(ends[1.0], ends[best])
+    slope = _by_slope({f: Trial(case.value, after).gain for f, after in ends.items()}, best)
     faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
     return ShortStepSign(
-        reason,
+        "larger_rate_in_more_steps" if many else "larger_rate",
         min(
             log_confidence(faster, FASTER, SPREAD),
             log_confidence(gain, MATERIAL, SPREAD),
@@ -117,7 +108,7 @@ def _gained(
         faster,
         FASTER,
         "a rate within a factor 3 of a good one is not too small; chosen on synthetic failures",
-        0 if short else 2 * count,
+        2 * count if many else 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,6 @@ def _gain_of_larger(case: Experiments, size: int) -> float:
     assert case.samples is not None
     larger = case.steps(min(LARGER * size, case.samples.size), case.num_steps)
     changed = larger.run(case.params, case.opt_state, case.value).after
-    case.cost.add(gradients=case.num_steps)
     case.measured[f"loss after {case.num_steps} steps with {LARGER} times the batch"] = number(changed, 4)
     return case.gain(case.trials[1.0].after, min(changed, case.full_batch[1.0].after))
 
@@ -97,24 +97,15 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
     if each == 0 or case.sample_losses(samples) is None:
         return None
     batch = jax.tree.map(jnp.asarray, samples.take(rows[: each * GROUPS]))
-    groups = jax.tree.map(lambda leaf: leaf.reshape(GROUPS, each, *leaf.shape[1:]), batch)
+    groups = jax.tree.map(lambda leaf: leaf.reshape(GROUPS, each, 1, *leaf.shape[1:]), batch)
 
-    def gradient(sample: object) -> jax.Array:
-        one = jax.tree.map(lambda leaf: leaf[None], sample)
-        found = jax.grad(case.loss, allow_int=True)(case.params, one)
-        return jnp.concatenate(
-            [leaf.ravel().astype(jnp.float32) for leaf in jax.tree.leaves(found) if float_leaf(leaf)]
-        )
+    def add(total: tuple[jax.Array, jax.Array], sample: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
+        found = jax.tree.leaves(jax.grad(case.loss, allow_int=True)(case.params, sample))
+        g = jnp.concatenate([leaf.ravel().astype(jnp.float32) for leaf in found if float_leaf(leaf)])
+        return (total[0] + g, total[1] + g @ g), None
 
-    def group(part: object) -> tuple[jax.Array, jax.Array]:
-        def add(
-            total: tuple[jax.Array, jax.Array], sample: object
-        ) -> tuple[tuple[jax.Array, jax.Array], None]:
-            g = gradient(sample)
-            return (total[0] + g, total[1] + g @ g), None
-
-        like = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[0], part))
-        zero = (jnp.zeros(like.shape, like.dtype), jnp.zeros((), like.dtype))
+    def group(part: Any) -> tuple[jax.Array, jax.Array]:
+        zero = (jnp.zeros(case.op.size, jnp.float32), jnp.zeros((), jnp.float32))
         return jax.lax.scan(add, zero, part)[0]
 
     sums, squares = jax.jit(lambda parts: jax.lax.map(group, parts))(groups)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from hessian_probe.diagnosis.confidence import Found, confidence, log_confidence
@@ -21,13 +20,16 @@ FLIPS = 0.3
 SPREAD_OF_FLIPS = 0.1
 # Share of the gain of shorter steps from which larger batches are the better explanation.
 MOST_OF_IT = 0.5
+SHARPNESS = "sharpness ÷ stability limit"
 NEEDS = "optimizer and opt_state, and data as batches of arrays with samples along axis 0"
 
 
 def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
     if not case.trials:
-        _sharpness(case)  # needs no samples
+        found = case.known_stability
+        if found is not None:  # needs no samples
+            case.measured[SHARPNESS] = number(found.ratio, 4)
         return [NotChecked(("oscillation", "slow", "noise"), case.trials_failed or NEEDS)]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in case.trials.items())
     case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
@@ -58,12 +60,9 @@ def _oscillation(case: Experiments) -> Finding:
     gains = log_confidence(gain, MATERIAL, SPREAD)
     sign = max(_signs(case, gains), key=lambda sign: sign.sure)
     best = min((f for f in case.trials if f < 1), key=lambda f: case.trials[f].after)
-    found = case.stability
-    known = (
-        ""
-        if found is None or found.status == "undetermined"
-        else (f"sharpness is {number(found.ratio, 3)} of the limit of {found.method}, ")
-    )
+    found, known = case.known_stability, ""
+    if found is not None:
+        known = f"sharpness is {number(found.ratio, 3)} of the limit of {found.method}, "
     return Finding(
         cause="oscillation",
         reason=sign.reason,
@@ -92,36 +91,25 @@ def _noise_explains(case: Experiments, gain: float) -> float:
 
 
 def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
-    """Sharpness at the limit, a gradient that alternates in sign, a gain of shorter full-batch steps.
-
-    High on the walls of a valley the curvature can be small; the alternating gradient still shows that steps
-    cross it.  On full batches shorter steps cannot gain by averaging noise.
-
-    Args:
-        case: the measurements.
-        gains: confidence that shorter steps gain.
-
-    Returns:
-        The signs that were measured, at least one.
-    """
+    """Sharpness at the limit, a gradient that alternates in sign, a gain of shorter full-batch steps."""
+    # High on the walls of a valley the curvature can be small; the alternating gradient still shows that
+    # steps cross it.  On full batches shorter steps cannot gain by averaging noise.
     without_noise = _shorter(case, case.full_batch) if gains >= 0.1 else 0.0
     sure = log_confidence(without_noise, MATERIAL, SPREAD)
     source = "a gain on all samples is not due to the noise of batches; chosen on synthetic failures"
     quantity = "share of the loss that shorter steps on all samples gain"
     signs = [LongStepSign("full_batch_gain", sure, quantity, without_noise, 0.0, MATERIAL, source)]
-    found = case.stability
-    if found is None or found.status == "undetermined":
+    found = case.known_stability
+    if found is None:
         return signs
-    ratio, error = _sharpness(case)
+    ratio, error = found.ratio, found.error / found.limit
+    case.measured[SHARPNESS] = number(ratio, 4)
     limit = f"{found.formula}, {found.source}; at the limit from 0.95 on"
     sure = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
-    signs.append(
-        LongStepSign("sharpness", sure, "sharpness ÷ stability limit", ratio, error, AT_LIMIT, limit)
-    )
+    signs.append(LongStepSign("sharpness", sure, SHARPNESS, ratio, error, AT_LIMIT, limit))
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
         full = case.steps(None, case.num_steps)
         flips = full.run(case.params, case.opt_state, case.value, 1.0, found.direction).flips
-        case.cost.add(gradients=case.num_steps)
         quantity = "share of steps in which the gradient along the sharpest direction changes sign"
         case.measured[quantity] = number(flips, 2)
         source = "below the limit no sign changes; chosen on synthetic failures"
@@ -133,12 +121,3 @@ def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
 def _shorter(case: Experiments, trials: dict[float, Trial]) -> float:
     """Share of the loss that the best shorter step gains over steps at the present rate."""
     return case.gain(trials[1.0].after, min(trial.after for f, trial in trials.items() if f < 1))
-
-
-def _sharpness(case: Experiments) -> tuple[float, float]:
-    """Sharpness ÷ stability limit, and its error; NaN where it is not known."""
-    found = case.stability
-    if found is None or found.status == "undetermined":
-        return math.nan, math.nan
-    case.measured["sharpness ÷ stability limit"] = number(found.ratio, 4)
-    return found.ratio, found.error / found.limit

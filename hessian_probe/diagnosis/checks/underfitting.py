@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -79,14 +77,10 @@ def _simpler(case: Experiments) -> dict[str, float]:
     if baseline is not None and np.ndim(baseline) == 0:
         out["the baseline given"] = float(baseline)
     elif baseline is not None:
+        assert case.samples is not None
         loss, params = baseline
-        out["the baseline model, trained here"] = _train_baseline(case, loss, params)
+        out["the baseline model, trained here"] = case.best_by_adam(params, case.samples.batch, loss)[0]
     return out
-
-
-def _train_baseline(case: Experiments, loss: Callable[..., Any], params: Any) -> float:
-    assert case.samples is not None
-    return case.best_by_adam(params, case.samples.batch, loss)[0]
 
 
 def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
