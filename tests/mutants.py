@@ -31,7 +31,7 @@ TESTS_OF = {
     "jobs": "checkpoint",
     "spectrum": "thresholds lanczos certificate spectrum counting",
     "planning": "thresholds plan",
-    "optimizers": "optimizer_state trial_runs stability propose_rate",
+    "optimizers": "stability propose_rate trial_runs optimizer_state",
     "flatness": "sharpness",
 }
 LIMIT = 1200.0  # seconds after which a mutant that hangs counts as noticed

@@ -307,12 +307,7 @@ def worst_case_ascent(
     every such step (it lies above its tangent planes); on a quadratic and an ellipsoid this is the power
     method.  Any point visited is a lower bound; the highest one counts.
 
-    Args:
-        objective: the loss.
-        x: centre of the region.
-        value: loss there.
-        region: the moves allowed.
-        directions: where the ascents start, in units of the region's widths.
+    The ascents start in given directions, in units of the region's widths, from a centre with loss `value`.
 
     Returns:
         AscentResult; NaN where a loss in the region is not finite.

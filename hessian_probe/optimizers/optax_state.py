@@ -113,10 +113,6 @@ def parts_like_params(paths: list[tuple[Path, Any]], params: PyTree) -> dict[Pat
     Masked and partitioned states, which hold some of the parameters, are found too.  Where the parameters are
     one scalar, a part of the state is known by its name alone.
 
-    Args:
-        paths: the state's leaves with their paths.
-        params: the parameters.
-
     Returns:
         For the path of each part, pairs (index of a leaf of the state, index of its parameter).
     """

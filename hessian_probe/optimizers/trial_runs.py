@@ -242,11 +242,6 @@ def _order(count: int, batch_size: int | None, steps: int) -> Any:
 class AdamRunner:
     """Full-batch steps of Adam from a start, at each of ADAM_RATES; compiled once for each shape of data.
 
-    Args:
-        loss: `loss(params, batch)`.
-        steps: number of steps for each rate.
-        cost: where their gradients are entered.
-
     Raises:
         ImportError: optax is not installed.
     """
