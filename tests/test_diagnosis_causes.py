@@ -18,6 +18,7 @@ from hessian_probe.diagnosis.checks import (
     learning_rate,
     underfitting,
 )
+from hessian_probe.diagnosis.confidence import Sign
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import standardise
 from hessian_probe.diagnosis.ranking import rank
@@ -394,7 +395,7 @@ def test_a_weak_sign_of_other_data_is_held_against_another_model(sures, told, mo
     """Noise learnt by heart: the test loss is large, and the two ways to tell data apart may not agree."""
     ways = {"_input_classifier": sures[0], "_reference_model_gap": sures[1]}
     for name, sure in ways.items():
-        kind = generalisation.MismatchSign(name, "", "", 1.0, 0.1, 0.5, "", sure)
+        kind = Sign(name, sure, "", 1.0, 0.1, 0.5, "")
         monkeypatch.setattr(generalisation, name, lambda *_, kind=kind: kind)
     train, test = ((normal(seed, 60, 2), normal(seed + 10, 60, 1)) for seed in (0, 1))
 

@@ -56,14 +56,9 @@ def recognise_task(
 
     Outputs may be logits or probabilities; targets labels, rows of 0 and 1 or real numbers.
 
-    Args:
-        outputs: shape (n, …).
-        targets: shape (n, …).
-        loss: the loss over these samples.
-        like: a task whose kind, factor and form of outputs must be the same; None for any.
-
     Returns:
-        The task; None if the loss is of no such kind.
+        The task, of the kind, factor and form of outputs of `like` where that is given; None if the loss is
+        of no such kind.
     """
     raw, wanted = np.asarray(outputs, np.float64), np.asarray(targets)
     if raw.ndim == 0 or not np.all(np.isfinite(raw)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from hessian_probe.diagnosis.result import Finding, NotChecked
 
@@ -12,6 +13,23 @@ MOST = 0.99
 # From STRONG on a finding is strong; below EVEN it is dropped.
 STRONG = 0.9
 EVEN = 0.5
+
+
+class Sign(NamedTuple):
+    """One of several measurements that show the same cause; the surest one becomes the finding.
+
+    The fields are those of `Finding`; `sure` is its confidence, `error` the standard error of its number, and
+    `text` what was measured, in words.
+    """
+
+    reason: str
+    sure: float
+    quantity: str
+    number: float
+    error: float
+    threshold: float
+    source: str
+    text: str = ""
 
 
 def confidence(distance: float, spread: float) -> float:

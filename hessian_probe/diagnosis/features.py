@@ -13,12 +13,7 @@ FEATURES = 256
 
 
 class Features:
-    """Inputs as rows of standardised numbers, with a constant; projected where there are too many.
-
-    Args:
-        inputs: those that the mean and the deviation are taken from.
-        rng: source of the projection.
-    """
+    """Inputs as rows, standardised as those given first, with a constant; projected where they are wide."""
 
     def __init__(self, inputs: np.ndarray, rng: np.random.Generator) -> None:
         array = np.asarray(inputs)
@@ -62,11 +57,8 @@ def standardise(inputs: np.ndarray) -> np.ndarray:
 class RandomFeatures:
     """Random ReLU features and waves of rows, beside the rows themselves.
 
-    Waves are those of a Gaussian kernel as wide as the median distance of two rows, and half as wide.
-
-    Args:
-        rows: those that the deviations are taken from.
-        rng: source of the features.
+    Waves are those of a Gaussian kernel as wide as the median distance of two rows, and half as wide.  The
+    rows given first set that distance and the scale of every feature.
     """
 
     def __init__(self, rows: np.ndarray, rng: np.random.Generator) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import mannwhitneyu
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
-from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, confidence
+from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, Sign, confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -115,24 +114,11 @@ def _explain(
     ]
 
 
-class MismatchSign(NamedTuple):
-    """One sign that test data differ from training data, and the confidence that they do."""
-
-    reason: str
-    quantity: str
-    text: str
-    number: float
-    error: float
-    threshold: float
-    source: str
-    sure: float
-
-
 def _sign(
     reason: str, quantity: str, text: str, number: float, error: float, threshold: float, source: str
-) -> MismatchSign:
+) -> Sign:
     sure = confidence(number - threshold, error)
-    return MismatchSign(reason, quantity, text, number, error, threshold, source, sure)
+    return Sign(reason, sure, quantity, number, error, threshold, source, text)
 
 
 def _difference(seen: np.ndarray, unseen: np.ndarray) -> tuple[float, float, float]:
@@ -146,7 +132,7 @@ def _large_gap(here: float, trivial: float, share: float) -> float:
     return max(here * (GAP - 1), share * trivial if math.isfinite(trivial) else 0.0)
 
 
-def _input_classifier(case: Experiments, train: Samples, test: Samples) -> MismatchSign | None:
+def _input_classifier(case: Experiments, train: Samples, test: Samples) -> Sign | None:
     """Train a classifier between test and training inputs."""
     area, spread = two_sample_area(train, test)
     if not math.isfinite(area):
@@ -164,7 +150,7 @@ def _input_classifier(case: Experiments, train: Samples, test: Samples) -> Misma
     )
 
 
-def _reference_model_gap(case: Experiments) -> MismatchSign | None:
+def _reference_model_gap(case: Experiments) -> Sign | None:
     """Compare a reference model's loss on test data with its loss on held-out training samples.
 
     A gap shows that the two differ, also where only the relation of targets to inputs does.
@@ -195,7 +181,7 @@ def _reference_model_gap(case: Experiments) -> MismatchSign | None:
     )
 
 
-def _retrained_gap(case: Experiments) -> MismatchSign | None:
+def _retrained_gap(case: Experiments) -> Sign | None:
     """Compare this model's loss on test data with its loss on held-out samples, where that can be tried."""
     found = case.retrained_held_out
     if found is None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-from hessian_probe.diagnosis.confidence import EVEN, Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding
@@ -24,19 +23,6 @@ BEYOND_SLOPE = 10.0
 SOON = 1000
 
 
-class ShortStepSign(NamedTuple):
-    """A sign that steps are too short."""
-
-    reason: str
-    sure: float
-    text: str
-    quantity: str
-    number: float
-    threshold: float
-    source: str
-    steps: int
-
-
 def check(case: Experiments) -> Found:
     """Compare longer steps with steps at the present rate."""
     if not case.trials:
@@ -50,12 +36,15 @@ def _slow(case: Experiments) -> Finding:
     best = max(case.best_factor, min(longer))
     signs = [_farther(case, best, {f: trial.after for f, trial in case.trials.items()})]
     large = not case.value < LARGE * case.constant_predictor_loss
+    steps = case.num_steps * len(longer)
     if signs[0].sure < EVEN and case.best_factor > 1 and large:
         if signs[0].number > FASTER:  # a longer trial, where a short one gains little
             ends = {1.0: case.continued, best: case.continued_at(best)}
             signs.append(_farther(case, best, ends, many=True))
+            steps += 2 * case.num_adam_steps
         else:
             signs.append(_sooner(case, best))
+            steps += case.num_adam_steps
     sign = max(signs, key=lambda sign: sign.sure)
     rise, stability = _scheduled_rise(case), case.known_stability
     rising = "" if rise is None else f"; its schedule multiplies it by {rise[1]:.3g} within {rise[0]} steps"
@@ -76,7 +65,7 @@ def _slow(case: Experiments) -> Finding:
         remedy="multiply_rate",
         factor=best,
         experiment=f"multiply the learning rate by {best:.3g}",
-        cost=f"{case.num_steps * len(longer) + sum(sign.steps for sign in signs)} steps on a copy",
+        cost=f"{steps} steps on a copy",
     )
 
 
@@ -86,48 +75,46 @@ def _scheduled_rise(case: Experiments) -> tuple[int, float] | None:
     return next(((n, by) for n, by in schedule if by > FASTER and n <= SOON), None)
 
 
-def _farther(
-    case: Experiments, best: float, ends: dict[float, float], *, many: bool = False
-) -> ShortStepSign:
+def _farther(case: Experiments, best: float, ends: dict[float, float], *, many: bool = False) -> Sign:
     """Steps at the best multiple of the rate gain many times as much as at the present one."""
     count = case.num_adam_steps if many else case.num_steps
     step, far = case.value - ends[1.0], case.value - ends[best]
     gain = case.gain(ends[1.0], ends[best])
     slope = _by_slope({f: Trial(case.value, after).gain for f, after in ends.items()}, best)
     faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
-    return ShortStepSign(
+    return Sign(
         "larger_rate_in_more_steps" if many else "larger_rate",
         min(
             log_confidence(faster, FASTER, SPREAD),
             log_confidence(gain, MATERIAL, SPREAD),
             log_confidence(BEYOND_SLOPE * slope, 1.0, SPREAD),
         ),
-        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much as "
-        f"at the present rate ({number(100 * gain, 3)} % of the loss more)",
         "decrease with longer steps ÷ decrease at the present rate",
         faster,
+        0.0,
         FASTER,
         "a rate within a factor 3 of a good one is not too small; chosen on synthetic failures",
-        2 * count if many else 0,
+        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much as "
+        f"at the present rate ({number(100 * gain, 3)} % of the loss more)",
     )
 
 
-def _sooner(case: Experiments, best: float) -> ShortStepSign:
+def _sooner(case: Experiments, best: float) -> Sign:
     """Steps at a multiple of the rate end lower than five times as many steps at the present rate."""
     few, longer, many = case.trials[1.0].after, case.trials[best].after, case.num_adam_steps
     unchanged, gain = case.continued, case.gain(few, longer)
     factor = unchanged / longer if longer > 0 else 0.0
     rises = not unchanged <= few  # longer steps would only do so sooner
-    return ShortStepSign(
+    return Sign(
         "fewer_steps",
         0.0 if rises else min(log_confidence(factor, 1.0, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
-        f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps at "
-        f"the present rate at {number(unchanged, 3)}",
         f"loss after {many} steps ÷ after {case.num_steps} longer ones",
         factor,
+        0.0,
         1.0,
         "as far in a fifth of the steps; chosen on synthetic failures",
-        many,
+        f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps at "
+        f"the present rate at {number(unchanged, 3)}",
     )
 
 

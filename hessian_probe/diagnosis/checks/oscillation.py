@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from hessian_probe.diagnosis.confidence import Found, confidence, log_confidence
+from hessian_probe.diagnosis.confidence import Found, Sign, confidence, log_confidence
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.trial_runs import Trial
@@ -40,18 +38,6 @@ def check(case: Experiments) -> Found:
     if case.no_step_moves:  # steps of length zero show nothing about others
         return [*out, NotChecked(("oscillation",), "an optimizer that still moves")]
     return [*out, _oscillation(case)]
-
-
-class LongStepSign(NamedTuple):
-    """A sign that steps are too long."""
-
-    reason: str
-    sure: float
-    quantity: str
-    number: float
-    error: float
-    threshold: float
-    source: str
 
 
 def _oscillation(case: Experiments) -> Finding:
@@ -90,7 +76,7 @@ def _noise_explains(case: Experiments, gain: float) -> float:
     return log_confidence(full / gain, MOST_OF_IT, SPREAD)
 
 
-def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
+def _signs(case: Experiments, gains: float) -> list[Sign]:
     """Sharpness at the limit, a gradient that alternates in sign, a gain of shorter full-batch steps."""
     # High on the walls of a valley the curvature can be small; the alternating gradient still shows that
     # steps cross it.  On full batches shorter steps cannot gain by averaging noise.
@@ -98,7 +84,7 @@ def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
     sure = log_confidence(without_noise, MATERIAL, SPREAD)
     source = "a gain on all samples is not due to the noise of batches; chosen on synthetic failures"
     quantity = "share of the loss that shorter steps on all samples gain"
-    signs = [LongStepSign("full_batch_gain", sure, quantity, without_noise, 0.0, MATERIAL, source)]
+    signs = [Sign("full_batch_gain", sure, quantity, without_noise, 0.0, MATERIAL, source)]
     found = case.known_stability
     if found is None:
         return signs
@@ -106,7 +92,7 @@ def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
     case.measured[SHARPNESS] = number(ratio, 4)
     limit = f"{found.formula}, {found.source}; at the limit from 0.95 on"
     sure = confidence(ratio - AT_LIMIT, max(error, SPREAD_OF_RATIO))
-    signs.append(LongStepSign("sharpness", sure, SHARPNESS, ratio, error, AT_LIMIT, limit))
+    signs.append(Sign("sharpness", sure, SHARPNESS, ratio, error, AT_LIMIT, limit))
     if gains >= 0.1 or ratio > AT_LIMIT / 2:
         full = case.steps(None, case.num_steps)
         flips = full.run(case.params, case.opt_state, case.value, 1.0, found.direction).flips
@@ -114,7 +100,7 @@ def _signs(case: Experiments, gains: float) -> list[LongStepSign]:
         case.measured[quantity] = number(flips, 2)
         source = "below the limit no sign changes; chosen on synthetic failures"
         sure = confidence(flips - FLIPS, SPREAD_OF_FLIPS)
-        signs.append(LongStepSign("sign_changes", sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
+        signs.append(Sign("sign_changes", sure, quantity, flips, SPREAD_OF_FLIPS, FLIPS, source))
     return signs
 
 
