@@ -422,11 +422,19 @@ def test_a_second_moment_that_is_nearly_subnormal_counts_as_empty(moment, filled
 
 def test_two_momenta_are_not_taken_for_one():
     """Their first three steps could be those of one."""
-    two = optax.chain(optax.trace(0.9), optax.trace(0.5), optax.scale(-RATE))
+    two = optax.chain(optax.trace(0.6), optax.trace(0.3), optax.scale(-RATE))
     params = jnp.ones(3)
     found = hp.stability(lambda x: jnp.sum(x**2), params, optimizer=two, opt_state=two.init(params))
     assert found.status == "undetermined"
     assert "one momentum" in found.evidence[0]
+
+
+def test_an_optimiser_is_measured_by_about_forty_updates(monkeypatch):
+    calls, step = [], OptimizerProbe.step
+    monkeypatch.setattr(OptimizerProbe, "step", lambda *given: calls.append(given) or step(*given))
+    optimizer, params = optax.sgd(RATE, momentum=0.9), jnp.ones(3)
+    hp.stability(lambda x: jnp.sum(x**2), params, optimizer=optimizer, opt_state=optimizer.init(params))
+    assert 30 < len(calls) < 50
 
 
 @pytest.mark.parametrize(("count", "counted"), [(600, True), (1100, False)])

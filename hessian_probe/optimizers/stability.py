@@ -148,7 +148,7 @@ def stability(
         ValueError: `params` has no variable; data is empty.
 
     Cost:
-        About twenty updates of the optimiser and 10 to 50 products; one gradient with its linearisation.
+        About forty updates of the optimiser and 10 to 50 products; one gradient with its linearisation.
 
     Source:
         J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,
