@@ -178,3 +178,16 @@ def test_a_setting_is_better_by_a_hundredth_of_the_change(rate, status):
         lambda x: 5 * x**2, params, optimizer=optimizer, opt_state=optimizer.init(params), steps=1
     )
     assert found.status == status
+
+
+def test_a_proposed_rate_keeps_the_sharpness_at_half_of_its_limit():
+    """Nearly all of the gradient lies along the flat direction, where the longest step is the best."""
+    curvature, params, optimizer = jnp.array([1.0, 0.01]), jnp.array([1e-3, 1.0]), optax.sgd(0.01)
+    found = hp.propose_rate(
+        lambda x: 0.5 * jnp.sum(curvature * x**2),
+        params,
+        optimizer=optimizer,
+        opt_state=optimizer.init(params),
+        steps=4,
+    )
+    assert found.tried[1].ratio == pytest.approx(0.5, rel=1e-3)

@@ -420,6 +420,16 @@ def test_a_second_moment_that_is_nearly_subnormal_counts_as_empty(moment, filled
             hold_second_moments(state, Bent(0.5 * state.nu))
 
 
+@pytest.mark.parametrize(("offset", "form"), [(900.0, "ν"), (1100.0, "√ν + ε")])
+def test_the_power_of_a_second_moment_shows_where_it_grows_by_a_factor_of_1e12(offset, form):
+    """A step in proportion to 1/(ν + c) shrinks by (1 + c)/1e12, against 1e-9 half way between the powers."""
+
+    def update(g, state, params=None):
+        return -RATE * g / (state.nu + offset), state
+
+    assert read(update, Bent(jnp.ones(3))).preconditioner == form
+
+
 def test_two_momenta_are_not_taken_for_one():
     """Their first three steps could be those of one."""
     two = optax.chain(optax.trace(0.6), optax.trace(0.3), optax.scale(-RATE))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
+from hessian_probe.diagnosis.case import Case
 from hessian_probe.optimizers.trial_runs import (
     Adam,
     AdamRunner,
@@ -148,3 +149,8 @@ def test_without_optax_training_copies_with_adam_is_not_checked(monkeypatch):
     )
     assert any("hessian_probe[optax]" in item.needs for item in found.not_checked)
     assert found.findings
+
+
+def test_a_trial_takes_forty_steps_and_adam_two_hundred():
+    case = Case(lambda w: w**2, jnp.ones(()))
+    assert (case.num_steps, case.num_adam_steps) == (40, 200)
