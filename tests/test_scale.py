@@ -77,6 +77,24 @@ def test_a_flat_direction_is_not_scaled_away():
     assert not point.certified
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_eigenvalue_that_is_zero_to_rounding_has_no_sign_in_any_units(n):
+    """½ ‖Bᵀz‖² with n − 1 columns: the lowest eigenvalue of the scaled Hessian is rounding alone.
+
+    Rounding of the matrix is the same in every product, so the loss confirms whatever sign it has.
+    """
+    for decades in (6, 10):
+        scales = (10 ** np.linspace(0, -decades / 2, n)).astype(FLOAT)
+        for seed in range(15):
+            columns = np.random.default_rng(seed).standard_normal((n, n - 1))
+            matrix = (columns @ columns.T).astype(FLOAT)
+            zero = np.zeros(n, FLOAT)
+            point = hp.classify(form, zero, (matrix, scales, zero))
+            assert point.label in {"minimum", *NO_TYPE}, point
+            assert not point.strict, point
+            assert not point.certified, point
+
+
 def bumpy(p, units):
     factor, offset, kind = units
     signs = jnp.stack([jnp.ones_like(kind), kind, jnp.ones_like(kind)])
