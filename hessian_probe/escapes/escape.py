@@ -89,12 +89,12 @@ def escape(
         )
     objective = Objective(loss, params, data)
     if classified and was_interrupted(point):
-        return _stay(point, params, point.loss, objective, "undetermined", point.evidence[0])
+        return Escape.of(point, "undetermined", params, point.loss, point.evidence[0])
     try:
         return _search(point, objective, params, progress)
     except KeyboardInterrupt:
         reason = "interrupted before a lower loss was found"
-        return _stay(point, params, point.loss, objective, "undetermined", reason)
+        return Escape.of(point, "undetermined", params, point.loss, reason, cost=objective.cost)
 
 
 def _search(
@@ -104,7 +104,8 @@ def _search(
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
     if point.escape_direction is None and point.descent is None:
-        return _stay(point, params, before, objective, *_no_direction(point))
+        status, reason = _no_direction(point)
+        return Escape.of(point, status, params, before, reason, cost=objective.cost)
     margin = decrease_margin(objective, before)
     ends = []
     if point.escape_direction is not None:
@@ -127,8 +128,20 @@ def _search(
             f"no step tried lowers the loss below {number(floor, 6)} by more than "
             f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
         )
-        return _stay(point, params, before, objective, "no_decrease", reason)
-    return _moved(point, objective, end, before, after)
+        return Escape.of(point, "no_decrease", params, before, reason, cost=objective.cost)
+    distance = distance_to(end.moved, objective) if math.isnan(end.step) else abs(end.step)
+    return Escape.of(
+        point,
+        "escaped",
+        merge(objective.layout, end.moved, objective.non_variables),
+        before,
+        *_reasons(point, before, after, end.predicted, distance),
+        after=after,
+        distance=distance,
+        step=end.step,
+        predicted=end.predicted,
+        cost=objective.cost,
+    )
 
 
 class _LineEnd(NamedTuple):
@@ -308,61 +321,25 @@ def _no_direction(point: CriticalPoint) -> tuple[str, str]:
     return "undetermined", f"{known}: {point.evidence[0]}"
 
 
-def _stay(
-    point: CriticalPoint,
-    params: PyTree,
-    loss: float,
-    objective: Objective,
-    status: str,
-    reason: str,
-) -> Escape:
-    return Escape(
-        status=status,
-        params=params,
-        loss_before=loss,
-        loss_after=loss,
-        distance=0.0,
-        step=0.0,
-        predicted=math.nan,
-        num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
-        point=point,
-        evidence=(reason,),
-    )
-
-
-def _moved(
-    point: CriticalPoint,
-    objective: Objective,
-    end: _LineEnd,
-    before: float,
-    after: float,
-) -> Escape:
+def distance_to(there: Vector, objective: Objective) -> float:
+    """Distance of variables from those of the objective, in params."""
     work = objective.layout.work_dtypes
-    gone = add_scaled(cast(end.moved, work), -1.0, cast(objective.variables, work))
-    distance = float(norm(gone)) if math.isnan(end.step) else abs(end.step)
+    return float(norm(add_scaled(cast(there, work), -1.0, cast(objective.variables, work))))
+
+
+def _reasons(
+    point: CriticalPoint, before: float, after: float, predicted: float, distance: float
+) -> tuple[str, str]:
+    """Say what a step gained, and why no descent returns from there."""
     fell = f"the loss fell by {number(before - after, 4)} over a distance of {number(distance, 3)}"
     if point.descent is not None:
         fell += "; second order shows no descent there, higher order does"
-    elif not math.isnan(end.predicted):
-        fell += f"; the quadratic model predicts {number(before - end.predicted, 4)}"
+    elif not math.isnan(predicted):
+        fell += f"; the quadratic model predicts {number(before - predicted, 4)}"
     below = number(min(before, point.critical_loss) - after, 4)
-    evidence = (
+    return (
         fell,
         f"it is now {below} below the loss of the critical point, to which no descent from here returns"
         if math.isfinite(point.critical_loss)
         else f"the point was {point.label}; the step uses its negative curvature all the same",
-    )
-    return Escape(
-        status="escaped",
-        params=merge(objective.layout, end.moved, objective.non_variables),
-        loss_before=before,
-        loss_after=after,
-        distance=distance,
-        step=end.step,
-        predicted=end.predicted,
-        num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
-        point=point,
-        evidence=evidence,
     )

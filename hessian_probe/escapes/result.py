@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.results import number, result
+from hessian_probe.results import Cost, number, result
 
 
 @result(leaves=("params", "loss_before", "loss_after", "distance", "step", "predicted", "point"))
@@ -43,6 +44,35 @@ class Escape:
     num_evaluations: int
     point: CriticalPoint
     evidence: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        point: CriticalPoint,
+        status: str,
+        params: Any,
+        before: float,
+        *evidence: str,
+        after: float | None = None,
+        distance: float = 0.0,
+        step: float = 0.0,
+        predicted: float = math.nan,
+        cost: Cost | None = None,
+    ) -> Escape:
+        """Write down an attempt from a classified point; its cost is added to that of the classification."""
+        return cls(
+            status=status,
+            params=params,
+            loss_before=before,
+            loss_after=before if after is None else after,
+            distance=distance,
+            step=step,
+            predicted=predicted,
+            num_hvps=point.num_hvps,
+            num_evaluations=point.num_evaluations + (0 if cost is None else cost.num_evaluations),
+            point=point,
+            evidence=evidence,
+        )
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label}"

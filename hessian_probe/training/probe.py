@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, add_scaled, cast, norm
-from hessian_probe.escapes.escape import escape
+from hessian_probe.arrays import PyTree
+from hessian_probe.escapes.escape import distance_to, escape
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.data import Batches, Data
 from hessian_probe.operators.objective import Objective
@@ -155,10 +155,10 @@ class MonitorProbe:
             if move.status == "escaped":
                 gain = move.loss_before - move.loss_after
                 if not gain > WORTH * decrease:
-                    reason = (
-                        f"the step gains {number(gain, 3)}, the last window {number(decrease, 3)} without it"
-                    )
-                    return _result(point, _stayed(point, params, move.loss_before, reason), sample, cost)
+                    bar = f"the last window {number(decrease, 3)} without it"
+                    reason = f"the step gains {number(gain, 3)}, {bar}"
+                    stays = Escape.of(point, "no_decrease", params, move.loss_before, reason)
+                    return _result(point, stays, sample, cost)
                 found = [move.params, self.search.continue_from(params, move.params, first, cost)]
         if not found:
             lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=not curved)
@@ -238,9 +238,24 @@ class MonitorProbe:
             if doubt is None:
                 if move is not None and there is move.params:
                     return move
-                return _moved(point, objective, there, before, after)
+                distance = distance_to(objective.read(there), objective)
+                reason = (
+                    f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}, by steps "
+                    "along which it bends down and steepest descent from there"
+                )
+                return Escape.of(
+                    point,
+                    "escaped",
+                    there,
+                    before,
+                    reason,
+                    after=after,
+                    distance=distance,
+                    step=math.nan,
+                    cost=objective.cost,
+                )
             doubts.append(doubt)
-        return _stayed(point, params, before, doubts[-1])
+        return Escape.of(point, "no_decrease", params, before, doubts[-1])
 
     def _doubt(self, params: PyTree, there: PyTree, held_out: Any, gain: float) -> str | None:
         """Say why held-out data do not confirm a step, if so."""
@@ -254,47 +269,6 @@ class MonitorProbe:
 def _result(point: CriticalPoint, move: Escape | None, sample: ProbeBatches, cost: Cost) -> ProbeResult:
     reasons = (f"{point.label} on {sample.what}: {point.evidence[0]}",)
     return ProbeResult(point, move, reasons if move is None else (*reasons, *move.evidence), cost)
-
-
-def _moved(point: CriticalPoint, objective: Objective, there: PyTree, before: float, after: float) -> Escape:
-    """Write down a step that the search found or continued."""
-    work = objective.layout.work_dtypes
-    gone = add_scaled(cast(objective.read(there), work), -1.0, cast(objective.variables, work))
-    distance = float(norm(gone))
-    fell = (
-        f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}, by steps along which it "
-        "bends down and steepest descent from there"
-    )
-    return Escape(
-        status="escaped",
-        params=there,
-        loss_before=before,
-        loss_after=after,
-        distance=distance,
-        step=math.nan,
-        predicted=math.nan,
-        num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations + objective.cost.num_evaluations,
-        point=point,
-        evidence=(fell,),
-    )
-
-
-def _stayed(point: CriticalPoint, params: PyTree, before: float, reason: str) -> Escape:
-    """Say why a step is not taken."""
-    return Escape(
-        status="no_decrease",
-        params=params,
-        loss_before=before,
-        loss_after=before,
-        distance=0.0,
-        step=0.0,
-        predicted=math.nan,
-        num_hvps=point.num_hvps,
-        num_evaluations=point.num_evaluations,
-        point=point,
-        evidence=(reason,),
-    )
 
 
 def draw_batches(data: Any, batch: PyTree, turn: int) -> ProbeBatches:
