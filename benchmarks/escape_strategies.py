@@ -15,14 +15,19 @@ import optax
 
 from hessian_probe.arrays import Vector, add_scaled, coefficients, combine, norm, scale
 from hessian_probe.spectrum.traced_krylov import KrylovSpace
-from hessian_probe.training import escape_rules as rules
-from hessian_probe.training.backoff import PAUSE, cost_in_gradients
-from hessian_probe.training.early_schedule import spend_products
+from hessian_probe.training.backoff import PAUSE, cost_in_gradients, spend_products
 from hessian_probe.training.escape_hook import EscapeHook, HookOptions
 from hessian_probe.training.escape_state import HookState
-from hessian_probe.training.saddle_search import ROUNDING, WORTH, FirstStep, LocalLoss, SearchResult
-from hessian_probe.training.traced_line_search import NUM_TRIALS, trial_lengths
-from hessian_probe.training.traced_plateau import select
+from hessian_probe.training.plateau import select
+from hessian_probe.training.saddle_search import (
+    NUM_TRIALS,
+    ROUNDING,
+    WORTH,
+    FirstStep,
+    LocalLoss,
+    SearchResult,
+    trial_lengths,
+)
 
 # Halvings that locate the root of the cubic model's secular equation, to float32 accuracy.
 BISECTIONS = 40
@@ -181,7 +186,7 @@ class PerturbationHook(EscapeHook):
         self.radius = radius
 
     def _due(self, memory: HookState, local: LocalLoss) -> jax.Array:
-        return rules.stalled(memory)
+        return memory.stalled
 
     def _search_or_confirm(
         self, memory: HookState, local: LocalLoss, value: jax.Array
@@ -192,7 +197,7 @@ class PerturbationHook(EscapeHook):
         step = local._normal(direction_key)
         share = jax.random.uniform(length_key, (), local.dtype) ** (1 / local.layout.size)
         step = scale(self.radius * share / norm(step).astype(local.dtype), step)
-        next_probe = rules.now(memory) + PAUSE * self.options.window
+        next_probe = memory.now + PAUSE * self.options.window
         new = memory.backoff._replace(next_probe=jnp.where(asked, next_probe, memory.backoff.next_probe))
         pending, probes = select(asked, step, memory.pending), memory.num_probes + asked.astype(jnp.int32)
         return memory._replace(pending=pending, num_probes=probes, backoff=new), asked

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training.descent import PASSES, steepest_descent
-from hessian_probe.training.traced_line_search import TRIALS, TrialValues, best_trial
+from hessian_probe.training.descent import PASSES, TRIALS, steepest_descent
+from hessian_probe.training.saddle_search import TrialValues, best_trial
 
 pytestmark = pytest.mark.float32
 

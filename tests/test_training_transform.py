@@ -10,8 +10,7 @@ from hessian_probe.arrays import split
 from hessian_probe.spectrum.traced_krylov import krylov_space
 from hessian_probe.training import EscapeState, escape_events, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
-from hessian_probe.training.saddle_search import LocalLoss
-from hessian_probe.training.traced_line_search import NUM_TRIALS
+from hessian_probe.training.saddle_search import NUM_TRIALS, LocalLoss
 
 optax = pytest.importorskip("optax")
 FLOAT = np.asarray(jnp.zeros(())).dtype

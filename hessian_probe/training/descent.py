@@ -9,12 +9,59 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Vector, add_scaled, dot, norm, scale
-from hessian_probe.training.traced_line_search import SHORTER, line_search
 
 # Line searches of a steepest descent at most, and the share of the decrease so far that each must make up, or
 # it is the last: behind a saddle up to a dozen do, near the next saddle none does.
 PASSES = 16
 PAYS = 0.02
+# A line search by parabolas tries two lengths, and up to two more while none lowers the loss; each is at most
+# LONGER times the one before, and at least 1/SHORTER of it.
+TRIALS = 2
+MORE_TRIALS = 4
+LONGER = 2.0
+SHORTER = 16.0
+
+
+def line_search(
+    loss: Callable[[jax.Array], jax.Array], before: jax.Array, slope: jax.Array, length: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Try a length, then the minimum of the parabola through it, and again where neither is lower.
+
+    Args:
+        loss: of a length.
+        before: loss at length 0.
+        slope: derivative there, below zero.
+        length: the first one to try.
+
+    Returns:
+        The best length, the loss there, and the number of evaluations.
+
+    Source:
+        The parabola through two values and a slope: J. Nocedal and S. Wright, Numerical Optimization, 2006,
+        eq. 3.58.
+    """
+    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+    def trial(state: State) -> State:
+        length, best, lowest, count = state
+        found = loss(length)
+        found = jnp.where(jnp.isfinite(found), found, jnp.full_like(found, jnp.inf))
+        best, lowest = jnp.where(found < lowest, length, best), jnp.minimum(found, lowest)
+        bend = 2 * (found - before - slope * length)
+        vertex = jnp.where(
+            bend > 0,
+            -slope * length * length / jnp.where(bend > 0, bend, jnp.ones_like(bend)),
+            LONGER * length,
+        )
+        return jnp.clip(vertex, length / SHORTER, LONGER * length), best, lowest, count + 1
+
+    def more(state: State) -> jax.Array:
+        _, _, lowest, count = state
+        return (count < TRIALS) | ((count < MORE_TRIALS) & ~(lowest < before))
+
+    first = (length, jnp.zeros_like(length), before, jnp.zeros((), jnp.int32))
+    _, best, lowest, count = jax.lax.while_loop(more, trial, first)
+    return best, lowest, count
 
 
 class DescentLimits(NamedTuple):

@@ -23,14 +23,16 @@ from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
 from hessian_probe.optimizers.untrained_params import frozen_variables
-from hessian_probe.training import escape_rules as rules
 from hessian_probe.training.backoff import (
+    EARLY,
     cost_in_gradients,
     exceeds_threshold,
+    expected_decrease,
     recent_decrease,
+    scheduled,
+    spend_products,
     within_budget,
 )
-from hessian_probe.training.early_schedule import EARLY, expected_decrease, scheduled, spend_products
 from hessian_probe.training.escape_state import (
     EscapeState,
     HookState,
@@ -40,10 +42,9 @@ from hessian_probe.training.escape_state import (
     record_loss,
     unpack,
 )
-from hessian_probe.training.plateau import check_lengths
+from hessian_probe.training.plateau import check_lengths, judge_waiting, run_if, select, window_full
 from hessian_probe.training.plateau_statistics import NOISY
 from hessian_probe.training.saddle_search import LocalLoss, SearchResult
-from hessian_probe.training.traced_plateau import judge_waiting, run_if, select, window_full
 
 
 def escape_saddles(
@@ -257,7 +258,7 @@ class EscapeHook:
         memory, still = unpack(held[0]), held[1]
         began, fresh = memory, window_full(memory.plateau)
         memory = memory._replace(plateau=run_if(fresh, judge_waiting, memory.plateau))
-        memory = rules.after_progress(memory, self.options.window)
+        memory = memory.after_progress(self.options.window)
         alarm = exceeds_threshold(memory.backoff, value)
         memory, back = run_if(alarm, lambda held: self._roll_back(held[0], local, value), (memory, still))
         asked = ((fresh & self._due(memory, local)) | (memory.pending_gain > 0)) & ~back
@@ -273,7 +274,7 @@ class EscapeHook:
         before = local.value(memory.rollback_params)
         worse = jnp.isfinite(before) & ~(value <= before + memory.last_gain)
         back = add_scaled(memory.rollback_params, -1.0, local.x)
-        returned = rules.after_rollback(memory, back, self.options.window)
+        returned = memory.after_rollback(back, self.options.window)
         memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
         return memory._replace(num_evaluations=memory.num_evaluations + 1), worse
 
@@ -298,8 +299,8 @@ class EscapeHook:
         price = self._next_price(memory, local)
         if not (options.confirm and local.batch is not None):
             moved = found.gain > 0
-            memory = rules.after_probe(memory, asked & ~moved, found, cost, price, options.max_share)
-            return rules.after_escape(memory, moved, found.gain, options.window, local.x, value), moved
+            memory = memory.after_probe(asked & ~moved, found, cost, price, options.max_share)
+            return memory.after_escape(moved, found.gain, options.window, local.x, value), moved
         step, claimed = memory.pending, memory.pending_gain
         confirmed = jax.lax.cond(waits, lambda: local.confirms(step, claimed), lambda: jnp.zeros_like(waits))
         fruitless = jnp.where(waits, ~confirmed, asked & ~(found.gain > 0))
@@ -311,14 +312,14 @@ class EscapeHook:
             pending_gain=found.gain,
             backoff=memory.backoff._replace(spent_without_result=spent),
         )
-        memory = rules.after_probe(memory, fruitless, found, cost, price, options.max_share)
-        return rules.after_escape(memory, confirmed, claimed, options.window, local.x, value), confirmed
+        memory = memory.after_probe(fruitless, found, cost, price, options.max_share)
+        return memory.after_escape(confirmed, claimed, options.window, local.x, value), confirmed
 
     def _due(self, memory: HookState, local: LocalLoss) -> jax.Array:
         """Whether to search after a judgement: the plateau test asks for it, or the schedule."""
         early = self._early(memory.plateau.statistics.count, memory.plateau.statistics.kind)
-        free = rules.now(memory) >= memory.backoff.cooldown_until
-        return rules.stalled(memory) | (early & free & self._affords(memory, local, False))
+        free = memory.now >= memory.backoff.cooldown_until
+        return memory.stalled | (early & free & self._affords(memory, local, False))
 
     def _early(self, count: jax.Array, kind: jax.Array) -> jax.Array:
         """Whether the schedule asks for a search."""
@@ -326,14 +327,14 @@ class EscapeHook:
 
     def _flat(self, memory: HookState) -> jax.Array:
         """Whether a search should be a random restart alone."""
-        return rules.flat(memory)
+        return memory.flat
 
     def _affords(
         self, memory: HookState, local: LocalLoss, with_products: bool, *, restart: bool = False
     ) -> jax.Array:
         price = local.price(self.options.num_products, with_products, restart)
         full = restart | (memory.plateau.statistics.kind == NOISY)
-        return within_budget(jnp, rules.now(memory), memory.backoff, price, self.options.max_share, full)
+        return within_budget(jnp, memory.now, memory.backoff, price, self.options.max_share, full)
 
     def _next_price(self, memory: HookState, local: LocalLoss) -> jax.Array:
         """Gradients that the next search costs at most: a random restart alone where the loss is flat."""
@@ -347,7 +348,7 @@ class EscapeHook:
     def _search(self, memory: HookState, local: LocalLoss) -> SearchResult:
         options, plateau, kind = self.options, memory.plateau, memory.plateau.statistics.kind
         key = jax.random.fold_in(jax.random.key(0) if self.key is None else self.key, memory.num_probes)
-        asked = rules.stalled(memory)
+        asked = memory.stalled
         # On this plateau, products have already shown that the loss is flat along the lowest curvature.
         alone = asked & self._flat(memory) & jnp.isfinite(memory.backoff.level)
         alone = alone & self._affords(memory, local, False, restart=True)

@@ -1,4 +1,4 @@
-"""What `escape_saddles` remembers from step to step."""
+"""What `escape_saddles` remembers from step to step, and the rules that gate its searches and change that."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.training import backoff
 from hessian_probe.training.backoff import BackoffState, exceeds_threshold, new_backoff
+from hessian_probe.training.plateau import TracedPlateau, new_plateau
 from hessian_probe.training.plateau_statistics import PlateauStatistics
-from hessian_probe.training.traced_plateau import TracedPlateau, new_plateau
+from hessian_probe.training.random_restart import FLAT_RATIO
+from hessian_probe.training.saddle_search import SearchResult
 
 # Scalars of `HookState` in the order of the packed arrays: its own, those of its backoff, and with a prefix
 # those of its plateau and statistics.
@@ -155,6 +158,110 @@ class HookState(NamedTuple):
     last_curvature: jax.Array
     last_ratio: jax.Array
     last_gain: jax.Array
+
+    @property
+    def now(self) -> jax.Array:
+        """Return the number of updates, as a real number."""
+        return self.num_steps.astype(self.backoff.pause.dtype)
+
+    @property
+    def stalled(self) -> jax.Array:
+        """Whether the plateau test asks for a search, no step waits, and no pause or cooldown lasts."""
+        free = self.now >= jnp.maximum(self.backoff.next_probe, self.backoff.cooldown_until)
+        return backoff.is_stalled(self.plateau.statistics.kind) & free & ~(self.pending_gain > 0)
+
+    def after_progress(self, window: int) -> HookState:
+        """End the backoff once the loss has left the plateau of the latest search; let old escapes stand."""
+        new = backoff.after_progress(jnp, self.backoff, self.num_steps, self.plateau.level, window)
+        left = jnp.isfinite(self.backoff.level) & ~jnp.isfinite(new.level)
+        return self._replace(backoff=new, last_ratio=self._forgotten(left))
+
+    def _forgotten(self, where: jax.Array) -> jax.Array:
+        """The last ratio, or NaN where the parameters are no longer where it was seen."""
+        return jnp.where(where, jnp.full_like(self.last_ratio, jnp.nan), self.last_ratio)
+
+    @property
+    def flat(self) -> jax.Array:
+        """Whether the lowest curvature here is next to nothing beside the highest."""
+        return jnp.abs(self.last_ratio) <= FLAT_RATIO
+
+    def after_probe(
+        self,
+        fruitless: jax.Array,
+        found: SearchResult,
+        cost: jax.Array,
+        price: jax.Array,
+        max_share: float,
+    ) -> HookState:
+        """Add the cost of a search that found nothing; one that the plateau test asked for starts a pause.
+
+        The pause lasts until the next search is within its share.
+
+        Args:
+            fruitless: whether nothing was found.
+            found: what was seen.
+            cost: of the search, in gradients.
+            price: of the next one at most, in gradients.
+            max_share: share of the run's gradients that searches without a result may cost.
+
+        Returns:
+            The state after it.
+        """
+        plateau = self.plateau
+        new = backoff.after_probe(
+            jnp,
+            self.backoff,
+            self.num_steps,
+            fruitless=fruitless,
+            waits=self.stalled,
+            hopeless=found.ratio > FLAT_RATIO,
+            cost=cost,
+            price=price,
+            level=plateau.level,
+            scale=jnp.maximum(jnp.abs(plateau.fall), plateau.noise),
+            max_share=max_share,
+        )
+        return self._replace(backoff=new)
+
+    def after_escape(
+        self, moved: jax.Array, gain: jax.Array, window: int, rollback_params: Any, value: jax.Array
+    ) -> HookState:
+        """Where a step was taken, start the plateau test again, count it, and keep what a rollback needs.
+
+        Args:
+            moved: whether a step was taken.
+            gain: its decrease of the loss.
+            window: of the plateau test.
+            rollback_params: variables before it.
+            value: loss there.
+
+        Returns:
+            The state after it.
+        """
+        dtype, every = self.backoff.pause.dtype, self.plateau.waiting.shape[0]
+        fresh = new_plateau(window, every, dtype, gain)
+        return self._replace(
+            plateau=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, self.plateau),
+            backoff=backoff.after_escape(jnp, self.backoff, self.num_steps, moved, value, gain, window),
+            rollback_params=jax.tree.map(
+                lambda new, old: jnp.where(moved, new, old), rollback_params, self.rollback_params
+            ),
+            last_ratio=self._forgotten(moved),
+            num_escapes=self.num_escapes + moved.astype(jnp.int32),
+            last_gain=jnp.where(moved, gain, self.last_gain),
+        )
+
+    def after_rollback(self, back: Any, window: int) -> HookState:
+        """Take the latest escape back by the step `back`, and start a cooldown as long as the run so far."""
+        dtype, every = self.backoff.pause.dtype, self.plateau.waiting.shape[0]
+        return self._replace(
+            pending=back,
+            plateau=new_plateau(window, every, dtype),
+            pending_gain=jnp.zeros_like(self.pending_gain),
+            backoff=backoff.after_rollback(jnp, self.backoff, self.num_steps, window),
+            last_ratio=jnp.full_like(self.last_ratio, jnp.nan),
+            num_rollbacks=self.num_rollbacks + 1,
+        )
 
 
 def new_state(

@@ -14,8 +14,7 @@ from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
 from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
 from hessian_probe.results import Cost
 from hessian_probe.training.aux_inputs import WithAux, only_params, with_aux
-from hessian_probe.training.backoff import recent_decrease
-from hessian_probe.training.early_schedule import EARLY, expected_decrease, spend_products
+from hessian_probe.training.backoff import EARLY, expected_decrease, recent_decrease, spend_products
 from hessian_probe.training.events import Event, MonitorCost, append_event
 from hessian_probe.training.monitor_state import from_dict, to_dict
 from hessian_probe.training.plateau import PlateauTest

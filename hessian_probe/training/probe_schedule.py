@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, cast, merge, split
 from hessian_probe.training import backoff
-from hessian_probe.training.early_schedule import scheduled
+from hessian_probe.training.backoff import scheduled
 from hessian_probe.training.events import MonitorCost
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest

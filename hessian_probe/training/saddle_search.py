@@ -2,6 +2,11 @@
 
 Three sources of a step: a long step along the gradient; where that fails, one along negative curvature; and,
 where it is asked for and within the budget, a random restart.  A descent continues from the first two.
+
+At a saddle where every curvature is lost in rounding (all layers of a deep network near zero) the gradient
+still shows the direction, and only a long step shows how far the loss falls along it.  What distinguishes it
+from a slope is the bend: f(x + t·u) < f(x) − t·s, with s the slope at x, needs negative curvature between x
+and x + t·u (mean value theorem), however small the curvature is at x.
 """
 
 from __future__ import annotations
@@ -11,20 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
 from hessian_probe.spectrum.traced_krylov import KrylovSpace, krylov_space
 from hessian_probe.training.backoff import cost_in_gradients
-from hessian_probe.training.descent import steepest_descent
+from hessian_probe.training.descent import TRIALS, steepest_descent
 from hessian_probe.training.random_restart import DISPLACEMENT, FLAT_RATIO, HOPE, random_restart
-from hessian_probe.training.traced_line_search import (
-    NUM_TRIALS,
-    TRIALS,
-    BestTrial,
-    TrialValues,
-    best_trial,
-    trial_lengths,
-)
 
 # The longest step tried, over the length of the parameters (at least 1).
 REACH = 2.0
@@ -35,6 +33,53 @@ ROUNDING = 16.0
 # the best gradient step, and if at least CONFIRMED of it is reproduced on a held-out batch.
 WORTH = 2.0
 CONFIRMED = 0.5
+# Trial lengths: each is half of the one before. From twice the scale of the parameters down to 1/256 of it;
+# escapes on the plateaus of `problems.plateau_points` take 0.05 to 1.3 of the scale.
+NUM_TRIALS = 10
+# A step bends down where the loss falls by this many times slope · length.  Measured on the plateaus of
+# `benchmarks.escape`: 2.4 to 8,000 at their start, 0.2 to 1.1 on the slopes behind them.
+BENT = 2.0
+
+
+class TrialValues(NamedTuple):
+    """Lengths along a unit direction (signed), the loss at each, and the slope along it."""
+
+    lengths: jax.Array
+    values: jax.Array
+    slope: jax.Array
+
+
+class BestTrial(NamedTuple):
+    """The best of some lengths, the loss there, and whether the loss bends down between."""
+
+    length: jax.Array
+    value: jax.Array
+    bent: jax.Array
+
+
+def trial_lengths(dtype: Any) -> jax.Array:
+    """Lengths over the longest: 1, 1/2, 1/4 …, shape (NUM_TRIALS,)."""
+    return jnp.asarray(0.5 ** np.arange(NUM_TRIALS), dtype)
+
+
+def best_trial(trials: TrialValues, before: jax.Array, margin: jax.Array) -> BestTrial:
+    """Choose the lowest value, and test whether the loss bends down to it without a barrier.
+
+    Args:
+        trials: the values; those that are not finite are not taken.
+        before: loss at length 0.
+        margin: differences below it are rounding errors.
+
+    Returns:
+        The best trial.
+    """
+    values = jnp.where(jnp.isfinite(trials.values), trials.values, jnp.full_like(trials.values, jnp.inf))
+    best = jnp.argmin(values)
+    length, value = trials.lengths[best], values[best]
+    nearer = (trials.lengths * jnp.sign(length) > 0) & (jnp.abs(trials.lengths) < jnp.abs(length))
+    barrier = jnp.any(nearer & (values > before + margin))
+    explained = jnp.maximum(-trials.slope.astype(value.dtype) * length.astype(value.dtype), 0.0)
+    return BestTrial(length, value, (before - value > margin + BENT * explained) & ~barrier)
 
 
 class SearchResult(NamedTuple):
