@@ -257,21 +257,22 @@ def monitored(case: Case, data: Any, steps: int) -> None:
         began = time.thread_time()
         carries[1], value = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
-        between, probed = time.thread_time(), monitor.cost.num_probes
+        between, probed = time.thread_time(), monitor.state.num_probes
         event = monitor.update(number, carries[1][0], value, opt_state=carries[1][1], batch=batch)
         carries[1] = (event.params, event.opt_state)
         if number:
             rest += between - began
-            if monitor.cost.num_probes == probed:
+            if monitor.state.num_probes == probed:
                 watching[number >= 1000].append(time.thread_time() - between)
-    cost, (before, after) = monitor.cost, (float(case.loss(params, data)) for params, _ in carries)
+    cost, state = monitor.cost, monitor.state
+    before, after = (float(case.loss(params, data)) for params, _ in carries)
     spent = cost_in_gradients(cost.num_hvps, cost.num_gradients, cost.num_losses)
     micro = [f"{1e6 * np.mean(times):.0f} μs" if times else "–" for times in watching]
     print(
         f"  Monitor, {case.name}, adam, {steps} steps of {1e6 * rest / steps:.0f} μs: {micro[0]} of "
-        f"its thread's time an update in the first thousand, {micro[1]} after; {cost.num_probes} probes, "
-        f"{cost.num_escapes} escapes, {cost.num_hvps} products, {spent:.0f} gradients' worth "
-        f"({spent / steps:.1%}), {cost.probe_seconds:.1f} s in probes, compiling included; final loss "
+        f"its thread's time an update in the first thousand, {micro[1]} after; {state.num_probes} probes, "
+        f"{state.num_escapes} escapes, {cost.num_hvps} products, {spent:.0f} gradients' worth "
+        f"({spent / steps:.1%}), {state.probe_seconds:.1f} s in probes, compiling included; final loss "
         f"{before:.4g}, with it {after - before:+.2g}",
         flush=True,
     )

@@ -114,7 +114,7 @@ def make_watched(p: Plateau, method: Watched) -> Callable[[int, float], Run]:
                 )
                 params, state = event.params, event.opt_state
         cost = monitor.cost
-        losses, moved = cost.num_losses, cost.num_escapes
+        losses, moved = cost.num_losses, monitor.state.num_escapes
         seconds = time.perf_counter() - began
         return Run(left, number, cost.num_hvps, cost.num_gradients, losses, moved, seconds)
 

@@ -58,8 +58,8 @@ def test_it_leaves_a_saddle_and_stops_at_the_minimum():
     assert kinds.count("escaped") == 1
     assert kinds[-1] == "at_minimum"
     assert any("next probe" in sentence for sentence in events[-1].evidence)
-    assert monitor.cost.num_escapes == 1
-    assert monitor.cost.num_steps == 900
+    assert monitor.state.num_escapes == 1
+    assert monitor.state.num_steps == 900
     assert monitor.cost.num_hvps == sum(event.num_hvps for event in events)
 
 
@@ -113,7 +113,7 @@ def test_an_escape_from_which_the_optimiser_diverges_is_taken_back(value, tmp_pa
         assert float(back.opt_state["momentum"][0]) == 0
         assert int(back.opt_state["count"]) == 0
         assert "taken back" in back.evidence[-1]
-        assert each.cost.num_rollbacks == 1
+        assert each.state.num_rollbacks == 1
         until = 2 * 65 + 4 * 64
         events = [each.update(65 + i, back.params, well(back.params)) for i in range(until - 65 - 1)]
         assert not any(event.num_evaluations for event in events)
@@ -161,7 +161,7 @@ def test_at_a_minimum_probes_grow_rare_geometrically():
     assert all(event.point.label == "minimum" for event in events if event.point is not None)
     pauses = np.diff(probes)
     assert np.all(pauses[1:] >= 3.9 * pauses[:-1])
-    assert monitor.cost.num_escapes == 0
+    assert monitor.state.num_escapes == 0
 
 
 def test_nothing_is_touched_while_nothing_is_wrong():
@@ -176,7 +176,7 @@ def test_nothing_is_touched_while_nothing_is_wrong():
         assert event.point is None
         assert event.escape is None
     # Early probes after 8, 16 … 128 updates, a gradient each, two with products; another is not in the share.
-    assert monitor.cost.num_probes == 5
+    assert monitor.state.num_probes == 5
     assert monitor.cost.num_hvps == 6
     assert monitor.cost.num_gradients == 7
     assert "NONE" in repr(event)
@@ -262,7 +262,7 @@ def test_kinds_that_come_and_go_do_not_fill_the_log():
     monitor = Monitor(bowl)
     for step in range(4000):
         monitor.update(step, start(1, 1), np.nan if step % 7 == 3 else np.exp(-step / 2000))
-    assert monitor.cost.num_steps == 4000
+    assert monitor.state.num_steps == 4000
     assert "diverging" in {row["kind"] for row in monitor.events}
     assert len(monitor.events) < 600
 

@@ -10,9 +10,9 @@ from hessian_probe.training.aux_inputs import with_aux as with_aux
 from hessian_probe.training.escape_hook import escape_saddles as escape_saddles
 from hessian_probe.training.escape_state import EscapeState as EscapeState
 from hessian_probe.training.events import Event as Event
-from hessian_probe.training.events import MonitorCost as MonitorCost
 from hessian_probe.training.events import escape_events as escape_events
 from hessian_probe.training.events import read_events as read_events
 from hessian_probe.training.events import write_events as write_events
 from hessian_probe.training.monitor import Monitor as Monitor
+from hessian_probe.training.monitor_state import MonitorState as MonitorState
 from hessian_probe.training.plateau import PlateauTest as PlateauTest

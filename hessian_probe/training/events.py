@@ -1,8 +1,7 @@
-"""What a hook reports: events, their log, and what they cost."""
+"""What hooks report: events and their logs."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import numpy as np
 
 from hessian_probe.escapes.result import Escape
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.results import Cost, number, result, signed
+from hessian_probe.results import number, result, signed
 from hessian_probe.training.escape_state import COLUMNS, COSTS, ROWS, WHAT, EscapeState
 from hessian_probe.training.plateau_statistics import KINDS
 from hessian_probe.training.random_restart import FLAT_RATIO
@@ -94,31 +93,6 @@ class Event:
                 "distance": _plain(self.escape.distance),
             }
         return row
-
-
-@dataclasses.dataclass
-class MonitorCost(Cost):
-    """What a monitor has cost beside the steps it watched: a ledger, with counts of its own.
-
-    Attributes:
-        num_hvps: Hessian-vector products.
-        num_gradients: gradients, and all evaluations by classifications and escapes.
-        num_losses: losses.
-        num_evaluations: losses and gradients together.
-        num_steps: updates seen.
-        num_probes: probes made.
-        num_escapes: escapes accepted.
-        num_rollbacks: escapes that were taken back, because training could not continue from there.
-        seconds: time in `update`, compilation included.
-        probe_seconds: the part of it spent on probes.
-    """
-
-    num_steps: int = 0
-    num_probes: int = 0
-    num_escapes: int = 0
-    num_rollbacks: int = 0
-    seconds: float = 0.0
-    probe_seconds: float = 0.0
 
 
 def _plain(value: Any) -> float | str:

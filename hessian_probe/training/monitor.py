@@ -15,12 +15,11 @@ from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
 from hessian_probe.results import Cost
 from hessian_probe.training.aux_inputs import WithAux, only_params, with_aux
 from hessian_probe.training.backoff import EARLY, expected_decrease, recent_decrease, spend_products
-from hessian_probe.training.events import Event, MonitorCost, append_event
-from hessian_probe.training.monitor_state import from_dict, to_dict
+from hessian_probe.training.events import Event, append_event
+from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.plateau_statistics import JUDGEMENTS
 from hessian_probe.training.probe import MonitorProbe, ProbeResult
-from hessian_probe.training.probe_schedule import ProbeSchedule
 
 # Kinds of a loss that has stopped.
 RESTS = ("flat", "slow")
@@ -61,7 +60,8 @@ class Monitor:
     Attributes:
         test: the plateau test.
         gradient_test: the same of the gradient's norm, where `update` is given it.
-        cost: what the monitor has cost.
+        state: what it remembers; `num_steps`, `num_probes`, `num_escapes`, `num_rollbacks`, `seconds`.
+        cost: what probes have cost; evaluations by classifications and escapes count as gradients.
         events: records of the events so far, of this process.
 
     Raises:
@@ -112,13 +112,13 @@ class Monitor:
             raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")
         if moments not in MOMENTS:
             raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
-        self._probes = [MonitorProbe(each, data, key, max_hvps) for each in (loss, with_aux(loss))]
         self._moments, self._log = moments, log
         self.test = PlateauTest(window=window, every=every)
         self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
-        self.cost = MonitorCost()
+        self.cost = Cost()
+        self._probes = [MonitorProbe(each, data, key, max_hvps, self.cost) for each in (loss, with_aux(loss))]
         self.events: list[dict[str, Any]] = []
-        self._schedule = ProbeSchedule(self.test, self.cost, max_share)
+        self.state = MonitorState(self.test, self.gradient_test, self.cost, max_share)
 
     def update(
         self,
@@ -157,9 +157,9 @@ class Monitor:
         probe, joined = self._joined(params, aux)
         if not probe.checked:
             probe.check(joined, batch)
-        self.cost.num_steps += 1
+        self.state.num_steps += 1
         kind = self.test.update(value)
-        self._schedule.notice_progress()
+        self.state.notice_progress()
         before = self.cost.num_hvps, self.cost.num_evaluations
         evidence: tuple[str, ...] = (self.test.evidence(),)
         if grad_norm is not None:
@@ -167,26 +167,26 @@ class Monitor:
             evidence = (*evidence, *_bounce(kind, self.gradient_test))
         found: ProbeResult | None = None
         new_params, new_state = params, opt_state
-        if self._schedule.exceeds_threshold(value) and self._escape_failed(params, batch, aux):
-            kind, new_params = "taken_back", self._schedule.with_rollback_params(params)
+        if self.state.exceeds_threshold(value) and self._escape_failed(params, batch, aux):
+            kind, new_params = "taken_back", self.state.with_rollback_params(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
-            evidence = (*evidence, self._schedule.roll_back(value))
-        elif (due := self._schedule.due(kind)) is not None:
+            evidence = (*evidence, self.state.roll_back(value))
+        elif (due := self.state.due(kind)) is not None:
             found = self._probe(params, batch, aux, due == "quick")
             evidence = (*evidence, *found.reasons)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
                 moved = _difference(new_params, params)
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
-        if self._schedule.state.at_minimum and kind in RESTS:
+        if self.state.at_minimum and kind in RESTS:
             kind = "at_minimum"
-            evidence = (*evidence, f"a minimum; the next probe is at update {self._schedule.next_probe}")
+            evidence = (*evidence, f"a minimum; the next probe is at update {self.state.next_probe}")
         if kind in ("escaped", "taken_back"):
             self.gradient_test.restart()
         seconds = time.perf_counter() - began
-        self.cost.seconds += seconds
+        self.state.seconds += seconds
         probed = self.cost.num_evaluations > before[1]
-        self.cost.probe_seconds += seconds if probed else 0.0
+        self.state.probe_seconds += seconds if probed else 0.0
         event = Event(
             kind=kind,
             step=int(step),
@@ -206,12 +206,12 @@ class Monitor:
     def _probe(self, params: PyTree, batch: PyTree, aux: PyTree, quick: bool) -> ProbeResult:
         """Probe if that is within the share; results are about the parameters alone."""
         probe, joined = self._joined(params, aux)
-        test, schedule, turn = self.test, self._schedule, self.cost.num_probes
+        test, turn = self.test, self.state.num_probes
         if quick:
             statistics = test.statistics
             deep = bool(spend_products(int(statistics.count), test.every, int(statistics.kind)))
-            deep = deep and schedule.affords(probe.search.price(True))
-            if not schedule.affords(probe.search.price(deep)):
+            deep = deep and self.state.affords(probe.search.price(True))
+            if not self.state.affords(probe.search.price(deep)):
                 return ProbeResult(None, None, (), Cost())
             decrease = EARLY * float(expected_decrease(np, statistics))
             found = probe.quick_probe(joined, batch, turn, decrease=decrease, with_products=deep)
@@ -222,10 +222,7 @@ class Monitor:
             found = probe.full_probe(joined, batch, turn, decrease=decrease)
         if aux is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
-        self.cost.num_probes += 1
-        spent = found.cost
-        self.cost.add(hvps=spent.num_hvps, gradients=spent.num_gradients, losses=spent.num_losses)
-        schedule.after(found, params, quick)
+        self.state.after(found, params, quick)
         return found
 
     def _joined(self, params: PyTree, aux: PyTree) -> tuple[MonitorProbe, PyTree]:
@@ -235,27 +232,21 @@ class Monitor:
     def _escape_failed(self, params: PyTree, batch: PyTree, aux: PyTree) -> bool:
         """Whether the loss is now above the saddle's by what the latest escape gained."""
         probe, joined = self._joined(params, aux)
-        _, before = self._joined(self._schedule.with_rollback_params(params), aux)
-        self.cost.add(losses=2)
-        gain = self._schedule.state.gain
-        return probe.worse_than_before(joined, before, batch, self.cost.num_probes, gain)
+        _, before = self._joined(self.state.with_rollback_params(params), aux)
+        return probe.worse_than_before(joined, before, batch, self.state.num_probes, self.state.gain)
 
     def _record(self, event: Event) -> None:
         """Keep and log what changed: classifications, rollbacks, and new kinds."""
-        state, steps = self._schedule.state, self.cost.num_steps
+        state, steps = self.state, self.state.num_steps
         often = (steps - state.noted) * JUDGEMENTS < steps  # kinds that come and go would fill the log
         if event.point is None and not event.moved and (event.kind == state.last or often):
             return
         last = "none" if event.moved else event.kind
-        self._schedule.state = state._replace(last=last, noted=steps)
+        state.last, state.noted = last, steps
         row = event.record()
         self.events.append(row)
         if self._log is not None:
             append_event(self._log, row)
-
-    @property
-    def _tests(self) -> dict[str, PlateauTest]:
-        return {"loss": self.test, "grad_norm": self.gradient_test}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides future events as nested dicts of NumPy arrays.
@@ -264,7 +255,7 @@ class Monitor:
         give it to `load_state_dict` of a monitor made with the same options: it continues with the same
         events.  For 4 windows after an escape it holds the parameters before it.
         """
-        return to_dict(self._schedule.state, self._tests, self.cost)
+        return self.state.to_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -275,7 +266,7 @@ class Monitor:
         Raises:
             ValueError: an entry is missing, or the window differs.
         """
-        self._schedule.state = from_dict(state, self._schedule.state, self._tests, self.cost)
+        self.state.from_dict(state)
 
 
 def _scalar(value: Any, name: str, what: str) -> float:

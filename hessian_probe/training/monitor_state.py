@@ -1,31 +1,57 @@
-"""The state of a monitor, as nested dicts of NumPy arrays (see `jobs.state`), and back."""
+"""What a monitor remembers, as nested dicts too, and when it probes: the rules of `backoff` on the host."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.arrays import PyTree, cast, merge, split
 from hessian_probe.jobs.state import State, snapshot
-from hessian_probe.training.backoff import BackoffState
-from hessian_probe.training.events import MonitorCost
+from hessian_probe.results import Cost
+from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import CHUNK, KINDS, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.plateau_statistics import CHUNK, KINDS, NOISY, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.probe import ProbeResult
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
-Tests = dict[str, PlateauTest]  # by name in the state
 # In place of a verdict that is not there yet.
 UNKNOWN = PlateauVerdict(-1, *[math.nan] * 5)
+# Attributes of a state that are saved as they are.
+SCALARS = (
+    "num_steps",
+    "num_probes",
+    "num_escapes",
+    "num_rollbacks",
+    "seconds",
+    "probe_seconds",
+    "at_minimum",
+    "noted",
+    "gain",
+)
 
 
-class MonitorState(NamedTuple):
-    """What decides future events, beside the plateau tests and the costs.
+class MonitorState:
+    """What decides future events; made by `Monitor`.
+
+    Args:
+        test: the plateau test of the loss, which an escape restarts.
+        gradient_test: that of the gradient's norm.
+        cost: the monitor's ledger.
+        max_share: share of the run's gradients that probes without a result may cost.
 
     Attributes:
+        num_steps: updates seen.
+        num_probes: probes made.
+        num_escapes: escapes accepted.
+        num_rollbacks: escapes that were taken back, because training could not continue from there.
+        seconds: time in `update`, compilation included.
+        probe_seconds: the part of it spent on probes.
         backoff: when to probe again.
         at_minimum: whether the latest probe found a minimum.
         last: kind of the latest event that was recorded.
@@ -34,70 +60,152 @@ class MonitorState(NamedTuple):
         rollback_params: variables before it, for as long as it may be taken back; else empty.
     """
 
-    backoff: BackoffState
-    at_minimum: bool
-    last: str
-    noted: int
-    gain: float
-    rollback_params: tuple[np.ndarray, ...]
+    def __init__(self, test: PlateauTest, gradient_test: PlateauTest, cost: Cost, max_share: float) -> None:
+        self._test, self._cost, self._max_share = test, cost, max_share
+        self._tests = {"loss": test, "grad_norm": gradient_test}
+        self.num_steps = self.num_probes = self.num_escapes = self.num_rollbacks = 0
+        self.seconds = self.probe_seconds = self.gain = 0.0
+        self.backoff = _scalars(backoff.new_backoff(np, test.window, np.float64))
+        self.at_minimum, self.last, self.noted = False, "none", 0
+        self.rollback_params: tuple[np.ndarray, ...] = ()
 
+    def notice_progress(self) -> None:
+        """End the backoff once the loss has left the plateau of the last probe, and let old escapes stand."""
+        test, old = self._test, self.backoff
+        if not test.fresh or not (self.rollback_params or math.isfinite(old.level)):
+            return
+        self.backoff = _scalars(backoff.after_progress(np, old, self._steps, test.level, test.window))
+        if not self.backoff.rollback_threshold < np.inf:
+            self.rollback_params = ()
+        self.at_minimum = bool(self.at_minimum and self.backoff.level == old.level)
 
-def to_dict(state: MonitorState, tests: Tests, cost: MonitorCost) -> State:
-    """Write all of it as nested dicts of arrays."""
-    own: State = {
-        "at_minimum": state.at_minimum,
-        "last": LASTING.index(state.last),
-        "noted": state.noted,
-        "gain": state.gain,
-        "backoff": state.backoff._asdict(),
-        "cost": {name: value for name, value in vars(cost).items() if value is not None},
-        "rollback_params": {str(index): leaf for index, leaf in enumerate(state.rollback_params)},
-    }
-    for name, test in tests.items():
-        verdict = UNKNOWN if test.verdict is None else test.verdict
-        own[name] = {
-            "pending": np.resize([*test.pending, math.nan], CHUNK),
-            "statistics": test.statistics._asdict(),
-            "verdict": verdict._asdict(),
+    def due(self, kind: str) -> str | None:
+        """Return the probe that is due: "full" at a plateau, "quick" by the schedule; None for none."""
+        test, steps = self._test, self.num_steps
+        if steps < self.backoff.cooldown_until:
+            return None
+        if backoff.is_stalled(KINDS.index(kind)) and steps >= self.backoff.next_probe:
+            return "full"
+        if test.pending or test.broken or self.at_minimum:
+            return None
+        count = int(test.statistics.count)
+        return "quick" if count % test.every == 0 and backoff.scheduled(count, test.every) else None
+
+    def affords(self, price: float) -> bool:
+        """Whether a quick probe is within the share."""
+        noisy = self._test.statistics.kind == NOISY
+        return bool(backoff.within_budget(np, self._steps, self.backoff, price, self._max_share, noisy))
+
+    def after(self, found: ProbeResult, params: PyTree, quick: bool) -> None:
+        """Set the next probe: soon after an escape, later and later where nothing was found."""
+        verdict = self._test.verdict
+        self.num_probes += 1
+        if found.escape is not None and found.escape.status == "escaped":
+            self._escaped(found.escape.loss_before, found.gain, params)
+            return
+        at_minimum = found.point is not None and found.point.label == "minimum"
+        new = backoff.after_probe(
+            np,
+            self.backoff,
+            self._steps,
+            fruitless=True,
+            waits=not quick,
+            hopeless=at_minimum,
+            cost=found.price,
+            price=found.price,
+            level=self._test.level,
+            scale=np.nan if verdict is None else max(abs(float(verdict.fall)), float(verdict.noise)),
+            max_share=self._max_share,
+        )
+        self.backoff, self.at_minimum = _scalars(new), at_minimum and not quick
+
+    def _escaped(self, before: float, gain: float, params: PyTree) -> None:
+        window = self._test.window
+        new = backoff.after_escape(np, self.backoff, self._steps, True, before, gain, window)
+        self.backoff, self.at_minimum, self.gain = _scalars(new), False, gain
+        self.rollback_params = tuple(np.asarray(leaf) for leaf in split(params)[1])
+        self.num_escapes += 1
+        self._test.restart(gain)
+
+    def exceeds_threshold(self, value: float) -> bool:
+        """Whether a loss is so high that the latest escape may have to be taken back."""
+        return bool(backoff.exceeds_threshold(self.backoff, value))
+
+    def with_rollback_params(self, params: PyTree) -> PyTree:
+        """Put the variables before the latest escape into the parameters' place."""
+        layout, _, rest = split(params)
+        before = tuple(jnp.asarray(leaf) for leaf in self.rollback_params)
+        return merge(layout, cast(before, layout.dtypes), rest)
+
+    def roll_back(self, value: float) -> str:
+        """Start a cooldown after an escape that failed; say why."""
+        old = self.backoff
+        self.backoff = _scalars(backoff.after_rollback(np, old, self._steps, self._test.window))
+        self.at_minimum, self.gain, self.rollback_params = False, 0.0, ()
+        self.num_rollbacks += 1
+        self._test.restart()
+        return (
+            f"the loss is {value:.5g}, above {float(old.rollback_threshold):.5g}: the escape at update "
+            f"{int(old.last_step)} is taken back; no probe before update {self.next_probe}"
+        )
+
+    @property
+    def next_probe(self) -> int:
+        """Update before which no probe is made because the loss is flat or slow."""
+        return math.ceil(max(self.backoff.next_probe, self.backoff.cooldown_until))
+
+    @property
+    def _steps(self) -> np.int64:
+        return np.int64(self.num_steps)
+
+    def to_dict(self) -> State:
+        """Write this, both tests and the costs as nested dicts of arrays (see `jobs.state`)."""
+        own: State = {name: getattr(self, name) for name in SCALARS}
+        own |= {
+            "last": LASTING.index(self.last),
+            "backoff": self.backoff._asdict(),
+            "cost": {name: value for name, value in vars(self._cost).items() if value is not None},
+            "rollback_params": {str(index): leaf for index, leaf in enumerate(self.rollback_params)},
         }
-    return snapshot(jax.tree.map(np.asarray, own))
+        for name, test in self._tests.items():
+            own[name] = {
+                "pending": np.resize([*test.pending, math.nan], CHUNK),
+                "statistics": test.statistics._asdict(),
+                "verdict": (UNKNOWN if test.verdict is None else test.verdict)._asdict(),
+            }
+        return snapshot(jax.tree.map(np.asarray, own))
+
+    def from_dict(self, saved: State) -> None:
+        """Read it back, into this, the tests and the costs.
+
+        Args:
+            saved: what `to_dict` of a monitor with the same options returned; lists and numbers instead of
+                arrays are fine.
+
+        Raises:
+            ValueError: an entry is missing, or the window differs.
+        """
+        own = self.to_dict()
+        own.pop("rollback_params")
+        new = _like(own, saved, ())
+        for owner, names, values in ((self, SCALARS, new), (self._cost, new["cost"], new["cost"])):
+            for name in names:
+                setattr(owner, name, type(getattr(owner, name))(values[name]))
+        for name, test in self._tests.items():
+            part = new[name]
+            pending = list(itertools.takewhile(math.isfinite, part["pending"].tolist()))
+            verdict = PlateauVerdict(**part["verdict"])
+            unknown = verdict.kind == UNKNOWN.kind
+            test.resume(PlateauStatistics(**part["statistics"]), pending, None if unknown else verdict)
+        self.last = LASTING[int(new["last"])]
+        self.backoff = _scalars(backoff.BackoffState(**new["backoff"]))
+        leaves = saved.get("rollback_params", {})
+        self.rollback_params = tuple(np.asarray(leaves[str(index)]) for index in range(len(leaves)))
 
 
-def from_dict(saved: State, state: MonitorState, tests: Tests, cost: MonitorCost) -> MonitorState:
-    """Read it back.
-
-    Args:
-        saved: what `to_dict` returned; lists and numbers instead of arrays are fine.
-        state: of a new monitor.
-        tests: of a monitor of the same options; are changed.
-        cost: is changed.
-
-    Returns:
-        The rest of what was saved.
-
-    Raises:
-        ValueError: an entry is missing, or the window differs.
-    """
-    own = to_dict(state, tests, cost)
-    own.pop("rollback_params")
-    new = _like(own, saved, ())
-    for name, value in new["cost"].items():
-        setattr(cost, name, type(getattr(cost, name))(value))
-    for name, test in tests.items():
-        part = new[name]
-        pending = list(itertools.takewhile(math.isfinite, part["pending"].tolist()))
-        verdict = PlateauVerdict(**part["verdict"])
-        unknown = verdict.kind == UNKNOWN.kind
-        test.resume(PlateauStatistics(**part["statistics"]), pending, None if unknown else verdict)
-    leaves = saved.get("rollback_params", {})
-    return MonitorState(
-        BackoffState(**{name: value[()] for name, value in new["backoff"].items()}),
-        bool(new["at_minimum"]),
-        LASTING[int(new["last"])],
-        int(new["noted"]),
-        float(new["gain"]),
-        tuple(np.asarray(leaves[str(index)]) for index in range(len(leaves))),
-    )
+def _scalars(state: backoff.BackoffState) -> backoff.BackoffState:
+    """Make scalars of arrays without axes, which are slower to compare."""
+    return backoff.BackoffState(*(np.asarray(field)[()] for field in state))
 
 
 def _like(own: Any, saved: Any, path: tuple[str, ...]) -> Any:

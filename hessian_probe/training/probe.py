@@ -35,7 +35,7 @@ class ProbeResult(NamedTuple):
         point: the classification, if one was made.
         escape: the escape, if one was tried.
         reasons: sentences.
-        cost: its ledger; what classifications and escapes evaluate counts as gradients.
+        cost: its part of the monitor's ledger.
     """
 
     point: CriticalPoint | None
@@ -71,10 +71,13 @@ class MonitorProbe:
         data: of the monitor.
         key: random key, or None.
         max_hvps: products that one classification may spend.
+        cost: ledger; what classifications and escapes evaluate is entered as gradients.
     """
 
-    def __init__(self, loss: Callable[..., Any], data: Any, key: jax.Array | None, max_hvps: int) -> None:
-        self._loss, self._data, self._key, self._max_hvps = loss, data, key, max_hvps
+    def __init__(
+        self, loss: Callable[..., Any], data: Any, key: jax.Array | None, max_hvps: int, cost: Cost
+    ) -> None:
+        self._loss, self._data, self._key, self._max_hvps, self._cost = loss, data, key, max_hvps, cost
         self._search: CompiledSearch | None = None
 
     def check(self, params: PyTree, batch: PyTree) -> None:
@@ -120,7 +123,7 @@ class MonitorProbe:
         Returns:
             What was found.
         """
-        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), Cost()
+        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
         first = _first(sample.probe)
         lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=with_products)
         if lower is None:
@@ -142,7 +145,7 @@ class MonitorProbe:
         Returns:
             What was found.
         """
-        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), Cost()
+        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
         point = self._classified(params, sample, key, self._max_hvps, cost)
         if point.label == "minimum":
             return _result(point, None, sample, cost)
@@ -188,6 +191,7 @@ class MonitorProbe:
         """
         data = batch if batch is not None else draw_batches(self._data, None, turn).probe
         objective = Objective(self._loss, params, data)
+        self._cost.add(losses=2)
         level = objective.value(objective.read(before))
         return math.isfinite(level) and not objective.value(objective.variables) <= level + gain
 
