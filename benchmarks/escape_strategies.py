@@ -126,9 +126,8 @@ class NewtonLoss(LocalLoss):
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
             enough = jnp.maximum(ROUNDING * self._rounding(key, before), WORTH * decrease)
-            zero, none = jnp.zeros((), self.dtype), jnp.zeros((), jnp.int32)
-            nan = jnp.full((), jnp.nan, self.dtype)
-            nothing = FirstStep(self._zeros(), zero, jnp.zeros((), jnp.bool_), nan, nan, none)
+            zero = jnp.zeros((), self.dtype)
+            nothing = self.first_step(self._zeros(), zero, jnp.zeros((), jnp.bool_))
             first = jax.lax.cond(
                 spend_products,
                 lambda: self._newton(key, before, gradient, enough, num_products),
@@ -153,8 +152,7 @@ class NewtonLoss(LocalLoss):
         best = jnp.argmin(values)
         step = displacement(space, steps[0][best], steps[1][best], outside)
         leaves = space.negative & (before - values[best] > enough)
-        curvature, size = space.curvature.astype(self.dtype), space.norm.astype(self.dtype)
-        return FirstStep(step, values[best], leaves, curvature, size, space.num_products)
+        return self.first_step(step, values[best], leaves, space)
 
     def price(self, num_products: int, spend_products: bool, restarts: bool = False) -> float:
         """Gradients that a search which finds nothing costs at most."""

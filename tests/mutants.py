@@ -260,8 +260,8 @@ GUARDS = (
     _guard(
         "training: searches without a result keep to their share",
         "training/backoff",
-        "+ price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))",
-        "+ price <= xp.where(full, np.inf, np.inf)",
+        "+ price <= max_share * (now + horizon)",
+        "+ price <= np.inf",
         "training_transform training_monitor",
     ),
     _guard(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessian_probe.training.descent import PASSES, TRIALS, steepest_descent
-from hessian_probe.training.saddle_search import TrialValues, best_trial
+from hessian_probe.training.descent import PASSES, TRIALS, descend
+from hessian_probe.training.saddle_search import best_trial
 
 pytestmark = pytest.mark.float32
 
@@ -17,8 +17,8 @@ LENGTHS = 2.0 * 0.5 ** np.arange(8)
 def rung(line, slope, margin=1e-6):
     """The best rung of a function of one length."""
     values = jnp.asarray([line(t) for t in LENGTHS], FLOAT)
-    ladder = TrialValues(jnp.asarray(LENGTHS, FLOAT), values, jnp.asarray(slope, FLOAT))
-    return best_trial(ladder, jnp.asarray(line(0.0), FLOAT), jnp.asarray(margin, FLOAT))
+    lengths, *rest = (jnp.asarray(number, FLOAT) for number in (LENGTHS, slope, line(0.0), margin))
+    return best_trial(lengths, values, *rest)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_only_a_way_that_bends_down_without_a_wall_is_bent(line, slope, bent):
     assert np.isfinite(float(found.value))
 
 
-def descend(loss, x, step, going=True):
+def steepest(loss, x, step, going=True):
     x, step = (jnp.asarray(x, FLOAT),), (jnp.asarray(step, FLOAT),)
     first = loss((x[0] + step[0],))
-    return first, jax.jit(lambda: steepest_descent(loss, x, loss(x), step, first, jnp.asarray(going)))()
+    return first, jax.jit(lambda: descend(loss, x, loss(x), step, first, jnp.asarray(going)))()
 
 
 def test_a_slide_ends_at_the_bottom_of_a_bowl():
@@ -52,7 +52,7 @@ def test_a_slide_ends_at_the_bottom_of_a_bowl():
     def loss(x):
         return jnp.sum((x[0] - 3.0) ** 2) - 4.0
 
-    _, found = descend(loss, [0.0, 0.0], [1.0, 0.5])
+    _, found = steepest(loss, [0.0, 0.0], [1.0, 0.5])
     np.testing.assert_allclose(found.step[0], [3, 3], atol=1e-3)
     np.testing.assert_allclose(found.value, -4, atol=1e-3)
     assert 1 <= int(found.num_passes) <= 6
@@ -63,7 +63,7 @@ def test_a_slide_never_ends_higher_and_stops():
     def loss(x):
         return 100.0 * (x[0][1] - x[0][0] ** 2) ** 2 + (1 - x[0][0]) ** 2
 
-    first, found = descend(loss, [0.0, 0.0], [-1.0, 1.2])
+    first, found = steepest(loss, [0.0, 0.0], [-1.0, 1.2])
     assert float(found.value) <= float(first)
     np.testing.assert_allclose(found.value, loss((found.step[0],)), rtol=1e-4)
     assert int(found.num_passes) <= PASSES
@@ -73,7 +73,7 @@ def test_no_slide_costs_nothing():
     def loss(x):
         return jnp.sum(x[0] ** 2)
 
-    first, found = descend(loss, [1.0, 1.0], [0.5, 0.5], going=False)
+    first, found = steepest(loss, [1.0, 1.0], [0.5, 0.5], going=False)
     assert int(found.num_passes) == 0
     assert int(found.num_evaluations) == 0
     assert float(found.value) == float(first)

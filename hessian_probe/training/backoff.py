@@ -1,12 +1,14 @@
-"""Backoff, rollback and cooldown: rules that `Monitor` and `escape_saddles` share."""
+"""When to search, and backoff, rollback and cooldown: rules that `Monitor` and `escape_saddles` share."""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.optimizers.adjust_moments import MOMENTS
 from hessian_probe.training.plateau_statistics import (
     FLAT,
     NOISY,
@@ -38,6 +40,17 @@ LEFT = 10.0
 # Windows after which an escape stands. Where the step length was too long for where it led (deep linear
 # networks of six layers, momentum), the loss rose above the saddle's sooner than that.
 GUARD = 4
+# The plateau test needs a window and a half.  Whatever it says, a search is made FIRST_SEARCH values after
+# the start or the latest escape, and at every doubling: at those of WITH_PRODUCTS with products, and at the
+# others too where the loss is noisy.  A saddle of curvature −1 under noise of 0.01 then holds for 128 steps
+# instead of 2,000.
+FIRST_SEARCH = 8
+WITH_PRODUCTS = (16, 64)
+# Before the plateau test has spoken, a step must gain EARLY times more: on a slope with a small rate negative
+# curvature gained 4.6 times the decrease of a window, on plateaus it gains 20 times and more.
+EARLY = 4.0
+# Values from which a trend can be read at all.
+FEWEST = 8
 
 
 class BackoffState(NamedTuple):
@@ -62,6 +75,117 @@ class BackoffState(NamedTuple):
     rollback_threshold: Any
     cooldown_until: Any
     last_step: Any
+
+    @property
+    def _xp(self) -> ModuleType:
+        """The library whose numbers these are."""
+        return np if isinstance(self.pause, np.generic | np.ndarray) else jnp
+
+    def _where(self, condition: Any, **new: Any) -> BackoffState:
+        """Replace numbers where a condition holds."""
+        olds = {name: getattr(self, name) for name in new}
+        news = {name: self._xp.asarray(value, olds[name].dtype) for name, value in new.items()}
+        return self._replace(**{name: self._xp.where(condition, news[name], olds[name]) for name in new})
+
+    def within_budget(self, now: Any, price: Any, max_share: float, full: Any) -> Any:
+        """Whether searches without a result stay within their share, should this one find nothing too.
+
+        Args:
+            now: steps so far.
+            price: of this one, in gradients.
+            max_share: share of the run's gradients.
+            full: whether HORIZON is added to the steps, or EARLY_HORIZON.
+
+        Returns:
+            Whether they do.
+        """
+        horizon = self._xp.where(full, HORIZON, EARLY_HORIZON)
+        return self.spent_without_result + price <= max_share * (now + horizon)
+
+    def after_progress(self, step: Any, level: Any, window: int) -> BackoffState:
+        """End the backoff once the loss has left the plateau of the latest search; let old escapes stand.
+
+        Args:
+            step: number of updates.
+            level: present loss, the median of a window.
+            window: of the plateau test.
+
+        Returns:
+            The state after it.
+        """
+        stands = step - self.last_step > GUARD * window
+        left = self.level - level > LEFT * self.scale
+        return self._where(stands, rollback_threshold=np.inf)._where(left, pause=PAUSE * window, level=np.nan)
+
+    def after_probe(
+        self,
+        step: Any,
+        *,
+        fruitless: Any,
+        waits: Any,
+        hopeless: Any,
+        cost: Any,
+        price: Any,
+        level: Any,
+        scale: Any,
+        max_share: float,
+    ) -> BackoffState:
+        """Add the cost of a search without a result; one that the plateau test asked for starts a pause.
+
+        Pauses grow each time, and fastest at a minimum.
+
+        Args:
+            step: number of updates.
+            fruitless: whether nothing was found.
+            waits: whether a pause follows then.
+            hopeless: whether there was no negative curvature either.
+            cost: of the search, in gradients.
+            price: of the next one at most.
+            level: loss there, the median of a window.
+            scale: larger of the loss's noise and its fall over the window.
+            max_share: share of the run's gradients that searches without a result may cost.
+
+        Returns:
+            The state after it.
+        """
+        xp, dtype = self._xp, self.pause.dtype
+        now = step.astype(dtype)
+        spent = self.spent_without_result + xp.where(fruitless, cost, 0).astype(dtype)
+        # The step at which the pause is over and the next search is within its share.
+        next_probe = xp.maximum(now + self.pause, (spent + price) / max_share - HORIZON)
+        longer = (next_probe - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
+        paused = self._where(fruitless & waits, next_probe=next_probe, pause=longer, level=level, scale=scale)
+        return paused._replace(spent_without_result=spent)
+
+    def after_escape(self, step: Any, moved: Any, value: Any, gain: Any, window: int) -> BackoffState:
+        """If a step was taken, reset the cost and the pause, and set the threshold for a rollback.
+
+        Args:
+            step: number of updates.
+            moved: whether a step was taken.
+            value: loss before it.
+            gain: its decrease of the loss.
+            window: of the plateau test.
+
+        Returns:
+            The state after it.
+        """
+        return self._where(
+            moved,
+            pause=PAUSE * window,
+            level=np.nan,
+            spent_without_result=0.0,
+            # Noise that reaches this far above the saddle would have hidden the gain.
+            rollback_threshold=value + gain,
+            last_step=step,
+        )
+
+    def after_rollback(self, step: Any, window: int) -> BackoffState:
+        """Start a cooldown as long as the run so far, because an escape was taken back."""
+        cooldown_until = 2 * step.astype(self.pause.dtype) + GUARD * window
+        return self._where(
+            True, level=np.nan, rollback_threshold=np.inf, cooldown_until=cooldown_until, last_step=step
+        )
 
 
 def new_backoff(xp: ModuleType, window: int, dtype: Any) -> BackoffState:
@@ -98,158 +222,9 @@ def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
 
 
-def within_budget(
-    xp: ModuleType, now: Any, state: BackoffState, price: Any, max_share: float, full: Any
-) -> Any:
-    """Whether searches without a result stay within their share, should this one find nothing too.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        now: steps so far.
-        state: what searches without a result have cost.
-        price: of this one, in gradients.
-        max_share: share of the run's gradients.
-        full: whether HORIZON is added to the steps, or EARLY_HORIZON.
-
-    Returns:
-        Whether they do.
-    """
-    return state.spent_without_result + price <= max_share * (now + xp.where(full, HORIZON, EARLY_HORIZON))
-
-
 def exceeds_threshold(state: Any, value: Any) -> Any:
     """Whether the loss is so high that the latest escape should be taken back, or no number."""
     return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)
-
-
-def after_progress(xp: ModuleType, state: BackoffState, step: Any, level: Any, window: int) -> BackoffState:
-    """End the backoff once the loss has left the plateau of the latest search, and let old escapes stand.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        state: before.
-        step: number of updates.
-        level: present loss, the median of a window.
-        window: of the plateau test.
-
-    Returns:
-        The state after it.
-    """
-    left = state.level - level > LEFT * state.scale
-    stands = step - state.last_step > GUARD * window
-    return state._replace(
-        rollback_threshold=xp.where(
-            stands, xp.full_like(state.rollback_threshold, np.inf), state.rollback_threshold
-        ),
-        pause=xp.where(left, xp.full_like(state.pause, PAUSE * window), state.pause),
-        level=xp.where(left, xp.full_like(state.level, np.nan), state.level),
-    )
-
-
-def after_probe(
-    xp: ModuleType,
-    state: BackoffState,
-    step: Any,
-    *,
-    fruitless: Any,
-    waits: Any,
-    hopeless: Any,
-    cost: Any,
-    price: Any,
-    level: Any,
-    scale: Any,
-    max_share: float,
-) -> BackoffState:
-    """Add the cost of a search without a result; one that the plateau test asked for starts a pause.
-
-    Pauses grow each time, and fastest at a minimum.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        state: before.
-        step: number of updates.
-        fruitless: whether nothing was found.
-        waits: whether a pause follows then.
-        hopeless: whether there was no negative curvature either.
-        cost: of the search, in gradients.
-        price: of the next one at most.
-        level: loss there, the median of a window.
-        scale: larger of the loss's noise and its fall over the window.
-        max_share: share of the run's gradients that searches without a result may cost.
-
-    Returns:
-        The state after it.
-    """
-    dtype = state.pause.dtype
-    now = step.astype(dtype)
-    spent_without_result = state.spent_without_result + xp.where(fruitless, cost, 0).astype(dtype)
-    # The step at which the pause is over and the next search is within its share.
-    next_probe = xp.maximum(now + state.pause, (spent_without_result + price) / max_share - HORIZON)
-    longer = (next_probe - now) * xp.where(hopeless, BACKOFF_AT_MINIMUM, BACKOFF).astype(dtype)
-    waits = fruitless & waits
-    return state._replace(
-        spent_without_result=spent_without_result,
-        next_probe=xp.where(waits, next_probe, state.next_probe),
-        pause=xp.where(waits, longer, state.pause),
-        level=xp.where(waits, level, state.level),
-        scale=xp.where(waits, scale, state.scale),
-    )
-
-
-def after_escape(
-    xp: ModuleType, state: BackoffState, step: Any, moved: Any, value: Any, gain: Any, window: int
-) -> BackoffState:
-    """If a step was taken, reset the cost and the pause, and set the threshold for a rollback.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        state: before.
-        step: number of updates.
-        moved: whether a step was taken.
-        value: loss before it.
-        gain: its decrease of the loss.
-        window: of the plateau test.
-
-    Returns:
-        The state after it.
-    """
-    # Noise that reaches this far above the saddle would have hidden the gain.
-    rollback_threshold = xp.asarray(value + gain, state.rollback_threshold.dtype)
-    return state._replace(
-        pause=xp.where(moved, xp.full_like(state.pause, PAUSE * window), state.pause),
-        level=xp.where(moved, xp.full_like(state.level, np.nan), state.level),
-        spent_without_result=xp.where(
-            moved, xp.zeros_like(state.spent_without_result), state.spent_without_result
-        ),
-        rollback_threshold=xp.where(moved, rollback_threshold, state.rollback_threshold),
-        last_step=xp.where(moved, step, state.last_step),
-    )
-
-
-def after_rollback(xp: ModuleType, state: BackoffState, step: Any, window: int) -> BackoffState:
-    """Start a cooldown as long as the run so far, because an escape was taken back."""
-    now = step.astype(state.pause.dtype)
-    return state._replace(
-        level=xp.full_like(state.level, np.nan),
-        rollback_threshold=xp.full_like(state.rollback_threshold, np.inf),
-        cooldown_until=2 * now + GUARD * window,
-        last_step=step,
-    )
-
-
-# --- Searches on a schedule, whatever the plateau test says: when they are due, and what training gains.
-
-# The plateau test needs a window and a half.  Whatever it says, a search is made FIRST_SEARCH values after
-# the start or the latest escape, and at every doubling: at those of WITH_PRODUCTS with products, and at the
-# others too where the loss is noisy.  A saddle of curvature −1 under noise of 0.01 then holds for 128 steps
-# instead of 2,000.
-FIRST_SEARCH = 8
-WITH_PRODUCTS = (16, 64)
-# Before the plateau test has spoken, a step must gain EARLY times more: on a slope with a small rate negative
-# curvature gained 4.6 times the decrease of a window, on plateaus it gains 20 times and more.
-EARLY = 4.0
-# Values from which a trend can be read at all.
-FEWEST = 8
 
 
 def scheduled(count: Any, every: int) -> Any:
@@ -304,3 +279,13 @@ def expected_decrease(xp: ModuleType, statistics: PlateauStatistics) -> Any:
     share = window / seen.astype(recent.dtype)
     most = share * (xp.maximum(trend.fall[0], 0.0) + SIGNIFICANT * trend.error[0])
     return xp.where(count >= FEWEST, most, xp.full_like(most, np.inf))
+
+
+def check_common(loss: Any, moments: str, max_share: float) -> None:
+    """Refuse what neither hook can work with; raises TypeError or ValueError."""
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
+    if moments not in MOMENTS:
+        raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
+    if not 0 < max_share <= 1:
+        raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")

@@ -13,7 +13,7 @@ from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.tracing import FORWARD, LossKey
 from hessian_probe.results import Cost
-from hessian_probe.training.descent import DescentState, steepest_descent
+from hessian_probe.training.descent import DescentState, descend
 from hessian_probe.training.saddle_search import LocalLoss, SearchResult
 
 # Products of a search with products, as in `escape_saddles`.
@@ -64,7 +64,7 @@ class CompiledSearch:
         return _moved(layout, x, found.step, rest) if float(found.gain) > 0 else None
 
     def continue_from(self, params: PyTree, lower: PyTree, batch: PyTree, cost: Cost) -> PyTree | None:
-        """Continue downhill from a lower point, see `steepest_descent`; None where nothing is lower."""
+        """Continue downhill from a lower point, see `descend`; None where nothing is lower."""
         layout, x, rest, data = self._read(params, batch)
         there = self._variables(lower)[1]
         step = add_scaled(cast(there, layout.work_dtypes), -1.0, cast(x, layout.work_dtypes))
@@ -127,7 +127,7 @@ def _descend(
     local = _local_loss(loss, layout, batch_layout, x, rest, arrays)
     with jax.default_matmul_precision("highest"):
         before, value = local.value(local.x), local.value(add_scaled(local.x, 1.0, step))
-        return steepest_descent(local.value, local.x, before, step, value, value < before)
+        return descend(local.value, local.x, before, step, value, value < before)
 
 
 def _moved(layout: Layout, x: Vector, step: Vector, rest: Any) -> PyTree:

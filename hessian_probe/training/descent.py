@@ -109,15 +109,16 @@ class DescentState(NamedTuple):
     num_evaluations: jax.Array
 
 
-def steepest_descent(
+def descend(
     loss: Callable[[Vector], jax.Array],
     x: Vector,
     before: jax.Array,
     step: Vector,
     value: jax.Array,
     going: jax.Array,
+    limits: DescentLimits | None = None,
 ) -> DescentState:
-    """Continue downhill by steepest descent while it pays, for at most PASSES line searches.
+    """Continue downhill by line searches: by steepest descent, or within limits along conjugate directions.
 
     Conjugate directions reach as low but end where the loss is up to four times as sharp (deep linear
     networks of five and six layers: curvature 85 to 170 where steepest descent finds 25 to 50), and
@@ -130,65 +131,24 @@ def steepest_descent(
         step: displacement so far.
         value: loss there.
         going: whether to descend at all.
+        limits: of a descent along conjugate directions, whose first step has 1/SHORTER of the length of `x`;
+            None for steepest descent while it pays, for at most PASSES line searches.
 
     Returns:
         Where it ended; never higher than `value`.
 
     Cost:
-        One gradient and two to four evaluations a line search; three vectors of memory.
+        One gradient and two to four evaluations a line search; three vectors of memory, with conjugate
+        directions five.
 
     Source:
-        A. Cauchy 1847.
+        Steepest descent: A. Cauchy 1847.  Conjugate directions: E. Polak and G. Ribière 1969; restarts where
+        the factor is negative: J. Nocedal and S. Wright, Numerical Optimization, 2006, eq. 5.45.
     """
-    length = norm(step).astype(value.dtype)
-    return _descend(loss, x, before, (step, value, length), (), WHILE_IT_PAYS, going)
-
-
-def conjugate_descent(
-    loss: Callable[[Vector], jax.Array],
-    x: Vector,
-    before: jax.Array,
-    step: Vector,
-    value: jax.Array,
-    limits: DescentLimits,
-    going: jax.Array,
-) -> DescentState:
-    """Descend along conjugate directions within limits.
-
-    Args:
-        loss: of variables.
-        x: variables; the first step has 1/SHORTER of their length.
-        before: loss there.
-        step: displacement so far.
-        value: loss there.
-        limits: when to end.
-        going: whether to descend at all.
-
-    Returns:
-        Where it ended; never higher than `value`.
-
-    Cost:
-        One gradient and two to four evaluations a line search; five vectors of memory.
-
-    Source:
-        E. Polak and G. Ribière 1969; restarts where the factor is negative: J. Nocedal and S. Wright,
-        Numerical Optimization, 2006, eq. 5.45.
-    """
-    length = norm(x).astype(value.dtype) / SHORTER
-    none = jax.tree.map(jnp.zeros_like, x)
-    return _descend(loss, x, before, (step, value, length), none, limits, going)
-
-
-def _descend(
-    loss: Callable[[Vector], jax.Array],
-    x: Vector,
-    before: jax.Array,
-    start: tuple[Vector, jax.Array, jax.Array],
-    memory: Vector,
-    limits: DescentLimits,
-    going: jax.Array,
-) -> DescentState:
-    """Run line searches; `memory` is a zero vector for conjugate directions, and empty without them."""
+    # A zero vector for conjugate directions, and empty without them.
+    memory = () if limits is None else jax.tree.map(jnp.zeros_like, x)
+    length = norm(step) if limits is None else norm(x) / SHORTER
+    limits = WHILE_IT_PAYS if limits is None else limits
 
     def one(s: DescentState) -> DescentState:
         here = add_scaled(x, 1.0, s.step)
@@ -223,7 +183,7 @@ def _descend(
         )
 
     none = jnp.zeros((), jnp.int32)
-    first = DescentState(*start, memory, memory, going, none, none)
+    first = DescentState(step, value, length.astype(value.dtype), memory, memory, going, none, none)
     return jax.lax.while_loop(lambda s: s.going & (s.num_passes < limits.longest), one, first)
 
 

@@ -20,19 +20,10 @@ from hessian_probe.arrays import (
     widest,
 )
 from hessian_probe.operators.derivatives import real_scalar
-from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
+from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
 from hessian_probe.optimizers.untrained_params import frozen_variables
-from hessian_probe.training.backoff import (
-    EARLY,
-    cost_in_gradients,
-    exceeds_threshold,
-    expected_decrease,
-    recent_decrease,
-    scheduled,
-    spend_products,
-    within_budget,
-)
+from hessian_probe.training import backoff
 from hessian_probe.training.escape_state import (
     EscapeState,
     HookState,
@@ -259,7 +250,7 @@ class EscapeHook:
         began, fresh = memory, window_full(memory.plateau)
         memory = memory._replace(plateau=run_if(fresh, judge_waiting, memory.plateau))
         memory = memory.after_progress(self.options.window)
-        alarm = exceeds_threshold(memory.backoff, value)
+        alarm = backoff.exceeds_threshold(memory.backoff, value)
         memory, back = run_if(alarm, lambda held: self._roll_back(held[0], local, value), (memory, still))
         asked = ((fresh & self._due(memory, local)) | (memory.pending_gain > 0)) & ~back
         memory, moved = run_if(
@@ -286,7 +277,9 @@ class EscapeHook:
         waits = memory.pending_gain > 0
         asked = self._due(memory, local) & ~waits
         found = jax.lax.cond(asked, lambda: self._search(memory, local), local.no_result)
-        cost = cost_in_gradients(found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits)
+        cost = backoff.cost_in_gradients(
+            found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits
+        )
         memory = memory._replace(
             pending=select(asked, found.step, memory.pending),
             num_probes=memory.num_probes + asked.astype(jnp.int32),
@@ -323,7 +316,7 @@ class EscapeHook:
 
     def _early(self, count: jax.Array, kind: jax.Array) -> jax.Array:
         """Whether the schedule asks for a search."""
-        return scheduled(count, self.options.every)
+        return backoff.scheduled(count, self.options.every)
 
     def _flat(self, memory: HookState) -> jax.Array:
         """Whether a search should be a random restart alone."""
@@ -334,7 +327,7 @@ class EscapeHook:
     ) -> jax.Array:
         price = local.price(self.options.num_products, with_products, restart)
         full = restart | (memory.plateau.statistics.kind == NOISY)
-        return within_budget(jnp, memory.now, memory.backoff, price, self.options.max_share, full)
+        return memory.backoff.within_budget(memory.now, price, self.options.max_share, full)
 
     def _next_price(self, memory: HookState, local: LocalLoss) -> jax.Array:
         """Gradients that the next search costs at most: a random restart alone where the loss is flat."""
@@ -353,34 +346,29 @@ class EscapeHook:
         alone = asked & self._flat(memory) & jnp.isfinite(memory.backoff.level)
         alone = alone & self._affords(memory, local, False, restart=True)
         restarts = alone | self._affords(memory, local, True, restart=True)
-        early = spend_products(plateau.statistics.count, options.every, kind)
+        early = backoff.spend_products(plateau.statistics.count, options.every, kind)
         with_products = (asked | (early & self._affords(memory, local, True))) & ~alone
         decrease = jnp.where(
             asked,
-            recent_decrease(jnp, kind, plateau.fall, plateau.noise),
-            EARLY * expected_decrease(jnp, plateau.statistics),
+            backoff.recent_decrease(jnp, kind, plateau.fall, plateau.noise),
+            backoff.EARLY * backoff.expected_decrease(jnp, plateau.statistics),
         )
         return local.search(key, decrease, options.num_products, with_products, asked & restarts)
 
 
 def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> None:
     """Refuse what `escape_saddles` cannot work with; raises TypeError or ValueError."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise TypeError(
             f"optimizer must be an optax transformation, with init and update; got {type(optimizer).__name__}"
         )
-    if options.moments not in MOMENTS:
-        raise ValueError(f"moments={options.moments!r}; expected one of {', '.join(MOMENTS)}")
     if not isinstance(options.confirm, bool):
         raise TypeError(f"confirm={options.confirm!r}; expected True or False")
     if not isinstance(options.num_products, int):
         raise TypeError(f"num_products={options.num_products!r}; expected an integer")
     if options.num_products < 2:
         raise ValueError(f"num_products={options.num_products}; expected at least 2")
-    if not 0 < options.max_share <= 1:
-        raise ValueError(f"max_share={options.max_share}; expected a share in (0, 1]")
+    backoff.check_common(loss, options.moments, options.max_share)
     check_lengths(options.window, options.every)
     generator(key)
 

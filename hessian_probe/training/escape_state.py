@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.training import backoff
-from hessian_probe.training.backoff import BackoffState, exceeds_threshold, new_backoff
+from hessian_probe.training.backoff import BackoffState, exceeds_threshold, is_stalled, new_backoff
 from hessian_probe.training.plateau import TracedPlateau, new_plateau
 from hessian_probe.training.plateau_statistics import PlateauStatistics
 from hessian_probe.training.random_restart import FLAT_RATIO
@@ -168,11 +167,11 @@ class HookState(NamedTuple):
     def stalled(self) -> jax.Array:
         """Whether the plateau test asks for a search, no step waits, and no pause or cooldown lasts."""
         free = self.now >= jnp.maximum(self.backoff.next_probe, self.backoff.cooldown_until)
-        return backoff.is_stalled(self.plateau.statistics.kind) & free & ~(self.pending_gain > 0)
+        return is_stalled(self.plateau.statistics.kind) & free & ~(self.pending_gain > 0)
 
     def after_progress(self, window: int) -> HookState:
         """End the backoff once the loss has left the plateau of the latest search; let old escapes stand."""
-        new = backoff.after_progress(jnp, self.backoff, self.num_steps, self.plateau.level, window)
+        new = self.backoff.after_progress(self.num_steps, self.plateau.level, window)
         left = jnp.isfinite(self.backoff.level) & ~jnp.isfinite(new.level)
         return self._replace(backoff=new, last_ratio=self._forgotten(left))
 
@@ -193,24 +192,9 @@ class HookState(NamedTuple):
         price: jax.Array,
         max_share: float,
     ) -> HookState:
-        """Add the cost of a search that found nothing; one that the plateau test asked for starts a pause.
-
-        The pause lasts until the next search is within its share.
-
-        Args:
-            fruitless: whether nothing was found.
-            found: what was seen.
-            cost: of the search, in gradients.
-            price: of the next one at most, in gradients.
-            max_share: share of the run's gradients that searches without a result may cost.
-
-        Returns:
-            The state after it.
-        """
+        """Where a search was `fruitless`, add its cost; see `BackoffState.after_probe`."""
         plateau = self.plateau
-        new = backoff.after_probe(
-            jnp,
-            self.backoff,
+        new = self.backoff.after_probe(
             self.num_steps,
             fruitless=fruitless,
             waits=self.stalled,
@@ -226,23 +210,12 @@ class HookState(NamedTuple):
     def after_escape(
         self, moved: jax.Array, gain: jax.Array, window: int, rollback_params: Any, value: jax.Array
     ) -> HookState:
-        """Where a step was taken, start the plateau test again, count it, and keep what a rollback needs.
-
-        Args:
-            moved: whether a step was taken.
-            gain: its decrease of the loss.
-            window: of the plateau test.
-            rollback_params: variables before it.
-            value: loss there.
-
-        Returns:
-            The state after it.
-        """
+        """Where a step off a saddle was taken, start the plateau test again; `BackoffState.after_escape`."""
         dtype, every = self.backoff.pause.dtype, self.plateau.waiting.shape[0]
         fresh = new_plateau(window, every, dtype, gain)
         return self._replace(
             plateau=jax.tree.map(lambda new, old: jnp.where(moved, new, old), fresh, self.plateau),
-            backoff=backoff.after_escape(jnp, self.backoff, self.num_steps, moved, value, gain, window),
+            backoff=self.backoff.after_escape(self.num_steps, moved, value, gain, window),
             rollback_params=jax.tree.map(
                 lambda new, old: jnp.where(moved, new, old), rollback_params, self.rollback_params
             ),
@@ -258,7 +231,7 @@ class HookState(NamedTuple):
             pending=back,
             plateau=new_plateau(window, every, dtype),
             pending_gain=jnp.zeros_like(self.pending_gain),
-            backoff=backoff.after_rollback(jnp, self.backoff, self.num_steps, window),
+            backoff=self.backoff.after_rollback(self.num_steps, window),
             last_ratio=jnp.full_like(self.last_ratio, jnp.nan),
             num_rollbacks=self.num_rollbacks + 1,
         )
@@ -268,13 +241,8 @@ def new_state(
     inner: Any, pending: Any, rollback_params: Any, window: int, every: int, dtype: Any
 ) -> EscapeState:
     """Start, with an optimiser's state, room for a step and room for variables."""
-
-    def whole() -> jax.Array:
-        return jnp.zeros((), jnp.int32)
-
-    def real(value: float) -> jax.Array:
-        return jnp.asarray(value, dtype)
-
+    nan, zero = jnp.asarray(np.nan, dtype), jnp.zeros((), dtype)
+    counts = {name: jnp.zeros((), jnp.int32) for name in HookState._fields if name.startswith("num_")}
     memory = HookState(
         inner=inner,
         pending=pending,
@@ -282,18 +250,11 @@ def new_state(
         log=jnp.zeros((ROWS, len(COLUMNS)), dtype),
         plateau=new_plateau(window, every, dtype),
         backoff=new_backoff(jnp, window, dtype),
-        pending_gain=real(0.0),
-        num_steps=whole(),
-        num_probes=whole(),
-        num_escapes=whole(),
-        num_rollbacks=whole(),
-        num_hvps=whole(),
-        num_gradients=whole(),
-        num_evaluations=whole(),
-        num_rows=whole(),
-        last_curvature=real(np.nan),
-        last_ratio=real(np.nan),
-        last_gain=real(0.0),
+        pending_gain=zero,
+        last_curvature=nan,
+        last_ratio=nan,
+        last_gain=zero,
+        **counts,
     )
     return pack(memory)
 

@@ -72,7 +72,7 @@ class Event:
         row: dict[str, Any] = {
             "step": self.step,
             "kind": self.kind,
-            "value": _plain(self.value),
+            "value": float(self.value),
             "evidence": "; ".join(self.evidence),
             "num_hvps": self.num_hvps,
             "num_evaluations": self.num_evaluations,
@@ -82,41 +82,31 @@ class Event:
             lowest = self.point.lowest.eigenvalues
             row |= {
                 "label": self.point.label,
-                "grad_norm": _plain(self.point.grad_norm),
-                "lowest": _plain(lowest[0]) if len(lowest) else None,
+                "grad_norm": float(self.point.grad_norm),
+                "lowest": float(lowest[0]) if len(lowest) else None,
             }
         if self.escape is not None:
             row |= {
                 "status": self.escape.status,
-                "loss_before": _plain(self.escape.loss_before),
-                "loss_after": _plain(self.escape.loss_after),
-                "distance": _plain(self.escape.distance),
+                "loss_before": float(self.escape.loss_before),
+                "loss_after": float(self.escape.loss_after),
+                "distance": float(self.escape.distance),
             }
         return row
 
 
-def _plain(value: Any) -> float | str:
-    """Return a number that JSON knows; infinities and NaN as strings."""
-    value = float(value)
-    return value if math.isfinite(value) else repr(value)
-
-
-def append_event(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
-    """Append one event to a file of JSON lines."""
-    with open(path, "a", encoding="utf-8") as text:
-        text.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def write_events(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
-    """Append events, as `escape_events` returns them, to a file of JSON lines for `read_events`.
+    """Append events to a file of JSON lines for `read_events`.
 
     Args:
         path: the file; it is made where there is none.
-        rows: one dict per event.
+        rows: one dict per event, as `escape_events` and `Event.record` return them.
     """
-    for row in rows:
-        plain = {key: _plain(value) if isinstance(value, float) else value for key, value in row.items()}
-        append_event(path, plain)
+    with open(path, "a", encoding="utf-8") as text:
+        for row in rows:
+            text.write(
+                json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
+            )
 
 
 def read_events(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -234,3 +224,8 @@ def _evidence(what: str, row: dict[str, float]) -> str:
     flat = "not negative" if row["ratio"] > FLAT_RATIO else "next to nothing beside the highest"
     sign = "negative, but no step along it lowers the loss enough" if curvature < 0 else flat
     return f"the lowest curvature measured is {signed(curvature, 3)}, {sign}; {then}"
+
+
+def _plain(value: Any) -> Any:
+    """Write infinities and NaN, which JSON does not know, as strings."""
+    return repr(float(value)) if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
-from hessian_probe.optimizers.adjust_moments import MOMENTS, adjust_moments
+from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.results import Cost
+from hessian_probe.training import backoff
 from hessian_probe.training.aux_inputs import WithAux, only_params, with_aux
-from hessian_probe.training.backoff import EARLY, expected_decrease, recent_decrease, spend_products
-from hessian_probe.training.events import Event, append_event
+from hessian_probe.training.events import Event, write_events
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.plateau_statistics import JUDGEMENTS
@@ -104,14 +104,9 @@ class Monitor:
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not callable(loss):
-            raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         if max_hvps < 8:
             raise ValueError(f"max_hvps={max_hvps}; expected at least 8 products for a probe")
-        if not 0 < max_share <= 1:
-            raise ValueError(f"max_share={max_share}; expected a share in (0, 1]")
-        if moments not in MOMENTS:
-            raise ValueError(f"moments={moments!r}; expected one of {', '.join(MOMENTS)}")
+        backoff.check_common(loss, moments, max_share)
         self._moments, self._log = moments, log
         self.test = PlateauTest(window=window, every=every)
         self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
@@ -209,16 +204,16 @@ class Monitor:
         test, turn = self.test, self.state.num_probes
         if quick:
             statistics = test.statistics
-            deep = bool(spend_products(int(statistics.count), test.every, int(statistics.kind)))
+            deep = bool(backoff.spend_products(int(statistics.count), test.every, int(statistics.kind)))
             deep = deep and self.state.affords(probe.search.price(True))
             if not self.state.affords(probe.search.price(deep)):
                 return ProbeResult(None, None, (), Cost())
-            decrease = EARLY * float(expected_decrease(np, statistics))
+            decrease = backoff.EARLY * float(backoff.expected_decrease(np, statistics))
             found = probe.quick_probe(joined, batch, turn, decrease=decrease, with_products=deep)
         else:
             seen = test.verdict
             assert seen is not None
-            decrease = float(recent_decrease(np, seen.kind, seen.fall, seen.noise))
+            decrease = float(backoff.recent_decrease(np, seen.kind, seen.fall, seen.noise))
             found = probe.full_probe(joined, batch, turn, decrease=decrease)
         if aux is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
@@ -243,10 +238,9 @@ class Monitor:
             return
         last = "none" if event.moved else event.kind
         state.last, state.noted = last, steps
-        row = event.record()
-        self.events.append(row)
+        self.events.append(event.record())
         if self._log is not None:
-            append_event(self._log, row)
+            write_events(self._log, self.events[-1:])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides future events as nested dicts of NumPy arrays.

@@ -74,7 +74,7 @@ class MonitorState:
         test, old = self._test, self.backoff
         if not test.fresh or not (self.rollback_params or math.isfinite(old.level)):
             return
-        self.backoff = _scalars(backoff.after_progress(np, old, self._steps, test.level, test.window))
+        self.backoff = _scalars(old.after_progress(self._steps, test.level, test.window))
         if not self.backoff.rollback_threshold < np.inf:
             self.rollback_params = ()
         self.at_minimum = bool(self.at_minimum and self.backoff.level == old.level)
@@ -94,7 +94,7 @@ class MonitorState:
     def affords(self, price: float) -> bool:
         """Whether a quick probe is within the share."""
         noisy = self._test.statistics.kind == NOISY
-        return bool(backoff.within_budget(np, self._steps, self.backoff, price, self._max_share, noisy))
+        return bool(self.backoff.within_budget(self._steps, price, self._max_share, noisy))
 
     def after(self, found: ProbeResult, params: PyTree, quick: bool) -> None:
         """Set the next probe: soon after an escape, later and later where nothing was found."""
@@ -104,9 +104,7 @@ class MonitorState:
             self._escaped(found.escape.loss_before, found.gain, params)
             return
         at_minimum = found.point is not None and found.point.label == "minimum"
-        new = backoff.after_probe(
-            np,
-            self.backoff,
+        new = self.backoff.after_probe(
             self._steps,
             fruitless=True,
             waits=not quick,
@@ -121,7 +119,7 @@ class MonitorState:
 
     def _escaped(self, before: float, gain: float, params: PyTree) -> None:
         window = self._test.window
-        new = backoff.after_escape(np, self.backoff, self._steps, True, before, gain, window)
+        new = self.backoff.after_escape(self._steps, True, before, gain, window)
         self.backoff, self.at_minimum, self.gain = _scalars(new), False, gain
         self.rollback_params = tuple(np.asarray(leaf) for leaf in split(params)[1])
         self.num_escapes += 1
@@ -140,7 +138,7 @@ class MonitorState:
     def roll_back(self, value: float) -> str:
         """Start a cooldown after an escape that failed; say why."""
         old = self.backoff
-        self.backoff = _scalars(backoff.after_rollback(np, old, self._steps, self._test.window))
+        self.backoff = _scalars(old.after_rollback(self._steps, self._test.window))
         self.at_minimum, self.gain, self.rollback_params = False, 0.0, ()
         self.num_rollbacks += 1
         self._test.restart()

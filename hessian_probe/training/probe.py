@@ -66,6 +66,9 @@ class ProbeBatches(NamedTuple):
 class MonitorProbe:
     """Probe points of one loss.
 
+    A probe is made at `params`, with the training step's `batch` or None, as the `turn`-th of its monitor;
+    training lowers the loss by `decrease` within a window.
+
     Args:
         loss: `loss(params)` or `loss(params, batch)`.
         data: of the monitor.
@@ -111,18 +114,7 @@ class MonitorProbe:
     def quick_probe(
         self, params: PyTree, batch: PyTree, turn: int, *, decrease: float, with_products: bool
     ) -> ProbeResult:
-        """Search without a label, and label what was found, with few products.
-
-        Args:
-            params: where.
-            batch: the training step's batch, or None.
-            turn: number of probes so far.
-            decrease: what training lowers the loss by within a window.
-            with_products: whether to spend products on the search.
-
-        Returns:
-            What was found.
-        """
+        """Search without a label, with or without products, and label what was found with few of them."""
         sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
         first = _first(sample.probe)
         lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=with_products)
@@ -134,17 +126,7 @@ class MonitorProbe:
         return _result(point, self._best(point, params, sample, [lower], cost), sample, cost)
 
     def full_probe(self, params: PyTree, batch: PyTree, turn: int, *, decrease: float) -> ProbeResult:
-        """Classify, and escape if held-out data confirm that.
-
-        Args:
-            params: where.
-            batch: the training step's batch, or None.
-            turn: number of probes so far.
-            decrease: what training lowers the loss by within a window.
-
-        Returns:
-            What was found.
-        """
+        """Classify, and escape if held-out data confirm that."""
         sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
         point = self._classified(params, sample, key, self._max_hvps, cost)
         if point.label == "minimum":
@@ -174,21 +156,7 @@ class MonitorProbe:
     def worse_than_before(
         self, params: PyTree, before: PyTree, batch: PyTree, turn: int, gain: float
     ) -> bool:
-        """Whether the loss here exceeds that at `before` by more than `gain`, or is no number.
-
-        Args:
-            params: here.
-            before: other parameters.
-            batch: the training step's batch; None means data of the next probe.
-            turn: number of probes so far.
-            gain: what may be lost.
-
-        Returns:
-            Whether it does.
-
-        Cost:
-            Two evaluations.
-        """
+        """Whether the loss at `params` exceeds that at `before` by more than `gain`, or is no number."""
         data = batch if batch is not None else draw_batches(self._data, None, turn).probe
         objective = Objective(self._loss, params, data)
         self._cost.add(losses=2)
@@ -214,19 +182,8 @@ class MonitorProbe:
         cost: Cost,
         move: Escape | None = None,
     ) -> Escape:
-        """Take the lowest of some points that held-out data confirm.
-
-        Args:
-            point: the classification.
-            params: where the probe was made.
-            sample: data.
-            lower: points, of which `move` led to the first, if it is given.
-            cost: ledger.
-            move: an escape.
-
-        Returns:
-            An escape to the point taken, or one that stays and says why.
-        """
+        """Escape to the lowest of some points that held-out data confirm, or stay and say why."""
+        # An escape `move` led to the first of them, if it is given.
         objective = Objective(self._loss, params, sample.probe)
         before = objective.value(objective.variables)
         values = [objective.value(objective.read(each)) for each in lower]

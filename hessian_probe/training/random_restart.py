@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Vector, add_scaled
-from hessian_probe.training.descent import DescentLimits, conjugate_descent
+from hessian_probe.training.descent import DescentLimits, descend
 
 # Length of the displacement over that of the leaf. Line searches until the loss was below the saddle's,
 # twelve restarts each: at the third saddle of six linear layers 9 to 24 with 1.0 (median 13), 7 to 25 with
@@ -95,7 +95,7 @@ def random_restart(
         limits = DescentLimits(floor, before - beyond, patience, longest)
         value = loss(add_scaled(x, 1.0, start))
         value = jnp.where(jnp.isfinite(value), value, jnp.inf)
-        end = conjugate_descent(loss, x, before, start, value, limits, held.leaves & jnp.isfinite(value))
+        end = descend(loss, x, before, start, value, held.leaves & jnp.isfinite(value), limits)
         own = before - end.value
         leaves = held.leaves & jnp.where(first, own > enough, own * BETTER < gain)
         return RestartResult(

@@ -21,7 +21,7 @@ import numpy as np
 from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, dot, merge, norm, scale
 from hessian_probe.spectrum.traced_krylov import KrylovSpace, krylov_space
 from hessian_probe.training.backoff import cost_in_gradients
-from hessian_probe.training.descent import TRIALS, steepest_descent
+from hessian_probe.training.descent import TRIALS, descend
 from hessian_probe.training.random_restart import DISPLACEMENT, FLAT_RATIO, HOPE, random_restart
 
 # The longest step tried, over the length of the parameters (at least 1).
@@ -41,14 +41,6 @@ NUM_TRIALS = 10
 BENT = 2.0
 
 
-class TrialValues(NamedTuple):
-    """Lengths along a unit direction (signed), the loss at each, and the slope along it."""
-
-    lengths: jax.Array
-    values: jax.Array
-    slope: jax.Array
-
-
 class BestTrial(NamedTuple):
     """The best of some lengths, the loss there, and whether the loss bends down between."""
 
@@ -62,23 +54,27 @@ def trial_lengths(dtype: Any) -> jax.Array:
     return jnp.asarray(0.5 ** np.arange(NUM_TRIALS), dtype)
 
 
-def best_trial(trials: TrialValues, before: jax.Array, margin: jax.Array) -> BestTrial:
+def best_trial(
+    lengths: jax.Array, values: jax.Array, slope: jax.Array, before: jax.Array, margin: jax.Array
+) -> BestTrial:
     """Choose the lowest value, and test whether the loss bends down to it without a barrier.
 
     Args:
-        trials: the values; those that are not finite are not taken.
+        lengths: along a unit direction, signed.
+        values: loss at each; those that are not finite are not taken.
+        slope: along the direction, at length 0.
         before: loss at length 0.
         margin: differences below it are rounding errors.
 
     Returns:
         The best trial.
     """
-    values = jnp.where(jnp.isfinite(trials.values), trials.values, jnp.full_like(trials.values, jnp.inf))
+    values = jnp.where(jnp.isfinite(values), values, jnp.full_like(values, jnp.inf))
     best = jnp.argmin(values)
-    length, value = trials.lengths[best], values[best]
-    nearer = (trials.lengths * jnp.sign(length) > 0) & (jnp.abs(trials.lengths) < jnp.abs(length))
+    length, value = lengths[best], values[best]
+    nearer = (lengths * jnp.sign(length) > 0) & (jnp.abs(lengths) < jnp.abs(length))
     barrier = jnp.any(nearer & (values > before + margin))
-    explained = jnp.maximum(-trials.slope.astype(value.dtype) * length.astype(value.dtype), 0.0)
+    explained = jnp.maximum(-slope.astype(value.dtype) * length.astype(value.dtype), 0.0)
     return BestTrial(length, value, (before - value > margin + BENT * explained) & ~barrier)
 
 
@@ -205,7 +201,7 @@ class LocalLoss:
                     lambda: self._along_curvature(key, before, gradient, margin, more, num_products),
                     lambda: straight,
                 )
-            descent = steepest_descent(self.value, self.x, before, first.step, first.value, first.leaves)
+            descent = descend(self.value, self.x, before, first.step, first.value, first.leaves)
             step, value, leaves = descent.step, descent.value, first.leaves
             gradients = 1 + spent.astype(jnp.int32) + descent.num_passes
             evaluations = 1 + NUM_TRIALS + 2 * NUM_TRIALS * spent.astype(jnp.int32) + descent.num_evaluations
@@ -238,8 +234,7 @@ class LocalLoss:
         unit = scale(-_inverse(size), gradient)
         best = self._best_length(unit, self._lengths(size.dtype), -size, before, margin)
         leaves = best.bent & (before - best.value > enough)
-        nan = jnp.full((), jnp.nan, self.dtype)
-        return FirstStep(scale(best.length, unit), best.value, leaves, nan, nan, jnp.zeros((), jnp.int32))
+        return self.first_step(scale(best.length, unit), best.value, leaves)
 
     def _along_curvature(
         self,
@@ -257,9 +252,17 @@ class LocalLoss:
         slope = dot(gradient, space.lowest)
         best = self._best_length(space.lowest, lengths, slope, before, margin)
         leaves = (space.negative | best.bent) & (before - best.value > enough)
+        return self.first_step(scale(best.length, space.lowest), best.value, leaves, space)
+
+    def first_step(
+        self, step: Vector, value: jax.Array, leaves: jax.Array, space: KrylovSpace | None = None
+    ) -> FirstStep:
+        """Return a first step with what its Krylov space shows of the curvature, if it has one."""
+        if space is None:
+            nan = jnp.full((), jnp.nan, self.dtype)
+            return FirstStep(step, value, leaves, nan, nan, jnp.zeros((), jnp.int32))
         curvature, size = space.curvature.astype(self.dtype), space.norm.astype(self.dtype)
-        step = scale(best.length, space.lowest)
-        return FirstStep(step, best.value, leaves, curvature, size, space.num_products)
+        return FirstStep(step, value, leaves, curvature, size, space.num_products)
 
     def krylov_space(
         self, key: jax.Array, gradient: Vector, num_products: int, *, ends_early: bool
@@ -277,7 +280,7 @@ class LocalLoss:
         self, unit: Vector, lengths: jax.Array, slope: jax.Array, before: jax.Array, margin: jax.Array
     ) -> BestTrial:
         values = jax.lax.map(lambda t: self.value(add_scaled(self.x, t, unit)), lengths)
-        return best_trial(TrialValues(lengths, values, slope), before, margin)
+        return best_trial(lengths, values, slope, before, margin)
 
     def longest(self) -> jax.Array:
         """Return the longest step to try, in params."""
