@@ -148,9 +148,6 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-# --- Reads the log of `escape_saddles` from its state, on the host.
-
-
 def escape_events(state: EscapeState) -> list[dict[str, Any]]:
     """Read what `escape_saddles` saw and did from its state: a table, one dict per event.
 

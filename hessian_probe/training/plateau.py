@@ -1,4 +1,4 @@
-"""The plateau test on the host: does a stream of losses still fall, and by how much?"""
+"""The plateau test, on the host and in compiled steps: does a stream of losses still fall, by how much?"""
 
 from __future__ import annotations
 
@@ -149,11 +149,8 @@ def check_lengths(window: int, every: int) -> None:
         raise ValueError(f"every={every}; expected a multiple of {CHUNK}")
 
 
-# --- The plateau test inside compiled training steps: each step keeps a value, some steps judge them.
-
-
 class TracedPlateau(NamedTuple):
-    """A stream with what compiled steps need beside it.
+    """A stream with what compiled steps need beside it: each keeps a value, some judge them.
 
     Attributes:
         statistics: what is remembered.

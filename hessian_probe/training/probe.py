@@ -252,17 +252,12 @@ def draw_batches(data: Any, batch: PyTree, turn: int) -> ProbeBatches:
     if not Data(data).is_sequence:
         return ProbeBatches(data, None, "the data")
     weights = data.weights if isinstance(data, Batches) else None
-    batches = data if isinstance(data, list) else None
     count = len(weights) if weights is not None else operator.length_hint(data) or sum(1 for _ in data)
     if count == 1:
         return ProbeBatches(data, None, "the one batch of data")
     width = min(2 * BATCHES, count)
     chosen = [(turn * width + offset) % count for offset in range(width)]
-    if batches is None:
-        wanted = set(chosen)
-        kept = {i: item for i, item in enumerate(itertools.islice(data, max(wanted) + 1)) if i in wanted}
-    else:
-        kept = {i: batches[i] for i in chosen}
+    kept = {i: item for i, item in enumerate(itertools.islice(data, max(chosen) + 1)) if i in chosen}
 
     def part(numbers: list[int]) -> Any:
         items = [kept[i] for i in numbers]
@@ -278,15 +273,10 @@ def _halves(batch: PyTree) -> ProbeBatches:
         return ProbeBatches(batch, None, "the training batch, which cannot be halved to confirm it")
     half = sizes.pop() // 2
 
-    def cut(first: bool) -> PyTree:
-        def leaf(x: Any) -> Any:
-            if np.ndim(x) == 0:
-                return x
-            return x[:half] if first else x[half : 2 * half]
+    def cut(part: slice) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[part] if np.ndim(leaf) > 0 else leaf, batch)
 
-        return jax.tree.map(leaf, batch)
-
-    return ProbeBatches(cut(True), cut(False), "half of the training batch")
+    return ProbeBatches(cut(slice(half)), cut(slice(half, 2 * half)), "half of the training batch")
 
 
 def _first(probe: Any) -> Any:
