@@ -65,7 +65,7 @@ bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks i
 
 examples: $(READY)/test,frameworks ## run the hooks of all frameworks, their examples and checkpoints
 	$(PYTEST) tests/test_examples.py tests/test_training_adapters.py $(ARGS)
-	HESSIAN_PROBE_TEST_X64=0 $(PYTEST) tests/test_training_event_log.py tests/test_training_monitor.py -k orbax $(ARGS)
+	HESSIAN_PROBE_TEST_X64=0 $(PYTEST) tests/test_training_events.py tests/test_training_monitor.py -k orbax $(ARGS)
 
 ##@ Checks on the source
 lint: $(READY)/lint ## ruff: rules and format

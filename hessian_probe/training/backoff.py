@@ -203,17 +203,7 @@ def is_stalled(kind: Any) -> Any:
 
 
 def recent_decrease(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
-    """Decrease of the loss within a window; at an oscillation at least the spread of single values.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        kind: verdict of the plateau test.
-        fall: of the loss over the latest window.
-        noise: standard deviation of single values in it.
-
-    Returns:
-        Scalar, at least 0.
-    """
+    """Decrease of the loss within a window; at an oscillation at least the spread of single values."""
     return xp.maximum(xp.maximum(fall, 0.0), xp.where(kind == OSCILLATING, noise, 0.0 * noise))
 
 
@@ -228,30 +218,13 @@ def exceeds_threshold(state: Any, value: Any) -> Any:
 
 
 def scheduled(count: Any, every: int) -> Any:
-    """Whether a search is due after 8, 16, 32 … values since the latest escape.
-
-    Args:
-        count: values seen, a multiple of `every`.
-        every: values between judgements.
-
-    Returns:
-        Whether a power of two, at least FIRST_SEARCH, lies among the latest `every` values.
-    """
+    """Whether a power of two, at least FIRST_SEARCH, lies among the latest `every` of `count` values."""
     before = count - every
     return (count >= FIRST_SEARCH) & ((count ^ before) > before)
 
 
 def spend_products(count: Any, every: int, kind: Any) -> Any:
-    """Whether that search should spend products too.
-
-    Args:
-        count: as in `scheduled`.
-        every: as there.
-        kind: verdict of the plateau test; in noise it may not speak for thousands of steps.
-
-    Returns:
-        Whether it should.
-    """
+    """Whether that search should spend products too; in noise the plateau test may be silent for long."""
     before = count - every
     first, second = ((before < at) & (count >= at) for at in WITH_PRODUCTS)
     return first | second | (scheduled(count, every) & (kind == NOISY))

@@ -41,19 +41,7 @@ class CompiledSearch:
         decrease: float,
         with_products: bool,
     ) -> PyTree | None:
-        """Search around the parameters, see `LocalLoss.search`.
-
-        Args:
-            params: where.
-            batch: one batch, or None.
-            cost: ledger.
-            key: random key.
-            decrease: what training lowers the loss by within a window.
-            with_products: whether to spend products, where the loss has any.
-
-        Returns:
-            A lower point; None where nothing was found.
-        """
+        """Return a lower point by `LocalLoss.search`, with products where the loss has any, or None."""
         layout, x, rest, data = self._read(params, batch)
         products = self._num_products(with_products)
         bar = jnp.asarray(decrease, widest(layout.work_dtypes))

@@ -316,16 +316,7 @@ def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.
 
 
 def add_row(before: HookState, after: HookState, value: jax.Array) -> HookState:
-    """Add a row where a search, an escape or a rollback took place.
-
-    Args:
-        before: memory at the beginning of a step.
-        after: memory at its end.
-        value: the step's loss.
-
-    Returns:
-        The memory at the end, with its row.
-    """
+    """Add a row to the log if a search, an escape or a rollback took place in the step between two states."""
     dtype = after.log.dtype
     searched = after.num_probes > before.num_probes
     escaped = after.num_escapes > before.num_escapes

@@ -168,15 +168,7 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
 
 
 def judged_at(count: Any, every: int) -> Any:
-    """Whether a stream is judged after this many values: every `every`, and ever less often in a long run.
-
-    Args:
-        count: values seen, an integer of either library.
-        every: values between judgements at first.
-
-    Returns:
-        Bool scalar.
-    """
+    """Whether a stream is judged after `count` values: every `every`, and ever less often in a long run."""
     return count % (every * (1 + count // (JUDGEMENTS * every))) == 0
 
 
