@@ -180,19 +180,7 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
 
 
 def _continue_from(objective: Objective, move: Vector, margin: float) -> Vector:
-    """Move to a lower point that second order does not show, and search downhill from there.
-
-    Args:
-        objective: the loss.
-        move: displacement to a point that a classification found lower.
-        margin: a decrease below this is rounding.
-
-    Returns:
-        The variables reached; the caller must compare the losses.
-
-    Cost:
-        One gradient, and 24 to 40 evaluations along a line.
-    """
+    """Move to a lower point that second order does not show, and search downhill from there."""
     layout = objective.layout
     work = cast(objective.variables, layout.work_dtypes)
     there = cast(add_scaled(work, 1.0, move), layout.dtypes)

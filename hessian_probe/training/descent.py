@@ -81,10 +81,6 @@ class DescentLimits(NamedTuple):
     longest: jax.Array | int
 
 
-# A descent that goes on while it pays.
-WHILE_IT_PAYS = DescentLimits(-jnp.inf, jnp.inf, 0, PASSES)
-
-
 class DescentState(NamedTuple):
     """What a descent has reached.
 
@@ -148,7 +144,8 @@ def descend(
     # A zero vector for conjugate directions, and empty without them.
     memory = () if limits is None else jax.tree.map(jnp.zeros_like, x)
     length = norm(step) if limits is None else norm(x) / SHORTER
-    limits = WHILE_IT_PAYS if limits is None else limits
+    while_it_pays = DescentLimits(-jnp.inf, jnp.inf, 0, PASSES)
+    limits = while_it_pays if limits is None else limits
 
     def one(s: DescentState) -> DescentState:
         here = add_scaled(x, 1.0, s.step)

@@ -292,18 +292,8 @@ def unpack(state: EscapeState) -> HookState:
 
 
 def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
-    """Count a step and keep its loss, one that is not finite left out.
-
-    Args:
-        state: what was seen before.
-        value: scalar.
-
-    Returns:
-        What has been seen now, and whether there is more to do: to judge, to confirm a step, or to go back.
-
-    Cost:
-        Three small operations, all that a healthy step does.
-    """
+    """Count a step and keep its loss; say whether to judge, to confirm a step, or to go back."""
+    # Three small operations, all that a healthy step does.  A loss that is not finite is left out.
     index = np.arange(len(COUNTS))
     held = COUNTS.index("plateau_held")
     value = value.astype(state.waiting.dtype)

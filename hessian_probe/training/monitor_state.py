@@ -22,18 +22,6 @@ from hessian_probe.training.probe import ProbeResult
 LASTING = (*KINDS, "at_minimum")
 # In place of a verdict that is not there yet.
 UNKNOWN = PlateauVerdict(-1, *[math.nan] * 5)
-# Attributes of a state that are saved as they are.
-SCALARS = (
-    "num_steps",
-    "num_probes",
-    "num_escapes",
-    "num_rollbacks",
-    "seconds",
-    "probe_seconds",
-    "at_minimum",
-    "noted",
-    "gain",
-)
 
 
 class MonitorState:
@@ -156,10 +144,14 @@ class MonitorState:
     def _steps(self) -> np.int64:
         return np.int64(self.num_steps)
 
+    def _numbers(self) -> State:
+        """Attributes that are saved as they are: counts, times, marks and the gain."""
+        public = ((name, value) for name, value in vars(self).items() if not name.startswith("_"))
+        return {name: value for name, value in public if isinstance(value, int | float)}
+
     def to_dict(self) -> State:
         """Write this, both tests and the costs as nested dicts of arrays (see `jobs.state`)."""
-        own: State = {name: getattr(self, name) for name in SCALARS}
-        own |= {
+        own: State = self._numbers() | {
             "last": LASTING.index(self.last),
             "backoff": self.backoff._asdict(),
             "cost": {name: value for name, value in vars(self._cost).items() if value is not None},
@@ -186,7 +178,7 @@ class MonitorState:
         own = self.to_dict()
         own.pop("rollback_params")
         new = _like(own, saved, ())
-        for owner, names, values in ((self, SCALARS, new), (self._cost, new["cost"], new["cost"])):
+        for owner, names, values in ((self, self._numbers(), new), (self._cost, new["cost"], new["cost"])):
             for name in names:
                 setattr(owner, name, type(getattr(owner, name))(values[name]))
         for name, test in self._tests.items():
