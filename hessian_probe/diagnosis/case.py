@@ -167,14 +167,10 @@ def _check_alike(train: Samples | None, test: Samples | None) -> None:
     """Refuse test samples that differ from training samples in structure or shape."""
     if train is None or test is None:
         return
-    kinds = [jax.tree.structure(part.batch) for part in (train, test)]
-    if str(kinds[0]) != str(kinds[1]):
-        raise ValueError(
-            f"test_data must be of the same kind as data; got batches {kinds[1]}, expected {kinds[0]}"
-        )
-    shapes = [[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)] for part in (train, test)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"test_data must be of the same kind as data; got samples of shapes {shapes[1]}, "
-            f"expected {shapes[0]}"
-        )
+    expected, got = (
+        f"batches {jax.tree.structure(part.batch)} with samples of shapes "
+        f"{[leaf.shape[1:] for leaf in jax.tree.leaves(part.batch)]}"
+        for part in (train, test)
+    )
+    if got != expected:
+        raise ValueError(f"test_data must be of the same kind as data; got {got}, expected {expected}")

@@ -92,14 +92,10 @@ def rewrite(state: Any, visit: Callable[..., Any], *others: Any) -> Any:
 
 def nodes(state: Any) -> Iterator[Any]:
     """All named nodes, outer ones first."""
-    found: list[Any] = []
-
-    def visit(node: Any) -> Any:
-        found.append(node)
-        return node
-
-    rewrite(state, visit)
-    yield from found
+    for node in jax.tree.leaves(state, is_leaf=is_named):
+        if is_named(node):
+            yield node
+            yield from nodes(tuple(node))
 
 
 def field_name(key: Any) -> str:
