@@ -134,8 +134,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""
-        out: dict[str, Any] = plain(dataclasses.asdict(self))
-        return out
+        return dict(plain(dataclasses.asdict(self)))
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         first = self.findings[0].cause.upper()

@@ -98,8 +98,7 @@ class Sharpness:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""
-        out: dict[str, Any] = plain(dataclasses.asdict(self))
-        return out
+        return dict(plain(dataclasses.asdict(self)))
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         wide = max(len(measure._text()) for measure in self.measures)

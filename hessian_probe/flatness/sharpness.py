@@ -225,11 +225,12 @@ class _ScaledHessian(NamedTuple):
         if top is not None:
             directions += [top, scale(-1.0, top)]
         directions += [random_normal(self.rng, op.layout, op.active) for _ in range(RANDOM_STARTS)]
-        found = worst_case_ascent(op.objective, op.x, op.value, region, directions)
+        before = op.objective.cost.num_evaluations
+        rise, spread = worst_case_ascent(op.objective, op.x, op.value, region, directions)
+        spent = op.objective.cost.num_evaluations - before
         # Keskar's formula has no meaning for a loss at or below −1.
         factor = factor if factor > 0 else math.nan
-        kind = "spread of the ascents"
-        return _Estimate(factor * found.rise, factor * found.spread, kind, 0, found.num_evaluations)
+        return _Estimate(factor * rise, factor * spread, "spread of the ascents", 0, spent)
 
     def _operator(self, widths: Vector) -> PreconditionedOperator:
         return PreconditionedOperator(self.op, tuple(leaf * leaf for leaf in widths))
@@ -284,23 +285,9 @@ class Region(NamedTuple):
         return self.along(_times(self.widths, gradient))
 
 
-class AscentResult(NamedTuple):
-    """The highest of several ascents.
-
-    Attributes:
-        rise: highest loss seen in the region, less that at its centre; a lower bound of the largest.
-        spread: how far below it the second-best ascent ended.
-        num_evaluations: losses with gradients spent.
-    """
-
-    rise: float
-    spread: float
-    num_evaluations: int
-
-
 def worst_case_ascent(
     objective: Objective, x: Vector, value: float, region: Region, directions: Iterable[Vector]
-) -> AscentResult:
+) -> tuple[float, float]:
     """Climb from several moves and keep the highest loss: the largest in the region, from below.
 
     Each step goes to the point of the region that is farthest along the gradient.  A convex loss rises at
@@ -310,10 +297,10 @@ def worst_case_ascent(
     The ascents start in given directions, in units of the region's widths, from a centre with loss `value`.
 
     Returns:
-        AscentResult; NaN where a loss in the region is not finite.
+        The highest loss seen in the region, less that at its centre, and how far below it the second-best
+        ascent ended; NaN where a loss in the region is not finite.
     """
     centre = cast(x, objective.layout.work_dtypes)
-    before = objective.cost.num_evaluations
     ends = []
     for direction in directions:
         move, best = region.along(direction), 0.0
@@ -321,14 +308,14 @@ def worst_case_ascent(
             there, gradient = objective.value_and_gradient(add_scaled(centre, 1.0, move))
             rise = there - value
             if not np.isfinite(rise):
-                return AscentResult(float("nan"), float("nan"), objective.cost.num_evaluations - before)
+                return math.nan, math.nan
             gained, best = rise - best, max(rise, best)
             if step and gained <= ASCENT_TOLERANCE * best:
                 break
             move = region.farthest(gradient)
         ends.append(best)
     ends.sort()
-    return AscentResult(ends[-1], ends[-1] - ends[-2], objective.cost.num_evaluations - before)
+    return ends[-1], ends[-1] - ends[-2]
 
 
 def _times(a: Vector, b: Vector) -> Vector:

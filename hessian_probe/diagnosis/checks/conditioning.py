@@ -107,8 +107,6 @@ def check(case: Experiments) -> Found:
     case.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
         f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
     )
-    sure = log_confidence(better, BETTER, SPREAD) if newton > 0 else 0.0
-    sure = min(sure, log_confidence(model.condition, LONG, SPREAD))
     return [
         ratio_finding(
             "ill_conditioned",
@@ -122,7 +120,11 @@ def check(case: Experiments) -> Found:
             threshold=BETTER,
             spread=SPREAD,
             source="chosen on synthetic failures (make bench-diagnose)",
-            sure=min(sure, log_confidence(newton - plain, MATERIAL, SPREAD)),
+            sure=min(
+                log_confidence(better, BETTER, SPREAD),
+                log_confidence(model.condition, LONG, SPREAD),
+                log_confidence(newton - plain, MATERIAL, SPREAD),
+            ),
             remedy="precondition",
             experiment="normalise inputs or activations, or precondition (Adam, Adagrad, L-BFGS)",
             cost=f"{PRODUCTS} HVPs, {len(losses)} evaluations",

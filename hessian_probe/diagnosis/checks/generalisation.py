@@ -78,10 +78,8 @@ def _explain(
     signs = [sign for sign in tried if sign is not None]
     if not signs:
         split = NotChecked(("mismatch",), f"inputs as arrays, and at least {FEWEST} samples of each")
-        return [
-            split,
-            _overfitting(here, there, error, sure, "whether the test data differ in kind was not checked"),
-        ]
+        unknown = "whether the test data differ in kind was not checked"
+        return [split, _overfitting(here, there, error, sure, unknown)]
     other = max(signs, key=lambda sign: sign.sure)
     # A weak sign is averaged with the other one: sixty digits once differed from three hundred others with
     # area 0.70 ± 0.05, while a reference model did as well on both.
