@@ -26,6 +26,15 @@ HONEST = ("undetermined", "degenerate")
 SHARE_DECIDED = 0.97
 
 
+def decidable_in(known: KnownPoint, dtype: Any) -> bool:
+    """Whether evaluations in a floating dtype can show the label: its gap is at least 64·ε·√n.
+
+    Eigenvalues are computed with an error of a moderate multiple of ε‖H‖, which grows like √n where roundings
+    are independent (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 2.8 and 3.1).
+    """
+    return known.decidable and known.gap >= 64.0 * float(np.finfo(dtype).eps) * np.sqrt(known.size)
+
+
 class Table:
     """What was answered, by kind and true label."""
 
@@ -39,7 +48,7 @@ class Table:
     def add(self, known: KnownPoint, point: hp.CriticalPoint, seconds: float) -> None:
         """Count one answer: right, honest (no claim) or wrong."""
         row = self.given.setdefault((known.kind, known.label), Counter())
-        right, decidable = point.label == known.label, known.decidable_in(self.dtype)
+        right, decidable = point.label == known.label, decidable_in(known, self.dtype)
         wrong = not right and point.label not in HONEST
         row.update([point.label])
         for column, more in (("decidable", decidable), ("decided", decidable and right), ("wrong", wrong)):

@@ -115,15 +115,12 @@ def _kind(leaf: object, name: str, static_numbers: bool) -> str:
 def split(
     tree: PyTree, *, static_numbers: bool = False, frozen: tuple[bool, ...] = ()
 ) -> tuple[Layout, Vector, tuple[Any, ...]]:
-    """Split a pytree into its layout, its variables and its other arrays.
+    """Return a pytree's layout, its variables (each in its own dtype) and its other arrays.
 
     Args:
         tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
         static_numbers: keep Python integers and booleans as they are, instead of as arrays.
         frozen: for each real floating-point leaf whether it is held constant; () for none.
-
-    Returns:
-        The layout, the variables (each in its own dtype) and the non-variable array leaves.
 
     Raises:
         TypeError: a leaf is complex; the message names it.
@@ -172,18 +169,9 @@ def merge(layout: Layout, variables: tuple[Any, ...], non_variables: tuple[Any, 
 def tangent(
     layout: Layout, vector: Vector, non_variables: tuple[Any, ...], axis: int | None = None
 ) -> PyTree:
-    """Write a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
+    """Return a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
 
     Arrays that are no variables become zeros of their own dtype; static leaves stay as they are.
-
-    Args:
-        layout: layout of the parameters.
-        vector: vector or basis.
-        non_variables: the parameters' other arrays, for their shapes.
-        axis: number of rows of a basis; None for a vector.
-
-    Returns:
-        A pytree like the parameters (with a leading axis, for a basis).
     """
 
     def zeros(leaf: Any) -> Any:
@@ -197,15 +185,7 @@ def tangent(
 
 
 def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vector:
-    """Read a pytree like the parameters as a vector.
-
-    Args:
-        layout: layout of the parameters.
-        tree: pytree with the parameters' structure; only the variables' leaves are read.
-        what: what the error message calls the pytree.
-
-    Returns:
-        The vector, cast to the layout's working dtypes.
+    """Return the variables' leaves of a pytree like the parameters as a vector, in its working dtypes.
 
     Raises:
         ValueError: the structure or a leaf's shape differs; the message names the leaf.

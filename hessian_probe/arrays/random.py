@@ -13,15 +13,9 @@ from hessian_probe.arrays.types import Vector
 
 
 def generator(key: Any = None) -> np.random.Generator:
-    """Make a random generator from a JAX key; None means the key of seed 0.
+    """Return NumPy's generator for a JAX key, typed or raw; None means the key of seed 0.
 
     Vectors are drawn on the host: a draw costs no compilation, and is the same on every device.
-
-    Args:
-        key: `jax.random.key(seed)` or an older raw key.
-
-    Returns:
-        A NumPy generator.
 
     Raises:
         TypeError: `key` is not a JAX random key.

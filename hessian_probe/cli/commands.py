@@ -193,15 +193,24 @@ class Target(NamedTuple):
 
 def load_target(text: str) -> Target:
     """Call the function that FILE.py:FUNCTION names; it returns what to probe."""
-    return Target(text, *_unpack(text, _returned(text)))
+    returned = _returned(text)
+    if isinstance(returned, tuple) and len(returned) in (2, 3):
+        returned = dict(zip(("loss", "params", "data"), returned, strict=False))
+    given = _arguments(text, returned, ("data",), EXPECTED)
+    return Target(text, given["loss"], given["params"], given.get("data"))
 
 
 def load_arguments(text: str, allowed: tuple[str, ...]) -> dict[str, Any]:
     """Call the function that FILE.py:FUNCTION names; it returns loss, params and any of `allowed`."""
-    returned = _returned(text)
     expected = f"a dict with loss, params and any of {', '.join(allowed)}"
+    return _arguments(text, _returned(text), allowed, expected)
+
+
+def _arguments(text: str, returned: Any, allowed: tuple[str, ...], expected: str) -> dict[str, Any]:
+    """The dict that a function returned, if it holds loss, params and any of `allowed`."""
     if not isinstance(returned, Mapping):
-        raise BadInputError(f"{text} returned {type(returned).__name__}; expected {expected}")
+        size = f" of {len(returned)}" if isinstance(returned, tuple) else ""
+        raise BadInputError(f"{text} returned {type(returned).__name__}{size}; expected {expected}")
     if not {"loss", "params"} <= set(returned) <= {"loss", "params", *allowed}:
         keys = sorted(map(str, returned))
         raise BadInputError(f"{text} returned a dict with keys {keys}; expected {expected}")
@@ -253,16 +262,3 @@ def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
     ]
     there = f"it has {', '.join(own)}" if own else "it has none"
     raise BadInputError(f"{path} has no function {name!r}; {there}")
-
-
-def _unpack(text: str, returned: Any) -> tuple[Callable[..., Any], Any, Any]:
-    if isinstance(returned, Mapping):
-        keys = set(returned)
-        if {"loss", "params"} <= keys <= {"loss", "params", "data"}:
-            return returned["loss"], returned["params"], returned.get("data")
-        raise BadInputError(f"{text} returned a dict with keys {sorted(map(str, keys))}; expected {EXPECTED}")
-    if isinstance(returned, tuple) and len(returned) in (2, 3):
-        loss, params, *data = returned
-        return loss, params, data[0] if data else None
-    size = f" of {len(returned)}" if isinstance(returned, tuple) else ""
-    raise BadInputError(f"{text} returned {type(returned).__name__}{size}; expected {EXPECTED}")

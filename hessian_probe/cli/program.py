@@ -22,7 +22,7 @@ from hessian_probe.cli.errors import BadInputError, told
 from hessian_probe.cli.interrupt import Interrupt
 from hessian_probe.cli.progress import Progress
 from hessian_probe.display.document import to_json
-from hessian_probe.display.figure import require_matplotlib, save_figure
+from hessian_probe.display.figure import png_bytes, require_matplotlib
 from hessian_probe.display.record import Report
 from hessian_probe.display.report import save_html
 from hessian_probe.display.text import to_text
@@ -156,7 +156,7 @@ def _save(options: argparse.Namespace, report: Report) -> None:
         if options.command == "demo" and report.has_figure:
             page = page or options.output / "report.html"
             paths.append(options.output / "figure.png")
-            save_figure(report, paths[0])
+            paths[0].write_bytes(png_bytes(report))
         if page is not None:
             paths.append(page)
             save_html(_drawable(report), page)

@@ -200,12 +200,7 @@ def descend(
         progress(f"step {len(losses)}: loss {losses[-1]:.4f}")
         if stalled is not None and stalled(losses):
             break
-    return Training(params, np.append(losses, float(_value(loss, params, data))), accuracies)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _value(loss: Loss, params: Any, data: Any) -> jax.Array:
-    return loss(params, data)
+    return Training(params, np.append(losses, float(jax.jit(loss)(params, data))), accuracies)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

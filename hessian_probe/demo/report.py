@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.demo import digits
-from hessian_probe.demo.digits import Story, Training
+from hessian_probe.demo.digits import Story
 from hessian_probe.display.record import Curve, Report, Section, Spectrum, Table, spectrum_at
 from hessian_probe.display.words import outcome, verdict
 from hessian_probe.escapes.escape import escape
@@ -22,7 +22,7 @@ from hessian_probe.spectrum.result import EigenResult
 CHECKPOINTS = (0, 250, 500, 1000, 2000, 3000, 3500)
 
 
-def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report:
+def report(lecture: Section | None, story: Story) -> Report:
     """Gather what was measured of the lecture's example (None: it did not get that far) and of the digits."""
     parts = [lecture, _stall(story), _verdict(story), _way_out(story), _onward(story), _end(story)]
     return Report(
@@ -35,7 +35,6 @@ def report(lecture: Section | None, story: Story, *, footer: str = "") -> Report
         spectra=_spectra(story),
         profile=story.profile,
         loss_name="training loss (cross-entropy)",
-        footer=footer,
     )
 
 
@@ -154,7 +153,15 @@ def _onward(story: Story) -> Section | None:
     table = Table(
         "The same gradient descent from the plateau and from where the escape landed: loss, and digits right",
         ("further steps", "loss, alone", "loss, escaped", "right, alone", "right, escaped"),
-        tuple(_row(k, alone, after) for k in CHECKPOINTS if k < len(alone.losses)),
+        tuple(
+            (
+                f"{step:,}",
+                *(f"{each.losses[step]:.4f}" for each in (alone, after)),
+                *(f"{each.accuracies[step]:.1%}" for each in (alone, after)),
+            )
+            for step in CHECKPOINTS
+            if step < len(alone.losses)
+        ),
     )
     return Section(
         key="onward",
@@ -165,16 +172,6 @@ def _onward(story: Story) -> Section | None:
             f"products and {move.num_evaluations} evaluations of the loss or its gradient.",
         ),
         table=table,
-    )
-
-
-def _row(step: int, alone: Training, after: Training) -> tuple[str, ...]:
-    return (
-        f"{step:,}",
-        f"{alone.losses[step]:.4f}",
-        f"{after.losses[step]:.4f}",
-        f"{alone.accuracies[step]:.1%}",
-        f"{after.accuracies[step]:.1%}",
     )
 
 
@@ -190,19 +187,17 @@ def _end(story: Story) -> Section | None:
 
 
 def _curves(story: Story) -> tuple[Curve, ...]:
-    curves: list[Curve] = []
-    if story.before is not None:
-        curves.append(_curve("gradient descent", "before", 0, story.before))
-        start = len(story.before.losses) - 1
-        if story.alone is not None:
-            curves.append(_curve("gradient descent, left alone", "alone", start, story.alone))
-        if story.after is not None:
-            curves.append(_curve("gradient descent after the escape", "after", start, story.after))
-    return tuple(curves)
-
-
-def _curve(name: str, role: str, start: int, training: Training) -> Curve:
-    return Curve(name, role, start + np.arange(len(training.losses)), training.losses)
+    stall = 0 if story.before is None else len(story.before.losses) - 1
+    parts = (
+        ("gradient descent", "before", 0, story.before),
+        ("gradient descent, left alone", "alone", stall, story.alone),
+        ("gradient descent after the escape", "after", stall, story.after),
+    )
+    return tuple(
+        Curve(name, role, start + np.arange(len(part.losses)), part.losses)
+        for name, role, start, part in parts
+        if part is not None
+    )
 
 
 def _spectra(story: Story) -> tuple[Spectrum, ...]:

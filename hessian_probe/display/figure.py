@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,11 +121,6 @@ def svg_bytes(report: Report, *, theme: Theme = LIGHT) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "hessian_probe"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
-
-
-def save_figure(report: Report, path: str | Path, *, theme: Theme = LIGHT) -> None:
-    """Draw the figure into a PNG file."""
-    Path(path).write_bytes(png_bytes(report, theme=theme))
 
 
 def draw_training(axes: Any, report: Report, theme: Theme) -> None:

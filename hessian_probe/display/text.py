@@ -45,7 +45,8 @@ def _paragraph(text: str, width: int) -> str:
 def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
     """Names in a column, their texts beside them; a name that repeats is written once."""
     rows = list(rows)
-    column = max((len(name) for name, _ in rows), default=0) + 4
+    names = [name for name, _ in rows]
+    column = max(map(len, names), default=0) + 4
     lines, last = [], ""
     for name, text in rows:
         lines.append(
@@ -53,17 +54,13 @@ def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
                 text,
                 width,
                 initial_indent=f"  {'' if name == last else name}".ljust(column),
-                subsequent_indent=" " * (column + 2 * (name == last or _repeats(name, rows))),
+                subsequent_indent=" " * (column + 2 * (names.count(name) > 1)),
                 break_long_words=False,
                 break_on_hyphens=False,
             )
         )
         last = name
     return lines
-
-
-def _repeats(name: str, rows: list[tuple[str, str]]) -> bool:
-    return sum(other == name for other, _ in rows) > 1
 
 
 def _table(table: Table, width: int) -> str:

@@ -179,8 +179,7 @@ class Data:
         self._look()
         sums: list[float] = []
         for batch in self._raw():
-            sums.append(batch.weight)
-            sums.extend(self._sums(batch))
+            sums += self._sums(batch)
             yield batch._replace(weight=batch.weight / self._total)
         self._compare(sums)
 
@@ -212,17 +211,16 @@ class Data:
         for batch in self._raw():
             self._total += batch.weight
             self._count += 1
-            sums.append(batch.weight)
-            sums.extend(self._sums(batch))
+            sums += self._sums(batch)
         if not sums:
             raise ValueError("data is empty: it yields no batch")
         return tuple(sums)
 
     def _sums(self, batch: Batch) -> list[float]:
-        """Sums of a batch's entries; a list is kept by us and needs no such check."""
+        """A batch's weight and the sums of its entries; a list is kept by us and needs no such sums."""
         if isinstance(self.source, list):
-            return []
-        return [
+            return [batch.weight]
+        return [batch.weight] + [
             float(np.sum(np.abs(leaf), dtype=np.float64))
             for leaf in batch.arrays
             if isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "fiub"

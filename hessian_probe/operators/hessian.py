@@ -244,7 +244,8 @@ class HessianOperator:
         if self._maps is None:
             self._prepare()
         if self._maps is None:
-            yield from self.objective.products(self.x)
+            for batch in self.objective.data:
+                yield batch.weight, self.objective.product_of(batch, self.x)
             return
         for weight, tangent_map in self._maps:
             yield weight, partial(derivatives.apply_linearized, tangent_map)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -149,21 +149,17 @@ class Objective:
         """Loss and gradient at `x`, averaged over the batches by weight."""
         self.cost.add(gradients=1)
         total, gradient = 0.0, None
-        for weight, value, g in self.batch_gradients(x):
-            total += weight * float(value)
-            gradient = accumulate(gradient, weight, g)
+        for batch in self.data:
+            value, g = self.gradient_of(batch, x)
+            total += batch.weight * float(value)
+            gradient = accumulate(gradient, batch.weight, g)
         assert gradient is not None
         return total, gradient
 
-    def batch_gradients(self, x: Vector) -> Iterator[tuple[float, Any, Vector]]:
-        """For each batch its weight, loss and gradient at `x`; the caller counts."""
-        for batch in self.data:
-            yield batch.weight, *self.gradient_of(batch, x)
-
     def gradient_of(self, batch: Batch, x: Vector) -> tuple[Any, Vector]:
         """Loss and gradient of one batch; the caller counts."""
-        value, gradient = self._call(derivatives.value_and_gradient, batch, x)
-        return value, gradient
+        found: tuple[Any, Vector] = self._call(derivatives.value_and_gradient, batch, x)
+        return found
 
     def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[Float[np.ndarray, " k"], Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
@@ -179,16 +175,7 @@ class Objective:
     def line(
         self, x: Vector, direction: Vector, ts: Any
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Loss and slope along a direction.
-
-        Args:
-            x: where the line starts.
-            direction: vector; the slope is ∇loss(x + t·direction)·direction.
-            ts: steps, shape (k,).
-
-        Returns:
-            Values and slopes, float64, each of shape (k,).
-        """
+        """Loss and slope ∇loss(x + t·direction)·direction for each of k steps t along a direction."""
         steps = np.atleast_1d(np.asarray(ts, np.float64))
         if self.forward:
             self.cost.add(losses=len(steps))
@@ -216,11 +203,6 @@ class Objective:
         return jax.eval_shape(
             self._partial(derivatives.linearized, batch), x, self.non_variables, batch.arrays
         )
-
-    def products(self, x: Vector) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
-        """For each batch its weight and its Hessian-vector product, by the objective's route."""
-        for batch in self.data:
-            yield batch.weight, self.product_of(batch, x)
 
     def product_of(self, batch: Batch, x: Vector) -> Callable[[Vector], Vector]:
         """Hessian-vector product of one batch, by the objective's route."""

@@ -56,5 +56,5 @@ def rayleigh_quotients(
 def batch_gradients(op: HessianOperator) -> Iterator[tuple[float, Vector]]:
     """Weight and gradient of every batch at the operator's parameters; one evaluation in all."""
     op.cost.add(gradients=1)
-    for weight, _, gradient in op.objective.batch_gradients(op.x):
-        yield weight, gradient
+    for batch in op.objective.data:
+        yield batch.weight, op.objective.gradient_of(batch, op.x)[1]

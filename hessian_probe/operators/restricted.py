@@ -14,6 +14,7 @@ from hessian_probe.arrays import (
     Float,
     PyTree,
     Vector,
+    flatten,
     flatten_rows,
     from_tangent,
     merge,
@@ -74,8 +75,7 @@ class NullDirections:
         """The directions at x as given, of unit length (or zero), as float64 rows."""
         rows = self._rows
         if self.generators:
-            found = [self.generator(i, x) for i in range(len(self.generators))]
-            rows = np.concatenate([flatten_rows(tuple(leaf[None] for leaf in v)) for v in found])
+            rows = np.stack([flatten(self.generator(i, x)) for i in range(len(self.generators))])
         if not np.all(np.isfinite(rows)):
             raise ValueError("null_space holds a NaN or an infinity; give finite directions")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -115,10 +115,10 @@ class NullDirections:
         for index in range(counts.pop()):
             one = jax.tree.map(lambda leaf, i=index: leaf[i], given)
             vector = self._active(from_tangent(self.objective.layout, one, f"null_space[{index}]"))
-            rows.append(flatten_rows(tuple(leaf[None] for leaf in vector)))
+            rows.append(flatten(vector))
         if not rows:
             raise ValueError("null_space holds no vector; leave it out or give at least one")
-        return np.concatenate(rows)
+        return np.stack(rows)
 
     def _active(self, vector: Vector) -> Vector:
         flags = zip(vector, self.objective.active, strict=True)

@@ -67,14 +67,14 @@ def analyse(function: Any, *arguments: Any) -> CompiledProgram:
     )
 
 
-def seconds_of(call: Callable[[], Any], repeats: int = 2) -> float:
-    """Return the seconds of the shortest of some calls, each until its result is ready.
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Return the seconds of the shorter of two calls, each until its result is ready.
 
     One call before them is not timed; after one longer than LONG_CALL no other follows.
     """
     jax.block_until_ready(call())
     best = float("inf")
-    for _ in range(repeats):
+    for _ in range(2):
         began = time.perf_counter()
         jax.block_until_ready(call())
         best = min(best, time.perf_counter() - began)
@@ -136,19 +136,13 @@ def batch_sizes(objective: Objective) -> BatchSizes:
     for index, batch in enumerate(objective.data):
         sizes.append(memory.tree_bytes(batch.arrays))
         shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in batch.arrays)
-        if shapes not in known:
-            known[shapes] = _residual_bytes(objective, batch)
-        residuals.append(known[shapes])
+        if shapes not in known and objective.route is FORWARD:
+            known[shapes] = memory.tree_bytes(objective.abstract_linearized(batch, objective.variables)[2])
+        residuals.append(known.get(shapes, 0))
         if largest is None or sizes[-1] > sizes[position]:
             largest, position = batch, index
     assert largest is not None
     return BatchSizes(largest, position, tuple(sizes), tuple(residuals))
-
-
-def _residual_bytes(objective: Objective, batch: Batch) -> int:
-    if objective.route is not FORWARD:
-        return 0
-    return memory.tree_bytes(objective.abstract_linearized(batch, objective.variables)[2])
 
 
 def costs(

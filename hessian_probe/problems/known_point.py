@@ -9,9 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-# Roundings of ‖H‖ that the smallest eigenvalue which decides a label must be above.
-GAP_ROUNDINGS = 64.0
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class KnownPoint:
@@ -110,20 +107,6 @@ class KnownPoint:
     def accepted(self) -> frozenset[str]:
         """Labels that are right; "undetermined" is never wrong and is not listed."""
         return frozenset({self.label, "degenerate"} if self.degenerate else {self.label})
-
-    def decidable_in(self, dtype: Any) -> bool:
-        """Say whether the label can be known from evaluations in a floating dtype.
-
-        Args:
-            dtype: Precision of the evaluations.
-
-        Returns:
-            ``decidable``, and ``gap`` at least 64·ε·√n: eigenvalues are computed with an error of
-            a moderate multiple of ε‖H‖, which grows like √n where roundings are independent
-            (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 2.8 and 3.1).
-        """
-        rounding = GAP_ROUNDINGS * float(np.finfo(dtype).eps) * np.sqrt(self.size)
-        return self.decidable and self.gap >= rounding
 
     @property
     def batches(self) -> list[Any]:

@@ -17,17 +17,13 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Layers = tuple[Mapping[str, Any], ...]
 
 
-def _linear(x: jax.Array) -> jax.Array:
-    return x
-
-
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
-    "linear": _linear,
+    "linear": lambda x: x,
 }
 
 
@@ -219,22 +215,17 @@ def lecture_points() -> list[KnownPoint]:
     ]
 
 
-def zero_mlp_point(
-    *, inputs: int = 3, hidden: int = 8, samples: int = 64, curvature: float = 1.418, seed: int = 0
-) -> KnownPoint:
-    """Build a one-hidden-layer tanh network without biases, all weights zero: a true saddle.
+def zero_mlp_point(*, hidden: int = 8, seed: int = 0) -> KnownPoint:
+    """Build a one-hidden-layer tanh network of 3 inputs without biases, all weights zero: a true saddle.
 
     The Hessian of the mean of (v·tanh(Wx) − y)² at zero pairs each hidden unit's incoming weights
     with its outgoing one through g = −2 mean(yx) and with nothing else: for each of the hidden
-    units eigenvalues −‖g‖ and ‖g‖, and inputs − 1 zeros. Each eigenvalue is repeated exactly, as
+    units eigenvalues −‖g‖ and ‖g‖, and two zeros; ‖g‖ = 1.418. Each eigenvalue is repeated exactly, as
     often as there are hidden units, which is what a Lanczos run without care gets wrong.
 
     Args:
-        inputs: Number of inputs.
         hidden: Number of hidden units.
-        samples: Number of samples.
-        curvature: ‖g‖; the targets are scaled to it.
-        seed: Draws Gaussian inputs and targets.
+        seed: Draws 64 Gaussian inputs and targets, which are scaled to ‖g‖.
 
     Returns:
         The point, of index ``hidden``; with the defaults 32 parameters and eigenvalues ∓1.418
@@ -244,6 +235,7 @@ def zero_mlp_point(
         >>> zero_mlp_point()
         KnownPoint(network/zero_tanh_3-8-1: saddle, index 8, 32 parameters)
     """
+    inputs, samples, curvature = 3, 64, 1.418
     rng = np.random.default_rng([seed, inputs, samples])
     x = rng.standard_normal((samples, inputs))
     y = rng.standard_normal((samples, 1))

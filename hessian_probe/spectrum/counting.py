@@ -22,7 +22,7 @@ S. Ubaru, J. Chen and Y. Saad, SIAM J. Matrix Anal. Appl. 38, 2017, doi:10.1137/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
@@ -265,13 +265,7 @@ class QuadratureProbe(NamedTuple):
 def count_interval(
     probes: list[QuadratureProbe], value: float, size: int, confidence: float
 ) -> tuple[float, int, int, float]:
-    """Enclose the number of eigenvalues below a value.
-
-    Args:
-        probes: independent Gaussian probes.
-        value: the value.
-        size: n, dimension of the space in which the probes were drawn.
-        confidence: probability in (0, 1) with which the interval holds the number.
+    """Enclose, with this confidence, the number of eigenvalues below a value in a space of dimension `size`.
 
     Returns:
         The estimate, the two ends of the interval, and the part of its width (in eigenvalues) that more
@@ -280,11 +274,12 @@ def count_interval(
     bounds = np.array([probe.share_below(value) for probe in probes])
     weights = np.array([probe.weight for probe in probes])
     sure, possible = weights @ bounds / np.sum(weights)
-    tail, num = 0.5 * (1.0 - confidence), len(probes)
+    tail, num, counts = 0.5 * (1.0 - confidence), len(probes), range(size + 1)
     low = 0  # where the weight surely below is rounding
     if sure > WEIGHT_ROUNDING:
-        low = min(_smallest_count(size, lambda count: _at_most(count, size, num, sure) < 1.0 - tail), size)
-    high = _smallest_count(size, lambda count: _at_most(count, size, num, possible) <= tail) - 1
+        low = bisect_left(counts, True, key=lambda count: _at_most(count, size, num, sure) < 1.0 - tail)
+    high = bisect_left(counts, True, key=lambda count: _at_most(count, size, num, possible) <= tail) - 1
+    low = min(low, size)
     return 0.5 * size * (sure + possible), low, max(high, low), size * (possible - sure)
 
 
@@ -293,15 +288,3 @@ def _at_most(count: int, size: int, num: int, share: float) -> float:
     if count == 0 or count == size:
         return float(share >= count / size)
     return float(betainc(0.5 * num * count, 0.5 * num * (size - count), share))
-
-
-def _smallest_count(size: int, test: Callable[[int], bool]) -> int:
-    """Smallest count in 0 … size that passes a monotone test, or size + 1."""
-    low, high = 0, size + 1
-    while low < high:
-        middle = (low + high) // 2
-        if test(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low

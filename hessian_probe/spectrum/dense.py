@@ -43,6 +43,11 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     return values, complement @ vectors
 
 
+def ends(count: int, lowest: int, highest: int) -> np.ndarray:
+    """Indices of the lowest and the highest of ascending values, each once."""
+    return np.arange(count) if lowest + highest >= count else np.r_[0:lowest, count - highest : count]
+
+
 def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
     """Write columns (n, k) as a basis of k rows."""
     return unflatten_rows(operator.layout, columns.T)

@@ -16,7 +16,7 @@ from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.symmetric_operator import unit_roundoff
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result
+from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result, ends
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
@@ -195,11 +195,7 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
         values, vectors = dense_eigh(op)
     except FloatingPointError:
         return empty_result(op, op.num_hvps - before, "dense", rtol, "nonfinite", lowest + highest)
-    if lowest + highest >= n:
-        chosen = np.arange(n)
-        overlap = lowest + highest > n
-    else:
-        chosen, overlap = np.r_[0:lowest, n - highest : n], False
+    chosen, overlap = ends(n, lowest, highest), lowest + highest > n
     top = float(np.max(np.abs(values)))
     rounding = unit_roundoff(op) * np.sqrt(n) * top
     good = rounding <= rtol * top

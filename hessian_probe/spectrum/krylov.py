@@ -18,16 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from hessian_probe.arrays import (
-    Basis,
-    Vector,
-    accumulator,
-    combine,
-    host_norm,
-    norm,
-    random_normal,
-    scale,
-)
+from hessian_probe.arrays import Basis, Vector, accumulator, combine, host_norm, norm, random_normal, scale
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State
 from hessian_probe.operators.symmetric_operator import (
@@ -244,6 +235,7 @@ class Krylov:
         dtype = accumulator(self.basis)
         return combine(self.basis, jnp.asarray(padded).astype(dtype))
 
+    @uninterrupted()
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:
         """Thick restart: keep the chosen Ritz vectors, continue from the remainder or a fresh vector.
 
@@ -252,10 +244,6 @@ class Krylov:
             fresh: continue from a random vector instead of the remainder, to find copies of repeated
                 eigenvalues, which one Krylov space cannot show.
         """
-        with uninterrupted():
-            self._restart(chosen, fresh)
-
-    def _restart(self, chosen: np.ndarray, fresh: bool) -> None:
         ritz = self.ritz()
         weights = ritz.weights[:, chosen]
         vectors, remainder = self.vectors(weights), self._next

@@ -32,15 +32,9 @@ class Multiplicity(NamedTuple):
 def multiplicities(
     values: np.ndarray, radii: np.ndarray, complete: bool | np.ndarray
 ) -> tuple[Multiplicity, ...]:
-    """Group ascending eigenvalues; neighbours belong together where their intervals ±radius meet.
+    """Return the groups of ascending eigenvalues; neighbours belong together where value ± radius meet.
 
-    Args:
-        values: shape (k,), ascending.
-        radii: shape (k,), half-widths of the intervals.
-        complete: whether no copy of an eigenvalue is missing; one flag for each, or for all.
-
-    Returns:
-        One entry for each group, ascending.
+    `complete` says whether no copy of an eigenvalue is missing: one flag for each, or for all.
     """
     if not len(values):
         return ()

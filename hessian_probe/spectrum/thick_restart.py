@@ -21,7 +21,7 @@ from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.certificate import log_inverse_weight
-from hessian_probe.spectrum.dense import empty_result
+from hessian_probe.spectrum.dense import empty_result, ends
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.thresholds import (
@@ -160,10 +160,10 @@ class EigenSearch:
         # Copies of a repeated eigenvalue matter only where more than one pair is wanted at an end.
         settle = max(self.lowest, self.highest) <= 1
         ritz = krylov.ritz()
-        chosen = self._chosen(len(ritz.values))
+        chosen = ends(len(ritz.values), self.lowest, self.highest)
         top = float(np.max(np.abs(ritz.values)))
         goal = max(self.aim * self.rtol * top, self._floor(top))
-        done = bool(np.all(ritz.residuals[chosen] <= goal)) and krylov.size > self.wanted
+        done = bool(np.all(ritz.residuals[chosen] <= goal))
         self._report(ritz.values, ritz.residuals, chosen)
         if done and (settle or krylov.exhausted):
             return True
@@ -183,11 +183,6 @@ class EigenSearch:
     def _floor(self, top: float) -> float:
         """Residual that cannot be told from rounding, for a norm of `top`."""
         return ROUNDING * unit_roundoff(self.op) * top
-
-    def _chosen(self, count: int) -> np.ndarray:
-        if self.wanted >= count:
-            return np.arange(count)
-        return np.r_[0 : self.lowest, count - self.highest : count]
 
     def _copies_would_show(self, ritz: Ritz, goal: float) -> bool:
         """Whether the run from the last fresh vector has been long enough to show a further copy.
@@ -249,7 +244,7 @@ class EigenSearch:
         if krylov.size == 0:
             return empty_result(op, self.spent, "lanczos", self.rtol, status, self.wanted)
         ritz = krylov.ritz()
-        chosen = self._chosen(krylov.size)
+        chosen = ends(krylov.size, self.lowest, self.highest)
         vectors = krylov.vectors(ritz.weights[:, chosen])
         values, residuals = ritz.values[chosen], ritz.residuals[chosen]
         top = float(np.max(np.abs(ritz.values)))
@@ -261,8 +256,6 @@ class EigenSearch:
             except KeyboardInterrupt:
                 status = "interrupted"
         converged = residuals <= self.rtol * top
-        if top == 0.0:
-            converged = residuals == 0.0
         if status == "converged" and not np.all(converged):
             status = "stagnated"
         return EigenResult(

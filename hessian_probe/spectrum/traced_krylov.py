@@ -12,17 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import (
-    Basis,
-    Vector,
-    accumulator,
-    add_scaled,
-    combine,
-    dot,
-    norm,
-    row,
-    scale,
-)
+from hessian_probe.arrays import Basis, Vector, accumulator, add_scaled, combine, dot, norm, row, scale
 from hessian_probe.spectrum.lanczos import breakdown_length, orthogonalise, write
 from hessian_probe.spectrum.thresholds import CHECKED_EVERY, SETTLED, SIGN_MARGIN, SIGN_RESIDUAL
 
