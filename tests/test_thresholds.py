@@ -16,7 +16,6 @@ from hessian_probe.operators.restricted import NullDirections
 from hessian_probe.operators.thresholds import EIGH_MATRICES
 from hessian_probe.operators.tracing import DIFFERENCES
 from hessian_probe.planning import cost_analysis
-from hessian_probe.planning.thresholds import SADDLE
 from hessian_probe.problems import mlp_init, mlp_loss, quadratic
 from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.programs.layers import run_model, trace_model
@@ -153,7 +152,7 @@ def test_directions_of_a_null_space_that_depend_on_each_other_count_once(width, 
 
 def near(found, stated):
     """Within a factor that a half or a double of the number leaves."""
-    return stated / 1.6 <= found <= 1.6 * stated
+    return stated / 1.4 <= found <= 1.4 * stated
 
 
 def test_pairs_take_the_products_that_a_plan_states():
@@ -169,11 +168,11 @@ def test_pairs_take_the_products_that_a_plan_states():
     assert planned(lowest=4, highest=4) - first == 6 * 5
 
 
-def test_a_certified_saddle_takes_the_products_that_a_plan_states():
-    spectrum = np.r_[-np.linspace(0.1, 1, 30), np.linspace(0.1, 1, 170)]
-    saddles = [quadratic(spectrum, seed=seed) for seed in range(3)]
-    points = [hp.classify(saddle.loss, *saddle.args) for saddle in saddles]
-    assert near(np.median([point.num_hvps for point in points]), SADDLE)
+def test_a_certified_saddle_takes_about_the_products_that_a_plan_states():
+    """12, the median over all points of known type; 8 on a quadratic form."""
+    assert "12 at a saddle" in hp.plan(*network(), measure=False).evidence[0]
+    saddle = quadratic(np.r_[-np.linspace(0.1, 1, 30), np.linspace(0.1, 1, 170)])
+    assert hp.classify(saddle.loss, *saddle.args).num_hvps <= 12
 
 
 @pytest.mark.parametrize(("job", "evaluations"), [("eigsh", 0), ("classify", 100), ("escape", 140)])
@@ -273,7 +272,7 @@ def test_a_restart_keeps_a_third_of_the_basis_beside_the_wanted_pairs(monkeypatc
 
 
 def test_residuals_are_asked_for_down_to_eight_roundings():
-    assert search()._floor(3.0) == pytest.approx(3.0 * 8 * EPS)
+    assert search()._floor(3.0) / EPS == pytest.approx(3.0 * 8)
 
 
 def test_residual_estimates_aim_just_below_the_tolerance(monkeypatch):
