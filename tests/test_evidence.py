@@ -53,3 +53,8 @@ def test_a_sentence_is_filled_in(code):
 )
 def test_numbers_have_as_many_digits_as_their_field_says(value, text):
     assert str(Reason("curvature", low=-1, high=1, band=value)).endswith(text)
+
+
+@pytest.mark.parametrize(("sign", "text"), [(1, "positive"), (-1.0, "negative")])
+def test_a_word_is_chosen_by_the_sign_of_its_field(sign, text):
+    assert str(Reason("all_one_sign", count=3, sign=sign)) == f"all 3 eigenvalues are {text}"

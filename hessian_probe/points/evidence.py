@@ -11,14 +11,17 @@ from typing import Any
 
 from hessian_probe.results import number, signed
 
-_HALVES = "{value:+3} ± {error:2} (halves {even:+3} ± {even_error:2}, {odd:+3} ± {odd_error:2})"
+_HALVES = (
+    "{value:+3} ± {error:2} (even batches {even:+3} ± {even_error:2}, odd batches {odd:+3} ± {odd_error:2})"
+)
 _ONE_ROUNDING = (
     "when the parameters move by one rounding: randomness in the loss (a dropout key, data that change "
     "between passes), a kink, or too little precision; fix the key and the data, or use float64"
 )
 _NOT_FLAT = "; give directions along which the loss does not change"
 
-# A number is written with as many digits as its field says, with its sign after a "+"; `:,` groups thousands.
+# A number is written with as many digits as its field says, with its sign after a "+"; `:,` groups thousands;
+# `:rises|falls` is the first word for a positive number, the second for a negative one.
 SENTENCES = {
     # What rules a classification out.
     "params_nonfinite": "{where} holds a NaN or an infinity",
@@ -76,6 +79,10 @@ SENTENCES = {
     "leaf_ignored": "the loss ignores {name}: it is flat along it",
     # Where the critical point is.
     "gradient_zero": "gradient norm {gradient:3} is zero to rounding (tolerance {tolerance:2})",
+    "gradient_below_change": (
+        "gradient norm {gradient:3} cannot be told from zero: it changes by up to {change:2} when the "
+        "parameters move by one rounding (rounding error, or a kink)"
+    ),
     "newton_predicts": (
         "Newton predicts a critical point {distance:2} away: the gradient norm drops from {before:3} to "
         "{after:3} there, and the loss changes by {moved:2} ({percent:2} % of what the curvature changes "
@@ -90,11 +97,11 @@ SENTENCES = {
         "{radius:2} (near a critical point at most {limit:2} %)"
     ),
     "slope_along_flat": (
-        "{share:2} of the gradient (norm {gradient:3}) lies where there is no curvature: a slope along a "
+        "{percent:3} % of the gradient (norm {gradient:3}) lies where there is no curvature: a slope along a "
         "flat direction"
     ),
     "flat_or_rounding": (
-        "{share:2} of the gradient (norm {gradient:3}) lies where there is no curvature, and it could be "
+        "{percent:3} % of the gradient (norm {gradient:3}) lies where there is no curvature, and it could be "
         "rounding"
     ),
     "weak_slope": (
@@ -132,7 +139,8 @@ SENTENCES = {
     # Second order.
     "curvature": "curvature from {low:+5} to {high:+5}, zero band ±{band:2}",
     "curvature_confirmed": (
-        "differences of the {of} over ±{radius:2} along the {side} direction show {measured:+5}"
+        "differences of the {of} over ±{radius:2} show curvature {measured:+5} along the direction of {side} "
+        "curvature"
     ),
     "curvature_there": "curvature at that point along the same directions: {low:+5} and {high:+5}",
     "signs_differ_there": (
@@ -146,7 +154,7 @@ SENTENCES = {
     "saddle_vanishing": (
         "both curvatures shrink with the gradient: the saddle is of higher order, not certified"
     ),
-    "all_one_sign": "all {count} eigenvalues have one sign",
+    "all_one_sign": "all {count} eigenvalues are {sign:positive|negative}",
     "none_beyond": (
         "no eigenvalue {side} {bound:+2} with probability {confidence} (random start, {steps} Lanczos steps)"
     ),
@@ -155,61 +163,68 @@ SENTENCES = {
         "steps), where {asked:2}, that is {negative_tol}·‖H‖, was asked for; {need}"
     ),
     "not_settled": "the label is not settled within {budget} products; raise max_hvps{need}",
-    "silent": "second order is silent along {flat} of {size} directions",
-    "silent_somewhere": "second order is silent along at least one direction",
-    "precision_too_low": "in {precision} a curvature within the zero band cannot be told from zero",
+    "silent": "curvature is zero to rounding along {flat} of {size} directions",
+    "silent_somewhere": "curvature is zero to rounding along at least one direction",
+    "precision_too_low": (
+        "in {precision} a curvature within the zero band cannot be told from zero; use float64"
+    ),
     "inertia": (
         "in units that make every variable's own curvature ±1 (these curvatures differ by a factor of "
         "{spread:2}) the spectrum is {low:+3} to {high:+3}, zero band ±{band:2}; signs do not depend on "
         "units (Sylvester)"
     ),
-    "inertia_confirmed": "differences of the {of} along its lowest direction show {measured:+5}",
+    "inertia_confirmed": (
+        "differences of the {of} show curvature {measured:+5} along its direction of lowest curvature"
+    ),
     # Higher order.
     "higher_order_size": (
         "higher order is examined where the whole spectrum is known, up to {limit} variables"
     ),
     "higher_order_budget": "higher order needs {products} products more; raise max_hvps",
-    "of_minus_loss": "for minus the loss: {reason}",
     "neither_side": "no descent and no ascent: {reason}",
-    "line_rises": (
-        "along the flat direction, all others relaxed, the loss grows with power {order} on both sides "
-        "(slopes from {near:2} to {far:2} away)"
+    "line_order": (
+        "along the flat direction, all others relaxed, the loss {sign:rises|falls} with power {order} on "
+        "both sides (slopes from {near:2} to {far:2} away)"
     ),
     "line_unclear": "along the flat direction the slopes follow no power of the distance",
-    "falls": (
-        "in the flat space, all other directions relaxed, the loss falls with power {order} of the distance "
-        "(slopes from {near:2} to {far:2} away)"
+    "flat_order": (
+        "in the flat space, all other directions relaxed, the loss {sign:rises|falls} somewhere with power "
+        "{order} of the distance (slopes from {near:2} to {far:2} away)"
     ),
     "floor": (
         "the gradient stays zero to rounding ({largest:2}, rounding error {error:2}) over {radius:2} along "
-        "{directions} flat directions, all others relaxed: the loss is constant there"
+        "each of {directions} directions tried in the flat space, all others relaxed: the loss is constant "
+        "there"
     ),
     "floor_ends": (
         "the loss is constant along the flat directions only nearby: {radius:2} away the slope is "
-        "{largest:2}, the loss is lower, or the other directions no longer relax"
+        "{largest:2}, the loss is {sign:lower|higher}, or the other directions no longer relax"
     ),
     "spheres_level": (
-        "the lowest points on spheres in the flat space are as high as the point itself, critical to "
-        "rounding and without negative curvature (from {near:2} to {far:2} away)"
+        "the {sign:lowest|highest} points on spheres in the flat space have the loss of the point itself, a "
+        "zero gradient to rounding and no {sign:negative|positive} curvature (from {near:2} to {far:2} away)"
     ),
     "spheres_fall": (
-        "the lowest points on spheres in the flat space fall with power {order:3} of the distance (from "
-        "{near:2} to {far:2} away)"
+        "the {sign:lowest|highest} points on spheres in the flat space {sign:fall|rise} with power "
+        "{order:3} of the distance (from {near:2} to {far:2} away)"
     ),
     "spheres_rise": (
-        "the lowest points on spheres in the flat space rise with power {powers} of the distance (from "
-        "{near:2} to {far:2} away)"
+        "the {sign:lowest|highest} points on spheres in the flat space {sign:rise|fall} with power "
+        "{powers} of the distance (from {near:2} to {far:2} away)"
     ),
-    "spheres_unclear": "on small spheres in the flat space the slope keeps no sign",
+    "spheres_unclear": (
+        "on small spheres in the flat space the slope away from the point is within its rounding error, or "
+        "changes its sign between them"
+    ),
     "spheres_no_power": (
-        "the lowest points on small spheres in the flat space follow no power of the radius"
+        "the {sign:lowest|highest} points on small spheres in the flat space follow no power of the radius"
     ),
     "rise_not_everywhere": (
-        "the loss rises on small spheres in the flat space, but not along every line tried"
+        "the loss {sign:rises|falls} on small spheres in the flat space, but not along every line tried"
     ),
     "rise_many_dimensions": (
-        "the loss rises in the flat space wherever it was tried, but in {dimension} dimensions a narrow "
-        "descent could be missed"
+        "the loss {sign:rises|falls} in the flat space wherever it was tried, but in {dimension} dimensions "
+        "a narrow {sign:descent|ascent} could be missed"
     ),
     # Kinks, and points where the second derivative fails.
     "kinks_many_directions": (
@@ -251,14 +266,19 @@ SENTENCES = {
     "finite_steps_saddle": "finite steps: lower and higher losses at every distance ({listed})",
     "gradient_vanishes": "the gradient vanishes with the distance, so there is no slope",
     "zero_in_hull": (
-        "no slope: zero is a convex combination of the gradients around (to {share:2} of the longest)"
+        "no slope: a weighted average of the gradients around the point vanishes (it is at most {share:2} of "
+        "the longest of them)"
     ),
     "finite_steps_slope": (
         "finite steps show a slope: within {distance:2} no convex combination of the gradients is shorter "
         "than {shortest:2} (the longest: {longest:2})"
     ),
     "finite_steps_hidden": (
-        "finite steps show a change of the loss beyond its rounding {where}; float64 would show more"
+        "no finite step changes the loss by more than its rounding error; float64 would show more"
+    ),
+    "finite_steps_rounded": (
+        "finite steps change the loss by more than its rounding error only at {listed}; float64 would show "
+        "more"
     ),
     "finite_steps_jump": (
         "the loss changes by {change:2} within {distance:2}, the gradients there are at most {longest:2}: a "
@@ -285,8 +305,8 @@ SENTENCES = {
         "these data alone"
     ),
     "higher_order_not_held_out": (
-        "second order is silent, and higher order was seen on the mean of these batches only, not batch by "
-        "batch; sampled=False judges these data alone"
+        "curvature is zero to rounding along some direction, and higher order was seen on the mean of these "
+        "batches only, not batch by batch; sampled=False judges these data alone"
     ),
     "held_out_curvature": "{side} curvature on held-out batches: " + _HALVES,
     "held_out_curvature_noisy": (
@@ -298,7 +318,7 @@ SENTENCES = {
     ),
     "shift": (
         "with the gradient's noise (norm {noise:2}) the loss may change by {most:2} on the path to the "
-        "critical point, instead of {seen:2} (near: at most {limit:2})"
+        "critical point, instead of {seen:2} (at most {limit:2} counts as near)"
     ),
     "shift_too_large": (
         "with the gradient's noise (norm {noise:2}) the loss may change by {most:2} on the path to the "
@@ -321,19 +341,22 @@ SENTENCES = {
     ),
     "samples_needed": (
         "about {samples:,} samples in all (these are {total:6}), in {batches} batches or more, would settle "
-        "it with probability {power} (for a mean of at least {least} of its present errors)"
+        "it with probability {power} (if the true value is at least {least} times its present "
+        "standard error)"
     ),
     "samples_unknown": "no number of samples can be named that would settle it",
 }
 
 
 class _Sentence(string.Formatter):
-    """Fills fields in: `:3` three digits, `:+3` with the sign, `:,` thousands."""
+    """Fills fields in: `:3` three digits, `:+3` with the sign, `:,` thousands, `:a|b` a word by the sign."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Write one field."""
         if format_spec in ("", ","):
             return format(value, format_spec) if isinstance(value, int | str) else str(value)
+        if "|" in format_spec:
+            return format_spec.split("|")[value < 0]
         return signed(value, int(format_spec)) if format_spec[0] == "+" else number(value, int(format_spec))
 
 

@@ -118,6 +118,8 @@ def locate(
         and _small_beside_change(op, extremes, line_checks)
     ):
         zero = Reason("gradient_zero", gradient=length, tolerance=tolerance)
+        if length > tolerance - GRADIENT_NOISE * rounding.gradient:
+            zero = Reason("gradient_below_change", gradient=length, change=rounding.gradient)
         return LocatedPoint("exact", 0.0, op.value, None, (zero,))
     if not line_checks:
         return far(Reason("slope_without_curvature", gradient=length))
@@ -348,8 +350,8 @@ class NewtonIteration:
         if step.outcome == "flat":
             left = step.unexplained * length
             if left <= max(DOUBT * self.tolerance, self.doubtful) or self._unseen(left):
-                return unknown(Reason("flat_or_rounding", share=step.unexplained, gradient=length))
-            return far(Reason("slope_along_flat", share=step.unexplained, gradient=length))
+                return unknown(Reason("flat_or_rounding", percent=100 * step.unexplained, gradient=length))
+            return far(Reason("slope_along_flat", percent=100 * step.unexplained, gradient=length))
         distance = float(norm(step.vector))
         if step.outcome == "beyond" or distance > self.limit:
             beyond = Reason("prediction_too_far", distance=distance, limit=self.limit)

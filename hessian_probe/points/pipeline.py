@@ -162,7 +162,7 @@ class Pipeline:
             if denied is not None:
                 # At a kink the gradient is none; finite steps may show what it is.
                 self.derivative_failed = True
-                return undetermined(denied, *self.located.evidence, *self.second_order.curvature(extremes))
+                return undetermined(denied, *self.second_order.curvature(extremes))
             evidence = (*self.located.evidence, *self.second_order.curvature(extremes))
             return Verdict("not_critical", True, False, None, evidence)
         if self.located.kind == "unknown":

@@ -114,9 +114,9 @@ class SecondOrderTest:
     def _extremum(self, label: str, extremes: ExtremeEigenpairs, evidence: tuple[Reason, ...]) -> Verdict:
         strict = not self.ignored
         if extremes.complete:
-            return Verdict(
-                label, strict, True, None, (*evidence, Reason("all_one_sign", count=extremes.steps))
-            )
+            sign = 1 if label == "minimum" else -1
+            signs = Reason("all_one_sign", count=extremes.steps, sign=sign)
+            return Verdict(label, strict, True, None, (*evidence, signs))
         beyond = -extremes.lower if label == "minimum" else extremes.upper
         allowed, asked = max(beyond, extremes.band), self.settings.negative_tol * extremes.top
         claim = {

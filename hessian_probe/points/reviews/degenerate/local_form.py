@@ -81,38 +81,38 @@ def find_local_form(reduced: ReducedLoss, parameter_scale: float, budget: int) -
     lines = [leading_order(reduced, unit, parameter_scale) for unit in units[:RANDOM_LINES]]
     falling = next((line for line in lines if line.kind == "falls"), None)
     if falling is not None:
-        return _falls(falling)
+        return _falls(reduced, falling)
     if all(line.kind == "flat" for line in lines):
-        return _floor(follow_floor(reduced, units, parameter_scale))
+        return _floor(reduced, follow_floor(reduced, units, parameter_scale))
     return _around(reduced, parameter_scale, lines, units[RANDOM_LINES : RANDOM_LINES + SPARE_LINES], budget)
 
 
 def _along_line(reduced: ReducedLoss, parameter_scale: float) -> LocalForm:
     line = leading_order(reduced, np.ones(1), parameter_scale)
     if line.kind == "falls":
-        return _falls(line)
+        return _falls(reduced, line)
     if line.kind == "flat":
         valley = follow_floor(reduced, np.array([[1.0], [-1.0]]), parameter_scale)
         steep = None if valley.constant else steep_fall(reduced, np.ones(1), valley.radius)
-        return _floor(valley) if steep is None else _falls(steep)
+        return _floor(reduced, valley) if steep is None else _falls(reduced, steep)
     if line.kind == "rises":
         return LocalForm(
             "rises",
-            Reason("line_rises", order=line.order, near=line.near, far=line.far),
+            Reason("line_order", sign=reduced.sign, order=line.order, near=line.near, far=line.far),
             _lowest(reduced, np.ones(1), line.far),
         )
     return LocalForm("unclear", Reason("line_unclear"))
 
 
-def _falls(line: LeadingOrder) -> LocalForm:
+def _falls(reduced: ReducedLoss, line: LeadingOrder) -> LocalForm:
     return LocalForm(
         "falls",
-        Reason("falls", order=line.order, near=line.near, far=line.far),
+        Reason("flat_order", sign=-reduced.sign, order=line.order, near=line.near, far=line.far),
         line.lower,
     )
 
 
-def _floor(valley: FlatFloor) -> LocalForm:
+def _floor(reduced: ReducedLoss, valley: FlatFloor) -> LocalForm:
     if valley.constant:
         return LocalForm(
             "flat",
@@ -126,7 +126,7 @@ def _floor(valley: FlatFloor) -> LocalForm:
         )
     return LocalForm(
         "unclear",
-        Reason("floor_ends", radius=valley.radius, largest=valley.largest),
+        Reason("floor_ends", sign=reduced.sign, radius=valley.radius, largest=valley.largest),
     )
 
 
@@ -142,7 +142,7 @@ def _quick_fall(reduced: ReducedLoss, parameter_scale: float) -> LocalForm | Non
         lowest = rows[np.argmin(found.outward[rows])]
         line = leading_order(reduced, found.z[lowest] / found.radius[lowest], parameter_scale)
         if line.kind == "falls":
-            return _falls(line)
+            return _falls(reduced, line)
     return None
 
 
@@ -195,7 +195,7 @@ def _around(
     if run is None and never_falls and minima_intersect(reduced, found, starts, budget):
         return LocalForm(
             "rises",
-            Reason("spheres_level", near=found.radius[0], far=found.radius[-1]),
+            Reason("spheres_level", sign=reduced.sign, near=found.radius[0], far=found.radius[-1]),
         )
     if run is None:
         return LocalForm("unclear", Reason("spheres_unclear"))
@@ -203,14 +203,14 @@ def _around(
     if run[0].slope < 0 and order is not None:
         return LocalForm(
             "falls",
-            Reason("spheres_fall", order=order, near=run[0].radius, far=run[-1].radius),
+            Reason("spheres_fall", sign=reduced.sign, order=order, near=run[0].radius, far=run[-1].radius),
             found.take(np.array([run[-1].row])),
         )
     if run[0].slope > 0 and order is not None and all(sphere.arrived for sphere in run):
         if reduced.dimension <= UNEVEN_DIMENSIONS:
             lines = _stand_in(reduced, parameter_scale, lines, spare)
         return _rises(reduced, parameter_scale, found, run, order, lines)
-    return LocalForm("unclear", Reason("spheres_no_power"))
+    return LocalForm("unclear", Reason("spheres_no_power", sign=reduced.sign))
 
 
 def _nearest_run(spheres: list[_SphereMinimum]) -> list[_SphereMinimum] | None:
@@ -273,16 +273,16 @@ def _rises(
     clean = len(lines) == RANDOM_LINES and all(line.kind == "rises" for line in lines)
     clean = clean and all(line.kind != "falls" for line in lowest)
     if not clean or not (even or reduced.dimension <= UNEVEN_DIMENSIONS):
-        return LocalForm("unclear", Reason("rise_not_everywhere"))
+        return LocalForm("unclear", Reason("rise_not_everywhere", sign=reduced.sign))
     if reduced.dimension > RISING_DIMENSIONS:
         return LocalForm(
             "unclear",
-            Reason("rise_many_dimensions", dimension=reduced.dimension),
+            Reason("rise_many_dimensions", sign=reduced.sign, dimension=reduced.dimension),
         )
     orders = {line.order for line in lines} | {round(order)}
     powers = " and ".join(map(str, sorted(orders)))
     return LocalForm(
         "rises",
-        Reason("spheres_rise", powers=powers, near=run[0].radius, far=run[-1].radius),
+        Reason("spheres_rise", sign=reduced.sign, powers=powers, near=run[0].radius, far=run[-1].radius),
         found.take(np.array([run[-1].row])),
     )

@@ -87,7 +87,7 @@ def _one_sign(
     op: HessianOperator, reduced: ReducedLoss, found: LocalForm, verdict: Verdict
 ) -> tuple[Verdict, Descent | None]:
     """All curvature beyond the zero band has the sign of a minimum (`reduced.sign` +1) or a maximum."""
-    evidence = (*verdict.evidence, _about(reduced, found))
+    evidence = (*verdict.evidence, found.reason)
     if found.kind == "falls":
         lower = _lower(op, reduced, found) if reduced.sign > 0 else None
         return Verdict("saddle", False, False, None, evidence), lower
@@ -113,16 +113,12 @@ def _all_flat(
     if found.kind == "flat":
         return verdict.with_reasons(Reason("neither_side", reason=found.reason)), None
     opposite = find_local_form(above, parameter_scale(op), budget)
-    evidence = (*verdict.evidence, _about(below, found), _about(above, opposite))
+    evidence = (*verdict.evidence, found.reason, opposite.reason)
     if opposite.kind == "rises":
         return Verdict("maximum", False, False, None, evidence), _lower(op, above, opposite)
     if found.kind == "falls" and opposite.kind == "falls":
         return Verdict("saddle", False, False, None, evidence), _lower(op, below, found)
     return verdict._replace(evidence=evidence), None
-
-
-def _about(reduced: ReducedLoss, found: LocalForm) -> Reason:
-    return found.reason if reduced.sign > 0 else Reason("of_minus_loss", reason=found.reason)
 
 
 def _lower(op: HessianOperator, reduced: ReducedLoss, found: LocalForm) -> Descent | None:

@@ -220,8 +220,9 @@ def _slope(seen: list[Sphere]) -> Stationarity:
 
 
 def _hidden(seen: list[Sphere]) -> Reason:
-    where = "at no distance" if not seen else f"only at {', '.join(number(s.distance, 2) for s in seen)}"
-    return Reason("finite_steps_hidden", where=where)
+    if not seen:
+        return Reason("finite_steps_hidden")
+    return Reason("finite_steps_rounded", listed=", ".join(number(s.distance, 2) for s in seen))
 
 
 def _unexplained(near: list[Sphere]) -> Reason:
