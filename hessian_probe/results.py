@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+import string
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -144,6 +145,42 @@ def signed(value: float, digits: int = 5) -> str:
     """Format a number with its sign always shown."""
     text = number(value, digits)
     return text if text.startswith("-") else "+" + text
+
+
+class _Fields(string.Formatter):
+    """Fills in: `:3` three digits, `:+3` with the sign, `:,` thousands, `:a|b` b for what is negative."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Write one field."""
+        if format_spec in ("", ","):
+            return format(value, format_spec) if isinstance(value, int | str) else str(value)
+        if "|" in format_spec:
+            return format_spec.split("|")[value < 0]
+        return signed(value, int(format_spec)) if format_spec[0] == "+" else number(value, int(format_spec))
+
+
+class CodedSentence:
+    """A code with what was measured; a room's table of sentences says it in words.
+
+    Nothing reads a sentence back: programs compare codes.
+
+    Args:
+        code: key of `sentences`.
+        fields: what its sentence names, by name.
+    """
+
+    sentences: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, code: str, **fields: Any) -> None:
+        self.code, self.fields = code, fields
+
+    def __str__(self) -> str:
+        """Write the sentence."""
+        return _Fields().vformat(self.sentences[self.code], (), self.fields)
+
+    def __repr__(self) -> str:
+        """Code and fields."""
+        return f"{type(self).__name__}({self.code!r}, {self.fields})"
 
 
 def plain(item: Any) -> Any:

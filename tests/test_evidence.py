@@ -7,42 +7,51 @@ from pathlib import Path
 import pytest
 
 import hessian_probe
-from hessian_probe.points.evidence import SENTENCES, Reason
+from hessian_probe.escapes.evidence import EscapeReason
+from hessian_probe.points.evidence import Reason
 
 pytestmark = pytest.mark.one_precision
 
-ROOM = Path(hessian_probe.__file__).parent / "points"
+PACKAGE = Path(hessian_probe.__file__).parent
+TABLES = {"Reason": Reason.sentences, "EscapeReason": EscapeReason.sentences}
+CODES = [(name, code) for name, table in TABLES.items() for code in table]
 
 
 def fields_of(template):
     return {field for _, field, _, _ in string.Formatter().parse(template) if field}
 
 
+def codes_of(node):
+    """Codes that an argument stands for: one, or two where a condition chooses."""
+    parts = (node.body, node.orelse) if isinstance(node, ast.IfExp) else ()
+    return [code for part in parts for code in codes_of(part)] or [node.value]
+
+
 def calls():
-    """Every `Reason(code, …)` in the room: the code, the fields that it names, and whether all are named."""
-    for path in sorted(ROOM.rglob("*.py")):
+    """Every `Reason(code, …)` in the package: table and code, the fields named, and whether all are."""
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Reason":
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            for code in codes_of(node.args[0]) if name in TABLES else ():
                 named = {keyword.arg for keyword in node.keywords}
-                yield node.args[0].value, named - {None}, None not in named
+                yield name, code, named - {None}, None not in named
 
 
 def test_every_reason_has_a_sentence_that_names_its_fields():
-    for code, named, all_named in calls():
-        assert code in SENTENCES
-        assert named <= fields_of(SENTENCES[code]), code
-        assert not all_named or named == fields_of(SENTENCES[code]), code
+    for name, code, named, all_named in calls():
+        assert code in TABLES[name]
+        assert named <= fields_of(TABLES[name][code]), code
+        assert not all_named or named == fields_of(TABLES[name][code]), code
 
 
 def test_every_sentence_is_used():
-    assert {code for code, _, _ in calls()} == set(SENTENCES)
+    assert {(name, code) for name, code, _, _ in calls()} == set(CODES)
 
 
-@pytest.mark.parametrize("code", SENTENCES)
-def test_a_sentence_is_filled_in(code):
-    text = str(
-        Reason(code, **{name: 0.25 for name in fields_of(SENTENCES[code]) - {"samples"}}, samples=12_000)
-    )
+@pytest.mark.parametrize(("name", "code"), CODES)
+def test_a_sentence_is_filled_in(name, code):
+    fields = dict.fromkeys(fields_of(TABLES[name][code]), 0.25) | {"samples": 12_000}
+    text = str({"Reason": Reason, "EscapeReason": EscapeReason}[name](code, **fields))
     assert text
     assert "{" not in text
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
@@ -89,11 +90,12 @@ def escape(
         )
     objective = Objective(loss, params, data)
     if classified and was_interrupted(point):
-        return Escape.of(point, "undetermined", params, point.loss, point.evidence[0])
+        reason = EscapeReason("not_classified", reason=point.evidence[0])
+        return Escape.of(point, "undetermined", params, point.loss, reason)
     try:
         return _search(point, objective, params, progress)
     except KeyboardInterrupt:
-        reason = "interrupted before a lower loss was found"
+        reason = EscapeReason("interrupted")
         return Escape.of(point, "undetermined", params, point.loss, reason, cost=objective.cost)
 
 
@@ -124,10 +126,7 @@ def _search(
     if not after < floor - margin:
         if not ended:
             raise KeyboardInterrupt
-        reason = (
-            f"no step tried lowers the loss below {number(floor, 6)} by more than "
-            f"rounding ({number(margin, 2)}); the lowest found is {number(after, 6)}"
-        )
+        reason = EscapeReason("no_decrease", floor=floor, margin=margin, lowest=after)
         return Escape.of(point, "no_decrease", params, before, reason, cost=objective.cost)
     distance = distance_to(end.moved, objective) if math.isnan(end.step) else abs(end.step)
     return Escape.of(
@@ -297,16 +296,12 @@ def _check_point(point: CriticalPoint, objective: Objective, value: float) -> No
         )
 
 
-def _no_direction(point: CriticalPoint) -> tuple[str, str]:
+def _no_direction(point: CriticalPoint) -> tuple[str, EscapeReason]:
     if point.label == "minimum":
-        return "nothing_to_escape", "a minimum: no direction of negative curvature"
+        return "nothing_to_escape", EscapeReason("minimum")
     if point.label == "not_critical":
-        return (
-            "nothing_to_escape",
-            "a slope without negative curvature: the gradient itself lowers the loss",
-        )
-    known = f"the point is {point.label}, and no direction of negative curvature is known"
-    return "undetermined", f"{known}: {point.evidence[0]}"
+        return "nothing_to_escape", EscapeReason("slope")
+    return "undetermined", EscapeReason("no_direction", label=point.label, reason=point.evidence[0])
 
 
 def distance_to(there: Vector, objective: Objective) -> float:
@@ -317,17 +312,16 @@ def distance_to(there: Vector, objective: Objective) -> float:
 
 def _reasons(
     point: CriticalPoint, before: float, after: float, predicted: float, distance: float
-) -> tuple[str, str]:
+) -> tuple[EscapeReason, EscapeReason]:
     """Say what a step gained, and why no descent returns from there."""
-    fell = f"the loss fell by {number(before - after, 4)} over a distance of {number(distance, 3)}"
+    gain = before - after
     if point.descent is not None:
-        fell += "; second order shows no descent there, higher order does"
-    elif not math.isnan(predicted):
-        fell += f"; the quadratic model predicts {number(before - predicted, 4)}"
-    below = number(min(before, point.critical_loss) - after, 4)
-    return (
-        fell,
-        f"it is now {below} below the loss of the critical point, to which no descent from here returns"
-        if math.isfinite(point.critical_loss)
-        else f"the point was {point.label}; the step uses its negative curvature all the same",
-    )
+        fell = EscapeReason("fell_by_higher_order", gain=gain, distance=distance)
+    elif math.isnan(predicted):
+        fell = EscapeReason("fell", gain=gain, distance=distance)
+    else:
+        fell = EscapeReason("fell_by_model", gain=gain, distance=distance, predicted=before - predicted)
+    if math.isfinite(point.critical_loss):
+        below = min(before, point.critical_loss) - after
+        return fell, EscapeReason("below_critical_point", below=below)
+    return fell, EscapeReason("from_no_critical_point", label=point.label.replace("_", " "))

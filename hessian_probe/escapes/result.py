@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import Cost, number, result
 
@@ -31,6 +32,7 @@ class Escape:
         num_evaluations: loss and gradient evaluations spent, classification included.
         point: the classification it started from.
         evidence: short sentences with the numbers that decided.
+        reasons: their codes (see `hessian_probe.escapes.evidence`).
     """
 
     status: str
@@ -44,6 +46,7 @@ class Escape:
     num_evaluations: int
     point: CriticalPoint
     evidence: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -52,7 +55,7 @@ class Escape:
         status: str,
         params: Any,
         before: float,
-        *evidence: str,
+        *reasons: EscapeReason,
         after: float | None = None,
         distance: float = 0.0,
         step: float = 0.0,
@@ -71,7 +74,8 @@ class Escape:
             num_hvps=point.num_hvps,
             num_evaluations=point.num_evaluations + (0 if cost is None else cost.num_evaluations),
             point=point,
-            evidence=evidence,
+            evidence=tuple(str(reason) for reason in reasons),
+            reasons=tuple(reason.code for reason in reasons),
         )
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:

@@ -6,10 +6,7 @@ is stuck: what was measured, against what, and what it means.
 
 from __future__ import annotations
 
-import string
-from typing import Any
-
-from hessian_probe.results import number, signed
+from hessian_probe.results import CodedSentence
 
 _HALVES = (
     "{value:+3} ± {error:2} (even batches {even:+3} ± {even_error:2}, odd batches {odd:+3} ± {odd_error:2})"
@@ -20,8 +17,6 @@ _ONE_ROUNDING = (
 )
 _NOT_FLAT = "; give directions along which the loss does not change"
 
-# A number is written with as many digits as its field says, with its sign after a "+"; `:,` groups thousands;
-# `:rises|falls` is the first word for a positive number, the second for a negative one.
 SENTENCES = {
     # What rules a classification out.
     "params_nonfinite": "{where} holds a NaN or an infinity",
@@ -348,36 +343,11 @@ SENTENCES = {
 }
 
 
-class _Sentence(string.Formatter):
-    """Fills fields in: `:3` three digits, `:+3` with the sign, `:,` thousands, `:a|b` a word by the sign."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        """Write one field."""
-        if format_spec in ("", ","):
-            return format(value, format_spec) if isinstance(value, int | str) else str(value)
-        if "|" in format_spec:
-            return format_spec.split("|")[value < 0]
-        return signed(value, int(format_spec)) if format_spec[0] == "+" else number(value, int(format_spec))
-
-
-class Reason:
-    """One piece of evidence: a code and what was measured.
-
-    Args:
-        code: key of SENTENCES.
-        fields: what its sentence names, by name.
+class Reason(CodedSentence):
+    """One piece of evidence for a label.
 
     >>> str(Reason("curvature", low=-0.25, high=1.5, band=1e-12))
     'curvature from -0.25 to +1.5, zero band ±1.0e-12'
     """
 
-    def __init__(self, code: str, **fields: Any) -> None:
-        self.code, self.fields = code, fields
-
-    def __str__(self) -> str:
-        """Write the sentence."""
-        return _Sentence().vformat(SENTENCES[self.code], (), self.fields)
-
-    def __repr__(self) -> str:
-        """Code and fields."""
-        return f"Reason({self.code!r}, {self.fields})"
+    sentences = SENTENCES

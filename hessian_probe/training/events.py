@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.results import number, result, signed
+from hessian_probe.results import number, result
 from hessian_probe.training.escape_state import COLUMNS, COSTS, ROWS, WHAT, EscapeState
 from hessian_probe.training.plateau_statistics import KINDS
 from hessian_probe.training.random_restart import FLAT_RATIO
@@ -195,32 +196,34 @@ def _event(row: dict[str, float]) -> dict[str, Any]:
         "step": int(row["step"]),
         "kind": kind,
         "value": row["value"],
-        "evidence": _evidence(what, row),
+        "evidence": str(_evidence(what, row)),
         **{name: int(row[name]) for name in COSTS},
         "lowest": curvature,
         "gain": row["gain"],
     }
 
 
-def _evidence(what: str, row: dict[str, float]) -> str:
-    """What was found, and what follows, in a sentence."""
-    gain, curvature = number(row["gain"], 3), row["curvature"]
+def _evidence(what: str, row: dict[str, float]) -> EscapeReason:
+    """What was found, and what follows."""
+    gain, lowest = row["gain"], row["curvature"]
     pauses = row["next_probe"] > row["step"]
-    then = f"no search before update {row['next_probe']:.0f}" if pauses else "searches continue on schedule"
+    then = (
+        EscapeReason("paused", update=f"{row['next_probe']:.0f}") if pauses else EscapeReason("on_schedule")
+    )
     if what == "escaped":
-        return f"a step off a saddle lowers the loss by {gain}"
+        return EscapeReason("step_taken", gain=gain)
     if what == "found":
-        return f"a step that lowers the loss by {gain} was found; the next batch must confirm it"
+        return EscapeReason("step_found", gain=gain)
     if what == "denied":
-        return f"the next batch did not confirm the step; {then}"
+        return EscapeReason("step_denied", then=then)
     if what == "taken_back":
-        return f"the loss rose by {gain} above the saddle's, so the escape was taken back; {then}"
-    if math.isnan(curvature):
-        restarts = ", and random restarts reach no lower loss" if row["num_gradients"] > 1 else ""
-        return f"along the gradient the loss does not bend down{restarts}; {then}"
-    flat = "not negative" if row["ratio"] > FLAT_RATIO else "next to nothing beside the highest"
-    sign = "negative, but no step along it lowers the loss enough" if curvature < 0 else flat
-    return f"the lowest curvature measured is {signed(curvature, 3)}, {sign}; {then}"
+        return EscapeReason("step_taken_back", gain=gain, then=then)
+    if math.isnan(lowest):
+        return EscapeReason("no_bend_no_restart" if row["num_gradients"] > 1 else "no_bend", then=then)
+    if lowest < 0:
+        return EscapeReason("curvature_negative", lowest=lowest, then=then)
+    flat = row["ratio"] <= FLAT_RATIO
+    return EscapeReason("curvature_flat" if flat else "curvature_positive", lowest=lowest, then=then)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
@@ -156,7 +157,7 @@ class Monitor:
         kind = self.test.update(value)
         self.state.notice_progress()
         before = self.cost.num_hvps, self.cost.num_evaluations
-        evidence: tuple[str, ...] = (self.test.evidence(),)
+        evidence: tuple[str, ...] = (str(self.test.evidence()),)
         if grad_norm is not None:
             self.gradient_test.update(_scalar(grad_norm, "grad_norm", "the norm of the gradient"))
             evidence = (*evidence, *_bounce(kind, self.gradient_test))
@@ -165,17 +166,17 @@ class Monitor:
         if self.state.exceeds_threshold(value) and self._escape_failed(params, batch, aux):
             kind, new_params = "taken_back", self.state.with_rollback_params(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
-            evidence = (*evidence, self.state.roll_back(value))
+            evidence = (*evidence, str(self.state.roll_back(value)))
         elif (due := self.state.due(kind)) is not None:
             found = self._probe(params, batch, aux, due == "quick")
-            evidence = (*evidence, *found.reasons)
+            evidence = (*evidence, *found.evidence)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
                 moved = _difference(new_params, params)
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
         if self.state.at_minimum and kind in RESTS:
             kind = "at_minimum"
-            evidence = (*evidence, f"a minimum; the next probe is at update {self.state.next_probe}")
+            evidence = (*evidence, str(EscapeReason("at_minimum", next=self.state.next_probe)))
         if kind in ("escaped", "taken_back"):
             self.gradient_test.restart()
         seconds = time.perf_counter() - began
@@ -271,10 +272,10 @@ def _scalar(value: Any, name: str, what: str) -> float:
 
 def _bounce(kind: str, test: PlateauTest) -> tuple[str, ...]:
     """Say how the gradient's norm goes on, and where it lasts though the loss has stopped."""
-    said = (test.evidence(),)
+    said = (str(test.evidence()),)
     if kind not in (*RESTS, "oscillating") or not test.lasts:
         return said
-    return (*said, f"the loss has stopped and the gradient has not: its norm is {test.level:.3g} still")
+    return (*said, str(EscapeReason("gradient_lasts", level=test.level)))
 
 
 def _difference(new: PyTree, old: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, cast, merge, split
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
@@ -123,16 +124,16 @@ class MonitorState:
         before = tuple(jnp.asarray(leaf) for leaf in self.rollback_params)
         return merge(layout, cast(before, layout.dtypes), rest)
 
-    def roll_back(self, value: float) -> str:
+    def roll_back(self, value: float) -> EscapeReason:
         """Start a cooldown after an escape that failed; say why."""
         old = self.backoff
         self.backoff = _scalars(old.after_rollback(self._steps, self._test.window))
         self.at_minimum, self.gain, self.rollback_params = False, 0.0, ()
         self.num_rollbacks += 1
         self._test.restart()
-        return (
-            f"the loss is {value:.5g}, above {float(old.rollback_threshold):.5g}: the escape at update "
-            f"{int(old.last_step)} is taken back; no probe before update {self.next_probe}"
+        threshold, update = float(old.rollback_threshold), int(old.last_step)
+        return EscapeReason(
+            "rolled_back", value=value, threshold=threshold, update=update, next=self.next_probe
         )
 
     @property

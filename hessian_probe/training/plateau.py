@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.training.plateau_statistics import (
     CHUNK,
     KINDS,
@@ -123,20 +124,19 @@ class PlateauTest:
         """Continue with saved statistics, values that wait for their chunk, and a verdict."""
         self.statistics, self.pending, self.verdict = statistics, pending, verdict
 
-    def evidence(self) -> str:
-        """Return one sentence with the numbers that decided."""
-        found = self.verdict
+    def evidence(self) -> EscapeReason:
+        """Return the numbers that decided."""
+        found, seen = self.verdict, int(self.statistics.count)
         if self.broken:
-            return f"the {self.of} is not finite"
-        if found is None or int(self.statistics.count) < self.window:
-            return f"{int(self.statistics.count) + len(self.pending)} of {self.window} values seen"
-        sentence = (
-            f"over {self.window} steps the {self.of} fell by {float(found.fall) + 0.0:.3g} ± "
-            f"{float(found.error):.2g}, single values vary by {float(found.noise):.2g}"
-        )
-        if float(found.reference) > 0:
-            sentence += f"; that is {float(found.speed):.3g} of the run's own speed"
-        return sentence
+            return EscapeReason("value_nonfinite", of=self.of)
+        if found is None or seen < self.window:
+            return EscapeReason("few_values", seen=seen + len(self.pending), window=self.window)
+        fall = float(found.fall)
+        trend = {"window": self.window, "of": self.of, "fall": fall, "size": abs(fall)}
+        trend |= {"error": float(found.error), "noise": float(found.noise)}
+        if not float(found.reference) > 0:
+            return EscapeReason("trend", **trend)
+        return EscapeReason("trend_in_run", **trend, speed=abs(float(found.speed)))
 
 
 def check_lengths(window: int, every: int) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree
 from hessian_probe.escapes.escape import distance_to, escape
+from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.data import Batches, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
-from hessian_probe.results import Cost, number, signed
+from hessian_probe.results import Cost
 from hessian_probe.training.backoff import cost_in_gradients
 from hessian_probe.training.compiled_search import NUM_PRODUCTS, CompiledSearch
 from hessian_probe.training.saddle_search import CONFIRMED, WORTH
@@ -34,13 +35,13 @@ class ProbeResult(NamedTuple):
     Attributes:
         point: the classification, if one was made.
         escape: the escape, if one was tried.
-        reasons: sentences.
+        evidence: sentences, of the classification first.
         cost: its part of the monitor's ledger.
     """
 
     point: CriticalPoint | None
     escape: Escape | None
-    reasons: tuple[str, ...]
+    evidence: tuple[str, ...]
     cost: Cost
 
     @property
@@ -140,8 +141,8 @@ class MonitorProbe:
             if move.status == "escaped":
                 gain = move.loss_before - move.loss_after
                 if not gain > WORTH * decrease:
-                    bar = f"the last window {number(decrease, 3)} without it"
-                    reason = f"the step gains {number(gain, 3)}, {bar}"
+                    least = f"{WORTH:g}"
+                    reason = EscapeReason("gains_too_little", gain=gain, least=least, decrease=decrease)
                     stays = Escape.of(point, "no_decrease", params, move.loss_before, reason)
                     return _result(point, stays, sample, cost)
                 found = [move.params, self.search.continue_from(params, move.params, first, cost)]
@@ -192,7 +193,7 @@ class MonitorProbe:
         for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
             doubt = None
             if not before - after > margin:
-                doubt = f"on {sample.what} the step changes the loss by {signed(after - before, 3)}"
+                doubt = EscapeReason("no_decrease_on_probe", data=sample.what, change=after - before)
             elif sample.held_out is not None:
                 doubt = self._doubt(params, there, sample.held_out, before - after)
                 cost.add(losses=2)
@@ -200,10 +201,7 @@ class MonitorProbe:
                 if move is not None and there is move.params:
                     return move
                 distance = distance_to(objective.read(there), objective)
-                reason = (
-                    f"the loss fell by {number(before - after, 4)} over {number(distance, 3)}, by steps "
-                    "along which it bends down and steepest descent from there"
-                )
+                reason = EscapeReason("fell_by_search", gain=before - after, distance=distance)
                 return Escape.of(
                     point,
                     "escaped",
@@ -218,18 +216,19 @@ class MonitorProbe:
             doubts.append(doubt)
         return Escape.of(point, "no_decrease", params, before, doubts[-1])
 
-    def _doubt(self, params: PyTree, there: PyTree, held_out: Any, gain: float) -> str | None:
+    def _doubt(self, params: PyTree, there: PyTree, held_out: Any, gain: float) -> EscapeReason | None:
         """Say why held-out data do not confirm a step, if so."""
         objective = Objective(self._loss, params, held_out)
         before, after = objective.value(objective.variables), objective.value(objective.read(there))
         if before - after > CONFIRMED * gain:
             return None
-        return f"on other data the loss changes by {signed(after - before, 3)}, not by {signed(-gain, 3)}"
+        return EscapeReason("not_confirmed", change=after - before, expected=-gain)
 
 
 def _result(point: CriticalPoint, move: Escape | None, sample: ProbeBatches, cost: Cost) -> ProbeResult:
-    reasons = (f"{point.label} on {sample.what}: {point.evidence[0]}",)
-    return ProbeResult(point, move, reasons if move is None else (*reasons, *move.evidence), cost)
+    label = point.label.replace("_", " ")
+    probed = EscapeReason("probed", label=label, data=sample.what, reason=point.evidence[0])
+    return ProbeResult(point, move, (str(probed), *(() if move is None else move.evidence)), cost)
 
 
 def draw_batches(data: Any, batch: PyTree, turn: int) -> ProbeBatches:

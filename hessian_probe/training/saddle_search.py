@@ -34,7 +34,7 @@ ROUNDING = 16.0
 WORTH = 2.0
 CONFIRMED = 0.5
 # Trial lengths: each is half of the one before. From twice the scale of the parameters down to 1/256 of it;
-# escapes on the plateaus of `problems.plateau_points` take 0.05 to 1.3 of the scale.
+# escapes on the plateaus of `benchmarks.escape` take 0.05 to 1.3 of the scale.
 NUM_TRIALS = 10
 # A step bends down where the loss falls by this many times slope · length.  Measured on the plateaus of
 # `benchmarks.escape`: 2.4 to 8,000 at their start, 0.2 to 1.1 on the slopes behind them.

@@ -1,0 +1,69 @@
+"""Sentences about escapes, probes and plateaus: what was tried and seen, by code, with named fields."""
+
+from __future__ import annotations
+
+from hessian_probe.results import CodedSentence
+
+_FELL = "the loss fell by {gain:4} over a distance of {distance:3}"
+_TREND = "over {window} steps the {of} {fall:fell|rose} by {size:3} ± {error:2}"
+_LOWEST = "the lowest curvature measured is {lowest:+3}"
+
+SENTENCES = {
+    # An escape from a classified point.
+    "not_classified": "{reason}",
+    "interrupted": "interrupted before a lower loss was found",
+    "minimum": "a minimum: no direction of negative curvature",
+    "slope": "a slope without negative curvature: the gradient itself lowers the loss",
+    "no_direction": "the point is {label}, and no direction of negative curvature is known: {reason}",
+    "no_decrease": (
+        "no step tried lowers the loss below {floor:6} by more than rounding ({margin:2}); the lowest found "
+        "is {lowest:6}"
+    ),
+    "fell": _FELL,
+    "fell_by_model": _FELL + "; the quadratic model predicts {predicted:4}",
+    "fell_by_higher_order": _FELL + "; second order shows no descent there, higher order does",
+    "fell_by_search": _FELL + ", by steps along which it bends down and steepest descent from there",
+    "below_critical_point": (
+        "it is now {below:4} below the loss of the critical point, to which no descent from here returns"
+    ),
+    "from_no_critical_point": ("the point was {label}; the step uses its negative curvature all the same"),
+    # The monitor's probes.
+    "probed": "{label} on {data}: {reason}",
+    "no_decrease_on_probe": "on {data} the step changes the loss by {change:+3}",
+    "not_confirmed": "on other data the loss changes by {change:+3}, not by {expected:+3}",
+    "gains_too_little": (
+        "the step lowers the loss by {gain:3}, less than {least} times the {decrease:3} that training gained "
+        "in the last window"
+    ),
+    "rolled_back": (
+        "the loss is {value:5}, above {threshold:5}: the escape at update {update} is taken back; no probe "
+        "before update {next}"
+    ),
+    "at_minimum": "a minimum; the next probe is at update {next}",
+    # The loss as training goes on.
+    "value_nonfinite": "the {of} is not finite",
+    "few_values": "{seen} of {window} values seen",
+    "trend": _TREND + "; single values vary by {noise:2}",
+    "trend_in_run": _TREND + ", {speed:3} of its mean rate of fall so far; single values vary by {noise:2}",
+    "gradient_lasts": "the loss has stopped and the gradient has not: its norm is {level:3} still",
+    # Searches inside compiled steps.
+    "on_schedule": "searches continue on schedule",
+    "paused": "no search before update {update}",
+    "step_taken": "a step off a saddle lowers the loss by {gain:3}",
+    "step_found": "a step that lowers the loss by {gain:3} was found; the next batch must confirm it",
+    "step_denied": "the next batch did not confirm the step; {then}",
+    "step_taken_back": ("the loss rose by {gain:3} above the saddle's, so the escape was taken back; {then}"),
+    "no_bend": "along the gradient the loss does not bend down; {then}",
+    "no_bend_no_restart": (
+        "along the gradient the loss does not bend down, and random restarts reach no lower loss; {then}"
+    ),
+    "curvature_negative": _LOWEST + ", negative, but no step along it lowers the loss enough; {then}",
+    "curvature_positive": _LOWEST + ", not negative; {then}",
+    "curvature_flat": _LOWEST + ", next to nothing beside the highest; {then}",
+}
+
+
+class EscapeReason(CodedSentence):
+    """What was tried or seen at a plateau, or on leaving a point."""
+
+    sentences = SENTENCES
