@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -278,16 +279,16 @@ def threshold_mutants(room: str) -> list[Mutant]:
     """Every number of a room's table, halved and doubled."""
     path = ROOT / "hessian_probe" / room / "thresholds.py"
     source = path.read_text("utf-8")
+    values = runpy.run_path(str(path))
     mutants = []
     for node in ast.parse(source).body:
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
             continue
-        value = node.value
-        if not (isinstance(value, ast.Constant) and type(value.value) in (int, float)):
+        name = node.targets[0].id
+        number, old = values[name], ast.get_source_segment(source, node)
+        if type(number) not in (int, float):
             continue
-        old = ast.get_source_segment(source, node)
         assert old is not None
-        name, number = node.targets[0].id, value.value
         for label, other in (("halved", number / 2), ("doubled", number * 2)):
             if isinstance(number, int):
                 other = min(number - 1, number // 2) if label == "halved" else max(number + 1, 2 * number)

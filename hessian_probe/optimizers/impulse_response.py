@@ -27,8 +27,10 @@ from hessian_probe.optimizers.thresholds import (
     RESPONSE_STEPS,
     RESPONSE_TOLERANCE,
     SMALL_GRADIENT,
-    UNBIASED_STEPS,
 )
+
+# Steps after which every correction of the first steps is gone: half of the largest count in 32 bits.
+UNBIASED_STEPS = 2**30
 
 
 class Preconditioner(NamedTuple):

@@ -36,9 +36,6 @@ MOMENT_FACTOR = 1e12
 # The step is taken as proportional to ν⁻¹ (Adamax) where it shrinks with a power beyond this, else to ν^-½.
 # Source: half way between the two powers.
 INVERSE_POWER = 0.75
-# Steps after which every correction of the first steps is gone.
-# Source: 0.9999 ** 1e6 = 4e-44.
-UNBIASED_STEPS = 10**6
 # Steps ahead at which the learning rate is read.
 # Source: chosen; not measured.
 LOOKAHEAD = (10, 100, 1000, 10000)
