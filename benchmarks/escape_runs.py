@@ -45,7 +45,7 @@ def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
         updates, state = method.update(gradient, state, params, value=value, batch=batch)
         spent = [
             getattr(state, name, jnp.asarray(0))
-            for name in ("num_hvps", "num_gradients", "num_evaluations", "num_escapes")
+            for name in ("num_hvps", "num_gradients", "num_losses", "num_escapes")
         ]
         return (optax.apply_updates(params, updates), state), (true, *spent)
 

@@ -88,6 +88,10 @@ class Cost:
         if self.whole is not None:
             self.whole.add(hvps=hvps, gradients=gradients, losses=losses)
 
+    def enter(self, found: Any) -> None:
+        """Enter what a result says that it spent; which of its evaluations were gradients it does not say."""
+        self.add(hvps=found.num_hvps, gradients=found.num_evaluations)
+
     def clear(self) -> None:
         """Forget all entries here; the whole keeps them."""
         self.num_hvps = self.num_gradients = self.num_losses = 0

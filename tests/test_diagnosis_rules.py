@@ -222,21 +222,23 @@ def test_a_loss_that_decay_holds_up_is_told():
             np.testing.assert_allclose(seen.without_weight_decay, 0.5 * 0.9**80, rtol=1e-3)
 
 
-def test_a_longer_budget_takes_as_many_more_steps():
-    """40 steps of rate r on ½w² leave (1 − r)⁸⁰ of it; with a budget of 3 as many times more."""
+def test_a_longer_trial_takes_as_many_more_steps():
+    """40 steps of rate r on ½w² leave (1 − r)⁸⁰ of it; with a factor of 3 as many times more."""
     ones = np.ones((8, 1), np.float32)
 
     def loss(params, batch):
         return 0.5 * jnp.mean((params["w"] * batch[0]) ** 2)
 
     params, optimizer = {"w": jnp.ones(1)}, optax.sgd(1e-3)
-    for budget in (1, 3):
+    for factor in (1, 3):
         state = optimizer.init(params)
-        seen = Experiments(loss, params, (ones, ones), optimizer=optimizer, opt_state=state, budget=budget)
-        assert (seen.num_steps, seen.num_adam_steps) == (40 * budget, 200 * budget)
-        np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * budget), rtol=1e-4)
-        np.testing.assert_allclose(seen.continued, 0.5 * (1 - 1e-3) ** (400 * budget), rtol=1e-4)
-    found = hp.diagnose(loss, params, (ones, ones), budget=np.uint8(7))
+        seen = Experiments(
+            loss, params, (ones, ones), optimizer=optimizer, opt_state=state, trial_factor=factor
+        )
+        assert (seen.num_steps, seen.num_adam_steps) == (40 * factor, 200 * factor)
+        np.testing.assert_allclose(seen.trials[1.0].after, 0.5 * (1 - 1e-3) ** (80 * factor), rtol=1e-4)
+        np.testing.assert_allclose(seen.continued, 0.5 * (1 - 1e-3) ** (400 * factor), rtol=1e-4)
+    found = hp.diagnose(loss, params, (ones, ones), trial_factor=np.uint8(7))
     assert "loss after 1400 steps of Adam from here" in dict(found.measured)
     json.dumps(found.to_json())
 
@@ -538,8 +540,8 @@ def test_a_baseline_needs_no_data():
         ({"baseline": "x"}, TypeError, "baseline must be"),
         ({"optimizer": "sgd", "opt_state": ()}, TypeError, "optimizer must be"),
         ({"data": []}, ValueError, "empty list"),
-        ({"budget": 0}, ValueError, "at least 1"),
-        ({"budget": 1.5}, TypeError, "whole number"),
+        ({"trial_factor": 0}, ValueError, "at least 1"),
+        ({"trial_factor": 1.5}, TypeError, "whole number"),
         (
             {"data": (rows(), rows(width=1)), "test_data": (rows(width=3), rows(width=1))},
             ValueError,

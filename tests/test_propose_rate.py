@@ -46,7 +46,8 @@ def test_predictions_and_trials_are_those_of_steps_by_hand(rate, momentum, x64):
         assert setting.ratio == pytest.approx(1 / limit, rel=1e-3)
     assert all(setting.ratio <= 0.5 + 1e-6 for setting in found.tried[1:])
     assert found.tried[1].ratio == pytest.approx(0.5, rel=1e-3) or momentum
-    assert found.num_gradients == STEPS * len(found.tried)
+    # Beside the gradients of the trials one with the linearisation, and a loss at the end of each.
+    assert found.num_evaluations == STEPS * len(found.tried) + len(found.tried) + 1
 
 
 def test_a_rate_that_is_too_small_and_one_that_diverges_are_mended():
@@ -135,7 +136,7 @@ def test_what_cannot_be_proposed_says_why(optimizer, params, word):
 
 def test_lengths_below_one_are_refused():
     optimizer, x = optax.sgd(0.1), jnp.ones(2)
-    for name in ("steps", "num_products"):
+    for name in ("steps", "max_hvps"):
         with pytest.raises(ValueError, match=f"{name}=0"):
             hp.propose_rate(jnp.sum, x, optimizer=optimizer, opt_state=optimizer.init(x), **{name: 0})
 

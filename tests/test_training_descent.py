@@ -56,7 +56,7 @@ def test_a_slide_ends_at_the_bottom_of_a_bowl():
     np.testing.assert_allclose(found.step[0], [3, 3], atol=1e-3)
     np.testing.assert_allclose(found.value, -4, atol=1e-3)
     assert 1 <= int(found.num_passes) <= 6
-    assert int(found.num_evaluations) >= TRIALS * int(found.num_passes)
+    assert int(found.num_losses) >= TRIALS * int(found.num_passes)
 
 
 def test_a_slide_never_ends_higher_and_stops():
@@ -75,5 +75,5 @@ def test_no_slide_costs_nothing():
 
     first, found = steepest(loss, [1.0, 1.0], [0.5, 0.5], going=False)
     assert int(found.num_passes) == 0
-    assert int(found.num_evaluations) == 0
+    assert int(found.num_losses) == 0
     assert float(found.value) == float(first)

@@ -96,6 +96,7 @@ def test_an_escape_and_the_minimum_behind_it_are_told(tmp_path):
     assert f"before update {float(state.next_probe):.0f}" in rows[-1]["evidence"]
     assert sum(row["num_hvps"] for row in rows) == int(state.num_hvps)
     assert sum(row["num_gradients"] for row in rows) == int(state.num_gradients)
+    assert sum(row["num_losses"] for row in rows) == int(state.num_losses)
     assert sum(row["num_evaluations"] for row in rows) == int(state.num_evaluations)
     write_events(tmp_path / "log.jsonl", rows)
     back = read_events(tmp_path / "log.jsonl")

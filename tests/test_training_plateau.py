@@ -98,7 +98,7 @@ def test_what_is_not_finite_diverges_and_is_forgotten():
         test.update(value)
     before = test.kind
     assert test.update(float("nan")) == "diverging"
-    assert "finite" in test.evidence()
+    assert test.evidence().code == "value_nonfinite"
     assert test.update(float("inf")) == "diverging"
     assert test.update(decay(300)[500]) == before
 

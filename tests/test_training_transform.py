@@ -49,7 +49,7 @@ def train(loss, params, optimizer, steps, batches=None):
 
 
 def test_it_leaves_a_saddle_inside_scan():
-    optimizer = escape_saddles(optax.sgd(0.05), well, num_products=4)
+    optimizer = escape_saddles(optax.sgd(0.05), well, max_hvps=4)
     params, state, losses, escapes, traces = train(well, start(), optimizer, 400)
     assert isinstance(state, EscapeState)
     assert traces == 1
@@ -70,7 +70,7 @@ def steep(p):
 
 def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     """At the minima the rate is twenty times too large: left alone there, y grows without bound."""
-    optimizer = escape_saddles(optax.sgd(0.05), steep, num_products=4)
+    optimizer = escape_saddles(optax.sgd(0.05), steep, max_hvps=4)
     params, state, losses, _, traces = train(steep, start(0.0, 1e-3), optimizer, 2000)
     assert traces == 1
     assert int(state.num_escapes) >= 1
@@ -99,7 +99,7 @@ def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
     def coarse(p):
         return (well(p) + 100.3).astype(jnp.bfloat16)
 
-    optimizer = escape_saddles(optax.sgd(0.0), coarse, num_products=2)
+    optimizer = escape_saddles(optax.sgd(0.0), coarse, max_hvps=2)
     params, state, _, _, _ = train(coarse, start(0.0, 0.0), optimizer, 200)
     assert int(state.num_probes) >= 2
     assert int(state.num_escapes) == 0
@@ -111,7 +111,7 @@ def bowl(p):
 
 
 def test_at_a_minimum_searches_grow_rare_and_nothing_moves():
-    optimizer = escape_saddles(optax.sgd(0.05), bowl, num_products=4, max_share=1.0)
+    optimizer = escape_saddles(optax.sgd(0.05), bowl, max_hvps=4, max_share=1.0)
     _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
     with_products = int(state.num_hvps) // 3
     cheap = int(state.num_probes) - with_products
@@ -119,8 +119,7 @@ def test_at_a_minimum_searches_grow_rare_and_nothing_moves():
     assert cheap <= np.log2(6000 / 8), "those of the schedule that spend no products"
     assert int(state.num_gradients) == cheap + 2 * with_products
     assert (
-        int(state.num_evaluations)
-        == (1 + NUM_TRIALS) * (cheap + with_products) + 2 * NUM_TRIALS * with_products
+        int(state.num_losses) == (1 + NUM_TRIALS) * (cheap + with_products) + 2 * NUM_TRIALS * with_products
     )
     assert int(state.num_escapes) == 0
     assert float(state.last_curvature) > 0
@@ -131,7 +130,7 @@ def test_searches_without_a_result_stay_within_their_share(max_share):
     """A product counts as 1.7 gradients, a loss as a half; 10,000 steps and one search are free."""
     optimizer = escape_saddles(optax.sgd(0.05), bowl, max_share=max_share)
     _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 3000)
-    spent = 1.7 * int(state.num_hvps) + int(state.num_gradients) + 0.5 * int(state.num_evaluations)
+    spent = 1.7 * int(state.num_hvps) + int(state.num_gradients) + 0.5 * int(state.num_losses)
     one = 1.7 * 3 + 2 + 0.5 * (1 + 3 * NUM_TRIALS)
     assert spent <= max_share * (3000 + 10_000) + one
     np.testing.assert_allclose(state.spent_without_result, spent, rtol=1e-5)
@@ -312,7 +311,7 @@ def noisy_well(p, batch):
 def test_the_next_batch_confirms():
     noise = np.random.default_rng(0).standard_normal((300, 32, 2))
     batches = jnp.asarray(1e-3 * noise, FLOAT)
-    optimizer = escape_saddles(optax.sgd(0.0), noisy_well, num_products=4)
+    optimizer = escape_saddles(optax.sgd(0.0), noisy_well, max_hvps=4)
     params, state, _, _, _ = train(noisy_well, start(0.0, 0.0), optimizer, 300, batches)
     assert int(state.num_escapes) >= 1
     assert abs(float(params["x"])) > 0.5
@@ -328,7 +327,7 @@ def test_a_step_that_the_next_batch_denies_is_not_taken():
         return jnp.mean(batch) * (0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2) + 0.0 * p["y"]
 
     signs = jnp.asarray(np.resize([-1.0, 1.0], (300, 1)), FLOAT)
-    optimizer = escape_saddles(optax.sgd(0.0), loss, num_products=2)
+    optimizer = escape_saddles(optax.sgd(0.0), loss, max_hvps=2)
     params, state, _, _, _ = train(loss, start(0.0, 0.0), optimizer, 300, signs)
     assert any(row["gain"] > 0 for row in escape_events(state)), "no search found a step"
     assert int(state.num_escapes) == 0
@@ -346,7 +345,7 @@ def test_a_loss_that_is_not_finite_moves_nothing():
 
 
 def test_moments_are_reset_at_an_escape():
-    optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", num_products=4)
+    optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", max_hvps=4)
     _, state, _, escapes, _ = train(well, start(0.0, 0.0), optimizer, 100)
     assert int(state.num_escapes) == 1
     since = len(escapes) - 1 - int(np.argmax(escapes > 0))
@@ -380,8 +379,8 @@ def test_a_saddle_under_noise_is_left_without_a_verdict():
         (TypeError, "loss must be", {"loss": 3}),
         (TypeError, "optimizer must be an optax", {"optimizer": 3}),
         (ValueError, "moments", {"moments": "luck"}),
-        (ValueError, "num_products=1;", {"num_products": 1}),
-        (TypeError, "num_products=16.0;", {"num_products": 16.0}),
+        (ValueError, "max_hvps=1;", {"max_hvps": 1}),
+        (TypeError, "max_hvps=16.0;", {"max_hvps": 16.0}),
         (TypeError, "confirm='no'", {"confirm": "no"}),
         (ValueError, "max_share=0", {"max_share": 0}),
         (TypeError, "jax.random.key", {"key": 0}),

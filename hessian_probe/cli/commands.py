@@ -156,7 +156,7 @@ def demo(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) 
     return report(lecture, story)
 
 
-ALLOWED = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline", "budget")
+ALLOWED = ("data", "test_data", "history", "optimizer", "opt_state", "apply", "baseline", "trial_factor")
 
 
 def diagnose(options: argparse.Namespace, progress: Progress, interrupt: Interrupt) -> Report:

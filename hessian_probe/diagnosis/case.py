@@ -48,7 +48,7 @@ class Case:
         apply: Callable[..., Any] | None = None,
         baseline: Any = None,
         key: jax.Array | None = None,
-        budget: int = 1,
+        trial_factor: int = 1,
     ) -> None:
         self.loss, self.given_data = loss, data
         # Python floats are variables too, but training on copies needs leaves with a dtype.
@@ -56,7 +56,7 @@ class Case:
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
-        self.num_steps, self.num_adam_steps = budget * TRIAL_STEPS, budget * ADAM_STEPS
+        self.num_steps, self.num_adam_steps = trial_factor * TRIAL_STEPS, trial_factor * ADAM_STEPS
         self.measured: dict[str, str] = {}
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}

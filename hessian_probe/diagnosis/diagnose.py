@@ -39,7 +39,7 @@ def diagnose(
     opt_state: Any = None,
     apply: Callable[..., Any] | None = None,
     baseline: Any = None,
-    budget: int = 1,
+    trial_factor: int = 1,
     key: jax.Array | None = None,
 ) -> Diagnosis:
     """Find out why training is stuck, by measurements alone.
@@ -62,9 +62,9 @@ def diagnose(
         opt_state: its state at `params`.
         apply: `apply(params, inputs) -> outputs`; allows reference models to be trained on the same task.
         baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
-        budget: factor on the 40 steps of the user's optimiser and the 200 of Adam that a trial takes.  A
-            larger one shows what few steps cannot where training is long; Newton steps and escapes do not
-            change.
+        trial_factor: multiplies the 40 steps of the user's optimiser and the 200 of Adam that a trial takes.
+            A larger one shows what few steps cannot where training is long; Newton steps and escapes do
+            not change.
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
 
     Returns:
@@ -72,11 +72,12 @@ def diagnose(
 
     Raises:
         TypeError: `loss`, `apply` or the data are of the wrong kind; a leaf of `params` is no array;
-            `budget` is no whole number.
-        ValueError: `params` has no variable, data is empty, `history` is irregular, or `budget` is below 1.
+            `trial_factor` is no whole number.
+        ValueError: `params` has no variable, data is empty, `history` is irregular, or `trial_factor` is
+            below 1.
 
     Cost:
-        With all arguments, about 1,000 gradients over the training data (times `budget`) and 100 to 300
+        With all arguments, about 1,000 gradients over the training data (times `trial_factor`) and 100 to 300
         Hessian-vector products; 400 more gradients where longer steps gain little, and 400 (1,600 where
         samples are few) where the test data look like another kind.  Memory for one batch of all training
         samples where they are arrays.
@@ -100,7 +101,7 @@ def diagnose(
     if test_data is not None and data is None:
         raise ValueError("test_data was given without data; pass both, or neither")
     _check_baseline(baseline)
-    _check_budget(budget)
+    _check_factor(trial_factor)
     _check_leaves(params)
     case = Experiments(
         loss,
@@ -113,7 +114,7 @@ def diagnose(
         apply=apply,
         baseline=baseline,
         key=key,
-        budget=int(budget),
+        trial_factor=int(trial_factor),
     )
     found = divergence.check(case)
     if divergence.nonfinite(case):
@@ -138,11 +139,11 @@ def _check_baseline(baseline: Any) -> None:
         )
 
 
-def _check_budget(budget: Any) -> None:
-    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
-        raise TypeError(f"budget must be a whole number, a factor on all steps; got {type(budget).__name__}")
-    if budget < 1:
-        raise ValueError(f"budget={budget}; expected at least 1, the usual number of steps")
+def _check_factor(factor: Any) -> None:
+    if isinstance(factor, bool) or not isinstance(factor, int | np.integer):
+        raise TypeError(f"trial_factor must be a whole number; got {type(factor).__name__}")
+    if factor < 1:
+        raise ValueError(f"trial_factor={factor}; expected at least 1, the usual number of steps")
 
 
 def _check_leaves(params: PyTree) -> None:
@@ -180,7 +181,7 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     found = propose_rate(
         case.loss, case.params, case.given_data, optimizer=case.optimizer, opt_state=case.opt_state
     )
-    case.cost.add(hvps=found.num_hvps, gradients=found.num_gradients)
+    case.cost.enter(found)
     said = f"none: {'; '.join(found.evidence)}"
     if found.proposed is not None:
         said = (

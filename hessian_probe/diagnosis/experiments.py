@@ -61,7 +61,7 @@ class Experiments(ReferenceModels):
             opt_state=self.opt_state,
             key=self.key,
         )
-        self.cost.add(hvps=found.num_hvps)
+        self.cost.enter(found)
         return found
 
     @property
@@ -74,7 +74,7 @@ class Experiments(ReferenceModels):
     def point(self) -> CriticalPoint:
         """The classification of the point, in the parameters that the optimiser moves."""
         found = classify(self.loss_of_trained, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
-        self.cost.add(hvps=found.num_hvps, losses=found.num_evaluations)
+        self.cost.enter(found)
         return found
 
     @cached_property

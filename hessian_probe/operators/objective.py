@@ -45,6 +45,7 @@ class Objective:
         loss: `loss(params)` or, with data, `loss(params, batch)`; traceable by JAX, real scalar.
         params: pytree with at least one real floating-point leaf.
         data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
+        cost: the ledger; None for a new one.
 
     Attributes:
         cost: what was computed so far, by all operators of this objective too.
@@ -56,11 +57,13 @@ class Objective:
         ValueError: no variable in `params`, or empty data.
     """
 
-    def __init__(self, loss: Callable[..., Any], params: PyTree, data: Any = None) -> None:
+    def __init__(
+        self, loss: Callable[..., Any], params: PyTree, data: Any = None, *, cost: Cost | None = None
+    ) -> None:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         self.data = Data(data)
-        self.cost = Cost()
+        self.cost = Cost() if cost is None else cost
         self._read(loss, params)
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)

@@ -84,7 +84,7 @@ class RateProposal:
         sharpness_ratio: sharpness ÷ stability limit of the optimiser as it is.
         evidence: why the status is "undetermined"; else empty.
         num_hvps: Hessian-vector products spent.
-        num_gradients: gradients of a batch spent in trials.
+        num_evaluations: losses over the data and gradients spent; each step of a trial takes one of a batch.
     """
 
     status: str
@@ -95,7 +95,7 @@ class RateProposal:
     sharpness_ratio: float = math.nan
     evidence: tuple[str, ...] = ()
     num_hvps: int = 0
-    num_gradients: int = 0
+    num_evaluations: int = 0
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.proposed is None:
@@ -107,7 +107,7 @@ class RateProposal:
             ends = f"{number(setting.loss, 5)} after {self.steps} steps"
             text = f"{setting.text}: {ends} ({signed(setting.predicted, 3)} predicted)"
             rows.append((setting.name, f"{text}, sharpness ÷ limit {number(setting.ratio, 3)}"))
-        cost = f"{self.num_hvps} HVPs and {self.num_gradients} gradients of a batch"
+        cost = f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"
         return title, [*rows, ("cost", cost)]
 
 
@@ -119,7 +119,7 @@ def propose_rate(
     optimizer: Any,
     opt_state: Any,
     steps: int = 40,
-    num_products: int = 24,
+    max_hvps: int = 24,
     key: jax.Array | None = None,
 ) -> RateProposal:
     """Propose a learning rate and a momentum from the spectrum here, and try them.
@@ -139,7 +139,7 @@ def propose_rate(
         optimizer: an optax transformation.
         opt_state: its state in training.
         steps: steps of each trial, and of the prediction.
-        num_products: products of the run from the gradient.
+        max_hvps: products of the run from the gradient; the sharpness takes as many as it needs.
         key: random key of the sharpness's start vector; None means `jax.random.key(0)`.
 
     Returns:
@@ -147,10 +147,10 @@ def propose_rate(
 
     Raises:
         TypeError: `loss` or `data` are of the wrong kind.
-        ValueError: `params` has no variable; data is empty; `steps` or `num_products` is below 1.
+        ValueError: `params` has no variable; data is empty; `steps` or `max_hvps` is below 1.
 
     Cost:
-        The sharpness (10 to 50 products), `num_products` products, two or three times `steps` gradients
+        The sharpness (10 to 50 products), `max_hvps` products, two or three times `steps` gradients
         of a batch and as many losses over the data.
 
     Source:
@@ -166,7 +166,7 @@ def propose_rate(
         >>> found.status, found.proposed.name, round(found.proposed.momentum, 2)
         ('better', 'heavy ball', 0.8)
     """
-    for name, value in (("steps", steps), ("num_products", num_products)):
+    for name, value in (("steps", steps), ("max_hvps", max_hvps)):
         if value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
     op = hessian(loss, params, data)
@@ -180,7 +180,7 @@ def propose_rate(
     now = measured_stability(op, response, key=key)
     if now.status == "undetermined":
         return _undetermined(op, now.evidence, steps)
-    spectrum = gradient_spectrum(op, response.gain, num_products)
+    spectrum = gradient_spectrum(op, response.gain, max_hvps)
     if spectrum is None:
         return _undetermined(op, ("the gradient is zero: no rate moves the parameters",), steps)
     trials = _Trials(op, steps, optimizer, opt_state, response, now, spectrum)
@@ -198,7 +198,7 @@ def propose_rate(
         steps=steps,
         sharpness_ratio=now.ratio,
         num_hvps=op.num_hvps,
-        num_gradients=steps * len(tried),
+        num_evaluations=op.objective.cost.num_evaluations,
     )
 
 
@@ -244,11 +244,11 @@ class MomentumKernel(NamedTuple):
     ratio: float
 
 
-def gradient_spectrum(op: HessianOperator, gain: Vector, num_products: int) -> GradientSpectrum | None:
+def gradient_spectrum(op: HessianOperator, gain: Vector, max_hvps: int) -> GradientSpectrum | None:
     """Lanczos from the gradient, in coordinates scaled by √gain; None where the gradient is zero.
 
     Returns:
-        Nodes and parts, from `num_products` products and vectors of memory at most.
+        Nodes and parts, from `max_hvps` products and vectors of memory at most.
 
     Source:
         G. Golub and G. Meurant, Matrices, Moments and Quadrature, 2010, chapter 6.
@@ -257,7 +257,7 @@ def gradient_spectrum(op: HessianOperator, gain: Vector, num_products: int) -> G
     size = float(norm(gradient))
     if not size > 0:
         return None
-    krylov = Krylov(PreconditionedOperator(op, gain, None), gradient, np.random.default_rng(0), num_products)
+    krylov = Krylov(PreconditionedOperator(op, gain, None), gradient, np.random.default_rng(0), max_hvps)
     while not (krylov.full or krylov.invariant):
         krylov.step()
     ritz = krylov.ritz()
@@ -345,4 +345,11 @@ def _better(op: HessianOperator, tried: list[RateSetting]) -> RateSetting | None
 
 
 def _undetermined(op: HessianOperator, evidence: tuple[str, ...], steps: int) -> RateProposal:
-    return RateProposal("undetermined", loss=op.value, steps=steps, evidence=evidence, num_hvps=op.num_hvps)
+    return RateProposal(
+        status="undetermined",
+        loss=op.value,
+        steps=steps,
+        evidence=evidence,
+        num_hvps=op.num_hvps,
+        num_evaluations=op.objective.cost.num_evaluations,
+    )

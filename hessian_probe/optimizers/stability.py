@@ -57,6 +57,7 @@ class Stability:
         eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
         evidence: why the status is "undetermined"; what the figures do not cover.
         num_hvps: Hessian-vector products spent.
+        num_evaluations: losses and gradients spent.
     """
 
     status: str
@@ -77,6 +78,7 @@ class Stability:
     eigen: EigenResult | None = None
     evidence: tuple[str, ...] = ()
     num_hvps: int = 0
+    num_evaluations: int = 0
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.status == "undetermined":
@@ -107,7 +109,7 @@ class Stability:
             text = f"learning rate × {number(factor, 3)}, sharpness ÷ limit {then} if H stays as it is"
             rows.append((f"in {steps} steps", text))
         rows.extend(("note", text) for text in self.evidence)
-        return title, [*rows, ("cost", f"{self.num_hvps} HVPs")]
+        return title, [*rows, ("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations")]
 
 
 def stability(
@@ -221,6 +223,7 @@ def measured_stability(
         eigen=eigen,
         evidence=(*_unconverged(eigen), *_notes(eigen, whole, response)),
         num_hvps=op.num_hvps,
+        num_evaluations=op.objective.cost.num_evaluations,
     )
 
 

@@ -289,6 +289,7 @@ def loss_after_steps(
     for batch in itertools.islice(passes, steps):
         value, gradient = op.objective.gradient_of(batch, x)
         x, state = step(x, gradient, value, state)
+    op.objective.cost.add(gradients=steps)
     end = op.objective.value(x)
     return end if math.isfinite(end) else math.inf
 

@@ -207,9 +207,9 @@ def recent_decrease(xp: ModuleType, kind: Any, fall: Any, noise: Any) -> Any:
     return xp.maximum(xp.maximum(fall, 0.0), xp.where(kind == OSCILLATING, noise, 0.0 * noise))
 
 
-def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_evaluations: Any) -> Any:
+def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_losses: Any) -> Any:
     """Cost of products, gradients and evaluations, in gradients."""
-    return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_evaluations
+    return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_losses
 
 
 def exceeds_threshold(state: Any, value: Any) -> Any:

@@ -46,9 +46,7 @@ class CompiledSearch:
         products = self._num_products(with_products)
         bar = jnp.asarray(decrease, widest(layout.work_dtypes))
         found = _search(self._loss, layout, data.layout, products, x, rest, data.arrays, key, bar)
-        cost.add(
-            hvps=int(found.num_hvps), gradients=int(found.num_gradients), losses=int(found.num_evaluations)
-        )
+        cost.add(hvps=int(found.num_hvps), gradients=int(found.num_gradients), losses=int(found.num_losses))
         return _moved(layout, x, found.step, rest) if float(found.gain) > 0 else None
 
     def continue_from(self, params: PyTree, lower: PyTree, batch: PyTree, cost: Cost) -> PyTree | None:
@@ -57,7 +55,7 @@ class CompiledSearch:
         there = self._variables(lower)[1]
         step = add_scaled(cast(there, layout.work_dtypes), -1.0, cast(x, layout.work_dtypes))
         found = _descend(self._loss, layout, data.layout, x, rest, data.arrays, step)
-        cost.add(gradients=int(found.num_passes), losses=int(found.num_evaluations) + 2)
+        cost.add(gradients=int(found.num_passes), losses=int(found.num_losses) + 2)
         return _moved(layout, x, found.step, rest) if int(found.num_passes) > 1 else None
 
     def price(self, with_products: bool) -> float:

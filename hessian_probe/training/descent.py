@@ -92,7 +92,7 @@ class DescentState(NamedTuple):
         direction: of the latest line search; empty for steepest descent.
         going: whether another line search follows.
         num_passes: line searches, each with one gradient.
-        num_evaluations: losses.
+        num_losses: losses.
     """
 
     step: Vector
@@ -102,7 +102,7 @@ class DescentState(NamedTuple):
     direction: Vector
     going: jax.Array
     num_passes: jax.Array
-    num_evaluations: jax.Array
+    num_losses: jax.Array
 
 
 def descend(
@@ -176,7 +176,7 @@ def descend(
             & ((passes < limits.patience) | (pays & (value < limits.target)))
             & (value > limits.floor),
             num_passes=passes,
-            num_evaluations=s.num_evaluations + trials,
+            num_losses=s.num_losses + trials,
         )
 
     none = jnp.zeros((), jnp.int32)

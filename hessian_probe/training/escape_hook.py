@@ -47,7 +47,7 @@ def escape_saddles(
     confirm: bool = True,
     window: int = 64,
     every: int = 8,
-    num_products: int = 16,
+    max_hvps: int = 16,
     max_share: float = 0.02,
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
@@ -92,7 +92,7 @@ def escape_saddles(
         confirm: with batches, move only when the next batch confirms the step.
         window: steps over which the present trend is measured; the plateau test is silent until then.
         every: steps between judgements of the loss; in long runs up to 1/128 of the run.
-        num_products: products of one search; one more measures the result.
+        max_hvps: products of one search; one more measures the result.
         max_share: share of the run's gradients that searches without a result may cost in the long run; an
             escape resets what they have cost.
 
@@ -113,7 +113,7 @@ def escape_saddles(
         Python loop of compiled steps pays more, about 0.25 ms, for the buffers of the part that does not run;
         `hp.training.Monitor` costs such loops less.
         A search without a result: one gradient and 11 evaluations; with products one more gradient, at most
-        num_products + 1 products, 20 more evaluations, and num_products vectors of memory while it runs, part
+        max_hvps + 1 products, 20 more evaluations, and max_hvps vectors of memory while it runs, part
         of the compiled step; with a restart 24 gradients and 49 to 97 evaluations more, if the share allows
         it.  A search that finds a step: fewer products, and up to 16 gradients and 64 evaluations for the
         descent; by a restart up to 96 gradients.
@@ -141,7 +141,7 @@ def escape_saddles(
         raise ImportError(
             "escape_saddles wraps an optax optimiser: pip install 'hessian_probe[optax]'"
         ) from error
-    options = HookOptions(moments, confirm, window, every, num_products, max_share)
+    options = HookOptions(moments, confirm, window, every, max_hvps, max_share)
     check_options(optimizer, loss, key, options)
     hook = EscapeHook(optax.with_extra_args_support(optimizer), loss, key, options)
     return optax.GradientTransformationExtraArgs(hook.init, hook.update)
@@ -154,7 +154,7 @@ class HookOptions(NamedTuple):
     confirm: bool = True
     window: int = 64
     every: int = 8
-    num_products: int = 16
+    max_hvps: int = 16
     max_share: float = 0.02
 
 
@@ -267,7 +267,7 @@ class EscapeHook:
         back = add_scaled(memory.rollback_params, -1.0, local.x)
         returned = memory.after_rollback(back, self.options.window)
         memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
-        return memory._replace(num_evaluations=memory.num_evaluations + 1), worse
+        return memory._replace(num_losses=memory.num_losses + 1), worse
 
     def _search_or_confirm(
         self, memory: HookState, local: LocalLoss, value: jax.Array
@@ -277,15 +277,13 @@ class EscapeHook:
         waits = memory.pending_gain > 0
         asked = self._due(memory, local) & ~waits
         found = jax.lax.cond(asked, lambda: self._search(memory, local), local.no_result)
-        cost = backoff.cost_in_gradients(
-            found.num_hvps, found.num_gradients, found.num_evaluations + 2 * waits
-        )
+        cost = backoff.cost_in_gradients(found.num_hvps, found.num_gradients, found.num_losses + 2 * waits)
         memory = memory._replace(
             pending=select(asked, found.step, memory.pending),
             num_probes=memory.num_probes + asked.astype(jnp.int32),
             num_hvps=memory.num_hvps + found.num_hvps,
             num_gradients=memory.num_gradients + found.num_gradients,
-            num_evaluations=memory.num_evaluations + found.num_evaluations,
+            num_losses=memory.num_losses + found.num_losses,
             last_curvature=jnp.where(found.num_hvps > 0, found.curvature, memory.last_curvature),
             last_ratio=jnp.where(found.num_hvps > 0, found.ratio, memory.last_ratio),
         )
@@ -301,7 +299,7 @@ class EscapeHook:
         spent = memory.backoff.spent_without_result
         spent = spent + jnp.where(asked & ~fruitless, cost, 0.0).astype(spent.dtype)
         memory = memory._replace(
-            num_evaluations=memory.num_evaluations + 2 * waits.astype(jnp.int32),
+            num_losses=memory.num_losses + 2 * waits.astype(jnp.int32),
             pending_gain=found.gain,
             backoff=memory.backoff._replace(spent_without_result=spent),
         )
@@ -325,7 +323,7 @@ class EscapeHook:
     def _affords(
         self, memory: HookState, local: LocalLoss, with_products: bool, *, restart: bool = False
     ) -> jax.Array:
-        price = local.price(self.options.num_products, with_products, restart)
+        price = local.price(self.options.max_hvps, with_products, restart)
         full = restart | (memory.plateau.statistics.kind == NOISY)
         return memory.backoff.within_budget(memory.now, price, self.options.max_share, full)
 
@@ -333,7 +331,7 @@ class EscapeHook:
         """Gradients that the next search costs at most: a random restart alone where the loss is flat."""
         dtype = memory.backoff.spent_without_result.dtype
         restart, products = (
-            jnp.asarray(local.price(self.options.num_products, *kind), dtype)
+            jnp.asarray(local.price(self.options.max_hvps, *kind), dtype)
             for kind in ((False, True), (True, False))
         )
         return jnp.where(self._flat(memory), restart, products)
@@ -353,7 +351,7 @@ class EscapeHook:
             backoff.recent_decrease(jnp, kind, plateau.fall, plateau.noise),
             backoff.EARLY * backoff.expected_decrease(jnp, plateau.statistics),
         )
-        return local.search(key, decrease, options.num_products, with_products, asked & restarts)
+        return local.search(key, decrease, options.max_hvps, with_products, asked & restarts)
 
 
 def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> None:
@@ -364,10 +362,10 @@ def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> 
         )
     if not isinstance(options.confirm, bool):
         raise TypeError(f"confirm={options.confirm!r}; expected True or False")
-    if not isinstance(options.num_products, int):
-        raise TypeError(f"num_products={options.num_products!r}; expected an integer")
-    if options.num_products < 2:
-        raise ValueError(f"num_products={options.num_products}; expected at least 2")
+    if not isinstance(options.max_hvps, int):
+        raise TypeError(f"max_hvps={options.max_hvps!r}; expected an integer")
+    if options.max_hvps < 2:
+        raise ValueError(f"max_hvps={options.max_hvps}; expected at least 2")
     backoff.check_common(loss, options.moments, options.max_share)
     check_lengths(options.window, options.every)
     generator(key)

@@ -23,7 +23,7 @@ COUNTS = (
     "num_rollbacks",
     "num_hvps",
     "num_gradients",
-    "num_evaluations",
+    "num_losses",
     "num_rows",
     "last_step",
     "plateau_held",
@@ -65,10 +65,10 @@ COLUMNS = (
     "gain",
     "num_hvps",
     "num_gradients",
-    "num_evaluations",
+    "num_losses",
     "next_probe",
 )
-COSTS = ("num_hvps", "num_gradients", "num_evaluations")
+COSTS = ("num_hvps", "num_gradients", "num_losses")
 # What happened, in the order of the numbers that stand for it.
 WHAT = ("nothing", "found", "escaped", "denied", "taken_back")
 
@@ -96,7 +96,8 @@ class EscapeState(NamedTuple):
         num_rollbacks: escapes that were taken back, because training could not continue from there.
         num_hvps: Hessian-vector products spent.
         num_gradients: gradients evaluated beside the optimiser's.
-        num_evaluations: losses likewise.
+        num_losses: losses likewise.
+        num_evaluations: gradients and losses together.
         num_rows: rows that were ever written to `log`.
         next_probe: update before which a plateau starts no search.
         last_curvature: lowest curvature of the latest search that spent products; NaN before the first.
@@ -116,6 +117,8 @@ class EscapeState(NamedTuple):
     blocks: jax.Array
 
     def __getattr__(self, name: str) -> Any:
+        if name == "num_evaluations":
+            return self.num_gradients + self.num_losses
         name = "statistics_kind" if name == "kind" else name
         if name in COUNTS:
             return self.counts[..., COUNTS.index(name)]
@@ -152,7 +155,7 @@ class HookState(NamedTuple):
     num_rollbacks: jax.Array
     num_hvps: jax.Array
     num_gradients: jax.Array
-    num_evaluations: jax.Array
+    num_losses: jax.Array
     num_rows: jax.Array
     last_curvature: jax.Array
     last_ratio: jax.Array

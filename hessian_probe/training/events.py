@@ -161,8 +161,8 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
 
     Returns:
         The latest 32 rows, oldest first; each has step, kind, value, evidence, num_hvps, num_gradients,
-        num_evaluations, lowest (curvature, NaN where no products were spent) and gain.  `write_events` writes
-        them as JSON lines.
+        num_losses, num_evaluations (both together), lowest (curvature, NaN without products) and gain.
+        `write_events` writes them as JSON lines.
 
     Raises:
         TypeError: `state` is no EscapeState.
@@ -198,6 +198,7 @@ def _event(row: dict[str, float]) -> dict[str, Any]:
         "value": row["value"],
         "evidence": str(_evidence(what, row)),
         **{name: int(row[name]) for name in COSTS},
+        "num_evaluations": int(row["num_gradients"] + row["num_losses"]),
         "lowest": curvature,
         "gain": row["gain"],
     }

@@ -159,8 +159,7 @@ class MonitorProbe:
     ) -> bool:
         """Whether the loss at `params` exceeds that at `before` by more than `gain`, or is no number."""
         data = batch if batch is not None else draw_batches(self._data, None, turn).probe
-        objective = Objective(self._loss, params, data)
-        self._cost.add(losses=2)
+        objective = Objective(self._loss, params, data, cost=self._cost)
         level = objective.value(objective.read(before))
         return math.isfinite(level) and not objective.value(objective.variables) <= level + gain
 
@@ -171,7 +170,7 @@ class MonitorProbe:
         self, params: PyTree, sample: ProbeBatches, key: jax.Array, max_hvps: int, cost: Cost
     ) -> CriticalPoint:
         point = classify(self._loss, params, sample.probe, key=key, max_hvps=max_hvps)
-        cost.add(hvps=point.num_hvps, gradients=point.num_evaluations)
+        cost.enter(point)
         return point
 
     def _best(
@@ -185,18 +184,16 @@ class MonitorProbe:
     ) -> Escape:
         """Escape to the lowest of some points that held-out data confirm, or stay and say why."""
         # An escape `move` led to the first of them, if it is given.
-        objective = Objective(self._loss, params, sample.probe)
+        objective = Objective(self._loss, params, sample.probe, cost=cost.part())
         before = objective.value(objective.variables)
         values = [objective.value(objective.read(each)) for each in lower]
-        cost.add(losses=objective.cost.num_losses)
         margin, doubts = decrease_margin(objective, before), []
         for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
             doubt = None
             if not before - after > margin:
                 doubt = EscapeReason("no_decrease_on_probe", data=sample.what, change=after - before)
             elif sample.held_out is not None:
-                doubt = self._doubt(params, there, sample.held_out, before - after)
-                cost.add(losses=2)
+                doubt = self._doubt(params, there, sample.held_out, before - after, cost)
             if doubt is None:
                 if move is not None and there is move.params:
                     return move
@@ -216,9 +213,11 @@ class MonitorProbe:
             doubts.append(doubt)
         return Escape.of(point, "no_decrease", params, before, doubts[-1])
 
-    def _doubt(self, params: PyTree, there: PyTree, held_out: Any, gain: float) -> EscapeReason | None:
+    def _doubt(
+        self, params: PyTree, there: PyTree, held_out: Any, gain: float, cost: Cost
+    ) -> EscapeReason | None:
         """Say why held-out data do not confirm a step, if so."""
-        objective = Objective(self._loss, params, held_out)
+        objective = Objective(self._loss, params, held_out, cost=cost)
         before, after = objective.value(objective.variables), objective.value(objective.read(there))
         if before - after > CONFIRMED * gain:
             return None

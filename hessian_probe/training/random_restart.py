@@ -43,14 +43,14 @@ class RestartResult(NamedTuple):
         value: loss there.
         leaves: whether it gains enough, and more than the descent without a displacement.
         num_passes: line searches, each with one gradient.
-        num_evaluations: losses.
+        num_losses: losses.
     """
 
     step: Vector
     value: jax.Array
     leaves: jax.Array
     num_passes: jax.Array
-    num_evaluations: jax.Array
+    num_losses: jax.Array
 
 
 def random_restart(
@@ -103,7 +103,7 @@ def random_restart(
             value=jnp.where(first, end.value, held.value),
             leaves=leaves,
             num_passes=held.num_passes + end.num_passes,
-            num_evaluations=held.num_evaluations + end.num_evaluations + held.leaves.astype(jnp.int32),
+            num_losses=held.num_losses + end.num_losses + held.leaves.astype(jnp.int32),
         )
 
     return jax.lax.fori_loop(0, 2, attempt, RestartResult(still, before, go, none, none))

@@ -34,7 +34,7 @@ ROUNDING = 16.0
 WORTH = 2.0
 CONFIRMED = 0.5
 # Trial lengths: each is half of the one before. From twice the scale of the parameters down to 1/256 of it;
-# escapes on the plateaus of `benchmarks.escape` take 0.05 to 1.3 of the scale.
+# escapes on the plateaus of `benchmarks.truth_points` take 0.05 to 1.3 of the scale.
 NUM_TRIALS = 10
 # A step bends down where the loss falls by this many times slope · length.  Measured on the plateaus of
 # `benchmarks.escape`: 2.4 to 8,000 at their start, 0.2 to 1.1 on the slopes behind them.
@@ -88,7 +88,7 @@ class SearchResult(NamedTuple):
         ratio: lowest curvature ÷ ‖H‖, likewise.
         num_hvps: products.
         num_gradients: gradients.
-        num_evaluations: losses.
+        num_losses: losses.
     """
 
     step: Vector
@@ -97,7 +97,7 @@ class SearchResult(NamedTuple):
     ratio: jax.Array
     num_hvps: jax.Array
     num_gradients: jax.Array
-    num_evaluations: jax.Array
+    num_losses: jax.Array
 
 
 class FirstStep(NamedTuple):
@@ -204,7 +204,7 @@ class LocalLoss:
             descent = descend(self.value, self.x, before, first.step, first.value, first.leaves)
             step, value, leaves = descent.step, descent.value, first.leaves
             gradients = 1 + spent.astype(jnp.int32) + descent.num_passes
-            evaluations = 1 + NUM_TRIALS + 2 * NUM_TRIALS * spent.astype(jnp.int32) + descent.num_evaluations
+            evaluations = 1 + NUM_TRIALS + 2 * NUM_TRIALS * spent.astype(jnp.int32) + descent.num_losses
             if restarts is not None:
                 go = restarts & ~(first.curvature > FLAT_RATIO * first.norm)
                 beyond = jnp.where(leaves, before - value, 0.0)
@@ -212,7 +212,7 @@ class LocalLoss:
                     self.value, self.x, before, self._random_displacement(key), enough, beyond, go
                 )
                 gradients = gradients + restarted.num_passes
-                evaluations = evaluations + restarted.num_evaluations
+                evaluations = evaluations + restarted.num_losses
                 step = jax.tree.map(lambda a, b: jnp.where(restarted.leaves, a, b), restarted.step, step)
                 value = jnp.where(restarted.leaves, restarted.value, value)
                 leaves = leaves | restarted.leaves
