@@ -77,6 +77,13 @@ class Case:
         op.objective.cost.whole = self.cost
         return op
 
+    @property
+    def need_of_samples(self) -> str:
+        """What a check of single samples lacks where there are none."""
+        if self.given_data is None:
+            return "data: batches of arrays with samples along axis 0"
+        return "data as batches of arrays with samples along axis 0, and a loss that is a mean over them"
+
     def _takes_few(self, samples: Samples) -> bool:
         """Whether the loss accepts some of the samples; a loss over a whole graph does not."""
         few = samples.take(np.arange(min(FEWEST_LOSSES, samples.size)))

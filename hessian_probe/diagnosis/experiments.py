@@ -102,7 +102,7 @@ class Experiments(ReferenceModels):
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
             message = str(error).strip().split("\n")[0]
             raised = f"{type(error).__name__}: {message}"
-            self.trials_failed = f"an optimizer that takes steps here; it raised {raised}"
+            self.trials_failed = f"an optimiser that takes steps here; it raised {raised}"
             return {}
         while max(found) < MOST_FACTOR and _best(found) == max(found):
             found[LADDER * max(found)] = tried(LADDER * max(found))

@@ -35,7 +35,7 @@ def check_units(case: Experiments) -> Found:
     """Count units that are zero for every sample, and outputs at the flat ends of tanh and sigmoid."""
     samples = case.samples
     if samples is None:
-        return [NotChecked(UNIT_CAUSES, "data: batches of arrays with samples along axis 0")]
+        return [NotChecked(UNIT_CAUSES, case.need_of_samples)]
     batch = case.random_batch(samples)
     try:
         program, count = trace_model(case.loss, case.params, batch)

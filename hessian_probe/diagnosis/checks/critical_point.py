@@ -105,6 +105,7 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
     ahead = log_confidence(gain / own, BETTER, SPREAD) if own > 0 else MOST
     case.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
+    going_on = f"; training on, by {number(100 * own, 3)} %" if on else ""
     labelled, verb = point.label != "undetermined", "lower" if on else "lowers"
     what = (
         "a saddle near here" if labelled else "negative curvature near here, and the gradient gains nothing"
@@ -113,7 +114,7 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
         cause="saddle",
         reason="label" if labelled else "negative_curvature",
         claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} {verb} the loss by "
-        f"{number(100 * gain, 3)} % more than training on, which lowers it by {number(100 * own, 3)} %",
+        f"{number(100 * (own + gain), 3)} % of its value{going_on}",
         quantity="share of the loss that leaving gains over training on",
         number=gain,
         low=gain,
@@ -134,7 +135,7 @@ def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     # not.
     large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
     no_better = case.random_feature_loss > case.value
-    among = " among what the optimizer moves" if case.fixed_by_optimizer else ""
+    among = " among what the optimiser moves" if case.fixed_by_optimizer else ""
     return Finding(
         cause="minimum",
         reason="label",

@@ -47,7 +47,8 @@ def check(case: Experiments) -> Found:
     """Measure the gap with its error, and explain it."""
     train, test = case.samples, case.test_samples
     if test is None or train is None:
-        need = "data and test_data, batches of arrays with samples along axis 0"
+        missing = ["test_data: batches like those of data"] if test is None else []
+        need = " and ".join([*([case.need_of_samples] if train is None else []), *missing])
         return [NotChecked(("overfitting", "mismatch"), need)]
     if min(train.size, test.size) < FEWEST_LOSSES:
         need = f"at least {FEWEST_LOSSES} samples of each: fewer give no error of the mean loss"

@@ -28,7 +28,7 @@ def check(case: Experiments) -> Found:
     both = ("vanishing_gradients", "exploding_gradients")
     samples = case.samples
     if samples is None:
-        return [NotChecked(both, "data: batches of arrays with samples along axis 0")]
+        return [NotChecked(both, case.need_of_samples)]
     try:
         norms, loops = layer_gradients(case.loss, case.params, case.random_batch(samples))
     except (TypeError, ValueError, NotImplementedError) as error:

@@ -30,13 +30,14 @@ def check(case: Experiments) -> Found:
         return []  # said by the check of the steps
     scale = noise_scale(case)
     if scale is not None:
-        text = f"{number(scale[0], 3)} samples ({number(scale[1], 3)} to {number(scale[2], 3)})"
-        case.measured["gradient noise scale tr Σ / |G|²"] = text
+        most = f" to {number(scale[2], 3)}" if math.isfinite(scale[2]) else " or more"
+        spread = f" ({number(scale[1], 3)}{most})" if math.isfinite(scale[1]) else ""
+        case.measured["gradient noise scale tr Σ / |G|²"] = _samples(scale[0]) + spread
     size = samples.batch_size
     if size is None:
         return [NotChecked(("noise",), "data as the list of batches that training uses")]
     if case.no_step_moves:
-        return [NotChecked(("noise",), "an optimizer that still moves")]
+        return [NotChecked(("noise",), "steps that move the parameters: none does here")]
     if scale is None:
         return [NotChecked(("noise",), "a loss that is a mean over samples and can take one sample")]
     doubled, halved = (_changed_batch(size, factor, scale[0]) for factor in (2.0, 0.5))
@@ -50,7 +51,7 @@ def check(case: Experiments) -> Found:
             "noise",
             "noise_scale" if by_scale >= by_trials else "larger_batches",
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
-            f"{number(scale[0], 3)} samples, and a batch {LARGER} times as large lowers the loss by "
+            f"{_samples(scale[0])}, and a batch {LARGER} times as large lowers the loss by "
             f"{number(100 * gain, 3)} % more",
             quantity="gradient noise scale ÷ batch size",
             number=scale[0] / size,
@@ -64,6 +65,10 @@ def check(case: Experiments) -> Found:
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * case.num_steps} steps",
         )
     ]
+
+
+def _samples(scale: float) -> str:
+    return f"{number(scale, 3)} samples" if math.isfinite(scale) else "infinite, no gradient beyond its error"
 
 
 def _gain_of_larger(case: Experiments, size: int) -> float:

@@ -19,16 +19,17 @@ SPREAD_OF_FLIPS = 0.1
 # Share of the gain of shorter steps from which larger batches are the better explanation.
 MOST_OF_IT = 0.5
 SHARPNESS = "sharpness ÷ stability limit"
-NEEDS = "optimizer and opt_state, and data as batches of arrays with samples along axis 0"
 
 
 def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
     if not case.trials:
+        missing = ["optimizer and opt_state"] if case.optimizer is None else []
+        need = " and ".join([*missing, *([case.need_of_samples] if case.samples is None else [])])
         found = case.known_stability
         if found is not None:  # needs no samples
             case.measured[SHARPNESS] = number(found.ratio, 4)
-        return [NotChecked(("oscillation", "slow", "noise"), case.trials_failed or NEEDS)]
+        return [NotChecked(("oscillation", "slow", "noise"), case.trials_failed or need)]
     text = ", ".join(f"× {f:.3g}: {number(t.after, 4)}" for f, t in case.trials.items())
     case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
     out: Found = []
@@ -36,7 +37,7 @@ def check(case: Experiments) -> Found:
     if stability is not None and stability.status == "undetermined":
         out.append(NotChecked((), "; ".join(stability.evidence), "sharpness against the stability limit"))
     if case.no_step_moves:  # steps of length zero show nothing about others
-        return [*out, NotChecked(("oscillation",), "an optimizer that still moves")]
+        return [*out, NotChecked(("oscillation",), "steps that move the parameters: none does here")]
     return [*out, _oscillation(case)]
 
 

@@ -33,7 +33,7 @@ APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or
 def check(case: Experiments) -> Found:
     """Compare the training loss with simpler models, a richer one, and other training."""
     if case.samples is None:
-        need = NotChecked(("optimization", "model_bias"), "data: batches of arrays with samples along axis 0")
+        need = NotChecked(("optimization", "model_bias"), case.need_of_samples)
         known = case.baseline is not None and np.ndim(case.baseline) == 0
         return [need, _optimization(case, _simpler(case))] if known else [need]
     out: Found = []
@@ -46,7 +46,7 @@ def check(case: Experiments) -> Found:
         out.append(NotChecked(("optimization",), simple, "against a simpler model"))
     out.append(_decay(case) if case.limited_by_decay else _optimization(case, simpler))
     if case.trials and case.decays_weights is None:
-        plain = "an optimizer that uses the parameters for nothing but weight decay"
+        plain = "an optimiser that uses the parameters for nothing but weight decay"
         out.append(NotChecked((), plain, "weight decay"))
     if math.isfinite(case.random_feature_loss):
         out.append(_model_bias(case))
@@ -123,7 +123,7 @@ def _moved(case: Experiments) -> str:
     if not case.fixed_by_optimizer:
         return ""
     some = ", ".join(case.fixed_by_optimizer[:3]) + (", …" if len(case.fixed_by_optimizer) > 3 else "")
-    return f", moving also what the optimizer holds fixed ({some})"
+    return f", moving also what the optimiser holds fixed ({some})"
 
 
 def _decay(case: Experiments) -> Finding:
