@@ -13,6 +13,7 @@ from hessian_probe.flatness.result import SharpnessMeasure as SharpnessMeasure
 from hessian_probe.flatness.sharpness import sharpness as sharpness
 from hessian_probe.jobs.state import CheckpointError as CheckpointError
 from hessian_probe.operators.data import Batches as Batches
+from hessian_probe.operators.data import DataChangedError as DataChangedError
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
 from hessian_probe.operators.self_check import OperatorCheck as OperatorCheck

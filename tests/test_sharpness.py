@@ -70,7 +70,7 @@ def test_a_diagonal_quadratic_has_the_closed_forms(count, x64):
         measure = found[name]
         assert abs(measure.value - number) <= 4 * measure.error + slack * abs(number), name
         assert measure.error <= 0.2 * number
-    assert found["trace"].error_kind == ("rounding" if count <= EXACT_SIZE else "standard error")
+    assert found["trace"].error_kind == ("rounding" if count <= EXACT_SIZE else "standard_error")
 
 
 def test_the_adaptive_maximum_of_a_quadratic_at_its_minimum_is_half_the_eigenvalue(x64):
@@ -220,7 +220,7 @@ def test_a_filter_axis_that_a_weight_lacks_is_refused():
         hp.sharpness(lambda p: jnp.sum(p**2), jnp.ones((3, 3)), filter_axis=2)
 
 
-@pytest.mark.parametrize(("count", "kind"), [(100, "rounding"), (140, "standard error")])
+@pytest.mark.parametrize(("count", "kind"), [(100, "rounding"), (140, "standard_error")])
 def test_small_problems_are_computed_exactly(count, kind):
     loss, x, _ = diagonal(count)
     assert hp.sharpness(loss, jnp.asarray(x))["trace"].error_kind == kind

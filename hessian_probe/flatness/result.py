@@ -23,7 +23,7 @@ class SharpnessMeasure:
             "adaptive_trace" or "adaptive_maximum".
         value: the measure.
         error: its uncertainty, of the kind that `error_kind` names.
-        error_kind: "residual" (some eigenvalue lies within it), "standard error", "spread of the ascents"
+        error_kind: "residual" (some eigenvalue lies within it), "standard_error", "spread_of_ascents"
             (how far the second-best one ended below; the value is a lower bound) or "rounding" (the whole
             spectrum was computed).
         invariance: what leaves the measure unchanged, of re-scalings of a network with ReLU units that
@@ -49,9 +49,9 @@ class SharpnessMeasure:
     num_evaluations: int
 
     def _text(self) -> str:
-        if self.error_kind == "spread of the ascents":
+        if self.error_kind == "spread_of_ascents":
             return f"{signed(self.value, 4)} at least (next ascent {number(self.error, 1)} below)"
-        return f"{signed(self.value, 4)} ± {number(self.error, 1)} ({self.error_kind})"
+        return f"{signed(self.value, 4)} ± {number(self.error, 1)} ({self.error_kind.replace('_', ' ')})"
 
     def _cost(self) -> str:
         return f"{self.num_hvps} HVPs" if self.num_hvps else f"{self.num_evaluations} gradients"

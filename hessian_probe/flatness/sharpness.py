@@ -215,7 +215,7 @@ class _ScaledHessian(NamedTuple):
             matrix, error = self._scaled(widths)
             return _Estimate(float(np.trace(matrix)), error, "rounding", self.op.size, 0)
         found = trace(self._operator(widths), self.num_probes, self.rng)
-        return _Estimate(found.value, found.error, "standard error", found.num_hvps, 0)
+        return _Estimate(found.value, found.error, "standard_error", found.num_hvps, 0)
 
     def maximum(self, region: Region, top: Vector | None, factor: float) -> _Estimate:
         """Largest rise of the loss in a region, times a factor."""
@@ -230,7 +230,7 @@ class _ScaledHessian(NamedTuple):
         spent = op.objective.cost.num_evaluations - before
         # Keskar's formula has no meaning for a loss at or below −1.
         factor = factor if factor > 0 else math.nan
-        return _Estimate(factor * rise, factor * spread, "spread of the ascents", 0, spent)
+        return _Estimate(factor * rise, factor * spread, "spread_of_ascents", 0, spent)
 
     def _operator(self, widths: Vector) -> PreconditionedOperator:
         return PreconditionedOperator(self.op, tuple(leaf * leaf for leaf in widths))
