@@ -20,8 +20,8 @@ from hessian_probe.training.escape_hook import EscapeHook, HookOptions
 from hessian_probe.training.escape_state import HookState
 from hessian_probe.training.plateau import select
 from hessian_probe.training.saddle_search import (
+    GAIN_ROUNDINGS,
     NUM_TRIALS,
-    ROUNDING,
     WORTH,
     FirstStep,
     LocalLoss,
@@ -125,7 +125,7 @@ class NewtonLoss(LocalLoss):
         """Take the best candidate, if there is negative curvature and it gains enough."""
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
-            enough = jnp.maximum(ROUNDING * self._rounding(key, before), WORTH * decrease)
+            enough = jnp.maximum(GAIN_ROUNDINGS * self._rounding(key, before), WORTH * decrease)
             zero = jnp.zeros((), self.dtype)
             nothing = self.first_step(self._zeros(), zero, jnp.zeros((), jnp.bool_))
             first = jax.lax.cond(

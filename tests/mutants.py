@@ -29,7 +29,6 @@ ROOT = Path(__file__).parents[1]
 TESTS_OF = {
     "programs": "thresholds scan nonsmooth",
     "operators": "thresholds operators data precision",
-    "jobs": "checkpoint",
     "spectrum": "thresholds lanczos certificate spectrum counting",
     "planning": "thresholds plan",
     "optimizers": "stability propose_rate trial_runs optimizer_state",
@@ -95,6 +94,13 @@ GUARDS = (
         "operators/tracing",
         "return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)",
         "return TracedLoss(key, active, facts)",
+        "operators",
+    ),
+    _guard(
+        "operators: the key holds the values of arrays that the loss closes over",
+        "operators/tracing",
+        "        digest.update(np.ascontiguousarray(constant).tobytes())",
+        "        pass",
         "operators",
     ),
     _guard(
@@ -189,6 +195,13 @@ GUARDS = (
         "checkpoint",
     ),
     _guard(
+        "jobs: files that are cut off are refused by name",
+        "jobs/state",
+        'raise CheckpointError(f"{path} is cut off or damaged ({error}); {_REMEDY}") from error',
+        "raise",
+        "checkpoint",
+    ),
+    _guard(
         "points: rounding bands",
         "points/rounding",
         "return rounding + BAND_NOISE * max(self.product, asymmetry)",
@@ -266,6 +279,20 @@ GUARDS = (
         "training_transform training_monitor",
     ),
     _guard(
+        "training: an update never compiles again",
+        "training/escape_hook",
+        "updates, state = self._compiled(inner_updates",
+        "updates, state = jax.jit(lambda *args: self._step(*args))(inner_updates",
+        "training_transform",
+    ),
+    _guard(
+        "training: updates keep the dtypes of the parameters",
+        "training/plateau",
+        "jnp.where(where, jnp.asarray(a).astype(b.dtype), b)",
+        "jnp.where(where, jnp.asarray(a), b)",
+        "training_dtypes",
+    ),
+    _guard(
         "diagnosis: copies of samples are kept in one fold",
         "optimizers/samples",
         "_, first, copy = np.unique(as_bytes, return_index=True, return_inverse=True)",
@@ -282,20 +309,44 @@ def threshold_mutants(room: str) -> list[Mutant]:
     values = runpy.run_path(str(path))
     mutants = []
     for node in ast.parse(source).body:
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+        if not isinstance(node, ast.Assign):
             continue
-        name = node.targets[0].id
-        number, old = values[name], ast.get_source_segment(source, node)
-        if type(number) not in (int, float):
-            continue
+        old, targets = ast.get_source_segment(source, node), ast.unparse(node.targets[0])
+        names = [part.id for part in ast.walk(node.targets[0]) if isinstance(part, ast.Name)]
         assert old is not None
-        for label, other in (("halved", number / 2), ("doubled", number * 2)):
-            if isinstance(number, int):
-                other = min(number - 1, number // 2) if label == "halved" else max(number + 1, 2 * number)
-            new = f"{name} = {other!r}"
-            file = str(path.relative_to(ROOT))
-            mutants.append(Mutant(f"{room}: {name} {label}", file, old, new, TESTS_OF[room]))
+        found = tuple(values[name] for name in names) if len(names) > 1 else values[targets]
+        for path_in, number in _leaves(found):
+            for label, other in (("halved", number / 2), ("doubled", number * 2)):
+                if isinstance(number, int):
+                    other = min(number - 1, number // 2) if label == "halved" else max(number + 1, 2 * number)
+                new = f"{targets} = {_replaced(found, path_in, other)!r}"
+                where = targets + "".join(f"[{key!r}]" for key in path_in)
+                file = str(path.relative_to(ROOT))
+                mutants.append(Mutant(f"{room}: {where} {label}", file, old, new, TESTS_OF[room]))
     return mutants
+
+
+def _leaves(value: object, path: tuple[object, ...] = ()) -> list[tuple[tuple[object, ...], int | float]]:
+    """Every number in a value, with the keys that lead to it."""
+    if isinstance(value, tuple | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, part in items for leaf in _leaves(part, (*path, key))]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value == 0:
+        print(f"not mutated: {value!r}")
+        return []
+    return [(path, value)]
+
+
+def _replaced(value: object, path: tuple[object, ...], new: float) -> object:
+    """The value with another number at the end of a path."""
+    if not path:
+        return new
+    if isinstance(value, dict):
+        return {
+            key: _replaced(part, path[1:], new) if key == path[0] else part for key, part in value.items()
+        }
+    assert isinstance(value, tuple)
+    return tuple(_replaced(part, path[1:], new) if i == path[0] else part for i, part in enumerate(value))
 
 
 def survives(mutant: Mutant) -> bool | None:

@@ -340,6 +340,17 @@ def test_a_loss_whose_surroundings_changed_is_not_answered_from_memory():
     close(hp.hessian(loss, W)(V), 2 * V.astype(np.float64))
 
 
+def test_a_loss_whose_closed_over_array_changed_is_not_answered_from_memory():
+    signs = np.full(4, -1.0, np.float32)
+
+    def loss(p):
+        return jnp.sum(jnp.asarray(signs, p.dtype) * p**2)
+
+    close(hp.hessian(loss, W)(V), -2 * V.astype(np.float64))
+    signs = -signs
+    close(hp.hessian(loss, W)(V), 2 * V.astype(np.float64))
+
+
 def test_a_method_whose_object_changed_is_not_answered_from_memory():
     class Model:
         scale = -1.0

@@ -29,9 +29,9 @@ RANK = 1e-4
 DRAWS = 8
 FAR = 10.0
 MANY = 64
-# A range within [-1, 1] counts only where outputs came NEARLY to its ends; beyond ROUNDING they left it.
+# A range within [-1, 1] counts only where outputs came NEARLY to its ends; END_TOLERANCE beyond they left it.
 NEARLY = 0.9
-ROUNDING = 1e-5
+END_TOLERANCE = 1e-5
 
 
 class ReferenceModels(Case):
@@ -133,11 +133,11 @@ class ReferenceModels(Case):
         if free or samples is None or samples.inputs is None or outputs is None:
             return -math.inf, math.inf
         assert self.apply is not None
-        within = np.abs(outputs).max(initial=0) <= 1 + ROUNDING or outputs.min(initial=0) >= 0
+        within = np.abs(outputs).max(initial=0) <= 1 + END_TOLERANCE or outputs.min(initial=0) >= 0
         if not within:
             return -math.inf, math.inf
         low, high = observed_range(self.apply, self.params, samples.inputs)
-        inside = np.all((outputs >= low - ROUNDING) & (outputs <= high + ROUNDING))
+        inside = np.all((outputs >= low - END_TOLERANCE) & (outputs <= high + END_TOLERANCE))
         return (low, high) if inside else (-math.inf, math.inf)
 
     @property
@@ -288,7 +288,7 @@ def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -
         low, high = _range(apply, params, inputs)
     except Exception:  # not every function takes any parameters
         return -math.inf, math.inf
-    if NEARLY <= max(high, -low) <= 1 + ROUNDING and low >= -1 - ROUNDING:
+    if NEARLY <= max(high, -low) <= 1 + END_TOLERANCE and low >= -1 - END_TOLERANCE:
         return (0.0 if low >= 0 else -1.0), 1.0
     return (0.0 if low >= 0 else -math.inf), math.inf
 

@@ -24,10 +24,11 @@ import numpy as np
 import hessian_probe
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import CheckpointError, State, random_state, read, snapshot, write
-from hessian_probe.jobs.thresholds import REST
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.hessian import HessianOperator
 
+# The next save waits at least this number of times the duration of the last one: below 2 % of the time.
+REST = 50.0
 AGAIN = "resume=False starts over"
 Source = str | os.PathLike[str]
 

@@ -18,12 +18,14 @@ from hessian_probe.optimizers.optax_state import UnreadableError
 from hessian_probe.optimizers.stability import Stability, measured_stability, probed
 from hessian_probe.optimizers.thresholds import (
     BETTER_BY,
+    GRADIENT_PRODUCTS,
     HIGHEST_RATE,
     LOWEST_RATE,
     MOMENTA,
     RESPONSE_TOLERANCE,
     SHARPNESS_RESERVE,
     SHORTER,
+    TRIAL_STEPS,
 )
 from hessian_probe.optimizers.trial_runs import HeavyBall, loss_after_steps
 from hessian_probe.points.preconditions import nonfinite
@@ -118,8 +120,8 @@ def propose_rate(
     *,
     optimizer: Any,
     opt_state: Any,
-    steps: int = 40,
-    max_hvps: int = 24,
+    steps: int = TRIAL_STEPS,
+    max_hvps: int = GRADIENT_PRODUCTS,
     key: jax.Array | None = None,
 ) -> RateProposal:
     """Propose a learning rate and a momentum from the spectrum here, and try them.

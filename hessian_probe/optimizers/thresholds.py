@@ -59,6 +59,9 @@ LOWEST_RATE, HIGHEST_RATE = 2.0**-8, 2.0**10
 # Momenta of heavy ball that are predicted.
 # Source: memories 1/(1 − β) of 1, 2, 5, …, 100 steps; longer ones cannot act within TRIAL_STEPS.
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+# Products of the run from the gradient.
+# Source: chosen; not measured.
+GRADIENT_PRODUCTS = 24
 # A setting is better where it ends lower by this share of what the loss has changed.
 # Source: heavy ball on a quadratic of condition number 1,000 gains about that over a good rate in 40 steps.
 BETTER_BY = 0.01

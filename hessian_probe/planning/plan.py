@@ -231,13 +231,7 @@ def _noticed(
 
 # Options of each job that change what it takes, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "classify": {
-        "max_hvps": None,
-        "confidence": 0.99,
-        "negative_tol": 1e-2,
-        "sampled": True,
-        "count": False,
-    },
+    "classify": {"max_hvps": None, "confidence": 0.99, "negative_tol": 1e-2, "sampled": True, "count": False},
     "escape": {"max_hvps": None},
     "eigsh": {"lowest": 1, "highest": 1, "rtol": 1e-3, "max_hvps": None, "max_basis": None},
     "dense": {},

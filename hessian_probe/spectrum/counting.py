@@ -42,6 +42,7 @@ from hessian_probe.spectrum.thresholds import (
     LOCK,
     LOOKED_AT_EACH,
     LOOKED_AT_EVERY,
+    LOOKED_AT_ONE_IN,
     PROBE_STEPS,
     PROBES,
     PRODUCTS_PER_PROBE,
@@ -119,7 +120,7 @@ class IndexCounter:
             if (krylov.full and not self._lock(krylov)) or not krylov.step():
                 break
             invariant = len(krylov.ended_runs) > self.num_ended
-            every = max(LOOKED_AT_EVERY, krylov.size // 16)
+            every = max(LOOKED_AT_EVERY, krylov.size // LOOKED_AT_ONE_IN)
             due = krylov.size <= LOOKED_AT_EACH or krylov.size % every == 0
             if not (invariant or krylov.exhausted or due):
                 continue

@@ -20,7 +20,7 @@ from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_res
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
-from hessian_probe.spectrum.thresholds import DENSE_MANY, DENSE_SIZE
+from hessian_probe.spectrum.thresholds import DENSE_MANY, LAPACK_SIZE
 
 
 def eigsh(
@@ -117,11 +117,7 @@ def eigsh(
 
 
 def _search(
-    op: HessianOperator,
-    options: EigenOptions,
-    rng: np.random.Generator,
-    start: Vector | None,
-    saving: Saving,
+    op: HessianOperator, options: EigenOptions, rng: np.random.Generator, start: Vector | None, saving: Saving
 ) -> EigenResult:
     """Search by the cheaper route."""
     n = op.size
@@ -148,7 +144,7 @@ def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
 def takes_dense(size: int, wanted: int) -> bool:
     """Whether n products and LAPACK are cheaper than Lanczos, and the matrix fits."""
     many = 4 * wanted >= size and size <= DENSE_MANY
-    return (size <= DENSE_SIZE or many) and memory.eigh_fits(size)
+    return (size <= LAPACK_SIZE or many) and memory.eigh_fits(size)
 
 
 def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:

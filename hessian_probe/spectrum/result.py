@@ -119,6 +119,11 @@ class EigenResult:
         evidence: sentences on pairs that are missing or have not converged; empty where none is.
         standard_errors: shape (k,): standard error of each eigenvalue over the data, which are a sample of
             a population; None where it was not measured.
+
+    >>> import hessian_probe as hp
+    >>> found = hp.eigsh(hp.hessian(lambda x: x[0] ** 2 - x[1] ** 2, np.ones(2)))
+    >>> np.abs(found.require().vector(0)).round(3).tolist()
+    [0.0, 1.0]
     """
 
     eigenvalues: Float[np.ndarray, " k"]

@@ -26,6 +26,7 @@ from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.thresholds import (
     AIM,
+    BASIS_SPARE,
     BUDGET,
     BUDGET_PER_PAIR,
     COPY_CONFIDENCE,
@@ -35,7 +36,7 @@ from hessian_probe.spectrum.thresholds import (
     LOWEST_AIM,
     MAX_BASIS,
     RANDOM_SHARE,
-    ROUNDING,
+    RESIDUAL_ROUNDINGS,
 )
 
 
@@ -182,7 +183,7 @@ class EigenSearch:
 
     def _floor(self, top: float) -> float:
         """Residual that cannot be told from rounding, for a norm of `top`."""
-        return ROUNDING * unit_roundoff(self.op) * top
+        return RESIDUAL_ROUNDINGS * unit_roundoff(self.op) * top
 
     def _copies_would_show(self, ritz: Ritz, goal: float) -> bool:
         """Whether the run from the last fresh vector has been long enough to show a further copy.
@@ -300,7 +301,7 @@ def default_budget(wanted: int) -> int:
 def default_basis(layout: Layout, wanted: int) -> int:
     """Basis vectors held at most where the caller does not say."""
     fits = memory.vectors_that_fit(layout.vector_bytes)
-    return max(min(max(MAX_BASIS, 2 * wanted + 32), fits), wanted + 4)
+    return max(min(max(MAX_BASIS, 2 * wanted + BASIS_SPARE), fits), wanted + 4)
 
 
 def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> np.ndarray:

@@ -23,10 +23,10 @@ SEGMENTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
 # The search for both ends --------------------------------------------------------------------
 
-# Up to DENSE_SIZE variables n products and LAPACK are cheaper than compiling and running Lanczos; up to
+# Up to LAPACK_SIZE variables n products and LAPACK are cheaper than compiling and running Lanczos; up to
 # DENSE_MANY where a quarter of all pairs is wanted (the float64 matrix then has 32 MiB).
 # Source: chosen; not measured.
-DENSE_SIZE = 32
+LAPACK_SIZE = 32
 DENSE_MANY = 2048
 # Products of a search at most, where the caller does not say: BUDGET, and BUDGET_PER_PAIR more for each pair.
 # Source: `make bench`: ten times what the network of 85,002 parameters takes at rtol 1e-5 (90), and four
@@ -36,6 +36,9 @@ BUDGET_PER_PAIR = 20
 # Basis vectors kept at most.
 # Source: `make bench`: the network of 85,002 parameters reaches rtol 1e-5 without a restart.
 MAX_BASIS = 128
+# For many pairs the basis has BASIS_SPARE vectors more than twice their number.
+# Source: chosen; not measured.
+BASIS_SPARE = 32
 # The Ritz values are computed after every product up to LOOKED_AT_EACH basis vectors, then after every third.
 # Source: chosen; not measured.
 LOOKED_AT_EACH = 24
@@ -43,9 +46,9 @@ LOOKED_AT_EVERY = 3
 # A restart keeps, beside the wanted pairs, one in this number of basis vectors as their neighbours.
 # Source: chosen; not measured.
 KEPT_ONE_IN = 3
-# Residuals below ROUNDING · eps · ‖H‖ are not asked for: they cannot be told from rounding.
+# Residuals below RESIDUAL_ROUNDINGS · eps · ‖H‖ are not asked for: they cannot be told from rounding.
 # Source: chosen; not measured.
-ROUNDING = 8.0
+RESIDUAL_ROUNDINGS = 8.0
 # Residual estimates aim at this share of the tolerance, since they are exact up to rounding; the share is
 # halved down to LOWEST_AIM where a true residual exceeds the tolerance.
 # Source: chosen; not measured.
@@ -82,6 +85,9 @@ SETTLED = 0.25
 # Basis vectors held at most while counting.
 # Source: chosen; not measured.
 COUNT_BASIS = 512
+# Its Ritz values are computed each time that it has grown by one in this number of its vectors.
+# Source: chosen; not measured.
+LOOKED_AT_ONE_IN = 16
 # A Ritz pair is locked for deflation once its residual is below this share of the curvature sought.
 # Source: chosen; not measured.
 LOCK = 1e-2

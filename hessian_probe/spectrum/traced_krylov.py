@@ -104,11 +104,7 @@ class _Loop(NamedTuple):
 
 
 def krylov_space(
-    product: Callable[[Vector], Vector],
-    start: Vector,
-    num_steps: int,
-    *,
-    ends_early: bool = False,
+    product: Callable[[Vector], Vector], start: Vector, num_steps: int, *, ends_early: bool = False
 ) -> KrylovSpace:
     """Run Lanczos with full re-orthogonalisation for a bounded number of products.
 

@@ -28,7 +28,7 @@ from hessian_probe.training.random_restart import DISPLACEMENT, FLAT_RATIO, HOPE
 REACH = 2.0
 # A decrease must exceed this many rounding errors of the loss and of the variables; of the loss as in
 # `escape`.
-ROUNDING = 16.0
+GAIN_ROUNDINGS = 16.0
 # Accept a step only if its loss decrease exceeds WORTH times both the decrease of the last window and that of
 # the best gradient step, and if at least CONFIRMED of it is reproduced on a held-out batch.
 WORTH = 2.0
@@ -188,7 +188,7 @@ class LocalLoss:
         """
         with jax.default_matmul_precision("highest"):
             before, gradient = jax.value_and_grad(self.value)(self.x)
-            margin = ROUNDING * self._rounding(key, before)
+            margin = GAIN_ROUNDINGS * self._rounding(key, before)
             enough = jnp.maximum(margin, WORTH * decrease)
             first = straight = self._along_gradient(before, gradient, margin, enough)
             spent = spend_products & ~straight.leaves & (num_products > 0)
