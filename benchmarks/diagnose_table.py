@@ -41,15 +41,15 @@ def contradictions(record: Record) -> list[str]:
     return sorted(cause for cause in told - {*record["also"]} if excludes(record["cause"], cause))
 
 
-def excludes(planted: str, told: str) -> bool:
+def excludes(true: str, told: str) -> bool:
     """Whether both cannot be true."""
-    if planted == told:
+    if true == told:
         return False
-    if "healthy" in (planted, told):
+    if "healthy" in (true, told):
         return True
-    if (planted, told) in OPPOSITES or (told, planted) in OPPOSITES:
+    if (true, told) in OPPOSITES or (told, true) in OPPOSITES:
         return True
-    if planted in HINDRANCES | {"optimization"}:
+    if true in HINDRANCES | {"optimization"}:
         return told in ("model_bias", "minimum")
     return told in HINDRANCES | {"optimization"}
 
@@ -70,7 +70,7 @@ def line(records: list[Record]) -> str:
 
 
 def hits(records: list[Record]) -> str:
-    """How often the planted cause came first, and among the first two."""
+    """How often the true cause came first, and among the first two."""
     causes = [[found[0] for found in record["findings"]] for record in records]
     first = sum(names[0] == record["cause"] for names, record in zip(causes, records, strict=True))
     two = sum(record["cause"] in names[:2] for names, record in zip(causes, records, strict=True))
@@ -86,14 +86,14 @@ def summary(records: list[Record]) -> str:
     """Confusion table and totals."""
     told = sorted({record["findings"][0][0] for record in records})
     rows = list(dict.fromkeys(record["cause"] for record in records))
-    out = [f"{'planted (rows), told first':28s}" + " ".join(f"{cause[:9]:>9s}" for cause in told)]
+    out = [f"{'true cause (rows), told first':28s}" + " ".join(f"{cause[:9]:>9s}" for cause in told)]
     for cause in rows:
         row = Counter(record["findings"][0][0] for record in records if record["cause"] == cause)
         out.append(f"{cause:28s}" + " ".join(f"{row[name] or '.':>9}" for name in told))
     out.append("")
     for number in [*sorted({record["round"] for record in records}), "all"]:
         part = [record for record in records if number in ("all", record["round"])]
-        for name, healthy in (("healthy", True), ("planted", False)):
+        for name, healthy in (("healthy", True), ("failure", False)):
             chosen = [record for record in part if (record["cause"] == "healthy") == healthy]
             if chosen:
                 against = sum(bool(contradictions(record)) for record in chosen)

@@ -8,9 +8,9 @@ quadratics the preconditioner of adaptive methods is held (decay of the second m
 the limit is that of a held one; on networks it moves as it does in training.  Where it moves so fast that
 it holds up runs beyond the limit (RMSProp), a second line for networks has it held.
 
-Second table: a network on digits trained with one rate, from several starts; sharpness ÷ limit at ten looks
+Second table: a network on digits trained with one rate, from several starts; sharpness ÷ limit at ten times
 in the second half of the training.  Training that reaches its limit stays there (Cohen et al. 2021, 2022).
-Two bars: the mean of the looks lies within 0.95 and 1.05 for every start, and so does every single look.
+Two bars: their mean lies within 0.95 and 1.05 for every start, and so does every single one.
 The first decides the exit status, both are printed.
 """
 
@@ -225,7 +225,7 @@ PLATEAU_STEPS = 4000
 LOOKS = 10
 
 
-def looks(optimizer: Any, seed: int) -> tuple[np.ndarray, float]:
+def measurements(optimizer: Any, seed: int) -> tuple[np.ndarray, float]:
     """Sharpness ÷ limit at each look in the second half of one training, and the loss at its end."""
     loss = network(1797)
     params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
@@ -246,7 +246,7 @@ def plateau_table(seeds: int) -> bool:
     inside = [0, 0]
     for name, (build, low, high) in PLATEAU.items():
         for seed in range(seeds):
-            late, loss = looks(build(), seed)
+            late, loss = measurements(build(), seed)
             mean_met = low <= late.mean() <= high
             within = int(np.sum((late >= low) & (late <= high)))
             good &= bool(mean_met)
@@ -256,9 +256,7 @@ def plateau_table(seeds: int) -> bool:
                 f"{'met' if mean_met else 'MISSED'}, {within} of {len(late)} in {low:g} … {high:g}",
                 flush=True,
             )
-    print(
-        f"means: {'all' if good else 'NOT all'} within their bars; single looks: {inside[0]} of {inside[1]}"
-    )
+    print(f"means: {'all' if good else 'NOT all'} within their bars; single ones: {inside[0]} of {inside[1]}")
     return good
 
 

@@ -171,11 +171,7 @@ def lowest_loss(task: Task, within: tuple[float, float]) -> float:
 
 
 def fit(
-    rows: np.ndarray,
-    task: Task,
-    *,
-    decay: float = DECAY,
-    within: tuple[float, float] = (-np.inf, np.inf),
+    rows: np.ndarray, task: Task, *, decay: float = DECAY, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[np.ndarray, float]:
     """Fit a linear model of given features.
 

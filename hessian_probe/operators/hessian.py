@@ -99,11 +99,7 @@ class HessianOperator:
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        x: Vector | None = None,
-        *,
-        max_residual_bytes: int | None = None,
+        self, objective: Objective, x: Vector | None = None, *, max_residual_bytes: int | None = None
     ) -> None:
         self.objective = objective
         self.x = objective.variables if x is None else x
@@ -211,6 +207,9 @@ class HessianOperator:
 
         Cost:
             Four products, which are not counted, and one more linearisation of the gradient.
+
+        >>> hessian(lambda x: jnp.sum(x**3), jnp.ones(2)).check().cause
+        ''
         """
         self.unchecked = False
         rng = generator()
@@ -273,6 +272,9 @@ class HessianOperator:
 
         Cost:
             n products and 8 n² bytes.
+
+        >>> hessian(lambda x: x[0] * x[1], jnp.ones(2)).dense().tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
         """
         return symmetric_matrix(self.layout, self._block, max_bytes)
 
@@ -289,7 +291,11 @@ class HessianOperator:
         return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
 
     def to_scipy(self) -> LinearOperator:
-        """Return a `scipy.sparse.linalg.LinearOperator` on flat float64 arrays of shape (n,)."""
+        """Return a `scipy.sparse.linalg.LinearOperator` on flat float64 arrays of shape (n,).
+
+        >>> hessian(lambda x: jnp.sum(x**3), jnp.ones(2)).to_scipy().matvec(np.ones(2))
+        array([6., 6.])
+        """
         from scipy.sparse.linalg import LinearOperator
 
         def matvec(flat: np.ndarray) -> np.ndarray:

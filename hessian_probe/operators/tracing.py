@@ -140,12 +140,7 @@ def _vector(layout: Layout) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def _derivative_exists(
-    kernel: Any,
-    key: LossKey,
-    layout: Layout,
-    batch_layout: Layout | None,
-    shapes: Shapes,
-    *extra: Any,
+    kernel: Any, key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Shapes, *extra: Any
 ) -> bool:
     """Return whether a derivative's program can be traced, and holds no part without a derivative.
 

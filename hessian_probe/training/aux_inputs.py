@@ -31,6 +31,9 @@ class WithAux:
 
     Raises:
         TypeError: an array of `aux` is complex.
+
+    >>> WithAux(jnp.ones(2), {"mean": jnp.zeros(3)}).aux["mean"].shape
+    (3,)
     """
 
     __slots__ = ("bits", "params", "spec")

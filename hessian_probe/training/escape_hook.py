@@ -8,17 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import (
-    Layout,
-    PyTree,
-    Vector,
-    add_scaled,
-    cast,
-    generator,
-    split,
-    tangent,
-    widest,
-)
+from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, generator, split, tangent, widest
 from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted

@@ -188,12 +188,7 @@ class HookState(NamedTuple):
         return jnp.abs(self.last_ratio) <= FLAT_RATIO
 
     def after_probe(
-        self,
-        fruitless: jax.Array,
-        found: SearchResult,
-        cost: jax.Array,
-        price: jax.Array,
-        max_share: float,
+        self, fruitless: jax.Array, found: SearchResult, cost: jax.Array, price: jax.Array, max_share: float
     ) -> HookState:
         """Where a search was `fruitless`, add its cost; see `BackoffState.after_probe`."""
         plateau = self.plateau

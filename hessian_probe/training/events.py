@@ -102,6 +102,8 @@ def write_events(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> No
     Args:
         path: the file; it is made where there is none.
         rows: one dict per event, as `escape_events` and `Event.record` return them.
+
+    >>> write_events(os.devnull, [{"step": 8, "kind": "flat"}])
     """
     with open(path, "a", encoding="utf-8") as text:
         for row in rows:

@@ -208,8 +208,7 @@ def judge(xp: ModuleType, s: PlateauStatistics) -> tuple[PlateauStatistics, Plat
     renewed = (seen > aged) & (s.count >= window)
     reference = xp.where(renewed, seen, aged)
     s = s._replace(
-        reference=xp.where(renewed, seen, s.reference),
-        reference_at=xp.where(renewed, total, s.reference_at),
+        reference=xp.where(renewed, seen, s.reference), reference_at=xp.where(renewed, total, s.reference_at)
     )
     last_half = 1.5 * (first + second + SIGNIFICANT * doubt * float(np.sqrt(2.0)))
     negligible = (last_half < NEGLIGIBLE * blocks[0]) & (s.count >= 4 * window)
