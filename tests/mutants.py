@@ -27,7 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # Tests, `tests/test_…`, that are run on a mutant of a room's thresholds.
 TESTS_OF = {
-    "programs": "thresholds scan nonsmooth",
+    "programs": "thresholds inspect nonsmooth",
     "operators": "thresholds operators data precision",
     "spectrum": "thresholds lanczos certificate spectrum counting",
     "planning": "thresholds plan",
@@ -248,7 +248,7 @@ GUARDS = (
         "points/reviews/inertia",
         "low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band",
         "low, high, margin = found.values[0], found.values[-1], 0.0",
-        "scale",
+        "inertia",
     ),
     _guard(
         "escapes: parameters never get worse",
