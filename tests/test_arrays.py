@@ -68,6 +68,15 @@ def test_only_real_floating_leaves_are_variables():
     assert len(arrays.split(odd_tree(), static_numbers=True)[2]) == 4
 
 
+def test_leaves_that_are_held_constant_are_no_variables():
+    tree = {"held": 2.0, "moves": np.ones(2, np.float32)}
+    layout, variables, others = arrays.split(tree, frozen=(True, False))
+    assert (layout.size, len(variables), len(others)) == (2, 1, 1)
+    back = arrays.merge(layout, tuple(2 * v for v in variables), others)
+    assert back["held"] == 2
+    np.testing.assert_array_equal(back["moves"], [2, 2])
+
+
 def test_merge_undoes_split_and_keeps_the_very_objects():
     tree = odd_tree()
     layout, variables, rest = arrays.split(tree)

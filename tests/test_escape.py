@@ -256,6 +256,21 @@ def test_a_classification_of_something_else_is_refused(what):
         hp.escape(loss, params, point=point)
 
 
+def test_what_is_no_classification_is_refused():
+    with pytest.raises(TypeError, match=r"hp\.classify; got str"):
+        hp.escape(double_well, array(0, 0), point="saddle")
+
+
+def test_ctrl_c_while_classifying_moves_nothing():
+    def progress(said):
+        raise KeyboardInterrupt
+
+    params = np.zeros(64, FLOAT)
+    move = hp.escape(lambda p: jnp.sum(p**4) - p[0] ** 2, params, progress=progress)
+    assert (move.status, move.reasons) == ("undetermined", ("not_classified",))
+    assert move.params is params
+
+
 def test_a_classification_of_other_parameters_with_the_same_loss_does_no_harm():
     """cos x + y²: x = 0 and x = 2π look alike, and x = 1 with y chosen so has the same loss."""
     point = hp.classify(wave, array(0, 0))

@@ -67,3 +67,7 @@ def test_numbers_have_as_many_digits_as_their_field_says(value, text):
 @pytest.mark.parametrize(("sign", "text"), [(1, "positive"), (-1.0, "negative")])
 def test_a_word_is_chosen_by_the_sign_of_its_field(sign, text):
     assert str(Reason("all_one_sign", count=3, sign=sign)) == f"all 3 eigenvalues are {text}"
+
+
+def test_a_reason_prints_as_its_code_and_fields():
+    assert repr(Reason("all_one_sign", count=3, sign=1)) == "Reason('all_one_sign', {'count': 3, 'sign': 1})"
