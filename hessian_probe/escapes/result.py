@@ -79,7 +79,7 @@ class Escape:
         )
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
-        title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label}"
+        title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label.replace('_', ' ')}"
         rows = [("loss", f"{number(self.loss_before, 6)} → {number(self.loss_after, 6)}")]
         if self.distance > 0:
             how = "by a descent of higher order" if self.step != self.step else "along the escape direction"
