@@ -192,3 +192,19 @@ def test_a_proposed_rate_keeps_the_sharpness_at_half_of_its_limit():
         steps=4,
     )
     assert found.tried[1].ratio == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_run_from_the_gradient_takes_24_products():
+    """With 40 curvatures, each seen by the gradient, the run does not end early; the sharpness costs the same."""
+    curvatures, optimizer = jnp.linspace(1.0, 40.0, 40), optax.sgd(1e-3)
+
+    def loss(x):
+        return 0.5 * jnp.sum(curvatures * x**2)
+
+    def spent(**options):
+        state = optimizer.init(jnp.ones(40))
+        return hp.propose_rate(
+            loss, jnp.ones(40), optimizer=optimizer, opt_state=state, steps=1, **options
+        ).num_hvps
+
+    assert spent() - spent(max_hvps=1) == 23

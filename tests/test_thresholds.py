@@ -411,3 +411,9 @@ def test_quadrature_draws_a_probe_for_64_products():
 def test_weight_below_the_rounding_of_a_sum_proves_no_eigenvalue(share, low):
     probe = SimpleNamespace(weight=1.0, share_below=lambda value: (share, share))
     assert count_interval([probe] * 3, 0.0, 100, 0.99)[1] == low
+
+
+@pytest.mark.parametrize(("wanted", "held"), [(1, 128), (48, 128), (100, 232)])
+def test_a_search_for_many_pairs_holds_twice_their_number_and_32_more(wanted, held):
+    layout = hp.hessian(lambda x: jnp.sum(x**2), jnp.ones(300)).layout
+    assert thick_restart.default_basis(layout, wanted) == held
