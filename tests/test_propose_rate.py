@@ -195,7 +195,7 @@ def test_a_proposed_rate_keeps_the_sharpness_at_half_of_its_limit():
 
 
 def test_the_run_from_the_gradient_takes_24_products():
-    """With 40 curvatures, each seen by the gradient, the run does not end early; the sharpness costs the same."""
+    """With 40 curvatures, each seen by the gradient, the run does not end early; sharpness costs the same."""
     curvatures, optimizer = jnp.linspace(1.0, 40.0, 40), optax.sgd(1e-3)
 
     def loss(x):
