@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -176,11 +176,11 @@ class HessianOperator:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
 
-    def at(self, x: Vector) -> Self:
+    def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
         return self._like(self.objective, cast(x, self.layout.dtypes))
 
-    def _like(self, objective: Objective, x: Vector) -> Self:
+    def _like(self, objective: Objective, x: Vector) -> HessianOperator:
         """An operator with the same options."""
         return type(self)(objective, x, max_residual_bytes=self._max_residual_bytes)
 
@@ -249,7 +249,7 @@ class HessianOperator:
         for weight, tangent_map in self._maps:
             yield weight, partial(derivatives.apply_linearized, tangent_map)
 
-    def sharing(self, objective: Objective, batches: slice) -> Self:
+    def sharing(self, objective: Objective, batches: slice) -> HessianOperator:
         """Return the Hessian of an objective of some of the batches; stored linearisations are shared."""
         other = self._like(objective, self.x)
         if self._maps is not None:

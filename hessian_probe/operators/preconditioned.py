@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import jax.numpy as jnp
 
 from hessian_probe.arrays import Basis, Vector, row
@@ -28,7 +26,7 @@ class PreconditionedOperator(HessianOperator):
         self._op, self.gain, self.shift = op, gain, shift
         self._root = tuple(jnp.sqrt(leaf) for leaf in gain)
 
-    def at(self, x: Vector) -> Self:
+    def at(self, x: Vector) -> PreconditionedOperator:
         """Return the same scaling of the Hessian at other variables."""
         return type(self)(self._op.at(x), self.gain, self.shift)
 

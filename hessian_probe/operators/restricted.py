@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +144,7 @@ class RestrictedHessian(HessianOperator):
         self.null = null
         self.null_basis = null.basis(self.x)
 
-    def _like(self, objective: Objective, x: Vector) -> Self:
+    def _like(self, objective: Objective, x: Vector) -> RestrictedHessian:
         """The same restriction, with the generators' directions at x."""
         return type(self)(objective, self.null, x, max_residual_bytes=self._max_residual_bytes)
 
