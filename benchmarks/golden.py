@@ -8,7 +8,7 @@ one line a record, tab-separated:
 * `escapes`: gradients, products, evaluations and escapes of the hook on each plateau, one seed;
 * `diagnoses`: causes and confidences that `hp.diagnose` finds for each synthetic failure, one seed.
 
-A record that differs from the file is printed and makes the exit code 1.  `--write` replaces the file.
+A record that differs, is new or is gone is printed and makes the exit code 1.  `--write` replaces the file.
 Counts and confidences belong to one kind of processor and one release of JAX; labels do not.
 """
 
@@ -111,24 +111,24 @@ def main() -> int:
     options = parser.parse_args()
     differences = 0
     for part in options.part or PARTS[:-1]:
-        kept, seen, new = read(part), 0, 0
+        kept, seen = read(part), set[str]()
         for group in records(part, options.only, options.workers):
             for name, *facts in group:
-                now = "\t".join(facts)
-                seen += 1
+                now, was = "\t".join(facts), kept.get(name, "not on record")
+                seen.add(name)
                 if options.write:
                     kept[name] = now
-                elif name not in kept:
-                    new += 1
-                elif kept[name] != now:
+                elif was != now:
                     differences += 1
-                    print(f"{part}: {name}\n  was {kept[name]}\n  is  {now}", flush=True)
+                    print(f"{part}: {name}\n  was {was}\n  is  {now}", flush=True)
             if options.write:
                 FOLDER.mkdir(exist_ok=True)
                 rows = "".join(f"{name}\t{facts}\n" for name, facts in sorted(kept.items()))
                 (FOLDER / f"{part}.tsv").write_text(rows)
-        done = "written" if options.write else f"compared with {len(kept)}; without a record yet: {new}"
-        print(f"{part}: {seen} records {done}")
+        gone = [] if options.only else sorted(set(kept) - seen)
+        differences += len(gone)
+        print(f"{part}: {len(seen)} records {'written' if options.write else f'compared with {len(kept)}'}")
+        print("".join(f"{part}: {name} is on record only\n" for name in gone), end="")
     print(f"{differences} differences")
     return int(differences > 0)
 
