@@ -33,6 +33,9 @@ slow: $(READY)/test,demo ## run the tests marked slow, in one precision each
 truth: $(READY)/demo ## label points of known type; print the table
 	$(BIN)/python -m benchmarks.truth $(ARGS)
 
+endings: $(READY)/demo ## what is left to gain where real trainings end, and what is said there (hours)
+	$(BIN)/python -m benchmarks.endings $(ARGS)
+
 golden: $(READY)/demo ## compare what the library answers with the records under tests/golden
 	$(BIN)/python -m benchmarks.golden $(ARGS)
 
