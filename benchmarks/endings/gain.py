@@ -165,7 +165,6 @@ class GainEstimate:
         rng: source of randomness.
         budget: products allowed.
         resolution: the caller's, or None.
-        sign: −1 asks what there is to gain upward.
     """
 
     def __init__(
@@ -176,16 +175,14 @@ class GainEstimate:
         rng: np.random.Generator,
         budget: int,
         resolution: float | None = None,
-        sign: float = 1.0,
     ) -> None:
-        self.op, self.extremes, self.rounding, self.rng, self.sign = op, extremes, rounding, rng, sign
+        self.op, self.extremes, self.rounding, self.rng = op, extremes, rounding, rng
         self.stop_at = op.objective.cost.num_hvps + budget
         self.work = op.layout.work_dtypes
         self.reach = REACH * parameter_scale(op)
         if resolution is None:
             resolution = RESOLUTION * min(self.scales(), default=0.0)
-        self.least = ROUNDINGS * rounding.value
-        self.resolution, self.resolved = max(resolution, self.least), resolution >= self.least
+        self.resolution = max(resolution, ROUNDINGS * rounding.value)
         self.shown, self.move = 0.0, None
         self.origin = cast(op.x, self.work)
         self.there, self.spectrum = op, extremes.spectrum
@@ -213,17 +210,11 @@ class GainEstimate:
         found = (0.5 * self.extremes.top * self.reach**2, zeroed, float(np.median(others)))
         return [s for s in found if math.isfinite(s) and s > self.op.eps * abs(here)]
 
-    def run(self, *, tries: bool = True) -> Gain:
-        """Go downhill by trust-region steps until nothing is left, or more than the resolution is shown.
-
-        Args:
-            tries: whether to look beyond the quadratic model, by descents from displaced points.
-        """
+    def run(self) -> Gain:
+        """Go downhill by trust-region steps until nothing is left, or more than the resolution is shown."""
         left, ratios = math.inf, list[float]()
         at_rest = self._is_rounding(self.op.gradient_vector)
-        if at_rest and not tries:
-            left = float(norm(self.op.gradient_vector)) * self.reach / SAFETY
-        for visit in range(0 if at_rest and not tries else POINTS):
+        for visit in range(POINTS):
             region, vector, solved = self._region()
             step, decrease = region.step(self.reach)
             left = region.bound(self.reach, self.extremes.band)
@@ -241,15 +232,12 @@ class GainEstimate:
                 ratios.append(kept)
         curvature = self._along_lowest()
         fallen = max(self._fall(self.there.value), 0.0)
-        if (
-            tries
-            and self.shown <= self.resolution
-            and (self.kinks or SAFETY * left + fallen > self.resolution)
-        ):
+        unsure = self.kinks or SAFETY * left + fallen > self.resolution
+        if unsure and self.shown <= self.resolution:
             rest = self._trial()
             left = max(left, rest / SAFETY) if self.kinks else min(left, rest / SAFETY)
             fallen = max(fallen, self.shown)
-        if tries and max(self.shown, curvature) <= self.resolution:
+        if max(self.shown, curvature) <= self.resolution:
             for share in STARTS:
                 self._descend(share * self.reach, EVALUATIONS)
         away = add_scaled(cast(self.there.x, self.work), -1.0, self.origin)
@@ -272,29 +260,29 @@ class GainEstimate:
         return float(norm(gradient)) <= tolerance and not self.rounding.hides_slope(gradient, tolerance)
 
     def _fall(self, value: float) -> float:
-        return self.sign * (self.op.value - value)
+        return self.op.value - value
 
     def _region(self) -> tuple[TrustRegion, Callable[[np.ndarray], Vector], bool]:
         """Return the model at the point reached, by all eigenvalues or in the gradient's Krylov space.
 
         With the map from its coordinates to vectors, and whether it explains the whole gradient.
         """
-        op, g, sign = self.there, self.there.gradient_vector, self.sign
+        op, g = self.there, self.there.gradient_vector
         if self.spectrum is None and op.size <= min(self.left, DENSE):
             self.spectrum = dense_eigh(op)
         if self.spectrum is not None:
             values, columns = self.spectrum
-            region = TrustRegion(sign * values, sign * (columns.T @ flatten(g)), np.zeros(len(values)))
+            region = TrustRegion(values, columns.T @ flatten(g), np.zeros(len(values)))
             return region, lambda y: unflatten(op.layout, columns @ y), True
         krylov, length = Krylov(op, g, self.rng, max(min(PRODUCTS, self.left), 2), op.active), float(norm(g))
-        region = TrustRegion(np.zeros(1), np.array([sign * length]), np.zeros(1))
+        region = TrustRegion(np.zeros(1), np.array([length]), np.zeros(1))
         weights = np.ones((1, 1))
         while krylov.step():
             if not krylov.due:
                 continue
             ritz = krylov.ritz()
             weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
-            region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
+            region = TrustRegion(ritz.values, length * weights[0], tail)
             bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
             if bound <= SMALL * self.resolution or (
                 decrease > SHARP * self.resolution and bound <= SHARP * decrease
@@ -321,7 +309,7 @@ class GainEstimate:
     def _falls(self, op: HessianOperator, direction: Vector, steps: np.ndarray) -> np.ndarray:
         """Return decreases below the parameters along a line; −∞ where the loss is not finite."""
         values, _ = op.objective.line(op.x, direction, steps)
-        return np.where(np.isfinite(values), self.sign * (self.op.value - values), -np.inf)
+        return np.where(np.isfinite(values), self.op.value - values, -np.inf)
 
     def _show(self, fall: float, move: Vector) -> None:
         if fall > self.shown:
@@ -329,8 +317,8 @@ class GainEstimate:
 
     def _along_lowest(self) -> float:
         """Return the largest decrease along the lowest eigenvector, from the point reached."""
-        low = self.extremes.low if self.sign > 0 else self.extremes.high
-        if low is None or self.sign * low.value >= -self.extremes.band:
+        low = self.extremes.low
+        if low is None or low.value >= -self.extremes.band:
             return 0.0
         steps = self.reach * np.concatenate([OUTWARD, -OUTWARD])
         falls = self._falls(self.there, low.vector, steps)
@@ -365,7 +353,7 @@ class GainEstimate:
         return falls
 
     def _evaluate(self, y: np.ndarray, falls: list[float]) -> tuple[float, np.ndarray]:
-        """Return signed loss and gradient, and note the decrease below the parameters."""
+        """Return loss and gradient, and note the decrease below the parameters."""
         op, move = self.op, y - flatten(self.op.x)
         found, g = op.objective.value_and_gradient(cast(unflatten(op.layout, y), op.layout.dtypes))
         gradient = flatten(g).astype(np.float64)
@@ -375,7 +363,7 @@ class GainEstimate:
             return 1e300, np.zeros_like(y)
         falls.append(fall if np.linalg.norm(move) <= self.reach else -math.inf)
         self._show(falls[-1], unflatten(op.layout, move))
-        return self.sign * found, self.sign * gradient
+        return found, gradient
 
     def _descend(self, distance: float, evaluations: int) -> list[float]:
         """Run L-BFGS from beside the best point; decreases below the parameters, one for each evaluation."""
@@ -396,7 +384,7 @@ class GainEstimate:
             flat = np.abs(values) <= max(self.extremes.band, FLAT * self.extremes.top)
             if np.any(flat):
                 return np.asarray(columns[:, flat] @ self.rng.standard_normal(int(np.sum(flat))))
-        low = self.extremes.low if self.sign > 0 else self.extremes.high
+        low = self.extremes.low
         if low is not None and abs(low.value) < FLAT * self.extremes.top:
             return flatten(low.vector) * self.rng.choice([-1.0, 1.0])
         return self.rng.standard_normal(self.op.size)
