@@ -13,7 +13,6 @@ Exits with 1 if an observed frequency is above the stated one beyond chance (99.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from benchmarks.shares import Share
+from benchmarks.report import Share, command_line
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.counting import IndexCounter, QuadratureProbe, count_interval
 from hessian_probe.spectrum.krylov import Krylov
@@ -292,7 +291,7 @@ def deflated(runs: int, rng: np.random.Generator) -> bool:
 
 def main() -> int:
     """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--starts", type=int, default=2000, help="random starts in table 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=int, choices=(1, 2, 3, 4), action="append")

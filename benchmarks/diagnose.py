@@ -1,8 +1,8 @@
 """Diagnoses of synthetic failures: a line for each, a confusion table, and what acting on them gains.
 
 Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  The rounds of the zoo are explained in
-`benchmarks/zoo/__init__.py`, and what counts as a contradiction in `benchmarks/diagnose_table.py`.  Acting
-on the first proposal for a curable failure is compared with going on unchanged for as many gradients.
+`benchmarks/zoo/__init__.py`.  Acting on the first proposal for a curable failure is compared with going on
+unchanged for as many gradients.
 
 With `--out FILE` every diagnosis is also written as a line of JSON as soon as it is made, and what the file
 has already is not made again; `--merge FILE ...` prints the tables of such files.
@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +24,33 @@ import numpy as np
 import optax
 
 import hessian_probe as hp
-from benchmarks.diagnose_table import Record, line, summary
+from benchmarks.report import command_line, in_processes
 from benchmarks.zoo import FAILURES, FIRST_COUNT
 from benchmarks.zoo.training import Failure, Run, joined, order, train
 from hessian_probe.optimizers.trial_runs import perturb
 
 # Full gradients (or as many samples in batches) that a proposal and going on unchanged may take.
 BUDGET = 100
+# A confidence from which a finding is a statement (the threshold of "strong" in the documentation).
+CONFIDENT = 0.9
+# What stops training, as the documentation of `hp.diagnose` lists it.
+HINDRANCES = frozenset({
+    "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
+    "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+})  # fmt: skip
+OPPOSITES = (
+    ("divergence", "slow"),
+    ("oscillation", "slow"),
+    ("vanishing_gradients", "exploding_gradients"),
+    ("saddle", "minimum"),
+    ("overfitting", "mismatch"),
+)
+Record = dict[str, Any]
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--only", default="", help="part of a failure's name")
@@ -64,29 +75,22 @@ def main() -> int:
 def measure(failures: list[Failure], seeds: range, options: argparse.Namespace) -> list[Record]:
     """Diagnose the failures at all seeds, several at a time, and print each when it is done."""
     records = [] if options.out is None else read(options.out)
-    names = {failure.name for failure in failures}
+    names = [failure.name for failure in failures]
     records = [record for record in records if record["failure"] in names and record["seed"] in seeds]
     have = {(record["failure"], record["seed"]) for record in records}
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # threads of several processes wait for another
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
-        jobs = {}
-        for failure in failures:
-            todo = [seed for seed in seeds if (failure.name, seed) not in have]
-            jobs[pool.submit(diagnoses, failure.name, todo, options.out)] = failure
-        for number, job in enumerate(as_completed(jobs), 1):
-            records += job.result()
-            own = [record for record in records if record["failure"] == jobs[job].name]
-            print(f"{number:3d}/{len(jobs)} {line(own)}", flush=True)
-            if options.verbose:
-                for record in own:
-                    show(record)
+    calls = [(diagnoses, name, [s for s in seeds if (name, s) not in have], options.out) for name in names]
+    for number, (name, made) in enumerate(in_processes(calls, options.jobs), 1):
+        records += made
+        own = [record for record in records if record["failure"] == name]
+        print(f"{number:3d}/{len(calls)} {line(own)}", flush=True)
+        if options.verbose:
+            for record in own:
+                show(record)
     return records
 
 
-def diagnoses(name: str, seeds: list[int], out: Path | None) -> list[Record]:
-    """Diagnose one failure at some seeds."""
+def diagnoses(name: str, seeds: list[int], out: Path | None) -> tuple[str, list[Record]]:
+    """Diagnose one failure at some seeds; its name, and the records."""
     failure = next(failure for failure in FAILURES if failure.name == name)
     records = []
     for seed in seeds:
@@ -94,7 +98,7 @@ def diagnoses(name: str, seeds: list[int], out: Path | None) -> list[Record]:
         if out is not None:
             with out.open("a") as file:
                 file.write(json.dumps(records[-1]) + "\n")
-    return records
+    return name, records
 
 
 def diagnosis(failure: Failure, seed: int) -> Record:
@@ -176,6 +180,84 @@ def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) 
     end, _, _ = train(run.loss, optimizer, params, state, data, index, steps)
     value = float(jax.jit(run.loss)(end, data))
     return value if np.isfinite(value) else float("inf")
+
+
+def contradictions(record: Record) -> list[str]:
+    """Causes found with confidence that cannot be true beside the synthetic failure.
+
+    "healthy" contradicts every failure, and every failure a healthy run.
+    Something that hinders training contradicts a failure where training did all that the model can
+    (`model_bias`, `minimum`, `overfitting`, `mismatch`), and `model_bias` and `minimum` contradict a failure
+    by something that hinders training.  Of two opposites one contradicts the other.  What is true of the
+    failure too (`also`) contradicts nothing.
+    """
+    told = {cause for cause, confidence, _ in record["findings"] if confidence >= CONFIDENT}
+    return sorted(cause for cause in told - {*record["also"]} if excludes(record["cause"], cause))
+
+
+def excludes(true: str, told: str) -> bool:
+    """Whether both cannot be true."""
+    if true == told:
+        return False
+    if "healthy" in (true, told):
+        return True
+    if (true, told) in OPPOSITES or (told, true) in OPPOSITES:
+        return True
+    if true in HINDRANCES | {"optimization"}:
+        return told in ("model_bias", "minimum")
+    return told in HINDRANCES | {"optimization"}
+
+
+def line(records: list[Record]) -> str:
+    """One failure's counts in a line."""
+    first = records[0]
+    told = Counter(record["findings"][0][0] for record in records)
+    against = Counter(cause for record in records for cause in contradictions(record))
+    acted = [record["acted"] for record in records if "acted" in record]
+    text = f"{first['failure']:30s} round {first['round']} {first['cause']:20s} " + hits(records)
+    text += "  [" + ", ".join(f"{cause} {count}" for cause, count in told.most_common()) + "]"
+    if against:
+        text += "  contradicted by: " + ", ".join(f"{cause} {count}" for cause, count in against.items())
+    if acted:
+        text += f"  acted: better {sum(new < old for old, new in acted)} of {len(acted)}"
+    return text + f"  {sum(sum(record['seconds']) for record in records) / len(records):.0f} s each"
+
+
+def hits(records: list[Record]) -> str:
+    """How often the true cause came first, and among the first two."""
+    causes = [[found[0] for found in record["findings"]] for record in records]
+    first = sum(names[0] == record["cause"] for names, record in zip(causes, records, strict=True))
+    two = sum(record["cause"] in names[:2] for names, record in zip(causes, records, strict=True))
+    return f"first {share(first, len(records))}, two {share(two, len(records))}"
+
+
+def share(part: int, whole: int) -> str:
+    """A count with its percentage."""
+    return f"{part} of {whole} ({100 * part / whole:.0f} %)" if whole > 10 else f"{part:2d} of {whole}"
+
+
+def summary(records: list[Record]) -> str:
+    """Confusion table and totals."""
+    told = sorted({record["findings"][0][0] for record in records})
+    rows = list(dict.fromkeys(record["cause"] for record in records))
+    out = [f"{'true cause (rows), told first':28s}" + " ".join(f"{cause[:9]:>9s}" for cause in told)]
+    for cause in rows:
+        row = Counter(record["findings"][0][0] for record in records if record["cause"] == cause)
+        out.append(f"{cause:28s}" + " ".join(f"{row[name] or '.':>9}" for name in told))
+    out.append("")
+    for number in [*sorted({record["round"] for record in records}), "all"]:
+        part = [record for record in records if number in ("all", record["round"])]
+        for name, healthy in (("healthy", True), ("failure", False)):
+            chosen = [record for record in part if (record["cause"] == "healthy") == healthy]
+            if chosen:
+                against = sum(bool(contradictions(record)) for record in chosen)
+                where = "all rounds" if number == "all" else f"round {number}"
+                out.append(f"{where} {name}: {hits(chosen)}; contradicted with confidence {against}")
+    acted = [record["acted"] for record in records if "acted" in record]
+    if acted:
+        better = sum(new < old for old, new in acted)
+        out.append(f"acting on the first proposal lowers the loss: {share(better, len(acted))}")
+    return "\n".join(out)
 
 
 if __name__ == "__main__":

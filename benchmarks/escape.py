@@ -7,9 +7,9 @@ given up.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +18,112 @@ import numpy as np
 import optax
 
 from benchmarks.escape_health import health
-from benchmarks.escape_problems import Plateau, plateaus
-from benchmarks.escape_runs import Watched, make_runner, make_watched
+from benchmarks.escape_problems import Plateau, plateaus, training_step
 from benchmarks.escape_strategies import NEWTON, strategy_hook
-from hessian_probe.training import escape_saddles
+from benchmarks.report import command_line
+from hessian_probe.training import Monitor, escape_saddles
 
+# Steps in one compiled call.
+CHUNK = 500
 # The hook was developed on seeds 0 and 1 of these problems; figures come from others.
 FIRST_SEED = 100
 # The hook must need at most this share of the gradients of descent, momentum and perturbed descent.
 SHARE = 0.2
 BARE = ("descent", "momentum", "perturbed", "adam")
+HOOKED = ("descent", "momentum", "adam")
+
+
+class Run(NamedTuple):
+    """One run: was the plateau left; steps, what the hook spent beside them, and seconds."""
+
+    left: bool
+    steps: int
+    products: int
+    gradients: int
+    evaluations: int
+    escapes: int
+    seconds: float
+
+
+class Watched(NamedTuple):
+    """An optimiser in a Python loop with a `Monitor`."""
+
+    optimizer: Any
+
+
+def make_step(p: Plateau, optimizer: Any) -> Callable[..., Any]:
+    """One step on a plateau: (params, state), key ↦ (params, state), (loss, that of all data), batch."""
+    step = training_step(p.loss, optax.with_extra_args_support(optimizer), p.batch)
+
+    def noted(carry: Any, key: jax.Array) -> Any:
+        new, value, batch = step(carry, p.data, key)
+        return new, (value, value if p.batch is None else p.loss(carry[0], p.data)), batch
+
+    return noted
+
+
+def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
+    """Compile a chunk of training once, and run it seed by seed until the plateau is left."""
+    step = make_step(p, method)
+    counts = ("num_hvps", "num_gradients", "num_losses", "num_escapes")
+
+    def counted(carry: Any, key: jax.Array) -> Any:
+        (params, state), (_, true), _ = step(carry, key)
+        return (params, state), (true, *(getattr(state, name, jnp.asarray(0)) for name in counts))
+
+    @jax.jit
+    def chunk(carry: Any, key: jax.Array) -> Any:
+        return jax.lax.scan(counted, carry, jax.random.split(key, CHUNK))
+
+    warm: list[bool] = []
+
+    def run(seed: int, scale: float) -> Run:
+        params = jax.tree.map(lambda leaf: scale * leaf, p.start(seed))
+        carry = params, method.init(params)
+        if not warm:  # compiled before the clock runs
+            jax.block_until_ready(chunk(carry, jax.random.key(seed)))
+            warm.append(True)
+        began, done = time.perf_counter(), 0
+        while done < p.steps:
+            key = jax.random.fold_in(jax.random.key(seed), done)
+            carry, trace = chunk(carry, key)
+            losses, *spent = map(np.asarray, trace)
+            below = np.flatnonzero(losses < p.left)
+            done += CHUNK
+            if len(below) or not np.isfinite(losses[-1]):
+                break
+        seconds = time.perf_counter() - began
+        at = int(below[0]) if len(below) else CHUNK - 1
+        steps = done - CHUNK + at + 1
+        return Run(bool(len(below)), steps, *(int(column[at]) for column in spent), seconds * steps / done)
+
+    return run
+
+
+def make_watched(p: Plateau, method: Watched) -> Callable[[int, float], Run]:
+    """Train step by step, on the batches that `make_runner` draws, with a monitor that sees what it does."""
+    step = jax.jit(make_step(p, method.optimizer))
+
+    def run(seed: int, scale: float) -> Run:
+        params = jax.tree.map(lambda leaf: scale * leaf, p.start(seed))
+        carry = params, method.optimizer.init(params)
+        monitor = Monitor(p.loss, p.data if p.batch is None else None)
+        began, left, number = time.perf_counter(), False, 0
+        while number < p.steps and not left:
+            for key in jax.random.split(jax.random.fold_in(jax.random.key(seed), number), CHUNK):
+                (params, state), (value, true), batch = step(carry, key)
+                number += 1
+                left = float(true) < p.left
+                if left:
+                    break
+                seen = None if p.batch is None else batch
+                event = monitor.update(number, params, value, opt_state=state, batch=seen)
+                carry = event.params, event.opt_state
+        cost, seconds = monitor.cost, time.perf_counter() - began
+        spent = cost.num_hvps, cost.num_gradients, cost.num_losses
+        return Run(left, number, *spent, monitor.state.num_escapes, seconds)
+
+    return run
 
 
 def perturbed_descent(rate: float, radius: float, threshold: float, wait: int) -> Any:
@@ -43,57 +139,44 @@ def perturbed_descent(rate: float, radius: float, threshold: float, wait: int) -
         leaves, structure = jax.tree.flatten(gradient)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(1), step), len(leaves) + 1)
         draws = [jax.random.normal(k, g.shape, g.dtype) for k, g in zip(keys, leaves, strict=False)]
-        size = sum(leaf.size for leaf in leaves)
-        length = (
-            radius * jax.random.uniform(keys[-1]) ** (1 / size) / jnp.sqrt(sum(jnp.sum(d**2) for d in draws))
-        )
+        share = jax.random.uniform(keys[-1]) ** (1 / sum(leaf.size for leaf in leaves))
+        length = radius * share / jnp.sqrt(sum(jnp.sum(d**2) for d in draws))
         noise = jax.tree.unflatten(structure, [jnp.where(due, length * d, 0 * d) for d in draws])
-        return jax.tree.map(lambda g, d: -rate * (g - d / rate), gradient, noise), (
-            step + 1,
-            jnp.where(due, step, last),
-        )
+        moves = jax.tree.map(lambda g, d: -rate * (g - d / rate), gradient, noise)
+        return moves, (step + 1, jnp.where(due, step, last))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def methods(p: Plateau, which: str) -> dict[str, Any]:
     """Optimisers by name: the bare ones and each with the hook, or a comparison of the hook's options."""
-    scale = float(optax.tree.norm(_gradient(p, 0)))
     # The gradient at the start of a plateau is small by construction: twice that is "small" there.
-    threshold = np.e / 100 if p.data is None else 2 * scale
+    slope = jax.grad(p.loss)(p.start(0), *p.args)
+    threshold = np.e / 100 if p.data is None else 2 * float(optax.tree.norm(slope))
     plain = {
         "descent": optax.sgd(p.rate),
         "momentum": optax.sgd(p.rate, momentum=0.9),
         "adam": optax.adam(p.adam_rate),
         "perturbed": perturbed_descent(p.rate, p.radius, threshold, 1 if p.data is None else 50),
     }
-    hooked = ("descent", "momentum", "adam")
-    found: dict[str, Any] = {}
     if which == "strategies":
         base = plain["descent"]
-        found = {"descent + hook": escape_saddles(base, p.loss)}
-        for name in (*NEWTON, "perturbation"):
-            found[f"descent + {name}"] = strategy_hook(base, p.loss, name)
-        found["descent"] = base
-    elif which == "moments":
-        found = {
+        others = {
+            f"descent + {name}": strategy_hook(base, p.loss, name) for name in (*NEWTON, "perturbation")
+        }
+        return {"descent + hook": escape_saddles(base, p.loss), **others, "descent": base}
+    if which == "moments":
+        return {
             f"{base} + hook, {how}": escape_saddles(plain[base], p.loss, moments=how)
             for base in ("momentum", "adam")
             for how in ("keep", "reset", "project")
         }
-    elif which == "monitor":
-        for base in hooked:
-            found[base] = plain[base]
-            found[f"{base} + hook"] = escape_saddles(plain[base], p.loss)
-            found[f"{base} + Monitor"] = Watched(plain[base])
-    else:
-        found = plain | {f"{base} + hook": escape_saddles(plain[base], p.loss) for base in hooked}
-    return found
-
-
-def _gradient(p: Plateau, seed: int) -> Any:
-    args = () if p.data is None else (p.data,)
-    return jax.grad(p.loss)(p.start(seed), *args)
+    hooks = {f"{base} + hook": escape_saddles(plain[base], p.loss) for base in HOOKED}
+    if which == "hooks":
+        return plain | hooks
+    watched = {f"{base} + Monitor": Watched(plain[base]) for base in HOOKED}
+    every = plain | hooks | watched
+    return {name: every[name] for base in HOOKED for name in (base, f"{base} + hook", f"{base} + Monitor")}
 
 
 class Summary(NamedTuple):
@@ -106,30 +189,29 @@ class Summary(NamedTuple):
 
 def prices(p: Plateau) -> tuple[float, float]:
     """Cost of a product and of an evaluation in gradients; the fastest of runs in turn, least disturbed."""
-    args = () if p.data is None else (p.data,)
     params = p.start(0)
-    if p.batch is not None:
-        args = (jax.tree.map(lambda leaf: leaf[: p.batch], p.data),)
-    repeat = 50
+    args = p.args if p.batch is None else (jax.tree.map(lambda leaf: leaf[: p.batch], p.data),)
+    repeats = jnp.arange(50.0)
 
     def gradient(x: Any) -> Any:
         return jax.grad(p.loss)(x, *args)
 
-    def shifted(x: Any, i: jax.Array) -> Any:
-        return jax.tree.map(lambda leaf: leaf * (1 + 1e-6 * i), x)
+    def repeated(function: Callable[[Any], Any], x: Any) -> Any:
+        """Values at points a hair apart, so that no evaluation can be saved."""
+        return jax.lax.map(lambda i: function(jax.tree.map(lambda leaf: leaf * (1 + 1e-6 * i), x)), repeats)
 
     @jax.jit
     def gradients(x: Any) -> Any:
-        return jax.lax.map(lambda i: optax.tree.norm(gradient(shifted(x, i))), jnp.arange(float(repeat)))
+        return repeated(lambda at: optax.tree.norm(gradient(at)), x)
 
     @jax.jit
     def products(x: Any) -> Any:
         _, apply = jax.linearize(gradient, x)
-        return jax.lax.map(lambda i: optax.tree.norm(apply(shifted(x, i))), jnp.arange(float(repeat)))
+        return repeated(lambda at: optax.tree.norm(apply(at)), x)
 
     @jax.jit
     def values(x: Any) -> Any:
-        return jax.lax.map(lambda i: p.loss(shifted(x, i), *args), jnp.arange(float(repeat)))
+        return repeated(lambda at: p.loss(at, *args), x)
 
     kinds = (gradients, products, values)
     times: list[list[float]] = [[] for _ in kinds]
@@ -198,7 +280,7 @@ def verdicts(name: str, found: dict[str, Summary]) -> dict[str, Verdict]:
     """
     judged = {}
     length = min(found[other].gradients for other in BARE if other != "adam")
-    for base in ("descent", "momentum", "adam"):
+    for base in HOOKED:
         hook = found[f"{base} + hook"]
         ratios = [(other, hook.gradients / found[other].gradients) for other in BARE]
         text = "  ".join(f"{other} {ratio:5.2f}" for other, ratio in ratios)
@@ -231,7 +313,7 @@ def break_even(rows: list[dict[str, Verdict]]) -> None:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="starts for each plateau")
     parser.add_argument("--only", default="", help="plateaus whose name holds this")
     parser.add_argument("--methods", default="", help="methods whose name holds this; no ratios then")

@@ -7,7 +7,6 @@ case's name and leaves the rest out.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.escape_problems import minibatch, single
+from benchmarks.escape_problems import single, training_step
+from benchmarks.report import command_line
 from hessian_probe import problems
 from hessian_probe.training import Monitor, escape_events, escape_saddles
 from hessian_probe.training.backoff import cost_in_gradients
@@ -82,20 +82,17 @@ def _convolutional(params: Any, batch: Any) -> jax.Array:
 
 def health(steps: int = 10_000, seeds: int = 3, only: str = "") -> None:
     """Train every case (of those named) with and without hooks, and print what the hooks did and cost."""
-    data = single(problems.digits(one_hot=True))
+    data, added = single(problems.digits(one_hot=True)), []
     print(
         f"\nHealthy training on the digits; medians (quartiles) over chunks of {CHUNK} steps, {seeds} seeds"
     )
-    added = []
     for case in (case for case in cases() if only in case.name):
         for name, optimizer in (("sgd", optax.sgd(0.05)), ("adam", optax.adam(3e-4))):
             length = CHUNK * max(2, round(steps * case.share / CHUNK))
             runs = _pairs(case, data, optimizer, length, seeds)
             added.append(_report(f"{case.name}, {name}, {length} steps", runs))
-    within = sum(share <= BAR for share in added)
-    print(
-        f"  {within} of {len(added)} cases stay within {BAR:.0%} of a step's processor time, searches aside"
-    )
+    within = f"{sum(share <= BAR for share in added)} of {len(added)} cases stay within {BAR:.0%}"
+    print(f"  {within} of a step's processor time, searches aside")
     if only:
         return
     for case in cases()[:2]:
@@ -124,24 +121,11 @@ def compilations() -> Iterator[list[str]]:
     active[0] = False
 
 
-def _step(case: Case, optimizer: Any) -> Callable[..., Any]:
-    """One training step: (params, state), data, key ↦ (params, state), loss."""
-
-    def step(carry: Any, data: Any, key: jax.Array) -> Any:
-        params, state = carry
-        batch = minibatch(data, case.batch, key)
-        value, gradient = jax.value_and_grad(case.loss)(params, batch)
-        updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
-        return (optax.apply_updates(params, updates), state), value
-
-    return step
-
-
 def _chunk(case: Case, optimizer: Any) -> Callable[..., Any]:
-    step = _step(case, optimizer)
+    step = training_step(case.loss, optimizer, case.batch)
 
     def run(carry: Any, data: Any, key: jax.Array) -> Any:
-        return jax.lax.scan(lambda c, k: step(c, data, k), carry, jax.random.split(key, CHUNK))
+        return jax.lax.scan(lambda c, k: step(c, data, k)[:2], carry, jax.random.split(key, CHUNK))
 
     return jax.jit(run, donate_argnums=0)
 
@@ -224,14 +208,14 @@ def python_loop(case: Case, data: Any, calls: int = 50, turns: int = 20) -> None
     """Time a Python loop of compiled steps whose state is donated."""
     optimizers = _both(case, optax.adam(3e-4))
     carries = _starts(case, optimizers, FIRST_SEED)
-    steps = [jax.jit(_step(case, o), donate_argnums=0) for o in optimizers]
+    steps = [jax.jit(training_step(case.loss, o, case.batch), donate_argnums=0) for o in optimizers]
     keys = list(jax.random.split(jax.random.key(0), calls))
     times = np.zeros((turns, 2))
     for turn in range(turns):
         for which in (0, 1):
             began = time.process_time()
             for key in keys:
-                carries[which], value = steps[which](carries[which], data, key)
+                carries[which], value, _ = steps[which](carries[which], data, key)
             jax.block_until_ready(value)
             times[turn, which] = 1e6 * (time.process_time() - began) / calls
     more = times[1:, 1] - times[1:, 0]
@@ -247,15 +231,14 @@ def monitored(case: Case, data: Any, steps: int) -> None:
     optimizer = optax.with_extra_args_support(optax.adam(3e-4))
     carries = _starts(case, [optimizer, optimizer], FIRST_SEED)
     monitor = Monitor(case.loss)
-    step = jax.jit(_step(case, optimizer))
+    step = jax.jit(training_step(case.loss, optimizer, case.batch))
     rest = 0.0
     watching: list[list[float]] = [[], []]
     for number in range(steps):
         key = jax.random.fold_in(jax.random.key(1), number)
-        carries[0], _ = jax.block_until_ready(step(carries[0], data, key))
-        batch = jax.block_until_ready(minibatch(data, case.batch, key))
+        carries[0], *_ = jax.block_until_ready(step(carries[0], data, key))
         began = time.thread_time()
-        carries[1], value = step(carries[1], data, key)
+        carries[1], value, batch = step(carries[1], data, key)
         value = float(value)  # or the monitor would be charged for the step
         between, probed = time.thread_time(), monitor.state.num_probes
         event = monitor.update(number, carries[1][0], value, opt_state=carries[1][1], batch=batch)
@@ -287,15 +270,14 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     small = jnp.sum(data[1][:, :5], axis=1)  # whether a digit is below five
 
     optimizer = escape_saddles(optax.sgd(0.05), loss)
+    step = training_step(loss, optimizer, None)
+
+    def noted(carry: Any, _: Any) -> Any:
+        carry, value, _ = step(carry, None, None)
+        return carry, (value, carry[1].num_probes)
+
     params = jnp.zeros(64, jnp.float32)
-
-    def step(carry: Any, _: Any) -> Any:
-        params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params, value=value)
-        return (optax.apply_updates(params, updates), state), (value, state.num_probes)
-
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))
+    run = jax.jit(lambda carry: jax.lax.scan(noted, carry, None, length=steps))
     (params, state), (values, probes) = run((params, optimizer.init(params)))
     searches = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
     print(f"  at the minimum of ridge regression, {steps} steps: searches at {searches.tolist()}, ", end="")
@@ -311,9 +293,7 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=10_000, help="of the shortest case")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="part of a case's name")

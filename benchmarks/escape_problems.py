@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from hessian_probe import problems
 
@@ -30,6 +31,11 @@ class Plateau:
     radius: float = 0.01  # length of a perturbation
     scales: tuple[float, ...] = (1.0,)  # factors of the start; the smaller, the longer is the plateau
 
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What the loss takes beside the parameters."""
+        return () if self.data is None else (self.data,)
+
 
 def single(tree: Any) -> Any:
     """Cast to float32."""
@@ -44,26 +50,31 @@ def minibatch(data: Any, size: int | None, key: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
+def training_step(loss: Callable[..., Any], optimizer: Any, size: int | None) -> Callable[..., Any]:
+    """One step on a minibatch: (params, state), data, key ↦ (params, state), loss, batch."""
+
+    def step(carry: Any, data: Any, key: jax.Array) -> Any:
+        params, state = carry
+        batch = minibatch(data, size, key)
+        value, gradient = jax.value_and_grad(loss)(params, *(() if batch is None else (batch,)))
+        updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
+        return (optax.apply_updates(params, updates), state), value, batch
+
+    return step
+
+
 def octopus(dimension: int) -> Plateau:
     """Du et al. 2017, from a uniform start in [−1, 1]^d, L = τ = e, γ = 1, rate 1/(4L); d saddles."""
-    floor = float(problems.octopus(jnp.full(dimension, 4 * math.e)))
+    left = float(problems.octopus(jnp.full(dimension, 4 * math.e))) + 1.0
+    rates = {"rate": 1 / (4 * math.e), "adam_rate": 0.05, "radius": math.e / 100}
 
     def start(seed: int) -> Any:
         return single(np.random.default_rng(seed).uniform(-1, 1, dimension))
 
-    return Plateau(
-        f"octopus, d = {dimension}",
-        problems.octopus,
-        start,
-        None,
-        left=floor + 1.0,
-        rate=1 / (4 * math.e),
-        adam_rate=0.05,
-        radius=math.e / 100,
-    )
+    return Plateau(f"octopus, d = {dimension}", problems.octopus, start, None, left=left, **rates)
 
 
-def deep_linear(depth: int) -> Plateau:
+def deep_linear(depth: int, scales: tuple[float, ...]) -> Plateau:
     """Layers of width 8 learn a matrix of singular values 3, 2, 1 from a small start; left below 0.05.
 
     Half the squared error is 7 at the origin, 2.5 and 0.5 at the saddles on the way, 0 at the end.  On the
@@ -83,82 +94,48 @@ def deep_linear(depth: int) -> Plateau:
         draw = np.random.default_rng([seed, depth])
         return single([0.05 * draw.standard_normal((8, 8)) / math.sqrt(8) for _ in range(depth)])
 
-    return Plateau(
-        f"deep linear, {depth} layers",
-        loss,
-        start,
-        target,
-        rate=0.02,
-        left=0.05,
-        scales={3: (1.0, 0.3, 0.1), 4: (2.0, 1.0), 5: (2.0, 1.0), 6: (2.0, 1.0)}[depth],
-    )
+    return Plateau(f"deep linear, {depth} layers", loss, start, target, left=0.05, rate=0.02, scales=scales)
 
 
-def symmetric_start() -> Plateau:
-    """Digits, 64-16-16-10, tanh; the units of a layer start alike to one part in 1e6; left below 0.6.
+def weights(widths: tuple[int, ...], scale: float) -> Callable[[int], Any]:
+    """Random weights without biases, by seed."""
+    return lambda seed: single(problems.mlp_init(widths, scale=scale, bias=False, seed=seed))
+
+
+def symmetric(seed: int) -> Any:
+    """Weights of 64-16-16-10 whose units start alike, in each layer, to one part in 1e6.
 
     Units that are alike stay alike under every optimiser: the network can only use one a layer.
     """
-
-    def start(seed: int) -> Any:
-        draw = problems.mlp_init((64, 16, 16, 10), scale=1.0, bias=False, seed=seed)
-        alike = [{"weight": np.broadcast_to(w["weight"][:, :1], w["weight"].shape)} for w in draw[:-1]]
-        alike[1] = {"weight": np.full((16, 16), 0.25)}
-        alike.append({"weight": np.broadcast_to(draw[-1]["weight"][:1], (16, 10)) * 0.25})
-        near = [{"weight": w["weight"] * (1 + 1e-6 * d["weight"])} for w, d in zip(alike, draw, strict=True)]
-        return single(tuple(near))
-
-    return Plateau(
-        "digits, symmetric start",
-        problems.mlp_loss("tanh", "squared_error"),
-        start,
-        single(problems.digits(one_hot=True)),
-        rate=0.02,
-        left=0.6,
-    )
+    draw = problems.mlp_init((64, 16, 16, 10), scale=1.0, bias=False, seed=seed)
+    first, last = draw[0]["weight"], draw[-1]["weight"]
+    alike = (first[:, :1], np.array(0.25), last[:1] * 0.25)
+    return single(tuple({"weight": w * (1 + 1e-6 * d["weight"])} for w, d in zip(alike, draw, strict=True)))
 
 
 def autoencoder() -> Plateau:
     """Digits, centred, 64-32-8-32-64, tanh, small start: the plateaus of Dauphin et al. 2014."""
     inputs, _ = problems.digits()
     data = single(inputs - inputs.mean(axis=0))
-    variance = float(jnp.sum(data**2) / len(data))
+    left = 0.7 * float(jnp.sum(data**2) / len(data))
+    start = weights((64, 32, 8, 32, 64), 0.1)
 
     def loss(params: Any, data: Any) -> Any:
         outputs = problems.mlp_apply(params, data, activation="tanh")
         return jnp.sum((outputs - data) ** 2) / data.shape[0]
 
-    return Plateau(
-        "digits autoencoder",
-        loss,
-        lambda seed: single(problems.mlp_init((64, 32, 8, 32, 64), scale=0.1, bias=False, seed=seed)),
-        data,
-        rate=0.05,
-        left=0.7 * variance,
-        scales=(1.0, 0.3),
-    )
-
-
-def noisy_plateau() -> Plateau:
-    """Digits, 64-12-12-10, tanh, small start, minibatches of 64; left below 0.8."""
-    return Plateau(
-        "digits, minibatches of 64",
-        problems.mlp_loss("tanh", "squared_error"),
-        lambda seed: single(problems.mlp_init((64, 12, 12, 10), scale=0.005, bias=False, seed=seed)),
-        single(problems.digits(one_hot=True)),
-        rate=0.05,
-        left=0.8,
-        batch=64,
-        scales=(10.0, 1.0),
-    )
+    return Plateau("digits autoencoder", loss, start, data, left, rate=0.05, scales=(1.0, 0.3))
 
 
 def plateaus() -> list[Plateau]:
-    """All of them."""
+    """All of them; the last two are tanh networks that learn the digits."""
+    loss, digits = problems.mlp_loss("tanh", "squared_error"), single(problems.digits(one_hot=True))
+    small, scales = weights((64, 12, 12, 10), 0.005), (10.0, 1.0)
     return [
         *(octopus(d) for d in (2, 3, 4, 5, 6, 8, 10)),
-        *(deep_linear(depth) for depth in (3, 4, 5, 6)),
-        symmetric_start(),
+        deep_linear(3, (1.0, 0.3, 0.1)),
+        *(deep_linear(depth, (2.0, 1.0)) for depth in (4, 5, 6)),
+        Plateau("digits, symmetric start", loss, symmetric, digits, left=0.6, rate=0.02),
         autoencoder(),
-        noisy_plateau(),
+        Plateau("digits, minibatches of 64", loss, small, digits, 0.8, rate=0.05, batch=64, scales=scales),
     ]

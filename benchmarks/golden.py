@@ -14,13 +14,9 @@ Counts and confidences belong to one kind of processor and one release of JAX; l
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +24,7 @@ import numpy as np
 import hessian_probe as hp
 from benchmarks import escape
 from benchmarks.escape_problems import plateaus
-from benchmarks.escape_runs import make_runner
+from benchmarks.report import command_line, in_processes
 from benchmarks.truth_points import TRUTH_KINDS, truth_points
 from benchmarks.zoo import FAILURES
 
@@ -57,7 +53,7 @@ def escape_records(name: str) -> list[tuple[str, ...]]:
     records = []
     for method, optimizer in escape.methods(plateau, "hooks").items():
         if "hook" in method:
-            run = make_runner(plateau, optimizer)
+            run = escape.make_runner(plateau, optimizer)
             for scale in plateau.scales:
                 found = run(escape.FIRST_SEED, scale)
                 spent = (found.steps, found.gradients, found.products, found.evaluations, found.escapes)
@@ -72,24 +68,13 @@ def diagnosis_records(name: str) -> list[tuple[str, ...]]:
     return [(name, *(f"{finding.cause} {finding.confidence:.3f}" for finding in found.findings))]
 
 
-def jobs_of(part: str) -> list[tuple[object, ...]]:
+def jobs_of(part: str) -> list[tuple[Any, ...]]:
     """Calls that make up one part: a function and its arguments."""
     if part.startswith("truth_"):
         return [(truth_records, part.removeprefix("truth_"), kind) for kind in TRUTH_KINDS]
     if part == "escapes":
         return [(escape_records, p.name) for p in plateaus()]
     return [(diagnosis_records, failure.name) for failure in FAILURES]
-
-
-def records(part: str, only: str, workers: int) -> Iterator[list[tuple[str, ...]]]:
-    """Make the records of one part in several processes, as they are done."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # threads of several processes wait for another
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
-        jobs = [pool.submit(*call) for call in jobs_of(part) if any(only in str(word) for word in call[1:])]
-        for job in as_completed(jobs):
-            yield job.result()
 
 
 def read(part: str) -> dict[str, str]:
@@ -101,9 +86,7 @@ def read(part: str) -> dict[str, str]:
 
 def main() -> int:
     """Compare, or write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--write", action="store_true", help="replace what the files say of these records")
     parser.add_argument("--part", choices=PARTS, action="append", help="default: all but diagnoses (slow)")
     parser.add_argument("--only", default="", help="kinds, plateaus or failures whose name contains this")
@@ -112,7 +95,8 @@ def main() -> int:
     differences = 0
     for part in options.part or PARTS[:-1]:
         kept, seen = read(part), set[str]()
-        for group in records(part, options.only, options.workers):
+        calls = [call for call in jobs_of(part) if any(options.only in word for word in call[1:])]
+        for group in in_processes(calls, options.workers):
             for name, *facts in group:
                 now, was = "\t".join(facts), kept.get(name, "not on record")
                 seen.add(name)

@@ -9,7 +9,6 @@ lost.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
+from benchmarks.report import command_line
 from hessian_probe.jobs.state import State, read, write
 from hessian_probe.problems import digits, mlp_init, mlp_loss
 
@@ -215,7 +215,7 @@ def overhead(rounds: int, folder: Path) -> None:
 
 def main() -> int:
     """Run the campaign and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--times", type=int, default=10, help="kills of each job by each signal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--job", choices=JOBS, action="append")

@@ -9,7 +9,6 @@ expected Hessian, and networks on the digits with the whole data set as the popu
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import time
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from benchmarks.shares import Share
+from benchmarks.report import Share, command_line
 from benchmarks.truth_points.networks import plateau_points
 from hessian_probe.points.reviews.sampling.sample_size import POWER
 from hessian_probe.spectrum.standard_errors import quantile
@@ -265,7 +264,7 @@ def digits_promise(pilots: int) -> bool:
 
 def main() -> int:
     """Run all four parts."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--part", choices=("a", "b", "c", "d"), action="append")
     parser.add_argument("--share", type=float, default=1.0, help="share of the draws")
     arguments = parser.parse_args()

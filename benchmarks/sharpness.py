@@ -17,7 +17,6 @@ Third table: the same networks with the first layer multiplied by α and the sec
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import numpy as np
 from scipy.stats import spearmanr, t
 
 import hessian_probe as hp
+from benchmarks.report import command_line
 from hessian_probe.problems.networks import digits, mlp_apply, mlp_init, mlp_loss
 
 WIDTHS = (64, 32, 10)
@@ -179,9 +179,7 @@ def rescaling_table(batch: int, rate: float) -> None:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=12, help="networks for each setting")
     options = parser.parse_args()
     runs: list[Run] = []

@@ -7,7 +7,6 @@ quartiles' spread.  Compilation is measured apart, in this process's first calls
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
+from benchmarks.report import command_line
 from hessian_probe.arrays import generator, random_normal
 from hessian_probe.problems import KnownPoint, digits, mlp_loss
 
@@ -68,7 +68,7 @@ def verdict(value: float, bar: float | None) -> str:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="searches timed for each tolerance")
     rounds = parser.parse_args().rounds
     known = digits_mlp_85k().astype(np.float32)

@@ -16,7 +16,6 @@ The first decides the exit status, both are printed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 import optax
 
 import hessian_probe as hp
+from benchmarks.report import command_line
 from hessian_probe.problems.networks import digits, mlp_init, mlp_loss
 
 BARS = {"quadratic": 0.10, "network": 0.25}
@@ -262,9 +262,7 @@ def plateau_table(seeds: int) -> bool:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="seeds for each optimiser and problem")
     parser.add_argument("--seeds", type=int, default=3, help="starts of each plateau")
     options = parser.parse_args()

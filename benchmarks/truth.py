@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import hessian_probe as hp
+from benchmarks.report import command_line
 from benchmarks.truth_points import NEED_EXTRAS, TRUTH_KINDS, truth_points
 from hessian_probe.problems import KnownPoint
 
@@ -113,7 +114,7 @@ def run(dtype: Any, options: argparse.Namespace) -> bool:
 
 def main() -> int:
     """Run both precisions."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--verbose", action="store_true", help="print undecided points")
     parser.add_argument("--dtype", choices=("float32", "float64"), action="append")
     parser.add_argument("--kind", choices=TRUTH_KINDS, action="append")

@@ -16,11 +16,9 @@ A round is a set that was written, and counted for the first time, together:
 
 from __future__ import annotations
 
-from benchmarks.zoo import rounds_1_to_3, rounds_4_and_5, rounds_6_and_7, rounds_8_and_9
+from benchmarks.zoo import rounds_1_to_3, rounds_4_and_5, rounds_6_to_9
 
-FAILURES = (
-    rounds_1_to_3.FAILURES + rounds_4_and_5.FAILURES + rounds_6_and_7.FAILURES + rounds_8_and_9.FAILURES
-)
+FAILURES = rounds_1_to_3.FAILURES + rounds_4_and_5.FAILURES + rounds_6_to_9.FAILURES
 # What six rounds gave when nobody had seen a diagnosis of them; docs/api/diagnose.md has the tables.
 FIRST_COUNT = (
     "first counts, before rules were changed: round 4 healthy first 44 of 60, failure first 186 of 268, "

@@ -16,7 +16,6 @@ runs from round 6 on are held to more: `finished_faults`.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import sys
@@ -34,12 +33,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from benchmarks.diagnose import act
+from benchmarks.report import command_line
 from benchmarks.zoo import FAILURES
 from benchmarks.zoo.image_models import excitation, excited_channels
 from benchmarks.zoo.layers import linear, normalised
 from benchmarks.zoo.models import dense, forks, routed
-from benchmarks.zoo.rounds_6_and_7 import SHARP
-from benchmarks.zoo.rounds_8_and_9 import TOKENS, second_layer
+from benchmarks.zoo.rounds_6_to_9 import SHARP, TOKENS, second_layer
 from benchmarks.zoo.training import Failure, Run, joined, train
 
 # Least ratio of the failure's loss to that of the run without its trouble.
@@ -93,9 +92,7 @@ UNITS: dict[str, Callable[[Any, Any], Any]] = {
 
 def main() -> int:
     """Check the failures of rounds 4 to 9; 1 where one is bad."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", default="", help="part of a failure's name")
     parser.add_argument("--round", type=int, choices=range(4, 10), help="default: all")

@@ -30,15 +30,10 @@ ACTIVATIONS = {
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def gaussian(rng: np.random.Generator, *shape: int, gain: float = 1.0) -> jax.Array:
-    """Weights of deviation gain / √inputs."""
-    fan = int(np.prod(shape[:-1]))
-    return jnp.asarray(rng.standard_normal(shape) * gain / np.sqrt(fan), jnp.float32)
-
-
 def weights(*shape: int, gain: float = 1.0) -> Draw:
     """Weights of deviation gain / √inputs, not yet drawn."""
-    return lambda rng: gaussian(rng, *shape, gain=gain)
+    root = np.sqrt(int(np.prod(shape[:-1])))
+    return lambda rng: jnp.asarray(rng.standard_normal(shape) * gain / root, jnp.float32)
 
 
 def noise(deviation: float, *shape: int) -> Draw:

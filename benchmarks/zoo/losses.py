@@ -18,37 +18,20 @@ Objective = Callable[[Apply], Callable[[Params, Any], Any]]
 
 def of_outputs(value: Callable[[Any, Any], Any]) -> Objective:
     """A loss of the outputs and the targets."""
-
-    @functools.cache
-    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
-        return lambda params, batch: value(apply(params, batch[0]), batch[1])
-
-    return objective
+    return functools.cache(lambda apply: lambda params, batch: value(apply(params, batch[0]), batch[1]))
 
 
 @functools.cache
 def penalised(base: Objective, decay: float) -> Objective:
     """A loss with a quadratic penalty on all parameters."""
-
-    @functools.cache
-    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
-        def loss(params: Params, batch: Any) -> Any:
-            return base(apply)(params, batch) + 0.5 * decay * optax.tree.norm(params, squared=True)
-
-        return loss
-
-    return objective
+    penalty = lambda params: 0.5 * decay * optax.tree.norm(params, squared=True)  # noqa: E731
+    return functools.cache(lambda apply: lambda at, batch: base(apply)(at, batch) + penalty(at))
 
 
 @functools.cache
 def divided(base: Objective, size: int) -> Objective:
     """A loss divided by the size of a batch once more."""
-
-    @functools.cache
-    def objective(apply: Apply) -> Callable[[Params, Any], Any]:
-        return lambda params, batch: base(apply)(params, batch) / size
-
-    return objective
+    return functools.cache(lambda apply: lambda params, batch: base(apply)(params, batch) / size)
 
 
 # Integer labels: mean cross-entropy, and the squared error against one-hot rows.

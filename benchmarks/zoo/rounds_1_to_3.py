@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,9 +13,8 @@ from benchmarks.zoo import samples as data
 from benchmarks.zoo.image_models import convolutional
 from benchmarks.zoo.layers import Params
 from benchmarks.zoo.models import dense, mean_of_inputs, residual
-from benchmarks.zoo.recipes import at, clipped, cosine, nesterov
 from benchmarks.zoo.sequence_models import attention, scanned
-from benchmarks.zoo.training import Failure, Run, Setup, fit
+from benchmarks.zoo.training import Run, Setup, at, clipped, cosine, fit, nesterov, rows_of
 
 
 def healthy_dense(c: Setup, samples: object = None) -> Run:
@@ -54,14 +51,12 @@ def other_labels(seed: int) -> data.Parts:
 
 
 # fmt: off
-row = partial(Failure, 1, "5d3540f")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(1, "5d3540f")
 ROUND_1 = (
-    row("healthy: dense", "healthy", "", healthy_dense),
-    row("healthy: convolutional", "healthy", "",
+    healthy("dense", healthy_dense),
+    healthy("convolutional",
         lambda c: fit(c, convolutional(), data.digits(c.seed, 800), adam(1e-2), 300, batch=100)),
-    row("healthy: attention", "healthy", "",
-        lambda c: fit(c, attention(), data.digits(c.seed, 800), adam(3e-3), 400, batch=100)),
+    healthy("attention", lambda c: fit(c, attention(), data.digits(c.seed, 800), adam(3e-3), 400, batch=100)),
     # The loss rises above its start and stays there, or is not finite.
     row("rate too large, dense", "divergence", "oscillation",
         lambda c: fit(c, dense((64, 32, 10), "relu", 1.4), data.digits, sgd(20.0), 60,
@@ -98,10 +93,9 @@ ROUND_1 = (
         lambda c: healthy_dense(c, data.test_by(lambda x: 1 - x, data.digits(c.seed, 800)))),
 )
 
-row = partial(Failure, 2, "5d3540f")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(2, "5d3540f")
 ROUND_2 = (
-    row("healthy: dense on wine", "healthy", "",
+    healthy("dense on wine",
         lambda c: fit(c, dense((13, 8, 3), "relu", 1.4), data.wine_of_all, sgd(0.1, 0.9), 400)),
     row("rate too large, convolutional", "divergence", "oscillation dead_units",
         lambda c: fit(c, convolutional(), data.digits, adam(3.0), 60)),
@@ -140,10 +134,9 @@ ROUND_2 = (
             data.digits(c.seed, 800)), adam(1e-2), 300, batch=100)),
 )
 
-row = partial(Failure, 3, "8406f73")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(3, "8406f73")
 ROUND_3 = (
-    row("healthy: tanh convolutional", "healthy", "", lambda c: fit(c, convolutional("tanh", (8, 8), 1.0),
+    healthy("tanh convolutional", lambda c: fit(c, convolutional("tanh", (8, 8), 1.0),
         data.digits(c.seed, 800), sgd(0.1, 0.9), 400, batch=50)),
     curable("rate too small, attention", "slow", "",
         lambda c: fit(c, attention(), data.digits, sgd(2e-4, 0.9), 200)),
@@ -163,20 +156,18 @@ ROUND_3 = (
 )
 
 # Other losses, models and optimisers, on which thresholds were chosen as well.
-row = partial(Failure, 1, "a746a92")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(1, "a746a92")
 ROUND_1_VARIED = (
-    row("healthy: autoencoder", "healthy", "",
-        lambda c: fit(c, dense((13, 11, 13), "elu"), codes, adam(1e-2), 500)),
-    row("healthy: one logit", "healthy", "",
+    healthy("autoencoder", lambda c: fit(c, dense((13, 11, 13), "elu"), codes, adam(1e-2), 500)),
+    healthy("one logit",
         lambda c: fit(c, dense((30, 8, 1), "silu"), data.one_logit, sgd(0.1, 0.9), 250, loss=losses.binary)),
-    row("healthy: target in hundreds", "healthy", "",
+    healthy("target in hundreds",
         lambda c: fit(c, dense((28, 12, 1), "relu", 1.4), data.tumour_area, adam(cosine(3.0, 400)), 400)),
-    row("healthy: scan, gathered steps", "healthy", "", lambda c: fit(c, scanned(24, "tanh"),
-        data.digits(c.seed, 800), optax.MultiSteps(adamw(1e-2), 2), 400, batch=100)),
-    row("healthy: layer norm, no test", "healthy", "", lambda c: fit(c, residual(12, 3, 3, 13, normed=True),
-        data.wine, clipped(1.0, adam(3e-3)), 200, without=("test_data",))),
-    row("healthy: injected rate", "healthy", "", lambda c: fit(c, dense((4, 12, 3), "silu"), data.iris,
+    healthy("scan, gathered steps", lambda c: fit(c, scanned(24, "tanh"), data.digits(c.seed, 800),
+        optax.MultiSteps(adamw(1e-2), 2), 400, batch=100)),
+    healthy("layer norm, no test", lambda c: fit(c, residual(12, 3, 3, 13, normed=True), data.wine,
+        clipped(1.0, adam(3e-3)), 200, without=("test_data",))),
+    healthy("injected rate", lambda c: fit(c, dense((4, 12, 3), "silu"), data.iris,
         optax.inject_hyperparams(adamw)(1e-2), 400, batch=10)),
     # The rate jumps a thousandfold after most of the training.
     row("rate jumps late", "divergence", "oscillation dead_units saturation",

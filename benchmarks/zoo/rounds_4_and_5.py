@@ -6,7 +6,9 @@ Round 5 is the first whose competing cures are ruled out by `benchmarks/zoo/chec
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +23,18 @@ from benchmarks.zoo import samples as data
 from benchmarks.zoo.image_models import coder, convolutional, pixel_set, pooled, separable
 from benchmarks.zoo.layers import Params
 from benchmarks.zoo.models import dense
-from benchmarks.zoo.recipes import at, clipped, cosine, every, nesterov, same, warm_cosine
 from benchmarks.zoo.sequence_models import keeping_gru, recurrent, scanned, transformer, two_heads
-from benchmarks.zoo.training import Failure, Run, Setup, fit
+from benchmarks.zoo.training import Run, Setup, at, clipped, cosine, fit, nesterov, rows_of, same
+
+
+def warm_cosine(rate: float, warm: int, steps: int) -> Any:
+    """A linear warm-up to a rate, then a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warm, steps)
+
+
+def every(by: Callable[[Any], Any]) -> Callable[[Params], Params]:
+    """A change of the weights of every layer of a dense network."""
+    return lambda params: [{**layer, "w": by(layer["w"])} for layer in params]
 
 
 def healthy_cancer(c: Setup, samples: data.Parts) -> Run:
@@ -132,19 +143,17 @@ def only_biases(c: Setup) -> optax.GradientTransformation:
 
 
 # fmt: off
-row = partial(Failure, 4, "f1ac8a6")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(4, "f1ac8a6")
 ROUND_4 = (
-    row("healthy: iris", "healthy", "",
-        lambda c: fit(c, dense((4, 10, 3), "gelu"), data.iris, rmsprop(3e-3), 250)),
-    row("healthy: cancer, cosine", "healthy", "", lambda c: healthy_cancer(c, data.cancer(c.seed))),
-    row("healthy: pixel of a photo", "healthy", "", lambda c: fit(c, dense((24, 16, 1), "softplus"),
-        photos.centre, adam(warm_cosine(1e-2, 50, 600)), 600, batch=100)),
-    row("healthy: five digits, Adagrad", "healthy", "",
+    healthy("iris", lambda c: fit(c, dense((4, 10, 3), "gelu"), data.iris, rmsprop(3e-3), 250)),
+    healthy("cancer, cosine", lambda c: healthy_cancer(c, data.cancer(c.seed))),
+    healthy("pixel of a photo", lambda c: fit(c, dense((24, 16, 1), "softplus"), photos.centre,
+        adam(warm_cosine(1e-2, 50, 600)), 600, batch=100)),
+    healthy("five digits, Adagrad",
         lambda c: fit(c, pooled("gelu", 8, 5), data.five_digits, adagrad(0.1), 300, batch=50)),
-    row("healthy: two heads, AdamW", "healthy", "", lambda c: healthy_heads(c, data.digits(c.seed, 900))),
-    row("healthy: recurrent, Nesterov", "healthy", "", lambda c: fit(c, recurrent(32, "tanh"),
-        data.digits(c.seed, 900), clipped(1.0, nesterov(0.1, 0.9)), 100, batch=100)),
+    healthy("two heads, AdamW", lambda c: healthy_heads(c, data.digits(c.seed, 900))),
+    healthy("recurrent, Nesterov", lambda c: fit(c, recurrent(32, "tanh"), data.digits(c.seed, 900),
+        clipped(1.0, nesterov(0.1, 0.9)), 100, batch=100)),
     # At 1.3 times the limit (2 + 2β) / λ of its quadratic a heavy ball must run away (Polyak 1964).
     row("heavy ball past its limit", "divergence", "oscillation", lambda c: fit(c, dense((10, 1)),
         data.diabetes, lambda x: sgd(c.pick(1.3, 0.2) * (2 + 2 * 0.8) / data.top(x), 0.8), 40)),
@@ -243,9 +252,8 @@ ROUND_4 = (
     row("test not standardised", "mismatch", "",  # The test inputs were not standardised.
         lambda c: healthy_cancer(c,
             (data.cancer(c.seed)[0], c.pick(same, data.whitened)(data.raw_cancer(c.seed))[1]))),
-    row("test upside down", "mismatch", "",
-        lambda c: healthy_heads(c,
-            data.test_by(c.pick(lambda x: x[:, ::-1], same), data.digits(c.seed, 900)))),
+    row("test upside down", "mismatch", "", lambda c: healthy_heads(c,
+        data.test_by(c.pick(lambda x: x[:, ::-1], same), data.digits(c.seed, 900)))),
     # The test file has its columns in another order.
     row("test columns moved", "mismatch", "", lambda c: fit(c, dense((13, 10, 3), "softplus"),
         data.test_by(lambda x: c.pick(np.roll(x, 1, axis=1), x), data.wine(c.seed)), adam(1e-2), 200)),
@@ -253,22 +261,18 @@ ROUND_4 = (
         deeper_is_worse),
 )
 
-row = partial(Failure, 5, "04513e8")
-curable = partial(row, curable=True)
+row, curable, healthy = rows_of(5, "04513e8")
 ROUND_5 = (
-    row("healthy: transformer, clipped AdamW", "healthy", "",
-        lambda c: fit(c, transformer(), data.digits(c.seed, 1200),
-            clipped(1.0, adamw(warm_cosine(6e-3 * c.rate, 30, 240), weight_decay=1e-3)), 240, batch=100)),
-    row("healthy: gated memory", "healthy", "", lambda c: fit(c, keeping_gru(32), data.digits(c.seed, 1200),
+    healthy("transformer, clipped AdamW", lambda c: fit(c, transformer(), data.digits(c.seed, 1200),
+        clipped(1.0, adamw(warm_cosine(6e-3 * c.rate, 30, 240), weight_decay=1e-3)), 240, batch=100)),
+    healthy("gated memory", lambda c: fit(c, keeping_gru(32), data.digits(c.seed, 1200),
         optax.inject_hyperparams(adam)(learning_rate=8e-3 * c.rate), 300, batch=100)),
-    row("healthy: convolutional coder", "healthy", "",
-        lambda c: fit(c, coder(12, 24), data.copied(data.digits(c.seed, 1000)),
-            adam(optax.exponential_decay(5e-3 * c.rate, 100, 0.6)), 400, batch=100)),
-    row("healthy: coder of a flower", "healthy", "", lambda c: healthy_flower(c, photos.flower(c.seed))),
+    healthy("convolutional coder", lambda c: fit(c, coder(12, 24), data.copied(data.digits(c.seed, 1000)),
+        adam(optax.exponential_decay(5e-3 * c.rate, 100, 0.6)), 400, batch=100)),
+    healthy("coder of a flower", lambda c: healthy_flower(c, photos.flower(c.seed))),
     # Gradients of four small batches are gathered for each step of RMSProp.
-    row("healthy: gathered gradients", "healthy", "",
-        lambda c: fit(c, nets.gated_layers(64, 24, 2, 10, stream=25, biased=True), data.digits(c.seed, 1200),
-            optax.MultiSteps(rmsprop(4e-3 * c.rate), 4), 1200, batch=25)),
+    healthy("gathered gradients", lambda c: fit(c, nets.gated_layers(64, 24, 2, 10, stream=25, biased=True),
+        data.digits(c.seed, 1200), optax.MultiSteps(rmsprop(4e-3 * c.rate), 4), 1200, batch=25)),
     # The autoencoder does not stand the warm-up's aim: the loss falls at first, and then is no number.
     row("warmed up too far", "divergence", "oscillation", lambda c: fit(c, dense((36, 24, 8, 24, 36), "elu"),
         photos.flower, nesterov(optax.linear_schedule(0.0, c.rate * c.pick(0.05, 0.005), 60), 0.9), 120)),
@@ -355,9 +359,8 @@ ROUND_5 = (
     row("idle columns", "overfitting", "", lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
         data.with_idle_columns(data.diabetes(c.seed, 80), c.seed, c.pick(150, 0)), adam(1e-2 * c.rate), 300)),
     # Trained on a flower out of focus, tested on a temple in the sun.
-    row("another photograph", "mismatch", "ill_conditioned optimization",
-        lambda c: healthy_flower(c,
-            (photos.flower(c.seed)[0], other_squares(c.seed) if not c.cured else photos.flower(c.seed)[1]))),
+    row("another photograph", "mismatch", "ill_conditioned optimization", lambda c: healthy_flower(c,
+        (photos.flower(c.seed)[0], other_squares(c.seed) if not c.cured else photos.flower(c.seed)[1]))),
 )
 # fmt: on
 FAILURES = ROUND_4 + ROUND_5

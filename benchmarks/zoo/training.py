@@ -1,8 +1,9 @@
-"""Synthetic failures, and the training runs that they make."""
+"""Synthetic failures, the training runs that they make, and what their recipes share."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,17 +39,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a failure's run is made from.
+    """What a failure's run is made from."""
 
-    Attributes:
-        seed: of samples, start and order of batches.
-        cured: leave the trouble out.
-        rate: multiplies the learning rate (rounds 5 to 9).
-    """
-
-    seed: int
-    cured: bool = False
-    rate: float = 1.0
+    seed: int  # of samples, start and order of batches
+    cured: bool = False  # leave the trouble out
+    rate: float = 1.0  # multiplies the learning rate (rounds 5 to 9)
 
     def pick(self, failing: Any, cured: Any) -> Any:
         """What differs between the failing run and the one without the trouble."""
@@ -57,34 +52,31 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """One synthetic failure, or a healthy run: a row of the tables.
+    """One synthetic failure, or a healthy run: a row of the tables."""
 
-    Attributes:
-        round: of the counts; `benchmarks/zoo/__init__.py` says what each is.
-        commit: at which it was first counted.
-        name: what was done.
-        cause: what `hp.diagnose` should name first.
-        also_true: other causes that are true of it too, separated by spaces.
-        recipe: the run (model, samples, optimiser, steps, change) of a setup.
-        curable: acting on the first proposal should lower the training loss.
-    """
-
-    round: int
-    commit: str
-    name: str
-    cause: str
-    also_true: str
-    recipe: Callable[[Setup], Run]
-    curable: bool = False
+    round: int  # of the counts; `benchmarks/zoo/__init__.py` says what each is
+    commit: str  # at which it was first counted
+    name: str  # what was done
+    cause: str  # what `hp.diagnose` should name first
+    also_true: str  # other causes that are true of it too, separated by spaces
+    recipe: Callable[[Setup], Run]  # model, samples, optimiser, steps, change
+    curable: bool = False  # acting on the first proposal should lower the training loss
 
     @property
     def also(self) -> tuple[str, ...]:
-        """Other causes that are true of it too."""
+        """Those causes, one by one."""
         return tuple(self.also_true.split())
 
     def make(self, seed: int, cured: bool = False, rate: float = 1.0) -> Run:
         """The run at a seed; without the trouble, or at a multiple of the learning rate (see `Setup`)."""
         return self.recipe(Setup(seed, cured, rate))
+
+
+def rows_of(number: int, commit: str) -> tuple[Callable[..., Failure], ...]:
+    """What makes the rows of a round: failures, failures that are curable, and healthy runs."""
+    row = functools.partial(Failure, number, commit)
+    healthy = lambda name, recipe: row(f"healthy: {name}", "healthy", "", recipe)  # noqa: E731
+    return row, functools.partial(row, curable=True), healthy
 
 
 def fit(
@@ -170,3 +162,52 @@ def joined(run: Run) -> Any:
     if not isinstance(run.data, list):
         return run.data
     return jax.tree.map(lambda *parts: np.concatenate(parts), *run.data)
+
+
+# What recipes share: optimisers, and changes of the start
+
+cosine = optax.cosine_decay_schedule
+
+
+def nesterov(rate: Any, momentum: float) -> Any:
+    """Gradient descent with Nesterov's momentum."""
+    return optax.sgd(rate, momentum, nesterov=True)
+
+
+def clipped(norm: float, optimizer: Any) -> Any:
+    """An optimiser behind gradients that are clipped to a norm."""
+    return optax.chain(optax.clip_by_global_norm(norm), optimizer)
+
+
+def cut_to(limit: float) -> Any:
+    """After each step, weights beyond a limit are set to it."""
+
+    def update(updates: Any, state: Any, params: Params = None) -> Any:
+        moves = jax.tree.map(lambda at, move: jnp.clip(at + move, -limit, limit) - at, params, updates)
+        return moves, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def same(params: Params) -> Params:
+    """The start as it is drawn."""
+    return params
+
+
+def at(by: Callable[[Any], Any], *paths: tuple[Any, ...]) -> Callable[[Params], Params]:
+    """A change of the start: of the arrays at paths of keys."""
+
+    def changed(params: Params, path: tuple[Any, ...]) -> Params:
+        if not path:
+            return by(params)
+        key, *rest = path
+        params = params.copy()
+        params[key] = changed(params[key], tuple(rest))
+        return params
+
+    def change(params: Params) -> Params:
+        for path in paths:
+            params = changed(params, path)
+        return params
+
+    return change
