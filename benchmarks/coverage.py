@@ -72,11 +72,7 @@ def spectra(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def lanczos(values: np.ndarray, starts: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run Lanczos with full re-orthogonalisation on a diagonal matrix, from each row of `starts`.
-
-    Returns:
-        Coefficients α and β, each of shape (starts, steps).
-    """
+    """Lanczos with full re-orthogonalisation on a diagonal matrix, from each row of `starts`: its α and β."""
     count, n = starts.shape
     basis = np.zeros((count, steps + 1, n))
     basis[:, 0] = starts / np.linalg.norm(starts, axis=1, keepdims=True)
@@ -104,11 +100,7 @@ def many(values: np.ndarray, starts: np.ndarray, steps: int) -> tuple[np.ndarray
 
 
 def followed(alpha: np.ndarray, beta: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
-    """Follow Σ p_j(x)² and the number of Ritz values below x, step by step (three-term recurrence).
-
-    Returns:
-        ½ ln Σ p_j(x)² and the count, each of shape (starts, steps).
-    """
+    """½ ln Σ p_j(x)² and the number of Ritz values below x, step by step (three-term recurrence)."""
     count, steps = alpha.shape
     growth, below = np.zeros((count, steps)), np.zeros((count, steps), int)
     log_p, log_sum = np.zeros(count), np.zeros(count)
@@ -176,11 +168,10 @@ def diagonal(values: np.ndarray, dtype: Any) -> tuple[Callable[..., jax.Array], 
 
 def kernel(starts: int, seed: int) -> bool:
     """Print the second table."""
-    good = True
     print(f"\n2. The same in the package's kernel ({starts} starts each), and its distance from table 1")
     rng = np.random.default_rng(seed)
     values = spectra(rng)["uniform on (0, 1), n = 400"]
-    n, steps = len(values), 60
+    n, steps, good = len(values), 60, True
     for dtype in (np.float64, np.float32):
         op = hp.hessian(*diagonal(values, dtype), check=False)
         draws = rng.standard_normal((starts, n)).astype(dtype)
@@ -297,15 +288,12 @@ def main() -> int:
     parser.add_argument("--table", type=int, choices=(1, 2, 3, 4), action="append")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    tables = {
-        1: lambda: claims(arguments.starts, arguments.seed),
-        2: lambda: kernel(max(arguments.starts // 10, 10), arguments.seed),
-        3: lambda: labels(max(arguments.starts // 10, 10), arguments.seed),
-        4: lambda: counts(max(arguments.starts // 4, 10), max(arguments.starts // 50, 5), arguments.seed),
-    }
+    starts, tables = arguments.starts, (claims, kernel, labels, counts)
+    tenth = (max(starts // 10, 10),)
+    sizes = ((starts,), tenth, tenth, (max(starts // 4, 10), max(starts // 50, 5)))
     good, began = True, time.perf_counter()
-    for number in arguments.table or tables:
-        good &= tables[number]()
+    for number in arguments.table or (1, 2, 3, 4):
+        good &= tables[number - 1](*sizes[number - 1], arguments.seed)
         print(f"({time.perf_counter() - began:.0f} s so far)")
     return 0 if good else 1
 

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +49,7 @@ def problem(job: str) -> tuple[Any, Any, Any]:
 
 
 def work(job: str, save_to: Path | None, answer: Path, teller: Any) -> int:
-    """Run one job in this process and write its answer.
-
-    Returns:
-        0, or INTERRUPTED where Ctrl-C ended it with what there was.
-    """
+    """Run one job in this process and write its answer; 0, or INTERRUPTED where Ctrl-C ended it."""
     loss, params, batch = problem(job)
     began: list[float] = []
 
@@ -83,20 +80,20 @@ class Outcome(NamedTuple):
     fault: str
 
 
-def start(job: str, save_to: Path | None, answer: Path) -> tuple[Any, Any]:
+def start(*job: Any) -> tuple[Any, Any]:
     """Start a job in a process of its own; return it, and what tells that it has begun to search."""
     told, teller = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=in_process, args=(job, save_to, answer, teller), daemon=True)
+    process = CONTEXT.Process(target=in_process, args=(*job, teller), daemon=True)
     process.start()
     teller.close()
     return process, told
 
 
-def in_process(job: str, save_to: Path | None, answer: Path, teller: Any) -> None:
+def in_process(*job: Any) -> None:
     """Run one job, and end with its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
     with contextlib.suppress(KeyboardInterrupt):  # before anything was known
-        sys.exit(work(job, save_to, answer, teller))
+        sys.exit(work(*job))
     sys.exit(INTERRUPTED)
 
 
@@ -109,14 +106,8 @@ def begun(told: Any) -> bool:
 
 
 def searched(save_to: Path) -> int:
-    """Products held in a saved file, which must be whole; 0 if there is none.
-
-    Raises:
-        ValueError: it is cut off or damaged.
-    """
-    if not save_to.exists():
-        return 0
-    return sum(s["search"]["krylov"]["steps"] for s in read(save_to)["searches"])
+    """Products held in a saved file, which `read` refuses unless it is whole; 0 if there is none."""
+    return sum(s["search"]["krylov"]["steps"] for s in read(save_to)["searches"]) if save_to.exists() else 0
 
 
 def kill_and_resume(job: str, name: str, folder: Path, truth: State, rng: np.random.Generator) -> Outcome:
@@ -159,11 +150,7 @@ def difference(truth: State, found: State) -> str:
 
 
 def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
-    """Let a job run to its end.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """Let a job run to its end, and read its answer."""
     process, _ = start(job, save_to, answer)
     process.join()
     if process.exitcode:
@@ -172,7 +159,7 @@ def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
 
 
 def campaign(
-    times: int, seed: int, folder: Path, jobs: tuple[str, ...] = JOBS, signals: tuple[str, ...] = SIGNALS
+    times: int, seed: int, folder: Path, jobs: Sequence[str] = JOBS, signals: Sequence[str] = SIGNALS
 ) -> list[str]:
     """Kill each job `times` times by each signal; print one line for each, return the faults."""
     faults = []
@@ -222,7 +209,7 @@ def main() -> int:
     parser.add_argument("--signal", choices=SIGNALS, action="append")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = tuple(options.job or JOBS), tuple(options.signal or SIGNALS)
+        chosen = options.job or JOBS, options.signal or SIGNALS
         faults = campaign(options.times, options.seed, Path(folder), *chosen)
         overhead(5, Path(folder))
     for fault in faults:

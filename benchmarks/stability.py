@@ -16,6 +16,7 @@ The first decides the exit status, both are printed.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ import optax
 
 import hessian_probe as hp
 from benchmarks.report import command_line
+from benchmarks.zoo.training import train
 from hessian_probe.problems.networks import digits, mlp_init, mlp_loss
 
 BARS = {"quadratic": 0.10, "network": 0.25}
@@ -44,6 +46,12 @@ ANSWERS = ("RMSProp",)  # whose preconditioner moves within the steps of a run o
 COUNT = 10**6  # steps that a held state claims to have seen
 Build = Callable[[Any], Any]
 
+
+def gathered(optimizer: Any) -> Any:
+    """Steps of the mean of three gradients."""
+    return optax.MultiSteps(optimizer, 3).gradient_transformation()
+
+
 # Each optimiser as a function of its rate: with its own second moment, and with a held one.
 LIVE: dict[str, Build] = {
     "gradient descent": optax.sgd,
@@ -54,16 +62,14 @@ LIVE: dict[str, Build] = {
     "RMSProp": lambda rate: optax.rmsprop(rate, decay=0.99),
     "Adam": optax.adam,
     "AdamW, decay 0.1": lambda rate: optax.adamw(rate, weight_decay=0.1),
-    "MultiSteps(Adam, 3)": lambda rate: optax.MultiSteps(optax.adam(rate), 3).gradient_transformation(),
+    "MultiSteps(Adam, 3)": lambda rate: gathered(optax.adam(rate)),
 }
 HELD: dict[str, Build] = {
     **LIVE,
     "RMSProp": lambda rate: optax.rmsprop(rate, decay=1 - 1e-12),
     "Adam": lambda rate: optax.adam(rate, b2=1 - 1e-9),
     "AdamW, decay 0.1": lambda rate: optax.adamw(rate, b2=1 - 1e-9, weight_decay=0.1),
-    "MultiSteps(Adam, 3)": lambda rate: optax.MultiSteps(
-        optax.adam(rate, b2=1 - 1e-9), 3
-    ).gradient_transformation(),
+    "MultiSteps(Adam, 3)": lambda rate: gathered(optax.adam(rate, b2=1 - 1e-9)),
 }
 
 
@@ -110,8 +116,7 @@ def observed_rate(
 ) -> float:
     """The rate, by bisection between a quarter and four times the predicted one, above which two runs part.
 
-    Returns:
-        NaN where they part at the lowest rate, or stay together at the highest: there is none between.
+    NaN where they part at the lowest rate, or stay together at the highest: there is none between.
     """
     hair = HAIR * float(optax.tree.norm(params))
     moved = jax.tree.map(lambda x, d: x + hair * d, params, direction)
@@ -181,19 +186,9 @@ def network(count: int) -> Any:
     return lambda params: base(params, batch) / batch[1].shape[1]
 
 
-def train(optimizer: Any, loss: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
+def go_on(optimizer: Any, loss: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
     """Take steps on the whole data."""
-
-    @jax.jit
-    def run(params: Any, state: Any) -> Any:
-        def step(carry: Any, _: None) -> Any:
-            at, inner = carry
-            update, inner = optimizer.update(jax.grad(loss)(at), inner, at)
-            return (optax.apply_updates(at, update), inner), None
-
-        return jax.lax.scan(step, (params, state), None, length=steps)[0]
-
-    return run(params, state)
+    return train(lambda at, _: loss(at), optimizer, params, state, None, None, steps)[:2]
 
 
 def trained(build: Build, seed: int) -> tuple[Any, Any, Any, float]:
@@ -202,10 +197,8 @@ def trained(build: Build, seed: int) -> tuple[Any, Any, Any, float]:
     params = jax.tree.map(jnp.asarray, mlp_init((64, 12, 10), seed=seed))
     state = build(1.0).init(params)
     adaptive = any(name.startswith(("nu", "sum_of")) for name in leaf_names(state))
-    rate = 2e-4 if adaptive else 0.05
-    optimizer = build(rate)
-    gathered = 3 if "mini_step" in getattr(state, "_fields", ()) else 1
-    params, state = train(optimizer, loss, params, state, 1500 * gathered)
+    rate, each = 2e-4 if adaptive else 0.05, 3 if "mini_step" in getattr(state, "_fields", ()) else 1
+    params, state = go_on(build(rate), loss, params, state, 1500 * each)
     return loss, params, state, rate
 
 
@@ -230,10 +223,10 @@ def measurements(optimizer: Any, seed: int) -> tuple[np.ndarray, float]:
     loss = network(1797)
     params = jax.tree.map(jnp.asarray, mlp_init((64, 20, 20, 10), seed=seed))
     state = optimizer.init(params)
-    params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // 2)
+    params, state = go_on(optimizer, loss, params, state, PLATEAU_STEPS // 2)
     ratios = []
     for _ in range(LOOKS):
-        params, state = train(optimizer, loss, params, state, PLATEAU_STEPS // 2 // LOOKS)
+        params, state = go_on(optimizer, loss, params, state, PLATEAU_STEPS // 2 // LOOKS)
         ratios.append(hp.stability(loss, params, optimizer=optimizer, opt_state=state).ratio)
     return np.array(ratios), float(loss(params))
 
@@ -242,22 +235,20 @@ def plateau_table(seeds: int) -> bool:
     """Print sharpness ÷ limit over the second half of training; say whether its means are as they must be."""
     heads = f"{'seed':>5s}{'mean':>8s}{'least':>8s}{'most':>8s}{'loss':>10s}   mean, each look"
     print(f"\n{'optimiser, rate':32s}{heads}")
-    good = True
-    inside = [0, 0]
-    for name, (build, low, high) in PLATEAU.items():
-        for seed in range(seeds):
-            late, loss = measurements(build(), seed)
-            mean_met = low <= late.mean() <= high
-            within = int(np.sum((late >= low) & (late <= high)))
-            good &= bool(mean_met)
-            inside = [inside[0] + within, inside[1] + len(late)]
-            print(
-                f"{name:32s}{seed:5d}{late.mean():8.3f}{late.min():8.3f}{late.max():8.3f}{loss:10.2e}   "
-                f"{'met' if mean_met else 'MISSED'}, {within} of {len(late)} in {low:g} … {high:g}",
-                flush=True,
-            )
-    print(f"means: {'all' if good else 'NOT all'} within their bars; single ones: {inside[0]} of {inside[1]}")
-    return good
+    met, inside = [], []
+    for (name, (build, low, high)), seed in itertools.product(PLATEAU.items(), range(seeds)):
+        late, loss = measurements(build(), seed)
+        met.append(bool(low <= late.mean() <= high))
+        within = (late >= low) & (late <= high)
+        inside += list(within)
+        print(
+            f"{name:32s}{seed:5d}{late.mean():8.3f}{late.min():8.3f}{late.max():8.3f}{loss:10.2e}   "
+            f"{'met' if met[-1] else 'MISSED'}, {sum(within)} of {len(late)} in {low:g} … {high:g}",
+            flush=True,
+        )
+    every = "all" if all(met) else "NOT all"
+    print(f"means: {every} within their bars; single ones: {sum(inside)} of {len(inside)}")
+    return all(met)
 
 
 def main() -> int:

@@ -86,12 +86,11 @@ def tails(seed: int, which: int, far: int) -> KnownPoint:
     """
     slope = (np.exp(-far), 2.0 * far / (1.0 + far**2) ** 2, 1.0 / (1.0 + far**2), np.exp(-far))[which]
     bowl = np.exp(-far) if which == 0 else 1.0
-    name = f"tail_{which}_{far}"
     at = np.r_[float(far), np.zeros(2)]
     data = np.eye(4)[which] * draws(seed, which, far).uniform(0.5, 2.0)
     gap = min(1.0, float(slope / (bowl * far)))
     why = "the derivative along x₀ is negative for every x₀ > 0"
-    return KnownPoint(name, falling, at, "not_critical", data=data, gap=gap, why=why)
+    return KnownPoint(f"tail_{which}_{far}", falling, at, "not_critical", data=data, gap=gap, why=why)
 
 
 def separable_logistic(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:

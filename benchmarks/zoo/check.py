@@ -58,20 +58,19 @@ FACTORS = {"slow": 10.0, "oscillation": 0.1}
 REMEDIES = {"saddle": "escape", "noise": "decay_rate"}
 
 
+Fact = Callable[["Trial"], tuple[bool, str]]  # whether it is so, and numbers to print where it is not
+
+
 def gates(sums: Any) -> Any:
     """Sigmoids, stretched to -1 to 1."""
     return 2 * jax.nn.sigmoid(sums) - 1
 
 
-def normed_units(params: Any, inputs: Any) -> Any:
-    """The first layer's values behind their offsets."""
-    layer = params["layers"][0]
-    return normalised(inputs @ layer["w"]) * layer["scale"] + layer["offset"]
-
-
 # The units that a failure is about: for `dead_units` their values, for `saturation` values from -1 to 1.
 UNITS: dict[str, Callable[[Any, Any], Any]] = {
-    "offset behind a norm": normed_units,
+    "offset behind a norm": lambda at, x: (
+        normalised(x @ at["layers"][0]["w"]) * at["layers"][0]["scale"] + at["layers"][0]["offset"]
+    ),
     "relu at the output": dense((35, 16, 1), "tanh")[1],
     # At the first four rows of a digit and a state of zero.
     "gates that keep": lambda at, x: gates(
@@ -135,9 +134,10 @@ class Trial:
         state = optimizer.init(params)
         return train(self.run.loss, optimizer, params, state, self.data, None, steps)[0]
 
-    def units(self) -> np.ndarray:
-        """Values of the units that the failure is about, for all training data."""
-        return np.asarray(UNITS[self.failure.name](self.run.params, self.data[0]))
+    def faults(self, facts: dict[str, Fact]) -> list[str]:
+        """What is not so of the fact of its cause, where there is one."""
+        fine, text = facts.get(self.failure.cause, lambda t: (True, ""))(self)
+        return [] if fine else [text]
 
 
 def losses(run: Run) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def faults_of(trial: Trial) -> list[str]:
     elif failure.cause == "healthy":
         faults = healthy_faults(trial) + (finished_faults(trial) if failure.round > 5 else [])
     else:
-        faults = cure_faults(trial) + FACTS[failure.cause](trial)
+        faults = cure_faults(trial) + trial.faults(FACTS)
     if failure.curable and failure.round > 4:
         factor = FACTORS.get(failure.cause)
         remedy = REMEDIES.get(failure.cause, "adam") if factor is None else "multiply_rate"
@@ -227,7 +227,7 @@ def plain_cure_faults(t: Trial) -> list[str]:
     if t.failure.cause in WANDERING:  # the last step may be a lucky one
         mine = float(np.mean(history[len(history) // 2 :]))
     faults = [] if not mine < WORSE * t.cured else [f"{mine:.3g}, without the trouble {t.cured:.3g}"]
-    return faults + FACTS_OF_ROUND_4.get(t.failure.cause, lambda t: [])(t)
+    return faults + t.faults(FACTS_OF_ROUND_4)
 
 
 def cure_faults(t: Trial) -> list[str]:
@@ -266,12 +266,7 @@ def lbfgs(t: Trial, iterations: int, *, from_zero: bool = False) -> float:
 # Facts of each cause
 
 
-def runs_away(t: Trial) -> list[str]:
-    """The loss ends above its start, or is no number."""
-    return [] if t.mine > t.first else [f"{t.first:.3g} to {t.mine:.3g}"]
-
-
-def turns_back(t: Trial) -> list[str]:
+def turns_back(t: Trial) -> tuple[bool, str]:
     """Gradients of all data at consecutive steps point against each other, in the mean of 20."""
     params, state = t.run.params, t.run.opt_state
     slope = jax.jit(jax.grad(t.run.loss))
@@ -282,35 +277,33 @@ def turns_back(t: Trial) -> list[str]:
         new = slope(params, t.data)
         cosines.append(float(optax.tree.vdot(new, last) / (optax.tree.norm(new) * optax.tree.norm(last))))
         last = new
-    return [] if np.mean(cosines) < -0.3 else [f"cosines of gradients {np.mean(cosines):.2f}"]
+    return bool(np.mean(cosines) < -0.3), f"cosines of gradients {np.mean(cosines):.2f}"
 
 
-def scattered(t: Trial) -> list[str]:
+def scattered(t: Trial) -> tuple[bool, str]:
     """The gradients of the batches differ by more than their mean is long."""
     slope = jax.jit(jax.grad(t.run.loss))
     slopes = [jax.flatten_util.ravel_pytree(slope(t.run.params, batch))[0] for batch in t.run.data[:60]]
     stack = np.asarray(slopes)
     ratio = np.sqrt(stack.var(axis=0).sum()) / np.linalg.norm(stack.mean(axis=0))
-    return [] if ratio > 1 else [f"deviation of gradients {ratio:.2f} of their mean"]
+    return bool(ratio > 1), f"deviation of gradients {ratio:.2f} of their mean"
 
 
-def negative(t: Trial) -> list[str]:
+def negative(t: Trial) -> tuple[bool, str]:
     """The gradient is small, and one direction curves down: dense Hessian."""
     slope, curvature = second_order(t)
     fine = curvature[0] < -0.01 * curvature[-1] and slope < 0.01 * curvature[-1]
-    return [] if fine else [f"gradient {slope:.2g}, curvature {curvature[0]:.2g} to {curvature[-1]:.2g}"]
+    return fine, f"gradient {slope:.2g}, curvature {curvature[0]:.2g} to {curvature[-1]:.2g}"
 
 
-def idle_units(t: Trial) -> list[str]:
-    """At least nine of ten units of the layer are zero for all training data."""
-    share = float(np.mean(np.all(t.units() <= 0, axis=0)))
-    return [] if share >= 0.9 else [f"share of units that are never active {share:.2f}"]
+def units_share(units: Callable[[np.ndarray], Any], text: str) -> Fact:
+    """A share of nine tenths, of the units that a failure is about or of their values."""
 
+    def fact(t: Trial) -> tuple[bool, str]:
+        share = float(np.mean(units(np.asarray(UNITS[t.failure.name](t.run.params, t.data[0])))))
+        return share >= 0.9, f"{text} {share:.2f}"
 
-def flat_units(t: Trial) -> list[str]:
-    """Nine of ten values of tanh (or of 2 sigmoid - 1) are within 0.01 of ±1."""
-    share = float(np.mean(np.abs(t.units()) > 0.99))
-    return [] if share >= 0.9 else [f"share in the flat part {share:.2f}"]
+    return fact
 
 
 def gradient_norms(t: Trial) -> list[float]:
@@ -319,53 +312,46 @@ def gradient_norms(t: Trial) -> list[float]:
     return [float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(gradient) if leaf.ndim > 1]
 
 
-def vanishing(t: Trial) -> list[str]:
-    """At the start, no layer of weights has a gradient above a thousandth (of losses of about 1)."""
-    norms = gradient_norms(t)
-    return [] if max(norms) < 1e-3 else [f"norms {norms}"]
-
-
-def exploding(t: Trial) -> list[str]:
+def exploding(t: Trial) -> tuple[bool, str]:
     """The gradient is a thousand times the parameters, or more."""
     norms, size = gradient_norms(t), float(optax.tree.norm(t.run.start))
-    return [] if max(norms) > 1e3 * size else [f"norms {norms} at parameters of {size:.2g}"]
+    return max(norms) > 1e3 * size, f"norms {norms} at parameters of {size:.2g}"
 
 
-def uneven(t: Trial) -> list[str]:
+def uneven(t: Trial) -> tuple[bool, str]:
     """Inputs' deviations span a factor of 100, or the largest is beyond 100 or below 1/100."""
     spread = t.data[0].std(axis=0)
     spread = spread[spread > 0]
     top = spread.max()
     fine = top / spread.min() > 100 or top > 50 or top < 1 / 50
-    return [] if fine else [f"deviations {spread.min():.3g} to {top:.3g}"]
+    return fine, f"deviations {spread.min():.3g} to {top:.3g}"
 
 
-def other_rates(t: Trial) -> list[str]:
+def other_rates(t: Trial) -> tuple[bool, str]:
     """No multiple of the rate ends below half of the excess over the best linear model."""
     best, steps = lbfgs(t, 500, from_zero=True), len(t.run.history["loss"])
     optimizers = [optax.chain(t.run.optimizer, optax.scale(factor)) for factor in (0.5, 1.0, 2.0, 4.0)]
     ends = [float(t.run.loss(t.trained_on(each, t.run.start, steps), t.data)) - best for each in optimizers]
     start, end = t.end - best, np.nanmin(ends)
-    return [] if end > 0.5 * start else [f"another rate lowers the excess {start:.3g} to {end:.3g}"]
+    return end > 0.5 * start, f"another rate lowers the excess {start:.3g} to {end:.3g}"
 
 
-def at_rest(t: Trial) -> list[str]:
+def at_rest(t: Trial) -> tuple[bool, str]:
     """The linear model is within 5 % of its least loss."""
     best = lbfgs(t, 500, from_zero=True)
-    return [] if t.end < 1.05 * best else [f"loss {t.end:.4g}, least {best:.4g}"]
+    return t.end < 1.05 * best, f"loss {t.end:.4g}, least {best:.4g}"
 
 
-def at_floor(t: Trial) -> list[str]:
+def at_floor(t: Trial) -> tuple[bool, str]:
     """L-BFGS from the end closes less than half of the gap to the larger model either."""
     end = lbfgs(t, 500)
-    fine = t.mine - end < HALF * (t.mine - t.cured)
-    return [] if fine else [f"{t.mine:.3g}, L-BFGS {end:.3g}, cured {t.cured:.3g}"]
+    return t.mine - end < HALF * (t.mine - t.cured), f"{t.mine:.3g}, L-BFGS {end:.3g}, cured {t.cured:.3g}"
 
 
-def reachable(t: Trial) -> list[str]:
+def reachable(t: Trial) -> tuple[bool, str]:
     """The model can do much better: 100 iterations of L-BFGS from the end do."""
     end = lbfgs(t, 100)
-    return [] if end < t.mine / WORSE else [f"{t.mine:.3g}, L-BFGS {end:.3g}"]
+    return end < t.mine / WORSE, f"{t.mine:.3g}, L-BFGS {end:.3g}"
 
 
 def apart(t: Trial) -> float:
@@ -379,29 +365,32 @@ def apart(t: Trial) -> float:
     return float(folds.mean())
 
 
-def gap(t: Trial) -> list[str]:
+def gap(t: Trial) -> tuple[bool, str]:
     """The training loss is a small part of its start, the test loss is not, and inputs are alike."""
     share = apart(t)
     fine = t.end < LOW * t.first and t.test > 5 * t.end and share < 0.6
-    return [] if fine else [f"{t.first:.3g} to {t.end:.3g}, test {t.test:.3g}; told apart {share:.2f}"]
+    return fine, f"{t.first:.3g} to {t.end:.3g}, test {t.test:.3g}; told apart {share:.2f}"
 
 
-def moved(t: Trial) -> list[str]:
+def moved(t: Trial) -> tuple[bool, str]:
     """Training is well done, and a linear classifier tells training from test inputs."""
     share = apart(t)
-    fine = t.end < LOW * t.first and share > 0.6
-    return [] if fine else [f"{t.first:.3g} to {t.end:.3g}; told apart {share:.2f}"]
+    return t.end < LOW * t.first and share > 0.6, f"{t.first:.3g} to {t.end:.3g}; told apart {share:.2f}"
 
 
-FACTS: dict[str, Callable[[Trial], list[str]]] = {
-    "divergence": runs_away,
+FACTS: dict[str, Fact] = {
+    # The loss ends above its start, or is no number.
+    "divergence": lambda t: (t.mine > t.first, f"{t.first:.3g} to {t.mine:.3g}"),
     "oscillation": turns_back,
     "slow": reachable,
     "noise": scattered,
     "saddle": negative,
-    "dead_units": idle_units,
-    "saturation": flat_units,
-    "vanishing_gradients": vanishing,
+    # The units are zero for all training data.
+    "dead_units": units_share(lambda x: np.all(x <= 0, axis=0), "share of units that are never active"),
+    # Values of tanh (or of 2 sigmoid - 1) are within 0.01 of ±1.
+    "saturation": units_share(lambda x: np.abs(x) > 0.99, "share in the flat part"),
+    # At the start, no layer of weights has a gradient above a thousandth (of losses of about 1).
+    "vanishing_gradients": lambda t: (max(gradient_norms(t)) < 1e-3, f"norms {gradient_norms(t)}"),
     "exploding_gradients": exploding,
     "input_scale": uneven,
     "ill_conditioned": other_rates,
