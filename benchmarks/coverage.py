@@ -55,18 +55,15 @@ def spectra(rng: np.random.Generator) -> dict[str, np.ndarray]:
     def with_hidden(bulk: np.ndarray) -> np.ndarray:
         return np.concatenate([[HIDDEN], np.sort(bulk)[:-1], [1.0]])
 
-    def chebyshev(n: int) -> np.ndarray:
-        return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
-
+    chebyshev = 0.5 - 0.5 * np.cos(np.pi * (np.arange(999) + 0.5) / 999)
+    outliers = np.linspace(0.1, 1, 10)
     return {
         "uniform on (0, 1), n = 400": with_hidden(rng.uniform(0, 1, 399)),
         "uniform on (0, 1), n = 2000": with_hidden(rng.uniform(0, 1, 1999)),
-        "Chebyshev nodes, n = 1000": with_hidden(chebyshev(999)),
+        "Chebyshev nodes, n = 1000": with_hidden(chebyshev),
         "all near 1, n = 1000": with_hidden(rng.uniform(0.9, 1, 999)),
         "geometric 1 … 1e-6, n = 1000": with_hidden(np.geomspace(1e-6, 1, 999)),
-        "ten outliers, rest below 0.02, n = 1000": with_hidden(
-            np.r_[rng.uniform(0, 0.02, 989), np.linspace(0.1, 1, 10)]
-        ),
+        "ten outliers, rest below 0.02, n = 1000": with_hidden(np.r_[rng.uniform(0, 0.02, 989), outliers]),
         "five values, n = 1000": with_hidden(rng.choice([0.0, 0.1, 0.4, 0.7, 1.0], 999)),
     }
 
@@ -123,8 +120,7 @@ def first(condition: np.ndarray) -> np.ndarray:
 
 def claims(starts: int, seed: int) -> bool:
     """Print the first table."""
-    rng = np.random.default_rng(seed)
-    good = True
+    rng, good = np.random.default_rng(seed), True
     print(
         f"\n1. Claims that nothing lies below {-TOL:g}·‖H‖, made as soon as the products allow, where "
         f"{HIDDEN:g} is an eigenvalue ({starts} starts each)\n"
@@ -141,8 +137,7 @@ def claims(starts: int, seed: int) -> bool:
             claimed = first(growth >= needed)
             events = Share(int(np.sum(claimed < found)), starts)
             typical = np.median(np.minimum(claimed, found)[claimed < growth.shape[1]] + 1)
-            fraction = TOL / (1 + TOL)
-            before = next(k for k in range(1, n + 1) if missed_fraction(n, k, confidence) <= fraction)
+            before = next(k for k in range(1, n + 1) if missed_fraction(n, k, confidence) <= TOL / (1 + TOL))
             # The a-priori bound: after `before` steps the lowest Ritz value is within that fraction.
             steps = min(before, alpha.shape[1])
             edge = values[0] + missed_fraction(n, steps, confidence) * (values[-1] - values[0])
@@ -206,9 +201,8 @@ def kernel(starts: int, seed: int) -> bool:
 
 def labels(keys: int, seed: int) -> bool:
     """Print the third table."""
-    good = True
     print(f"\n3. hp.classify, truth: a saddle by one eigenvalue {HIDDEN:g}·‖H‖")
-    rng = np.random.default_rng(seed)
+    rng, good = np.random.default_rng(seed), True
     for bulk, dtype, runs in (
         ((0.02, 1.0), np.float64, keys),
         ((0.9, 1.0), np.float64, keys),
@@ -217,10 +211,8 @@ def labels(keys: int, seed: int) -> bool:
         values = np.r_[HIDDEN, np.sort(rng.uniform(*bulk, 398)), 1.0]
         loss, params = diagonal(values, dtype)
         for confidence in (0.8, 0.99):
-            said = [
-                hp.classify(loss, params, confidence=confidence, key=jax.random.key(index))
-                for index in range(runs)
-            ]
+            keys_used = map(jax.random.key, range(runs))
+            said = [hp.classify(loss, params, confidence=confidence, key=key) for key in keys_used]
             wrong = Share(sum(point.label in ("minimum", "maximum") for point in said), runs)
             right = sum(point.label == "saddle" for point in said)
             good &= wrong.within(1 - confidence)
@@ -234,8 +226,7 @@ def labels(keys: int, seed: int) -> bool:
 
 def counts(trials: int, runs: int, seed: int) -> bool:
     """Print the fourth table."""
-    good = True
-    rng = np.random.default_rng(seed)
+    rng, good = np.random.default_rng(seed), True
     print(f"\n4. Intervals for the number of negative eigenvalues ({trials} of each)")
     print(f"{'spectrum':<42}{'truth':>7}{'stated':>8}{'outside':>9}{'95 %':>20}{'median interval':>20}")
     for n, negatives in ((400, 3), (400, 40), (2000, 40), (2000, 900)):
@@ -246,10 +237,8 @@ def counts(trials: int, runs: int, seed: int) -> bool:
         weights = np.sum(draws**2, axis=1)
         every = [QuadratureProbe(a, b, w) for a, b, w in zip(alpha, beta, weights, strict=True)]
         for confidence in (0.8, 0.99):
-            found = [
-                count_interval(every[i : i + probes], level, n, confidence)
-                for i in range(0, len(every), probes)
-            ]
+            groups = (every[i : i + probes] for i in range(0, len(every), probes))
+            found = [count_interval(group, level, n, confidence) for group in groups]
             outside = Share(sum(not low <= negatives <= high for _, low, high, _ in found), trials)
             good &= outside.within(1 - confidence)
             middle = f"{np.median([f[1] for f in found]):.0f} … {np.median([f[2] for f in found]):.0f}"

@@ -140,31 +140,30 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
     batch = len(run.data[0][0]) if isinstance(run.data, list) else None
     plain = go_on(run, run.params, run.optimizer, run.opt_state, batch)
     params, optimizer, state = run.params, run.optimizer, run.opt_state
-    if finding.remedy == "restart_schedule":
-        state = optimizer.init(params)
-    elif finding.remedy == "multiply_rate":
-        scaled = optax.chain(optimizer, optax.scale(finding.factor))
-        optimizer, state = scaled, (state, optax.EmptyState())
-    elif finding.remedy == "perturb":
-        params, optimizer = perturb(params, np.random.default_rng(1)), optax.adam(1e-2)
-        state = optimizer.init(params)
-    elif finding.remedy == "escape":
-        data = joined(run)
-        params = hp.escape(run.loss, run.params, data).params
-        state = optimizer.init(params)
-    elif finding.remedy == "decay_rate":
-        fall = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, num_steps(run, batch)))
-        optimizer, state = optax.chain(optimizer, fall), (state, fall.init(params))
-    elif finding.remedy == "reduce_weight_decay":
-        own = optimizer.update
-        optimizer = optax.GradientTransformation(
-            optimizer.init, lambda g, s, at: own(g, s, jax.tree.map(jnp.zeros_like, at))
-        )
-    elif finding.remedy in ("precondition", "adam", "adam_from_reinit"):
-        optimizer = optax.adam(1e-2)
-        state = optimizer.init(params)
-    else:
-        return plain, plain
+    match finding.remedy:
+        case "multiply_rate":
+            optimizer = optax.chain(optimizer, optax.scale(finding.factor))
+            state = state, optax.EmptyState()
+        case "decay_rate":
+            fall = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, num_steps(run, batch)))
+            optimizer, state = optax.chain(optimizer, fall), (state, fall.init(params))
+        case "reduce_weight_decay":
+            own = optimizer.update
+            optimizer = optax.GradientTransformation(
+                optimizer.init, lambda g, s, at: own(g, s, jax.tree.map(jnp.zeros_like, at))
+            )
+        case "restart_schedule":
+            state = optimizer.init(params)
+        case "escape":
+            params = hp.escape(run.loss, run.params, joined(run)).params
+            state = optimizer.init(params)
+        case "perturb" | "precondition" | "adam" | "adam_from_reinit":
+            if finding.remedy == "perturb":
+                params = perturb(params, np.random.default_rng(1))
+            optimizer = optax.adam(1e-2)
+            state = optimizer.init(params)
+        case _:
+            return plain, plain
     return plain, go_on(run, params, optimizer, state, batch)
 
 

@@ -189,16 +189,15 @@ def _report(name: str, runs: list[dict[str, Any]]) -> float:
             f"    {label}: a step takes {plain:.0f} μs, the hook adds {_spread(more)} μs, "
             f"{np.median(more) / plain:.1%}; {share:.1%} in all, searches included"
         )
-    final = np.array([run["final"] for run in runs])
-    change = final[:, 1] - final[:, 0]
-    spread = f", seed to seed {np.std(final[:, 0], ddof=1):.2g}" if len(runs) > 1 else ""
+    final, hooked = np.array([run["final"] for run in runs]).T
+    change = hooked - final
+    spread = f", seed to seed {np.std(final, ddof=1):.2g}" if len(runs) > 1 else ""
     print(
-        f"    final loss {_spread(final[:, 0])}; the hook changes it by {np.mean(change):.2g} in the mean, "
+        f"    final loss {_spread(final)}; the hook changes it by {np.mean(change):.2g} in the mean, "
         f"{np.max(np.abs(change)):.2g} at most{spread}"
     )
-    counts = (
-        f"{key} {[run[key] for run in runs]}" for key in ("searches", "escapes", "products", "compilations")
-    )
+    counted = ("searches", "escapes", "products", "compilations")
+    counts = (f"{key} {[run[key] for run in runs]}" for key in counted)
     alarms = ", ".join(f"{run['alarms']:.1%}" for run in runs)
     print(f"    {'; '.join(counts)}; called flat or slow after {alarms} of the chunks", flush=True)
     return float(np.median(more) / plain)

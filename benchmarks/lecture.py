@@ -39,9 +39,7 @@ def executed() -> Any:
 
 def printed(cell: Any) -> str:
     """What a cell printed and returned, as text."""
-    parts = [
-        out["text"] for out in cell["outputs"] if out["output_type"] == "stream" and out["name"] == "stdout"
-    ]
+    parts = [out["text"] for out in cell["outputs"] if out.get("name") == "stdout"]
     parts += [out["data"]["text/plain"] for out in cell["outputs"] if out["output_type"] == "execute_result"]
     return "\n".join(part.rstrip("\n") for part in parts)
 

@@ -48,9 +48,6 @@ def squares(w: jax.Array, batch: Any) -> jax.Array:
     return 0.5 * jnp.mean((x @ w - y) ** 2)
 
 
-# ---------------------------------------------------------------- populations
-
-
 def noise(rng: np.random.Generator, n: int, kind: str) -> np.ndarray:
     """One symmetric matrix of mean zero, entries off the diagonal of variance ½."""
     if kind == "skewed":  # x xᵀ − 1: samples of a covariance
@@ -86,22 +83,17 @@ def regression(rng: np.random.Generator, sizes: Any, kind: str) -> list[Any]:
     return batches
 
 
-# ---------------------------------------------------------------- (a) coverage
-
-
 def coverage(draws: int) -> bool:
     """Count how often eigenvalue ± t·standard error holds the eigenvalue of the expected Hessian."""
     print(f"\n(a) 95 % intervals of eigenvalues, {draws} draws each: how often they hold the true one")
     print(f"{'problem':<44}{'lowest':>36}{'highest':>36}{'error/scatter':>15}")
     good = True
     for name, loss, at, truth, draw in coverage_cases():
-        rng = np.random.default_rng(0)
-        held, values, errors = np.zeros(2, int), [], []
+        rng, held, values, errors = np.random.default_rng(0), np.zeros(2, int), [], []
         for _ in range(draws):
             op = hp.hessian(loss, at, draw(rng), check=False)
             found = hp.eigsh(op, standard_errors=True)
-            weights = op.objective.data.weights
-            freedom = 1.0 / float(np.sum(np.square(weights))) - 1.0
+            freedom = 1.0 / float(np.sum(np.square(op.objective.data.weights))) - 1.0
             error = found.standard_errors
             held += np.abs(found.eigenvalues - truth) <= quantile(0.975, freedom) * error
             values.append(found.eigenvalues)
@@ -124,9 +116,6 @@ def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray,
     for name, loss, share in (("least squares", squares, 1.0), ("logistic regression at 0", logistic, 0.25)):
         draw = functools.partial(regression, sizes=[64] * 16, kind=name.split()[0])
         yield f"{name}, 16 × 64", loss, np.zeros(6), share * np.array([1.0, 6.0]), draw
-
-
-# ---------------------------------------------------------------- (b) held out
 
 
 def held_out(draws: int) -> bool:
@@ -160,9 +149,6 @@ def held_out_cases() -> Iterator[tuple[str, str, np.ndarray, float, str]]:
         label = "minimum" if low > 0 else "saddle"
         matrix = np.diag(np.r_[low, np.linspace(0.5, 2.0, 4)])
         yield f"{label}, curvature {low} … 2, n=5", label, matrix, 0.7, "gaussian"
-
-
-# ---------------------------------------------------------------- (c) numbers of samples
 
 
 def promised(pilots: int) -> bool:
@@ -214,9 +200,6 @@ def promise_cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, 
     yield "saddle, slope all noise", matrix, np.zeros(4), (0.1, 4.0)
 
 
-# ---------------------------------------------------------------- digits
-
-
 def on_digits(pilots: int) -> bool:
     """The same on networks that learn the digits; all 1,797 are the population."""
     print("\n(d) digits, about 1,000 parameters; batches drawn at random, all 1,797 are the population")
@@ -229,11 +212,8 @@ def on_digits(pilots: int) -> bool:
         for batches, size in ((16, 4), (56, 32)):
             rows = rng.permutation(len(x))[: batches * size].reshape(batches, size)
             point = hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows])
-            low = point.lowest
-            numbers = (
-                f"{low.eigenvalues[0]:+.3g} ± {low.standard_errors[0]:.1g}, {point.grad_norm:.2g} ± "
-                f"{point.grad_norm_error:.1g}, {point.num_hvps}"
-            )
+            numbers = f"{point.lowest.eigenvalues[0]:+.3g} ± {point.lowest.standard_errors[0]:.1g}, "
+            numbers += f"{point.grad_norm:.2g} ± {point.grad_norm_error:.1g}, {point.num_hvps}"
             needed = "" if point.samples_needed is None else f"{point.samples_needed:,}"
             drawn = f"{batches} × {size}"
             print(f"{known.name:<16}{known.label:>14}{drawn:>10}{point.label:>14}{needed:>16}  {numbers}")
@@ -245,8 +225,7 @@ def digits_promise(pilots: int) -> bool:
     """Eight batches of two digits at a plateau, then as many digits as are asked for."""
     (known,) = plateau_points(0, ("silu",), ("plateau",))
     x, y = known.data
-    rng, asked, labels = np.random.default_rng(4), [], Counter[str]()
-    first: Counter[str] = Counter()
+    rng, asked, first, labels = np.random.default_rng(4), [], Counter[str](), Counter[str]()
     for _ in range(pilots):
         rows = rng.integers(0, len(x), (8, 2))
         point = hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows])
@@ -256,9 +235,8 @@ def digits_promise(pilots: int) -> bool:
         asked.append(point.samples_needed)
         rows = rng.integers(0, len(x), (BATCHES, -(-point.samples_needed // BATCHES)))
         labels[hp.classify(known.loss, known.params, [(x[r], y[r]) for r in rows]).label] += 1
-    print(
-        f"silu_plateau, first 8 batches of 2: {dict(first)}; asked for {sorted(asked)}; then {dict(labels)}"
-    )
+    said = f"{dict(first)}; asked for {sorted(asked)}; then {dict(labels)}"
+    print(f"silu_plateau, first 8 batches of 2: {said}")
     return set(first) | set(labels) <= {known.label, "undetermined", "degenerate"}
 
 

@@ -3,14 +3,12 @@
 Run as `python -m benchmarks.sharpness` (or `make bench-sharpness`).
 
 First table: networks 64-32-10 with ReLU units on 500 of scikit-learn's digits, trained by plain stochastic
-gradient descent with three batch sizes and three learning rates until the training loss is 0.01, so that
-they differ in the way and not in the fit (as Jiang et al. 2020, arXiv:1912.02178, stop theirs): measures of
-sharpness, loss and error on the other 1,297 digits.
+gradient descent with three batch sizes and three learning rates until the training loss is 0.01, as Jiang et
+al. 2020, arXiv:1912.02178, stop theirs: measures of sharpness, loss and error on the other 1,297 digits.
 
-Second table: rank correlation (Spearman) of each measure with the test loss less the training
-loss, and with the test error.  "Over settings": among the
-nine settings of one seed, mean over seeds.  "Over seeds": among the seeds of one setting, mean over
-settings.  Intervals are 95 %, by Student's t over seeds and over settings.
+Second table: rank correlation (Spearman) of each measure with the test loss less the training loss, and with
+the test error.  "Over settings": among the nine settings of one seed, mean over seeds.  "Over seeds": among
+the seeds of one setting, mean over settings.  Intervals are 95 %, by Student's t.
 
 Third table: the same networks with the first layer multiplied by α and the second by 1/α.
 """
@@ -141,10 +139,8 @@ def correlations(runs: list[Run], name: str, outcome: Any, by: str) -> list[floa
     """Rank correlations of a measure with an outcome within groups of equal seed or setting."""
     key = (lambda r: r.seed) if by == "seed" else (lambda r: (r.batch, r.rate))
     groups = [list(own) for _, own in itertools.groupby(sorted(runs, key=key), key=key)]
-    return [
-        float(spearmanr([r.found[name].value for r in own], [outcome(r) for r in own]).statistic)
-        for own in groups
-    ]
+    values = ([[r.found[name].value, outcome(r)] for r in own] for own in groups)
+    return [float(spearmanr(*zip(*pairs, strict=True)).statistic) for pairs in values]
 
 
 def correlation_table(runs: list[Run]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmarks.truth_points import (  # noqa: F401  each registers its tables
-    degenerate,
     flat,
     kinks,
     networks,

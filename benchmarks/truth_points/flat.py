@@ -1,12 +1,16 @@
-"""Critical points where second order is silent, or that are not isolated: forms, curves, manifolds.
+"""Where the Hessian alone does not give the label, critical points are no isolated ones, or sizes mislead.
 
-Where the critical points form a manifold of as many dimensions as there are zero eigenvalues (Morse & Bott),
-the signs of the others decide; elsewhere the form of lowest order on the flat space does.
+"degenerate" is an honest answer where zeros are among the eigenvalues and the others are of one sign.  Where
+critical points form a manifold of as many dimensions as there are zeros (Morse & Bott), the signs of the
+others decide; elsewhere the form of lowest order on the flat space does.  Peano (in Genocchi, "Calcolo
+differenziale", 1884) has the function that is a minimum along every straight line and yet no minimum;
+Powell (Comput. J. 5, 1962), doi:10.1093/comjnl/5.2.147, the singular one.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from itertools import product
 from typing import Any
 
@@ -14,9 +18,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.truth_points.plane import dixon_price, of
 from benchmarks.truth_points.table import changed, draws, extremum, table
 from hessian_probe.problems import KnownPoint, deep_linear_point
 from hessian_probe.problems.known_point import random_rotation
+
+NEXT_TO_THIRD = float(np.nextafter(1.0 / 3.0, 1.0))
+circle = of(lambda x, y: (x**2 + y**2 - 1.0) ** 2, 2)
+
+
+def flat_exponential(p: jax.Array) -> jax.Array:
+    """exp(−1/x²), 0 at 0: underflows to exactly 0 for |x| < 0.036 even in float64 (1/x² > 745).
+
+    So the outer branch changes no value; the inner one keeps 1/x² and its derivatives finite.
+    """
+    x = p[0]
+    silent = jnp.abs(x) < 0.03
+    away = jnp.where(silent, 1.0, x)
+    return jnp.where(silent, 0.0, jnp.exp(-1.0 / away**2))
+
+
+def powell(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
+    """Powell's singular function."""
+    return (a + 10.0 * b) ** 2 + 5.0 * (c - d) ** 2 + (b - 2.0 * c) ** 4 + 10.0 * (a - d) ** 4
+
+
+# Name, loss, point, label, counts of negative, zero and positive eigenvalues, why, and further facts.
+# fmt: off
+DEGENERATE = (
+    ("x4+y4", of(lambda x, y: x**4 + y**4, 2), (0, 0), "minimum", (0, 2, 0), "positive off the origin", {}),
+    ("x4-y4", of(lambda x, y: x**4 - y**4, 2), (0, 0), "saddle", (0, 2, 0), "both signs on the axes",
+     {"descent": (0, 1)}),
+    ("x2+y4", of(lambda x, y: x**2 + y**4, 2), (0, 0), "minimum", (0, 1, 1), "positive off the origin", {}),
+    ("x2-y4", of(lambda x, y: x**2 - y**4, 2), (0, 0), "saddle", (0, 1, 1),
+     "positive semi-definite Hessian, yet f(0, y) = -y^4", {"descent": (0, 1)}),
+    ("x2+y3", of(lambda x, y: x**2 + y**3, 2), (0, 0), "saddle", (0, 1, 1),
+     "cubic in the null direction", {"descent": (0, -1)}),
+    ("-x2+y4", of(lambda x, y: -(x**2) + y**4, 2), (0, 0), "saddle", (1, 1, 0),
+     "falls along x by second order and rises along y by fourth", {"descent": (1, 0)}),
+    ("monkey", of(lambda x, y: x**3 - 3.0 * x * y**2, 2), (0, 0), "saddle", (0, 2, 0),
+     "x^3 - 3xy^2 is odd along the x axis", {"descent": (-1, 0)}),
+    ("x2y2", of(lambda x, y: x**2 * y**2, 2), (0, 0), "minimum", (0, 2, 0),
+     "nowhere negative; zero on both axes, which no finite order proves",
+     {"isolated": False, "decidable": False}),
+    ("peano", of(lambda x, y: (y - x**2) * (y - 2.0 * x**2), 2), (0, 0), "saddle", (0, 1, 1),
+     "a minimum along every straight line, yet f(x, 1.5x^2) = -x^4/4 (Peano 1884)", {}),
+    ("circle", circle, (1, 0), "minimum", (0, 1, 1),
+     "zero on the whole unit circle and nowhere negative", {"isolated": False}),
+    ("circle_centre", circle, (0, 0), "maximum", (2, 0, 0), "both eigenvalues are -4",
+     {"eigenvalue_range": (-4.0, -4.0)}),
+    ("xyz", of(lambda x, y, z: 0.5 * (x * y * z - 1.0) ** 2, 3), (0, 0, 0), "saddle", (0, 3, 0),
+     "1/2 - xyz + ... falls along (t, t, t) and rises along (-t, t, t)",
+     {"isolated": False, "descent": (1, 1, 1)}),
+    ("powell", of(powell, 4), (0, 0, 0, 0), "minimum", (0, 2, 2),
+     "a sum of even powers that vanish together at the origin alone (Powell 1962)", {}),
+    ("exp(-1/x2)", flat_exponential, (0,), "minimum", (0, 1, 0),
+     "positive off 0, though every derivative at 0 is zero: no finite order decides", {"decidable": False}),
+    ("dixon_price3", dixon_price, (1 / 3, 0, 0), "saddle", (0, 1, 2),
+     "positive semi-definite Hessian, yet f(1/3, 2t^2, t) = 2/3 - 32t^4/3 + 128t^8", {}),
+    ("dixon_price6", dixon_price, (1 / 3, 0, 0, 0, 0, 0), "saddle", (0, 1, 5),
+     "as dixon_price3, with the last coordinate the flat one; along the curve that falls, by order 32",
+     {"decidable": False}),
+)
+TRAPS = (
+    ("gradient_flat", of(lambda x, y: x**3 / 3.0 + x + y**2, 2), (0, 0), "not_critical", (0, 1, 1),
+     "H grad f = 0 at the origin, but df/dx = x^2 + 1 is nowhere zero", {}),
+    ("slope_1e-6", of(lambda x: x**3 / 3.0 + 1e-6 * x, 1), (0,), "not_critical", (0, 1, 0),
+     "the derivative x^2 + 1e-6 is nowhere zero, though it is 1e-6 here", {}),
+    ("far_out_exponential", of(lambda x, y: jnp.exp(-x) + 0.5 * jnp.exp(-x) * y**2, 2), (30, 0),
+     "not_critical", (0, 0, 2), "exp(-x)(1 + y^2/2) has no critical point, though its gradient is 1e-13 here",
+     {"eigenvalue_range": (math.exp(-30.0), math.exp(-30.0))}),
+    ("tiny_saddle", of(lambda x, y: 1e-12 * (x**2 - y**2), 2), (0, 0), "saddle", (1, 0, 1),
+     "a scaled x^2 - y^2", {"eigenvalue_range": (-2e-12, 2e-12)}),
+    ("huge_bowl", of(lambda x, y: 1e12 * ((x - 1.0 / 3.0) ** 2 + y**2), 2), (NEXT_TO_THIRD, 0),
+     "minimum", (0, 0, 2), "one float64 beside the minimum of a bowl so steep that the gradient is 1e-4",
+     {"eigenvalue_range": (2e12, 2e12)}),
+    ("high_saddle", of(lambda x, y: x**2 - y**2 + 1e8, 2), (0, 0), "saddle", (1, 0, 1),
+     "x^2 - y^2 plus a constant that swallows differences of nearby values",
+     {"eigenvalue_range": (-2.0, 2.0)}),
+)
+# fmt: on
+
+
+def listed(_: int, name: str, loss: Any, at: Any, label: str, signs: Any, why: str, facts: Any) -> KnownPoint:
+    """Fill in a record from its line."""
+    negative, zero, positive = signs
+    silent = label != "not_critical" and zero > 0 and not (negative and positive)
+    if "descent" in facts:
+        down = np.array(facts["descent"], np.float64)
+        facts = facts | {"descent": down / np.linalg.norm(down)}
+    params = np.array(at, np.float64)
+    return KnownPoint(name, loss, params, label, negative, degenerate=silent, num_zero=zero, why=why, **facts)
+
+
+table("degenerate", DEGENERATE)(listed)
+table("trap", TRAPS)(listed)
 
 
 @functools.cache
@@ -85,18 +181,13 @@ def forms(seed: int, order: int, kind: str, signs: str, bent: bool, copy: int) -
     why = "positive curvature, and a positive definite form on the flat space"
     if not rises:
         why = "curvature of both signs" if signs == "mixed" else "the higher-order form goes the other way"
-    return KnownPoint(
-        f"form{order}_{kind}_{signs}{'_bent' * bent}_seed{seed}",
-        flat_form(order),
-        center,
-        "minimum" if rises else "saddle",
-        int(np.sum(curvature < 0)),
-        (rotation, center, curvature, bend, bend_rows, weights, rows),
-        degenerate=signs != "mixed",
-        num_zero=flat,
-        descent=rotation.T @ np.r_[lower, np.zeros(n - flat)] if kind == "both" and not bent else None,
-        why=why,
-    )
+    name = f"form{order}_{kind}_{signs}{'_bent' * bent}_seed{seed}"
+    label, index = "minimum" if rises else "saddle", int(np.sum(curvature < 0))
+    data = (rotation, center, curvature, bend, bend_rows, weights, rows)
+    facts: dict[str, Any] = {"degenerate": signs != "mixed", "num_zero": flat, "why": why}
+    if kind == "both" and not bent:
+        facts["descent"] = rotation.T @ np.r_[lower, np.zeros(n - flat)]
+    return KnownPoint(name, flat_form(order), center, label, index, data, **facts)
 
 
 def two_curves(params: jax.Array, data: tuple[Any, ...]) -> jax.Array:
@@ -135,19 +226,15 @@ def shells(seed: int, number: int, sign: int, centre: bool) -> KnownPoint:
     radius = rng.uniform(0.5, 3.0)
     direction = rng.standard_normal(size)
     inward = -sign * radius**2
-    return KnownPoint(
-        f"shell_n{size}_{'valley' if sign > 0 else 'ridge'}{'_centre' * centre}",
-        shell,
-        np.zeros(size) if centre else radius * direction / np.linalg.norm(direction),
-        extremum(-sign if centre else sign),
-        (size if sign > 0 else 0) if centre else (0 if sign > 0 else 1),
-        (np.array([float(sign)]), np.array([radius])),
-        degenerate=not centre,
-        num_zero=0 if centre else size - 1,
-        isolated=centre,
-        eigenvalue_range=(inward, inward) if centre else None,
-        why="the loss is s(‖x‖² − r²)²/4: zero on the sphere, of one sign elsewhere",
-    )
+    name = f"shell_n{size}_{'valley' if sign > 0 else 'ridge'}{'_centre' * centre}"
+    data = (np.array([float(sign)]), np.array([radius]))
+    why = "the loss is s(‖x‖² − r²)²/4: zero on the sphere, of one sign elsewhere"
+    if centre:
+        facts = {"index": size if sign > 0 else 0, "num_zero": 0, "eigenvalue_range": (inward, inward)}
+        return KnownPoint(name, shell, np.zeros(size), extremum(-sign), data=data, why=why, **facts)
+    facts = {"index": 0 if sign > 0 else 1, "num_zero": size - 1, "degenerate": True, "isolated": False}
+    at = radius * direction / np.linalg.norm(direction)
+    return KnownPoint(name, shell, at, extremum(sign), data=data, why=why, **facts)
 
 
 def factorisation(params: dict[str, jax.Array], target: Any) -> jax.Array:
@@ -167,19 +254,12 @@ def factorisations(seed: int, code: int) -> KnownPoint:
     values = np.array([3.0, 2.0, 1.0])
     mixes = [random_rotation(3, rng) @ np.diag(rng.uniform(0.7, 1.5, 3)) for _ in range(code + 1)]
     root = np.sqrt(values) * [bool(code >> i & 1) for i in range(3)]
-    whole = code == 7
-    return KnownPoint(
-        f"factorisation_{code}",
-        factorisation,
-        {"U": left * root @ mixes[-1], "V": right * root @ np.linalg.inv(mixes[-1]).T},
-        "minimum" if whole else "saddle",
-        0 if whole else None,
-        left @ np.diag(values) @ right.T,
-        degenerate=whole,
-        num_zero=9 if whole else None,
-        isolated=False,
-        why="zero loss" if whole else "a singular pair is left out (Baldi & Hornik 1989)",
-    )
+    params = {"U": left * root @ mixes[-1], "V": right * root @ np.linalg.inv(mixes[-1]).T}
+    facts: dict[str, Any] = {"label": "saddle", "why": "a singular pair is left out (Baldi & Hornik 1989)"}
+    if code == 7:
+        facts = {"label": "minimum", "index": 0, "degenerate": True, "num_zero": 9, "why": "zero loss"}
+    target = left @ np.diag(values) @ right.T
+    return KnownPoint(f"factorisation_{code}", factorisation, params, data=target, isolated=False, **facts)
 
 
 def tanh_fit(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:

@@ -110,17 +110,13 @@ def largest(seed: int, number: int) -> KnownPoint:
         others = 0.5 * np.einsum("ki,kij,kj->k", apart, matrices, apart)
         heights[0] = others[1:].max() + rng.uniform(1.0, 2.0)
     label = {0: "minimum", 1: "saddle", 3: "maximum"}[negative]
-    return KnownPoint(
-        f"largest_of_quadratics_{'kinked' if meet else label}_{number}",
-        largest_of_quadratics,
-        params,
-        label,
-        None if meet else negative,
-        ((matrices + matrices.transpose(0, 2, 1)) / 2.0, centers, heights),
-        num_zero=None if meet else 0,
-        decidable=not meet,
-        why="symmetric and convex" if meet else "the centre of the quadratic that is highest there",
-    )
+    name = f"largest_of_quadratics_{'kinked' if meet else label}_{number}"
+    data = ((matrices + matrices.transpose(0, 2, 1)) / 2.0, centers, heights)
+    facts: dict[str, Any] = {"decidable": False, "why": "symmetric and convex"}
+    if not meet:
+        why = "the centre of the quadratic that is highest there"
+        facts = {"index": negative, "num_zero": 0, "why": why}
+    return KnownPoint(name, largest_of_quadratics, params, label, data=data, **facts)
 
 
 def relu_network(

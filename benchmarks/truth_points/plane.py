@@ -90,15 +90,10 @@ def plane(_: int) -> list[KnownPoint]:
     points, count = [], Counter[str]()
     for row in csv.DictReader((DATA / "closed_form.csv").read_text("utf-8").splitlines()):
         count[row["function"]] += 1
-        points.append(
-            KnownPoint.from_curvature(
-                f"{row['function']}_{count[row['function']]}",
-                PLANE[row["function"]],
-                np.array([float(row["x"]), float(row["y"])]),
-                (float(row["lambda_min"]), float(row["lambda_max"])),
-                why="no Hessian eigenvalue is zero; dense eigenvalues in closed_form.csv",
-            )
-        )
+        name, loss = f"{row['function']}_{count[row['function']]}", PLANE[row["function"]]
+        at, ends = ([float(row[key]) for key in keys] for keys in (("x", "y"), ("lambda_min", "lambda_max")))
+        why = "no Hessian eigenvalue is zero; dense eigenvalues in closed_form.csv"
+        points.append(KnownPoint.from_curvature(name, loss, np.array(at), tuple(ends), why=why))
     return points
 
 
@@ -154,14 +149,8 @@ def styblinski_tang_points(seed: int, n: int, indices: Iterable[int]) -> list[Kn
     rng, points = draws(seed, n), []
     for k in indices:
         which = np.concatenate([np.ones(k, int), rng.choice([0, 2], size=n - k)])
-        params = styblinski_tang_roots()[rng.permutation(which)]
-        points.append(
-            KnownPoint.from_curvature(
-                f"styblinski_tang_n{n}_index{k}",
-                styblinski_tang,
-                params,
-                6.0 * params**2 - 16.0,
-                why="separable: each coordinate is a root of 4z^3 - 32z + 5, curvature 6z^2 - 16",
-            )
-        )
+        at = styblinski_tang_roots()[rng.permutation(which)]
+        name, curvature = f"styblinski_tang_n{n}_index{k}", 6.0 * at**2 - 16.0
+        why = "separable: each coordinate is a root of 4z^3 - 32z + 5, curvature 6z^2 - 16"
+        points.append(KnownPoint.from_curvature(name, styblinski_tang, at, curvature, why=why))
     return points

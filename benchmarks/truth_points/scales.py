@@ -128,18 +128,13 @@ def rayleigh(seed: int, number: int, copy: int, k: int) -> KnownPoint:
     rng, radius = draws(seed, number, copy, 5), (0.01, 1.0, 100.0)[number]
     values, vectors = np.array([-1.0, 0.3, 1.5, 3.0]), random_rotation(4, rng)
     matrix = vectors @ np.diag(values) @ vectors.T
-    slope = k == 1
+    label, at = ("minimum", "not_critical", "saddle", "maximum")[k], radius * vectors[:, k]
+    facts: dict[str, Any] = {"index": k, "num_zero": 1, "degenerate": k != 2}
+    if k == 1:
+        at, facts = radius * (vectors[:, 0] + vectors[:, 3]) / np.sqrt(2.0), {}
+    facts |= {"data": (matrix + matrix.T) / 2.0, "why": "the Hessian at an eigenvector is 2(A − aₖ)/‖x‖²"}
     return KnownPoint(
-        f"rayleigh_{k}_{radius:g}_{copy}",
-        rayleigh_quotient,
-        radius * (vectors[:, 0] + vectors[:, 3]) / np.sqrt(2.0) if slope else radius * vectors[:, k],
-        ("minimum", "not_critical", "saddle", "maximum")[k],
-        None if slope else k,
-        (matrix + matrix.T) / 2.0,
-        degenerate=k in (0, 3),
-        num_zero=None if slope else 1,
-        isolated=False,
-        why="the Hessian at an eigenvector is 2(A − aₖ)/‖x‖²",
+        f"rayleigh_{k}_{radius:g}_{copy}", rayleigh_quotient, at, label, isolated=False, **facts
     )
 
 

@@ -67,9 +67,8 @@ def excited(channels: int, classes: int = 10) -> Model:
         return nn.linear(params["out"], nn.pooled_flat(hidden * gates[:, None, None]))
 
     spec = {"kernel": nn.weights(3, 3, 1, channels, gain=1.4), "bias": nn.zeros(channels)}
-    return nn.drawn(
-        55, spec | {"gate": nn.affine(channels, channels), "out": nn.affine(16 * channels, classes)}
-    ), apply
+    spec |= {"gate": nn.affine(channels, channels), "out": nn.affine(16 * channels, classes)}
+    return nn.drawn(55, spec), apply
 
 
 def excited_channels(params: Params, inputs: Any) -> Any:
@@ -136,16 +135,14 @@ def coder(channels: int, code: int) -> Model:
         hidden = nn.convolve(inputs.reshape(-1, 8, 8, 1), params["down"]["w"], 2) + params["down"]["b"]
         hidden = nn.linear(params["code"], nn.flattened(jax.nn.relu(hidden)))
         hidden = jax.nn.relu(nn.linear(params["fill"], hidden)).reshape(len(hidden), 4, 4, -1)
-        hidden = jax.lax.conv_transpose(
-            hidden, params["up"]["w"], (2, 2), "SAME", dimension_numbers=nn.LAYOUT
-        )
-        return nn.flattened(hidden + params["up"]["b"])
+        up = params["up"]
+        hidden = jax.lax.conv_transpose(hidden, up["w"], (2, 2), "SAME", dimension_numbers=nn.LAYOUT)
+        return nn.flattened(hidden + up["b"])
 
     inner = 16 * channels
     spec = {"down": nn.affine(3, 3, 1, channels, gain=1.4), "code": nn.affine(inner, code)}
-    return nn.drawn(
-        26, spec | {"fill": nn.affine(code, inner, gain=1.4), "up": nn.affine(3, 3, channels, 1)}
-    ), apply
+    spec |= {"fill": nn.affine(code, inner, gain=1.4), "up": nn.affine(3, 3, channels, 1)}
+    return nn.drawn(26, spec), apply
 
 
 @functools.cache
@@ -219,12 +216,8 @@ def mixer(width: int, classes: int = 10) -> Model:
         return nn.linear(params["out"], nn.flattened(tokens))
 
     spec = {"out": nn.affine(16 * width, classes), "embed": nn.weights(4, width), "up": nn.weights(16, 32)}
-    spec |= {
-        "down": nn.weights(32, 16),
-        "wide": nn.weights(width, 2 * width),
-        "narrow": nn.weights(2 * width, width),
-    }
-    return nn.drawn(53, spec), apply
+    spec |= {"down": nn.weights(32, 16), "wide": nn.weights(width, 2 * width)}
+    return nn.drawn(53, spec | {"narrow": nn.weights(2 * width, width)}), apply
 
 
 @functools.cache

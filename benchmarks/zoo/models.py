@@ -166,12 +166,8 @@ def factorisation_machine(inputs: int, rank: int, scale: float) -> Model:
         pairs = (inputs @ params["factors"]) ** 2 - inputs**2 @ params["factors"] ** 2
         return inputs @ params["linear"] + params["bias"] + 0.5 * pairs.sum(axis=1, keepdims=True)
 
-    spec = {
-        "factors": nn.noise(scale, inputs, rank),
-        "bias": nn.zeros(1),
-        "linear": nn.weights(inputs, 1, gain=0.1),
-    }
-    return nn.drawn(41, spec), apply
+    spec = {"factors": nn.noise(scale, inputs, rank), "bias": nn.zeros(1)}
+    return nn.drawn(41, spec | {"linear": nn.weights(inputs, 1, gain=0.1)}), apply
 
 
 @functools.cache
@@ -183,9 +179,8 @@ def pairwise_factors(inputs: int, rank: int, scale: float) -> Model:
         squared, own = inputs @ params["pairs"], inputs**2 @ params["pairs"] ** 2
         return (sums + 0.5 * jnp.sum(squared**2 - own, axis=-1))[:, None]
 
-    return nn.drawn(
-        102, {"bias": nn.zeros(1), "linear": nn.zeros(inputs), "pairs": nn.noise(scale, inputs, rank)}
-    ), apply
+    spec = {"bias": nn.zeros(1), "linear": nn.zeros(inputs), "pairs": nn.noise(scale, inputs, rank)}
+    return nn.drawn(102, spec), apply
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 
-from benchmarks.zoo.samples import Part, Parts, column, parted, standard, taken
+from benchmarks.zoo.samples import Part, Parts, both, column, parted, standard, taken
 
 TEMPLE, FLOWER = "china.jpg", "flower.jpg"
 
@@ -91,12 +91,11 @@ def flower_pixel(seed: int) -> Parts:
 def roughness(seed: int) -> Parts:
     """How much a square of the flower differs from its mean, standardised, from a third of its pixels."""
 
-    def change(x: np.ndarray) -> Part:
+    def change(x: np.ndarray, _: np.ndarray) -> Part:
         rough = x.std(axis=1, keepdims=True)
         return 2 * (x - x.mean(axis=1, keepdims=True))[:, ::3], column(standard(rough))
 
-    (first, _), (second, _) = flower(seed)
-    return change(first), change(second)
+    return both(change, flower(seed))
 
 
 def next_row(seed: int) -> Parts:
@@ -142,10 +141,7 @@ def enlarged(seed: int) -> Parts:
 
 
 def warmth(seed: int, train: int = 600) -> Parts:
-    """Coloured squares of the flower, -1 to 1, and how warm they are.
-
-    That is the logarithm of red over blue, standardised.
-    """
+    """Coloured squares of the flower, -1 to 1, and the logarithm of their red over blue, standardised."""
     return _warmth(windows(picture(FLOWER), [seed, 71], train + 300, 6), seed, train)
 
 
@@ -166,10 +162,7 @@ def lines(seed: int, length: int = 24) -> Parts:
 
 
 def brightness(seed: int, *, counts: bool, length: int = 12) -> Parts:
-    """Pieces of lines of the temple, as sums of three colours (0 to 765) or standardised.
-
-    The target is what comes next, standardised.
-    """
+    """Pieces of lines of the temple, sums of colours (0 to 765) or standardised, and the next pixel."""
     image = picture(TEMPLE).sum(axis=2) * 255
     rng = np.random.default_rng([seed, 81])
     rows, starts = rng.integers(0, image.shape[0], 900), rng.integers(0, image.shape[1] - length, 900)
@@ -223,11 +216,8 @@ def survey(seed: int, *, degrees: bool) -> Parts:
     """Places in the temple as latitude and longitude, or standardised, and how bright it is."""
     values = column(standard(means(picture(TEMPLE).mean(axis=2), 21, 32, 20, 20)))
     places = np.indices((21, 32)).reshape(2, -1).T
-    if degrees:
-        inputs = np.array([39.8822, 116.4066]) + places * np.array([-5e-5, 6e-5])
-    else:
-        inputs = (places - places.mean(0)) / places.std(0)
-    return parted(inputs, values, seed, 400, 200)
+    north_east = np.array([39.8822, 116.4066]) + places * np.array([-5e-5, 6e-5])
+    return parted(north_east if degrees else standard(places, 0), values, seed, 400, 200)
 
 
 def ratings(seed: int) -> Parts:

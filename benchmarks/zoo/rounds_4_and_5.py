@@ -50,8 +50,7 @@ def healthy_heads(c: Setup, samples: data.Parts) -> Run:
 def healthy_flower(c: Setup, samples: data.Parts) -> Run:
     """An autoencoder of a smooth photograph's squares."""
     optimizer = nesterov(cosine(0.005 * c.rate, 500), 0.9)
-    model = dense((36, 24, 8, 24, 36), "elu")
-    return fit(c, model, samples, optimizer, 500, batch=60)
+    return fit(c, dense((36, 24, 8, 24, 36), "elu"), samples, optimizer, 500, batch=60)
 
 
 def one_component(params: Params) -> Params:
@@ -104,8 +103,7 @@ def empty_table(c: Setup) -> Run:
     """Both factors of a table start at zero."""
     images = data.digits(c.seed, 80)[0][0]
     train = (np.arange(80, dtype=np.int32), images - images.mean(0))
-    model = nets.table(80, 64, 6, c.pick(0.0, 0.3))
-    return fit(c, model, (train, None), sgd(0.5 * c.rate, 0.9), 200)
+    return fit(c, nets.table(80, 64, 6, c.pick(0.0, 0.3)), (train, None), sgd(0.5 * c.rate, 0.9), 200)
 
 
 def bumps(seed: int) -> data.Parts:

@@ -29,9 +29,9 @@ def taken(inputs: np.ndarray, targets: np.ndarray, train: Any, test: Any) -> Par
     return (inputs[train], targets[train]), (inputs[test], targets[test])
 
 
-def standard(values: np.ndarray) -> np.ndarray:
-    """Values of mean 0 and deviation 1 in all."""
-    return np.asarray((values - values.mean()) / values.std())
+def standard(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Values of mean 0 and deviation 1 in all, or along an axis."""
+    return np.asarray((values - values.mean(axis)) / values.std(axis))
 
 
 def column(values: np.ndarray) -> np.ndarray:
@@ -39,10 +39,14 @@ def column(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32).reshape(-1, 1)
 
 
+def both(change: Callable[..., Part], parts: Parts) -> Parts:
+    """Change both parts by a function of inputs and targets."""
+    return change(*parts[0]), change(*parts[1])
+
+
 def inputs_by(change: Callable[[np.ndarray], np.ndarray], parts: Parts) -> Parts:
     """Change the inputs of both parts."""
-    (x, y), (x_test, y_test) = parts
-    return (change(x).astype(np.float32), y), (change(x_test).astype(np.float32), y_test)
+    return both(lambda x, y: (change(x).astype(np.float32), y), parts)
 
 
 def scaled(
@@ -60,8 +64,7 @@ def whitened(parts: Parts) -> Parts:
 
 def targets_by(change: Callable[[np.ndarray], np.ndarray], parts: Parts) -> Parts:
     """Change the targets of both parts."""
-    (x, y), (x_test, y_test) = parts
-    return (x, change(y)), (x_test, change(y_test))
+    return both(lambda x, y: (x, change(y)), parts)
 
 
 def test_by(change: Callable[[np.ndarray], np.ndarray], parts: Parts) -> Parts:
@@ -76,7 +79,7 @@ def alone(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
 
 def copied(parts: Parts) -> Parts:
     """Inputs as targets."""
-    return (parts[0][0], parts[0][0]), (parts[1][0], parts[1][0])
+    return both(lambda x, _: (x, x), parts)
 
 
 def decorrelated(parts: Parts, dtype: Any = np.float64, centred: bool = False) -> Parts:
@@ -174,10 +177,8 @@ def pairs(seed: int, count: int = 700, test: int = 150) -> Parts:
     for rows, size in ((chosen[:1200], count), (chosen[1200:], test)):
         first, second = rng.choice(rows, 4 * size), rng.choice(rows, 4 * size)
         keep = np.flatnonzero(labels[first] != labels[second])[:size]
-        left, right = first[keep], second[keep]
-        left, right = np.concatenate([left, right]), np.concatenate([right, left])
-        order = rng.permutation(2 * size)
-        left, right = left[order], right[order]
+        ways = np.concatenate([[first[keep], second[keep]], [second[keep], first[keep]]], axis=1)
+        left, right = ways[:, rng.permutation(2 * size)]
         greater = column(labels[left] > labels[right])
         parts.append((np.concatenate([inputs[left], inputs[right]], axis=1), greater))
     return parts[0], parts[1]
@@ -185,12 +186,8 @@ def pairs(seed: int, count: int = 700, test: int = 150) -> Parts:
 
 def levels(seed: int, train: int) -> Parts:
     """Digits as 64 whole numbers each: which of 17 grey values a pixel has, and where it is."""
-
-    def tokens(part: Part) -> Part:
-        return np.rint(16 * part[0]).astype(np.int32) + 17 * np.arange(64, dtype=np.int32), part[1]
-
-    first, second = digits(seed, train)
-    return tokens(first), tokens(second)
+    places = 17 * np.arange(64, dtype=np.int32)
+    return both(lambda x, y: (np.rint(16 * x).astype(np.int32) + places, y), digits(seed, train))
 
 
 def strokes(seed: int) -> Parts:
@@ -209,8 +206,7 @@ def wide_kernel(seed: int, turned: bool, count: int = 80, width: float = 5.0) ->
     (x, y), (x_test, y_test) = even(digits(seed, 500))
     far = [((part[:, None] - x[None, :count]) ** 2).sum(-1) for part in (x, x_test)]
     near = [np.exp(-0.5 * part.astype(np.float64) / width**2) for part in far]
-    mean, deviation = near[0].mean(0), near[0].std(0)
-    near = [(part - mean) / deviation for part in near]
+    near = [(part - near[0].mean(0)) / near[0].std(0) for part in near]
     if turned:
         values, vectors = np.linalg.eigh(near[0].T @ near[0] / len(x))
         near = [part @ vectors / np.sqrt(values) for part in near]
@@ -231,8 +227,7 @@ def wine(seed: int) -> Parts:
 def wine_of_all(seed: int) -> Parts:
     """Wine, standardised by training and test part together."""
     inputs, labels = datasets.load_wine(return_X_y=True)
-    scaled = ((inputs - inputs.mean(0)) / inputs.std(0)).astype(np.float32)
-    return parted(scaled, labels.astype(np.int32), seed, 120, 58)
+    return parted(standard(inputs, 0), labels.astype(np.int32), seed, 120, 58)
 
 
 def gaps(seed: int, share: float, code: float) -> Parts:
@@ -244,8 +239,8 @@ def gaps(seed: int, share: float, code: float) -> Parts:
 def proline(seed: int) -> Parts:
     """Wine: its proline, in hundreds, from the twelve other measures, each between 0 and 1."""
     values = datasets.load_wine(return_X_y=True)[0]
-    low, high = values.min(0), values.max(0)
-    return parted(((values - low) / (high - low))[:, :-1], column(values[:, -1] / 100), seed, 120, 58)
+    shares = (values - values.min(0)) / (values.max(0) - values.min(0))
+    return parted(shares[:, :-1], column(values[:, -1] / 100), seed, 120, 58)
 
 
 def alcohol(seed: int) -> Parts:
@@ -302,8 +297,7 @@ def largest_radius(seed: int, turned: bool) -> Parts:
 
     `turned`: the inputs are turned to their principal components, each of deviation 1.
     """
-    values, _ = datasets.load_breast_cancer(return_X_y=True)
-    values = (values - values.mean(0)) / values.std(0)
+    values = standard(datasets.load_breast_cancer(return_X_y=True)[0], 0)
     inputs = np.delete(values, 20, axis=1)
     if turned:
         scales, vectors = np.linalg.eigh(inputs.T @ inputs / len(inputs))
@@ -314,18 +308,12 @@ def largest_radius(seed: int, turned: bool) -> Parts:
 def worst_sizes(seed: int) -> Parts:
     """Logarithms of a tumour's worst radius and perimeter, from its mean measurements and their errors."""
     values, _ = datasets.load_breast_cancer(return_X_y=True)
-    inputs, sizes = values[:, :20], np.log(values[:, [20, 22]])
-    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-    sizes = (sizes - sizes.mean(0)) / sizes.std(0)
-    return parted(inputs, sizes.astype(np.float32), seed, 400, 169)
+    sizes = standard(np.log(values[:, [20, 22]]), 0).astype(np.float32)
+    return parted(standard(values[:, :20], 0), sizes, seed, 400, 169)
 
 
 def diabetes(
-    seed: int,
-    train: int = 300,
-    *,
-    raw: bool = False,
-    target: Callable[[np.ndarray], np.ndarray] = standard,
+    seed: int, train: int = 300, *, raw: bool = False, target: Callable[[np.ndarray], np.ndarray] = standard
 ) -> Parts:
     """Diabetes: ten inputs (raw: in their own units, 20 to 300), and a function of the progression."""
     inputs, progression = datasets.load_diabetes(return_X_y=True, scaled=not raw)
@@ -336,13 +324,12 @@ def diabetes(
 def powers_of_one(seed: int) -> Parts:
     """Eight powers of one of the inputs of diabetes, and a wave of it."""
 
-    def change(part: Part) -> Part:
-        z = np.clip(part[0][:, 2:3] / 3, -1, 1)
+    def change(x: np.ndarray, y: np.ndarray) -> Part:
+        z = np.clip(x[:, 2:3] / 3, -1, 1)
         rows = np.concatenate([z**k for k in range(1, 9)], axis=1).astype(np.float32)
-        return rows, (np.sin(6 * z) + 0.05 * part[1]).astype(np.float32)
+        return rows, (np.sin(6 * z) + 0.05 * y).astype(np.float32)
 
-    first, second = diabetes(seed)
-    return change(first), change(second)
+    return both(change, diabetes(seed))
 
 
 def powered(seed: int, degree: int, train: int = 150) -> Parts:
@@ -371,22 +358,19 @@ def twin_columns(seed: int) -> Parts:
     rng = np.random.default_rng([seed, 23])
     mix = rng.standard_normal((30, 1)) / np.sqrt(30)
 
-    def change(part: Part) -> Part:
-        x, _ = part
+    def change(x: np.ndarray, _: np.ndarray) -> Part:
         small = rng.standard_normal(x.shape)
         twin = np.concatenate([x[:, :1] + 0.05 * small, x[:, :1] - 0.05 * small], axis=1)
         return twin.astype(np.float32), (small @ mix).astype(np.float32)
 
-    first, second = one_logit(seed)
-    return change(first), change(second)
+    return both(change, one_logit(seed))
 
 
 def chin_ups(seed: int) -> Part:
     """Weight, waist and pulse of 16 men, in units of 20 men's deviations, and their chin-ups."""
     exercise, body = datasets.load_linnerud(return_X_y=True)
     chosen = np.random.default_rng([seed, 43]).permutation(20)[:16]
-    inputs = ((body - body.mean(0)) / body.std(0)).astype(np.float32)
-    return inputs[chosen], column(exercise[chosen, 0])
+    return standard(body, 0).astype(np.float32)[chosen], column(exercise[chosen, 0])
 
 
 def rings(seed: int) -> Parts:

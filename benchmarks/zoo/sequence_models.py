@@ -72,10 +72,9 @@ def scanned(width: int, activation: str, gain: float = 1.0, biased: bool = True)
         return hidden @ params["out"] if biased else nn.linear(params["out"], hidden)
 
     spec = {"in": nn.weights(8, width), "again": nn.weights(width, width, gain=gain)}
-    spec |= (
-        {"bias": nn.zeros(width), "out": nn.weights(width, 10)} if biased else {"out": nn.affine(width, 10)}
-    )
-    return nn.drawn(21 if biased else 23, spec), apply
+    if biased:
+        return nn.drawn(21, spec | {"bias": nn.zeros(width), "out": nn.weights(width, 10)}), apply
+    return nn.drawn(23, spec | {"out": nn.affine(width, 10)}), apply
 
 
 def lstm_step(params: Params, carry: Any, row: Any) -> Any:
@@ -87,23 +86,13 @@ def lstm_step(params: Params, carry: Any, row: Any) -> Any:
     return jax.nn.sigmoid(leave) * jnp.tanh(cell), cell
 
 
-def gru_step(params: Params, carry: Any, row: Any) -> Any:
-    """Gated recurrent units (Cho et al. 2014)."""
+def gru_step(params: Params, carry: Any, row: Any, keeps: bool = False) -> Any:
+    """Gated recurrent units (Cho et al. 2014), whose first gate renews the state, or keeps it."""
     seen = jnp.split(row @ params["in"] + params["bias"], 3, axis=-1)
     kept = jnp.split(carry[0] @ params["again"], 3, axis=-1)
-    renew, reset = (jax.nn.sigmoid(seen[i] + kept[i]) for i in (0, 1))
+    gate, reset = (jax.nn.sigmoid(seen[i] + kept[i]) for i in (0, 1))
     new = jnp.tanh(seen[2] + reset * kept[2])
-    return ((1 - renew) * carry[0] + renew * new,)
-
-
-def keeping_step(params: Params, carry: Any, row: Any) -> Any:
-    """The same with a first gate that keeps the old state."""
-    fresh, old = row @ params["in"] + params["bias"], carry[0] @ params["again"]
-    width = old.shape[-1] // 3
-    keep = jax.nn.sigmoid(fresh[:, :width] + old[:, :width])
-    reset = jax.nn.sigmoid(fresh[:, width : 2 * width] + old[:, width : 2 * width])
-    new = jnp.tanh(fresh[:, 2 * width :] + reset * old[:, 2 * width :])
-    return (keep * carry[0] + (1 - keep) * new,)
+    return (gate * carry[0] + (1 - gate) * new if keeps else (1 - gate) * carry[0] + gate * new,)
 
 
 def gates(columns: int, width: int, count: int) -> Params:
@@ -157,10 +146,9 @@ def gru(width: int, columns: int, outputs: int) -> Model:
 @functools.cache
 def keeping_gru(width: int, classes: int = 10) -> Model:
     """Gated recurrent units whose first gate keeps the old state; the output sees the last state."""
+    step = functools.partial(gru_step, keeps=True)
     init = nn.drawn(22, {**gates(8, width, 3), "out": nn.affine(width, classes)})
-    return init, lambda params, x: nn.linear(
-        params["out"], read(keeping_step, params, time_first(x, 8), width)
-    )
+    return init, lambda at, x: nn.linear(at["out"], read(step, at, time_first(x, 8), width))
 
 
 @functools.cache
@@ -218,9 +206,8 @@ def two_heads(width: int = 12, classes: int = 10) -> Model:
         return nn.flattened(tokens) @ params["out"]
 
     spec = {**projections(width, 0.5), "scale": nn.ones(width), "up": nn.weights(width, 4 * width)}
-    return nn.drawn(
-        13, spec | {"down": nn.weights(4 * width, width), "out": nn.weights(8 * width, classes)}
-    ), apply
+    spec |= {"down": nn.weights(4 * width, width), "out": nn.weights(8 * width, classes)}
+    return nn.drawn(13, spec), apply
 
 
 @functools.cache
