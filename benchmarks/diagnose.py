@@ -152,10 +152,9 @@ def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
             optimizer = optax.GradientTransformation(
                 optimizer.init, lambda g, s, at: own(g, s, jax.tree.map(jnp.zeros_like, at))
             )
-        case "restart_schedule":
-            state = optimizer.init(params)
-        case "escape":
-            params = hp.escape(run.loss, run.params, joined(run)).params
+        case "restart_schedule" | "escape":
+            if finding.remedy == "escape":
+                params = hp.escape(run.loss, run.params, joined(run)).params
             state = optimizer.init(params)
         case "perturb" | "precondition" | "adam" | "adam_from_reinit":
             if finding.remedy == "perturb":
@@ -184,11 +183,10 @@ def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) 
 def contradictions(record: Record) -> list[str]:
     """Causes found with confidence that cannot be true beside the synthetic failure.
 
-    "healthy" contradicts every failure, and every failure a healthy run.
-    Something that hinders training contradicts a failure where training did all that the model can
-    (`model_bias`, `minimum`, `overfitting`, `mismatch`), and `model_bias` and `minimum` contradict a failure
-    by something that hinders training.  Of two opposites one contradicts the other.  What is true of the
-    failure too (`also`) contradicts nothing.
+    "healthy" contradicts every failure, and every failure a healthy run.  Something that hinders training
+    contradicts a failure where training did all that the model can (`model_bias`, `minimum`, `overfitting`,
+    `mismatch`), and `model_bias` and `minimum` contradict a failure by something that hinders training.  Of
+    two opposites one contradicts the other.  What is true of the failure too (`also`) contradicts nothing.
     """
     told = {cause for cause, confidence, _ in record["findings"] if confidence >= CONFIDENT}
     return sorted(cause for cause in told - {*record["also"]} if excludes(record["cause"], cause))

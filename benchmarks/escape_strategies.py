@@ -31,8 +31,6 @@ from hessian_probe.training.saddle_search import (
 
 # Halvings that locate the root of the cubic model's secular equation, to float32 accuracy.
 BISECTIONS = 40
-
-
 Candidates = tuple[jax.Array, jax.Array]
 
 

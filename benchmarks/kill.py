@@ -42,9 +42,8 @@ SEARCH: dict[str, Any] = {"lowest": 16, "highest": 16, "rtol": 1e-5, "max_basis"
 
 def problem(job: str) -> tuple[Any, Any, Any]:
     """Loss, parameters and data: a random start, or for "classify" the plateau near zero weights."""
-    scale = 1.0 if job == "eigsh" else 0.02
-    params = jax.tree.map(jnp.float32, mlp_init((64, 64, 10), scale=scale))
-    batch = jax.tree.map(jnp.float32, digits())
+    start = mlp_init((64, 64, 10), scale=1.0 if job == "eigsh" else 0.02)
+    params, batch = jax.tree.map(jnp.float32, (start, digits()))
     return mlp_loss("tanh", "cross_entropy"), params, batch
 
 

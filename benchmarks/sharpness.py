@@ -84,9 +84,7 @@ def chunk(params: Any, data: Any, rows: Any, rate: Any) -> Any:
 def train(batch: int, rate: float, seeds: range) -> tuple[list[Any], list[int]]:
     """Train until the loss is at the target; for each seed the parameters and the steps taken."""
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
-    params = stack(
-        [jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mlp_init(WIDTHS, seed=s)) for s in seeds]
-    )
+    params = stack([jax.tree.map(jnp.float32, mlp_init(WIDTHS, seed=seed)) for seed in seeds])
     data = stack([split(seed)[0] for seed in seeds])
     rngs = [np.random.default_rng([seed, batch]) for seed in seeds]
     ends: dict[int, tuple[Any, int]] = {}

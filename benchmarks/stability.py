@@ -10,8 +10,8 @@ it holds up runs beyond the limit (RMSProp), a second line for networks has it h
 
 Second table: a network on digits trained with one rate, from several starts; sharpness ÷ limit at ten times
 in the second half of the training.  Training that reaches its limit stays there (Cohen et al. 2021, 2022).
-Two bars: their mean lies within 0.95 and 1.05 for every start, and so does every single one.
-The first decides the exit status, both are printed.
+Two bars: their mean lies within 0.95 and 1.05 for every start, which decides the exit status, and so does
+every single one.
 """
 
 from __future__ import annotations

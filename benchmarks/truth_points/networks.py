@@ -69,11 +69,7 @@ def deep(seed: int, widths: Any, subset: Any, carried: Any) -> KnownPoint:
 def descend(
     loss: Callable[[Any, Any], jax.Array], params: Any, data: Any, rate: float, num_steps: int, below: float
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """Run plain gradient descent on the whole batch until the loss is below a value.
-
-    Returns:
-        Parameters, their loss, and the number of steps taken.
-    """
+    """Plain gradient descent on the whole batch until the loss is below a value: parameters, loss, steps."""
     both = jax.value_and_grad(loss)
 
     def going_on(state: Any) -> jax.Array:

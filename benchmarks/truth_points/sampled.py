@@ -27,8 +27,7 @@ LABELS = ("minimum", "saddle", "maximum", "not_critical")
 def standard_errors_needed(num_batches: int) -> float:
     """Distance from zero, in standard errors of all B batches, from which a sign is decidable.
 
-    Returns:
-        √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8, 5.8 for 32.
+    √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8, 5.8 for 32.
     """
     return float(np.sqrt(2.0) * scipy.stats.t.isf(LEVEL, num_batches // 2 - 1))
 

@@ -16,12 +16,7 @@ TABLES: dict[str, list[Callable[[int], list[KnownPoint]]]] = {}
 
 
 def table(kind: str, cases: Iterable[tuple[Any, ...]] | int) -> Callable[[Any], Any]:
-    """Register ``make(seed, *case)``, which makes one row, or a list of rows, of the table of a kind.
-
-    Args:
-        kind: name of the table.
-        cases: arguments of each row, or the number of rows, which are then counted from 0.
-    """
+    """Register ``make(seed, *case)``: a row, or a list of rows, of a kind for each case, or number of one."""
     listed = [(number,) for number in range(cases)] if isinstance(cases, int) else list(cases)
 
     def register(make: Callable[..., KnownPoint | list[KnownPoint]]) -> Any:

@@ -101,14 +101,9 @@ def separable(channels: int, outputs: int, activation: str = "silu") -> Model:
         within = within_channels(first, params["within"])
         return nn.linear(params["out"], nn.pooled_flat(act(within @ params["across"] + params["bias"])))
 
-    spec = {
-        "first": nn.weights(3, 3, 1, channels, gain=1.4),
-        "within": lambda rng: jnp.asarray(rng.standard_normal((3, 3, channels)) / 3, jnp.float32),
-        "across": nn.weights(channels, 2 * channels, gain=1.4),
-        "bias": nn.zeros(2 * channels),
-        "out": nn.affine(32 * channels, outputs),
-    }
-    return nn.drawn(27, spec), apply
+    spec = {"first": nn.weights(3, 3, 1, channels, gain=1.4), "within": nn.weights(3, 3, channels)}
+    spec |= {"across": nn.weights(channels, 2 * channels, gain=1.4), "bias": nn.zeros(2 * channels)}
+    return nn.drawn(27, spec | {"out": nn.affine(32 * channels, outputs)}), apply
 
 
 @functools.cache

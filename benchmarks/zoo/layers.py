@@ -41,6 +41,11 @@ def noise(deviation: float, *shape: int) -> Draw:
     return lambda rng: jnp.asarray(deviation * rng.standard_normal(shape), jnp.float32)
 
 
+def stacked(count: int, draw: Draw) -> Draw:
+    """The same weights drawn several times, along a first axis."""
+    return lambda rng: jnp.stack([draw(rng) for _ in range(count)])
+
+
 def zeros(*shape: int) -> jax.Array:
     """Biases at their start."""
     return jnp.zeros(shape, jnp.float32)

@@ -247,15 +247,10 @@ def routed_experts(count: int, width: int, inputs: int, classes: int, *, one: bo
         answers = jnp.einsum("neh,ehc->nec", hidden, params["down"]) + params["offset"]
         return jnp.einsum("ne,nec->nc", share, answers)
 
-    up, down = nn.weights(inputs, width, gain=1.4), nn.weights(width, classes)
-    spec = {
-        "router": nn.affine(inputs, count),
-        "up": lambda rng: jnp.stack([up(rng) for _ in range(count)]),
-        "bias": nn.zeros(count, width),
-        "down": lambda rng: jnp.stack([down(rng) for _ in range(count)]),
-        "offset": nn.zeros(count, classes),
-    }
-    return nn.drawn(73, spec), apply
+    up = nn.stacked(count, nn.weights(inputs, width, gain=1.4))
+    down = nn.stacked(count, nn.weights(width, classes))
+    spec = {"router": nn.affine(inputs, count), "up": up, "bias": nn.zeros(count, width)}
+    return nn.drawn(73, spec | {"down": down, "offset": nn.zeros(count, classes)}), apply
 
 
 def routed(params: Params, inputs: Any, one: bool) -> Any:
@@ -372,8 +367,7 @@ def random_cosines(count: int, spread: float, inputs: int = 64, classes: int = 1
 @functools.cache
 def heights(count: int, waves: bool) -> Model:
     """Heights of points, of which differences were measured (or waves of heights, scaled by their slope)."""
-    steps = np.arange(count)
-    basis = np.eye(count)
+    steps, basis = np.arange(count), np.eye(count)
     if waves:
         basis = np.cos(np.pi * (steps[:, None] + 0.5) * steps[None, 1:] / count)
         basis /= np.linalg.norm(np.diff(basis, axis=0), axis=0)

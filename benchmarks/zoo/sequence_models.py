@@ -163,8 +163,8 @@ def causal(channels: int) -> Model:
             hidden = hidden + jnp.tanh(before @ taps[0] + hidden @ taps[1] + bias)
         return nn.linear(params["out"], hidden)[..., 0]
 
-    tap = nn.weights(2, channels, channels)
-    spec = {"embed": nn.weights(1, channels), "taps": lambda rng: jnp.stack([tap(rng) for _ in gaps])}
+    taps = nn.stacked(len(gaps), nn.weights(2, channels, channels))
+    spec = {"embed": nn.weights(1, channels), "taps": taps}
     spec |= {"bias": nn.zeros(len(gaps), channels), "out": nn.affine(channels, 1, gain=0.03)}
     return nn.drawn(85, spec), apply
 

@@ -80,32 +80,22 @@ def rows_of(number: int, commit: str) -> tuple[Callable[..., Failure], ...]:
 
 
 def fit(
-    setup: Setup,
-    model: Model | Callable[[Any], Model],
-    samples: tuple[Any, Any] | Callable[[int], tuple[Any, Any]],
-    optimizer: Any,
+    setup: Setup,  # whose seed draws the start and the batches
+    model: Model | Callable[[Any], Model],  # or a function of the training inputs that gives one
+    samples: tuple[Any, Any] | Callable[[int], tuple[Any, Any]],  # training and test data, or a seed's
+    optimizer: Any,  # of optax, or a function of the training inputs that gives one
     steps: int,
     *,
-    batch: int | None = None,
-    loss: Objective | None = None,
-    change: Callable[[Params], Params] = lambda params: params,
-    start: Params = None,
-    without: tuple[str, ...] = (),
+    batch: int | None = None,  # samples per step
+    loss: Objective | None = None,  # of an apply
+    change: Callable[[Params], Params] = lambda params: params,  # of the start
+    start: Params = None,  # else it is drawn
+    without: tuple[str, ...] = (),  # what of the run is not handed over
 ) -> Run:
     """Train, on the whole data or on shuffled batches of a size.
 
-    Args:
-        setup: whose seed draws the start and the batches.
-        model: a network, or a function of the training inputs that gives one.
-        samples: training and test data, or a function of the seed that gives them.
-        optimizer: likewise, of optax.
-        steps: how many.
-        batch: samples per step.
-        loss: of an apply; default: cross-entropy of integer labels, half the squared error of others,
-            the error of an autoencoder where there are none.
-        change: of the start.
-        start: parameters, else they are drawn.
-        without: what of the run is not handed over.
+    The loss is, if nothing else is said, the cross-entropy of integer labels, half the squared error of
+    others, and the error of an autoencoder where there are none.
     """
     data, test_data = samples(setup.seed) if callable(samples) else samples
     init, apply = model(data[0]) if callable(model) else model
