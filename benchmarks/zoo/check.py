@@ -135,8 +135,8 @@ class Trial:
         return train(self.run.loss, optimizer, params, state, self.data, None, steps)[0]
 
     def faults(self, facts: dict[str, Fact]) -> list[str]:
-        """What is not so of the fact of its cause, where there is one."""
-        fine, text = facts.get(self.failure.cause, lambda t: (True, ""))(self)
+        """What is not so of the fact of its cause."""
+        fine, text = facts[self.failure.cause](self)
         return [] if fine else [text]
 
 
@@ -227,7 +227,7 @@ def plain_cure_faults(t: Trial) -> list[str]:
     if t.failure.cause in WANDERING:  # the last step may be a lucky one
         mine = float(np.mean(history[len(history) // 2 :]))
     faults = [] if not mine < WORSE * t.cured else [f"{mine:.3g}, without the trouble {t.cured:.3g}"]
-    return faults + t.faults(FACTS_OF_ROUND_4)
+    return faults + (t.faults(FACTS_OF_ROUND_4) if t.failure.cause in FACTS_OF_ROUND_4 else [])
 
 
 def cure_faults(t: Trial) -> list[str]:
