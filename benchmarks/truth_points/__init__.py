@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmarks.truth_points import (  # noqa: F401  each registers its tables
+    beside,
     flat,
     kinks,
     networks,
+    optima,
+    orbits,
     plane,
     quadratics,
     sampled,
@@ -23,7 +26,7 @@ from hessian_probe.problems import KnownPoint
 TRUTH_KINDS = (
     "plane", "degenerate", "trap", "lecture", "network", "linear_network", "styblinski_tang",
     "polynomial", "axis_saddle", "cluster", "certificate", "noise", "precision", "flat", "scale", "kink",
-    "slope", "plateau",
+    "slope", "plateau", "orbit", "beside", "ill_conditioned", "relu",
 )  # fmt: skip
 # Kinds that train networks and need scikit-learn; left out unless they are named.
 NEED_EXTRAS = frozenset({"plateau"})
