@@ -15,7 +15,10 @@ from statistics import median
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import minimize
 
 import hessian_probe as hp
 from benchmarks.report import command_line
@@ -36,6 +39,32 @@ def decidable_in(known: KnownPoint, dtype: Any) -> bool:
     return known.decidable and known.gap >= 64.0 * float(np.finfo(dtype).eps) * np.sqrt(known.size)
 
 
+def falls_within(known: KnownPoint, reach: float) -> float:
+    """Largest decrease of the loss within a distance, in float64: L-BFGS from displaced points."""
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, known.params))
+
+    def mean(y: Any) -> Any:
+        values = [known.loss(unravel(y), *batch) for batch in known.batches]
+        return sum(values) / len(values)
+
+    value = jax.jit(jax.value_and_grad(mean))
+    here, falls, rng = float(value(x)[0]), [0.0], np.random.default_rng(0)
+
+    def follow(y: np.ndarray) -> tuple[float, np.ndarray]:
+        found, slope = value(jnp.asarray(y))
+        if np.linalg.norm(y - x) <= reach:
+            falls.append(here - float(found))
+        return float(found), np.asarray(slope)
+
+    moves = list(rng.standard_normal((8, x.size)))
+    if known.descent is not None:
+        moves.append(np.asarray(ravel_pytree(known.descent)[0]))
+    for move in moves:
+        start = np.asarray(x) + 0.5 * reach * move / np.linalg.norm(move)
+        minimize(follow, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 0, "gtol": 0})
+    return max(falls)
+
+
 class Table:
     """What was answered, by kind and true label."""
 
@@ -51,6 +80,9 @@ class Table:
         row = self.given.setdefault((known.kind, known.label), Counter())
         right, decidable = point.label == known.label, decidable_in(known, self.dtype)
         wrong = not right and point.label not in HONEST
+        if wrong and not decidable and point.label == "minimum":
+            # What rounding hides may lower the loss by less than the resolution; then the label is right.
+            wrong = falls_within(known, point.reach) > point.resolution
         row.update([point.label])
         for column, more in (("decidable", decidable), ("decided", decidable and right), ("wrong", wrong)):
             row[column] += int(more)

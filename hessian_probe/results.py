@@ -1,4 +1,4 @@
-"""What every result shares: a frozen dataclass that is a pytree and prints verdict first."""
+"""What every result shares: a frozen pytree, its cost, reasons with codes, and how numbers are written."""
 
 from __future__ import annotations
 

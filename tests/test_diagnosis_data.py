@@ -67,9 +67,9 @@ def test_copies_of_a_row_are_in_one_part():
 
 def test_copies_count_once_where_samples_are_held_out():
     """No part of the data foretells labels drawn by chance, unless it holds copies of the rest."""
-    x, y = np.tile(draws(0, 80)[0], (6, 1)), np.tile(np.random.default_rng(2).integers(0, 2, 80), 6)
+    x, y = np.tile(draws(0, 40)[0], (6, 1)), np.tile(np.random.default_rng(2).integers(0, 2, 40), 6)
     inside, _ = baselines.held_out_losses(x, baselines.guess_task(y), np.random.default_rng(0))
-    assert inside.shape == (80,)
+    assert inside.shape == (40,)
     assert inside.mean() > 0.8 * np.log(2)
 
 
@@ -153,7 +153,7 @@ def test_a_recorded_loss_that_is_none_counts_where_the_run_ended_on_it():
     assert found(last).findings[0].reason == "history_not_finite"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_few_samples_are_diagnosed_as_far_as_that_goes(count):
     train = tuple(leaf[:count] for leaf in draws(0, 8))
     found = hp.diagnose(cross_entropy, start(), train, apply=network)

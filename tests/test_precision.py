@@ -70,12 +70,12 @@ def network(seed):
         none = jax.tree.map(np.zeros_like, params)
         flat, unravel = ravel_pytree(params)
 
-        def loss(p):
-            return tilted(None, unravel(p), (params, none, np.zeros(()), x, y))
+        def loss(p, data):
+            return tilted(None, unravel(p), data)
 
-        slope = unravel(jax.grad(loss)(flat))
-        eigenvalues = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat)))
-        return (params, jax.tree.map(np.asarray, slope), x, y), eigenvalues
+        derivatives = jax.jit(lambda *at: (jax.grad(loss)(*at), jax.hessian(loss)(*at)))
+        slope, hessian = map(np.asarray, derivatives(flat, (params, none, np.zeros(()), x, y)))
+        return (params, jax.tree.map(np.asarray, unravel(slope)), x, y), np.linalg.eigvalsh(hessian)
 
 
 def at_share(seed, share):
@@ -86,21 +86,23 @@ def at_share(seed, share):
     return single[0], single
 
 
+# Parameters are float32 in both runs.
+@pytest.mark.float32
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_curvature_below_the_rounding_inside_the_loss_is_no_sign(kind):
+def test_curvature_below_the_rounding_inside_the_loss_is_no_sign(kind, seed):
     """λ_min from well above to well below the rounding: never a wrong label, and the clear ones decided."""
     eps, clear = KINDS[kind]
     loss = partial(tilted, kind)
-    for seed in range(2):
-        norm = np.max(np.abs(network(seed)[1]))
-        for share in SHARES:
-            params, data = at_share(seed, share)
-            point = hp.classify(loss, params, data)
-            truth = "saddle" if share < 0 else "minimum"
-            assert point.label in {truth, *NO_TYPE}, (seed, share, point)
-            assert point.zero_band > eps * norm, (seed, share, point)
-            if abs(share) > clear:
-                assert point.label == truth, (seed, share, point)
+    norm = np.max(np.abs(network(seed)[1]))
+    for share in SHARES:
+        params, data = at_share(seed, share)
+        point = hp.classify(loss, params, data)
+        truth = "saddle" if share < 0 else "minimum"
+        assert point.label in {truth, *NO_TYPE}, (share, point)
+        assert point.zero_band > eps * norm, (share, point)
+        if abs(share) > clear:
+            assert point.label == truth, (share, point)
 
 
 def quadratic(kind, p, data):
@@ -109,16 +111,18 @@ def quadratic(kind, p, data):
     return 0.5 * jnp.sum(away * (rounded(kind, matrix) @ away)).astype(jnp.float32)
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-@pytest.mark.parametrize("n", [4, 40, 300])
+@pytest.mark.parametrize("n", [4, pytest.param(40, marks=pytest.mark.slow), 300])
 def test_quadratic_forms_far_from_the_origin(kind, n):
     """½(x−c)ᵀA(x−c) with a computed entirely in half precision: rounding of x alone moves the gradient."""
     rng = np.random.default_rng(n)
     vectors, _ = np.linalg.qr(rng.standard_normal((n, n)))
     centre = rng.standard_normal(n).astype(np.float32)
+    loss = partial(quadratic, kind)
     for share in (-0.5, -0.1, -0.01, -1e-3, 1e-3, 0.01, 0.1):
         matrix = (vectors * np.r_[share, np.linspace(0.2, 1, n - 1)]) @ vectors.T
-        point = hp.classify(partial(quadratic, kind), centre, (matrix.astype(np.float32), centre))
+        point = hp.classify(loss, centre, (matrix.astype(np.float32), centre))
         truth = "saddle" if share < 0 else "minimum"
         assert point.label in {truth, *NO_TYPE}, (share, point)
         assert share > -0.5 or point.label == truth, point
@@ -134,17 +138,17 @@ def test_a_tail_that_rounding_makes_wide_is_no_minimum():
     assert hp.classify(tail, np.array([40, 1], np.float32)).label not in {"minimum", "saddle", "maximum"}
 
 
-@pytest.mark.parametrize("power", [0, 10])
-def test_loss_scaling_changes_no_label(power):
+def test_loss_scaling_changes_no_label():
     """Mixed precision: the half-precision loss times 2^k inside, divided by 2^k outside."""
-    factor = 2.0**power
 
     def loss(params, data):
+        factor, data = data
         return tilted("float16", params, data) * factor / factor
 
-    for share in (-0.5, 0.2):
+    for power, share in itertools.product((0, 10), (-0.5, 0.2)):
         params, data = at_share(0, share)
-        assert hp.classify(loss, params, data).label == ("saddle" if share < 0 else "minimum")
+        label = hp.classify(loss, params, (np.float32(2**power), data)).label
+        assert label == ("saddle" if share < 0 else "minimum"), power
 
 
 def test_reduced_products_cost_nothing_on_this_device():

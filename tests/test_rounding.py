@@ -27,7 +27,8 @@ def test_curvature_of_four_times_its_own_change_under_rounding_is_none(sign):
     size = sign * 1e4 * EPS
     point = hp.classify(ripple(size), np.array([0, 1], FLOAT))
     assert abs(size) < point.zero_band < 3 * abs(size)
-    assert point.label == "degenerate"
+    assert point.label == "minimum"  # what it could change within the reach is below the resolution
+    assert not point.strict
     assert "silent" in point.reasons
     assert point.index_at_least == 0
 

@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 
 import hessian_probe as hp
 from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
-from hessian_probe.points.reviews.sampling.review import PRODUCTS
-from hessian_probe.points.reviews.sampling.sample_size import (
-    POWER,
-    rounded_up,
-    times_for_place,
-    times_the_data,
-)
-from hessian_probe.points.reviews.sampling.split_half import held_out, split_halves, steps_for_halves
+from hessian_probe.points.measurements import SAMPLING_HVPS
+from hessian_probe.points.reviews.sampling.noise import held_out, split_halves, steps_for_halves
+from hessian_probe.points.reviews.sampling.review import POWER, rounded_up, times_for_place, times_the_data
 from hessian_probe.spectrum.standard_errors import weighted_mean
 
 FLOAT = np.dtype(jnp.zeros(()).dtype)
@@ -289,7 +284,7 @@ def test_a_critical_point_that_noise_moves_about_is_not_decided():
 def test_noise_in_many_directions_moves_the_critical_point():
     """Neither end shows it: the gradient scatters along soft directions in the middle of the spectrum."""
     rng = np.random.default_rng(17)
-    n = 300
+    n = 100
     matrix = np.diag(np.r_[-1.0, np.full(n - 2, 0.01), 1.0])
     slopes = np.zeros((64, n), FLOAT)
     slopes[:32, 1:-1] = np.round(rng.standard_normal((32, n - 2)))
@@ -346,7 +341,7 @@ def test_a_budget_too_small_for_the_check_says_so():
     batches = cut(samples(rng, saddle_matrix(40), 64, 0.1), [4] * 16)
     full = hp.classify(quadratic, point(40), batches)
     assert full.label == "saddle"
-    for budget in (6, 7, 10, 13, 16, full.num_hvps - 1, full.num_hvps + PRODUCTS):
+    for budget in (6, 7, 10, 13, 16, full.num_hvps - 1, full.num_hvps + SAMPLING_HVPS):
         found = hp.classify(quadratic, point(40), batches, max_hvps=budget)
         assert found.num_hvps <= budget
         assert found.label == "saddle" or set(found.reasons) & SHORT

@@ -9,7 +9,7 @@ from hessian_probe.training import escape_saddles
 
 optax = pytest.importorskip("optax")
 # The hook itself mixes integers and reals.
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.one_precision]
 
 
 def saddle(p):

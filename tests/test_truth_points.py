@@ -23,7 +23,8 @@ from hessian_probe.problems.known_point import label_from_signs
 # The truth does not depend on the suite's precision.
 pytestmark = pytest.mark.one_precision
 # Drawn from seeds, and verified by what was drawn; the others by dense eigenvalues.
-DRAWN = ("certificate", "noise", "precision", "flat", "scale", "kink", "slope")
+AT_A_RESOLUTION = ("beside", "ill_conditioned", "relu")
+DRAWN = ("certificate", "noise", "precision", "flat", "scale", "kink", "slope", "orbit", *AT_A_RESOLUTION)
 DENSE = [kind for kind in TRUTH_KINDS if kind not in DRAWN and kind not in NEED_EXTRAS]
 RNG = np.random.default_rng(0)
 
@@ -45,7 +46,13 @@ def test_names_are_unique_and_reasons_given(kind):
     assert kind not in DRAWN or len(points) >= 30
 
 
-@pytest.mark.parametrize("kind", ["noise", "precision", "scale", "kink", "slope"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("noise", "precision", "scale", "kink", "slope", "orbit", "beside", "relu"),
+        pytest.param("ill_conditioned", marks=pytest.mark.slow),
+    ],
+)
 def test_a_seed_draws_other_points_of_the_same_labels(kind):
     first, second = drawn(kind), truth_points(kind, seed=1)
     assert Counter(p.label for p in first) == Counter(p.label for p in second)
@@ -355,6 +362,61 @@ def test_places_beside_critical_points_lead_to_them():
         )
         there = np.linalg.eigvalsh(ridge_hessian(point.params, point.data))
         assert np.all(np.abs(there - values) < 0.25 * np.abs(values).min())
+
+
+def test_orbits_have_the_inertia_that_is_stated():
+    for point in drawn("orbit"):
+        if point.size > 200:
+            continue
+        check_second_order(point)
+        if point.label != "saddle" or not point.degenerate:
+            check_sampled(point, 0.05 * np.linalg.norm(flat_params(point)) or 0.05)
+
+
+def test_large_orbits_have_the_curvature_that_is_stated():
+    """Along random directions, in the Rayleigh quotients that the stated extreme eigenvalues allow."""
+    points = [point for point in drawn("orbit") if point.size == 5000]
+    assert {point.label for point in points} == {"minimum", "maximum", "saddle"}
+    for point in points:
+        times = jax.jit(lambda p, data, v, f=point.loss: jax.jvp(lambda q: jax.grad(f)(q, data), (p,), (v,)))
+        low, high = point.eigenvalue_range
+        for v in RNG.standard_normal((3, *point.params.shape)):
+            gradient, product = map(np.asarray, times(*point.args, v))
+            assert np.linalg.norm(gradient) < 1e-12 * (high - low) * np.linalg.norm(point.params)
+            assert low < np.vdot(v, product) / np.vdot(v, v) < high
+
+
+def test_orbits_that_higher_order_decides():
+    for point in points_of("orbit", "tensor_silent"):
+        there = flat_params(point) + 0.2 * ravel_pytree(point.descent)[0]
+        assert value(point, there) < value(point)
+    (point,) = points_of("orbit", "gram_none_rank_3")
+    null = np.linalg.eigh(point.data)[1][:, :3]
+    assert value(point, 0.2 * null.ravel()) > value(point)
+
+
+def ends_of_the_resolution(point):
+    """The resolution by its definition, in numpy, for two quantiles of the shuffled losses."""
+    x, here, hessian = flat_params(point), value(point), dense(point)[2]
+    leaves, rng = jax.tree.leaves(point.params), np.random.default_rng(1)
+    shuffled = [np.concatenate([rng.permutation(np.ravel(leaf)) for leaf in leaves]) for _ in range(100)]
+    apart = np.abs(np.array([value(point, y) for y in shuffled]) - here)
+    reach = 0.3 * max(np.linalg.norm(x), 1.0)
+    others = [0.5 * np.abs(np.linalg.eigvalsh(hessian)).max() * reach**2, abs(value(point, 0.0 * x) - here)]
+    scales = [[*others, end] for end in np.quantile(apart, [0.2, 0.8])]
+    return [1e-5 * min(s for s in three if np.isfinite(s) and s > 0.0) for three in scales]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AT_A_RESOLUTION)
+def test_what_is_left_is_clearly_below_or_above_the_resolution(kind):
+    """Every row is beside another one, whose name it begins with and whose value is the lowest."""
+    small = [point for point in (*drawn("orbit"), *drawn(kind)) if point.size <= 300]
+    lowest = {point.name.removesuffix("_solved"): value(point) for point in small} | {"valley": 0.0}
+    for point in (point for point in drawn(kind) if point.size <= 300):
+        low, high = ends_of_the_resolution(point)
+        left = value(point) - min(here for name, here in lowest.items() if point.name.startswith(name))
+        assert left <= 0.3 * low if point.label == "minimum" else left >= 3.0 * high, point
 
 
 def check_second_order(point):

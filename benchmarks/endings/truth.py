@@ -64,7 +64,7 @@ def truth_of(loss: Any, start: np.ndarray, x: np.ndarray, batch: Any) -> Truth:
     # Small random pushes leave saddles; the best of both ends counts.
     rng = np.random.default_rng(0)
     options = {"maxcor": 30, "ftol": 0, "gtol": 0, "maxiter": 1500, "maxfun": 10**6}
-    ends = []
+    ends = [newton(loss, counted, x, batch)] if small else []
     for push in (0.0, 1e-3):
         first = x + push * length / np.sqrt(len(x)) * rng.standard_normal(len(x))
         first = scipy.optimize.minimize(counted, first, jac=True, method="L-BFGS-B", options=options).x

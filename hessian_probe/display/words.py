@@ -21,14 +21,15 @@ def verdict(point: CriticalPoint, *, advice: bool = True) -> str:
     """Say in a sentence what a classification found, and in another what to do about it."""
     low, high = _curvature(point.lowest), _curvature(point.highest)
     between = f"curvature {low} to {high}" if low and high else "no curvature known"
+    change = f"{number(point.gain, 2)} within {number(point.reach, 2)} of here"
     found = {
         "saddle": f"A saddle: the loss curves down along one direction ({low}) and up along "
         f"another ({high}).",
-        "minimum": f"A minimum: no direction of negative curvature ({between}).",
-        "maximum": f"A maximum: no direction of positive curvature ({between}).",
+        "minimum": f"A minimum: the loss can fall by at most {change} ({between}).",
+        "maximum": f"A maximum: the loss can rise by at most {change} ({between}).",
         "degenerate": f"A degenerate point: flat to second order along some direction ({between}).",
-        "not_critical": f"Not a critical point: the gradient norm is {number(point.grad_norm, 3)} "
-        f"({between}).",
+        "not_critical": f"Not a critical point: the gradient norm is {number(point.grad_norm, 3)}, and the "
+        f"loss can fall by up to {change} ({between}).",
         "undetermined": f"Undetermined ({between}).",
     }
     return f"{found[point.label]} {ADVICE[point.label]}" if advice else found[point.label]

@@ -17,7 +17,7 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
-from hessian_probe.points.second_order import was_interrupted
+from hessian_probe.points.verdict import was_interrupted
 from hessian_probe.results import number
 
 # Every compiled call evaluates this many steps.
@@ -297,10 +297,10 @@ def _check_point(point: CriticalPoint, objective: Objective, value: float) -> No
 
 
 def _no_direction(point: CriticalPoint) -> tuple[str, EscapeReason]:
-    if point.label == "minimum":
-        return "nothing_to_escape", EscapeReason("minimum")
-    if point.label == "not_critical":
-        return "nothing_to_escape", EscapeReason("slope")
+    if point.label in ("minimum", "not_critical"):
+        return "nothing_to_escape", EscapeReason(
+            "minimum" if point.label == "minimum" else "slope", left=point.gain, reach=point.reach
+        )
     return "undetermined", EscapeReason("no_direction", label=point.label, reason=point.evidence[0])
 
 

@@ -1,4 +1,4 @@
-"""Sentences about escapes, probes and plateaus: what was tried and seen, by code, with named fields."""
+"""Sentences of escapes and of the training hooks: what was tried and seen, by code, with named fields."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ SENTENCES = {
     # An escape from a classified point.
     "not_classified": "{reason}",
     "interrupted": "interrupted before a lower loss was found",
-    "minimum": "a minimum: no direction of negative curvature",
-    "slope": "a slope without negative curvature: the gradient itself lowers the loss",
+    "minimum": "a minimum: the loss can fall by at most {left:2} within {reach:2} of here",
+    "slope": (
+        "a slope without negative curvature: the gradient itself lowers the loss, by up to {left:2} within "
+        "{reach:2} of here"
+    ),
     "no_direction": "the point is {label}, and no direction of negative curvature is known: {reason}",
     "no_decrease": (
         "no step tried lowers the loss below {floor:6} by more than rounding ({margin:2}); the lowest found "
@@ -39,7 +42,10 @@ SENTENCES = {
         "the loss is {value:5}, above {threshold:5}: the escape at update {update} is taken back; no probe "
         "before update {next}"
     ),
-    "at_minimum": "a minimum; the next probe is at update {next}",
+    "at_minimum": (
+        "a minimum: the loss can fall by at most {left:2} within {reach:2}; the next probe is at update "
+        "{next}"
+    ),
     # The loss as training goes on.
     "value_nonfinite": "the {of} is not finite",
     "few_values": "{seen} of {window} values seen",

@@ -1,4 +1,4 @@
-"""The outcome of an escape."""
+"""`Escape`, what `escape` returns: status, new parameters, losses."""
 
 from __future__ import annotations
 

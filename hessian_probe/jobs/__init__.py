@@ -1,1 +1,1 @@
-"""Long work: checkpoints, saved state, interrupts, fingerprints."""
+"""Saving, interrupting and resuming long work: checkpoints, saved state, fingerprints."""

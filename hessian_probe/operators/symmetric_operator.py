@@ -1,4 +1,4 @@
-"""What every symmetric operator offers, whichever curvature it stands for."""
+"""The protocol of symmetric linear operators, whichever curvature they stand for."""
 
 from __future__ import annotations
 

@@ -25,9 +25,11 @@ from hessian_probe.planning.thresholds import (
     PAIR_AT_MILLI,
     PAIR_PER_DECADE,
     SADDLE,
+    SAMPLE,
 )
-from hessian_probe.points.classify import MAX_HVPS
-from hessian_probe.points.extremes import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE
+from hessian_probe.points.classify import products_allowed
+from hessian_probe.points.extremes import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE, LAST_CALL
+from hessian_probe.points.gain import PRODUCTS
 from hessian_probe.points.locate import STEP_PRODUCTS
 from hessian_probe.points.reviews.sampling.review import FEWEST_BATCHES
 from hessian_probe.spectrum.certificate import steps_for
@@ -283,38 +285,58 @@ def eigsh_products(objective: Objective, options: dict[str, Any]) -> ProductCoun
 def classify_products(objective: Objective, options: dict[str, Any]) -> ProductCount:
     """The label of a point."""
     n, counting = objective.layout.size, options["count"]
-    budget = options["max_hvps"] or (2 if counting else 1) * MAX_HVPS
+    budget = options["max_hvps"] or products_allowed(n, count=counting)
     sizes = zip(objective.layout.shapes, objective.active, strict=True)
     active = sum(math.prod(shape) for shape, on in sizes if on)
     limit = DENSE_COUNT if counting else DENSE_SIZE
-    dense = budget >= n + DENSE_AFTER and active <= limit and memory.eigh_fits(n)
+    sampled = options["sampled"] and objective.data.count >= FEWEST_BATCHES
     fits = max(memory.vectors_that_fit(objective.layout.vector_bytes), 8)
     basis = _rows(min(max(MAX_BASIS, STEP_PRODUCTS), fits), min(budget, n))
-    if dense:
-        few = active <= DENSE_FIRST
-        likely = n + 3 if few else n + DENSE_AFTER + 3
+    if budget >= n + DENSE_AFTER and active <= limit and memory.eigh_fits(n):
+        likely = n + 3 if active <= DENSE_FIRST else n + DENSE_AFTER + 3
         why = f"at a minimum, where the dense matrix of {n} variables is formed"
         if counting:
             why = f"the dense matrix of {n} variables is formed to count exactly"
-        elif not few:
+        elif active > DENSE_FIRST:
             why += f"; about {SADDLE} at a saddle"
+        beside = min(3 * likely, budget)
+        why += f"; up to about {beside} if the gradient is not zero: it is formed at each point visited"
+        likely = min(likely + (SAMPLE if sampled else 0), budget)
         return ProductCount(likely, budget, EVALUATIONS, basis, EIGH_MATRICES, why)
-    tolerance = options["negative_tol"]
+    return _by_lanczos(active, n, options, budget, sampled, basis)
+
+
+def _by_lanczos(
+    active: int, n: int, options: dict[str, Any], budget: int, sampled: bool, basis: int
+) -> ProductCount:
+    """The label of a point in too many variables for the matrix, unless nothing else settles it."""
+    tolerance, counting = options["negative_tol"], options["count"]
     # At a minimum of small λ_min the relative error allowed is negative_tol·top/(top + negative_tol·top).
-    sampled = options["sampled"] and objective.data.count >= FEWEST_BATCHES
     proof = steps_for(active, tolerance / (1 + tolerance), options["confidence"]) + 4
     why = (
         f"at a minimum, to miss no eigenvalue below −{tolerance:g}·‖H‖ with probability "
-        f"{options['confidence']:g} ({2 * proof} or more if the gradient is not zero); {SADDLE} at a saddle"
+        f"{options['confidence']:g} ({2 * proof + PRODUCTS} or more if the gradient is not zero); "
+        f"{SADDLE} at a saddle"
     )
     if sampled:
-        proof, why = 2 * proof, why + "; the same again for the noise of the data"
+        proof, why = proof + SAMPLE, why + f"; {SAMPLE} of them for the noise of the data"
+    most = budget
+    last_call = active <= DENSE_COUNT and budget >= n + LAST_CALL + 3 and memory.eigh_fits(n)
+    if last_call:
+        most = budget - n - LAST_CALL - 3
+        why += f"; {budget} where {most} settle nothing: the dense matrix is then formed"
+    matrices = EIGH_MATRICES if last_call else 0
     if counting:
         why = f"{proof} for the label; counting continues until no eigenvalue is left or the budget is spent"
-        return ProductCount(budget, budget, EVALUATIONS, max(basis, COUNT_BASIS), 0, why)
-    if proof > budget:
+        return ProductCount(budget, budget, EVALUATIONS, max(basis, COUNT_BASIS), matrices, why)
+    if proof > most:
         why = f"a minimum would take {proof} and stays undetermined; about {SADDLE} at a saddle"
-    return ProductCount(min(proof, budget), budget, EVALUATIONS, basis, 0, why)
+        if last_call:
+            why = (
+                f"at a minimum, where the dense matrix of {n} variables is formed; about {SADDLE} at a saddle"
+            )
+        proof = budget
+    return ProductCount(proof, budget, EVALUATIONS, basis, matrices, why)
 
 
 def escape_products(objective: Objective, options: dict[str, Any]) -> ProductCount:

@@ -1,4 +1,4 @@
-"""`classify`: its options are checked, the pipeline runs, and what it measured becomes a `CriticalPoint`."""
+"""`classify`: checks options, calls measurements, verdict and reviews, makes a `CriticalPoint` of them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import Eigenpair, ExtremeEigenpairs
+from hessian_probe.points.extremes import DENSE_SIZE, Eigenpair, ExtremeEigenpairs
+from hessian_probe.points.measurements import Measurements, measure
 from hessian_probe.points.null_space import left_out
-from hessian_probe.points.pipeline import Pipeline
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.points.second_order import Verdict, interrupted
+from hessian_probe.points.reviews import reviewed
+from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.settings import Settings
+from hessian_probe.points.verdict import Verdict, interrupted, judge
 from hessian_probe.spectrum.counting import IndexCount, IndexCounter
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult, IndexEstimate, multiplicities
@@ -48,6 +50,7 @@ def classify(
     params: PyTree,
     data: Any = None,
     *,
+    resolution: float | None = None,
     key: jax.Array | None = None,
     max_hvps: int | None = None,
     confidence: float = 0.99,
@@ -65,15 +68,19 @@ def classify(
 
     The gradient shows whether a critical point is near; the signs of the Hessian's extreme
     eigenvalues show which kind it is.  Curvature smaller than the measured rounding of the products
-    counts as zero; curvature beyond it is confirmed on the loss itself.
+    counts as zero; curvature beyond it is confirmed on the loss itself.  Where these exact statements give
+    no label, it is one at a resolution, the smallest change of the loss that counts: `point.gain`
+    estimates the largest decrease within `point.reach`, by the trust-region bound
+    ½ gᵀ(H + σ)⁻¹g + ½ σ reach², by steps tried on the loss, and by descents from displaced points.
 
-    * saddle: curvature of both signs, each a computed Rayleigh quotient beyond the zero band.
-    * minimum, maximum: no curvature of the wrong sign.  Certified where the whole spectrum is computed
-      (up to 256 variables); beyond that a probability, stated in the evidence.
-    * where second order is silent along some directions, higher order and samples along them decide,
-      all other directions at rest; such a label is neither strict nor certified.
-    * degenerate: that did not decide either.
-    * not_critical: the gradient is too large; curvature is reported all the same.
+    * saddle: curvature of both signs, each a computed Rayleigh quotient beyond the zero band; or, where
+      second order is silent, lower and higher values as near as can be seen.
+    * minimum, maximum: no curvature of the wrong sign, certified where the whole spectrum is computed
+      (up to 400 variables), beyond that with a probability; or at most the resolution to gain within
+      the reach, beside or in a valley, on an orbit or at kinks, neither strict nor certified.
+    * degenerate: second order is silent along some direction, and the gain did not decide either.
+    * not_critical: the gradient lowers the loss by more than the resolution, or the loss falls along a
+      tail without a minimum; curvature is reported all the same.
     * undetermined: the evidence says why, and what would be needed.
 
     Multiplying the loss by a positive constant, or adding one, changes no label.
@@ -82,9 +89,13 @@ def classify(
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         params: pytree; its real floating-point leaves are the variables.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        resolution: smallest change of the loss that counts, in units of the loss; None means 1e-5 of the
+            smallest of three scales: the change that the curvature makes over the reach, and how much the
+            loss differs at parameters of zero and at shuffled ones.  Never less than the rounding error
+            of the loss and, with data in batches, than their noise.
         key: random key; None means `jax.random.key(0)`, so the same call gives the same answer.
-        max_hvps: products allowed; None means 400 (800 with `count`), or one for each variable where up
-            to 256 of them are multiplied densely.
+        max_hvps: products allowed; None means 400 (800 with `count`), or two for each variable where up
+            to 400 of them are multiplied densely.
         confidence: probability with which a minimum by Lanczos must hold.
         negative_tol: for that statement, how negative a missed eigenvalue may be, relative to ‖H‖.
         rtol: None stops as soon as the label is settled; a number asks for both ends to residual
@@ -117,14 +128,16 @@ def classify(
         KeyboardInterrupt: Ctrl-C before anything was measured.
 
     Cost:
-        About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  With data in
-        batches, about two dozen more and two gradients for the noise of the data.  Where
-        second order is silent (and n ≤ 256), 500 to 40,000 evaluations beside them: few in one flat
-        dimension.
+        About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  What is left to
+        gain takes 6 losses where the gradient is zero, else at most 40 products at each of up to four
+        points (n at each of up to eight where n ≤ 400), and up to 300 evaluations.  With data in
+        batches, about five dozen products more and three gradients for the noise of the data.  Where
+        second order is silent (and n ≤ 400), 400 to 3,000 gradients: few in one flat dimension.
 
     Source:
         Test: H.-y. Lee, What to do if my network fails to train (lecture, 2021).  Probability:
-        J. Kuczyński and H. Woźniakowski 1992, doi:10.1137/0613066.
+        J. Kuczyński and H. Woźniakowski 1992, doi:10.1137/0613066.  Bound: A. R. Conn, N. I. M. Gould and
+        P. L. Toint, Trust-Region Methods, 2000, chapters 5 and 7, doi:10.1137/1.9780898719857.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,14 +146,20 @@ def classify(
         >>> point.label, point.certified, point.index_at_least
         ('saddle', True, 1)
         >>> point.reasons
-        ('gradient_zero', 'curvature', 'curvature_confirmed', 'curvature_confirmed')
+        ('gain', 'gradient_zero', 'curvature', 'curvature_confirmed', 'curvature_confirmed')
+
+        Beside the valley w₀w₁ = 1 one eigenvalue is negative, but nothing is left to gain:
+
+        >>> point = hp.classify(lambda w: (1 - w[0] * w[1]) ** 2, jnp.array([1.0, 1.001]))
+        >>> point.label, point.strict, bool(point.gain <= point.resolution)
+        ('minimum', False, True)
     """
-    _check(max_hvps, confidence, negative_tol, rtol, {"sampled": sampled, "count": count})
+    _check(max_hvps, (confidence, negative_tol, rtol, resolution), {"sampled": sampled, "count": count})
     op = hessian(loss, params, data, check=False)  # its own measurements are sharper
     if null_space is not None:
         op = RestrictedHessian(op.objective, NullDirections(op.objective, null_space))
-    budget = MAX_HVPS * (2 if count else 1) if max_hvps is None else max_hvps
-    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, count)
+    budget = products_allowed(op.size, count=count) if max_hvps is None else max_hvps
+    settings = Settings(budget, confidence, negative_tol, rtol, progress, sampled, count, resolution)
     rng = generator(key)
     options: dict[str, Any] = {"key": random_state(rng)} | settings._asdict()
     if isinstance(op, RestrictedHessian):
@@ -148,21 +167,29 @@ def classify(
     for spent in ("budget", "progress"):
         del options[spent]
     job = Job("classify", op, options, Saving(save_to, save_every, resume))
-    pipeline = Pipeline(op, rng, settings, job)
+    measured = Measurements(op, settings, rng, job, Rounding.unmeasured(op))
     try:
-        return assemble(pipeline, pipeline.run())
+        measured = measure(op, settings, rng, job)
+        verdict = reviewed(measured, judge(measured))
     except KeyboardInterrupt:
         if not op.evaluated:
             raise  # nothing is known
-        return assemble(pipeline, interrupted(pipeline.extremes))
+        verdict = interrupted(measured.extremes)
+    return assemble(measured, verdict)
+
+
+def products_allowed(size: int, *, count: bool) -> int:
+    """Products that `classify` allows where it is not told, for this number of variables."""
+    return max(MAX_HVPS * (2 if count else 1), 2 * size if size <= DENSE_SIZE else 0)
 
 
 def _check(
-    max_hvps: int | None, confidence: float, negative_tol: float, rtol: float | None, flags: dict[str, Any]
+    max_hvps: int | None, numbers: tuple[float, float, float | None, float | None], flags: dict[str, Any]
 ) -> None:
     """Refuse options that are of the wrong kind or out of range."""
-    for name, option in (("confidence", confidence), ("negative_tol", negative_tol), ("rtol", rtol)):
-        if option is not None and not isinstance(option, int | float):
+    confidence, negative_tol, rtol, resolution = numbers
+    for name, option in zip(("confidence", "negative_tol", "rtol", "resolution"), numbers, strict=True):
+        if isinstance(option, bool) or not isinstance(option, int | float | np.floating | None):
             raise TypeError(f"{name}={option!r}; expected a number")
     if max_hvps is not None and (isinstance(max_hvps, bool) or not isinstance(max_hvps, int | np.integer)):
         raise TypeError(f"max_hvps={max_hvps!r}; expected a whole number")
@@ -172,6 +199,8 @@ def _check(
         raise ValueError(f"negative_tol={negative_tol}; expected a positive finite number")
     if rtol is not None and not rtol > 0:
         raise ValueError(f"rtol={rtol}; expected None or a positive number")
+    if resolution is not None and not 0 < resolution < float("inf"):
+        raise ValueError(f"resolution={resolution}; expected None or a positive finite number")
     if max_hvps is not None and max_hvps < 0:
         raise ValueError(f"max_hvps={max_hvps}; expected None, 0 or more")
     for name, flag in flags.items():
@@ -179,14 +208,15 @@ def _check(
             raise TypeError(f"{name}={flag!r}; expected True or False")
 
 
-def assemble(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
+def assemble(m: Measurements, verdict: Verdict) -> CriticalPoint:
     """Write the measurements and the verdict as a result."""
-    extremes, op = pipeline.extremes, pipeline.op
+    extremes, op, located, errors = m.extremes, m.op, verdict.located or m.located, verdict.sampling
     low, high = (None, None) if extremes is None else (extremes.low, extremes.high)
-    trusted = bool(pipeline.line_checks.get("low") and pipeline.line_checks["low"].confirmed_by)
-    counted = count_negative(op, extremes, pipeline.settings, pipeline.left, pipeline.rng, trusted=trusted)
+    trusted = bool(m.line_checks.get("low") and m.line_checks["low"].confirmed_by)
+    counted = count_negative(op, extremes, m.settings, m.left, m.rng, trusted=trusted)
     near = verdict.label not in ("not_critical", "undetermined")
-    evidence = (*verdict.evidence, *_notes(pipeline))
+    evidence = (*verdict.evidence, *_notes(op))
+    gain = verdict.gain
     return CriticalPoint(
         label=verdict.label,
         strict=verdict.strict,
@@ -194,40 +224,42 @@ def assemble(pipeline: Pipeline, verdict: Verdict) -> CriticalPoint:
         confidence=verdict.confidence,
         loss=op.value,
         grad_norm=float(norm(op.gradient_vector)),
-        distance=pipeline.located.distance if near else math.nan,
-        critical_loss=pipeline.located.critical_loss if near else math.nan,
-        grad_norm_error=pipeline.sampling.gradient,
-        samples_needed=pipeline.sampling.samples,
-        lowest=_eigen(pipeline, low, 1, pipeline.sampling.low),
-        highest=_eigen(pipeline, high, 0, pipeline.sampling.high),
+        distance=located.distance if near else math.nan,
+        critical_loss=located.critical_loss if near else math.nan,
+        grad_norm_error=errors.gradient,
+        samples_needed=errors.samples,
+        lowest=_eigen(m, low, 1, errors.low),
+        highest=_eigen(m, high, 0, errors.high),
         index_at_least=counted.at_least,
         index_estimate=counted.estimate,
         multiplicities=counted.multiplicities,
         zero_band=extremes.band if extremes is not None else math.nan,
-        radius=min((p.radius for p in pipeline.line_checks.values() if p.confirmed_by), default=math.nan),
-        escape_direction=_escape_direction(pipeline, low) if trusted else _straight_descent(pipeline),
-        descent=_descent(pipeline),
+        radius=min((p.radius for p in m.line_checks.values() if p.confirmed_by), default=math.nan),
+        escape_direction=_escape_direction(m, verdict, low) if trusted else _straight_descent(m, verdict),
+        descent=_descent(m, verdict),
         evidence=tuple(str(reason) for reason in evidence),
-        num_hvps=pipeline.spent,
+        num_hvps=op.objective.cost.num_hvps,
         num_evaluations=op.objective.cost.num_evaluations,
         size=op.size,
         dtype=op.objective.precision,
         reasons=tuple(reason.code for reason in evidence),
+        gain=math.nan if gain is None else gain.value,
+        resolution=math.nan if gain is None else gain.resolution,
+        reach=math.nan if gain is None else gain.reach,
     )
 
 
-def _notes(pipeline: Pipeline) -> tuple[Reason, ...]:
-    names = pipeline.op.objective.ignored
-    symmetry = (left_out(pipeline.op),) if isinstance(pipeline.op, RestrictedHessian) else ()
-    return symmetry + tuple(Reason("leaf_ignored", name=name) for name in names)
+def _notes(op: HessianOperator) -> tuple[Reason, ...]:
+    symmetry = (left_out(op),) if isinstance(op, RestrictedHessian) else ()
+    return symmetry + tuple(Reason("leaf_ignored", name=name) for name in op.objective.ignored)
 
 
-def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
-    op, extremes = pipeline.op, pipeline.extremes
-    rtol = 1e-3 if pipeline.settings.rtol is None else pipeline.settings.rtol
+def _eigen(m: Measurements, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
+    op, extremes, spent = m.op, m.extremes, m.op.objective.cost.num_hvps
+    rtol = 1e-3 if m.settings.rtol is None else m.settings.rtol
     if end is None or extremes is None:
         status = "skipped" if extremes is None else extremes.status
-        return empty_result(op, pipeline.spent, "lanczos", rtol, status)
+        return empty_result(op, spent, "lanczos", rtol, status)
     good = end.residual <= rtol * extremes.top
     early = "ended when the label was settled; rtol=… asks for more accuracy"
     return EigenResult(
@@ -236,7 +268,7 @@ def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: fl
         residual_norms=np.array([end.residual]),
         converged=np.array([good]),
         num_lowest=num_lowest,
-        num_hvps=pipeline.spent,
+        num_hvps=spent,
         status="converged" if good else ("settled" if extremes.settled else extremes.status),
         method="lanczos" if extremes.spectrum is None else "dense",
         norm=extremes.top,
@@ -247,30 +279,30 @@ def _eigen(pipeline: Pipeline, end: Eigenpair | None, num_lowest: int, error: fl
     )
 
 
-def _escape_direction(pipeline: Pipeline, low: Eigenpair | None) -> PyTree | None:
-    if low is None or pipeline.extremes is None or low.value >= -pipeline.extremes.band:
-        return _straight_descent(pipeline)
-    slope = float(dot(pipeline.op.gradient_vector, low.vector))
-    sign = -float(np.sign(slope)) or pipeline.line_checks["low"].downhill or _leading_sign(low.vector)
-    return tangent(pipeline.op.layout, scale(sign, low.vector), pipeline.op.objective.non_variables)
+def _escape_direction(m: Measurements, verdict: Verdict, low: Eigenpair | None) -> PyTree | None:
+    if low is None or m.extremes is None or low.value >= -m.extremes.band:
+        return _straight_descent(m, verdict)
+    slope = float(dot(m.op.gradient_vector, low.vector))
+    sign = -float(np.sign(slope)) or m.line_checks["low"].downhill or _leading_sign(low.vector)
+    return tangent(m.op.layout, scale(sign, low.vector), m.op.objective.non_variables)
 
 
-def _descent(pipeline: Pipeline) -> PyTree | None:
+def _descent(m: Measurements, verdict: Verdict) -> PyTree | None:
     """Displacement from the parameters to the lower loss that higher order showed."""
-    if pipeline.lower is None:
+    if verdict.lower is None:
         return None
-    move, there = pipeline.lower.move, pipeline.located.operator
-    if there is not None:
-        work = pipeline.op.layout.work_dtypes
-        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(pipeline.op.x, work))
-    return tangent(pipeline.op.layout, move, pipeline.op.objective.non_variables)
+    move, there = verdict.lower.move, m.located.operator
+    if there is not None and verdict.judged is not None:
+        work = m.op.layout.work_dtypes
+        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(m.op.x, work))
+    return tangent(m.op.layout, move, m.op.objective.non_variables)
 
 
-def _straight_descent(pipeline: Pipeline) -> PyTree | None:
-    if pipeline.lower is None or not pipeline.lower.straight:
+def _straight_descent(m: Measurements, verdict: Verdict) -> PyTree | None:
+    if verdict.lower is None or not verdict.lower.straight:
         return None
-    unit = scale(1.0 / float(norm(pipeline.lower.move)), pipeline.lower.move)
-    return tangent(pipeline.op.layout, unit, pipeline.op.objective.non_variables)
+    unit = scale(1.0 / float(norm(verdict.lower.move)), verdict.lower.move)
+    return tangent(m.op.layout, unit, m.op.objective.non_variables)
 
 
 def _leading_sign(vector: Vector) -> float:

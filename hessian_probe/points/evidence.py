@@ -72,6 +72,40 @@ SENTENCES = {
         "null_space: {count} flat directions are left out; the label is about the other {rest}"
     ),
     "leaf_ignored": "the loss ignores {name}: it is flat along it",
+    # What is left to gain.
+    "gain": (
+        "within {reach:2} of here the loss can {sign:fall|rise} by at most {gain:2} (resolution "
+        "{resolution:2}; largest change tried: {shown:2})"
+    ),
+    "flat_families": "the loss does not change along {count} directions ({names})",
+    "flat_at_resolution": (
+        "along {flat} of {size} directions the curvature changes the loss by no more than the resolution "
+        "within the reach"
+    ),
+    "tail": (
+        "two full Newton steps leave over a third of the gradient, while the loss falls as predicted: "
+        "a tail without a minimum nearby"
+    ),
+    "falls_further": (
+        "along the gradient the loss {sign:falls|rises} steadily beyond the reach, by {fall:2} over "
+        "{distance:2}: a slope"
+    ),
+    "lower_beyond": (
+        "behind a {sign:rise|fall}, {distance:2} away, a {sign:lower|higher} loss was found (by {fall:2}): "
+        "the label is about the distances before it"
+    ),
+    "gain_open": (
+        "nothing tried lowers the loss by the resolution, but up to {gain:2} to gain is not excluded: a "
+        "larger max_hvps, or resolution={gain:2}, would settle it"
+    ),
+    "resolution_rounded": (
+        "changes of the loss by {resolution:2} count, and its rounding error is {rounding:2}: float64, or a "
+        "resolution of the caller's own, would be needed"
+    ),
+    "resolution_noisy": (
+        "the noise of the data hides changes of the loss up to {noise:2}, where the loss itself varies by "
+        "{scale:2} near here: more samples would be needed, or sampled=False for these data alone"
+    ),
     # Where the critical point is.
     "gradient_zero": "gradient norm {gradient:3} is zero to rounding (tolerance {tolerance:2})",
     "gradient_below_change": (
@@ -98,10 +132,6 @@ SENTENCES = {
     "flat_or_rounding": (
         "{percent:3} % of the gradient (norm {gradient:3}) lies where there is no curvature, and it could be "
         "rounding"
-    ),
-    "weak_slope": (
-        "the gradient that is left ({gradient:3}) is a slope along weak curvature: it stays above "
-        "{lowest:3} over ±{distance:2}, with all other directions relaxed"
     ),
     "loss_moves_too_much": (
         "on the path to the predicted critical point the loss changes too much for the curvature here to "
@@ -160,9 +190,6 @@ SENTENCES = {
     "not_settled": "the label is not settled within {budget} products; raise max_hvps{need}",
     "silent": "curvature is zero to rounding along {flat} of {size} directions",
     "silent_somewhere": "curvature is zero to rounding along at least one direction",
-    "precision_too_low": (
-        "in {precision} a curvature within the zero band cannot be told from zero; use float64"
-    ),
     "inertia": (
         "in units that make every variable's own curvature ±1 (these curvatures differ by a factor of "
         "{spread:2}) the spectrum is {low:+3} to {high:+3}, zero band ±{band:2}; signs do not depend on "
@@ -172,54 +199,21 @@ SENTENCES = {
         "differences of the {of} show curvature {measured:+5} along its direction of lowest curvature"
     ),
     # Higher order.
-    "higher_order_size": (
-        "higher order is examined where the whole spectrum is known, up to {limit} variables"
-    ),
-    "higher_order_budget": "higher order needs {products} products more; raise max_hvps",
-    "neither_side": "no descent and no ascent: {reason}",
-    "line_order": (
-        "along the flat direction, all others relaxed, the loss {sign:rises|falls} with power {order} on "
-        "both sides (slopes from {near:2} to {far:2} away)"
-    ),
-    "line_unclear": "along the flat direction the slopes follow no power of the distance",
-    "flat_order": (
-        "in the flat space, all other directions relaxed, the loss {sign:rises|falls} somewhere with power "
-        "{order} of the distance (slopes from {near:2} to {far:2} away)"
-    ),
-    "floor": (
-        "the gradient stays zero to rounding ({largest:2}, rounding error {error:2}) over {radius:2} along "
-        "each of {directions} directions tried in the flat space, all others relaxed: the loss is constant "
-        "there"
-    ),
-    "floor_ends": (
-        "the loss is constant along the flat directions only nearby: {radius:2} away the slope is "
-        "{largest:2}, the loss is {sign:lower|higher}, or the other directions no longer relax"
-    ),
-    "spheres_level": (
-        "the {sign:lowest|highest} points on spheres in the flat space have the loss of the point itself, a "
-        "zero gradient to rounding and no {sign:negative|positive} curvature (from {near:2} to {far:2} away)"
-    ),
-    "spheres_fall": (
-        "the {sign:lowest|highest} points on spheres in the flat space {sign:fall|rise} with power "
-        "{order:3} of the distance (from {near:2} to {far:2} away)"
+    "spheres_flat": (
+        "on spheres in the flat space, all other directions relaxed, slopes are zero to rounding (up to "
+        "{far:2} away)"
     ),
     "spheres_rise": (
-        "the {sign:lowest|highest} points on spheres in the flat space {sign:rise|fall} with power "
-        "{powers} of the distance (from {near:2} to {far:2} away)"
+        "the {sign:lowest|highest} points on spheres in the flat space, all other directions relaxed, "
+        "{sign:rise|fall} with the distance (from {near:2} to {far:2} away)"
+    ),
+    "spheres_fall": (
+        "the {sign:lowest|highest} points on spheres in the flat space, all other directions relaxed, "
+        "{sign:fall|rise} with power {order:2} of the distance (from {near:2} to {far:2} away)"
     ),
     "spheres_unclear": (
-        "on small spheres in the flat space the slope away from the point is within its rounding error, or "
-        "changes its sign between them"
-    ),
-    "spheres_no_power": (
-        "the {sign:lowest|highest} points on small spheres in the flat space follow no power of the radius"
-    ),
-    "rise_not_everywhere": (
-        "the loss {sign:rises|falls} on small spheres in the flat space, but not along every line tried"
-    ),
-    "rise_many_dimensions": (
-        "the loss {sign:rises|falls} in the flat space wherever it was tried, but in {dimension} dimensions "
-        "a narrow {sign:descent|ascent} could be missed"
+        "on spheres in the flat space, all other directions relaxed, the slope away from the point follows "
+        "no power of the distance (from {near:2} to {far:2} away)"
     ),
     # Kinks, and points where the second derivative fails.
     "kinks_many_directions": (
@@ -233,21 +227,6 @@ SENTENCES = {
     "hidden_slope": (
         "the gradient here is {gradient:2}, yet {mean:2} on average on both sides of the point, "
         "{distance:2} away: a slope that the derivative at a kink does not show"
-    ),
-    "beside_kink": (
-        "the gradient (norm {gradient:2}) holds only over {distance:2}: the point lies beside a kink"
-    ),
-    "on_kink": (
-        "the gradient here has norm {gradient:2}, but {distance:2} along it the slope is {slope:2}: the "
-        "point lies on a kink"
-    ),
-    "second_derivative_against": (
-        "finite steps find a {label}, sampled and not proved, but the second derivative has curvature of the "
-        "other sign: it may lie across a kink, or along a direction that was missed"
-    ),
-    "second_derivative_nonfinite": "the second derivative along that direction is not finite",
-    "finite_step_curvature": (
-        "curvature by finite steps along one direction: {listed}; the second derivative, {exact:+3}, {where}"
     ),
     "no_finite_step": "no finite step could be evaluated",
     "plateau": (
@@ -267,9 +246,6 @@ SENTENCES = {
     "finite_steps_slope": (
         "finite steps show a slope: within {distance:2} no convex combination of the gradients is shorter "
         "than {shortest:2} (the longest: {longest:2})"
-    ),
-    "finite_steps_hidden": (
-        "no finite step changes the loss by more than its rounding error; float64 would show more"
     ),
     "finite_steps_rounded": (
         "finite steps change the loss by more than its rounding error only at {listed}; float64 would show "

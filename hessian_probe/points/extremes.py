@@ -21,10 +21,12 @@ from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thresholds import MAX_BASIS, SIGN_MARGIN, SIGN_RESIDUAL
 
 # Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
-# is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.
+# is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.  Where
+# the budget covers a product for each variable, the whole spectrum is computed before it no longer does.
 DENSE_FIRST = 9
 DENSE_AFTER = 20
-DENSE_SIZE = 256
+DENSE_SIZE = 400
+LAST_CALL = 4
 # Where all negative eigenvalues are to be counted the whole spectrum is computed up to DENSE_COUNT, if
 # the budget covers it: the matrix is then 128 MiB.
 DENSE_COUNT = 4096
@@ -184,6 +186,8 @@ class ExtremesSearch:
                 if krylov.exhausted:
                     return "converged"
                 self._restart()
+            if self.dimension <= DENSE_COUNT and self._affords_dense() and not self._affords_dense(LAST_CALL):
+                return "dense"
             self.job.offer(self.state)
             krylov.step()
 
@@ -216,9 +220,9 @@ class ExtremesSearch:
         # A probability is stated down to −band, and coarse rounding makes that too far.
         return "dense" if self.op.eps > SINGLE and affordable else "converged"
 
-    def _affords_dense(self) -> bool:
+    def _affords_dense(self, more: int = 0) -> bool:
         size = self.op.size
-        return self.budget >= self.spent + size + 3 and memory.eigh_fits(size)
+        return self.budget >= self.spent + more + size + 3 and memory.eigh_fits(size)
 
     def _ends_of_ritz(self) -> tuple[np.ndarray, np.ndarray]:
         ritz = self.krylov.ritz()

@@ -66,8 +66,9 @@ NOTHING = LineCheck(0.0, 0.0, "", math.nan, 0.0)
 
 
 def parameter_scale(op: HessianOperator) -> float:
-    """Distance from which probing starts: the length of the parameters, at least 1."""
-    return max(float(norm(cast(op.x, op.layout.work_dtypes))), 1.0)
+    """Distance from which probing starts: the length of the parameters that the loss reads, at least 1."""
+    read = cast(op.x, op.layout.work_dtypes)
+    return max(float(norm(tuple(leaf for leaf, flag in zip(read, op.active, strict=True) if flag))), 1.0)
 
 
 def line_check(

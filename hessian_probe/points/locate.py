@@ -1,4 +1,4 @@
-"""Newton iteration to a critical point near enough for the curvature measured here to describe it.
+"""Whether the gradient is zero to rounding here; else Newton steps to a critical point near enough.
 
 Training never stops at a critical point exactly.  The local quadratic model predicts one at
 x + s with H s = −g; it counts as near when the model explains the gradient, the true gradient all but
@@ -20,7 +20,6 @@ from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
 from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step, split_gradient
 from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, Rounding
-from hessian_probe.points.weak_slope import weak_slope
 
 # Share of the curvature's change that the loss may change on the path to the critical point, and that
 # the quadratic model may change along each eigenvector on its own, where rises and falls cannot
@@ -47,7 +46,7 @@ POLISH_UNEXPLAINED = 1e-3
 # (((m−2)/(m−1))^(m−1): 0.25, 0.30, 0.32 … for m = 3, 4, 5 …).
 PROGRESS = 0.5
 TAIL = 0.34
-# A remainder below this many gradient tolerances could be rounding; then nothing is claimed.
+# A remainder below this many gradient tolerances could be rounding: it is not called a slope.
 DOUBT = 10.0
 # A Newton step, and a gradient in the zero band, of at most this number of roundings are zero.
 STEP_ROUNDINGS = 32.0
@@ -64,8 +63,8 @@ class LocatedPoint(NamedTuple):
         critical_loss: loss at x + s.
         operator: the Hessian at x + s where "near", else None.
         regular: False where the gradient fell only as fast as towards a point without curvature.
-        polished: whether the gradient at x + s is zero to rounding; else that it vanishes nearby is a
-            prediction.
+        polished: whether the gradient at x + s is within DOUBT tolerances of zero; else that it vanishes
+            nearby is a prediction.
         evidence: the numbers, what decided first.
     """
 
@@ -271,17 +270,8 @@ class NewtonIteration:
             if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
                 break
             here, spectrum = there, None
-        weak, numbers = self._weak_slope(there), self._numbers(there)
-        if weak is not None:
-            return far(weak, numbers)
+        numbers = self._numbers(there)
         return unknown(Reason("newton_stalls", share=after / before, kept=str(KEPT)), numbers)
-
-    def _weak_slope(self, op: HessianOperator) -> Reason | None:
-        """Say so if the gradient that is left is a slope that does not vanish nearby, and no rounding."""
-        rounding, left = DOUBT * max(self.tolerance, self.doubtful), float(norm(op.gradient_vector))
-        if left <= rounding or self._unseen(left):
-            return None
-        return weak_slope(op, self.extremes.band, self._left)
 
     def _unseen(self, slope: float) -> bool:
         """Whether a slope does not show in the loss over the distance that is checked."""
@@ -357,8 +347,7 @@ class NewtonIteration:
             beyond = Reason("prediction_too_far", distance=distance, limit=self.limit)
             if step.change > MODEL_SHARE * self.change:
                 return far(beyond)
-            weak = self._weak_slope(here)
-            return unknown(beyond) if weak is None else far(weak, beyond)
+            return unknown(beyond)
         return None
 
     def _moved_too_far(self, there: HessianOperator, step: NewtonStep) -> LocatedPoint | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.optimize
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten_rows, norm, unflatten
+from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten, norm, unflatten
 from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
-from hessian_probe.points.reviews.degenerate.flat_floor import follow_floor
-from hessian_probe.points.reviews.degenerate.lyapunov_schmidt import NOISE_FACTOR, ReducedLoss
 from hessian_probe.points.rounding import Rounding
 
 # A generator's flow is followed over this share of the parameters' length by FLOW_STEPS steps of the
@@ -18,8 +17,12 @@ from hessian_probe.points.rounding import Rounding
 FLOW = 0.25
 FLOW_STEPS = 8
 FLOW_ERROR = 1e-7
+# How many times the largest change that a few draws of the rounding make counts.
+NOISE_FACTOR = 8.0
 # Straight lines are followed over these shares of the parameters' length, in both directions.
-SHARES = 0.5 ** np.arange(1, 6)
+SHARES = 0.5 ** np.arange(5, 0, -1)
+# With all other directions relaxed a line is followed in this number of steps, lest another branch is met.
+RELAXED = 16
 # Vectors may each be flat and their span not (a product of all of them): random combinations are tried.
 COMBINATIONS = 12
 # A product with a flat direction is zero to rounding up to this number of zero bands.
@@ -47,7 +50,7 @@ def check_symmetry(
 
     Cost:
         One product and about ten evaluations for each direction; some 600 evaluations for a vector whose
-        straight line is not flat.
+        straight line is not flat (n more for every distance).
     """
     rows = op.null.directions(op.x)
     for index, flat in enumerate(rows):
@@ -56,7 +59,7 @@ def check_symmetry(
         if problem is None and not op.null.fixed:
             problem = _along_flow(op, index, rounding, extremes)
         if problem is None and op.null.fixed:
-            moved = _change_along_line(op, direction, flat, extremes, rounding, rng)
+            moved = _change_along_line(op, direction, extremes, rounding)
             if moved is not None:
                 problem = Reason("null_space_line", name=op.null.name(index), **moved)
         if problem is not None:
@@ -65,7 +68,7 @@ def check_symmetry(
         for _ in range(COMBINATIONS):
             flat = rng.standard_normal(len(rows)) @ rows
             flat /= np.linalg.norm(flat)
-            moved = _change_along_line(op, unflatten(op.layout, flat), flat, extremes, rounding, rng)
+            moved = _change_along_line(op, unflatten(op.layout, flat), extremes, rounding)
             if moved is not None:
                 return Reason("null_space_combination", **moved)
     return None
@@ -118,33 +121,55 @@ def _along_flow(
 
 
 def _change_along_line(
-    op: RestrictedHessian,
-    direction: Vector,
-    flat: np.ndarray,
-    extremes: ExtremeEigenpairs,
-    rounding: Rounding,
-    rng: np.random.Generator,
+    op: RestrictedHessian, direction: Vector, extremes: ExtremeEigenpairs, rounding: Rounding
 ) -> dict[str, float] | None:
     """Largest change of the loss along a line, and how far it was followed; None where the line is flat."""
-    steps = parameter_scale(op) * np.concatenate([SHARES, -SHARES])
+    far = parameter_scale(op) * SHARES
+    steps = np.concatenate([far, -far])
     values, slopes = op.objective.line(op.x, direction, steps)
-    moved = float(np.max(np.abs(values - op.value)))
+    moved = np.abs(values - op.value)
     noise = NOISE_FACTOR * (rounding.value + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
     slope_noise = NOISE_FACTOR * rounding.gradient + BANDS * extremes.band * np.abs(steps)
-    if np.all(np.abs(values - op.value) <= noise) and np.all(np.abs(slopes) <= slope_noise):
+    if np.all(moved <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return None
-    if extremes.spectrum is not None:
-        null = flatten_rows(op.null_basis).T
-        zeros = np.zeros(null.shape[1])
-        whole = (
-            np.concatenate([zeros, extremes.spectrum[0]]),
-            np.concatenate([null, extremes.spectrum[1]], axis=1),
-        )
-        reduced = ReducedLoss(op, whole, extremes.band, 1.0, rng)
-        unit = reduced.flat.T @ flat
-        if follow_floor(reduced, np.stack([unit, -unit]), parameter_scale(op)).constant:
-            return None
-    return {"moved": moved, "distance": float(np.max(steps))}
+    found = {"moved": float(np.max(moved)), "distance": float(np.max(far))}
+    if extremes.spectrum is None:
+        return found
+    steps = np.max(far) * np.arange(1, RELAXED + 1) / RELAXED
+    noise = noise[0] + BANDS * extremes.band * steps**2
+    flat = all(_flat_relaxed(op, direction, extremes, sign * steps, noise) for sign in (1.0, -1.0))
+    return None if flat else found
+
+
+def _flat_relaxed(
+    op: RestrictedHessian,
+    direction: Vector,
+    extremes: ExtremeEigenpairs,
+    steps: np.ndarray,
+    noise: np.ndarray,
+) -> bool:
+    """Whether the loss stays as it is along a line with all other directions relaxed."""
+    assert extremes.spectrum is not None
+    values, vectors = extremes.spectrum
+    inside = np.abs(values) > extremes.band
+    values, across = values[inside], vectors[:, inside]
+    work, rest = op.layout.work_dtypes, np.zeros(len(values))
+    x = flatten(cast(op.x, work)).astype(np.float64)
+    line = flatten(direction).astype(np.float64)
+
+    def there(y: np.ndarray, step: float) -> tuple[float, Vector]:
+        moved = unflatten(op.layout, x + step * line + across @ y)
+        return op.objective.value_and_gradient(cast(moved, op.layout.dtypes))
+
+    def residual(y: np.ndarray, step: float) -> np.ndarray:
+        return np.asarray((across.T @ flatten(there(y, step)[1]).astype(np.float64)) / values)
+
+    for step, allowed in zip(steps, noise, strict=True):
+        if len(values):
+            rest = scipy.optimize.root(residual, rest, (step,), jac=lambda y, _: np.eye(len(y))).x
+        if not abs(there(rest, step)[0] - op.value) <= allowed:
+            return False
+    return True
 
 
 def left_out(op: RestrictedHessian) -> Reason:

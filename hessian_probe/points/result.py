@@ -1,7 +1,8 @@
-"""The verdict on a point, with everything that decided it."""
+"""`CriticalPoint`, what `classify` returns: the label with everything that decided it."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hessian_probe.results import number, result, signed
@@ -22,25 +23,32 @@ from hessian_probe.spectrum.result import EigenResult, IndexEstimate, Multiplici
         "escape_direction",
         "descent",
         "index_estimate",
+        "gain",
+        "resolution",
+        "reach",
     )
 )
 class CriticalPoint:
     """What kind of point the parameters are at, or near; made by `classify`.
 
+    A label is a statement about a region (`reach`) at a resolution (`resolution`): exact where `certified`,
+    and where it rests on the gain alone, that nothing tried there changes the loss by more than this.
+
     Attributes:
         label: "minimum", "maximum", "saddle", "degenerate", "not_critical" or "undetermined".
-        strict: True if second order alone decides the label; False if flat directions are involved.
+        strict: True if second order (of not_critical: the gradient) decides the label; False if flat
+            directions, higher order, finite steps or the gain are involved.
         certified: True if the label's curvature claims are computed inequalities at a point where the
-            gradient is zero to rounding; False if they rest on a probability or on samples, or if the
-            critical point is only predicted.
+            gradient is zero to rounding; False if they rest on a probability, on samples or on the gain, or
+            if the critical point is only predicted.
         confidence: probability attached to the label, or None where none applies.
         loss: loss at the parameters.
         grad_norm: Euclidean norm of the gradient, in loss / params.
         grad_norm_error: standard error of the gradient over the data (root mean square length of its
             error), where these are at least four batches; else None.  The square of `grad_norm` exceeds
             that of the gradient of all there could be by its square, in the mean.
-        distance: distance to the critical point that the label is about, in params; 0 if the
-            gradient is zero to rounding, NaN if there is none.
+        distance: distance to the critical point that the label is about, in params; 0 if the gradient is
+            zero to rounding, NaN if none was located: the label is then about the reach.
         critical_loss: loss at that critical point (`loss` if the distance is 0, else NaN if none).
         lowest: EigenResult of the lowest end of the Hessian's spectrum at the parameters.
         highest: the same of the highest end.
@@ -66,6 +74,10 @@ class CriticalPoint:
         num_evaluations: loss or gradient evaluations spent beside them.
         size: number of variables.
         dtype: precision of the parameters and, where the loss computes in less, that too.
+        gain: what is left to gain, in loss units: an estimate, on the safe side, of the largest decrease
+            within the reach; at a maximum of the largest rise.  NaN where it was not measured.
+        resolution: smallest change of the loss that counts, in loss units; NaN where it was not measured.
+        reach: distance within which the gain was estimated, in params; NaN where it was not.
     """
 
     label: str
@@ -93,6 +105,9 @@ class CriticalPoint:
     grad_norm_error: float | None = None
     samples_needed: int | None = None
     reasons: tuple[str, ...] = ()
+    gain: float = math.nan
+    resolution: float = math.nan
+    reach: float = math.nan
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         kind = "certified" if self.certified else "not certified"
@@ -102,7 +117,8 @@ class CriticalPoint:
             title = f"CriticalPoint: {self.label.upper()}   loss {number(self.loss, 5)}"
         else:
             title = f"CriticalPoint: {self.label.upper()} ({kind})   loss {number(self.loss, 5)}"
-        rows = [("|grad|", number(self.grad_norm, 3) + _over_the_data(self.grad_norm_error))]
+        rows = self.left_to_gain()
+        rows.append(("|grad|", number(self.grad_norm, 3) + _over_the_data(self.grad_norm_error)))
         if self.distance > 0:
             rows.append(("distance", f"{number(self.distance, 3)} to the predicted critical point"))
         for name, end in (("lowest", self.lowest), ("highest", self.highest)):
@@ -132,6 +148,14 @@ class CriticalPoint:
             )
         )
         return title, rows
+
+    def left_to_gain(self) -> list[tuple[str, str]]:
+        """Row of a report on what is left to gain; none where it was not measured."""
+        if math.isnan(self.gain):
+            return []
+        name = "left to rise" if self.label == "maximum" else "left to gain"
+        text = f"at most {number(self.gain, 2)} within {number(self.reach, 2)} of here"
+        return [(name, f"{text} (resolution {number(self.resolution, 2)})")]
 
 
 def _over_the_data(error: float | None) -> str:

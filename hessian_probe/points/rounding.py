@@ -40,7 +40,7 @@ SLOPE_NOISE = 4.0
 # allows each are left out.
 DRAWS = 3
 EXCESS = 1e3
-FLOOR_SHARE = 1e-6
+FLOOR_SHARE = 1e-9
 # A decrease of the loss counts beyond this many roundings of the parameters' precision, and of a lower one
 # in which the loss computes.
 DECREASE_ROUNDINGS = 16.0

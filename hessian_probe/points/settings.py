@@ -16,3 +16,4 @@ class Settings(NamedTuple):
     progress: Callable[[str], None] | None
     sampled: bool = True
     counting: bool = False
+    resolution: float | None = None

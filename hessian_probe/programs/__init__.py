@@ -1,1 +1,1 @@
-"""Reading a traced loss: one walker over its program, and three sets of rules."""
+"""Reading a traced loss: one walker over its program (a jaxpr), and three sets of rules."""

@@ -1,4 +1,4 @@
-"""The search of `saddle_search` compiled for the host; `Monitor` probes with it."""
+"""The search of `saddle_search`, without random restarts, compiled for the host; `Monitor` probes with it."""
 
 from __future__ import annotations
 

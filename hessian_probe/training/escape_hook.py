@@ -1,4 +1,7 @@
-"""`escape_saddles`, an optax transformation: it judges the loss, searches, and steps off saddles."""
+"""`escape_saddles`, an optax transformation: it judges the loss, searches, and steps off saddles.
+
+What a search finds is confirmed on the next batch, and taken back where training does worse after it.
+"""
 
 from __future__ import annotations
 

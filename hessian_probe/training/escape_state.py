@@ -1,4 +1,4 @@
-"""What `escape_saddles` remembers from step to step, and the rules that gate its searches and change that."""
+"""What `escape_saddles` remembers from step to step, and how each step changes that."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Event:
             `PlateauTest`); "escaped": the parameters were moved to a lower loss that training does not reach
             by itself, along negative curvature or where the loss bends down, off the point that `point.label`
             names; "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum":
-            the loss is flat and the latest probe found a minimum.
+            the loss is flat, and the latest probe found that no more than the resolution is left to gain.
         step: the step that was given.
         value: the loss that was given.
         params: what to continue with; the same object if nothing was changed.
@@ -62,6 +62,7 @@ class Event:
         rows = [("because", sentence) for sentence in self.evidence]
         if self.point is not None:
             rows.append(("point", f"{self.point.label}, loss {number(self.point.loss, 5)}"))
+            rows.extend(self.point.left_to_gain())
         if self.escape is not None:
             losses = f"{number(self.escape.loss_before, 5)} → {number(self.escape.loss_after, 5)}"
             rows.append(("escape", f"{self.escape.status}, loss {losses}"))
@@ -85,6 +86,8 @@ class Event:
                 "label": self.point.label,
                 "grad_norm": float(self.point.grad_norm),
                 "lowest": float(lowest[0]) if len(lowest) else None,
+                "left_to_gain": float(self.point.gain),
+                "resolution": float(self.point.resolution),
             }
         if self.escape is not None:
             row |= {

@@ -1,4 +1,4 @@
-"""A hook for training loops: watch the loss, probe a plateau, and leave it if it is a saddle."""
+"""`Monitor`: watches the loss, probes on a plateau and on a schedule, and leaves saddles."""
 
 from __future__ import annotations
 
@@ -176,7 +176,8 @@ class Monitor:
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
         if self.state.at_minimum and kind in RESTS:
             kind = "at_minimum"
-            evidence = (*evidence, str(EscapeReason("at_minimum", next=self.state.next_probe)))
+            left, reach, then = self.state.left, self.state.reach, self.state.next_probe
+            evidence = (*evidence, str(EscapeReason("at_minimum", left=left, reach=reach, next=then)))
         if kind in ("escaped", "taken_back"):
             self.gradient_test.restart()
         seconds = time.perf_counter() - began

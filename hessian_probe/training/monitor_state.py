@@ -43,6 +43,8 @@ class MonitorState:
         probe_seconds: the part of it spent on probes.
         backoff: when to probe again.
         at_minimum: whether the latest probe found a minimum.
+        left: what is left to gain there, in loss units; NaN before the first minimum.
+        reach: distance within which that was estimated, in params.
         last: kind of the latest event that was recorded.
         noted: update of it.
         gain: decrease of the loss by the latest escape.
@@ -54,6 +56,7 @@ class MonitorState:
         self._tests = {"loss": test, "grad_norm": gradient_test}
         self.num_steps = self.num_probes = self.num_escapes = self.num_rollbacks = 0
         self.seconds = self.probe_seconds = self.gain = 0.0
+        self.left = self.reach = math.nan
         self.backoff = _scalars(backoff.new_backoff(np, test.window, np.float64))
         self.at_minimum, self.last, self.noted = False, "none", 0
         self.rollback_params: tuple[np.ndarray, ...] = ()
@@ -92,7 +95,10 @@ class MonitorState:
         if found.escape is not None and found.escape.status == "escaped":
             self._escaped(found.escape.loss_before, found.gain, params)
             return
-        at_minimum = found.point is not None and found.point.label == "minimum"
+        point = found.point
+        at_minimum = point is not None and point.label == "minimum"
+        if point is not None and at_minimum:
+            self.left, self.reach = float(point.gain), float(point.reach)
         new = self.backoff.after_probe(
             self._steps,
             fruitless=True,

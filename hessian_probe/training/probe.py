@@ -1,4 +1,4 @@
-"""A probe of the monitor: classify the point, search for a lower loss, confirm it on held-out data."""
+"""Probes of the monitor: full (classify, then search) or quick (search first); held-out data confirm."""
 
 from __future__ import annotations
 

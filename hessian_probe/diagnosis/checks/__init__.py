@@ -1,4 +1,4 @@
-"""One file for each measured test; `CHECKS` is the order in which they run."""
+"""One file for each check; `CHECKS` is the order in which they run."""
 
 from hessian_probe.diagnosis.checks import (
     activations,

@@ -139,7 +139,8 @@ def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     return Finding(
         cause="minimum",
         reason="label",
-        claim=f"a minimum: no direction{among} lowers the loss, which is {number(case.value, 3)}",
+        claim=f"a minimum: at most {number(case.point.gain, 2)} is left to gain within "
+        f"{number(case.point.reach, 2)} of here{among}, and the loss is {number(case.value, 3)}",
         quantity="loss ÷ loss of the best constant output",
         number=share,
         low=share,

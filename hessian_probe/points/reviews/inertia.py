@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, flatten, unflatten
+from hessian_probe.arrays import Vector, add_scaled, cast, flatten, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import ExtremeEigenpairs
-from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
+from hessian_probe.points.line_check import line_check, parameter_scale
+from hessian_probe.points.measurements import Measurements
 from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Rounding
-from hessian_probe.points.second_order import Verdict
+from hessian_probe.points.verdict import Descent, Verdict
 from hessian_probe.spectrum.thresholds import SIGN_MARGIN
 
 # Diagonals closer than this leave nothing to be gained.
@@ -97,48 +97,40 @@ def scaled_inertia(op: HessianOperator, rounding: Rounding) -> Inertia | None:
     return Inertia(values, band, newton, steps, low, float(values[0]) / length**2, spread)
 
 
-def review_inertia(
-    op: HessianOperator, extremes: ExtremeEigenpairs, verdict: Verdict, budget: int, rng: np.random.Generator
-) -> tuple[Verdict, LineCheck | None, Vector | None]:
-    """Decide by the scaled inertia what the spectrum itself leaves in the zero band.
-
-    Args:
-        op: operator at a critical point.
-        extremes: its whole spectrum; nothing is done where that is not known.
-        verdict: the degenerate verdict.
-        budget: products that may be spent.
-        rng: source of randomness.
-
-    Returns:
-        The verdict; for a saddle also how the loss confirms the direction of negative curvature, and that
-        direction.
-
-    Cost:
-        2 n products where the diagonal is badly scaled, else nothing.
-    """
-    if extremes.spectrum is None or len(extremes.spectrum[0]) != op.size or budget < 2 * op.size:
-        return verdict, None, None
+def applies(m: Measurements, verdict: Verdict) -> bool:
+    """Whether second order is silent, the whole spectrum is known and the diagonal is badly scaled."""
+    if verdict.label != "degenerate" or m.problem is not None:
+        return False
+    op, extremes = verdict.judged or m.here
+    if extremes.spectrum is None or len(extremes.spectrum[0]) != op.size or m.left < 2 * op.size:
+        return False
     values, vectors = extremes.spectrum
     diagonal = np.abs(np.square(vectors) @ values)
-    if not np.max(diagonal) > SPREAD * np.min(diagonal):
-        return verdict, None, None
-    rounding = Rounding.measured(op, rng)
+    return bool(np.max(diagonal) > SPREAD * np.min(diagonal))
+
+
+def review(m: Measurements, verdict: Verdict) -> Verdict:
+    """Decide by the scaled inertia what the spectrum itself leaves in the zero band."""
+    op = (verdict.judged or m.here).operator
+    rounding = Rounding.measured(op, m.rng)
     found = scaled_inertia(op, rounding)
     if found is None or not _near(op, found):
-        return verdict, None, None
+        return verdict
     low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band
     label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
         (_sign(low, margin), _sign(high, margin))
     )
     check = line_check(op, found.low, found.curvature, rounding)
     if label is None or not check.confirmed_by:
-        return verdict, None, None
+        return verdict
     evidence = (
         Reason("inertia", spread=found.spread, low=low, high=high, band=found.band),
         Reason("inertia_confirmed", of=check.confirmed_by, measured=check.measured),
     )
-    decided = Verdict(label, True, True, None, (*evidence, *verdict.evidence))
-    return decided, check, found.low if label == "saddle" else None
+    decided = verdict.relabelled(label, *evidence, *verdict.evidence, strict=True, certified=True)
+    if label != "saddle":
+        return decided
+    return decided._replace(lower=Descent(scale(check.radius, found.low), straight=True))
 
 
 def _near(op: HessianOperator, found: Inertia) -> bool:

@@ -1,23 +1,28 @@
-"""When finite steps are used, and whether they confirm or replace a verdict (labels: `stationarity`)."""
+"""Finite steps at kinks, and where the second derivative fails: they confirm or replace a verdict.
+
+The loss is sampled on spheres a factor APART apart.  A claim needs the same finding on AGREE of them
+in a row, the smallest that rounding lets see among them.  Points beside a kink are judged by what is left to
+gain (`reviews/resolution.py`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
+from hessian_probe.arrays import Vector, add_scaled, cast, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import ExtremeEigenpairs
-from hessian_probe.points.line_check import LineCheck, parameter_scale
-from hessian_probe.points.reviews.nonsmooth.stationarity import APART, Stationarity, examine_stationarity
-from hessian_probe.points.rounding import SINGLE, Rounding
-from hessian_probe.points.second_order import Verdict, undetermined
+from hessian_probe.points.line_check import parameter_scale
+from hessian_probe.points.locate import LocatedPoint
+from hessian_probe.points.measurements import Measurements
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Sphere, SphereSampling
+from hessian_probe.points.rounding import SINGLE
+from hessian_probe.points.verdict import Descent, Verdict, undetermined
 from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.results import number, signed
 
@@ -26,101 +31,107 @@ from hessian_probe.results import number, signed
 HIDDEN_SLOPE = 0.5
 # Distances at which that is looked for, as shares of the distance over which the curvature holds.
 CLOSER = (1e-2, 1e-4)
-# Beside a kink the loss may lie above it by this share of the change further out, as beside a smooth point.
-DEPTH_SHARE = 0.1
 # Up to this dimension samples cover the directions densely enough for an extremum at a kink to be claimed.
 FEW_DIRECTIONS = 2
-# Finite-step curvature agrees with the second derivative within this share.
-AGREES = 0.25
-# Steps along minus the gradient, as shares of the length of the parameters (at least 1).
-STEPS = 0.1 * 0.1 ** np.arange(8)
-# The slope has ended where less than this share of it is left.
-LEFT = 0.5
-# A step at which the curvature changes the slope by this share says nothing of a kink.
-CURVED = 0.1
-# The parameters' rounding must be below this share of a step.
+APART = 30.0
+SPHERES = 4
+AGREE = 3
+# The parameters' own rounding must be below this share of a sphere's radius.
 ROUNDING_SHARE = 1e-2
-# Times that the bracket around the kink is divided by nine, at most: 9¹⁶ > 1/eps.
-REFINEMENTS = 16
+# A peak is lower on both sides: the tilt is at most this share of the bend.
+TILT_SHARE = 0.5
+# Gradients that shrink with the sphere by at least half the power that a second order term has leave no
+# slope and no kink of first order.
+SECOND_ORDER = 0.5
+# A change of the loss is at most the longest gradient times the distance, of which samples show a part.
+UNEXPLAINED = 4.0
+# A straight slope keeps at least this share of its length over the distances.
+STRAIGHT = 0.5
+# A null direction is known only to DIRECTION_ROUNDINGS eps; its leakage into the steepest direction changes
+# the loss by the square of that angle, which must not be read as an increase.
+DIRECTION_ROUNDINGS = 16.0
 
 
-class DerivativeEvidence(NamedTuple):
-    """What the derivatives show before finite steps are taken.
+class Stationarity(NamedTuple):
+    """What finite steps found.
 
     Attributes:
-        extremes: extreme eigenpairs, or None.
-        line_checks: what the loss shows along them.
-        rounding: rounding error at the parameters.
-        blind: the second derivative does not exist, cannot be repeated, or is not what the loss shows.
+        label: the label, or None if they do not decide.
+        evidence: what was found, what decided first.
+        descent: displacement along which the loss falls on both sides, or None.
+        falls: a lower loss was found on the two smallest spheres that show anything.
+        rises: a higher one.
     """
 
-    extremes: ExtremeEigenpairs | None
-    line_checks: Mapping[str, LineCheck]
-    rounding: Rounding
-    derivative_failed: bool
+    label: str | None
+    evidence: tuple[Reason, ...]
+    descent: Vector | None = None
+    falls: bool = False
+    rises: bool = False
 
 
-def review_nonsmooth(
-    op: HessianOperator, seen: DerivativeEvidence, verdict: Verdict, rng: np.random.Generator
-) -> tuple[Verdict, Stationarity | None]:
+def applies(m: Measurements, verdict: Verdict) -> bool:
+    """Whether the loss has kinks, or its second derivative fails, and its gradient is a guide."""
+    facts = m.op.objective.facts
+    # Gradients that are drawn, coarse, or not those of the loss are no guide.
+    misled = facts.random or facts.callback or facts.custom_derivative or m.op.eps > SINGLE
+    failed = m.failed or verdict.failed
+    return not misled and (m.problem is None or failed) and bool(facts.kinks or failed)
+
+
+def review(m: Measurements, verdict: Verdict) -> Verdict:
     """Let finite steps confirm, withdraw or replace a verdict.
 
-    Nothing is done for a loss whose program has no kink, unless the second derivative failed.
-
     Args:
-        op: operator at the point that the verdict is about.
-        seen: what is known.
+        m: what was measured.
         verdict: the verdict so far.
-        rng: source of randomness.
 
     Returns:
-        The verdict, and what was found if finite steps replaced it.
+        The verdict as amended.
 
     Cost:
-        Four to eight gradients for a saddle; about 80 for each of four distances otherwise.
+        Four gradients for a saddle; about 60 for each of four distances otherwise.
     """
-    facts = op.objective.facts
-    # Gradients that are drawn, coarse, or not those of the loss are no guide.
-    misled = facts.random or facts.callback or facts.custom_derivative or op.eps > SINGLE
-    if misled or not (facts.kinks or seen.derivative_failed):
-        return verdict, None
-    if verdict.label == "saddle":
-        hidden = _hidden_slope(op, seen, rng)
+    op, label = m.located.operator or m.op, verdict.label
+    first: list[Reason] = []
+    if label == "saddle":
+        hidden = _hidden_slope(op, m)
         if hidden is None:
-            return verdict, None
-        found = _examined(op, seen, rng)
-        return _replaced(op, found, hidden, verdict, seen)
-    if verdict.label in ("minimum", "maximum"):
-        found = _examined(op, seen, rng, min((p.radius for p in seen.line_checks.values()), default=math.inf))
-        against = found.falls if verdict.label == "minimum" else found.rises
-        decided = found.verdict is not None and found.verdict.label != verdict.label
-        if not (against or decided):
-            return withhold_at_kink(op, verdict), None
-        side = "lower" if verdict.label == "minimum" else "higher"
-        reason = Reason("finite_steps_differ", label=verdict.label, side=side)
-        return _replaced(op, found, reason, verdict, seen)
-    if verdict.label == "not_critical" and seen.extremes is not None:
-        return _slope_checked(op, seen, verdict, rng)
-    if verdict.label == "degenerate" or (verdict.label == "undetermined" and seen.derivative_failed):
-        found = _examined(op, seen, rng)
-        if found.verdict is None or (verdict.label == "degenerate" and _many(op, found)):
-            return verdict.with_reasons(*found.evidence), None
-        return _replaced(op, found, None, verdict, seen)
-    return verdict, None
+            return verdict
+        first = [hidden]
+    elif label in ("undetermined", "not_critical"):
+        failed = m.failed or verdict.failed
+        if not (failed if label == "undetermined" else at_a_kink(op.objective, op.x)):
+            return verdict
+    found = examine_stationarity(op, m, near=label in ("minimum", "maximum"))
+    if label in ("minimum", "maximum"):
+        if found.label in (None, label) and not (found.falls if label == "minimum" else found.rises):
+            return _uncertified_at_kink(op, verdict)
+        side = "lower" if label == "minimum" else "higher"
+        first = [Reason("finite_steps_differ", label=label, side=side)]
+    elif label == found.label == "not_critical":
+        return verdict
+    many = found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
+    if (label in ("degenerate", "undetermined") and found.label is None) or (label == "degenerate" and many):
+        return verdict.with_reasons(*found.evidence)
+    if many:
+        first = [Reason("kinks_many_directions", size=op.size), *first]
+    else:
+        first = [*first, *found.evidence] if found.label is None else [*found.evidence, *first]
+    decided = "undetermined" if many or found.label is None else found.label
+    replaced = Verdict(decided, False, False, None, (*first, *verdict.evidence))
+    if m.sampled:
+        return undetermined(Reason("finite_steps_not_held_out"), *replaced.evidence)
+    if op is m.op:
+        replaced = replaced._replace(located=LocatedPoint("exact", 0.0, op.value, None, ()))
+    if found.descent is not None:
+        replaced = replaced._replace(lower=Descent(found.descent, straight=True))
+    return replaced
 
 
-def withhold_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
-    """Let an extremum stand that is not at a kink, or has few directions; else claim nothing.
-
-    At a kink the loss may fall within a wedge so narrow that no sample meets it.
-
-    Args:
-        op: operator at the point.
-        verdict: a minimum or maximum.
-
-    Returns:
-        The verdict, not certified at a kink; or "undetermined".
-    """
+def _uncertified_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
+    """Let an extremum stand that is not at a kink, or has few directions; else claim nothing."""
+    # At a kink the loss may fall within a wedge so narrow that no sample meets it.
     if not at_a_kink(op.objective, op.x):
         return verdict
     if op.size > FEW_DIRECTIONS:
@@ -128,118 +139,23 @@ def withhold_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
     return verdict._replace(strict=False, certified=False).with_reasons(Reason("kink_sampled"))
 
 
-def _slope_checked(
-    op: HessianOperator, seen: DerivativeEvidence, verdict: Verdict, rng: np.random.Generator
-) -> tuple[Verdict, Stationarity | None]:
-    """Follow the slope: where it ends sooner than the curvature can make it, a kink is there."""
-    assert seen.extremes is not None
-    kink = find_kink(op, seen.extremes.top)
-    if kink is None:
-        return verdict, None
-    there = op if kink.offset == 0 else op.at(add_scaled(_work(op), 1.0, kink.move))
-    found = _examined(there, seen, rng, nearest=APART * kink.width)
-    if found.verdict is not None:
-        if found.verdict.label == "not_critical":
-            return verdict, None
-        if op.value - there.value > DEPTH_SHARE * found.extent:
-            return verdict, None  # high up the wall of that valley
-    return _replaced(op, found._replace(offset=kink.offset), kink.reason, verdict, seen)
-
-
-def _replaced(
-    op: HessianOperator,
-    found: Stationarity,
-    reason: Reason | None,
-    verdict: Verdict,
-    seen: DerivativeEvidence,
-) -> tuple[Verdict, Stationarity]:
-    first = () if reason is None else (reason,)
-    if found.verdict is None:
-        return undetermined(*first, *found.evidence, *verdict.evidence), found
-    if _many(op, found):
-        return undetermined(Reason("kinks_many_directions", size=op.size), *first, *verdict.evidence), found
-    against = _against(found.verdict.label, seen.extremes)
-    if against is not None:
-        return undetermined(against, *first, *found.evidence, *verdict.evidence), found
-    evidence = (*found.verdict.evidence, *first, *verdict.evidence)
-    return found.verdict._replace(evidence=evidence), found
-
-
-def _many(op: HessianOperator, found: Stationarity) -> bool:
-    """Whether an extremum was found by samples in more directions than samples can cover."""
-    verdict = found.verdict
-    return verdict is not None and verdict.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
-
-
-def _against(label: str, extremes: ExtremeEigenpairs | None) -> Reason | None:
-    """Say so if the second derivative, blind as it is, shows curvature of the sign that a label denies."""
-    if extremes is None or extremes.low is None or extremes.high is None:
-        return None
-    value = {"minimum": extremes.low.value, "maximum": -extremes.high.value}.get(label, 0.0)
-    return None if value >= -extremes.band else Reason("second_derivative_against", label=label)
-
-
-def _examined(
-    op: HessianOperator,
-    seen: DerivativeEvidence,
-    rng: np.random.Generator,
-    farthest: float = math.inf,
-    nearest: float = 0.0,
-) -> Stationarity:
-    directions = (
-        [] if seen.extremes is None else [e.vector for e in (seen.extremes.low, seen.extremes.high) if e]
-    )
-    gradient = op.gradient_vector
-    if math.isfinite(float(norm(gradient))):
-        directions.append(gradient)
-    top = seen.extremes.top if seen.extremes is not None else 0.0
-    found = examine_stationarity(op, directions, seen.rounding, top, rng, farthest, nearest)
-    if found.direction is None or not found.scales or (seen.derivative_failed and seen.extremes is None):
-        return found
-    return found._replace(evidence=(*found.evidence, *_beside(op, found)))
-
-
-def _beside(op: HessianOperator, found: Stationarity) -> tuple[Reason, ...]:
-    """Compare the curvature by finite steps with the second derivative along the same direction."""
-    assert found.direction is not None
-    exact = float(dot(found.direction, op.apply(found.direction)))
-    if not math.isfinite(exact):
-        return (Reason("second_derivative_nonfinite"),)
-    listed = ", ".join(f"{signed(c, 3)} at {number(h, 2)}" for h, c in found.scales)
-    good = [h for h, c in found.scales if abs(c - exact) <= AGREES * abs(c)]
-    where = f"predicts the loss up to {number(max(good), 2)}" if good else "predicts it at no distance tried"
-    return (Reason("finite_step_curvature", listed=listed, exact=exact, where=where),)
-
-
-def _hidden_slope(op: HessianOperator, seen: DerivativeEvidence, rng: np.random.Generator) -> Reason | None:
+def _hidden_slope(op: HessianOperator, m: Measurements) -> Reason | None:
     """Say so if gradients on both sides of the point agree on a slope that the point does not show."""
-    distance = min(
-        (p.radius for p in seen.line_checks.values() if p.radius > 0), default=0.1 * parameter_scale(op)
-    )
-    own = float(norm(op.gradient_vector))
-    means = []
+    radii = (check.radius for check in m.line_checks.values() if check.radius > 0)
+    distance, own = min(radii, default=0.1 * parameter_scale(op)), float(norm(op.gradient_vector))
+    x, noise, means = cast(op.x, op.layout.work_dtypes), 8 * m.rounding.gradient, []
     for share in CLOSER:
-        h = share * distance
-        draw = random_normal(rng, op.layout, op.active)
+        draw = random_normal(m.rng, op.layout, op.active)
         unit = scale(1 / norm(draw), draw)
-        sides = [op.at(_moved(op, sign * h, unit)).gradient_vector for sign in (1.0, -1.0)]
-        mean = 0.5 * float(norm(add_scaled(sides[0], 1.0, sides[1])))
-        longest = max(float(norm(g)) for g in sides)
-        means.append(mean)
-        noise = 8 * seen.rounding.gradient if math.isfinite(seen.rounding.gradient) else 0.0
-        if not mean > max(HIDDEN_SLOPE * longest, 4 * own + noise):
+        ahead, behind = (
+            op.at(add_scaled(x, s * share * distance, unit)).gradient_vector for s in (1.0, -1.0)
+        )
+        means.append(0.5 * float(norm(add_scaled(ahead, 1.0, behind))))
+        if not means[-1] > max(HIDDEN_SLOPE * max(float(norm(g)) for g in (ahead, behind)), 4 * own + noise):
             return None
     if means[1] < HIDDEN_SLOPE * means[0]:
         return None
     return Reason("hidden_slope", gradient=own, mean=means[1], distance=CLOSER[1] * distance)
-
-
-def _moved(op: HessianOperator, step: float, direction: Vector) -> Vector:
-    return add_scaled(_work(op), step, direction)
-
-
-def _work(op: HessianOperator) -> Vector:
-    return cast(op.x, op.layout.work_dtypes)
 
 
 def at_a_kink(objective: Objective, x: Vector) -> bool:
@@ -252,82 +168,100 @@ def at_a_kink(objective: Objective, x: Vector) -> bool:
         One evaluation of the loss, and its compilation.
     """
     kinks = set(objective.facts.kinks)
-    if not kinks:
-        return False
-    for batch in objective.data:
-        program = objective.program(batch, x)
-        inputs = jax.tree.leaves((x, objective.non_variables, batch.arrays))
-        if operands_tie(program, len(x), inputs, kinks, float(objective.eps)):
-            return True
-    return False
+    return bool(kinks) and any(
+        operands_tie(
+            objective.program(batch, x),
+            len(x),
+            jax.tree.leaves((x, objective.non_variables, batch.arrays)),
+            kinks,
+            float(objective.eps),
+        )
+        for batch in objective.data
+    )
 
 
-class Kink(NamedTuple):
-    """The end of a slope.
-
-    Attributes:
-        move: displacement to it.
-        offset: its length; 0 where the slope does not even hold at the point.
-        width: how accurately it is known.
-        reason: what shows it.
-    """
-
-    move: Vector
-    offset: float
-    width: float
-    reason: Reason
-
-
-def find_kink(op: HessianOperator, top: float) -> Kink | None:
-    """Follow minus the gradient until a kink ends the slope.
+def examine_stationarity(op: HessianOperator, m: Measurements, *, near: bool) -> Stationarity:
+    """Look at the loss around a point over decades of distance.
 
     Args:
         op: operator at the point.
-        top: ‖H‖ there.
+        m: what was measured; its extreme eigenvectors are looked along, beside the gradient, random
+            directions and those found on the previous spheres.
+        near: whether to stay within the distance over which the curvature holds.
 
     Returns:
-        The kink, or None where the slope goes on as the derivatives say.
+        The finding.
 
     Cost:
-        16 evaluations of loss and slope, or up to 136.
+        About 60 gradients for each of four distances.
     """
-    length = float(norm(op.gradient_vector))
-    if not (length > 0 and math.isfinite(length)):
-        return None
-    downhill = scale(-1 / length, op.gradient_vector)
-    rounding = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
-    steps = STEPS[::-1] * parameter_scale(op)
-    _, slopes = op.objective.line(op.x, downhill, steps)
-    useful = (rounding <= ROUNDING_SHARE * steps) & (top * steps <= CURVED * length) & np.isfinite(slopes)
-    ended = useful & (slopes > -LEFT * length)
-    if not np.any(ended):
-        return _behind(op, downhill, steps[useful], length)
-    first = int(np.argmax(ended))
-    if not np.any(useful[:first]):
-        return _on_kink(downhill, length, float(steps[first]), float(slopes[first]))
-    low, high = float(steps[first - 1]), float(steps[first])
-    for _ in range(REFINEMENTS):
-        if high - low <= 2 * rounding:
+    ends = () if m.extremes is None else (m.extremes.low, m.extremes.high)
+    directions = [end.vector for end in ends if end is not None]
+    if math.isfinite(float(norm(op.gradient_vector))):
+        directions.append(op.gradient_vector)
+    around = SphereSampling(op, m.rounding, 0.0 if m.extremes is None else m.extremes.top, m.rng)
+    spacing = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    held = [check.radius for check in m.line_checks.values()] if near else []
+    radius, carried, spheres = min([0.1 * parameter_scale(op), *held]), list[Vector](), list[Sphere]()
+    for _ in range(SPHERES):
+        if spacing > ROUNDING_SHARE * radius:
             break
-        inner = np.linspace(low, high, 10)[1:-1]
-        _, slopes = op.objective.line(op.x, downhill, inner)
-        index = int(np.argmax(np.append(slopes > -LEFT * length, True)))
-        edges = np.r_[low, inner, high]
-        low, high = float(edges[index]), float(edges[index + 1])
-    reason = Reason("beside_kink", gradient=length, distance=low)
-    return Kink(scale(0.5 * (low + high), downhill), 0.5 * (low + high), high - low, reason)
+        sphere = around.look(radius, [*directions, *carried])
+        radius /= APART
+        if sphere is not None:
+            spheres.append(sphere)
+            carried = [sphere.low.direction, sphere.peak[0].direction]
+    if not spheres:
+        return Stationarity(None, (Reason("no_finite_step"),))
+    if not any(sphere.moved for sphere in spheres):
+        return Stationarity(None, (Reason("plateau", distance=spheres[0].distance),))
+    seen = [sphere for sphere in spheres if sphere.low.change != 0 or sphere.high.change != 0]
+    falls = len(seen) > 1 and all(s.low.change < 0 for s in seen[-2:])
+    rises = len(seen) > 1 and all(s.high.change > 0 for s in seen[-2:])
+    return _kind(seen, (DIRECTION_ROUNDINGS * op.eps) ** 2)._replace(falls=falls, rises=rises)
 
 
-def _on_kink(downhill: Vector, length: float, step: float, slope: float) -> Kink:
-    reason = Reason("on_kink", gradient=length, distance=step, slope=slope)
-    return Kink(scale(0.0, downhill), 0.0, 0.0, reason)
+def _kind(seen: list[Sphere], share: float) -> Stationarity:
+    """Find what AGREE spheres in a row say, the smallest visible among them."""
+    near = seen[-AGREE:]
+    if len(near) < AGREE:
+        listed = ", ".join(number(s.distance, 2) for s in seen) or "no distance"
+        return Stationarity(None, (Reason("finite_steps_rounded", listed=listed),))
+    changes = [max(abs(s.low.change), abs(s.high.change)) for s in near]
+    last, second_order = near[-1], all(_shrinks(outer, inner) for outer, inner in pairwise(near))
+    if any(change > UNEXPLAINED * s.steepest * s.distance for change, s in zip(changes, near, strict=True)):
+        jump = {"change": changes[-1], "distance": last.distance, "longest": last.steepest}
+        return Stationarity(None, (Reason("finite_steps_jump", **jump),))
+    steady = last.min_norm >= STRAIGHT * near[0].min_norm and not second_order
+    if steady and all(sphere.slope for sphere in near):
+        numbers = {"distance": last.distance, "shortest": last.min_norm, "longest": last.steepest}
+        return Stationarity("not_critical", (Reason("finite_steps_slope", **numbers),))
+    listed = "; ".join(
+        f"{signed(s.low.change, 2)} to {signed(s.high.change, 2)} at {number(s.distance, 2)}" for s in seen
+    )
+    peaked = all(s.even_change < 0 and s.odd_change <= TILT_SHARE * abs(s.even_change) for s in near)
+    bent = peaked or (second_order and all(s.even_change < 0 for s in near))
+    down = scale(near[0].distance, near[0].peak[0].direction)
+    if second_order or all(sphere.stationary <= STATIONARY for sphere in near):
+        balance = Reason("gradient_vanishes")
+        if not second_order:
+            balance = Reason("zero_in_hull", share=max(s.stationary for s in near))
+        if all(s.low.change > share * max(s.high.change, 0.0) for s in seen):
+            risen = Reason("finite_steps_extremum", kind="lowest", side="higher", listed=listed)
+            return Stationarity("minimum", (risen, balance))
+        if all(s.high.change < share * min(s.low.change, 0.0) for s in seen):
+            fallen = Reason("finite_steps_extremum", kind="highest", side="lower", listed=listed)
+            return Stationarity("maximum", (fallen, balance), down)
+        if bent and all(s.low.change < 0 < s.high.change for s in near):
+            return Stationarity("saddle", (Reason("finite_steps_saddle", listed=listed), balance), down)
+    disagree = Reason("finite_steps_disagree", listed=listed)
+    return Stationarity(None, (disagree,), down if peaked else None)
 
 
-def _behind(op: HessianOperator, downhill: Vector, steps: np.ndarray, length: float) -> Kink | None:
-    """Whether the slope does not hold uphill of the point: it is on top of a kink."""
-    if len(steps) == 0:
-        return None
-    _, slopes = op.objective.line(op.x, downhill, -np.resize(steps, len(STEPS)))
-    if slopes[0] > -LEFT * length:
-        return _on_kink(downhill, length, float(-steps[0]), float(slopes[0]))
-    return None
+def _shrinks(outer: Sphere, inner: Sphere) -> bool:
+    """Whether the gradients shrink with the distance: then no slope and no kink is of first order."""
+    # From every sphere to the next: far out a gradient may grow for other reasons, and hide a slope.
+    if not inner.steepest > 0:
+        return outer.steepest > 0
+    shrunk = math.log(outer.steepest / inner.steepest) / math.log(outer.distance / inner.distance)
+    return shrunk >= SECOND_ORDER

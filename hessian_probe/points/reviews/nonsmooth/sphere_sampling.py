@@ -1,8 +1,8 @@
 """What the loss does on a sphere around a point: its lowest and highest values, its peaks, its slopes.
 
 Directions are found, not only drawn: the gradients seen on the sphere make a bundle whose shortest convex
-combination points down; directions along which no kink is crossed are split off; and from the lowest, the
-highest and the most peaked direction a search goes on along the sphere.  What is stated holds for the
+combination points down; directions along which no kink is crossed are split off; and from the lowest and the
+highest direction a search goes on along the sphere.  What is stated holds for the
 directions that were sampled.
 """
 
@@ -37,8 +37,6 @@ CURVED = 4.0
 KINK_SHARE = 1e-3
 # Pairs of half-random directions in which a slope must hold too.
 MIXED = 4
-# Lanczos steps by finite-step products among the directions along which no kink is crossed.
-SMOOTH_STEPS = 6
 # Turns of the search along the sphere, each with trial steps of these shares of the radius.
 TURNS = 5
 TRIALS = 0.25 ** np.arange(8)
@@ -98,19 +96,6 @@ class Sphere(NamedTuple):
         """Half their difference."""
         return 0.5 * abs(self.peak[0].change - self.peak[1].change)
 
-    @property
-    def curvature(self) -> float:
-        """(f(x+hd) + f(x−hd) − 2f(x)) / h² along the peak direction."""
-        return 2 * self.even_change / self.distance**2
-
-
-class _Bundle(NamedTuple):
-    """Gradients by row, the norm of their shortest combination, and whether that is a slope."""
-
-    gradients: np.ndarray
-    min_norm: float
-    slope: bool
-
 
 class SphereSampling:
     """Samples the loss around a point.
@@ -122,17 +107,8 @@ class SphereSampling:
         rng: source of directions.
     """
 
-    def __init__(
-        self,
-        op: HessianOperator,
-        rounding: Rounding,
-        top: float,
-        rng: np.random.Generator,
-    ) -> None:
-        self.top = top
-        self.op, self.rng = op, rng
-        self.rounding = rounding
-        self.value = op.value
+    def __init__(self, op: HessianOperator, rounding: Rounding, top: float, rng: np.random.Generator) -> None:
+        self.op, self.rounding, self.top, self.rng, self.value = op, rounding, top, rng, op.value
         self._x = cast(op.x, op.layout.work_dtypes)
         self._samples: list[SphereSample] = []
         self._pairs: list[tuple[SphereSample, SphereSample]] = []
@@ -144,20 +120,19 @@ class SphereSampling:
         try:
             for direction in (*drawn, *directions):
                 self._both(direction)
-            bundle = self._bundle()
-            across = _span(bundle.gradients, CURVED * distance * self.top)
+            gradients, min_norm, slope = self._bundle()
+            across = _span(gradients, CURVED * distance * self.top)
             for direction in (*directions, drawn[0]):
                 self._both(self._vector(_project(flatten(direction), across)))
-            self._along_kinks(flatten(drawn[-1]), across)
-            low = self._search(min(self._samples, key=_change), 1.0)
-            high = self._search(max(self._samples, key=_change), -1.0)
+            low = self._search(min(self._samples, key=lambda sample: sample.change), 1.0)
+            high = self._search(max(self._samples, key=lambda sample: sample.change), -1.0)
             self._both(low.direction)
-            peak = self._sharpen(min(self._pairs, key=_sum))
+            peak = min(self._pairs, key=lambda pair: pair[0].change + pair[1].change)
         except FloatingPointError:
             return None
         steepest = max(float(norm(s.gradient)) for s in self._samples)
         moved = steepest > 0 or any(s.change != 0 for s in self._samples)
-        return Sphere(distance, low, high, peak, bundle.min_norm, bundle.slope, steepest, moved)
+        return Sphere(distance, low, high, peak, min_norm, slope, steepest, moved)
 
     def _both(self, direction: Vector) -> None:
         """Sample a direction and its opposite."""
@@ -185,15 +160,19 @@ class SphereSampling:
         shown = abs(slope) > ROUNDINGS * self.rounding.gradient and abs(by_slope) <= BEYOND * coarse
         return by_slope if shown else 0.0
 
-    def _bundle(self) -> _Bundle:
-        """Add the gradients seen along ± the shortest combination until it is short or stays."""
+    def _bundle(self) -> tuple[np.ndarray, float, bool]:
+        """Add the gradients seen along ± the shortest combination until it is short or stays.
+
+        Returns:
+            Gradients by row, the norm of their shortest combination, and whether that is a slope.
+        """
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
         gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
         while True:
             weights, length = min_norm_point(gradients @ gradients.T)
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
             if not length > 0:
-                return _Bundle(gradients, length, slope=False)
+                return gradients, length, False
             best = weights @ gradients
             down = self._vector(-best)
             newest = self._gradients(down, BESIDE, 1)
@@ -206,7 +185,7 @@ class SphereSampling:
                 fall, rise = (sample.change for sample in self._pairs[-1])
                 least = STEEP * self._distance * length
                 slope = stays and length > STATIONARY * longest and fall < -least and rise > least
-                return _Bundle(gradients, length, slope)
+                return gradients, length, slope
             gradients = np.vstack([gradients, newest])
 
     def _gradients(self, direction: Vector, share: float, count: int) -> np.ndarray:
@@ -217,30 +196,6 @@ class SphereSampling:
             mixed = add_scaled(scale(sign, _unit(direction)), share / float(norm(draw)), draw)
             rows.append(flatten(self._sample(_unit(mixed)).gradient))
         return np.stack(rows)
-
-    def _along_kinks(self, start: np.ndarray, across: np.ndarray) -> None:
-        """Sample the extremes of the finite-step curvature among directions that cross no kink."""
-        basis: list[np.ndarray] = []
-        products: list[np.ndarray] = []
-        v = _project(start, across)
-        for _ in range(min(SMOOTH_STEPS, len(start) - len(across))):
-            for _ in range(2):
-                v = _project(v, across)
-                for b in basis:
-                    v = v - (b @ v) * b
-            if not np.linalg.norm(v) > 0:
-                break
-            v = v / np.linalg.norm(v)
-            self._both(self._vector(v))
-            ahead, behind = (flatten(sample.gradient) for sample in self._pairs[-1])
-            basis.append(v)
-            products.append(_project(ahead - behind, across))
-            v = products[-1]
-        if len(basis) > 1:
-            matrix = np.stack(basis) @ np.stack(products).T
-            _, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-            for column in (vectors[:, 0], vectors[:, -1]):
-                self._both(self._vector(column @ np.stack(basis)))
 
     def _vector(self, flat: np.ndarray) -> Vector:
         return unflatten(self.op.layout, flat)
@@ -267,28 +222,6 @@ class SphereSampling:
             else:
                 gradients = np.vstack([gradients, flatten(tried.gradient)])
         return best
-
-    def _sharpen(self, best: tuple[SphereSample, SphereSample]) -> tuple[SphereSample, SphereSample]:
-        """Go along the sphere to directions in which both sides are lower."""
-        step = 0.5
-        for _ in range(TURNS):
-            turn = _tangential(add_scaled(best[1].gradient, -1.0, best[0].gradient), best[0].direction)
-            if turn is None:
-                break
-            self._both(add_scaled(best[0].direction, step, turn))
-            if _sum(self._pairs[-1]) < _sum(best):
-                best = self._pairs[-1]
-            else:
-                step *= 0.25
-        return best
-
-
-def _change(sample: SphereSample) -> float:
-    return sample.change
-
-
-def _sum(pair: tuple[SphereSample, SphereSample]) -> float:
-    return pair[0].change + pair[1].change
 
 
 def _unit(vector: Vector) -> Vector:

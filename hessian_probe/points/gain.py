@@ -1,0 +1,632 @@
+"""What is left to gain within the reach: an estimate on the safe side, tried on the loss.
+
+Within a distance ρ of a point with gradient g and Hessian H ⪰ −ν, the quadratic model falls by at most
+
+    ½ gᵀ(H + σ)⁻¹g + ½ σρ²   for every σ > ν                                                    (1)
+
+(weak duality of the trust-region problem).  In the Krylov space of g, the solution of (T + σ)y = −|g|e₁
+leaves a residual r, orthogonal to the space, and gᵀ(H + σ)⁻¹g ≤ −|g|y₁ + |r|²/(σ − ν).  The least value of
+(1) over σ is the bound; the model's own decrease within the space is at most the true one, and both meet
+when the space has seen what matters.  What the model says is then tried on the loss.
+
+Where the bound is too wide (kinks, or curvature that many products do not show), a short run of L-BFGS shows
+how fast the loss still falls, and twice what the second half of the run gained is taken for the rest.
+
+Source: trust regions: A. R. Conn, N. I. M. Gould and P. L. Toint, Trust-Region Methods, 2000, chapters 5
+and 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from hessian_probe.arrays import (
+    Vector,
+    add_scaled,
+    cast,
+    flatten,
+    host_norm,
+    norm,
+    random_normal,
+    row,
+    scale,
+    unflatten,
+)
+from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.evidence import Reason
+from hessian_probe.points.extremes import DENSE_SIZE, ExtremeEigenpairs
+from hessian_probe.points.line_check import parameter_scale
+from hessian_probe.points.locate import KEPT
+from hessian_probe.points.reviews.sampling.noise import measure_gradient_noise
+from hessian_probe.points.rounding import Rounding
+from hessian_probe.spectrum.dense import dense_eigh
+from hessian_probe.spectrum.krylov import Krylov
+
+# The reach as a share of the parameters' length, and the resolution as a share of the smallest scale.
+REACH = 0.3
+RESOLUTION = 1e-5
+SHUFFLES = 5
+# A label at a resolution is claimed where rounding, or the noise of the data, hides at most this share of
+# that scale.
+MOST_ROUNDED = 1e-3
+MOST_NOISE = 0.1
+# Roundings of the loss below which no change counts.
+ROUNDINGS = 4.0
+# Products for the gradient's Krylov space at one point; points visited, and where matrices are formed.
+PRODUCTS = 40
+POINTS = 4
+DENSE_POINTS = 8
+# The model is at most this factor short of the loss over the reach.
+SAFETY = 2.0
+# A bound below this share of the resolution, or within this factor of the model's decrease, is sharp enough.
+SMALL = 0.25
+SHARP = 2.0
+# Radii of steps, in units of the reach, and shares of the best one at which the loss is looked at; further
+# out too, since models of valleys are short.
+RADII = 0.25 ** np.arange(8)
+SHARES = 2.0 ** np.arange(-2, 3)
+OUTWARD = 4.0 ** -np.arange(4)
+# Distances, to beyond the reach, over which a steady fall is looked for, in units of the parameters' length.
+FURTHER = np.array([0.25, 0.5, 0.75, 1.0])
+# A Newton step leaves 1/e of the gradient along a tail like exp(−x), along 1/xᵖ more, and towards a
+# degenerate minimum xᵐ less: ((m − 2)/(m − 1))^(m − 1), 0.25 for m = 3, 0.36 for m = 24.
+TAIL = 0.36
+TAIL_STEPS = 4
+# A step shorter than this share of a radius ends inside it.
+INTERIOR = 0.999
+# On a tail the loss falls by at least this share of what the model predicts.
+AS_MODELLED = 0.5
+# Displacements from which descents are tried, as shares of the reach, and evaluations of each; evaluations of
+# the run that replaces a bound.
+STARTS = (0.1, 1.0)
+EVALUATIONS = 12
+# Shares of the way to a lower loss at which a rise before it is looked for.
+WAY = (0.125, 0.25, 0.5, 0.75)
+TRIAL = 100
+BESIDE = 0.003
+ADAM_SHARE = 0.01
+# What is left is taken as this many times what the second half of such a run gained.
+REST = 4.0
+# Curvature below this share of ‖H‖ is flat enough to be displaced along.
+FLAT = 1e-3
+
+
+class _Seen:
+    """Decreases below the parameters, one for each evaluation, and the largest with its displacement."""
+
+    def __init__(self) -> None:
+        self.falls: list[float] = []
+        self.best: tuple[float, Vector | None] = (-math.inf, None)
+
+
+class Gain(NamedTuple):
+    """What is left to gain near a point.
+
+    Attributes:
+        reach: distance considered, in params.
+        resolution: smallest change of the loss that counts, in loss units.
+        slope: estimate, on the safe side, of the decrease that the gradient makes within the reach.
+        curvature: decrease that the lowest curvature makes there on both sides, as seen on the loss.
+        shown: largest decrease seen on the loss.
+        move: displacement from the parameters to the lowest loss seen, or None.
+        tail: whether it goes on beyond the points where the model has it vanish, twice in a row.
+        beyond: a larger decrease and how far away it starts, behind a rise, or None.
+        further: a larger decrease and its distance, beyond the reach, reached by a steady fall, or None.
+        modelled: decrease within the reach by the quadratic model at the point.
+    """
+
+    reach: float
+    resolution: float
+    slope: float
+    curvature: float
+    shown: float
+    move: Vector | None
+    tail: bool
+    beyond: tuple[float, float] | None
+    further: tuple[float, float] | None
+    modelled: float
+
+    @property
+    def value(self) -> float:
+        """The largest of the three."""
+        return max(self.slope, self.curvature, self.shown)
+
+
+class TrustRegion:
+    """The quadratic model in an eigenbasis.
+
+    Args:
+        values: eigenvalues, or Ritz values.
+        parts: components of the gradient along their vectors.
+        tail: coupling of every Ritz vector to what is outside the space; zeros for a whole spectrum.
+    """
+
+    def __init__(self, values: np.ndarray, parts: np.ndarray, tail: np.ndarray) -> None:
+        self.values, self.parts, self.tail = values, parts, tail
+        self.top = float(np.max(np.abs(values), initial=0.0))
+
+    def step(self, radius: float) -> tuple[np.ndarray, float]:
+        """Return the step within a radius that lowers the model the most, and the decrease.
+
+        Where the gradient has no component along negative curvature, none is added: that decrease is
+        looked for along the eigenvector itself.
+        """
+        tiny = 1e-15 * self.top
+        floor = max(0.0, -float(np.min(self.values))) + tiny
+
+        def along(sigma: float) -> np.ndarray:
+            return np.nan_to_num(-self.parts / (self.values + sigma))
+
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            low, high = floor, floor + host_norm(self.parts) / radius
+            if host_norm(along(low)) <= radius:
+                high = low
+            for _ in range(100 if high > low > 0 else 0):
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if host_norm(along(middle)) > radius else (low, middle)
+            step = along(high)
+            decrease = -float(step @ self.parts + 0.5 * self.values @ step**2)
+        return step, decrease
+
+    def bound(self, radius: float, band: float) -> float:
+        """Return the least bound (1); curvature above −`band` is taken as zero."""
+        if not np.any(self.parts):
+            return 0.5 * max(0.0, -float(np.min(self.values)) - band) * radius**2
+        floor, best = max(0.0, -float(np.min(self.values)) - band), math.inf
+        widest = self.top + host_norm(self.parts) / radius
+        for extra in np.concatenate([[0.0], widest * np.logspace(-16, 0, 65)]):
+            shifted = np.maximum(self.values, -floor) + floor + extra
+            if not np.all(shifted > 0):
+                continue
+            y = self.parts / shifted
+            rest = float(self.tail @ y) ** 2
+            if rest > 0 and extra == 0:
+                continue
+            outside = 0.5 * rest / extra if rest > 0 else 0.0
+            best = min(best, 0.5 * float(y @ self.parts) + outside + 0.5 * (floor + extra) * radius**2)
+        return best
+
+
+class GainEstimate:
+    """Measures what is left to gain from a point.
+
+    Args:
+        op: operator at the parameters.
+        extremes: extreme eigenpairs there.
+        rounding: rounding error there.
+        rng: source of randomness.
+        budget: products allowed.
+        resolution: the caller's, or None.
+        sampled: whether the batches are a sample of more data.
+
+    Attributes:
+        sign: −1 asks what there is to gain upwards.
+        resolution: smallest change of the loss that counts.
+        hidden: what hides such changes, or None.
+        at_rest: whether the gradient is zero to rounding.
+        uneven: whether the loss rises by more than the resolution along a random direction without curvature,
+            so that directions along which it falls as far may be missed.
+        least_modelled: decrease by the quadratic model that is more than rounding of the gradient or noise of
+            the data makes, and counts, whether the loss shows it or not.
+    """
+
+    def __init__(
+        self,
+        op: HessianOperator,
+        extremes: ExtremeEigenpairs,
+        rounding: Rounding,
+        rng: np.random.Generator,
+        budget: int,
+        resolution: float | None = None,
+        sampled: bool = False,
+    ) -> None:
+        self.op, self.extremes, self.rounding, self.rng, self.sign = op, extremes, rounding, rng, 1.0
+        self.stop_at = op.objective.cost.num_hvps + budget
+        self.work = op.layout.work_dtypes
+        self.reach = REACH * parameter_scale(op)
+        self.shown = 0.0
+        self.beyond: tuple[float, float] | None = None
+        self.uneven = False
+        self.move: Vector | None = None
+        self.origin = cast(op.x, self.work)
+        self.there, self.spectrum = op, extremes.spectrum
+        self.least = ROUNDINGS * rounding.value
+        scale = min(self.scales())
+        self.least = max(self.least, ROUNDINGS * op.eps * scale)
+        resolution = RESOLUTION * scale if resolution is None else resolution
+        self.resolution = max(resolution, self.least)
+        self.noise = self._noise() if sampled else 0.0
+        self.resolution = max(self.resolution, self.noise)
+        self.least_modelled = SAFETY * max(resolution, self.noise)
+        self.hidden = self._hidden(resolution, scale)
+        self.at_rest = self._is_rounding(op.gradient_vector)
+        # Where kinks are, curvature and slopes at one point say little of what lies within the reach.
+        self.kinks = bool(op.objective.facts.kinks)
+
+    @property
+    def left(self) -> int:
+        """Products left."""
+        return max(self.stop_at - self.op.objective.cost.num_hvps, 0)
+
+    def scales(self) -> list[float]:
+        """Return the scales of the loss: made by curvature, and by what the parameters are worth.
+
+        That is how much higher the loss is at parameters of zero, and at shuffled ones.  Where these lie
+        nearer than the reach, or the rise is rounding or not finite, they say nothing.  Where no scale is
+        left, that of the curvature stands in, or what a random displacement changes.
+        """
+        objective, here, dtypes = self.op.objective, self.op.value, self.op.layout.dtypes
+        x: list[Any] = [np.asarray(leaf) for leaf in self.op.x]
+        others = [tuple(np.zeros_like(leaf) for leaf in x)]
+        for _ in range(SHUFFLES):
+            orders = [self.rng.permutation(leaf.size) for leaf in x]
+            shuffled = [leaf.ravel()[order] for leaf, order in zip(x, orders, strict=True)]
+            others.append(tuple(y.reshape(leaf.shape) for y, leaf in zip(shuffled, x, strict=True)))
+        rises = [
+            objective.value(cast(y, dtypes)) - here
+            if float(norm(add_scaled(cast(y, self.work), -1.0, self.origin))) >= self.reach
+            else math.nan
+            for y in others
+            if not objective.facts.callback  # which may refuse such parameters
+        ] or [math.nan]
+        curved = 0.5 * self.extremes.top * self.reach**2
+        found = [curved, rises[0], float(np.median(rises[1:] or rises))]
+        found = [s for s in found if math.isfinite(s) and s > ROUNDINGS * self.least]
+        if found:
+            return found
+        if self.extremes.top > self.extremes.band:
+            return [curved]
+        draw = random_normal(self.rng, self.op.layout, self.op.active)
+        changes = self._falls(self.op, draw, self.reach / float(norm(draw)) * np.array([-1.0, 1.0]))
+        return [float(np.max(np.abs(changes)))]
+
+    def run(self, *, tries: bool = True, walk: bool = True) -> Gain:
+        """Go downhill by trust-region steps until nothing is left, or more than the resolution is shown.
+
+        Args:
+            tries: whether to look beyond the quadratic model, by descents from displaced points.
+            walk: whether to take steps.
+
+        Returns:
+            The estimate.
+        """
+        points = DENSE_POINTS if self.op.size <= DENSE_SIZE else POINTS
+        modelled, left, converges, tail = self._walk(tries, points if walk else 1)
+        curvature = self._along_lowest()
+        fallen = max(self._fall(self.there.value), 0.0)
+        unsure = self.kinks or not converges or SAFETY * left + fallen > self.resolution
+        if tries and unsure and self.shown <= self.resolution:
+            rest = self._trial()
+            measured = not (self.kinks or not converges)
+            left = min(left, rest / SAFETY) if measured else max(left, rest / SAFETY)
+            fallen = max(fallen, self.shown)
+        if tries and max(self.shown, curvature) <= self.resolution:
+            self._try_displaced()
+        further = self._further() if tries and self.shown <= self.resolution else None
+        found = fallen + SAFETY * left, curvature, self.shown
+        return Gain(self.reach, self.resolution, *found, self.move, tail, self.beyond, further, modelled)
+
+    def _further(self) -> tuple[float, float] | None:
+        """Return a decrease, and its distance, to which the loss falls steadily along minus the gradient."""
+        length = float(norm(self.op.gradient_vector))
+        if not length > 0:
+            return None
+        steps = parameter_scale(self.op) * FURTHER
+        downhill = scale(-self.sign / length, self.op.gradient_vector)
+        falls = self._falls(self.op, downhill, steps)
+        if not (np.all(np.diff(falls, prepend=0.0) > 0) and falls[-1] > self.resolution):
+            return None
+        return float(falls[-1]), float(steps[-1])
+
+    def _walk(self, tries: bool, points: int) -> tuple[float, float, bool, bool]:
+        """Take trust-region steps.
+
+        Returns:
+            What the model has at first; what it has left; whether steps converge, else that is no measure;
+            whether there is a tail.
+        """
+        modelled, left, kept, tail = 0.0, math.inf, 0.0, False
+        at_rest = self.at_rest
+        if at_rest and not tries:
+            return 0.0, float(norm(self.op.gradient_vector)) * self.reach / SAFETY, True, False
+        for visit in range(points):
+            region, vector, solved = self._region()
+            _, decrease = region.step(self.reach)
+            if visit == 0:
+                modelled = decrease
+                tail = tries and solved and not at_rest and self._is_tail(region, vector)
+            left = region.bound(self.reach, self.extremes.band)
+            if left <= SHARP * decrease:
+                left = decrease
+            kept = self._kept(self.there, region, vector) if solved and not at_rest else 0.0
+            small = left <= SMALL * self.resolution and kept <= KEPT
+            if small or self.shown > SHARP * self.resolution:
+                break
+            if visit == points - 1 or not self._advance(region, vector):
+                break
+        return modelled, left, kept <= KEPT, tail
+
+    def _kept(
+        self, op: HessianOperator, region: TrustRegion, vector: Callable[[np.ndarray], Vector]
+    ) -> float:
+        """Return the share of the gradient that a whole Newton step leaves; 0 where that is rounding."""
+        with np.errstate(over="ignore", invalid="ignore"):  # along flat directions a step may have any length
+            step = vector(region.step(math.inf)[0])
+            there = cast(add_scaled(cast(op.x, self.work), 1.0, step), op.layout.dtypes)
+        gradient = op.objective.value_and_gradient(there)[1]
+        if self._is_rounding(gradient):
+            return 0.0
+        return float(norm(gradient)) / float(norm(op.gradient_vector))
+
+    def _is_tail(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> bool:
+        """Whether two Newton steps in a row leave much of the gradient where the loss falls as modelled."""
+        op, in_a_row = self.op, 0  # what converges is gone after the first steps
+        for _ in range(TAIL_STEPS):
+            y, decrease = region.step(math.inf)
+            if host_norm(y) > parameter_scale(op) or decrease <= self.rounding.value:
+                return False
+            there = op.at(add_scaled(cast(op.x, self.work), 1.0, vector(y)))
+            fall, gradient = self.sign * (op.value - there.value), there.gradient_vector
+            if not (math.isfinite(fall) and fall >= AS_MODELLED * decrease) or self._is_rounding(gradient):
+                return False
+            slow = float(norm(gradient)) >= TAIL * float(norm(op.gradient_vector))
+            in_a_row = in_a_row + 1 if slow else 0
+            if in_a_row == 2:
+                return True
+            region, vector, solved = self._region(at=there)
+            if not solved:
+                return False
+            op = there
+        return False
+
+    def _try_displaced(self) -> None:
+        """Go down from points displaced to both sides; a lower loss behind a rise ends the reach there."""
+        for share in STARTS:
+            direction = self._displacement()
+            for side in (share, -share):
+                falls, move = self._descend(side * self.reach * direction, EVALUATIONS)
+                if max(falls) > self.resolution and move is not None:
+                    rise = self._rise(flatten(move))
+                    if rise is not None:
+                        self.beyond, self.reach = (max(falls), float(norm(move))), rise
+                        return
+                self._show(max(falls), move)
+        if self.op.size > DENSE_SIZE and self.at_rest:
+            ends = self.reach * direction * np.array([[1.0], [-1.0]])
+            lowest = [max(self._descend(end, EVALUATIONS, direction)[0]) for end in ends]
+            self.uneven = min(lowest) < -self.resolution
+
+    def _rise(self, move: np.ndarray) -> float | None:
+        """Return how far on the way to a lower loss one must rise by the resolution, or None.
+
+        The way is the floor of the valley: the component along the move is held, all others are lowered.
+        """
+        length = host_norm(move)
+        for share in WAY:
+            falls, _ = self._descend(share * move, EVALUATIONS, move / length)
+            if max(falls) < -self.resolution:
+                return float(share * length)
+        return None
+
+    def try_move(self, move: Vector) -> None:
+        """Take the decrease after a displacement that was found elsewhere into account."""
+        self._show(float(self._falls(self.op, move, np.ones(1))[0]), move)
+
+    def _hidden(self, resolution: float, smallest: float) -> Reason | None:
+        """Say what hides changes of the loss that count: rounding, or too few samples."""
+        # The rounding error of the gradient does where it could make a fall that counts.  This contrast of
+        # three draws has the variance of one gradient's error.
+        first, second, third = self.rounding.changes[:3]
+        error = scale(6**-0.5, add_scaled(add_scaled(first, 1.0, second), -2.0, third))
+        if float(norm(error)) * self.reach > resolution:
+            made = self._region(error)[0].step(self.reach)[1]
+            self.least_modelled = max(self.least_modelled, SAFETY * made)
+            if made > self.resolution:
+                return Reason("resolution_rounded", resolution=self.resolution, rounding=made)
+        if self.least > max(MOST_ROUNDED * smallest, resolution):
+            return Reason("resolution_rounded", resolution=resolution, rounding=self.least)
+        if self.noise > MOST_NOISE * smallest:
+            return Reason("resolution_noisy", noise=self.noise, scale=smallest)
+        return None
+
+    @property
+    def gradient_counts(self) -> bool:
+        """Whether the gradient may change the loss by more than the resolution within the reach."""
+        return float(norm(self.op.gradient_vector)) * self.reach > self.resolution
+
+    def _noise(self) -> float:
+        """Return what the noise of the data, taken for a gradient, gains in the model."""
+        draw = measure_gradient_noise(self.op, self.extremes, self.rng).draw
+        if not float(norm(draw)) > 0:
+            return 0.0
+        return self._region(draw)[0].step(self.reach)[1]
+
+    def _is_rounding(self, gradient: Vector) -> bool:
+        tolerance = self.rounding.gradient_tolerance(self.extremes.top)
+        return float(norm(gradient)) <= tolerance and not self.rounding.hides_slope(gradient, tolerance)
+
+    def _fall(self, value: float) -> float:
+        return self.sign * (self.op.value - value)
+
+    def _region(
+        self, slope: Vector | None = None, at: HessianOperator | None = None
+    ) -> tuple[TrustRegion, Callable[[np.ndarray], Vector], bool]:
+        """Return the model at the point reached, by all eigenvalues or in the gradient's Krylov space.
+
+        With the map from its coordinates to vectors, and whether it explains the whole gradient; `slope`
+        stands in for that, `at` for the point reached.
+        """
+        op, sign = self.there if at is None else at, self.sign
+        g = op.gradient_vector if slope is None else slope
+        few = DENSE_SIZE if slope is None else PRODUCTS
+        spectrum = self.spectrum if at is None else None
+        if spectrum is None and op.size <= min(self.left, few):
+            spectrum = dense_eigh(op)
+        if spectrum is not None:
+            self.spectrum = spectrum if at is None else self.spectrum
+            values, columns = spectrum
+            region = TrustRegion(sign * values, sign * (columns.T @ flatten(g)), np.zeros(len(values)))
+            return region, lambda y: unflatten(op.layout, columns @ y), True
+        length = float(norm(g))
+        region = TrustRegion(np.zeros(1), np.array([sign * length]), np.zeros(1))
+        if self.left < 1:
+            return region, lambda y: scale(float(y[0]) / max(length, 1e-300), g), False
+        krylov, weights = Krylov(op, g, self.rng, min(PRODUCTS, self.left), op.active), np.ones((1, 1))
+        while krylov.step():
+            if not krylov.due:
+                continue
+            ritz = krylov.ritz()
+            weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
+            region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
+            bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
+            if bound <= SMALL * self.resolution or (
+                decrease > SHARP * self.resolution and bound <= SHARP * decrease
+            ):
+                break
+        solved = krylov.invariant or krylov.exhausted
+        return region, lambda y: row(krylov.vectors((weights @ y)[:, None]), 0), solved
+
+    def _advance(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> bool:
+        """Take the step that lowers the loss the most, of several lengths; whether one does."""
+        op, best, lowest = self.there, None, self._fall(self.there.value)
+        moved, size = add_scaled(cast(op.x, self.work), -1.0, self.origin), math.inf
+        # Valleys are often bent: a model of them holds over a shorter distance than the reach.
+        for radius in self.reach * RADII:
+            if size < INTERIOR * radius:
+                continue  # the same step once more
+            y, _ = region.step(radius)
+            size, step = host_norm(y), vector(y)
+            if float(norm(add_scaled(moved, 1.0, step))) > (1 + 1e-3) * self.reach:
+                continue
+            fall = float(self._falls(op, step, np.ones(1))[0])
+            if fall > lowest:
+                best, lowest = step, fall
+        if best is None:
+            return False
+        lengths = np.array([float(norm(add_scaled(moved, t, best))) for t in SHARES])
+        shares = SHARES[lengths <= (1 + 1e-3) * self.reach]
+        falls = self._falls(op, best, shares)
+        share = shares[int(np.argmax(falls))]
+        self._show(float(np.max(falls)), add_scaled(moved, share, best))
+        self.there, self.spectrum = op.at(add_scaled(cast(op.x, self.work), share, best)), None
+        return True
+
+    def _falls(self, op: HessianOperator, direction: Vector, steps: np.ndarray) -> np.ndarray:
+        """Return decreases below the parameters along a line; −∞ where the loss is not finite."""
+        values, _ = op.objective.line(op.x, direction, steps)
+        return np.where(np.isfinite(values), self.sign * (self.op.value - values), -np.inf)
+
+    def _show(self, fall: float, move: Vector | None) -> None:
+        if fall > self.shown:
+            self.shown, self.move = float(fall), move
+
+    def _along_lowest(self) -> float:
+        """Return the largest decrease along the lowest eigenvector, on both sides of the point reached.
+
+        A decrease on one side alone is one by the gradient.
+        """
+        low = self.extremes.low if self.sign > 0 else self.extremes.high
+        if low is None or 0.5 * self.sign * low.value * self.reach**2 > self.resolution:
+            return 0.0
+        steps = self.reach * np.concatenate([OUTWARD, -OUTWARD])
+        moved = add_scaled(cast(self.there.x, self.work), -1.0, self.origin)
+        lengths = np.array([float(norm(add_scaled(moved, step, low.vector))) for step in steps])
+        falls = self._falls(self.there, low.vector, steps)
+        falls = np.where(lengths <= (1 + 1e-3) * self.reach, falls, -np.inf)
+        sides = falls.reshape(2, -1)[:, ::-1]  # from near to far: what lies behind a rise is not counted
+        risen = np.logical_or.accumulate(sides < -self.resolution, axis=1)
+        falls = np.where(risen, -np.inf, sides)[:, ::-1].ravel()
+        best = int(np.argmax(falls))
+        self._show(falls[best], add_scaled(moved, steps[best], low.vector))
+        if self.sign * low.value > self.extremes.band:
+            return 0.0
+        both = np.minimum(*np.split(falls, 2))
+        return max(0.0, float(np.max(both) - self._fall(self.there.value)))
+
+    def _trial(self) -> float:
+        """Return an estimate of what is left where no bound is sharp, from what a run's second half gained.
+
+        L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  L-BFGS
+        goes on from a little beside the best point wherever it stops early.
+        """
+        falls = self._adam(TRIAL) if self.kinks else []
+        while len(falls) < TRIAL:
+            beside = BESIDE * self.reach * bool(falls) * self._displacement()
+            more, move = self._descend(beside, TRIAL - len(falls))
+            self._show(max(more), move)
+            falls += more
+        best = np.maximum.accumulate(np.maximum(falls, 0.0))
+        rest = REST * float(best[-1] - best[len(best) // 2])
+        return rest if self.shown + rest > self.resolution else self.resolution - self.shown
+
+    def _adam(self, steps: int) -> list[float]:
+        """Run Adam with steps of a small share of the reach; decreases below the parameters."""
+        y, seen = np.zeros(self.op.size), _Seen()
+        mean, square = np.zeros_like(y), np.zeros_like(y)
+        rate = ADAM_SHARE * self.reach / math.sqrt(len(y))
+        for step in range(1, steps + 1):
+            _, g = self._evaluate(y, 1.0, None, seen)
+            mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g**2
+            scale = np.sqrt(square / (1 - 0.99**step)) + 1e-300
+            y = y - rate * mean / (1 - 0.9**step) / scale
+        self._show(*seen.best)
+        return seen.falls
+
+    def _evaluate(
+        self, y: np.ndarray, unit: float, held: np.ndarray | None, seen: _Seen
+    ) -> tuple[float, np.ndarray]:
+        """Return signed loss and gradient after a move of y units, and note the decrease.
+
+        Moves beyond the reach are drawn back to it; along the direction held the gradient is left out.
+        """
+        op, move = self.op, unit * y
+        over = max(host_norm(move) / self.reach, 1.0)
+        move = move / over
+        there = cast(unflatten(op.layout, flatten(op.x).astype(np.float64) + move), op.layout.dtypes)
+        found, g = op.objective.value_and_gradient(there)
+        gradient, fall = flatten(g).astype(np.float64), self._fall(found)
+        if not math.isfinite(fall) or not np.all(np.isfinite(gradient)):
+            seen.falls.append(-math.inf)
+            return 1e300, np.zeros_like(y)
+        seen.falls.append(fall)
+        if fall > seen.best[0]:
+            seen.best = fall, unflatten(op.layout, move)
+        if over > 1.0:
+            gradient -= (gradient @ move) / (move @ move) * move
+        if held is not None:
+            gradient -= (gradient @ held) * held
+        return self.sign * found, self.sign * unit / over * gradient
+
+    def _descend(
+        self, aside: np.ndarray, evaluations: int, held: np.ndarray | None = None
+    ) -> tuple[list[float], Vector | None]:
+        """Run L-BFGS from aside of the best point, or with a direction held aside of the parameters.
+
+        Returns:
+            The decreases seen, and the move of the largest.
+        """
+        seen, unit = _Seen(), max(host_norm(aside), BESIDE * self.reach)
+        start = aside if held is not None or self.move is None else aside + flatten(self.move)
+        options = {"maxfun": evaluations, "ftol": 0.0, "gtol": 0.0, "maxls": 10}
+        scipy.optimize.minimize(
+            self._evaluate, start / unit, (unit, held, seen), jac=True, method="L-BFGS-B", options=options
+        )
+        return seen.falls, seen.best[1]
+
+    def _displacement(self) -> np.ndarray:
+        """Return a random unit vector along which the loss is flattest, as far as that is known."""
+        direction = flatten(random_normal(self.rng, self.op.layout, self.op.active)).astype(np.float64)
+        low = self.extremes.low if self.sign > 0 else self.extremes.high
+        if self.spectrum is not None:
+            values, columns = self.spectrum
+            flat = np.abs(values) <= max(self.extremes.band, FLAT * self.extremes.top)
+            if np.any(flat):
+                direction = np.asarray(columns[:, flat] @ self.rng.standard_normal(int(np.sum(flat))))
+        elif low is not None and abs(low.value) < FLAT * self.extremes.top:
+            direction = flatten(low.vector).astype(np.float64)
+        return direction / host_norm(direction)

@@ -1,1 +1,0 @@
-"""Review of flat directions: higher order, and descents along them."""
