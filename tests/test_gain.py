@@ -8,7 +8,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
-from hessian_probe.points.gain import TrustRegion
+from hessian_probe.points.trust_region import TrustRegion
 from hessian_probe.results import number
 
 FLOAT = np.asarray(jnp.zeros(())).dtype

@@ -1,19 +1,7 @@
-"""What is left to gain within the reach: an estimate on the safe side, tried on the loss.
-
-Within a distance ρ of a point with gradient g and Hessian H ⪰ −ν, the quadratic model falls by at most
-
-    ½ gᵀ(H + σ)⁻¹g + ½ σρ²   for every σ > ν                                                    (1)
-
-(weak duality of the trust-region problem).  In the Krylov space of g, the solution of (T + σ)y = −|g|e₁
-leaves a residual r, orthogonal to the space, and gᵀ(H + σ)⁻¹g ≤ −|g|y₁ + |r|²/(σ − ν).  The least value of
-(1) over σ is the bound; the model's own decrease within the space is at most the true one, and both meet
-when the space has seen what matters.  What the model says is then tried on the loss.
+"""What is left to gain within the reach: the quadratic model's bound (`trust_region`), tried on the loss.
 
 Where the bound is too wide (kinks, or curvature that many products do not show), a short run of L-BFGS shows
-how fast the loss still falls, and twice what the second half of the run gained is taken for the rest.
-
-Source: trust regions: A. R. Conn, N. I. M. Gould and P. L. Toint, Trust-Region Methods, 2000, chapters 5
-and 7.
+how fast the loss still falls, and four times what the second half of the run gained is taken for the rest.
 """
 
 from __future__ import annotations
@@ -44,6 +32,7 @@ from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.locate import KEPT
 from hessian_probe.points.reviews.sampling.noise import measure_gradient_noise
 from hessian_probe.points.rounding import Rounding
+from hessian_probe.points.trust_region import TrustRegion
 from hessian_probe.spectrum.dense import dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
 
@@ -135,61 +124,6 @@ class Gain(NamedTuple):
     def value(self) -> float:
         """The largest of the three."""
         return max(self.slope, self.curvature, self.shown)
-
-
-class TrustRegion:
-    """The quadratic model in an eigenbasis.
-
-    Args:
-        values: eigenvalues, or Ritz values.
-        parts: components of the gradient along their vectors.
-        tail: coupling of every Ritz vector to what is outside the space; zeros for a whole spectrum.
-    """
-
-    def __init__(self, values: np.ndarray, parts: np.ndarray, tail: np.ndarray) -> None:
-        self.values, self.parts, self.tail = values, parts, tail
-        self.top = float(np.max(np.abs(values), initial=0.0))
-
-    def step(self, radius: float) -> tuple[np.ndarray, float]:
-        """Return the step within a radius that lowers the model the most, and the decrease.
-
-        Where the gradient has no component along negative curvature, none is added: that decrease is
-        looked for along the eigenvector itself.
-        """
-        tiny = 1e-15 * self.top
-        floor = max(0.0, -float(np.min(self.values))) + tiny
-
-        def along(sigma: float) -> np.ndarray:
-            return np.nan_to_num(-self.parts / (self.values + sigma))
-
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            low, high = floor, floor + host_norm(self.parts) / radius
-            if host_norm(along(low)) <= radius:
-                high = low
-            for _ in range(100 if high > low > 0 else 0):
-                middle = math.sqrt(low * high)
-                low, high = (middle, high) if host_norm(along(middle)) > radius else (low, middle)
-            step = along(high)
-            decrease = -float(step @ self.parts + 0.5 * self.values @ step**2)
-        return step, decrease
-
-    def bound(self, radius: float, band: float) -> float:
-        """Return the least bound (1); curvature above −`band` is taken as zero."""
-        if not np.any(self.parts):
-            return 0.5 * max(0.0, -float(np.min(self.values)) - band) * radius**2
-        floor, best = max(0.0, -float(np.min(self.values)) - band), math.inf
-        widest = self.top + host_norm(self.parts) / radius
-        for extra in np.concatenate([[0.0], widest * np.logspace(-16, 0, 65)]):
-            shifted = np.maximum(self.values, -floor) + floor + extra
-            if not np.all(shifted > 0):
-                continue
-            y = self.parts / shifted
-            rest = float(self.tail @ y) ** 2
-            if rest > 0 and extra == 0:
-                continue
-            outside = 0.5 * rest / extra if rest > 0 else 0.0
-            best = min(best, 0.5 * float(y @ self.parts) + outside + 0.5 * (floor + extra) * radius**2)
-        return best
 
 
 class GainEstimate:
@@ -299,16 +233,14 @@ class GainEstimate:
         modelled, left, converges, tail = self._walk(tries, points if walk else 1)
         curvature = self._along_lowest()
         fallen = max(self._fall(self.there.value), 0.0)
-        unsure = self.kinks or not converges or SAFETY * left + fallen > self.resolution
-        if tries and unsure and self.shown <= self.resolution:
-            rest = self._trial()
-            measured = not (self.kinks or not converges)
-            left = min(left, rest / SAFETY) if measured else max(left, rest / SAFETY)
+        rest, unmeasured = SAFETY * left, self.kinks or not converges
+        if tries and (unmeasured or rest + fallen > self.resolution) and self.shown <= self.resolution:
+            rest = (max if unmeasured else min)(rest, self._trial())
             fallen = max(fallen, self.shown)
         if tries and max(self.shown, curvature) <= self.resolution:
             self._try_displaced()
         further = self._further() if tries and self.shown <= self.resolution else None
-        found = fallen + SAFETY * left, curvature, self.shown
+        found = fallen + rest, curvature, self.shown
         return Gain(self.reach, self.resolution, *found, self.move, tail, self.beyond, further, modelled)
 
     def _further(self) -> tuple[float, float] | None:
@@ -331,19 +263,18 @@ class GainEstimate:
             whether there is a tail.
         """
         modelled, left, kept, tail = 0.0, math.inf, 0.0, False
-        at_rest = self.at_rest
-        if at_rest and not tries:
+        if self.at_rest and not tries:
             return 0.0, float(norm(self.op.gradient_vector)) * self.reach / SAFETY, True, False
         for visit in range(points):
             region, vector, solved = self._region()
             _, decrease = region.step(self.reach)
             if visit == 0:
                 modelled = decrease
-                tail = tries and solved and not at_rest and self._is_tail(region, vector)
+                tail = tries and solved and not self.at_rest and self._is_tail(region, vector)
             left = region.bound(self.reach, self.extremes.band)
             if left <= SHARP * decrease:
                 left = decrease
-            kept = self._kept(self.there, region, vector) if solved and not at_rest else 0.0
+            kept = self._kept(region, vector) if solved and not self.at_rest else 0.0
             small = left <= SMALL * self.resolution and kept <= KEPT
             if small or self.shown > SHARP * self.resolution:
                 break
@@ -351,10 +282,9 @@ class GainEstimate:
                 break
         return modelled, left, kept <= KEPT, tail
 
-    def _kept(
-        self, op: HessianOperator, region: TrustRegion, vector: Callable[[np.ndarray], Vector]
-    ) -> float:
+    def _kept(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> float:
         """Return the share of the gradient that a whole Newton step leaves; 0 where that is rounding."""
+        op = self.there
         with np.errstate(over="ignore", invalid="ignore"):  # along flat directions a step may have any length
             step = vector(region.step(math.inf)[0])
             there = cast(add_scaled(cast(op.x, self.work), 1.0, step), op.layout.dtypes)
