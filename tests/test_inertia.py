@@ -83,22 +83,14 @@ def test_a_flat_direction_is_not_scaled_away():
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        range(4),
-        pytest.param(range(4, 15), marks=pytest.mark.slow),
-        pytest.param(range(4, 15), marks=[pytest.mark.slow, pytest.mark.float32]),
-    ],
-)
-def test_an_eigenvalue_that_is_zero_to_rounding_has_no_sign_in_any_units(n, seeds):
+def test_an_eigenvalue_that_is_zero_to_rounding_has_no_sign_in_any_units(n):
     """½ ‖Bᵀz‖² with n − 1 columns: the lowest eigenvalue of the scaled Hessian is rounding alone.
 
     Rounding of the matrix is the same in every product, so the loss confirms whatever sign it has.
     """
     for decades in (6, 10):
         scales = (10 ** np.linspace(0, -decades / 2, n)).astype(FLOAT)
-        for seed in seeds:
+        for seed in range(15):
             columns = np.random.default_rng(seed).standard_normal((n, n - 1))
             matrix = (columns @ columns.T).astype(FLOAT)
             zero = np.zeros(n, FLOAT)

@@ -46,13 +46,7 @@ def test_names_are_unique_and_reasons_given(kind):
     assert kind not in DRAWN or len(points) >= 30
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("noise", "precision", "scale", "kink", "slope", "orbit", "beside", "relu"),
-        pytest.param("ill_conditioned", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("kind", ["noise", "precision", "scale", "kink", "slope", "orbit", *AT_A_RESOLUTION])
 def test_a_seed_draws_other_points_of_the_same_labels(kind):
     first, second = drawn(kind), truth_points(kind, seed=1)
     assert Counter(p.label for p in first) == Counter(p.label for p in second)
