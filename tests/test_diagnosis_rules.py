@@ -189,12 +189,11 @@ def test_decay_of_weights_is_seen_in_what_the_parameters_add(optimizer, decaying
     batch = (x, (x @ np.ones((4, 1))).astype(np.float32))
     params = {"w": jnp.arange(1.0, 5.0)[:, None] / 4, "b": jnp.full(1, 0.3)}
     state, told = optimizer.init(params), optax.with_extra_args_support(optimizer)
-    update, both = jax.jit(told.update), jax.jit(jax.value_and_grad(squared))
     for _ in range(20):  # a memory of gradients is no decay
-        value, gradient = both(params, batch)
-        updates, state = update(gradient, state, params, value=value)
+        value, gradient = jax.value_and_grad(squared)(params, batch)
+        updates, state = told.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
-    value, gradient = both(params, batch)
+    value, gradient = jax.value_and_grad(squared)(params, batch)
     assert applies_weight_decay(optimizer, state, params, gradient, float(value)) is decaying
 
 
