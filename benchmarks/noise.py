@@ -23,7 +23,7 @@ import numpy as np
 import hessian_probe as hp
 from benchmarks.report import Share, command_line
 from benchmarks.truth_points.networks import plateau_points
-from hessian_probe.points.reviews.sampling.review import POWER
+from hessian_probe.points.thresholds import POWER
 from hessian_probe.spectrum.standard_errors import quantile
 
 LEVEL = 0.99

@@ -8,7 +8,7 @@ import pytest
 import hessian_probe as hp
 from hessian_probe.operators import memory
 from hessian_probe.planning import cost_analysis
-from hessian_probe.points import extremes
+from hessian_probe.points.thresholds import DENSE_SIZE
 from hessian_probe.spectrum import eigsh as eigsh_module
 
 pytestmark = pytest.mark.one_precision
@@ -255,7 +255,7 @@ def test_a_dense_matrix_that_does_not_fit_is_never_formed(monkeypatch):
     found = hp.eigsh(op, lowest=25, highest=2, max_basis=60)
     assert found.method == "lanczos"
     np.testing.assert_allclose(found.eigenvalues, expected, atol=2e-3)
-    assert extremes.DENSE_SIZE >= 100
+    assert DENSE_SIZE >= 100
     point = hp.classify(loss, x)
     assert point.label == "minimum"
     assert point.lowest.method == "lanczos"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import hessian_probe as hp
 from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
-from hessian_probe.points.measurements import SAMPLING_HVPS
 from hessian_probe.points.reviews.sampling.noise import held_out, split_halves, steps_for_halves
-from hessian_probe.points.reviews.sampling.review import POWER, rounded_up, times_for_place, times_the_data
+from hessian_probe.points.reviews.sampling.review import rounded_up, times_for_place, times_the_data
+from hessian_probe.points.thresholds import POWER, SAMPLING_HVPS
 from hessian_probe.spectrum.standard_errors import weighted_mean
 
 FLOAT = np.dtype(jnp.zeros(()).dtype)

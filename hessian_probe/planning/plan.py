@@ -28,10 +28,16 @@ from hessian_probe.planning.thresholds import (
     SAMPLE,
 )
 from hessian_probe.points.classify import products_allowed
-from hessian_probe.points.extremes import DENSE_AFTER, DENSE_COUNT, DENSE_FIRST, DENSE_SIZE, LAST_CALL
-from hessian_probe.points.gain import PRODUCTS
-from hessian_probe.points.locate import STEP_PRODUCTS
-from hessian_probe.points.reviews.sampling.review import FEWEST_BATCHES
+from hessian_probe.points.thresholds import (
+    DENSE_AFTER,
+    DENSE_COUNT,
+    DENSE_FIRST,
+    DENSE_SIZE,
+    FEWEST_BATCHES,
+    LAST_CALL,
+    NEWTON_HVPS,
+    REGION_HVPS,
+)
 from hessian_probe.spectrum.certificate import steps_for
 from hessian_probe.spectrum.eigsh import takes_dense
 from hessian_probe.spectrum.lanczos import segment
@@ -291,7 +297,7 @@ def classify_products(objective: Objective, options: dict[str, Any]) -> ProductC
     limit = DENSE_COUNT if counting else DENSE_SIZE
     sampled = options["sampled"] and objective.data.count >= FEWEST_BATCHES
     fits = max(memory.vectors_that_fit(objective.layout.vector_bytes), 8)
-    basis = _rows(min(max(MAX_BASIS, STEP_PRODUCTS), fits), min(budget, n))
+    basis = _rows(min(max(MAX_BASIS, NEWTON_HVPS), fits), min(budget, n))
     if budget >= n + DENSE_AFTER and active <= limit and memory.eigh_fits(n):
         likely = n + 3 if active <= DENSE_FIRST else n + DENSE_AFTER + 3
         why = f"at a minimum, where the dense matrix of {n} variables is formed"
@@ -315,7 +321,7 @@ def _by_lanczos(
     proof = steps_for(active, tolerance / (1 + tolerance), options["confidence"]) + 4
     why = (
         f"at a minimum, to miss no eigenvalue below −{tolerance:g}·‖H‖ with probability "
-        f"{options['confidence']:g} ({2 * proof + PRODUCTS} or more if the gradient is not zero); "
+        f"{options['confidence']:g} ({2 * proof + REGION_HVPS} or more if the gradient is not zero); "
         f"{SADDLE} at a saddle"
     )
     if sampled:

@@ -28,20 +28,19 @@ from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import DENSE_SIZE, Eigenpair, ExtremeEigenpairs
+from hessian_probe.points.extremes import Eigenpair, ExtremeEigenpairs
 from hessian_probe.points.measurements import Measurements, measure
 from hessian_probe.points.null_space import left_out
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.reviews import reviewed
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.settings import Settings
+from hessian_probe.points.thresholds import DENSE_SIZE, MAX_HVPS
 from hessian_probe.points.verdict import Verdict, interrupted, judge
 from hessian_probe.spectrum.counting import IndexCount, IndexCounter
 from hessian_probe.spectrum.dense import empty_result
 from hessian_probe.spectrum.result import EigenResult, IndexEstimate, multiplicities
 
-# Products allowed by default; a certified saddle takes about a dozen.
-MAX_HVPS = 400
 NOT_COUNTED = IndexCount(0, None, ())
 
 

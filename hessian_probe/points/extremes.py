@@ -15,29 +15,20 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.rounding import SINGLE, Rounding
 from hessian_probe.points.settings import Settings
+from hessian_probe.points.thresholds import (
+    BREAKDOWN_AFTER,
+    DENSE_AFTER,
+    DENSE_COUNT,
+    DENSE_FIRST,
+    DENSE_SIZE,
+    END_RESIDUAL,
+    LAST_CALL,
+    PATIENCE,
+)
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
 from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thresholds import MAX_BASIS, SIGN_MARGIN, SIGN_RESIDUAL
-
-# Up to DENSE_FIRST variables all of them are multiplied at once; up to DENSE_SIZE the whole spectrum
-# is computed where DENSE_AFTER products of Lanczos have not shown a saddle: a minimum is then proved.  Where
-# the budget covers a product for each variable, the whole spectrum is computed before it no longer does.
-DENSE_FIRST = 9
-DENSE_AFTER = 20
-DENSE_SIZE = 400
-LAST_CALL = 4
-# Where all negative eigenvalues are to be counted the whole spectrum is computed up to DENSE_COUNT, if
-# the budget covers it: the matrix is then 128 MiB.
-DENSE_COUNT = 4096
-# A sign that is settled in fewer products than this may come from few distinct eigenvalues: up to
-# DENSE_SIZE variables the search looks that far for a breakdown, which proves that they repeat.
-BREAKDOWN_AFTER = 5
-# An end is resolved where its residual is below this share of its value.
-END_RESIDUAL = 1e-2
-# After both ends are resolved the search goes on for half as long again before "no negative
-# eigenvalue" is said: an outlier that the start vector barely holds shows late.
-PATIENCE = 1.5
 
 
 class Eigenpair(NamedTuple):

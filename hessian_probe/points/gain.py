@@ -27,62 +27,45 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import DENSE_SIZE, ExtremeEigenpairs
+from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
-from hessian_probe.points.locate import KEPT
 from hessian_probe.points.reviews.sampling.noise import measure_gradient_noise
 from hessian_probe.points.rounding import Rounding
+from hessian_probe.points.thresholds import (
+    ADAM_SHARE,
+    AS_MODELLED,
+    DENSE_POINTS,
+    DENSE_SIZE,
+    DISPLACED,
+    DISPLACED_EVALUATIONS,
+    EIGENVECTOR_POINTS,
+    FLAT_SHARE,
+    FURTHER,
+    GAIN_ROUNDINGS,
+    INTERIOR,
+    MOST_NOISE,
+    MOST_ROUNDED,
+    REACH,
+    REGION_HVPS,
+    REGION_POINTS,
+    REGION_RADII,
+    REGULAR_KEPT,
+    RESOLUTION,
+    REST,
+    SAFETY,
+    SHARP,
+    SHUFFLES,
+    SMALL,
+    STEP_SHARES,
+    TAIL,
+    TAIL_STEPS,
+    TRIAL_BESIDE,
+    TRIAL_EVALUATIONS,
+    WAY,
+)
 from hessian_probe.points.trust_region import TrustRegion
 from hessian_probe.spectrum.dense import dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
-
-# The reach as a share of the parameters' length, and the resolution as a share of the smallest scale.
-REACH = 0.3
-RESOLUTION = 1e-5
-SHUFFLES = 5
-# A label at a resolution is claimed where rounding, or the noise of the data, hides at most this share of
-# that scale.
-MOST_ROUNDED = 1e-3
-MOST_NOISE = 0.1
-# Roundings of the loss below which no change counts.
-ROUNDINGS = 4.0
-# Products for the gradient's Krylov space at one point; points visited, and where matrices are formed.
-PRODUCTS = 40
-POINTS = 4
-DENSE_POINTS = 8
-# The model is at most this factor short of the loss over the reach.
-SAFETY = 2.0
-# A bound below this share of the resolution, or within this factor of the model's decrease, is sharp enough.
-SMALL = 0.25
-SHARP = 2.0
-# Radii of steps, in units of the reach, and shares of the best one at which the loss is looked at; further
-# out too, since models of valleys are short.
-RADII = 0.25 ** np.arange(8)
-SHARES = 2.0 ** np.arange(-2, 3)
-OUTWARD = 4.0 ** -np.arange(4)
-# Distances, to beyond the reach, over which a steady fall is looked for, in units of the parameters' length.
-FURTHER = np.array([0.25, 0.5, 0.75, 1.0])
-# A Newton step leaves 1/e of the gradient along a tail like exp(−x), along 1/xᵖ more, and towards a
-# degenerate minimum xᵐ less: ((m − 2)/(m − 1))^(m − 1), 0.25 for m = 3, 0.36 for m = 24.
-TAIL = 0.36
-TAIL_STEPS = 4
-# A step shorter than this share of a radius ends inside it.
-INTERIOR = 0.999
-# On a tail the loss falls by at least this share of what the model predicts.
-AS_MODELLED = 0.5
-# Displacements from which descents are tried, as shares of the reach, and evaluations of each; evaluations of
-# the run that replaces a bound.
-STARTS = (0.1, 1.0)
-EVALUATIONS = 12
-# Shares of the way to a lower loss at which a rise before it is looked for.
-WAY = (0.125, 0.25, 0.5, 0.75)
-TRIAL = 100
-BESIDE = 0.003
-ADAM_SHARE = 0.01
-# What is left is taken as this many times what the second half of such a run gained.
-REST = 4.0
-# Curvature below this share of ‖H‖ is flat enough to be displaced along.
-FLAT = 1e-3
 
 
 class _Seen:
@@ -169,9 +152,9 @@ class GainEstimate:
         self.move: Vector | None = None
         self.origin = cast(op.x, self.work)
         self.there, self.spectrum = op, extremes.spectrum
-        self.least = ROUNDINGS * rounding.value
+        self.least = GAIN_ROUNDINGS * rounding.value
         scale = min(self.scales())
-        self.least = max(self.least, ROUNDINGS * op.eps * scale)
+        self.least = max(self.least, GAIN_ROUNDINGS * op.eps * scale)
         resolution = RESOLUTION * scale if resolution is None else resolution
         self.resolution = max(resolution, self.least)
         self.noise = self._noise() if sampled else 0.0
@@ -210,7 +193,7 @@ class GainEstimate:
         ] or [math.nan]
         curved = 0.5 * self.extremes.top * self.reach**2
         found = [curved, rises[0], float(np.median(rises[1:] or rises))]
-        found = [s for s in found if math.isfinite(s) and s > ROUNDINGS * self.least]
+        found = [s for s in found if math.isfinite(s) and s > GAIN_ROUNDINGS * self.least]
         if found:
             return found
         if self.extremes.top > self.extremes.band:
@@ -229,7 +212,7 @@ class GainEstimate:
         Returns:
             The estimate.
         """
-        points = DENSE_POINTS if self.op.size <= DENSE_SIZE else POINTS
+        points = DENSE_POINTS if self.op.size <= DENSE_SIZE else REGION_POINTS
         modelled, left, converges, tail = self._walk(tries, points if walk else 1)
         curvature = self._along_lowest()
         fallen = max(self._fall(self.there.value), 0.0)
@@ -248,7 +231,7 @@ class GainEstimate:
         length = float(norm(self.op.gradient_vector))
         if not length > 0:
             return None
-        steps = parameter_scale(self.op) * FURTHER
+        steps = parameter_scale(self.op) * np.array(FURTHER)
         downhill = scale(-self.sign / length, self.op.gradient_vector)
         falls = self._falls(self.op, downhill, steps)
         if not (np.all(np.diff(falls, prepend=0.0) > 0) and falls[-1] > self.resolution):
@@ -275,12 +258,12 @@ class GainEstimate:
             if left <= SHARP * decrease:
                 left = decrease
             kept = self._kept(region, vector) if solved and not self.at_rest else 0.0
-            small = left <= SMALL * self.resolution and kept <= KEPT
+            small = left <= SMALL * self.resolution and kept <= REGULAR_KEPT
             if small or self.shown > SHARP * self.resolution:
                 break
             if visit == points - 1 or not self._advance(region, vector):
                 break
-        return modelled, left, kept <= KEPT, tail
+        return modelled, left, kept <= REGULAR_KEPT, tail
 
     def _kept(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> float:
         """Return the share of the gradient that a whole Newton step leaves; 0 where that is rounding."""
@@ -316,10 +299,10 @@ class GainEstimate:
 
     def _try_displaced(self) -> None:
         """Go down from points displaced to both sides; a lower loss behind a rise ends the reach there."""
-        for share in STARTS:
+        for share in DISPLACED:
             direction = self._displacement()
             for side in (share, -share):
-                falls, move = self._descend(side * self.reach * direction, EVALUATIONS)
+                falls, move = self._descend(side * self.reach * direction, DISPLACED_EVALUATIONS)
                 if max(falls) > self.resolution and move is not None:
                     rise = self._rise(flatten(move))
                     if rise is not None:
@@ -328,7 +311,7 @@ class GainEstimate:
                 self._show(max(falls), move)
         if self.op.size > DENSE_SIZE and self.at_rest:
             ends = self.reach * direction * np.array([[1.0], [-1.0]])
-            lowest = [max(self._descend(end, EVALUATIONS, direction)[0]) for end in ends]
+            lowest = [max(self._descend(end, DISPLACED_EVALUATIONS, direction)[0]) for end in ends]
             self.uneven = min(lowest) < -self.resolution
 
     def _rise(self, move: np.ndarray) -> float | None:
@@ -338,7 +321,7 @@ class GainEstimate:
         """
         length = host_norm(move)
         for share in WAY:
-            falls, _ = self._descend(share * move, EVALUATIONS, move / length)
+            falls, _ = self._descend(share * move, DISPLACED_EVALUATIONS, move / length)
             if max(falls) < -self.resolution:
                 return float(share * length)
         return None
@@ -393,7 +376,7 @@ class GainEstimate:
         """
         op, sign = self.there if at is None else at, self.sign
         g = op.gradient_vector if slope is None else slope
-        few = DENSE_SIZE if slope is None else PRODUCTS
+        few = DENSE_SIZE if slope is None else REGION_HVPS
         spectrum = self.spectrum if at is None else None
         if spectrum is None and op.size <= min(self.left, few):
             spectrum = dense_eigh(op)
@@ -406,7 +389,7 @@ class GainEstimate:
         region = TrustRegion(np.zeros(1), np.array([sign * length]), np.zeros(1))
         if self.left < 1:
             return region, lambda y: scale(float(y[0]) / max(length, 1e-300), g), False
-        krylov, weights = Krylov(op, g, self.rng, min(PRODUCTS, self.left), op.active), np.ones((1, 1))
+        krylov, weights = Krylov(op, g, self.rng, min(REGION_HVPS, self.left), op.active), np.ones((1, 1))
         while krylov.step():
             if not krylov.due:
                 continue
@@ -426,7 +409,7 @@ class GainEstimate:
         op, best, lowest = self.there, None, self._fall(self.there.value)
         moved, size = add_scaled(cast(op.x, self.work), -1.0, self.origin), math.inf
         # Valleys are often bent: a model of them holds over a shorter distance than the reach.
-        for radius in self.reach * RADII:
+        for radius in self.reach * 0.25 ** np.arange(REGION_RADII):
             if size < INTERIOR * radius:
                 continue  # the same step once more
             y, _ = region.step(radius)
@@ -438,8 +421,9 @@ class GainEstimate:
                 best, lowest = step, fall
         if best is None:
             return False
-        lengths = np.array([float(norm(add_scaled(moved, t, best))) for t in SHARES])
-        shares = SHARES[lengths <= (1 + 1e-3) * self.reach]
+        shares = np.array(STEP_SHARES)
+        lengths = np.array([float(norm(add_scaled(moved, t, best))) for t in shares])
+        shares = shares[lengths <= (1 + 1e-3) * self.reach]
         falls = self._falls(op, best, shares)
         share = shares[int(np.argmax(falls))]
         self._show(float(np.max(falls)), add_scaled(moved, share, best))
@@ -463,7 +447,8 @@ class GainEstimate:
         low = self.extremes.low if self.sign > 0 else self.extremes.high
         if low is None or 0.5 * self.sign * low.value * self.reach**2 > self.resolution:
             return 0.0
-        steps = self.reach * np.concatenate([OUTWARD, -OUTWARD])
+        outward = self.reach * 0.25 ** np.arange(EIGENVECTOR_POINTS)
+        steps = np.concatenate([outward, -outward])
         moved = add_scaled(cast(self.there.x, self.work), -1.0, self.origin)
         lengths = np.array([float(norm(add_scaled(moved, step, low.vector))) for step in steps])
         falls = self._falls(self.there, low.vector, steps)
@@ -484,10 +469,10 @@ class GainEstimate:
         L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  L-BFGS
         goes on from a little beside the best point wherever it stops early.
         """
-        falls = self._adam(TRIAL) if self.kinks else []
-        while len(falls) < TRIAL:
-            beside = BESIDE * self.reach * bool(falls) * self._displacement()
-            more, move = self._descend(beside, TRIAL - len(falls))
+        falls = self._adam(TRIAL_EVALUATIONS) if self.kinks else []
+        while len(falls) < TRIAL_EVALUATIONS:
+            beside = TRIAL_BESIDE * self.reach * bool(falls) * self._displacement()
+            more, move = self._descend(beside, TRIAL_EVALUATIONS - len(falls))
             self._show(max(more), move)
             falls += more
         best = np.maximum.accumulate(np.maximum(falls, 0.0))
@@ -540,7 +525,7 @@ class GainEstimate:
         Returns:
             The decreases seen, and the move of the largest.
         """
-        seen, unit = _Seen(), max(host_norm(aside), BESIDE * self.reach)
+        seen, unit = _Seen(), max(host_norm(aside), TRIAL_BESIDE * self.reach)
         start = aside if held is not None or self.move is None else aside + flatten(self.move)
         options = {"maxfun": evaluations, "ftol": 0.0, "gtol": 0.0, "maxls": 10}
         scipy.optimize.minimize(
@@ -554,9 +539,9 @@ class GainEstimate:
         low = self.extremes.low if self.sign > 0 else self.extremes.high
         if self.spectrum is not None:
             values, columns = self.spectrum
-            flat = np.abs(values) <= max(self.extremes.band, FLAT * self.extremes.top)
+            flat = np.abs(values) <= max(self.extremes.band, FLAT_SHARE * self.extremes.top)
             if np.any(flat):
                 direction = np.asarray(columns[:, flat] @ self.rng.standard_normal(int(np.sum(flat))))
-        elif low is not None and abs(low.value) < FLAT * self.extremes.top:
+        elif low is not None and abs(low.value) < FLAT_SHARE * self.extremes.top:
             direction = flatten(low.vector).astype(np.float64)
         return direction / host_norm(direction)

@@ -17,31 +17,20 @@ from hessian_probe.arrays import Vector, cast, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
-
-# A direction is probed at ±t for t falling by √2, PER_CALL of them in one compiled call.
-PER_CALL = 4
-MAX_CALLS = 28
-# The curvature holds over t where (slope(t) − slope(−t)) / 2t deviates from λ by at most this share.
-# The difference is symmetric, so that a cubic term, which only tilts, does not count.
-SLOPE_SHARE = 0.25
-# Rounding of one slope, in eps of the slope along the direction.
-SLOPE_ROUNDINGS = 16.0
-# A difference of losses confirms λ where it deviates by at most this share, noise included.
-VALUE_SHARE = 0.5
-# The curvature must hold nearer too, at these shares of that distance, as far as rounding lets see: a
-# kink shows as one that grows like 1/t.
-NEARER = 0.5 ** np.array([2.0, 6.0, 12.0, 20.0])
-# Distances along the gradient, a factor 4 apart.  Where the change that the slope makes is beyond VISIBLE
-# roundings of the loss, its central difference must be the slope to SHARE at one of them: as near as that,
-# it is so for every loss with that gradient.  SEEN of them at least must be visible.
-DISTANCES = 0.25 ** np.arange(1, 17)
-VISIBLE = 64.0
-SHARE = 0.5
-SEEN = 3
-# Random directions that are sampled; along each the loss is taken at ± NEARER shares of the distance.
-DIRECTIONS = 4
-# Rounding of the loss, and of its slope, that a sample may fall by.
-ROUNDINGS = 8.0
+from hessian_probe.points.thresholds import (
+    GRADIENT_DISTANCES,
+    GRADIENT_SEEN,
+    GRADIENT_SHARE,
+    LINE_CALLS,
+    LINE_POINTS,
+    NEARER,
+    SAMPLE_ROUNDINGS,
+    SLOPE_ROUNDINGS,
+    SLOPE_SHARE,
+    SPOT_DIRECTIONS,
+    VALUE_SHARE,
+    VISIBLE_ROUNDINGS,
+)
 
 
 class LineCheck(NamedTuple):
@@ -95,8 +84,8 @@ def line_check(
     slope_error = rounding.gradient if slope_error is None else slope_error
     line = _Line(op, direction, curvature, rounding.value, slope_error)
     start = parameter_scale(op)
-    for call in range(MAX_CALLS):
-        exponents = 0.5 * np.arange(call * PER_CALL, (call + 1) * PER_CALL)
+    for call in range(LINE_CALLS):
+        exponents = 0.5 * np.arange(call * LINE_POINTS, (call + 1) * LINE_POINTS)
         pairs = line.pairs(start * 0.5**exponents)
         for pair in pairs:
             if line.slope_error > SLOPE_SHARE * abs(curvature) * pair.step:
@@ -153,7 +142,7 @@ class _Line:
         allowed = SLOPE_SHARE * abs(self.curvature)
         return all(
             self.holds(pair) or self.slope_error > allowed * pair.step
-            for pair in self.pairs(distance * NEARER)
+            for pair in self.pairs(distance * np.array(NEARER))
         )
 
     def judge(self, pair: _Pair) -> LineCheck:
@@ -185,13 +174,13 @@ def gradient_check(op: HessianOperator, rounding: Rounding) -> Reason | None:
     facts, length = op.objective.facts, float(norm(op.gradient_vector))
     if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
         return None
-    steps = parameter_scale(op) * DISTANCES
+    steps = parameter_scale(op) * 0.25 ** np.arange(1, GRADIENT_DISTANCES + 1)
     values, _ = op.objective.line(
         op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
     )
     shown = (values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-    visible = (length * steps > VISIBLE * rounding.value) & np.isfinite(shown)
-    if np.sum(visible) < SEEN or np.any(np.abs(shown[visible] - length) <= SHARE * length):
+    visible = (length * steps > VISIBLE_ROUNDINGS * rounding.value) & np.isfinite(shown)
+    if np.sum(visible) < GRADIENT_SEEN or np.any(np.abs(shown[visible] - length) <= GRADIENT_SHARE * length):
         return None
     nearest = int(np.flatnonzero(visible)[-1])
     found, distance = float(shown[nearest]), float(steps[nearest])
@@ -214,14 +203,15 @@ def spot_check(
         The distance of such a sample, or None if there is none.
 
     Cost:
-        DIRECTIONS · 8 evaluations.
+        SPOT_DIRECTIONS · 8 evaluations.
     """
-    steps = np.concatenate([distance * NEARER, -distance * NEARER])
+    nearer = distance * np.array(NEARER)
+    steps = np.concatenate([nearer, -nearer])
     slope = float(norm(op.gradient_vector))
-    for _ in range(DIRECTIONS):
+    for _ in range(SPOT_DIRECTIONS):
         direction = random_normal(rng, op.layout, op.active)
         values, _ = op.objective.line(op.x, scale(1 / norm(direction), direction), steps)
-        allowed = ROUNDINGS * rounding.value + 2 * slope * np.abs(steps)
+        allowed = SAMPLE_ROUNDINGS * rounding.value + 2 * slope * np.abs(steps)
         wrong = sign * (values - op.value) < -allowed
         if np.any(wrong):
             return float(np.min(np.abs(steps[wrong])))

@@ -18,40 +18,28 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import LineCheck, line_check, parameter_scale
-from hessian_probe.points.newton import UNEXPLAINED, NewtonStep, dense_step, krylov_step, split_gradient
-from hessian_probe.points.rounding import DRAWS, GRADIENT_NOISE, SINGLE, Rounding
-
-# Share of the curvature's change that the loss may change on the path to the critical point, and that
-# the quadratic model may change along each eigenvector on its own, where rises and falls cannot
-# cancel.  Measured on digits networks over 12 random starts (`tests/test_classify.py`): on plateaus at
-# most 0.04 and 0.25; on slopes and when leaving a plateau at least 1 for the latter.
-LOSS_SHARE = 0.1
-MODEL_SHARE = 0.5
-# A Newton step that leaves at most this share of the true gradient shows a regular critical point.
-# Towards one where the Hessian itself vanishes (three or more layers started small) every step leaves
-# about 1/4, as it does where there is none at all (x³/3 + ax).  A fast fall along some directions can
-# hide a slow one along others, so for a minimum or a maximum, and always in few dimensions, steps go on
-# until the gradient is zero to rounding.  For a saddle among many variables two regular steps in a row
-# are taken as enough (the second shows what the first left), or several that leave KEPT_IN_ALL.
-KEPT = 0.15
-REGULAR_STEPS = 2
-KEPT_IN_ALL = 0.02
-MAX_STEPS = 4
-FEW_VARIABLES = 40
-POLISHED_IN_ALL = 1e-6
-MAX_POLISH_STEPS = 12
-POLISH_UNEXPLAINED = 1e-3
-# A step that leaves more than this share of the gradient leads nowhere.  Newton steps out along the
-# tail of exp(−x) leave 1/e of it, along 1/xᵖ more; towards a degenerate point xᵐ they leave less
-# (((m−2)/(m−1))^(m−1): 0.25, 0.30, 0.32 … for m = 3, 4, 5 …).
-PROGRESS = 0.5
-TAIL = 0.34
-# A remainder below this many gradient tolerances could be rounding: it is not called a slope.
-DOUBT = 10.0
-# A Newton step, and a gradient in the zero band, of at most this number of roundings are zero.
-STEP_ROUNDINGS = 32.0
-# Products allowed for the Newton step.
-STEP_PRODUCTS = 200
+from hessian_probe.points.newton import NewtonStep, dense_step, krylov_step, split_gradient
+from hessian_probe.points.rounding import SINGLE, Rounding
+from hessian_probe.points.thresholds import (
+    DOUBTFUL_TOLERANCES,
+    FEW_VARIABLES,
+    GRADIENT_NOISE,
+    KEPT_IN_ALL,
+    LOCATE_STEPS,
+    LOSS_SHARE,
+    MODEL_SHARE,
+    NEWTON_HVPS,
+    POLISH_STEPS,
+    POLISH_UNEXPLAINED,
+    POLISHED_IN_ALL,
+    PROGRESS,
+    REGULAR_KEPT,
+    REGULAR_STEPS,
+    ROUNDING_DRAWS,
+    STEP_ROUNDINGS,
+    STEP_TAIL,
+    UNEXPLAINED,
+)
 
 
 class LocatedPoint(NamedTuple):
@@ -63,8 +51,8 @@ class LocatedPoint(NamedTuple):
         critical_loss: loss at x + s.
         operator: the Hessian at x + s where "near", else None.
         regular: False where the gradient fell only as fast as towards a point without curvature.
-        polished: whether the gradient at x + s is within DOUBT tolerances of zero; else that it vanishes
-            nearby is a prediction.
+        polished: whether the gradient at x + s is zero to a few tolerances; else that it vanishes nearby is a
+            prediction.
         evidence: the numbers, what decided first.
     """
 
@@ -129,7 +117,7 @@ def locate(
     change = (min if both_signs else max)(p.change for p in line_checks)
     radius = max(p.radius for p in line_checks)
     iteration = NewtonIteration(
-        op, extremes, (rounding, tolerance), (change, radius), rng, min(budget, STEP_PRODUCTS)
+        op, extremes, (rounding, tolerance), (change, radius), rng, min(budget, NEWTON_HVPS)
     )
     iteration.polish = not both_signs or op.size <= FEW_VARIABLES
     iteration.one_sign = not both_signs
@@ -153,7 +141,7 @@ def _gradient_rounding(
     if not any(flags) or not radius > 0:
         return rounding, tolerance
     changes = []
-    for _ in range(DRAWS):
+    for _ in range(ROUNDING_DRAWS):
         draw = random_normal(rng, op.layout, tuple(flags))
         moved = op.at(add_scaled(cast(op.x, op.layout.work_dtypes), op.eps * radius, draw))
         changes.append(add_scaled(moved.gradient_vector, -1.0, op.gradient_vector))
@@ -240,7 +228,7 @@ class NewtonIteration:
     def run(self) -> LocatedPoint:
         """Take steps until one settles it."""
         here, spectrum, ratio, in_a_row = self.op, self.extremes.spectrum, 1.0, 0
-        for _ in range(MAX_POLISH_STEPS if self.polish else MAX_STEPS):
+        for _ in range(POLISH_STEPS if self.polish else LOCATE_STEPS):
             step = self._step(here, spectrum)
             stop = self._hopeless(here, step)
             if stop is not None:
@@ -259,24 +247,24 @@ class NewtonIteration:
                 return off
             # Rounding may spoil the last ratio, hence the better one of the last two.
             ratio, last = after / before, ratio
-            regular = min(ratio, last) <= KEPT or self._rounded_away(there, after)
-            in_a_row = in_a_row + 1 if ratio <= KEPT else 0
+            regular = min(ratio, last) <= REGULAR_KEPT or self._rounded_away(there, after)
+            in_a_row = in_a_row + 1 if ratio <= REGULAR_KEPT else 0
             if self._arrived(before, after, regular, in_a_row):
                 distance, numbers = self._distance(there), self._numbers(there)
                 if not regular and distance > self.radius:
                     return unknown(numbers, Reason("curvature_held_nearer", radius=self.radius))
-                polished = after <= DOUBT * self.tolerance
+                polished = after <= DOUBTFUL_TOLERANCES * self.tolerance
                 return LocatedPoint("near", distance, there.value, there, (numbers,), regular, polished)
-            if ratio > PROGRESS or (here is not self.op and ratio > TAIL):
+            if ratio > PROGRESS or (here is not self.op and ratio > STEP_TAIL):
                 break
             here, spectrum = there, None
         numbers = self._numbers(there)
-        return unknown(Reason("newton_stalls", share=after / before, kept=str(KEPT)), numbers)
+        return unknown(Reason("newton_stalls", share=after / before, kept=str(REGULAR_KEPT)), numbers)
 
     def _unseen(self, slope: float) -> bool:
         """Whether a slope does not show in the loss over the distance that is checked."""
         # Small parameters are hardly rounded, and so show little of the rounding of sums over the data.
-        return slope * self.limit <= DOUBT * self.rounding.value
+        return slope * self.limit <= DOUBTFUL_TOLERANCES * self.rounding.value
 
     def _rounded_away(self, there: HessianOperator, after: float) -> bool:
         """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
@@ -300,7 +288,7 @@ class NewtonIteration:
         return check.radius > 0
 
     def _arrived(self, before: float, after: float, regular: bool, in_a_row: int) -> bool:
-        stuck = after > PROGRESS * before and after <= DOUBT * self.tolerance
+        stuck = after > PROGRESS * before and after <= DOUBTFUL_TOLERANCES * self.tolerance
         if regular and (after <= self.tolerance or stuck):
             return True
         if self.polish:
@@ -339,7 +327,7 @@ class NewtonIteration:
             return unknown(Reason("newton_budget", unexplained=step.unexplained))
         if step.outcome == "flat":
             left = step.unexplained * length
-            if left <= max(DOUBT * self.tolerance, self.doubtful) or self._unseen(left):
+            if left <= max(DOUBTFUL_TOLERANCES * self.tolerance, self.doubtful) or self._unseen(left):
                 return unknown(Reason("flat_or_rounding", percent=100 * step.unexplained, gradient=length))
             return far(Reason("slope_along_flat", percent=100 * step.unexplained, gradient=length))
         distance = float(norm(step.vector))

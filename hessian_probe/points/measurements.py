@@ -19,12 +19,8 @@ from hessian_probe.points.null_space import check_symmetry
 from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.settings import Settings
+from hessian_probe.points.thresholds import MIN_HVPS, RESERVED_HVPS, SAMPLING_HVPS
 
-# Two Lanczos steps, a product's rounding error, both extreme eigenvectors again, two at the critical point.
-MIN_HVPS = 7
-RESERVE = 2
-# Products for the standard errors of both extreme eigenvalues, and of one at the critical point.
-SAMPLING_HVPS = 3
 UNLOCATED = LocatedPoint("unknown", math.nan, math.nan, None, ())
 
 
@@ -63,7 +59,7 @@ class Measurements(NamedTuple):
     @property
     def unreserved(self) -> int:
         """Products left but for those that later steps need."""
-        return self.left - RESERVE - (SAMPLING_HVPS if self.sampled else 0)
+        return self.left - RESERVED_HVPS - (SAMPLING_HVPS if self.sampled else 0)
 
     @property
     def sampled(self) -> bool:

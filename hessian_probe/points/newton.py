@@ -8,10 +8,8 @@ import numpy as np
 
 from hessian_probe.arrays import Vector, flatten, host_norm, norm, row, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.thresholds import UNEXPLAINED
 from hessian_probe.spectrum.krylov import Krylov
-
-# Share of the gradient that the model may leave unexplained.
-UNEXPLAINED = 0.1
 
 
 class NewtonStep(NamedTuple):

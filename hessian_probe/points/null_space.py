@@ -11,22 +11,16 @@ from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.rounding import Rounding
-
-# A generator's flow is followed over this share of the parameters' length by FLOW_STEPS steps of the
-# classical Runge-Kutta method: for a rotation the end is then off by less than 1e-9 of that length.
-FLOW = 0.25
-FLOW_STEPS = 8
-FLOW_ERROR = 1e-7
-# How many times the largest change that a few draws of the rounding make counts.
-NOISE_FACTOR = 8.0
-# Straight lines are followed over these shares of the parameters' length, in both directions.
-SHARES = 0.5 ** np.arange(5, 0, -1)
-# With all other directions relaxed a line is followed in this number of steps, lest another branch is met.
-RELAXED = 16
-# Vectors may each be flat and their span not (a product of all of them): random combinations are tried.
-COMBINATIONS = 12
-# A product with a flat direction is zero to rounding up to this number of zero bands.
-BANDS = 2.0
+from hessian_probe.points.thresholds import (
+    COMBINATIONS,
+    DRAWN_ROUNDINGS,
+    FLAT_BANDS,
+    FLOW,
+    FLOW_ERROR,
+    FLOW_STEPS,
+    LINE_SHARES,
+    RELAXED,
+)
 
 
 def check_symmetry(
@@ -80,7 +74,7 @@ def _here(
     """Test slope and product at the parameters."""
     slope, length = abs(float(dot(op.gradient_vector, direction))), float(norm(op.gradient_vector))
     along = max(abs(float(dot(direction, change))) for change in rounding.changes)
-    allowed = NOISE_FACTOR * (along + op.eps * length) + rounding.gradient_tolerance(extremes.top)
+    allowed = DRAWN_ROUNDINGS * (along + op.eps * length) + rounding.gradient_tolerance(extremes.top)
     if slope > allowed:
         return Reason("null_space_slope", name=op.null.name(index), slope=slope, allowed=allowed)
     bend = 0.0
@@ -91,7 +85,7 @@ def _here(
         change = add_scaled(op.null.generator(index, there), -1.0, op.null.generator(index, op.x))
         bend = 4.0 * float(norm(change)) / step / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     product = float(norm(op.multiply_whole(direction)))
-    if product > BANDS * extremes.band + bend:
+    if product > FLAT_BANDS * extremes.band + bend:
         return Reason("null_space_product", name=op.null.name(index), product=product, band=extremes.band)
     return None
 
@@ -105,7 +99,7 @@ def _along_flow(
     step = length / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     error = FLOW_ERROR * length
     steep = float(norm(op.gradient_vector))
-    allowed = NOISE_FACTOR * rounding.value + error * steep + extremes.top * error**2
+    allowed = DRAWN_ROUNDINGS * rounding.value + error * steep + extremes.top * error**2
     for count in range(FLOW_STEPS):
         first = op.null.generator(index, x)
         second = op.null.generator(index, add_scaled(x, 0.5 * step, first))
@@ -124,19 +118,21 @@ def _change_along_line(
     op: RestrictedHessian, direction: Vector, extremes: ExtremeEigenpairs, rounding: Rounding
 ) -> dict[str, float] | None:
     """Largest change of the loss along a line, and how far it was followed; None where the line is flat."""
-    far = parameter_scale(op) * SHARES
+    far = parameter_scale(op) * np.array(LINE_SHARES)
     steps = np.concatenate([far, -far])
     values, slopes = op.objective.line(op.x, direction, steps)
     moved = np.abs(values - op.value)
-    noise = NOISE_FACTOR * (rounding.value + op.eps * abs(op.value)) + BANDS * extremes.band * steps**2
-    slope_noise = NOISE_FACTOR * rounding.gradient + BANDS * extremes.band * np.abs(steps)
+    noise = (
+        DRAWN_ROUNDINGS * (rounding.value + op.eps * abs(op.value)) + FLAT_BANDS * extremes.band * steps**2
+    )
+    slope_noise = DRAWN_ROUNDINGS * rounding.gradient + FLAT_BANDS * extremes.band * np.abs(steps)
     if np.all(moved <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return None
     found = {"moved": float(np.max(moved)), "distance": float(np.max(far))}
     if extremes.spectrum is None:
         return found
     steps = np.max(far) * np.arange(1, RELAXED + 1) / RELAXED
-    noise = noise[0] + BANDS * extremes.band * steps**2
+    noise = noise[0] + FLAT_BANDS * extremes.band * steps**2
     flat = all(_flat_relaxed(op, direction, extremes, sign * steps, noise) for sign in (1.0, -1.0))
     return None if flat else found
 

@@ -11,12 +11,7 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.rounding import Rounding
-
-# A product that changes by more than this share of ‖H‖ between two evaluations a rounding apart
-# cannot carry a verdict: the loss is random, its data change, or it is not smooth here.
-UNSTABLE = 0.05
-# Moving the parameters by one rounding changes the gradient by about eps ‖H‖ ‖x‖; this many are allowed.
-GRADIENT_ROUNDINGS = 1e3
+from hessian_probe.points.thresholds import GRADIENT_JUMP, UNREPEATABLE
 
 
 def nonfinite(op: HessianOperator) -> Reason | None:
@@ -39,12 +34,12 @@ def no_product(extremes: ExtremeEigenpairs) -> Reason:
 
 def not_repeatable(op: HessianOperator, extremes: ExtremeEigenpairs, rounding: Rounding) -> Reason | None:
     """Name the likely cause where gradients or products cannot be repeated."""
-    moved = GRADIENT_ROUNDINGS * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    moved = GRADIENT_JUMP * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
     expected = moved * (extremes.top + rounding.product)
-    if rounding.gradient > UNSTABLE * float(norm(op.gradient_vector)) + expected:
+    if rounding.gradient > UNREPEATABLE * float(norm(op.gradient_vector)) + expected:
         return Reason("gradient_not_repeatable", change=rounding.gradient)
     worst = max(rounding.product, extremes.asymmetry)
-    if worst <= UNSTABLE * extremes.top or worst <= float(jnp.finfo(op.dtype).tiny):
+    if worst <= UNREPEATABLE * extremes.top or worst <= float(jnp.finfo(op.dtype).tiny):
         return None
     if extremes.top <= extremes.band and 0 < rounding.gradient <= moved * rounding.product:
         return None  # no curvature here, and a little one rounding away: a smooth loss of higher order

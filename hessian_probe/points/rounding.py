@@ -16,35 +16,23 @@ import numpy as np
 from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
+from hessian_probe.points.thresholds import (
+    BAND_NOISE,
+    BAND_REDUCED,
+    BAND_ROUNDING,
+    DECREASE_REDUCED,
+    DECREASE_ROUNDINGS,
+    ENTRY_EXCESS,
+    ENTRY_FLOOR,
+    GRADIENT_NOISE,
+    GRADIENT_ROUNDING,
+    ROUNDING_DRAWS,
+    SLOPE_NOISE,
+    VALUE_ROUNDING,
+)
 from hessian_probe.spectrum.thresholds import SIGN_MARGIN
 
-# A zero eigenvalue is computed as up to BAND_ROUNDING * eps * sqrt(min(n, 100)) * ||H||, and as up to
-# BAND_NOISE times the measured change of a product.  With these no zero mode of `make truth`
-# (Lennard-Jones, linear networks, degenerate points) gives a wrong label in float64 or float32.
-BAND_ROUNDING = 8.0
-BAND_NOISE = 8.0
-# Where the loss computes in less than single precision, rounding is coarse enough to be measured in full,
-# and what is not (constants rounded once) is below BAND_REDUCED * eps * ||H||.  With these, 180
-# networks in bfloat16, float16 and TensorFloat-32 products, λ_min/‖H‖ from −0.5 to 0.2, were given no
-# wrong label; the larger ones (215 variables) were decided from 0.02 ‖H‖ (TF32) and 0.1 ‖H‖ (bfloat16).
-BAND_REDUCED = 2.0
 SINGLE = float(np.finfo(np.float32).eps)
-# The gradient at the float nearest a critical point is up to eps/2 * ||H|| * ||x||.
-GRADIENT_ROUNDING = 4.0
-GRADIENT_NOISE = 4.0
-VALUE_ROUNDING = 4.0
-# A slope changes along one direction by up to this many times what a few draws show.
-SLOPE_NOISE = 4.0
-# Draws of the rounding.  An entry of the gradient above EXCESS times its own change in all of them is a
-# slope: by chance that happens once in EXCESS³ entries.  Entries below FLOOR_SHARE of what the tolerance
-# allows each are left out.
-DRAWS = 3
-EXCESS = 1e3
-FLOOR_SHARE = 1e-9
-# A decrease of the loss counts beyond this many roundings of the parameters' precision, and of a lower one
-# in which the loss computes.
-DECREASE_ROUNDINGS = 16.0
-DECREASE_REDUCED = 2.0
 
 
 class Rounding:
@@ -87,9 +75,9 @@ class Rounding:
             The errors; products are compared later, by `compare_product` and `compare_quotient`.
 
         Cost:
-            DRAWS evaluations of loss and gradient.
+            ROUNDING_DRAWS evaluations of loss and gradient.
         """
-        others = [perturbed_operator(op, rng) for _ in range(DRAWS)]
+        others = [perturbed_operator(op, rng) for _ in range(ROUNDING_DRAWS)]
         changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
         value = _value_rounding(op) + max(abs(o.value - op.value) for o in others)
         return cls(op, others[0], value, max(float(norm(c)) for c in changes), changes)
@@ -162,8 +150,8 @@ class Rounding:
         """Whether some entry of a gradient, small as a whole, is far above its own rounding."""
         # Rounding in a stiff variable makes the tolerance wide; a slope along a soft one hides in it.
         size = sum(leaf.size for leaf in gradient)
-        floor = max(FLOOR_SHARE * tolerance / math.sqrt(size), float(np.finfo(np.float32).tiny))
-        return float(_largest_excess(gradient, self.changes, floor)) > EXCESS
+        floor = max(ENTRY_FLOOR * tolerance / math.sqrt(size), float(np.finfo(np.float32).tiny))
+        return float(_largest_excess(gradient, self.changes, floor)) > ENTRY_EXCESS
 
 
 def perturbed_operator(op: HessianOperator, rng: np.random.Generator) -> HessianOperator:

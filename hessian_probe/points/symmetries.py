@@ -14,19 +14,14 @@ from hessian_probe.arrays import Float, Vector, generator
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.rounding import Rounding, perturbed_operator
-
-# A move multiplies by e^±MOVE to e^±2·MOVE, or adds normal entries of a length MOVE times the parameters'.
-MOVE = 0.5
-# The loss is unchanged where it differs by at most ROUNDINGS times its rounding error at both ends; normal
-# entries of the move's length must change it by CONTROL times that, or nothing there is visible.
-ROUNDINGS = 4.0
-CONTROL = 16.0
-# No move is tried where ⟨gradient, generator⟩ is more than SCREEN times the root of its terms' squares, about
-# what independent terms add up to, at a random point nearby.
-SCREEN = 1e-3
-# Candidates that are moved at most, and how far apart the leaves of a family are in the layout's order.
-TRIES = 64
-NEIGHBOURS = 8
+from hessian_probe.points.thresholds import (
+    MOVE,
+    NEIGHBOURS,
+    SCREEN,
+    TRIED_MOVES,
+    UNCHANGED_ROUNDINGS,
+    VISIBLE_MOVE,
+)
 
 Entries = Float[np.ndarray, "..."]
 # Slices of a leaf along an axis (None: the leaf is one unit), and the power of the factor that they take.
@@ -79,7 +74,7 @@ class _Search:
     """Candidates at a point, and what was found."""
 
     def __init__(self, op: HessianOperator, rounding: Rounding) -> None:
-        self.op, self.rounding, self.rng, self.tries = op, rounding, generator(), TRIES
+        self.op, self.rounding, self.rng, self.tries = op, rounding, generator(), TRIED_MOVES
         self.x = [np.atleast_1d(np.asarray(leaf, np.float64)) for leaf in op.x]
         self.leaves = [i for i, on in enumerate(op.active) if on and self.x[i].size]
         self.scale = parameter_scale(op)
@@ -113,12 +108,12 @@ class _Search:
             there = self.vector(new)
             value = loss(there)
             error = abs(loss(perturbed_operator(self.op.at(there), self.rng).x) - value)
-            allowed = ROUNDINGS * (self.rounding.value + error)
+            allowed = UNCHANGED_ROUNDINGS * (self.rounding.value + error)
             if not abs(value - here) <= allowed:
                 return False
             if not seen:
                 other = {i: self.x[i] + self.normal(i, _rms(leaf - self.x[i])) for i, leaf in new.items()}
-                seen = abs(loss(self.vector(other)) - here) > CONTROL * allowed
+                seen = abs(loss(self.vector(other)) - here) > VISIBLE_MOVE * allowed
         return seen and self.tries >= 0
 
     def add(self, leaf: int) -> None:

@@ -26,47 +26,33 @@ from hessian_probe.arrays import cast, flatten, flatten_rows, host_norm, unflatt
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import DENSE_SIZE
-from hessian_probe.points.gain import REACH
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.measurements import Measurements
 from hessian_probe.points.rounding import SINGLE
+from hessian_probe.points.thresholds import (
+    ALL_FLAT,
+    BENT,
+    DENSE_SIZE,
+    DRAWN_ROUNDINGS,
+    FAR,
+    FOLLOWED_EVALUATIONS,
+    LEAST_POWER,
+    LOWEST_KEPT,
+    NUM_SPHERES,
+    POWER_SPHERES,
+    POWER_TOLERANCE,
+    REACH,
+    REST_SHARE,
+    RESTS,
+    ROUNDING_DRAWS,
+    SILENT_SPHERES,
+    SPHERE_EVALUATIONS,
+    SPHERE_STARTS,
+    STARTED_SPHERES,
+    STRAIGHT_DESCENT,
+)
 from hessian_probe.points.verdict import Descent, HigherOrder, Verdict
 from hessian_probe.spectrum.dense import dense_eigh
-
-# Spheres, each half as wide as the one before, from the reach down.
-NUM_RADII = 16
-# Starts on the widest spheres, and spheres on which they are made; the lowest points are followed inwards.
-STARTS = 8
-STARTED = 2
-# Without a slope on this many spheres there is none on smaller ones.
-SILENT = 6
-KEPT = 3
-# Evaluations from a start, and on each smaller sphere.
-EVALUATIONS = 30
-FOLLOWED = 8
-# Steps along the other directions, by their curvature, before a slope is read.
-RESTS = 3
-# Off the flat space by more than this many radii a point lies on another branch.
-FAR = 4.0
-# A valley bends away like the square of the distance, twice as fast as it is away; and twice that.
-BENT = 4.0
-# At rest: what the other directions could still change is at most this share of what the slope makes.
-REST_SHARE = 1e-2
-# Draws of the rounding at a point, and how many times the largest change counts.
-DRAWS = 3
-NOISE_FACTOR = 8.0
-# Spheres in a row, the smallest visible one first, on which a fall must show as one power, and by how much
-# exponents may differ.  Curvature has a slope of power 1; a fall of higher order at least 2.
-RUN = 4
-TOLERANCE = 0.35
-LEAST = 2.0
-# A descent is straight where it leaves the flat space by at most this share of its length.
-STRAIGHT = 1e-3
-
-
-# Up to this number of variables all are taken as flat where no curvature was found.
-ALL_FLAT = 2048
 
 
 class _Lowest(NamedTuple):
@@ -176,18 +162,18 @@ class SphereDescent:
         there = self.x + move
         size = np.maximum(np.abs(there), np.sqrt(np.mean(there**2)))
         outward = across = 0.0
-        for _ in range(DRAWS):
+        for _ in range(ROUNDING_DRAWS):
             signs = self.rng.choice([-1.0, 1.0], len(move))
             change = self.evaluate(move + self.op.eps * signs * size)[1] - gradient
             outward = max(outward, abs(float(unit @ (self.flat.T @ change))))
             across = max(across, host_norm(self.stiff.T @ change))
-        return NOISE_FACTOR * outward, NOISE_FACTOR * across
+        return DRAWN_ROUNDINGS * outward, DRAWN_ROUNDINGS * across
 
     def _starts(self) -> list[np.ndarray]:
         dimension = self.flat.shape[1]
         if dimension == 1:
             return [np.array([1.0]), np.array([-1.0])]
-        half = self.rng.standard_normal((STARTS // 2, dimension))
+        half = self.rng.standard_normal((SPHERE_STARTS // 2, dimension))
         half /= np.linalg.norm(half, axis=1, keepdims=True)
         return [*half, *-half]
 
@@ -197,19 +183,19 @@ class SphereDescent:
         followed: list[_Lowest] = []
         spheres = []
         with np.errstate(all="ignore"):
-            for index in range(NUM_RADII):
+            for index in range(NUM_SPHERES):
                 radius = reach * 0.5**index
                 # Off the tangent space a valley bends away like the square of the distance.
-                starts = [(low.unit, 0.25 * low.rest, FOLLOWED) for low in followed]
-                if index < STARTED or not followed:
+                starts = [(low.unit, 0.25 * low.rest, FOLLOWED_EVALUATIONS) for low in followed]
+                if index < STARTED_SPHERES or not followed:
                     nothing = np.zeros(len(self.curvature))
-                    starts += [(unit, nothing, EVALUATIONS) for unit in self._starts()]
+                    starts += [(unit, nothing, SPHERE_EVALUATIONS) for unit in self._starts()]
                 found = [low for start in starts if (low := self.lowest(radius, *start)) is not None]
                 found.sort(key=lambda low: low.outward)
-                followed = found[:KEPT]
+                followed = found[:LOWEST_KEPT]
                 spheres.append((radius, found[0] if found else None))
                 visible = any(low is not None and abs(low.outward) > low.noise for _, low in spheres)
-                if not visible and index + 1 == SILENT:
+                if not visible and index + 1 == SILENT_SPHERES:
                     break  # an orbit: further in, slopes are smaller still
         return spheres
 
@@ -244,11 +230,11 @@ def higher_order(
     if not visible:
         far = seen[-1][0] if seen else 0.0
         return HigherOrder("flat", Reason("spheres_flat", far=far), sign)
-    run = visible[:RUN]
+    run = visible[:POWER_SPHERES]
     near, far = run[0][0], run[-1][0]
     if all(low.outward > 0 for _, low in run):
         return HigherOrder("rises", Reason("spheres_rise", sign=sign, near=near, far=far), sign)
-    order, inwards = _order(run), len(run) == RUN and all(low.outward < 0 for _, low in run)
+    order, inwards = _order(run), len(run) == POWER_SPHERES and all(low.outward < 0 for _, low in run)
     falls = inwards and order is not None
     # A fall may go on beyond the widest sphere on which the other directions come to rest.
     widest, outermost = visible[-1][1], spheres[0][1] is None and visible[-1][1] is seen[-1][1]
@@ -267,10 +253,10 @@ def _lowest(descent: SphereDescent, spheres: list[tuple[float, _Lowest]]) -> Des
     # What is left of the gradient across N spoils small slopes, but never lowers the loss.
     radius, low = min(spheres, key=lambda each: each[1].value)
     here = descent.op.value
-    if low.value >= -NOISE_FACTOR * descent.op.eps * max(abs(here), abs(here + descent.sign * low.value)):
+    if low.value >= -DRAWN_ROUNDINGS * descent.op.eps * max(abs(here), abs(here + descent.sign * low.value)):
         return None
     move = unflatten(descent.op.layout, descent.move(radius, low.unit, low.rest))
-    return Descent(move, straight=host_norm(low.rest) <= STRAIGHT * radius)
+    return Descent(move, straight=host_norm(low.rest) <= STRAIGHT_DESCENT * radius)
 
 
 def applies(m: Measurements, verdict: Verdict) -> bool:
@@ -313,9 +299,9 @@ def _order(run: list[tuple[float, _Lowest]]) -> float | None:
     """Return the power with which the loss goes along neighbouring spheres, if it is one of three or more."""
     radii = np.array([radius for radius, _ in run])
     slopes = np.array([abs(low.outward) for _, low in run])
-    if len(run) < RUN or np.any(np.abs(np.diff(np.log2(radii)) - 1.0) > 1e-6):
+    if len(run) < POWER_SPHERES or np.any(np.abs(np.diff(np.log2(radii)) - 1.0) > 1e-6):
         return None
     exponents = np.diff(np.log2(slopes))
-    if np.ptp(exponents) > 2 * TOLERANCE or np.min(exponents) < LEAST - TOLERANCE:
+    if np.ptp(exponents) > 2 * POWER_TOLERANCE or np.min(exponents) < LEAST_POWER - POWER_TOLERANCE:
         return None
     return float(np.mean(exponents)) + 1.0

@@ -15,20 +15,10 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import line_check, parameter_scale
 from hessian_probe.points.measurements import Measurements
-from hessian_probe.points.rounding import BAND_NOISE, BAND_ROUNDING, Rounding
+from hessian_probe.points.rounding import Rounding
+from hessian_probe.points.thresholds import BAND_NOISE, BAND_ROUNDING, NEAR, REGULAR_KEPT, SPREAD, STEP_NOISE
 from hessian_probe.points.verdict import Descent, Verdict
 from hessian_probe.spectrum.thresholds import SIGN_MARGIN
-
-# Diagonals closer than this leave nothing to be gained.
-SPREAD = 1e2
-# The gradient, and what rounding makes of it, may place the critical point this share of the length of
-# the parameters (at least 1) away.
-NEAR = 0.1
-# The Newton step must leave at most this share of itself in every variable, rounding aside: out along a
-# tail, exp(−x) beside y², it leaves 1/e of it wherever that is.
-KEPT = 0.15
-# What rounding makes of a step, in units of the most that a few draws of it show.
-STEP_NOISE = 4.0
 
 
 class Inertia(NamedTuple):
@@ -146,7 +136,7 @@ def _near(op: HessianOperator, found: Inertia) -> bool:
         return True
     there = op.at(add_scaled(x, -1.0, unflatten(op.layout, step)))
     left = found.newton @ flatten(there.gradient_vector)
-    return bool(np.all(np.abs(left) <= KEPT * np.abs(step) + rounding))
+    return bool(np.all(np.abs(left) <= REGULAR_KEPT * np.abs(step) + rounding))
 
 
 def _sign(value: float, margin: float) -> int:

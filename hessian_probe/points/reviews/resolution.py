@@ -11,18 +11,19 @@ from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.gain import Gain, GainEstimate
 from hessian_probe.points.measurements import Measurements
-from hessian_probe.points.reviews.nonsmooth.review import FEW_DIRECTIONS, at_a_kink
-from hessian_probe.points.reviews.sampling.review import FEWEST_BATCHES
+from hessian_probe.points.reviews.nonsmooth.review import at_a_kink
 from hessian_probe.points.symmetries import flat_families
+from hessian_probe.points.thresholds import (
+    FAMILIES_NAMED,
+    FAMILIES_SIZE,
+    FEW_DIRECTIONS,
+    FEWEST_BATCHES,
+    SUM_ROUNDING,
+)
 from hessian_probe.points.verdict import Descent, Verdict, none_beyond
 
 EXACT = ("minimum", "maximum", "saddle")
 OPEN = ("degenerate", "undetermined")
-# Variables up to which families of flat directions are looked for, on the host, and families named.
-LARGEST = 300_000
-NAMED = 4
-# Sums that make up the resolution exactly are rounded.
-ROUNDED = 1e-6
 
 
 def applies(m: Measurements, verdict: Verdict) -> bool:
@@ -64,11 +65,11 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
 def _flat(m: Measurements, estimate: GainEstimate) -> tuple[Reason, ...]:
     """Say along which directions the loss does not change, as far as that is seen."""
     facts, size, reasons = m.op.objective.facts, m.op.size, list[Reason]()
-    if size <= LARGEST and not (facts.custom_derivative or facts.random):
+    if size <= FAMILIES_SIZE and not (facts.custom_derivative or facts.random):
         found = sorted(flat_families(m.op, m.rounding), key=lambda family: -family.dimension)
-        names = [f"{family.name}: {family.dimension}" for family in found[:NAMED]]
-        if len(found) > NAMED:
-            names.append(f"{len(found) - NAMED} more families")
+        names = [f"{family.name}: {family.dimension}" for family in found[:FAMILIES_NAMED]]
+        if len(found) > FAMILIES_NAMED:
+            names.append(f"{len(found) - FAMILIES_NAMED} more families")
         if found:  # families can overlap: their dimensions do not add up
             count = ("at least " if len(found) > 1 else "") + f"{found[0].dimension:,}"
             reasons.append(Reason("flat_families", count=count, names="; ".join(names)))
@@ -116,7 +117,7 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
         fall, distance = gain.further
         steady = Reason("falls_further", sign=sign, fall=fall, distance=distance)
         return verdict.relabelled("not_critical", steady, *evidence, strict=True)
-    within = gain.value <= (1 + ROUNDED) * gain.resolution and _turns(verdict, sign, m.extremes)
+    within = gain.value <= (1 + SUM_ROUNDING) * gain.resolution and _turns(verdict, sign, m.extremes)
     end = m.extremes.low if sign > 0 else m.extremes.high
     assert end is not None
     if verdict.failed and estimate.at_rest and not estimate.kinks:  # rounding may hide what curvature gains

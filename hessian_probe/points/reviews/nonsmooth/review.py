@@ -20,36 +20,26 @@ from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.locate import LocatedPoint
 from hessian_probe.points.measurements import Measurements
-from hessian_probe.points.reviews.nonsmooth.sphere_sampling import STATIONARY, Sphere, SphereSampling
+from hessian_probe.points.reviews.nonsmooth.sphere_sampling import Sphere, SphereSampling
 from hessian_probe.points.rounding import SINGLE
+from hessian_probe.points.thresholds import (
+    AGREE,
+    APART,
+    CLOSER,
+    DIRECTION_ROUNDINGS,
+    FEW_DIRECTIONS,
+    HIDDEN_SLOPE,
+    ROUNDED_RADIUS,
+    SAMPLED_PART,
+    SECOND_ORDER,
+    SPHERES,
+    STATIONARY,
+    STRAIGHT_SLOPE,
+    TILT_SHARE,
+)
 from hessian_probe.points.verdict import Descent, Verdict, undetermined
 from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.results import number, signed
-
-# A saddle's gradient is zero here; gradients at opposite points whose mean is longer than this share of
-# the longer one, at two distances, are a slope that the derivative at the point itself does not show.
-HIDDEN_SLOPE = 0.5
-# Distances at which that is looked for, as shares of the distance over which the curvature holds.
-CLOSER = (1e-2, 1e-4)
-# Up to this dimension samples cover the directions densely enough for an extremum at a kink to be claimed.
-FEW_DIRECTIONS = 2
-APART = 30.0
-SPHERES = 4
-AGREE = 3
-# The parameters' own rounding must be below this share of a sphere's radius.
-ROUNDING_SHARE = 1e-2
-# A peak is lower on both sides: the tilt is at most this share of the bend.
-TILT_SHARE = 0.5
-# Gradients that shrink with the sphere by at least half the power that a second order term has leave no
-# slope and no kink of first order.
-SECOND_ORDER = 0.5
-# A change of the loss is at most the longest gradient times the distance, of which samples show a part.
-UNEXPLAINED = 4.0
-# A straight slope keeps at least this share of its length over the distances.
-STRAIGHT = 0.5
-# A null direction is known only to DIRECTION_ROUNDINGS eps; its leakage into the steepest direction changes
-# the loss by the square of that angle, which must not be read as an increase.
-DIRECTION_ROUNDINGS = 16.0
 
 
 class Stationarity(NamedTuple):
@@ -204,7 +194,7 @@ def examine_stationarity(op: HessianOperator, m: Measurements, *, near: bool) ->
     held = [check.radius for check in m.line_checks.values()] if near else []
     radius, carried, spheres = min([0.1 * parameter_scale(op), *held]), list[Vector](), list[Sphere]()
     for _ in range(SPHERES):
-        if spacing > ROUNDING_SHARE * radius:
+        if spacing > ROUNDED_RADIUS * radius:
             break
         sphere = around.look(radius, [*directions, *carried])
         radius /= APART
@@ -229,10 +219,10 @@ def _kind(seen: list[Sphere], share: float) -> Stationarity:
         return Stationarity(None, (Reason("finite_steps_rounded", listed=listed),))
     changes = [max(abs(s.low.change), abs(s.high.change)) for s in near]
     last, second_order = near[-1], all(_shrinks(outer, inner) for outer, inner in pairwise(near))
-    if any(change > UNEXPLAINED * s.steepest * s.distance for change, s in zip(changes, near, strict=True)):
+    if any(change > SAMPLED_PART * s.steepest * s.distance for change, s in zip(changes, near, strict=True)):
         jump = {"change": changes[-1], "distance": last.distance, "longest": last.steepest}
         return Stationarity(None, (Reason("finite_steps_jump", **jump),))
-    steady = last.min_norm >= STRAIGHT * near[0].min_norm and not second_order
+    steady = last.min_norm >= STRAIGHT_SLOPE * near[0].min_norm and not second_order
     if steady and all(sphere.slope for sphere in near):
         numbers = {"distance": last.distance, "shortest": last.min_norm, "longest": last.steepest}
         return Stationarity("not_critical", (Reason("finite_steps_slope", **numbers),))

@@ -18,34 +18,22 @@ from scipy.optimize import lsq_linear
 from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten, norm, random_normal, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.rounding import Rounding
-
-# Random directions on each sphere; with each its opposite.
-DRAWN = 3
-# The bundle grows until its shortest combination is below STATIONARY of the longest gradient (rounding of
-# inner products in single precision is 7e-4 of it), or no gradient along minus it is shorter by more than
-# SETTLED, or it holds BUNDLE gradients.  A kink in k directions at once needs a few k of them.
-BUNDLE = 128
-STATIONARY = 2e-3
-SETTLED = 0.05
-# A slope changes the loss by at least this share of its length times the distance, in both directions.
-STEEP = 0.25
-# Share of a random direction that is mixed into one that was found, to leave kinks it may lie in.
-BESIDE = 1e-3
-# Gradients that differ by more than CURVED times what curvature makes over the sphere, and by more than
-# this share of the longest, do so by a kink.
-CURVED = 4.0
-KINK_SHARE = 1e-3
-# Pairs of half-random directions in which a slope must hold too.
-MIXED = 4
-# Turns of the search along the sphere, each with trial steps of these shares of the radius.
-TURNS = 5
-TRIALS = 0.25 ** np.arange(8)
-# A change counts beyond this many roundings of the loss, or of the slope.
-ROUNDINGS = 8.0
-# Where losses are too coarse to show a change, the slope replaces them up to BEYOND times what they can show.
-BEYOND = 4.0
-# Weight of the condition Σλ = 1 in the least-squares problem: its error is about 1/FIRM².
-FIRM = 1e4
+from hessian_probe.points.thresholds import (
+    BUNDLE,
+    CURVED,
+    DRAWN_DIRECTIONS,
+    FIRM,
+    KINK_SHARE,
+    MIXED_PAIRS,
+    MIXED_SHARE,
+    SAMPLE_ROUNDINGS,
+    SETTLED,
+    SLOPE_BEYOND,
+    STATIONARY,
+    STEEP,
+    TURN_TRIALS,
+    TURNS,
+)
 
 
 class SphereSample(NamedTuple):
@@ -116,7 +104,7 @@ class SphereSampling:
     def look(self, distance: float, directions: list[Vector]) -> Sphere | None:
         """Explore one sphere, from given directions and random ones; None if the loss is not finite."""
         self._samples, self._pairs, self._distance = [], [], distance
-        drawn = [random_normal(self.rng, self.op.layout, self.op.active) for _ in range(DRAWN)]
+        drawn = [random_normal(self.rng, self.op.layout, self.op.active) for _ in range(DRAWN_DIRECTIONS)]
         try:
             for direction in (*drawn, *directions):
                 self._both(direction)
@@ -153,11 +141,13 @@ class SphereSampling:
 
     def _visible(self, change: float, slope: float) -> float:
         """Change of the loss; by the slope, as of a parabola, where losses are too coarse; else zero."""
-        coarse, by_slope = ROUNDINGS * self.rounding.value, 0.5 * slope * self._distance
+        coarse, by_slope = SAMPLE_ROUNDINGS * self.rounding.value, 0.5 * slope * self._distance
         # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
         if not abs(change) <= coarse:
             return change
-        shown = abs(slope) > ROUNDINGS * self.rounding.gradient and abs(by_slope) <= BEYOND * coarse
+        shown = (
+            abs(slope) > SAMPLE_ROUNDINGS * self.rounding.gradient and abs(by_slope) <= SLOPE_BEYOND * coarse
+        )
         return by_slope if shown else 0.0
 
     def _bundle(self) -> tuple[np.ndarray, float, bool]:
@@ -167,7 +157,7 @@ class SphereSampling:
             Gradients by row, the norm of their shortest combination, and whether that is a slope.
         """
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
-        gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN]])
+        gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN_DIRECTIONS]])
         while True:
             weights, length = min_norm_point(gradients @ gradients.T)
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
@@ -175,10 +165,10 @@ class SphereSampling:
                 return gradients, length, False
             best = weights @ gradients
             down = self._vector(-best)
-            newest = self._gradients(down, BESIDE, 1)
+            newest = self._gradients(down, MIXED_SHARE, 1)
             stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
             if stays and length > STATIONARY * longest:  # is it so in all directions?
-                newest = self._gradients(down, 1.0, MIXED)
+                newest = self._gradients(down, 1.0, MIXED_PAIRS)
                 stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
             if stays or length <= STATIONARY * longest or len(gradients) >= BUNDLE:
                 self._both(down)
@@ -208,14 +198,15 @@ class SphereSampling:
             turn = _tangential(self._vector(-sign * weights @ gradients), best.direction)
             if turn is None:
                 break
-            steps = self._distance * TRIALS
+            trials = 0.25 ** np.arange(TURN_TRIALS)
+            steps = self._distance * trials
             start = add_scaled(self._x, self._distance, best.direction)
             values, slopes = self.op.objective.line(cast(start, self.op.layout.dtypes), turn, steps)
             changes = np.where(np.isfinite(values), sign * (values - self.value), np.inf)
-            if np.all(np.abs(changes) <= ROUNDINGS * self.rounding.value):
+            if np.all(np.abs(changes) <= SAMPLE_ROUNDINGS * self.rounding.value):
                 changes = self._distance * sign * np.where(np.isfinite(slopes), np.cumsum(slopes), 0.0)
             index = int(np.argmin(changes))
-            turned = add_scaled(best.direction, float(TRIALS[index]), turn)
+            turned = add_scaled(best.direction, float(trials[index]), turn)
             tried = self._sample(_unit(turned))
             if sign * tried.change < sign * best.change:
                 best, gradients = tried, flatten(tried.gradient)[None]

@@ -25,16 +25,10 @@ from hessian_probe.operators.per_batch import (
 )
 from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.extremes import ExtremeEigenpairs
-from hessian_probe.points.newton import UNEXPLAINED, krylov_step
+from hessian_probe.points.newton import krylov_step
+from hessian_probe.points.thresholds import DRAW_HVPS, FEWEST_STEPS, MOST_STEPS, NOISE_DRAWS, UNEXPLAINED
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.standard_errors import Estimate, weighted_mean
-
-# Products for one draw of the gradient's noise where only the ends of the spectrum are known.
-DRAW_PRODUCTS = 12
-# Draws of the noise; with few batches one of them can be short by chance.
-DRAWS = 4
-# Products on each half: as many as the search on all data took, within these bounds.
-FEWEST_STEPS, MOST_STEPS = 8, 48
 
 
 class SamplingErrors(NamedTuple):
@@ -110,8 +104,8 @@ def measure_gradient_noise(
     weights, lengths, rows = list[float](), list[float](), list[list[float]]()
     sums: list[Vector | None] = [None, None]
     signs = np.where(np.arange(op.objective.data.count) % 2, -1.0, 1.0)
-    signed = [rng.permutation(signs) for _ in range(DRAWS)]
-    draws: list[Vector | None] = [None] * DRAWS
+    signed = [rng.permutation(signs) for _ in range(NOISE_DRAWS)]
+    draws: list[Vector | None] = [None] * NOISE_DRAWS
     for index, (weight, gradient) in enumerate(batch_gradients(op)):
         weights.append(weight)
         deviation = add_scaled(gradient, -1.0, op.gradient_vector)
@@ -179,7 +173,7 @@ def displacement(
         The displacement.
 
     Cost:
-        Nothing where the whole spectrum is known, else at most DRAW_PRODUCTS products.
+        Nothing where the whole spectrum is known, else at most DRAW_HVPS products.
 
     Source:
         F. E. Satterthwaite, Biometrics Bulletin 2, 1946, doi:10.2307/3002019.
@@ -196,12 +190,10 @@ def displacement(
         return Displacement(known, inside > UNEXPLAINED * gradient_noise.error)
     if known > limit or float(norm(gradient_noise.draw)) == 0.0:
         return Displacement(known, False)
-    if budget < DRAW_PRODUCTS:
+    if budget < DRAW_HVPS:
         return Displacement(known, False, enough=False)
     rng = np.random.default_rng(0)  # only after a breakdown, where any direction will do
-    step = krylov_step(
-        op, extremes.band, UNEXPLAINED, (math.inf, limit), rng, DRAW_PRODUCTS, gradient_noise.draw
-    )
+    step = krylov_step(op, extremes.band, UNEXPLAINED, (math.inf, limit), rng, DRAW_HVPS, gradient_noise.draw)
     return Displacement(max(known, step.change), step.outcome == "flat")
 
 

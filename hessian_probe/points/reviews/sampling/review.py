@@ -13,8 +13,7 @@ from scipy.stats import chi2
 from hessian_probe.arrays import add_scaled, cast, dot, norm
 from hessian_probe.operators.per_batch import rayleigh_quotients
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.locate import LOSS_SHARE, MODEL_SHARE
-from hessian_probe.points.measurements import SAMPLING_HVPS, Measurements
+from hessian_probe.points.measurements import Measurements
 from hessian_probe.points.reviews.sampling.noise import (
     Displacement,
     SamplingErrors,
@@ -26,38 +25,27 @@ from hessian_probe.points.reviews.sampling.noise import (
     split_halves,
     steps_for_halves,
 )
+from hessian_probe.points.thresholds import (
+    AIM,
+    BATCHES,
+    FEWEST_BATCHES,
+    GRADIENT_DRAWS,
+    GRID_POINTS,
+    LEAST_ERRORS,
+    LOSS_SHARE,
+    MODEL_SHARE,
+    MOST_DATA,
+    NOISE_SHARE,
+    POWER,
+    REST_PARTS,
+    SAMPLING_HVPS,
+    SURE,
+)
 from hessian_probe.points.verdict import Verdict, is_saddle
 from hessian_probe.spectrum.standard_errors import Estimate, quantile, weighted_mean
 
-# Two batches in each half are the fewest that show how much a half scatters.
-FEWEST_BATCHES = 4
-# A gradient too large to be near a critical point is believed where noise makes at most this share of
-# its square: its length is then known to a fifth or so, while what counts as near on plateaus and far on
-# slopes differs by a factor of four in the square (`points/locate.py`).
-NOISE_SHARE = 0.05
-# Stated probability that the number of samples settles it, for a curvature of at least LEAST of its present
-# standard errors.
-POWER = 0.9
-LEAST = 0.5
-# The mean probability over what curvature and scatter may be, given the sample, is asked to be AIM; no
-# more samples than make it SURE for the least curvature.  Both lie above POWER since the sample may show
-# more than there is.  Measured (Gaussian samples in 8, 16 and 64 batches, 150 draws each, true curvature
-# of 0.5 to 4 errors): settled in 91 % to 99 %.
-AIM = 0.93
-SURE = 0.98
-# The number is meant for data in the present number of batches, or in BATCHES if these are fewer: with
-# fewer each half knows too little of its own scatter (Student's t at 99 %: 32, 4.5, 3.0 for 4, 8, 16).
-BATCHES = 16
-# Beyond this multiple of the data no number is given.
-MOST = 1e5
-# Points at which the unknown curvature and its scatter are taken.
-GRID = (np.arange(60) + 0.5) / 60
-# Draws of gradients, for the place of the critical point: 1 % of error in a probability of 0.93.
-DRAWS = 600
 # Higher order is seen on the mean of these data; another sample may have another one.
 SILENT = Reason("higher_order_not_held_out")
-# Parts in which the gradient outside both extreme eigenvectors is drawn.
-REST = 8
 DECIDED = ("saddle", "minimum", "maximum", "not_critical")
 
 
@@ -244,10 +232,10 @@ class SamplingReview:
         if self.judged.extremes.spectrum is None:  # what is not known of the gradient: as equal parts
             wholes = float(norm(self.here.operator.gradient_vector)), self.gradient_noise.error
             left = [w**2 - float(np.sum(np.square(p))) for w, p in zip(wholes, along, strict=False)]
-            slope, error = np.sqrt(np.maximum(left, 0.0) / REST)
+            slope, error = np.sqrt(np.maximum(left, 0.0) / REST_PARTS)
             if moved.change > 0 and error > 0:
-                curvature = 0.5 * REST * error * (error / moved.change)
-                along = np.c_[along, np.tile([[slope], [error], [curvature]], REST)]
+                curvature = 0.5 * REST_PARTS * error * (error / moved.change)
+                along = np.c_[along, np.tile([[slope], [error], [curvature]], REST_PARTS)]
         limits = LOSS_SHARE * self._change(), MODEL_SHARE * self._change(), NOISE_SHARE
         self.times.append(
             times_for_place(along[0], along[1], along[2], limits, self.level, self.gradient_noise.freedom)
@@ -270,7 +258,11 @@ class SamplingReview:
         samples = self._samples()
         if samples is None:
             return [*doubts, Reason("samples_unknown")]
-        stated = {"power": f"{POWER:g}", "least": f"{LEAST:g}", "batches": max(self.data.count, BATCHES)}
+        stated = {
+            "power": f"{POWER:g}",
+            "least": f"{LEAST_ERRORS:g}",
+            "batches": max(self.data.count, BATCHES),
+        }
         return [*doubts, Reason("samples_needed", samples=samples, total=self.data.total, **stated)]
 
     def _samples(self) -> int | None:
@@ -303,7 +295,7 @@ def times_the_data(
     The unknown mean is taken as anywhere between `low` and `high`, Gaussian about it with the error of
     the sample, whose own uncertainty is that of a χ² variable; the probability that both halves of r
     times the data show its sign is averaged over that ("assurance") and r is raised until it is AIM, or
-    until a mean of LEAST errors is seen with probability SURE.
+    until the least mean is seen with probability SURE.
 
     Args:
         low: lowest value that the sample supports.
@@ -316,7 +308,7 @@ def times_the_data(
         signs: how many signs must be shown together.
 
     Returns:
-        r, at least 1, or None above MOST.
+        r, at least 1, or None above MOST_DATA.
 
     Source:
         A. O'Hagan, J. W. Stevens and M. J. Campbell, Pharmaceutical Statistics 4, 2005,
@@ -324,9 +316,10 @@ def times_the_data(
     """
     if not math.isfinite(error) or freedom <= 0:
         return None
-    spread = error * np.sqrt(freedom / chi2.ppf(GRID, freedom))[:, None, None]
+    grid = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
+    spread = error * np.sqrt(freedom / chi2.ppf(grid, freedom))[:, None, None]
     centers = np.linspace(low, high, 5)[None, :, None] if high > low else np.array([[[low]]])
-    means = centers + spread * scipy.stats.norm.ppf(GRID)[None, None, :]
+    means = centers + spread * scipy.stats.norm.ppf(grid)[None, None, :]
 
     if error == 0.0:
         return 1.0
@@ -341,7 +334,7 @@ def times_the_data(
 
     found = [
         _smallest(lambda times: seen(means, times), 1.0 - (1.0 - AIM) / signs),
-        _smallest(lambda times: seen(np.array(LEAST * error), times), 1.0 - (1.0 - SURE) / signs),
+        _smallest(lambda times: seen(np.array(LEAST_ERRORS * error), times), 1.0 - (1.0 - SURE) / signs),
     ]
     return min((times for times in found if times is not None), default=None)
 
@@ -371,12 +364,12 @@ def times_for_place(
         freedom: degrees of freedom of the errors.
 
     Returns:
-        r, at least about 1, or None above MOST.
+        r, at least about 1, or None above MOST_DATA.
     """
     rng = np.random.default_rng(0)  # the same draws for every r
-    wide = errors * np.sqrt(freedom / rng.chisquare(freedom, (DRAWS, 1)))
-    first = wide * rng.standard_normal((DRAWS, len(slopes)))
-    again = wide * rng.standard_normal((DRAWS, len(slopes)))
+    wide = errors * np.sqrt(freedom / rng.chisquare(freedom, (GRADIENT_DRAWS, 1)))
+    first = wide * rng.standard_normal((GRADIENT_DRAWS, len(slopes)))
+    again = wide * rng.standard_normal((GRADIENT_DRAWS, len(slopes)))
     loss, model, noise = limits
     margin = quantile(level, max(freedom, BATCHES - 1.0))
 
@@ -404,9 +397,9 @@ def times_for_place(
 
 
 def _smallest(probability: Callable[[float], float], wanted: float) -> float | None:
-    """Smallest multiple of the data at which a growing probability is as wanted; None above MOST."""
-    lower, upper = 0.0, math.log(MOST)
-    if probability(MOST) < wanted:
+    """Smallest multiple of the data at which a growing probability is as wanted; None above MOST_DATA."""
+    lower, upper = 0.0, math.log(MOST_DATA)
+    if probability(MOST_DATA) < wanted:
         return None
     while upper - lower > 0.01:
         middle = 0.5 * (lower + upper)
