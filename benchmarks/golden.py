@@ -34,11 +34,11 @@ SEED = 42
 PARTS = ("truth_float64", "truth_float32", "escapes", "diagnoses")
 
 
-def truth_records(dtype: str, kind: str) -> list[tuple[str, ...]]:
-    """Label and escape status of each point of one kind, in one precision."""
+def truth_records(dtype: str, kind: str, every: int = 1) -> list[tuple[str, ...]]:
+    """Label and escape status of the points of one kind, in one precision."""
     jax.config.update("jax_enable_x64", True)
     records = []
-    for known in truth_points(kind):
+    for known in list(truth_points(kind))[::every]:
         cast = known.astype(np.dtype(dtype))
         point = hp.classify(cast.loss, *cast.args)
         move = hp.escape(cast.loss, *cast.args, point=point)
@@ -68,10 +68,10 @@ def diagnosis_records(name: str) -> list[tuple[str, ...]]:
     return [(name, *(f"{finding.cause} {finding.confidence:.3f}" for finding in found.findings))]
 
 
-def jobs_of(part: str) -> list[tuple[Any, ...]]:
+def jobs_of(part: str, every: int) -> list[tuple[Any, ...]]:
     """Calls that make up one part: a function and its arguments."""
     if part.startswith("truth_"):
-        return [(truth_records, part.removeprefix("truth_"), kind) for kind in TRUTH_KINDS]
+        return [(truth_records, part.removeprefix("truth_"), kind, every) for kind in TRUTH_KINDS]
     if part == "escapes":
         return [(escape_records, p.name) for p in plateaus()]
     return [(diagnosis_records, failure.name) for failure in FAILURES]
@@ -90,12 +90,17 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="replace what the files say of these records")
     parser.add_argument("--part", choices=PARTS, action="append", help="default: all but diagnoses (slow)")
     parser.add_argument("--only", default="", help="kinds, plateaus or failures whose name contains this")
+    parser.add_argument("--every", type=int, default=1, help="of truth points, only one in this many")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     differences = 0
     for part in options.part or PARTS[:-1]:
         kept, seen = read(part), set[str]()
-        calls = [call for call in jobs_of(part) if any(options.only in word for word in call[1:])]
+        calls = [
+            call
+            for call in jobs_of(part, options.every)
+            if any(options.only in str(word) for word in call[1:])
+        ]
         for group in in_processes(calls, options.workers):
             for name, *facts in group:
                 now, was = "\t".join(facts), kept.get(name, "not on record")
@@ -109,7 +114,7 @@ def main() -> int:
                 FOLDER.mkdir(exist_ok=True)
                 rows = "".join(f"{name}\t{facts}\n" for name, facts in sorted(kept.items()))
                 (FOLDER / f"{part}.tsv").write_text(rows)
-        gone = [] if options.only else sorted(set(kept) - seen)
+        gone = [] if options.only or options.every > 1 else sorted(set(kept) - seen)
         differences += len(gone)
         print(f"{part}: {len(seen)} records {'written' if options.write else f'compared with {len(kept)}'}")
         print("".join(f"{part}: {name} is on record only\n" for name in gone), end="")

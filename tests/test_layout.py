@@ -1,6 +1,7 @@
 """How the package is laid out, read from the source: directions of imports, circles, names, small files."""
 
 import ast
+import runpy
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -178,3 +179,11 @@ def test_a_file_that_only_one_other_reads_is_a_part_of_it():
         if path.parent == others[0].parent and lines <= TOGETHER:
             found.append(f"{label(path)} fits into {label(others[0])}")
     assert not found
+
+
+def test_guards_that_mutants_take_out_are_in_their_files():
+    table = runpy.run_path(str(Path(__file__).with_name("mutants.py")))
+    for guard in table["GUARDS"]:
+        assert (PACKAGE.parent / guard.file).read_text("utf-8").count(guard.old) == 1, guard.name
+        for test in guard.tests.split():
+            assert Path(__file__).with_name(f"test_{test}.py").exists(), guard.name
