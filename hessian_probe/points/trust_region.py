@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy.optimize
 
 from hessian_probe.arrays import host_norm
 
@@ -41,20 +42,21 @@ class TrustRegion:
         Where the gradient has no component along negative curvature, none is added: that decrease is
         looked for along the eigenvector itself.
         """
-        tiny = 1e-15 * self.top
-        floor = max(0.0, -float(np.min(self.values))) + tiny
+        floor = max(0.0, -float(np.min(self.values))) + 1e-15 * self.top
+        above = self.values + floor
 
         def along(sigma: float) -> np.ndarray:
-            return np.nan_to_num(-self.parts / (self.values + sigma))
+            return np.nan_to_num(-self.parts / (above + sigma))
+
+        def beyond(sigma: float) -> float:  # nearly linear, so that few steps find its zero
+            return 1.0 / radius - 1.0 / host_norm(along(sigma))
 
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            low, high = floor, floor + host_norm(self.parts) / radius
-            if host_norm(along(low)) <= radius:
-                high = low
-            for _ in range(100 if high > low > 0 else 0):
-                middle = math.sqrt(low * high)
-                low, high = (middle, high) if host_norm(along(middle)) > radius else (low, middle)
-            step = along(high)
+            sigma = 0.0
+            if host_norm(along(0.0)) > radius:
+                most = 2.0 * host_norm(self.parts) / radius
+                sigma = scipy.optimize.brentq(beyond, 0.0, most, xtol=1e-300, rtol=1e-12)
+            step = along(sigma)
             decrease = -float(step @ self.parts + 0.5 * self.values @ step**2)
         return step, decrease
 
@@ -62,16 +64,13 @@ class TrustRegion:
         """Return the least bound (1); curvature above −`band` is taken as zero."""
         if not np.any(self.parts):
             return 0.5 * max(0.0, -float(np.min(self.values)) - band) * radius**2
-        floor, best = max(0.0, -float(np.min(self.values)) - band), math.inf
+        floor = max(0.0, -float(np.min(self.values)) - band)
         widest = self.top + host_norm(self.parts) / radius
-        for extra in np.concatenate([[0.0], widest * np.logspace(-16, 0, 65)]):
-            shifted = np.maximum(self.values, -floor) + floor + extra
-            if not np.all(shifted > 0):
-                continue
+        extra = np.concatenate([[0.0], widest * np.logspace(-16, 0, 65)])
+        shifted = np.maximum(self.values, -floor) + (floor + extra)[:, None]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             y = self.parts / shifted
-            rest = float(self.tail @ y) ** 2
-            if rest > 0 and extra == 0:
-                continue
-            outside = 0.5 * rest / extra if rest > 0 else 0.0
-            best = min(best, 0.5 * float(y @ self.parts) + outside + 0.5 * (floor + extra) * radius**2)
-        return best
+            rest = np.square(y @ self.tail)
+            outside = np.where(rest > 0, 0.5 * rest / extra, 0.0)
+            bounds = 0.5 * y @ self.parts + outside + 0.5 * (floor + extra) * radius**2
+        return float(np.min(bounds, where=np.all(shifted > 0, axis=1) & np.isfinite(bounds), initial=math.inf))
