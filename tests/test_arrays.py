@@ -1,11 +1,15 @@
 """Vectors on pytrees, against numpy on the flattened leaves."""
 
+import importlib.util
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hessian_probe import arrays
+from hessian_probe.arrays import types
 
 EPS = float(jnp.finfo(jnp.zeros(()).dtype).eps)
 FLOAT = jnp.zeros(()).dtype
@@ -210,3 +214,12 @@ def test_sums_over_leaves_of_half_precision_are_taken_in_single():
     ones = (jnp.ones(40_000, jnp.float16), jnp.ones(40_000, jnp.float16))
     assert float(arrays.dot(ones, ones)) == 80_000
     assert float(arrays.norm(ones)) == pytest.approx(80_000**0.5, rel=1e-3)
+
+
+def test_types_without_jaxtyping_leave_the_shape_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)
+    spec = importlib.util.spec_from_file_location("plain_types", types.__file__)
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    assert plain.Float[jax.Array, "k n"] is jax.Array
+    assert plain.Bool[jax.Array, ""] is jax.Array

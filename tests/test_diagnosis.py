@@ -293,6 +293,30 @@ def test_noise_scale_from_single_gradients():
     assert low < scale < high
 
 
+def test_steps_on_small_batches_at_a_high_rate_are_mostly_noise():
+    """Linear regression with independent noise: what is left above the optimum is made by the steps."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((256, 8)).astype(np.float32)
+    y = (x @ np.ones(8) + 6 * rng.standard_normal(256)).astype(np.float32)
+    batches = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 256, 4)]
+
+    def loss(w, batch):
+        return 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    w, optimizer, losses = jnp.zeros(8, jnp.float32), optax.sgd(0.15), []
+    step = jax.jit(jax.value_and_grad(loss))
+    for i in range(256):
+        value, gradient = step(w, batches[i % 64])
+        w, losses = w - 0.15 * gradient, [*losses, value]
+    state = optimizer.init(w)
+    history = {"loss": np.asarray(losses)}
+    found = hp.diagnose(loss, w, batches, history=history, optimizer=optimizer, opt_state=state)
+    assert causes(found)[0] in ("noise", "oscillation")
+    noise = next(finding for finding in found.findings if finding.cause == "noise")
+    assert noise.number > 1
+    assert "noise scale" in str(found)
+
+
 def test_a_valley_is_measured_as_conjugate_gradients_see_it():
     eigenvalues = np.geomspace(1e-3, 1.0, 8)
 

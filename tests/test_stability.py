@@ -303,6 +303,7 @@ def test_the_schedule_is_read_ahead():
     optimizer = optax.sgd(optax.linear_schedule(RATE, 0.0, 1000))
     found = hp.stability(loss, params, optimizer=optimizer, opt_state=optimizer.init(params))
     assert dict(found.schedule)[100] == pytest.approx(0.9, rel=1e-3)
+    assert "learning rate × 0.9" in str(found)
     assert dict(found.schedule)[10000] == pytest.approx(0.0, abs=1e-6)
     constant = hp.stability(loss, params, optimizer=optax.sgd(RATE), opt_state=optax.sgd(RATE).init(params))
     assert constant.schedule == ()
