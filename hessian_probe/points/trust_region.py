@@ -73,4 +73,6 @@ class TrustRegion:
             rest = np.square(y @ self.tail)
             outside = np.where(rest > 0, 0.5 * rest / extra, 0.0)
             bounds = 0.5 * y @ self.parts + outside + 0.5 * (floor + extra) * radius**2
-        return float(np.min(bounds, where=np.all(shifted > 0, axis=1) & np.isfinite(bounds), initial=math.inf))
+        return float(
+            np.min(bounds, where=np.all(shifted > 0, axis=1) & np.isfinite(bounds), initial=math.inf)
+        )
