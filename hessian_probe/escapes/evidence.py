@@ -6,7 +6,6 @@ from hessian_probe.results import CodedSentence
 
 _FELL = "the loss fell by {gain:4} over a distance of {distance:3}"
 _TREND = "over {window} steps the {of} {fall:fell|rose} by {size:3} ± {error:2}"
-_LOWEST = "the lowest curvature measured is {lowest:+3}"
 
 SENTENCES = {
     # An escape from a classified point.
@@ -25,7 +24,9 @@ SENTENCES = {
     "fell": _FELL,
     "fell_by_model": _FELL + "; the quadratic model predicts {predicted:4}",
     "fell_by_higher_order": _FELL + "; second order shows no descent there, higher order does",
-    "fell_by_search": _FELL + ", by steps along which it bends down and steepest descent from there",
+    "fell_on_sphere": (
+        _FELL + ", on a sphere of {radius:2} initialiser's draws; the slope alone gained {slope:3}"
+    ),
     "below_critical_point": (
         "it is now {below:4} below the loss of the critical point, to which no descent from here returns"
     ),
@@ -55,17 +56,12 @@ SENTENCES = {
     # Searches inside compiled steps.
     "on_schedule": "searches continue on schedule",
     "paused": "no search before update {update}",
-    "step_taken": "a step off a saddle lowers the loss by {gain:3}",
-    "step_found": "a step that lowers the loss by {gain:3} was found; the next batch must confirm it",
-    "step_denied": "the next batch did not confirm the step; {then}",
+    "step_taken": "a displacement that training does not reach by itself lowers the loss by {gain:3}",
     "step_taken_back": ("the loss rose by {gain:3} above the saddle's, so the escape was taken back; {then}"),
-    "no_bend": "along the gradient the loss does not bend down; {then}",
-    "no_bend_no_restart": (
-        "along the gradient the loss does not bend down, and random restarts reach no lower loss; {then}"
+    "nothing_on_spheres": (
+        "on spheres of {radii} initialiser's draws the loss is not lower on all fresh batches, or not by "
+        "enough; {then}"
     ),
-    "curvature_negative": _LOWEST + ", negative, but no step along it lowers the loss enough; {then}",
-    "curvature_positive": _LOWEST + ", not negative; {then}",
-    "curvature_flat": _LOWEST + ", next to nothing beside the highest; {then}",
 }
 
 

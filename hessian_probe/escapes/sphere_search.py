@@ -77,6 +77,11 @@ class SearchResult(NamedTuple):
     num_gradients: int
 
 
+def radii_tried() -> str:
+    """Name the radii of the spheres."""
+    return ", ".join(f"{radius:g}" for radius in RADII)
+
+
 def idle(x: Vector, dtype: Any) -> SearchState:
     """The state before any search."""
     none, zero = jnp.full((), len(RADII), jnp.int32), jnp.zeros((), jnp.int32)

@@ -11,11 +11,11 @@ import numpy as np
 
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
+from hessian_probe.escapes.sphere_search import radii_tried
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import number, result
-from hessian_probe.training.escape_state import COLUMNS, COSTS, ROWS, WHAT, EscapeState
+from hessian_probe.training.escape_state import COLUMNS, ROWS, WHAT, EscapeState
 from hessian_probe.training.plateau_statistics import KINDS
-from hessian_probe.training.random_restart import FLAT_RATIO
 
 
 @result(leaves=("params", "opt_state", "value", "point", "escape"))
@@ -25,8 +25,7 @@ class Event:
     Attributes:
         kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
             `PlateauTest`); "escaped": the parameters were moved to a lower loss that training does not reach
-            by itself, along negative curvature or where the loss bends down, off the point that `point.label`
-            names; "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum":
+            by itself, off the point that `point.label` names; "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum":
             the loss is flat, and the latest probe found that no more than the resolution is left to gain.
         step: the step that was given.
         value: the loss that was given.
@@ -157,23 +156,22 @@ def _number(value: Any) -> Any:
 def escape_events(state: EscapeState) -> list[dict[str, Any]]:
     """Read what `escape_saddles` saw and did from its state: a table, one dict per event.
 
-    Kinds are those of `hp.training.Event`: "escaped", "at_minimum" (all curvature that the latest search
-    measured is clearly positive), or the state of the loss; "taken_back" is an escape that was taken back.
-    The evidence says why the hook paused, and when it will search again.
+    Kinds are those of `hp.training.Event`: "escaped", or the state of the loss where a search ended without a
+    result; "taken_back" is an escape that was taken back.  The evidence says why the hook paused, and when it
+    will search again.
 
     Args:
         state: an `EscapeState`, of one run (not batched by `vmap`).
 
     Returns:
-        The latest 32 rows, oldest first; each has step, kind, value, evidence, num_hvps, num_gradients,
-        num_losses, num_evaluations (both together), lowest (curvature, NaN without products) and gain.
+        The latest 32 rows, oldest first; each has step, kind, value, evidence, num_gradients and gain.
         `write_events` writes them as JSON lines.
 
     Raises:
         TypeError: `state` is no EscapeState.
 
     Cost:
-        One copy of 352 numbers to the host.  Steps are exact up to 2²⁴ in float32.
+        One copy of 224 numbers to the host.  Steps are exact up to 2²⁴ in float32.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -191,45 +189,24 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
 
 
 def _event(row: dict[str, float]) -> dict[str, Any]:
-    what, curvature = WHAT[int(row["what"])], row["curvature"]
-    kind = KINDS[int(row["verdict"])]
-    if what == "nothing" and row["ratio"] > FLAT_RATIO:
-        kind = "at_minimum"
-    elif what in ("escaped", "taken_back"):
-        kind = what
+    what, gain = WHAT[int(row["what"])], row["gain"]
+    kind, then = KINDS[int(row["verdict"])], EscapeReason("on_schedule")
+    if row["next_probe"] > row["step"]:
+        then = EscapeReason("paused", update=f"{row['next_probe']:.0f}")
+    if what == "escaped":
+        reason = EscapeReason("step_taken", gain=gain)
+    elif what == "taken_back":
+        reason = EscapeReason("step_taken_back", gain=gain, then=then)
+    else:
+        reason = EscapeReason("nothing_on_spheres", radii=radii_tried(), then=then)
     return {
         "step": int(row["step"]),
-        "kind": kind,
+        "kind": kind if what == "nothing" else what,
         "value": row["value"],
-        "evidence": str(_evidence(what, row)),
-        **{name: int(row[name]) for name in COSTS},
-        "num_evaluations": int(row["num_gradients"] + row["num_losses"]),
-        "lowest": curvature,
-        "gain": row["gain"],
+        "evidence": str(reason),
+        "num_gradients": int(row["num_gradients"]),
+        "gain": gain,
     }
-
-
-def _evidence(what: str, row: dict[str, float]) -> EscapeReason:
-    """What was found, and what follows."""
-    gain, lowest = row["gain"], row["curvature"]
-    pauses = row["next_probe"] > row["step"]
-    then = (
-        EscapeReason("paused", update=f"{row['next_probe']:.0f}") if pauses else EscapeReason("on_schedule")
-    )
-    if what == "escaped":
-        return EscapeReason("step_taken", gain=gain)
-    if what == "found":
-        return EscapeReason("step_found", gain=gain)
-    if what == "denied":
-        return EscapeReason("step_denied", then=then)
-    if what == "taken_back":
-        return EscapeReason("step_taken_back", gain=gain, then=then)
-    if math.isnan(lowest):
-        return EscapeReason("no_bend_no_restart" if row["num_gradients"] > 1 else "no_bend", then=then)
-    if lowest < 0:
-        return EscapeReason("curvature_negative", lowest=lowest, then=then)
-    flat = row["ratio"] <= FLAT_RATIO
-    return EscapeReason("curvature_flat" if flat else "curvature_positive", lowest=lowest, then=then)
 
 
 def _plain(value: Any) -> Any:
