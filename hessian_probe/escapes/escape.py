@@ -13,10 +13,12 @@ import numpy as np
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
+from hessian_probe.escapes.thresholds import WORTH
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
+from hessian_probe.points.sphere_search import SearchResult, moved_by, radii_tried, search_on_spheres
 from hessian_probe.points.verdict import was_interrupted
 from hessian_probe.results import number
 
@@ -29,6 +31,10 @@ MAX_CALLS = 10
 LONGEST = 8.0
 # Calls that refine the bracket around the best step.
 REFINEMENTS = 2
+# Line searches along the gradient that show what the slope gains, and how many times what the slope explains
+# the loss may fall.
+SETTLING = 3
+BENT = 2.0
 
 
 def escape(
@@ -42,13 +48,18 @@ def escape(
     null_space: PyTree | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Escape:
-    """Find a lower loss along the most negative curvature, or say that there is nothing to escape.
+    """Find a lower loss that the gradient does not reach by itself, or say that there is nothing to escape.
 
     The direction comes from the classification.  Both signs are tried, the step length is searched on the
     true loss, and the step is accepted only if the loss falls beyond rounding errors, below the loss of the
     critical point itself: a descent from there cannot return to it.  Where second order shows no descent but
     higher order does (a non-strict saddle), the search continues from the lower point that the
     classification found, `point.descent`, because the path there may be curved.
+
+    What the slope gives anyway is no escape: line searches along the gradient show how much that is
+    (`gain_of_slope`), and an escape gains at least as much again.  Where curvature shows less than that, as at
+    the plateaus of deep networks, the loss is searched at a finite distance: weights are displaced by as much
+    as an initialiser draws, and gradient steps lower the loss along the spheres of these displacements.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -69,7 +80,8 @@ def escape(
 
     Cost:
         The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
-        slope along the line; as many again where higher order shows the descent.
+        slope along the line; as many again where higher order shows the descent, and three times as many for
+        the slope.  Spheres take 28 to 112 gradients, a batch each.
 
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
@@ -93,22 +105,57 @@ def escape(
         reason = EscapeReason("not_classified", reason=point.evidence[0])
         return Escape.of(point, "undetermined", params, point.loss, reason)
     try:
-        return _search(point, objective, params, progress)
+        return _search(point, objective, params, jax.random.key(0) if key is None else key, progress)
     except KeyboardInterrupt:
         reason = EscapeReason("interrupted")
         return Escape.of(point, "undetermined", params, point.loss, reason, cost=objective.cost)
 
 
 def _search(
-    point: CriticalPoint, objective: Objective, params: PyTree, progress: Callable[[str], None] | None
+    point: CriticalPoint,
+    objective: Objective,
+    params: PyTree,
+    key: jax.Array,
+    progress: Callable[[str], None] | None,
 ) -> Escape:
-    """Search along what is known of the point, and prove what was found."""
+    """Search along what is known of the point, else on spheres, and prove what was found."""
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
-    if point.escape_direction is None and point.descent is None:
+    if (point.label == "minimum" and point.strict) or not math.isfinite(before):
         status, reason = _no_direction(point)
         return Escape.of(point, status, params, before, reason, cost=objective.cost)
     margin = decrease_margin(objective, before)
+    known, lowest, ended = _along_known(point, objective, before, margin)
+    floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
+    if not ended and not (known is not None and lowest < floor - margin):
+        raise KeyboardInterrupt
+    settled, slope = (objective.variables, 0.0) if not ended else _settle(objective, before, margin)
+    if known is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
+        return _escaped(point, objective, params, before, lowest, known, slope, progress)
+    least = max(margin, slope)  # with what the slope gained, twice that
+    found = search_on_spheres(objective, settled, key, enough=least)
+    if found.step is not None:
+        end = _LineEnd(moved_by(objective, settled, found.step), math.nan, math.nan)
+        after = objective.value(end.moved)
+        if before - after >= WORTH * slope and after < floor - margin:
+            return _escaped(point, objective, params, before, after, end, slope, progress, found)
+    if known is not None:
+        reason = EscapeReason("no_decrease", floor=floor, margin=max(margin, slope), lowest=lowest)
+        status = "no_decrease"
+    else:
+        status, reason = _no_direction(point)
+    spheres = EscapeReason("nothing_found_on_spheres", radii=radii_tried())
+    return Escape.of(point, status, params, before, reason, spheres, gain_of_slope=slope, cost=objective.cost)
+
+
+def _along_known(
+    point: CriticalPoint, objective: Objective, before: float, margin: float
+) -> tuple[_LineEnd | None, float, bool]:
+    """Search along negative curvature and from a descent of higher order, where the point has them.
+
+    Returns:
+        Where the lower one ended, or None; the loss there; False where Ctrl-C ended it.
+    """
     ends = []
     if point.escape_direction is not None:
         ends.append(_straight(objective, point, before, margin))
@@ -116,26 +163,67 @@ def _search(
     if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
         ends.append(_LineEnd(_continue_from(objective, move, margin), math.nan, math.nan))
+    if not ends:
+        return None, before, True
     values = [objective.value(end.moved) for end in ends]
-    after, end = min(
+    lowest, end = min(
         zip(values, ends, strict=True), key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0]
     )
+    return end, lowest, ended
+
+
+def _settle(objective: Objective, before: float, margin: float) -> tuple[Vector, float]:
+    """Go down along the gradient by SETTLING line searches; where that ends, and what it gained.
+
+    A step along which the loss bends down is none by the slope: it ends before that.
+    """
+    x, value, work = objective.variables, before, objective.layout.work_dtypes
+    length = max(float(norm(cast(x, work))), 1.0)
+    for _ in range(SETTLING):
+        gradient = objective.value_and_gradient(x)[1]
+        steepness = float(norm(gradient))
+        if not (math.isfinite(steepness) and steepness > 0):
+            break
+        downhill = scale(-1.0 / steepness, gradient)
+        best = LineSearch(objective, x, downhill, value, margin, False).run(length)
+        fall = value - best.value
+        if not margin < fall <= BENT * steepness * abs(best.length):
+            break
+        x = cast(add_scaled(cast(x, work), best.length, downhill), objective.layout.dtypes)
+        value, length = best.value, max(2 * abs(best.length), 1e-3 * length)
+    return x, max(before - value, 0.0)
+
+
+def _escaped(
+    point: CriticalPoint,
+    objective: Objective,
+    params: PyTree,
+    before: float,
+    after: float,
+    end: _LineEnd,
+    slope: float,
+    progress: Callable[[str], None] | None,
+    sphere: SearchResult | None = None,
+) -> Escape:
     if progress is not None:
         progress(f"best step: loss {number(after, 6)}")
-    floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
-    if not after < floor - margin:
-        if not ended:
-            raise KeyboardInterrupt
-        reason = EscapeReason("no_decrease", floor=floor, margin=margin, lowest=after)
-        return Escape.of(point, "no_decrease", params, before, reason, cost=objective.cost)
     distance = distance_to(end.moved, objective) if math.isnan(end.step) else abs(end.step)
+    if sphere is not None:
+        fell = EscapeReason(
+            "fell_on_sphere", gain=before - after, distance=distance, radius=sphere.radius, slope=slope
+        )
+        reasons: tuple[EscapeReason, ...] = (fell,)
+    else:
+        reasons = _reasons(point, before, after, end.predicted, distance)
     return Escape.of(
         point,
         "escaped",
         merge(objective.layout, end.moved, objective.non_variables),
         before,
-        *_reasons(point, before, after, end.predicted, distance),
+        *reasons,
         after=after,
+        gain=sphere.gain + slope if sphere is not None else before - after,
+        gain_of_slope=slope,
         distance=distance,
         step=end.step,
         predicted=end.predicted,

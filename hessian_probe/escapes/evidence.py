@@ -27,6 +27,10 @@ SENTENCES = {
     "fell_on_sphere": (
         _FELL + ", on a sphere of {radius:2} initialiser's draws; the slope alone gained {slope:3}"
     ),
+    "nothing_found_on_spheres": (
+        "on spheres of {radii} initialiser's draws round it, no displacement lowers the loss by as much as "
+        "the slope and rounding"
+    ),
     "below_critical_point": (
         "it is now {below:4} below the loss of the critical point, to which no descent from here returns"
     ),

@@ -13,20 +13,37 @@ from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import Cost, number, result
 
 
-@result(leaves=("params", "loss_before", "loss_after", "distance", "step", "predicted", "point"))
+@result(
+    leaves=(
+        "params",
+        "loss_before",
+        "loss_after",
+        "distance",
+        "step",
+        "predicted",
+        "point",
+        "gain",
+        "gain_of_slope",
+    )
+)
 class Escape:
     """The outcome of an attempt to leave a point; made by `escape`.
 
     Attributes:
         status: "escaped" (the loss fell beyond rounding below the critical point's),
-            "nothing_to_escape" (no direction of negative curvature: a minimum, or a slope),
-            "no_decrease" (no step along the direction lowered the loss), "undetermined" (the point
-            could not be classified, or second order is silent).
+            "nothing_to_escape" (a minimum, or a slope that nothing tried gains more than),
+            "no_decrease" (no step tried lowers the loss by more than the slope does), "undetermined" (the
+            point could not be classified, or second order is silent).
         params: where to continue; never worse than what came in (the same object if nothing moved).
         loss_before: loss at the parameters that came in.
         loss_after: loss at `params`, on the same data.
+        gain: decrease of the loss; where the search on spheres found it in several batches, on batches
+            that the step was not fitted to.  0 if nothing moved.
+        gain_of_slope: decrease by line searches along the gradient alone, which an escape exceeds twofold;
+            NaN where that was not measured.
         distance: length of the step, in params.
-        step: signed step along `point.escape_direction`; NaN where the move is `point.descent`.
+        step: signed step along `point.escape_direction`; NaN where the move is `point.descent` or was found on
+            a sphere.
         predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved, or `step` is.
         num_hvps: Hessian-vector products spent, classification included.
         num_evaluations: loss and gradient evaluations spent, classification included.
@@ -47,6 +64,8 @@ class Escape:
     point: CriticalPoint
     evidence: tuple[str, ...]
     reasons: tuple[str, ...] = ()
+    gain: float = 0.0
+    gain_of_slope: float = math.nan
 
     @classmethod
     def of(
@@ -57,6 +76,8 @@ class Escape:
         before: float,
         *reasons: EscapeReason,
         after: float | None = None,
+        gain: float | None = None,
+        gain_of_slope: float = math.nan,
         distance: float = 0.0,
         step: float = 0.0,
         predicted: float = math.nan,
@@ -76,13 +97,17 @@ class Escape:
             point=point,
             evidence=tuple(str(reason) for reason in reasons),
             reasons=tuple(reason.code for reason in reasons),
+            gain=(before - after if after is not None else 0.0) if gain is None else gain,
+            gain_of_slope=gain_of_slope,
         )
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         title = f"Escape: {self.status.upper()}   from a point labelled {self.point.label.replace('_', ' ')}"
         rows = [("loss", f"{number(self.loss_before, 6)} → {number(self.loss_after, 6)}")]
         if self.distance > 0:
-            how = "by a descent of higher order" if self.step != self.step else "along the escape direction"
+            how = "along the escape direction"
+            if self.step != self.step:
+                how = "on a sphere" if "fell_on_sphere" in self.reasons else "by a descent of higher order"
             rows.append(("step", f"{number(self.distance, 3)} {how}"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))

@@ -454,3 +454,24 @@ GRADIENT_DRAWS = 600
 # Parts in which the gradient outside both extreme eigenvectors is drawn.
 # Source: chosen; not measured.
 REST_PARTS = 8
+
+# Search on spheres at the scale of an initialiser.
+
+# Radii, in units of an initialiser's draw, in the order in which they are tried.
+# Source: `make bench-stuck`: of 69 stuck trainings nearly all are left at 1, the others at 0.3; smaller ones
+# are for networks of which a part has learnt.
+SPHERE_RADII = (1.0, 0.3, 0.1, 0.03)
+# Gradient steps on a sphere, and fresh batches that must agree.
+# Source: the sketch behind the same benchmark; 4 agree by chance once in 16 at each radius.
+SPHERE_STEPS = 20
+SPHERE_CHECKS = 4
+# The first step as a share of the radius; the others shrink, the last one to LAST_STEP of it.
+# Source: the same trainings: 23 of 23 reach 85 % of what a well-started run gains, 18 with equal steps.
+FIRST_STEP = 0.3
+LAST_STEP = 0.1
+# A leaf that is no matrix moves by up to this many radii, from where it is.
+# Source: chosen: the length of a unit's readout as initialisers draw it.
+VECTOR_RADIUS = 1.0
+# Batches from which on some of them are kept to check what others found.
+# Source: two in each half.
+FEWEST_HELD_OUT = 4

@@ -24,11 +24,11 @@ from hessian_probe.arrays import (
     tangent,
     widest,
 )
-from hessian_probe.escapes.sphere_search import advance, idle
 from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
 from hessian_probe.optimizers.untrained_params import frozen_variables
+from hessian_probe.points.sphere_search import advance, idle
 from hessian_probe.training import backoff
 from hessian_probe.training.escape_state import (
     EscapeState,

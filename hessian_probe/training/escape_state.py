@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.escapes.sphere_search import MOST_EVALUATIONS, SearchState, idle
-from hessian_probe.escapes.thresholds import RADII
+from hessian_probe.points.sphere_search import MOST_EVALUATIONS, SearchState, idle
+from hessian_probe.points.thresholds import SPHERE_RADII
 from hessian_probe.training.backoff import (
     BackoffState,
     asks_for_search,
@@ -276,7 +276,7 @@ def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.
     kept = (index == held).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
     waiting = jax.lax.dynamic_update_index_in_dim(state.waiting, value, state.counts[held], 0)
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
-    more = (state.counts[held] >= waiting.shape[0]) | (state.search_index < len(RADII))
+    more = (state.counts[held] >= waiting.shape[0]) | (state.search_index < len(SPHERE_RADII))
     return state, more | exceeds_threshold(state, value)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
-from hessian_probe.escapes.sphere_search import radii_tried
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.points.sphere_search import radii_tried
 from hessian_probe.results import number, result
 from hessian_probe.training.escape_state import COLUMNS, ROWS, WHAT, EscapeState
 from hessian_probe.training.plateau_statistics import KINDS

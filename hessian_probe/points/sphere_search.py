@@ -11,6 +11,7 @@ the host as many as it needs.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,19 +19,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import Vector, add_scaled, widest
-from hessian_probe.escapes.thresholds import (
-    CHECKS,
-    RADII,
+from hessian_probe.arrays import Vector, add_scaled, cast, widest
+from hessian_probe.operators.objective import Objective
+from hessian_probe.points.thresholds import (
+    FEWEST_HELD_OUT,
+    FIRST_STEP,
+    LAST_STEP,
+    SPHERE_CHECKS,
+    SPHERE_RADII,
     SPHERE_STEPS,
-    STEP,
-    STEP_END,
     VECTOR_RADIUS,
 )
 
 # Evaluations on one sphere, and of a search that finds nothing: each check evaluates both points.
-ON_SPHERE = SPHERE_STEPS + CHECKS
-MOST_EVALUATIONS = len(RADII) * (SPHERE_STEPS + 2 * CHECKS)
+ON_SPHERE = SPHERE_STEPS + SPHERE_CHECKS
+MOST_EVALUATIONS = len(SPHERE_RADII) * (SPHERE_STEPS + 2 * SPHERE_CHECKS)
 
 
 class SearchState(NamedTuple):
@@ -53,7 +56,7 @@ class SearchState(NamedTuple):
     @property
     def going(self) -> jax.Array:
         """Whether a search is going on."""
-        return self.index < len(RADII)
+        return self.index < len(SPHERE_RADII)
 
     @property
     def checking(self) -> jax.Array:
@@ -79,12 +82,12 @@ class SearchResult(NamedTuple):
 
 def radii_tried() -> str:
     """Name the radii of the spheres."""
-    return ", ".join(f"{radius:g}" for radius in RADII)
+    return ", ".join(f"{radius:g}" for radius in SPHERE_RADII)
 
 
 def idle(x: Vector, dtype: Any) -> SearchState:
     """The state before any search."""
-    none, zero = jnp.full((), len(RADII), jnp.int32), jnp.zeros((), jnp.int32)
+    none, zero = jnp.full((), len(SPHERE_RADII), jnp.int32), jnp.zeros((), jnp.int32)
     still = tuple(jnp.zeros_like(leaf) for leaf in x)
     return SearchState(still, none, zero, jnp.zeros((), dtype), jnp.zeros((), jnp.bool_))
 
@@ -117,12 +120,12 @@ def advance(
     gain = jnp.where(checking, state.gain + decrease.astype(state.gain.dtype), state.gain)
     count = state.count + 1
     last = good & (count >= ON_SPHERE)
-    found = last & (gain > CHECKS * enough) & ~start
+    found = last & (gain > SPHERE_CHECKS * enough) & ~start
     # Where one batch disagrees, the next sphere.
     drawn = start | (checking & ~good) | (last & ~found)
     index = jnp.where(start, 0, state.index + drawn.astype(jnp.int32))
-    radii = jnp.asarray((*RADII, 0.0), gain.dtype)
-    share = STEP * (1 - (1 - STEP_END) * state.count.astype(gain.dtype) / SPHERE_STEPS)
+    radii = jnp.asarray((*SPHERE_RADII, 0.0), gain.dtype)
+    share = FIRST_STEP * (1 - (1 - LAST_STEP) * state.count.astype(gain.dtype) / SPHERE_STEPS)
     moved = _downhill(state.step, gradient, radii[state.index], share)
     fresh = displacement(jax.random.fold_in(key, index), x, radii[index])
     step = tuple(
@@ -132,26 +135,29 @@ def advance(
     zero = jnp.zeros_like(gain)
     return SearchState(
         step,
-        jnp.where(found, len(RADII), index).astype(jnp.int32),
+        jnp.where(found, len(SPHERE_RADII), index).astype(jnp.int32),
         jnp.where(drawn, 0, count).astype(jnp.int32),
-        jnp.where(found, gain / CHECKS, jnp.where(drawn, zero, gain)),
+        jnp.where(found, gain / SPHERE_CHECKS, jnp.where(drawn, zero, gain)),
         found,
     )
 
 
 def deviations(x: Vector) -> tuple[float, ...]:
-    """Standard deviation of the entries that an initialiser would draw for each leaf; 0 where it draws none.
+    """Say how an initialiser would draw each leaf.
 
-    That is 1/√fan, with the fan of a matrix or kernel taken between inputs and outputs, since frameworks
-    differ in their order.  Where no leaf has two axes every leaf is drawn.
+    That is with 1/√fan, the fan of a matrix or kernel taken between inputs and outputs, since frameworks
+    differ in their order; vectors are not drawn.  Where no leaf has two axes every leaf is drawn, with 1.
+
+    Args:
+        x: variables.
+
+    Returns:
+        Standard deviations of the entries of each leaf; 0 for none.
     """
-    weights = [leaf.ndim >= 2 and leaf.size > 0 for leaf in x]
-    if not any(weights):
+    if not any(leaf.ndim >= 2 for leaf in x):
         return (1.0,) * len(x)
-    fans = (
-        leaf.size / math.sqrt(leaf.shape[0] * leaf.shape[-1]) if on else 1.0 for leaf, on in zip(x, weights)
-    )
-    return tuple(1 / math.sqrt(fan) if on else 0.0 for fan, on in zip(fans, weights))
+    ends = (leaf.shape[0] * leaf.shape[-1] if leaf.ndim >= 2 else 0 for leaf in x)
+    return tuple(math.sqrt(math.sqrt(end) / max(leaf.size, 1)) for leaf, end in zip(x, ends, strict=True))
 
 
 def displacement(key: jax.Array, x: Vector, radius: jax.Array) -> Vector:
@@ -191,7 +197,7 @@ def _positive(length: jax.Array) -> jax.Array:
 
 
 def search(
-    evaluate: Callable[[int, Vector], tuple[float, Vector]],
+    evaluate: Callable[[int, Vector, bool], tuple[float, Vector]],
     x: Vector,
     key: jax.Array,
     *,
@@ -200,8 +206,8 @@ def search(
     """Search from the host.
 
     Args:
-        evaluate: loss and gradient on the batch of a number, at variables; numbers count up from 0, and
-            those that compare two points give the same batch twice.
+        evaluate: (number, variables, whether this compares) ↦ loss and gradient on a batch.  Numbers count up
+            from 0; a comparison asks for the same number twice, which must be the same batch.
         x: variables, in working dtypes.
         key: random key.
         enough: mean decrease that is required, in loss units.
@@ -215,15 +221,61 @@ def search(
     state = _advance(idle(x, widest(leaf.dtype for leaf in x)), key, x, 0.0, x, enough, True)
     number = spent = 0
     while bool(state.going):
-        here = evaluate(number, x)[0] if bool(state.checking) else math.nan
-        value, gradient = evaluate(number, add_scaled(x, 1.0, state.step))
-        spent += 1 + math.isfinite(here)
+        checking = bool(state.checking)
+        here = evaluate(number, x, checking)[0] if checking else math.nan
+        value, gradient = evaluate(number, add_scaled(x, 1.0, state.step), checking)
+        spent += 1 + checking
         index = int(state.index)
         state = _advance(state, key, x, here - value, gradient, enough, False)
         number += 1
     if not bool(state.found):
         return SearchResult(None, 0.0, 0.0, spent)
-    return SearchResult(state.step, float(state.gain), RADII[index], spent)
+    return SearchResult(state.step, float(state.gain), SPHERE_RADII[index], spent)
+
+
+def search_on_spheres(
+    objective: Objective, x: Vector, key: jax.Array, *, enough: float = 0.0
+) -> SearchResult:
+    """Search around variables of a loss, on a batch at a time.
+
+    With at least FEWEST_HELD_OUT batches, every other one fits the step and the others check it.
+
+    Args:
+        objective: the loss.
+        x: variables where the search starts.
+        key: random key.
+        enough: mean decrease that is required, in loss units.
+
+    Returns:
+        What was found.
+    """
+    layout, data = objective.layout, objective.data
+    count = 2 if data.count >= FEWEST_HELD_OUT else 1
+    parts = [data.part(start, count) for start in range(count)] if count > 1 else [data]
+    batches = [itertools.chain.from_iterable(itertools.repeat(part)) for part in parts]
+    held: dict[int, Any] = {}
+
+    def evaluate(number: int, there: Vector, checks: bool) -> tuple[float, Vector]:
+        if number not in held:
+            held.clear()
+            held[number] = next(batches[-1 if checks else 0])
+        objective.cost.add(gradients=1)
+        value, gradient = objective.gradient_of(held[number], cast(there, layout.dtypes))
+        return float(value), cast(gradient, layout.work_dtypes)
+
+    return search(evaluate, cast(x, layout.work_dtypes), key, enough=enough)
+
+
+def moved_by(objective: Objective, x: Vector, step: Vector) -> Vector:
+    """Variables after a step, in their own dtypes."""
+    return cast(add_scaled(cast(x, objective.layout.work_dtypes), 1.0, step), objective.layout.dtypes)
+
+
+def drawn_length(x: Vector) -> float:
+    """Length that a vector of these variables would have if an initialiser drew it; 0 without weights."""
+    if not any(leaf.ndim >= 2 for leaf in x):
+        return 0.0
+    return math.sqrt(sum(one**2 * leaf.size for one, leaf in zip(deviations(x), x, strict=True)))
 
 
 @jax.jit
