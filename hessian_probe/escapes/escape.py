@@ -57,9 +57,9 @@ def escape(
     classification found, `point.descent`, because the path there may be curved.
 
     What the slope gives anyway is no escape: line searches along the gradient show how much that is
-    (`gain_of_slope`), and an escape gains at least as much again.  Where curvature shows less than that, as at
-    the plateaus of deep networks, the loss is searched at a finite distance: weights are displaced by as much
-    as an initialiser draws, and gradient steps lower the loss along the spheres of these displacements.
+    (`gain_of_slope`), and an escape gains at least as much again.  Where curvature shows less than that, as
+    at the plateaus of deep networks, the loss is searched at a finite distance: weights are displaced by as
+    much as an initialiser draws, and gradient steps lower the loss along the spheres of these displacements.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -176,6 +176,14 @@ def _settle(objective: Objective, before: float, margin: float) -> tuple[Vector,
     """Go down along the gradient by SETTLING line searches; where that ends, and what it gained.
 
     A step along which the loss bends down is none by the slope: it ends before that.
+
+    Args:
+        objective: the loss.
+        before: its value at the variables.
+        margin: a decrease below this is rounding.
+
+    Returns:
+        Variables, and the decrease.
     """
     x, value, work = objective.variables, before, objective.layout.work_dtypes
     length = max(float(norm(cast(x, work))), 1.0)

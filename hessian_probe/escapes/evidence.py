@@ -37,11 +37,10 @@ SENTENCES = {
     "from_no_critical_point": ("the point was {label}; the step uses its negative curvature all the same"),
     # The monitor's probes.
     "probed": "{label} on {data}: {reason}",
-    "no_decrease_on_probe": "on {data} the step changes the loss by {change:+3}",
     "not_confirmed": "on other data the loss changes by {change:+3}, not by {expected:+3}",
     "gains_too_little": (
-        "the step lowers the loss by {gain:3}, less than {least} times the {decrease:3} that training gained "
-        "in the last window"
+        "the step lowers the loss by {gain:3}; {least:3} is the least that is worth it, after what training "
+        "gains in a window and has gained so far"
     ),
     "rolled_back": (
         "the loss is {value:5}, above {threshold:5}: the escape at update {update} is taken back; no probe "

@@ -42,8 +42,8 @@ class Escape:
         gain_of_slope: decrease by line searches along the gradient alone, which an escape exceeds twofold;
             NaN where that was not measured.
         distance: length of the step, in params.
-        step: signed step along `point.escape_direction`; NaN where the move is `point.descent` or was found on
-            a sphere.
+        step: signed step along `point.escape_direction`; NaN where the move is `point.descent` or was found
+            on a sphere.
         predicted: loss that the quadratic model predicts at `params`; NaN if nothing moved, or `step` is.
         num_hvps: Hessian-vector products spent, classification included.
         num_evaluations: loss and gradient evaluations spent, classification included.

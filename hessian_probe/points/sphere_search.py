@@ -41,27 +41,27 @@ class SearchState(NamedTuple):
 
     Attributes:
         step: displacement; what was found, where `found`.
-        index: number of the sphere, int32; the number of radii where no search is going on.
-        count: evaluations on it, int32.
+        sphere: number of the sphere, int32; the number of radii where no search is going on.
+        turn: evaluations on it, int32.
         gain: sum of the decreases that fresh batches showed; 0 where nothing was found.
         found: whether the latest search found a step.
     """
 
     step: Vector
-    index: jax.Array
-    count: jax.Array
+    sphere: jax.Array
+    turn: jax.Array
     gain: jax.Array
     found: jax.Array
 
     @property
     def going(self) -> jax.Array:
         """Whether a search is going on."""
-        return self.index < len(SPHERE_RADII)
+        return self.sphere < len(SPHERE_RADII)
 
     @property
     def checking(self) -> jax.Array:
         """Whether the next evaluation compares both points."""
-        return self.going & (self.count >= SPHERE_STEPS)
+        return self.going & (self.turn >= SPHERE_STEPS)
 
 
 class SearchResult(NamedTuple):
@@ -118,15 +118,15 @@ def advance(
     checking = state.checking
     good = checking & (decrease > 0)
     gain = jnp.where(checking, state.gain + decrease.astype(state.gain.dtype), state.gain)
-    count = state.count + 1
+    count = state.turn + 1
     last = good & (count >= ON_SPHERE)
     found = last & (gain > SPHERE_CHECKS * enough) & ~start
     # Where one batch disagrees, the next sphere.
     drawn = start | (checking & ~good) | (last & ~found)
-    index = jnp.where(start, 0, state.index + drawn.astype(jnp.int32))
+    index = jnp.where(start, 0, state.sphere + drawn.astype(jnp.int32))
     radii = jnp.asarray((*SPHERE_RADII, 0.0), gain.dtype)
-    share = FIRST_STEP * (1 - (1 - LAST_STEP) * state.count.astype(gain.dtype) / SPHERE_STEPS)
-    moved = _downhill(state.step, gradient, radii[state.index], share)
+    share = FIRST_STEP * (1 - (1 - LAST_STEP) * state.turn.astype(gain.dtype) / SPHERE_STEPS)
+    moved = _downhill(state.step, gradient, radii[state.sphere], share)
     fresh = displacement(jax.random.fold_in(key, index), x, radii[index])
     step = tuple(
         jnp.where(drawn, f, jnp.where(checking, s, m))
@@ -225,7 +225,7 @@ def search(
         here = evaluate(number, x, checking)[0] if checking else math.nan
         value, gradient = evaluate(number, add_scaled(x, 1.0, state.step), checking)
         spent += 1 + checking
-        index = int(state.index)
+        index = int(state.sphere)
         state = _advance(state, key, x, here - value, gradient, enough, False)
         number += 1
     if not bool(state.found):

@@ -36,8 +36,8 @@ LEFT = 10.0
 # Windows after which an escape stands. Where the step length was too long for where it led (deep linear
 # networks of six layers, momentum), the loss rose above the saddle's sooner than that.
 GUARD = 4
-# Where the loss is too noisy for a verdict, a search is made FIRST_SEARCH values after the start or the latest
-# escape, and at every doubling.
+# Where the loss is too noisy for a verdict, a search is made FIRST_SEARCH values after the start or the
+# latest escape, and at every doubling.
 FIRST_SEARCH = 128
 # A decrease must exceed this many rounding errors of the loss, as in `hp.escape`.
 GAIN_ROUNDINGS = 16.0

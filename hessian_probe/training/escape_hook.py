@@ -66,8 +66,8 @@ def escape_saddles(
 
     The displacement then becomes part of the update (`params + updates` is the new point).  It proves that a
     lower loss is near, beside which training stood still; saddles of any order are left so.  If within 256
-    steps the loss rises above what it was before by what the escape gained, the optimiser cannot continue from
-    there: the escape is taken back, and a cooldown as long as the run so far follows.
+    steps the loss rises above what it was before by what the escape gained, the optimiser cannot continue
+    from there: the escape is taken back, and a cooldown as long as the run so far follows.
 
     Searches without a result are followed by pauses that grow geometrically.  Nothing is compiled twice, and
     the host is not asked.  Parameters that the optimiser never moves (`optax.set_to_zero` in a partition or

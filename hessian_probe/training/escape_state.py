@@ -30,8 +30,8 @@ COUNTS = (
     "num_gradients",
     "num_rows",
     "last_step",
-    "search_index",
-    "search_count",
+    "search_sphere",
+    "search_turn",
     "search_gradients",
     "plateau_held",
     "statistics_count",
@@ -276,7 +276,7 @@ def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.
     kept = (index == held).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
     waiting = jax.lax.dynamic_update_index_in_dim(state.waiting, value, state.counts[held], 0)
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
-    more = (state.counts[held] >= waiting.shape[0]) | (state.search_index < len(SPHERE_RADII))
+    more = (state.counts[held] >= waiting.shape[0]) | (state.search_sphere < len(SPHERE_RADII))
     return state, more | exceeds_threshold(state, value)
 
 

@@ -25,8 +25,9 @@ class Event:
     Attributes:
         kind: "none", "flat", "slow", "oscillating", "diverging", "noisy": the state of the loss (see
             `PlateauTest`); "escaped": the parameters were moved to a lower loss that training does not reach
-            by itself, off the point that `point.label` names; "taken_back": the latest escape was taken back, `params` are those before it; "at_minimum":
-            the loss is flat, and the latest probe found that no more than the resolution is left to gain.
+            by itself, off the point that `point.label` names; "taken_back": the latest escape was taken back,
+            `params` are those before it; "at_minimum": the loss is flat, and the latest probe found that no
+            more than the resolution is left to gain.
         step: the step that was given.
         value: the loss that was given.
         params: what to continue with; the same object if nothing was changed.

@@ -30,15 +30,14 @@ class Monitor:
     """Watch a training run from the host, in any framework.
 
     Each `update` adds the loss to a plateau test.  When the loss is flat or slow, or oscillates without
-    progress, the point is classified with a bounded number of products.  At a saddle (or a maximum) the loss
-    is searched along negative curvature; where there is none, along the gradient, for a step along which the
-    loss bends down.  8, 16, 32 … steps after the start and after every escape the same search is made without
-    a classification, which follows if the search finds something.
+    progress (and, where it is too noisy for a verdict, 128, 256, 512 … steps after the start and after every
+    escape), the point is classified with a bounded number of products.  Unless it is proved to be a minimum,
+    `hp.escape` searches for a lower loss that the gradient does not reach by itself.
 
-    A step is accepted if it lowers the loss beyond rounding errors and beyond what training itself did
-    lately, on the data of the probe and on held-out data; at a minimum never.  If within 4 windows the loss
-    rises above the saddle's by what the escape gained, the optimiser cannot continue from there: the escape
-    is taken back, the optimiser's moments are reset, and a cooldown as long as the run so far follows.
+    An escape is accepted if it gains twice what training gained in the last window and 1 % of what the run
+    has gained so far on the data of the probe, and half of that on held-out data.  If within 4 windows the
+    loss rises above what it was by what the escape gained, the optimiser cannot continue from there: the
+    escape is taken back, the optimiser's moments are reset, and a cooldown as long as the run so far follows.
 
     Probes without a result are followed by pauses that grow geometrically; at a minimum four times as fast.
     `escape_saddles` follows the same rules inside compiled steps, and labels nothing.
@@ -51,7 +50,7 @@ class Monitor:
         key: random key; None means `jax.random.key(0)`.
         window: steps over which the present trend is measured; the plateau test is silent until then.
         every: steps between judgements of the loss; in long runs up to 1/128 of the run.
-        max_hvps: products that one classification may spend; a search spends 17 at most.
+        max_hvps: products that one classification may spend.
         max_share: share of the run's gradients that probes without a result may cost in the long run; an
             escape resets what they have cost.
         moments: what becomes of the optimiser's state at an escape: "keep", "reset" or "project" (see
@@ -71,10 +70,9 @@ class Monitor:
 
     Cost:
         7 μs an update in the median while healthy, probes aside; in the mean of real loops, where the
-        processor's caches are cold after a step, 94 to 160 μs (measured).  A quick probe takes one gradient
-        and eleven evaluations, two of them up to 17 products more; one at a plateau at most `max_hvps` + 17
-        products and a few dozen evaluations.  The first of each kind compiles.  The parameters before an
-        escape are kept on the host for 4 windows.
+        processor's caches are cold after a step, 94 to 160 μs (measured).  A probe takes at most `max_hvps`
+        products and a few hundred evaluations.  The first one compiles.  The parameters before an escape are
+        kept on the host for 4 windows.
 
     Source:
         What to do at a critical point: H.-y. Lee, What to do if my network fails to train (2021).
@@ -83,7 +81,7 @@ class Monitor:
         >>> import jax
         >>> loss = lambda p: 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
         >>> params, monitor = jax.numpy.zeros(2), Monitor(loss)  # a saddle
-        >>> for step in range(40):
+        >>> for step in range(120):
         ...     value, gradient = jax.value_and_grad(loss)(params)
         ...     event = monitor.update(step, params - 0.1 * gradient, value)
         ...     params = event.params
@@ -167,8 +165,8 @@ class Monitor:
             kind, new_params = "taken_back", self.state.with_rollback_params(params)
             new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
             evidence = (*evidence, str(self.state.roll_back(value)))
-        elif (due := self.state.due(kind)) is not None:
-            found = self._probe(params, batch, aux, due == "quick")
+        elif self.state.due(kind):
+            found = self._probe(params, batch, aux)
             evidence = (*evidence, *found.evidence)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
@@ -200,26 +198,13 @@ class Monitor:
         self._record(event)
         return event
 
-    def _probe(self, params: PyTree, batch: PyTree, aux: PyTree, quick: bool) -> ProbeResult:
-        """Probe if that is within the share; results are about the parameters alone."""
+    def _probe(self, params: PyTree, batch: PyTree, aux: PyTree) -> ProbeResult:
+        """Probe; results are about the parameters alone."""
         probe, joined = self._joined(params, aux)
-        test, turn = self.test, self.state.num_probes
-        if quick:
-            statistics = test.statistics
-            deep = bool(backoff.spend_products(int(statistics.count), test.every, int(statistics.kind)))
-            deep = deep and self.state.affords(probe.search.price(True))
-            if not self.state.affords(probe.search.price(deep)):
-                return ProbeResult(None, None, (), Cost())
-            decrease = backoff.EARLY * float(backoff.expected_decrease(np, statistics))
-            found = probe.quick_probe(joined, batch, turn, decrease=decrease, with_products=deep)
-        else:
-            seen = test.verdict
-            assert seen is not None
-            decrease = float(backoff.recent_decrease(np, seen.kind, seen.fall, seen.noise))
-            found = probe.full_probe(joined, batch, turn, decrease=decrease)
+        found = probe(joined, batch, self.state.num_probes, least=self.state.least)
         if aux is not None:
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
-        self.state.after(found, params, quick)
+        self.state.after(found, params)
         return found
 
     def _joined(self, params: PyTree, aux: PyTree) -> tuple[MonitorProbe, PyTree]:

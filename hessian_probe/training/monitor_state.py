@@ -16,7 +16,7 @@ from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import CHUNK, KINDS, NOISY, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.plateau_statistics import CHUNK, KINDS, PlateauStatistics, PlateauVerdict
 from hessian_probe.training.probe import ProbeResult
 
 # Kinds of events that last.
@@ -71,24 +71,21 @@ class MonitorState:
             self.rollback_params = ()
         self.at_minimum = bool(self.at_minimum and self.backoff.level == old.level)
 
-    def due(self, kind: str) -> str | None:
-        """Return the probe that is due: "full" at a plateau, "quick" by the schedule; None for none."""
+    def due(self, kind: str) -> bool:
+        """Whether a probe is due."""
         test, steps = self._test, self.num_steps
-        if steps < self.backoff.cooldown_until:
-            return None
-        if backoff.is_stalled(KINDS.index(kind)) and steps >= self.backoff.next_probe:
-            return "full"
-        if test.pending or test.broken or self.at_minimum:
-            return None
-        count = int(test.statistics.count)
-        return "quick" if count % test.every == 0 and backoff.scheduled(count, test.every) else None
+        if steps < max(self.backoff.cooldown_until, self.backoff.next_probe) or test.pending:
+            return False
+        return bool(backoff.asks_for_search(KINDS.index(kind), int(test.statistics.count), test.every))
 
-    def affords(self, price: float) -> bool:
-        """Whether a quick probe is within the share."""
-        noisy = self._test.statistics.kind == NOISY
-        return bool(self.backoff.within_budget(self._steps, price, self._max_share, noisy))
+    @property
+    def least(self) -> float:
+        """Least gain of an escape, in loss units."""
+        test, statistics = self._test, self._test.statistics
+        fall = 0.0 if test.verdict is None else float(test.verdict.fall)
+        return float(backoff.least_gain(np, statistics, fall, test.level, 0.0))
 
-    def after(self, found: ProbeResult, params: PyTree, quick: bool) -> None:
+    def after(self, found: ProbeResult, params: PyTree) -> None:
         """Set the next probe: soon after an escape, later and later where nothing was found."""
         verdict = self._test.verdict
         self.num_probes += 1
@@ -102,7 +99,6 @@ class MonitorState:
         new = self.backoff.after_probe(
             self._steps,
             fruitless=True,
-            waits=not quick,
             hopeless=at_minimum,
             cost=found.price,
             price=found.price,
@@ -110,7 +106,7 @@ class MonitorState:
             scale=np.nan if verdict is None else max(abs(float(verdict.fall)), float(verdict.noise)),
             max_share=self._max_share,
         )
-        self.backoff, self.at_minimum = _scalars(new), at_minimum and not quick
+        self.backoff, self.at_minimum = _scalars(new), at_minimum
 
     def _escaped(self, before: float, gain: float, params: PyTree) -> None:
         window = self._test.window

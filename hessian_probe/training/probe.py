@@ -1,4 +1,4 @@
-"""Probes of the monitor: full (classify, then search) or quick (search first); held-out data confirm."""
+"""Probes of the monitor: label the point, search for a lower loss, confirm it on held-out data."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree
-from hessian_probe.escapes.escape import distance_to, escape
+from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
 from hessian_probe.operators.data import Batches, Data
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
-from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.results import Cost
 from hessian_probe.training.backoff import cost_in_gradients
-from hessian_probe.training.compiled_search import NUM_PRODUCTS, CompiledSearch
-from hessian_probe.training.saddle_search import CONFIRMED, WORTH
 
-# Batches that a probe multiplies with; as many others confirm.
+# Batches that a probe multiplies with; as many others confirm at least this share of a gain.
 BATCHES = 4
+CONFIRMED = 0.5
 
 
 class ProbeResult(NamedTuple):
@@ -82,7 +80,7 @@ class MonitorProbe:
         self, loss: Callable[..., Any], data: Any, key: jax.Array | None, max_hvps: int, cost: Cost
     ) -> None:
         self._loss, self._data, self._key, self._max_hvps, self._cost = loss, data, key, max_hvps, cost
-        self._search: CompiledSearch | None = None
+        self.checked = False
 
     def check(self, params: PyTree, batch: PyTree) -> None:
         """Refuse a loss, parameters or data that no probe could work with, before the first one.
@@ -99,60 +97,23 @@ class MonitorProbe:
         seen = [_first(part) for part in sample[:2] if part is not None]
         for _ in Data(seen if len(seen) > 1 else sample.probe):
             pass
-        self._search = CompiledSearch(Objective(self._loss, params, seen[0] if seen else None))
+        Objective(self._loss, params, seen[0] if seen else None)
+        self.checked = True
 
-    @property
-    def search(self) -> CompiledSearch:
-        """The compiled search."""
-        assert self._search is not None
-        return self._search
-
-    @property
-    def checked(self) -> bool:
-        """Whether `check` has passed."""
-        return self._search is not None
-
-    def quick_probe(
-        self, params: PyTree, batch: PyTree, turn: int, *, decrease: float, with_products: bool
-    ) -> ProbeResult:
-        """Search without a label, with or without products, and label what was found with few of them."""
+    def __call__(self, params: PyTree, batch: PyTree, turn: int, *, least: float) -> ProbeResult:
+        """Classify; then escape, if that gains more than `least` and held-out data confirm it."""
         sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
-        first = _first(sample.probe)
-        lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=with_products)
-        if lower is None:
-            return ProbeResult(None, None, (), cost)
-        point = self._classified(params, sample, key, min(self._max_hvps, NUM_PRODUCTS), cost)
-        if point.label == "minimum":
+        point = classify(self._loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
+        cost.enter(point)
+        if point.label == "minimum" and point.strict:
             return _result(point, None, sample, cost)
-        return _result(point, self._best(point, params, sample, [lower], cost), sample, cost)
-
-    def full_probe(self, params: PyTree, batch: PyTree, turn: int, *, decrease: float) -> ProbeResult:
-        """Classify, and escape if held-out data confirm that."""
-        sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
-        point = self._classified(params, sample, key, self._max_hvps, cost)
-        if point.label == "minimum":
-            return _result(point, None, sample, cost)
-        first = _first(sample.probe)
-        curved = point.label != "not_critical" and point.escape_direction is not None
-        move, found = None, []
-        if curved or point.descent is not None:
-            move = escape(self._loss, params, sample.probe, point=point)
-            cost.add(gradients=move.num_evaluations - point.num_evaluations)
-            if move.status == "escaped":
-                gain = move.loss_before - move.loss_after
-                if not gain > WORTH * decrease:
-                    least = f"{WORTH:g}"
-                    reason = EscapeReason("gains_too_little", gain=gain, least=least, decrease=decrease)
-                    stays = Escape.of(point, "no_decrease", params, move.loss_before, reason)
-                    return _result(point, stays, sample, cost)
-                found = [move.params, self.search.continue_from(params, move.params, first, cost)]
-        if not found:
-            lower = self.search(params, first, cost, key=key, decrease=decrease, with_products=not curved)
-            found = [lower]
-        found = [each for each in found if each is not None]
-        if not found:
-            return _result(point, move, sample, cost)
-        return _result(point, self._best(point, params, sample, found, cost, move), sample, cost)
+        move = escape(self._loss, params, sample.probe, point=point, key=key)
+        cost.add(gradients=move.num_evaluations - point.num_evaluations)
+        if move.status == "escaped":
+            doubt = self._doubt(params, move, sample.held_out, least, cost)
+            if doubt is not None:
+                move = Escape.of(point, "no_decrease", params, move.loss_before, doubt)
+        return _result(point, move, sample, cost)
 
     def worse_than_before(
         self, params: PyTree, before: PyTree, batch: PyTree, turn: int, gain: float
@@ -166,59 +127,17 @@ class MonitorProbe:
     def _key_of(self, turn: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(0) if self._key is None else self._key, turn)
 
-    def _classified(
-        self, params: PyTree, sample: ProbeBatches, key: jax.Array, max_hvps: int, cost: Cost
-    ) -> CriticalPoint:
-        point = classify(self._loss, params, sample.probe, key=key, max_hvps=max_hvps)
-        cost.enter(point)
-        return point
-
-    def _best(
-        self,
-        point: CriticalPoint,
-        params: PyTree,
-        sample: ProbeBatches,
-        lower: list[PyTree],
-        cost: Cost,
-        move: Escape | None = None,
-    ) -> Escape:
-        """Escape to the lowest of some points that held-out data confirm, or stay and say why."""
-        # An escape `move` led to the first of them, if it is given.
-        objective = Objective(self._loss, params, sample.probe, cost=cost.part())
-        before = objective.value(objective.variables)
-        values = [objective.value(objective.read(each)) for each in lower]
-        margin, doubts = decrease_margin(objective, before), []
-        for after, there in sorted(zip(values, lower, strict=True), key=lambda pair: pair[0]):
-            doubt = None
-            if not before - after > margin:
-                doubt = EscapeReason("no_decrease_on_probe", data=sample.what, change=after - before)
-            elif sample.held_out is not None:
-                doubt = self._doubt(params, there, sample.held_out, before - after, cost)
-            if doubt is None:
-                if move is not None and there is move.params:
-                    return move
-                distance = distance_to(objective.read(there), objective)
-                reason = EscapeReason("fell_by_search", gain=before - after, distance=distance)
-                return Escape.of(
-                    point,
-                    "escaped",
-                    there,
-                    before,
-                    reason,
-                    after=after,
-                    distance=distance,
-                    step=math.nan,
-                    cost=objective.cost,
-                )
-            doubts.append(doubt)
-        return Escape.of(point, "no_decrease", params, before, doubts[-1])
-
     def _doubt(
-        self, params: PyTree, there: PyTree, held_out: Any, gain: float, cost: Cost
+        self, params: PyTree, move: Escape, held_out: Any, least: float, cost: Cost
     ) -> EscapeReason | None:
-        """Say why held-out data do not confirm a step, if so."""
+        """Say why an escape is not worth its step, or not confirmed by held-out data, if so."""
+        gain = move.loss_before - move.loss_after
+        if not gain > least:
+            return EscapeReason("gains_too_little", gain=gain, least=least)
+        if held_out is None:
+            return None
         objective = Objective(self._loss, params, held_out, cost=cost)
-        before, after = objective.value(objective.variables), objective.value(objective.read(there))
+        before, after = objective.value(objective.variables), objective.value(objective.read(move.params))
         if before - after > CONFIRMED * gain:
             return None
         return EscapeReason("not_confirmed", change=after - before, expected=-gain)
@@ -278,5 +197,5 @@ def _halves(batch: PyTree) -> ProbeBatches:
 
 
 def _first(probe: Any) -> Any:
-    """Return the one batch, or the first of several, that a search works on."""
+    """Return the one batch, or the first of several."""
     return next(iter(probe)) if probe is not None and Data(probe).is_sequence else probe
