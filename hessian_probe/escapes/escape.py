@@ -67,7 +67,8 @@ def escape(
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         key: random key; None means `jax.random.key(0)`.
         point: a classification of these very parameters, which then need not be classified again.
-        max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) nothing moves.
+        max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) only
+            spheres are searched.
         null_space: passed on to `hp.classify`.
         progress: called with a line of text during the search.
 

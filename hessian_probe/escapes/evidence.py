@@ -18,8 +18,8 @@ SENTENCES = {
     ),
     "no_direction": "the point is {label}, and no direction of negative curvature is known: {reason}",
     "no_decrease": (
-        "no step tried lowers the loss below {floor:6} by more than rounding ({margin:2}); the lowest found "
-        "is {lowest:6}"
+        "no step tried lowers the loss below {floor:6} by more than rounding and the slope do ({margin:2}); "
+        "the lowest found is {lowest:6}"
     ),
     "fell": _FELL,
     "fell_by_model": _FELL + "; the quadratic model predicts {predicted:4}",

@@ -94,6 +94,11 @@ SENTENCES = {
         "behind a {sign:rise|fall}, {distance:2} away, a {sign:lower|higher} loss was found (by {fall:2}): "
         "the label is about the distances before it"
     ),
+    "lower_on_sphere": (
+        "nothing within {reach:2} lowers the loss by the resolution, but the weights are smaller than "
+        "initialisers draw them, and {distance:2} away, at that scale, the loss is lower by {fall:2} with no "
+        "rise before: hp.escape goes there"
+    ),
     "gain_open": (
         "nothing tried lowers the loss by the resolution, but up to {gain:2} to gain is not excluded: a "
         "larger max_hvps, or resolution={gain:2}, would settle it"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import scipy.optimize
 
@@ -31,6 +32,7 @@ from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.reviews.sampling.noise import measure_gradient_noise
 from hessian_probe.points.rounding import Rounding
+from hessian_probe.points.sphere_search import drawn_length, search_on_spheres
 from hessian_probe.points.thresholds import (
     ADAM_SHARE,
     AS_MODELLED,
@@ -325,6 +327,23 @@ class GainEstimate:
             if max(falls) < -self.resolution:
                 return float(share * length)
         return None
+
+    def lower_on_sphere(self) -> tuple[float, float] | None:
+        """Return a decrease, and its distance, at the scale of an initialiser, where weights are smaller.
+
+        Small weights make deep networks flat: what is within the reach says nothing of what training would
+        gain then.  What lies behind a rise does not count.
+        """
+        if float(norm(self.origin)) >= drawn_length(self.origin) or self.op.objective.facts.callback:
+            return None
+        key = jax.random.key(int(self.rng.integers(2**31)))
+        found = search_on_spheres(self.op.objective, self.op.x, key, enough=self.resolution)
+        if found.step is None:
+            return None
+        reach, self.reach = self.reach, float(norm(found.step))  # within which descents on the way stay
+        rise = self._rise(flatten(found.step).astype(np.float64))
+        distance, self.reach = self.reach, reach
+        return (found.gain, distance) if rise is None else None
 
     def try_move(self, move: Vector) -> None:
         """Take the decrease after a displacement that was found elsewhere into account."""

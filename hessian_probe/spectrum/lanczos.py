@@ -1,9 +1,7 @@
 """The Lanczos step: a product is made orthogonal to an orthonormal basis, and becomes its next vector.
 
-`orthogonalise` and `breakdown_length` are the step: pure functions of arrays, which two drivers share.
-`krylov.Krylov` runs on the host and grows until an answer is sure; `traced_krylov.krylov_space` runs inside
-a compiled training step, for a bounded number of products.  `extend` is the step compiled for the host, on a
-basis whose rows are overwritten in place.
+`orthogonalise` and `breakdown_length` are the step: pure functions of arrays.  `extend` is the step compiled,
+on a basis whose rows are overwritten in place; `krylov.Krylov` takes it until an answer is sure.
 
 Source: C. Lanczos, J. Res. Natl. Bur. Stand. 45, 1950; full re-orthogonalisation: B. N. Parlett, The
 Symmetric Eigenvalue Problem, 1980, §6.9.

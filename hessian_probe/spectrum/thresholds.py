@@ -68,17 +68,13 @@ FRESH_STEPS = 100
 COPY_CONFIDENCE = 0.999
 COPY_STEP = 1e-2
 
-# The traced run ------------------------------------------------------------------------------
+# Signs ---------------------------------------------------------------------------------------
 
 # A Ritz value shows the sign of an eigenvalue where it lies SIGN_MARGIN zero bands away from zero and its
-# residual is at most SIGN_RESIDUAL of it; `classify` asks the same.
+# residual is at most SIGN_RESIDUAL of it.
 # Source: a residual r proves an eigenvalue within r of the Ritz value; the margin is chosen.
 SIGN_MARGIN = 2.0
 SIGN_RESIDUAL = 0.5
-# A run may end early, after each CHECKED_EVERY products, where the residual is at most SETTLED of the value.
-# Source: `make bench-escape`: on its plateaus that direction leads as far down as after all 16 products.
-CHECKED_EVERY = 4
-SETTLED = 0.25
 
 # Counting negative eigenvalues ---------------------------------------------------------------
 

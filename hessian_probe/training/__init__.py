@@ -1,8 +1,8 @@
 """Hooks for training loops: `Monitor` on the host, `escape_saddles` in compiled steps; no extra is needed.
 
-Read plateau (does the loss still fall: plateau_statistics, trends), then backoff (when to search), then
-saddle_search (descent, random_restart), then the hooks: escape_hook with escape_state; monitor with
-monitor_state, probe and compiled_search; events, aux_inputs and adapters come last.
+Read plateau (does the loss still fall: plateau_statistics, trends), then backoff (when to search),
+then the hooks: escape_hook with escape_state (the search is `points.sphere_search`); monitor with
+monitor_state and probe; events, aux_inputs and adapters come last.
 """
 
 from hessian_probe.optimizers.adjust_moments import adjust_moments as adjust_moments

@@ -1,6 +1,6 @@
 """`escape_saddles`, an optax transformation: it judges the loss, searches, and steps off saddles.
 
-A search takes one evaluation a step (`escapes.sphere_search`) while training goes on; an escape after which
+A search takes one evaluation a step (`points.sphere_search`) while training goes on; an escape after which
 training does worse is taken back.
 """
 

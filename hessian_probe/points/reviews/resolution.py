@@ -127,6 +127,12 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
         label = "minimum" if sign > 0 else "maximum"
         if m.op.size > FEW_DIRECTIONS and at_a_kink(m.op.objective, m.op.x):
             return verdict.withdrawn(Reason("kinks_many_directions", size=m.op.size))
+        lower = estimate.lower_on_sphere() if sign > 0 else None
+        if lower is not None:
+            fall, distance = lower
+            return verdict.withdrawn(
+                Reason("lower_on_sphere", fall=fall, distance=distance, reach=gain.reach)
+            )
         return verdict.relabelled(label, *evidence, *unseen)._replace(at_resolution=True)
     if verdict.label != "not_critical" or (estimate.hidden and gain.modelled > estimate.least_modelled):
         return verdict  # a gradient shows what the loss's own rounding hides
