@@ -290,3 +290,28 @@ def test_noise_of_few_batches_hardly_depends_on_the_key():
         hp.classify(loss, jnp.ones(2), batches, key=jax.random.key(seed)).resolution for seed in range(6)
     ]
     assert max(found) < 10 * min(found)
+
+
+def test_the_gain_is_no_less_than_the_largest_fall_that_was_seen():
+    """At a monkey saddle nothing of second order falls, and the higher order's lower point is at hand."""
+    point = hp.classify(lambda x: x[0] ** 3 - 3 * x[0] * x[1] ** 2 + x[2] ** 2, jnp.zeros(3))
+    assert point.label == "saddle"
+    lower = point.loss - float((lambda x: x[0] ** 3 - 3 * x[0] * x[1] ** 2 + x[2] ** 2)(point.descent))
+    assert lower > point.resolution
+    assert point.gain >= lower * (1 - 1e-3)
+
+
+def test_small_weights_hide_no_lower_loss_at_an_initialisers_scale():
+    """All weights of a network of three layers are zero: flat to third order, and its outputs are wrong."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.uniform(-1, 1, (64, 1)))
+    targets = jnp.sin(3 * inputs)
+
+    def loss(params):
+        hidden = jnp.tanh(jnp.tanh(inputs @ params["a"]) @ params["b"])
+        return jnp.mean((hidden @ params["c"] - targets) ** 2)
+
+    params = {"a": jnp.zeros((1, 24)), "b": jnp.zeros((24, 24)), "c": jnp.zeros((24, 1))}
+    point = hp.classify(loss, params)
+    assert point.label not in ("minimum", "maximum")
+    assert hp.escape(loss, params, point=point).status == "escaped"
