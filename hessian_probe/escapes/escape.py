@@ -82,7 +82,7 @@ def escape(
     Cost:
         The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
         slope along the line; as many again where higher order shows the descent, and three times as many for
-        the slope.  Spheres take 28 to 112 gradients, a batch each.
+        the slope.  Spheres take 28 to 84 gradients, a batch each.
 
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,

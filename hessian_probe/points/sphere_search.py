@@ -202,6 +202,7 @@ def search(
     key: jax.Array,
     *,
     enough: float = 0.0,
+    sized: Vector | None = None,
 ) -> SearchResult:
     """Search from the host.
 
@@ -211,6 +212,7 @@ def search(
         x: variables, in working dtypes.
         key: random key.
         enough: mean decrease that is required, in loss units.
+        sized: variables by whose size vectors are drawn where there are no weights; None means `x`.
 
     Returns:
         What was found.
@@ -218,7 +220,8 @@ def search(
     Cost:
         A gradient a batch: 28 where the first sphere shows a lower loss, at most MOST_EVALUATIONS.
     """
-    state = _advance(idle(x, widest(leaf.dtype for leaf in x)), key, x, 0.0, x, enough, True)
+    sized = x if sized is None else sized
+    state = _advance(idle(x, widest(leaf.dtype for leaf in x)), key, sized, 0.0, x, enough, True)
     number = spent = 0
     while bool(state.going):
         checking = bool(state.checking)
@@ -226,7 +229,7 @@ def search(
         value, gradient = evaluate(number, add_scaled(x, 1.0, state.step), checking)
         spent += 1 + checking
         index = int(state.sphere)
-        state = _advance(state, key, x, here - value, gradient, enough, False)
+        state = _advance(state, key, sized, here - value, gradient, enough, False)
         number += 1
     if not bool(state.found):
         return SearchResult(None, 0.0, 0.0, spent)
@@ -238,7 +241,8 @@ def search_on_spheres(
 ) -> SearchResult:
     """Search around variables of a loss, on a batch at a time.
 
-    With at least FEWEST_HELD_OUT batches, every other one fits the step and the others check it.
+    With at least FEWEST_HELD_OUT batches, every other one fits the step and the others check it.  Spheres are
+    as large as they are around the objective's own variables.
 
     Args:
         objective: the loss.
@@ -263,7 +267,8 @@ def search_on_spheres(
         value, gradient = objective.gradient_of(held[number], cast(there, layout.dtypes))
         return float(value), cast(gradient, layout.work_dtypes)
 
-    return search(evaluate, cast(x, layout.work_dtypes), key, enough=enough)
+    own = cast(objective.variables, layout.work_dtypes)
+    return search(evaluate, cast(x, layout.work_dtypes), key, enough=enough, sized=own)
 
 
 def moved_by(objective: Objective, x: Vector, step: Vector) -> Vector:

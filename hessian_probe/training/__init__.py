@@ -2,7 +2,7 @@
 
 Read plateau (does the loss still fall: plateau_statistics, trends), then backoff (when to search),
 then the hooks: escape_hook with escape_state (the search is `points.sphere_search`); monitor with
-monitor_state and probe; events, aux_inputs and adapters come last.
+monitor_state and probe (with aux_inputs); events and adapters come last.
 """
 
 from hessian_probe.optimizers.adjust_moments import adjust_moments as adjust_moments

@@ -49,7 +49,7 @@ def escape_saddles(
     moments: str = "reset",
     window: int = 64,
     every: int = 8,
-    max_share: float = 0.02,
+    max_share: float = 0.01,
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
 
@@ -62,7 +62,7 @@ def escape_saddles(
     3. On four fresh batches the loss must be lower with the displacement than without it, beyond rounding,
        by twice what training gains in a window, and by 1 % of what the run has gained so far.  Training has
        gone on until then, so that what the gradient gives anyway is not counted.
-    4. Where that fails spheres of 0.3, 0.1 and 0.03 of that radius are tried.
+    4. Where that fails spheres of 0.3 and 0.1 of that radius are tried.
 
     The displacement then becomes part of the update (`params + updates` is the new point).  It proves that a
     lower loss is near, beside which training stood still; saddles of any order are left so.  If within 256
@@ -105,7 +105,7 @@ def escape_saddles(
         the parameters.  A Python loop of compiled steps pays more, about 0.25 ms, for the buffers of the part
         that does not run; `hp.training.Monitor` costs such loops less.
         A search: one gradient a step, two on the four steps that compare; 28 where the first sphere shows a
-        lower loss, at most 112 in all.  Memory: two copies of the parameters.  The compiled step holds the
+        lower loss, at most 84 in all.  Memory: two copies of the parameters.  The compiled step holds the
         loss and its gradient once more.
 
     Example:
@@ -139,7 +139,7 @@ class HookOptions(NamedTuple):
     moments: str = "reset"
     window: int = 64
     every: int = 8
-    max_share: float = 0.02
+    max_share: float = 0.01
 
 
 class EscapeHook:

@@ -15,7 +15,7 @@ from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
-from hessian_probe.training.aux_inputs import WithAux, only_params, with_aux
+from hessian_probe.training.aux_inputs import WithAux, with_aux
 from hessian_probe.training.events import Event, write_events
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
@@ -99,7 +99,7 @@ class Monitor:
         window: int = 64,
         every: int = 8,
         max_hvps: int = 40,
-        max_share: float = 0.02,
+        max_share: float = 0.01,
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -199,11 +199,8 @@ class Monitor:
         return event
 
     def _probe(self, params: PyTree, batch: PyTree, aux: PyTree) -> ProbeResult:
-        """Probe; results are about the parameters alone."""
         probe, joined = self._joined(params, aux)
         found = probe(joined, batch, self.state.num_probes, least=self.state.least)
-        if aux is not None:
-            found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
         self.state.after(found, params)
         return found
 

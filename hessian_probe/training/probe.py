@@ -20,6 +20,7 @@ from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import Cost
+from hessian_probe.training.aux_inputs import WithAux, only_params
 from hessian_probe.training.backoff import cost_in_gradients
 
 # Batches that a probe multiplies with; as many others confirm at least this share of a gain.
@@ -101,7 +102,16 @@ class MonitorProbe:
         self.checked = True
 
     def __call__(self, params: PyTree, batch: PyTree, turn: int, *, least: float) -> ProbeResult:
-        """Classify; then escape, if that gains more than `least` and held-out data confirm it."""
+        """Classify; then escape, if that gains more than `least` and held-out data confirm it.
+
+        Results are about the parameters alone where these are `WithAux`.
+        """
+        found = self._probe(params, batch, turn, least)
+        if isinstance(params, WithAux):
+            found = found._replace(point=only_params(found.point), escape=only_params(found.escape))
+        return found
+
+    def _probe(self, params: PyTree, batch: PyTree, turn: int, least: float) -> ProbeResult:
         sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
         point = classify(self._loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
         cost.enter(point)
