@@ -57,9 +57,10 @@ def escape(
     classification found, `point.descent`, because the path there may be curved.
 
     What the slope gives anyway is no escape: line searches along the gradient show how much that is
-    (`gain_of_slope`), and an escape gains at least as much again.  Where curvature shows less than that, as
-    at the plateaus of deep networks, the loss is searched at a finite distance: weights are displaced by as
-    much as an initialiser draws, and gradient steps lower the loss along the spheres of these displacements.
+    (`gain_of_slope`), and an escape gains at least as much again.  At the plateaus of deep networks curvature
+    shows little, so the loss is searched at a finite distance too: weights are displaced by as much as an
+    initialiser draws, and gradient steps lower the loss along the spheres of these displacements.  The lower
+    point is taken.
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
@@ -131,15 +132,17 @@ def _search(
     if not ended and not (known is not None and lowest < floor - margin):
         raise KeyboardInterrupt
     settled, slope = (objective.variables, 0.0) if not ended else _settle(objective, before, margin)
-    if known is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
-        return _escaped(point, objective, params, before, lowest, known, slope, progress)
     least = max(margin, slope)  # with what the slope gained, twice that
-    found = search_on_spheres(objective, settled, key, enough=least)
-    if found.step is not None:
-        end = _LineEnd(moved_by(objective, settled, found.step), math.nan, math.nan)
-        after = objective.value(end.moved)
-        if before - after >= WORTH * slope and after < floor - margin:
-            return _escaped(point, objective, params, before, after, end, slope, progress, found)
+    found = search_on_spheres(objective, settled, key, enough=least) if ended else None
+    end, on_sphere = known, False
+    if found is not None and found.step is not None:
+        there = moved_by(objective, settled, found.step)
+        after = objective.value(there)
+        if math.isfinite(after) and (known is None or not lowest <= after):
+            end, lowest, on_sphere = _LineEnd(there, math.nan, math.nan), after, True
+    if end is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
+        sphere = found if on_sphere else None
+        return _escaped(point, objective, params, before, lowest, end, slope, progress, sphere)
     if known is not None:
         reason = EscapeReason("no_decrease", floor=floor, margin=max(margin, slope), lowest=lowest)
         status = "no_decrease"

@@ -127,9 +127,9 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
         label = "minimum" if sign > 0 else "maximum"
         if m.op.size > FEW_DIRECTIONS and at_a_kink(m.op.objective, m.op.x):
             return verdict.withdrawn(Reason("kinks_many_directions", size=m.op.size))
-        lower = estimate.lower_on_sphere() if sign > 0 else None
-        if lower is not None:
-            fall, distance = lower
+        beyond = estimate.lower_on_sphere() if sign > 0 else None
+        if beyond is not None:
+            fall, distance = beyond
             return verdict.withdrawn(
                 Reason("lower_on_sphere", fall=fall, distance=distance, reach=gain.reach)
             )
