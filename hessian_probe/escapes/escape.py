@@ -13,7 +13,15 @@ import numpy as np
 from hessian_probe.arrays import PyTree, Vector, add_scaled, cast, from_tangent, merge, norm, scale
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
-from hessian_probe.escapes.thresholds import WORTH
+from hessian_probe.escapes.thresholds import (
+    BENT,
+    LINE_STEPS,
+    LONGEST,
+    MAX_CALLS,
+    REFINEMENTS,
+    SETTLING,
+    WORTH,
+)
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
@@ -21,20 +29,6 @@ from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.points.sphere_search import SearchResult, moved_by, radii_tried, search_on_spheres
 from hessian_probe.points.verdict import was_interrupted
 from hessian_probe.results import number
-
-# Every compiled call evaluates this many steps.
-POINTS = 8
-# The first scale shrinks 16-fold with every call, so at most to 2^-36 of it.
-MAX_CALLS = 10
-# No step is longer than this many first scales (the length of the parameters, at least 1): a loss without a
-# lower bound would carry it to infinity.
-LONGEST = 8.0
-# Calls that refine the bracket around the best step.
-REFINEMENTS = 2
-# Line searches along the gradient that show what the slope gains, and how many times what the slope explains
-# the loss may fall.
-SETTLING = 3
-BENT = 2.0
 
 
 def escape(
@@ -331,7 +325,7 @@ class LineSearch:
             The best step; of length 0 if none lowers the loss.
         """
         for call in range(MAX_CALLS):
-            steps = scale * 16.0**-call * 0.5 ** np.arange(POINTS // 2)[::-1]
+            steps = scale * 16.0**-call * 0.5 ** np.arange(LINE_STEPS // 2)[::-1]
             values = self._values(np.concatenate([steps, -steps]))
             ahead, behind = np.split(values, 2)
             for sign, side in ((1.0, ahead), (-1.0, behind)):
@@ -344,11 +338,11 @@ class LineSearch:
         outermost = steps[-1]
         while abs(self.best.length) >= outermost and outermost < LONGEST * scale:
             sign = float(np.sign(self.best.length))
-            steps = outermost * 2.0 ** np.arange(1, POINTS + 1)
+            steps = outermost * 2.0 ** np.arange(1, LINE_STEPS + 1)
             steps = steps[steps <= LONGEST * scale]
             if len(steps) == 0:
                 break
-            padded = np.pad(steps, (0, POINTS - len(steps)), mode="edge")
+            padded = np.pad(steps, (0, LINE_STEPS - len(steps)), mode="edge")
             self._walk(sign * padded, self._values(sign * padded))
             outermost = steps[-1]
         self._refine()
@@ -358,7 +352,7 @@ class LineSearch:
         """Divide the bracket around the best step, which holds steps half and twice as long."""
         low, high = 0.5 * self.best.length, 2.0 * self.best.length
         for _ in range(REFINEMENTS):
-            inner = np.linspace(low, high, POINTS + 2)
+            inner = np.linspace(low, high, LINE_STEPS + 2)
             width = inner[1] - inner[0]
             for step, value in zip(inner[1:-1], self._values(inner[1:-1]), strict=True):
                 self._keep(step, value)

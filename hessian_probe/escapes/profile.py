@@ -9,13 +9,9 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree, from_tangent
 from hessian_probe.escapes.result import Escape, LossProfile
+from hessian_probe.escapes.thresholds import BEYOND, DEFAULT_REACH
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.result import CriticalPoint
-
-# The profile reaches this much further than the escape's step, so that the rise beyond it shows.
-BEYOND = 1.5
-# Without a step it reaches this far, in params.
-DEFAULT_REACH = 1.0
 
 
 def loss_profile(

@@ -1,1 +1,1 @@
-"""A symmetric map becomes eigenvalues with errors: one Lanczos step, a host driver and a traced driver."""
+"""A symmetric map becomes eigenvalues with errors: one Lanczos step, and a driver on the host."""

@@ -17,30 +17,18 @@ from hessian_probe.training.plateau_statistics import (
     SLOW,
     PlateauStatistics,
 )
-
-# A search that finds nothing is followed by a pause of PAUSE windows.  Every further one multiplies the pause
-# by BACKOFF; at a minimum, where there is nothing to wait for, by BACKOFF_AT_MINIMUM.
-PAUSE = 2.0
-BACKOFF = 2.0
-BACKOFF_AT_MINIMUM = 4.0
-# The share of gradients that searches may cost is taken of the steps so far and of HORIZON more.  Without
-# these, one early search without a result would end all searches of a short run.  An escape resets the cost.
-HORIZON = 10_000
-# A product is about this many gradients (benchmarks/speed.py: 1.2 stored, 1.7 recomputed; up to 2 on the
-# small networks of benchmarks/escape.py), a loss at most this many (0.2 to 0.4 there).
-PRODUCT_COST = 1.7
-EVALUATION_COST = 0.5
-# The loss has left its plateau, and the backoff ends, when it is lower by this many times the larger of its
-# noise and its decrease over the window, both at the last search.
-LEFT = 10.0
-# Windows after which an escape stands. Where the step length was too long for where it led (deep linear
-# networks of six layers, momentum), the loss rose above the saddle's sooner than that.
-GUARD = 4
-# Where the loss is too noisy for a verdict, a search is made FIRST_SEARCH values after the start or the
-# latest escape, and at every doubling.
-FIRST_SEARCH = 128
-# A decrease must exceed this many rounding errors of the loss, as in `hp.escape`.
-GAIN_ROUNDINGS = 16.0
+from hessian_probe.training.thresholds import (
+    BACKOFF,
+    BACKOFF_AT_MINIMUM,
+    EVALUATION_COST,
+    FIRST_SEARCH,
+    GAIN_ROUNDINGS,
+    GUARD,
+    HORIZON,
+    LEFT,
+    PAUSE,
+    PRODUCT_COST,
+)
 
 
 class BackoffState(NamedTuple):

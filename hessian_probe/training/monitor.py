@@ -19,8 +19,8 @@ from hessian_probe.training.aux_inputs import WithAux, with_aux
 from hessian_probe.training.events import Event, write_events
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import JUDGEMENTS
 from hessian_probe.training.probe import MonitorProbe, ProbeResult
+from hessian_probe.training.thresholds import JUDGEMENTS
 
 # Kinds of a loss that has stopped.
 RESTS = ("flat", "slow")

@@ -16,8 +16,9 @@ from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import CHUNK, KINDS, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.plateau_statistics import KINDS, PlateauStatistics, PlateauVerdict
 from hessian_probe.training.probe import ProbeResult
+from hessian_probe.training.thresholds import CHUNK
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")

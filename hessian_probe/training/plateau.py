@@ -11,7 +11,6 @@ import numpy as np
 
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.training.plateau_statistics import (
-    CHUNK,
     KINDS,
     PlateauStatistics,
     PlateauVerdict,
@@ -20,11 +19,8 @@ from hessian_probe.training.plateau_statistics import (
     judged_at,
     new_statistics,
 )
+from hessian_probe.training.thresholds import CHUNK, LASTS
 from hessian_probe.training.trends import median
-
-# A gradient has not gone where its norm is above this share of the highest mean in the run: an optimum is
-# approached by orders of magnitude, a bounce between walls by less than one.
-LASTS = 0.1
 
 
 class PlateauTest:

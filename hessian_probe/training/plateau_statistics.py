@@ -17,38 +17,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hessian_probe.training.thresholds import (
+    ACCELERATION,
+    BLOCKS,
+    CHUNK,
+    FLAT_SPEED,
+    JUDGEMENTS,
+    NEGLIGIBLE,
+    NOISE_SHARE,
+    RISING,
+    SIGNIFICANT,
+    SLOW_SPEED,
+)
 from hessian_probe.training.trends import Trend, fit, oscillates, thirds
 
 KINDS = ("none", "flat", "slow", "oscillating", "diverging", "noisy")
 NONE, FLAT, SLOW, OSCILLATING, DIVERGING, NOISY = range(len(KINDS))
-
-# Values are added in chunks of this many.
-CHUNK = 4
-# The interval between judgements grows by `every` after each JUDGEMENTS × every values: the number of
-# judgements grows like the logarithm of the run's length, and a verdict is at most 1/JUDGEMENTS of the run
-# old.
-JUDGEMENTS = 128
-# Blocks that hold the whole run; between half of them and all are in use.
-BLOCKS = 128
-# Progress is shown where it is this many standard errors from zero, and excluded where it is as many
-# from what would count. Measured by tests/test_training_plateau.py on streams with known trends.
-SIGNIFICANT = 3.5
-# Present speed over the run's own: below FLAT_SPEED nothing happens, below SLOW_SPEED it is slow. A loss
-# that falls like t^-p has a speed of about 0.5 for p = 1 and 0.4 for p = 2 at any time; one that falls like
-# exp(-t / T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its decrease is left.
-FLAT_SPEED = 0.02
-SLOW_SPEED = 0.1
-# A second half of the run that contributed less than this share of the whole decrease is slow, even if it
-# slows down like a power of time, as on the approach to a saddle along flat directions. For a loss that
-# falls like 1 / (t + t0) that is the case from 1000·t0 on.
-NEGLIGIBLE = 1e-3
-# Without progress to compare with, a trend below this share of the noise over half the run is flat.
-NOISE_SHARE = 0.4
-# A rise must be this many standard errors from zero: correlated noise drifts up and down.
-RISING = 5.0
-# How much faster than in the middle third of the run the loss must fall in the last one to be called
-# accelerating.
-ACCELERATION = 2.0
 
 
 class PlateauStatistics(NamedTuple):

@@ -22,10 +22,7 @@ from hessian_probe.points.result import CriticalPoint
 from hessian_probe.results import Cost
 from hessian_probe.training.aux_inputs import WithAux, only_params
 from hessian_probe.training.backoff import cost_in_gradients
-
-# Batches that a probe multiplies with; as many others confirm at least this share of a gain.
-BATCHES = 4
-CONFIRMED = 0.5
+from hessian_probe.training.thresholds import BATCHES, CONFIRMED
 
 
 class ProbeResult(NamedTuple):
@@ -102,10 +99,7 @@ class MonitorProbe:
         self.checked = True
 
     def __call__(self, params: PyTree, batch: PyTree, turn: int, *, least: float) -> ProbeResult:
-        """Classify; then escape, if that gains more than `least` and held-out data confirm it.
-
-        Results are about the parameters alone where these are `WithAux`.
-        """
+        """Classify; then escape, if that gains more than `least` and held-out data confirm it."""
         found = self._probe(params, batch, turn, least)
         if isinstance(params, WithAux):
             found = found._replace(point=only_params(found.point), escape=only_params(found.escape))

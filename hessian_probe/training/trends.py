@@ -7,17 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Correlation of neighbouring residuals that the standard error allows for at most: a correlation time of
-# ten steps. Smooth streams leave smooth residuals, whose correlation says nothing about noise.
-MAX_CORRELATION = 0.9
-# Residuals beyond this many robust standard deviations are spikes; a Gaussian has 6e-5 of its values there.
-SPIKE = 4.0
-# Standard deviation of a Gaussian over its median absolute deviation.
-GAUSSIAN = 1.4826
-# A correlation of neighbouring steps below this, four standard errors from zero over 64 steps, alternates;
-# an AR(2) fit with a second coefficient below RINGING is an undamped oscillation.
-ALTERNATING = -0.5
-RINGING = -0.8
+from hessian_probe.training.thresholds import ALTERNATING, GAUSSIAN, MAX_CORRELATION, RINGING, SPIKE
 
 
 class Trend(NamedTuple):
