@@ -66,6 +66,9 @@ bench-coverage: $(READY)/demo ## print stated probabilities against observed fre
 bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
 	$(BIN)/python -m benchmarks.escape $(ARGS)
 
+bench-stuck: $(READY)/demo ## trainings that get stuck, with and without the hook, on minibatches of real data
+	$(BIN)/python -m benchmarks.stuck $(ARGS)
+
 examples: $(READY)/test,frameworks ## run the hooks of all frameworks, their examples and checkpoints
 	$(PYTEST) tests/test_examples.py tests/test_training_adapters.py $(ARGS)
 	HESSIAN_PROBE_TEST_X64=0 $(PYTEST) tests/test_training_events.py tests/test_training_monitor.py -k orbax $(ARGS)
@@ -124,4 +127,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help

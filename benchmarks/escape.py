@@ -1,8 +1,8 @@
 """Gradients and seconds to leave saddle plateaus, with and without hooks; and what hooks cost in health.
 
-Run as `python -m benchmarks.escape` (or `make bench-escape`).  Products and evaluations of the hook are
-counted at their measured cost in gradients.  Medians over seeds, with quartiles; ">" marks runs that were
-given up.
+Run as `python -m benchmarks.escape` (or `make bench-escape`).  Products and evaluations of `Monitor` are
+counted at their measured cost in gradients; `escape_saddles` spends gradients alone.  Medians over seeds,
+with quartiles; ">" marks runs that were given up.  `benchmarks.stuck` has networks with biases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import optax
 
 from benchmarks.escape_health import health
 from benchmarks.escape_problems import Plateau, plateaus, training_step
-from benchmarks.escape_strategies import NEWTON, strategy_hook
 from benchmarks.report import command_line
 from hessian_probe.training import Monitor, escape_saddles
 
@@ -38,11 +37,11 @@ class Run(NamedTuple):
 
     left: bool
     steps: int
-    products: int
     gradients: int
-    evaluations: int
     escapes: int
     seconds: float
+    products: int = 0
+    evaluations: int = 0
 
 
 class Watched(NamedTuple):
@@ -65,7 +64,7 @@ def make_step(p: Plateau, optimizer: Any) -> Callable[..., Any]:
 def make_runner(p: Plateau, method: Any) -> Callable[[int, float], Run]:
     """Compile a chunk of training once, and run it seed by seed until the plateau is left."""
     step = make_step(p, method)
-    counts = ("num_hvps", "num_gradients", "num_losses", "num_escapes")
+    counts = ("num_gradients", "num_escapes")
 
     def counted(carry: Any, key: jax.Array) -> Any:
         (params, state), (_, true), _ = step(carry, key)
@@ -120,8 +119,8 @@ def make_watched(p: Plateau, method: Watched) -> Callable[[int, float], Run]:
                 event = monitor.update(number, params, value, opt_state=state, batch=seen)
                 carry = event.params, event.opt_state
         cost, seconds = monitor.cost, time.perf_counter() - began
-        spent = cost.num_hvps, cost.num_gradients, cost.num_losses
-        return Run(left, number, *spent, monitor.state.num_escapes, seconds)
+        other = cost.num_hvps, cost.num_losses
+        return Run(left, number, cost.num_gradients, monitor.state.num_escapes, seconds, *other)
 
     return run
 
@@ -159,12 +158,6 @@ def methods(p: Plateau, which: str) -> dict[str, Any]:
         "adam": optax.adam(p.adam_rate),
         "perturbed": perturbed_descent(p.rate, p.radius, threshold, 1 if p.data is None else 50),
     }
-    if which == "strategies":
-        base = plain["descent"]
-        others = {
-            f"descent + {name}": strategy_hook(base, p.loss, name) for name in (*NEWTON, "perturbation")
-        }
-        return {"descent + hook": escape_saddles(base, p.loss), **others, "descent": base}
     if which == "moments":
         return {
             f"{base} + hook, {how}": escape_saddles(plain[base], p.loss, moments=how)
@@ -317,7 +310,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="starts for each plateau")
     parser.add_argument("--only", default="", help="plateaus whose name holds this")
     parser.add_argument("--methods", default="", help="methods whose name holds this; no ratios then")
-    choices = ("hooks", "strategies", "moments", "monitor")
+    choices = ("hooks", "moments", "monitor")
     parser.add_argument("--compare", choices=choices, default="hooks", help="what stands in the rows")
     parser.add_argument("--steps", type=int, default=10_000, help="steps of the healthy runs; 0: none")
     options = parser.parse_args()

@@ -172,7 +172,7 @@ def _pair(
         "work": 1e6 * work / CHUNK,
         "searches": int(state.num_probes),
         "escapes": int(state.num_escapes),
-        "products": int(state.num_hvps),
+        "gradients": int(state.num_gradients),
         "compilations": len(compiled),
         "alarms": float(np.mean(np.isin(kinds, [FLAT, SLOW]))),
     }
@@ -196,7 +196,7 @@ def _report(name: str, runs: list[dict[str, Any]]) -> float:
         f"    final loss {_spread(final)}; the hook changes it by {np.mean(change):.2g} in the mean, "
         f"{np.max(np.abs(change)):.2g} at most{spread}"
     )
-    counted = ("searches", "escapes", "products", "compilations")
+    counted = ("searches", "escapes", "gradients", "compilations")
     counts = (f"{key} {[run[key] for run in runs]}" for key in counted)
     alarms = ", ".join(f"{run['alarms']:.1%}" for run in runs)
     print(f"    {'; '.join(counts)}; called flat or slow after {alarms} of the chunks", flush=True)
@@ -281,7 +281,7 @@ def at_minimum(data: Any, steps: int = 20_000) -> None:
     searches = 1 + np.flatnonzero(np.diff(np.asarray(probes), prepend=0))
     print(f"  at the minimum of ridge regression, {steps} steps: searches at {searches.tolist()}, ", end="")
     print(f"{state.num_escapes} escapes, the next one not before {float(state.next_probe):.0f}")
-    print("      " + [row for row in escape_events(state) if row["kind"] == "at_minimum"][-1]["evidence"])
+    print("      " + escape_events(state)[-1]["evidence"])
     monitor = Monitor(loss)
     spent = []
     for number, value in enumerate(np.asarray(values)):  # the parameters rest from early on

@@ -5,7 +5,7 @@ one line a record, tab-separated:
 
 * `truth_float64`, `truth_float32`: every truth point's label, strict, certified, products and evaluations
   of `hp.classify`, and the status of `hp.escape` from there;
-* `escapes`: gradients, products, evaluations and escapes of the hook on each plateau, one seed;
+* `escapes`: whether the hook left each plateau; steps, its own gradients and escapes, one seed;
 * `diagnoses`: causes and confidences that `hp.diagnose` finds for each synthetic failure, one seed.
 
 A record that differs, is new or is gone is printed and makes the exit code 1.  `--write` replaces the file.
@@ -56,7 +56,7 @@ def escape_records(name: str) -> list[tuple[str, ...]]:
             run = escape.make_runner(plateau, optimizer)
             for scale in plateau.scales:
                 found = run(escape.FIRST_SEED, scale)
-                spent = (found.steps, found.gradients, found.products, found.evaluations, found.escapes)
+                spent = (found.steps, found.gradients, found.escapes)
                 records.append((f"{name} x {scale:g}, {method}", str(found.left), *map(str, spent)))
     return records
 

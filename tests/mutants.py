@@ -34,7 +34,9 @@ TESTS_OF = {
     "planning": "thresholds plan",
     "optimizers": "stability propose_rate trial_runs optimizer_state",
     "flatness": "sharpness",
-    "points": "gain classify degenerate nonsmooth inertia sampling null_space symmetries rounding misled",
+    "points": "gain classify degenerate nonsmooth inertia sampling null_space symmetries rounding misled "
+    "sphere_search",
+    "escapes": "thresholds escape training_transform training_monitor",
 }
 # Golden records that are compared for a threshold of `points`.
 RECORDS = ["-m", "benchmarks.golden", "--part", "truth_float64", "--every", "8", "--workers", "1"]
@@ -307,16 +309,51 @@ GUARDS = (
     _guard(
         "escapes: parameters never get worse",
         "escapes/escape",
-        "if not after < floor - margin:",
-        "if False:",
+        "before - lowest >= WORTH * slope and lowest < floor - margin:",
+        "True:",
         "escape",
     ),
     _guard(
-        "training: the next batch confirms",
-        "training/escape_hook",
-        "lambda: local.confirms(step, claimed)",
-        "lambda: jnp.ones_like(waits)",
-        "training_transform",
+        "escapes: what the slope gains as well is no escape",
+        "escapes/escape",
+        "before - lowest >= WORTH * slope and ",
+        "",
+        "escape",
+    ),
+    _guard(
+        "escapes: a strict minimum is not searched",
+        "escapes/escape",
+        'if (point.label == "minimum" and point.strict) or not math.isfinite(before):',
+        "if not math.isfinite(before):",
+        "escape",
+    ),
+    _guard(
+        "points: fresh batches must agree on a displacement",
+        "points/sphere_search",
+        "good = checking & (decrease > 0)",
+        "good = checking",
+        "sphere_search training_transform",
+    ),
+    _guard(
+        "points: a displacement stays on its sphere",
+        "points/sphere_search",
+        "moved.append(new * (back if deviation else jnp.minimum(back, 1)))",
+        "moved.append(new)",
+        "sphere_search",
+    ),
+    _guard(
+        "points: other batches check a displacement than fit it",
+        "points/sphere_search",
+        "held[number] = next(batches[-1 if checks else 0])",
+        "held[number] = next(batches[0])",
+        "sphere_search",
+    ),
+    _guard(
+        "training: an escape gains more than rounding, training and a share of the run",
+        "training/backoff",
+        "return xp.maximum(xp.maximum(GAIN_ROUNDINGS * rounding, WORTH * decrease), LEAST_SHARE * gained)",
+        "return xp.zeros_like(gained)",
+        "training_transform training_monitor",
     ),
     _guard(
         "training: an escape from which training diverges is rolled back",
@@ -328,8 +365,8 @@ GUARDS = (
     _guard(
         "training: searches without a result keep to their share",
         "training/backoff",
-        "+ price <= max_share * (now + horizon)",
-        "+ price <= np.inf",
+        "xp.maximum(now + self.pause, (spent + price) / max_share - HORIZON)",
+        "now + self.pause",
         "training_transform training_monitor",
     ),
     _guard(

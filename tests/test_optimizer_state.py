@@ -23,9 +23,9 @@ def stepped(optimizer, params=PARAMS, steps=3):
     return state
 
 
-def well(p):
-    """A saddle at the origin; minima at x = ±1."""
-    return 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + jnp.sum((p["y"] - 2) ** 2)
+def wells(p):
+    """A saddle where weights are 0; minima where all are ±1."""
+    return jnp.sum(0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2) + jnp.sum((p["y"] - 2) ** 2)
 
 
 def labels(params):
@@ -107,25 +107,24 @@ def test_what_is_frozen_is_read_off_the_program(optimizer, expected):
     assert frozen_variables(optimizer, layout, variables, rest) == expected
 
 
-@pytest.mark.slow
-def test_a_frozen_parameter_is_not_moved_off_a_saddle():
-    """Along x it would go down; x is held, and only y is trained."""
-    optimizer = escape_saddles(
-        optax.partition({"held": optax.set_to_zero(), "moves": optax.sgd(0.05)}, labels), well
-    )
+@pytest.mark.parametrize("held", [True, False])
+def test_a_frozen_parameter_is_not_moved_off_a_saddle(held):
+    """Along x it would go down; where x is held, only y is trained."""
+    optimizer = optax.sgd(0.05)
+    if held:
+        optimizer = optax.partition({"held": optax.set_to_zero(), "moves": optimizer}, labels)
+    optimizer = escape_saddles(optimizer, wells, window=16)
 
     def step(carry, _):
         params, state = carry
-        value, gradient = jax.value_and_grad(well)(params)
+        value, gradient = jax.value_and_grad(wells)(params)
         updates, state = optimizer.update(gradient, state, params, value=value)
         return (optax.apply_updates(params, updates), state), value
 
-    (params, state), _ = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), None, length=400)
-    assert float(params["x"]) == 0
-    np.testing.assert_allclose(params["y"], 2, atol=1e-4)
-    assert int(state.num_escapes) == 0
-    free = escape_saddles(optax.sgd(0.05), well)
-    state = free.init(PARAMS)
-    optimizer = free
-    (params, state), _ = jax.lax.scan(step, (PARAMS, state), None, length=400)
-    assert abs(float(params["x"])) == pytest.approx(1, abs=1e-2)
+    params = {"x": jnp.zeros((2, 2)), "y": jnp.ones(3)}
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=400))
+    (params, state), _ = run((params, optimizer.init(params)))
+    np.testing.assert_allclose(params["y"], 2, atol=1e-3)
+    np.testing.assert_allclose(jnp.abs(params["x"]), 0.0 if held else 1.0, atol=0 if held else 1e-2)
+    assert int(state.num_probes) >= 1
+    assert (int(state.num_escapes) == 0) == held

@@ -16,6 +16,8 @@ from hessian_probe.operators.restricted import NullDirections
 from hessian_probe.operators.thresholds import EIGH_MATRICES
 from hessian_probe.operators.tracing import DIFFERENCES
 from hessian_probe.planning import cost_analysis
+from hessian_probe.points.extremes import ExtremesSearch
+from hessian_probe.points.rounding import Rounding
 from hessian_probe.problems import mlp_init, mlp_loss, quadratic
 from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.programs.layers import run_model, trace_model
@@ -25,7 +27,8 @@ from hessian_probe.spectrum.eigsh import takes_dense
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.lanczos import orthogonalise
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
-from hessian_probe.spectrum.traced_krylov import _Loop, krylov_space
+from hessian_probe.training.backoff import asks_for_search, least_gain
+from hessian_probe.training.plateau_statistics import FLAT, NOISY, OSCILLATING, SLOW
 
 pytestmark = pytest.mark.one_precision
 
@@ -195,6 +198,34 @@ def test_calls_of_over_a_second_are_timed_once(monkeypatch, seconds, calls):
     assert len(made) == calls
 
 
+# Escapes and training ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "fall", "gained", "rounding", "least"),
+    [
+        (SLOW, 0.3, 1.0, 0.0, 0.6),
+        (FLAT, 0.3, 1.0, 0.0, 0.01),
+        (SLOW, -0.3, 1.0, 0.0, 0.01),
+        (SLOW, 1e-3, 1.0, 1e-2, 0.16),
+        (FLAT, 0.0, -1.0, 0.0, 0.0),
+    ],
+    ids=["twice a slow fall", "a hundredth of the gain", "a rise", "16 roundings", "nothing"],
+)
+def test_the_least_that_is_an_escape(kind, fall, gained, rounding, least):
+    statistics = SimpleNamespace(kind=kind, filled=3, blocks=np.array([5.0, 4.5, 0.0]))
+    found = least_gain(np, statistics, fall, 5.0 - gained, rounding)
+    assert float(found) == pytest.approx(least, abs=1e-12)
+
+
+def test_the_schedule_asks_where_noise_hides_the_trend():
+    asked = [count for count in range(8, 5000, 8) if asks_for_search(NOISY, np.int64(count), 8)]
+    assert asked == [128, 256, 512, 1024, 2048, 4096]
+    for kind in (FLAT, SLOW, OSCILLATING):
+        assert asks_for_search(kind, np.int64(104), 8)
+    assert not asks_for_search(0, np.int64(128), 8)
+
+
 # Spectrum ------------------------------------------------------------------------------------
 
 
@@ -337,39 +368,19 @@ def test_copies_are_excluded_with_probability_999_in_1000(off, excluded):
 
 
 def test_the_sign_of_a_ritz_value_is_shown_beyond_two_bands_and_half_its_residual():
-    space = krylov_space(lambda v: (-v[0],), (jnp.ones(3),), 2)
-    for curvature, residual, shown in (
+    rounding = SimpleNamespace(band=lambda top, asymmetry: 1.0)
+    rounding.margin = lambda top, asymmetry: Rounding.margin(rounding, top, asymmetry)
+    search = SimpleNamespace(
+        rounding=rounding, krylov=SimpleNamespace(asymmetry=0.0), _sharp=lambda values, residuals: True
+    )
+    for lowest, residual, shown in (
         (-1.5, 0.0, False),
         (-3.0, 0.0, True),
         (-3.0, 1.2, True),
         (-3.0, 2.0, False),
     ):
-        at = space._replace(
-            curvature=jnp.asarray(curvature), residual=jnp.asarray(residual), band=jnp.asarray(1.0)
-        )
-        assert bool(at.negative) is shown
-
-
-def test_a_traced_run_ends_early_after_four_products():
-    space = krylov_space(
-        lambda v: (jnp.asarray([-1.0, 1.0, 1.0]) * v[0],), (jnp.ones(3),), 12, ends_early=True
-    )
-    assert int(space.num_products) == 4 + 1
-
-
-@pytest.mark.parametrize(("residual", "settled"), [(0.2, True), (0.35, False)])
-def test_a_traced_run_is_settled_at_a_quarter_of_the_value(residual, settled):
-    zero = jnp.zeros(())
-    run = _Loop(
-        (jnp.eye(2),),
-        jnp.asarray([-1.0, 0.0]),
-        jnp.asarray([residual, 0.0]),
-        jnp.ones(()),
-        zero,
-        jnp.asarray(1),
-        zero,
-    )
-    assert bool(run.settled()) is settled
+        values, residuals = np.array([lowest, 10.0]), np.array([residual, 0.0])
+        assert ExtremesSearch._saddle(search, values, residuals) is shown
 
 
 def counter(budget=1000):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hessian_probe.arrays import split
 from hessian_probe.training import escape_saddles
+from hessian_probe.training.escape_hook import LocalLoss
 
 optax = pytest.importorskip("optax")
 # The hook itself mixes integers and reals.
@@ -28,8 +30,8 @@ def rest():
 
 
 def test_an_escape_keeps_the_dtypes_of_parameters_and_state():
-    params = {"coarse": jnp.zeros(1, jnp.bfloat16), "fine": jnp.zeros(2, jnp.float32)}
-    optimizer = escape_saddles(rest(), saddle)
+    params = {"coarse": jnp.zeros(3, jnp.bfloat16), "fine": jnp.zeros(2, jnp.float32)}
+    optimizer = escape_saddles(rest(), saddle, window=16)
     gradient = jax.grad(saddle)(params)
 
     @jax.jit
@@ -40,11 +42,27 @@ def test_an_escape_keeps_the_dtypes_of_parameters_and_state():
             assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda p: p.dtype, params)
             return (jax.tree.map(jnp.add, params, updates), state), state.num_escapes
 
-        return jax.lax.scan(step, carry, None, length=32)
+        return jax.lax.scan(step, carry, None, length=160)
 
     (moved, state), escapes = run((params, optimizer.init(params)))
     assert int(escapes[-1]) >= 1
     assert moved["coarse"].dtype == jnp.bfloat16
-    assert abs(float(moved["coarse"][0])) > 0.5
+    assert moved["fine"].dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(moved["coarse"]))) > 0.3
     assert float(saddle(moved)) < float(saddle(params))
     assert np.asarray(state.inner["coarse"]).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("params", "loss", "coarsest"),
+    [
+        (jnp.float32, jnp.float32, jnp.float32),
+        (jnp.bfloat16, jnp.float32, jnp.bfloat16),
+        (jnp.float32, jnp.float16, jnp.float16),
+        (jnp.float64, jnp.float64, jnp.float64),
+    ],
+)
+def test_rounding_is_that_of_the_parameters_or_of_the_loss_whichever_is_coarser(params, loss, coarsest):
+    layout, x, rest = split(jnp.ones(3, params))
+    local = LocalLoss(lambda p: jnp.sum(p).astype(loss), layout, x, rest, None, jnp.float32)
+    assert local.eps == float(jnp.finfo(coarsest).eps)

@@ -1,16 +1,17 @@
 """The optax transformation: one compiled program leaves saddles, and costs nothing where none is."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hessian_probe import problems
-from hessian_probe.arrays import split
-from hessian_probe.spectrum.traced_krylov import krylov_space
+from hessian_probe.points.sphere_search import MOST_EVALUATIONS
+from hessian_probe.points.thresholds import SPHERE_CHECKS, SPHERE_RADII, SPHERE_STEPS
 from hessian_probe.training import EscapeState, escape_events, escape_saddles
 from hessian_probe.training.escape_state import pack, unpack
-from hessian_probe.training.saddle_search import NUM_TRIALS, LocalLoss
 
 optax = pytest.importorskip("optax")
 FLOAT = np.asarray(jnp.zeros(())).dtype
@@ -19,17 +20,21 @@ EPS = float(np.finfo(FLOAT).eps)
 pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
 
 
+WINDOW = 16
+ON_FIRST = SPHERE_STEPS + 2 * SPHERE_CHECKS
+
+
 def well(p):
     """Minima −1/4 at (±1, 0); a saddle with eigenvalues −1 and 2 at the origin."""
-    return 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + p["y"] ** 2
+    return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2
 
 
 def start(x=0.0, y=0.5):
-    return {"x": jnp.asarray(x, FLOAT), "y": jnp.asarray(y, FLOAT)}
+    return jnp.asarray([x, y], FLOAT)
 
 
-def train(loss, params, optimizer, steps, batches=None):
-    """One scan; the number of traces, the states of all steps and the losses."""
+def trainer(loss, optimizer):
+    """A scan that is compiled once for all data of the same shapes, and the list of its traces."""
     traces = []
 
     def step(carry, batch):
@@ -40,57 +45,60 @@ def train(loss, params, optimizer, steps, batches=None):
         updates, state = optimizer.update(gradient, state, params, value=value, batch=batch)
         return (optax.apply_updates(params, updates), state), (value, state.num_escapes)
 
-    @jax.jit
-    def run(params, state, batches):
-        return jax.lax.scan(step, (params, state), batches, length=steps)
+    @partial(jax.jit, static_argnums=2)
+    def run(params, batches, steps):
+        return jax.lax.scan(step, (params, optimizer.init(params)), batches, length=steps)
 
-    (params, state), (losses, escapes) = run(params, optimizer.init(params), batches)
+    return run, traces
+
+
+def train(loss, params, optimizer, steps, batches=None):
+    """One scan: parameters, state, losses and numbers of escapes at all steps, and the number of traces."""
+    run, traces = trainer(loss, optimizer)
+    (params, state), (losses, escapes) = run(params, batches, steps)
     return params, state, np.asarray(losses), np.asarray(escapes), len(traces)
 
 
 def test_it_leaves_a_saddle_inside_scan():
-    optimizer = escape_saddles(optax.sgd(0.05), well, max_hvps=4)
-    params, state, losses, escapes, traces = train(well, start(), optimizer, 400)
+    """The plateau test needs a window and a half; the search takes a step for each evaluation."""
+    optimizer = escape_saddles(optax.sgd(0.05), well)
+    params, state, losses, escapes, traces = train(well, start(), optimizer, 500)
     assert isinstance(state, EscapeState)
     assert traces == 1
     assert int(state.num_escapes) == 1
+    assert int(state.num_rollbacks) == 0
     assert losses[-1] < -0.249
-    np.testing.assert_allclose(abs(float(params["x"])), 1, atol=1e-3)
+    np.testing.assert_allclose(abs(float(params[0])), 1, atol=1e-3)
     at = int(np.argmax(escapes > 0))
     assert int(state.last_step) == at + 1
-    np.testing.assert_allclose(losses[at] - losses[at + 1], state.last_gain, rtol=1e-3)
-    assert int(state.num_hvps) % 3 == 0  # two of Lanczos, one more
-    assert 3 <= int(state.num_hvps) <= 3 * int(state.num_probes)
+    assert 96 + SPHERE_STEPS + SPHERE_CHECKS <= at + 1 <= 160
+    np.testing.assert_allclose(losses[at] - losses[at + 1], state.last_gain, rtol=1e-2)
+    rows = escape_events(state)
+    assert [row["kind"] for row in rows if row["gain"] > 0] == ["escaped"]
+    assert rows[0]["num_gradients"] in range(ON_FIRST, MOST_EVALUATIONS + 1)
+    assert sum(row["num_gradients"] for row in rows) + int(state.search_gradients) * (
+        int(state.search_sphere) < len(SPHERE_RADII)
+    ) == int(state.num_gradients)
 
 
 def steep(p):
     """A saddle at the origin; beside the minima at x = ±1 the walls of the valley are 400 times as steep."""
-    return 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + (1 + 400 * p["x"] ** 2) * p["y"] ** 2
+    return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + (1 + 400 * p[0] ** 2) * p[1] ** 2
 
 
 def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     """At the minima the rate is twenty times too large: left alone there, y grows without bound."""
-    optimizer = escape_saddles(optax.sgd(0.05), steep, max_hvps=4)
-    params, state, losses, _, traces = train(steep, start(0.0, 1e-3), optimizer, 2000)
+    optimizer = escape_saddles(optax.sgd(0.05), steep)
+    params, state, losses, _, traces = train(steep, start(0.0, 1e-3), optimizer, 3000)
     assert traces == 1
     assert int(state.num_escapes) >= 1
     assert 1 <= int(state.num_rollbacks) <= 8, "once, and after pauses that double"
     assert np.all(np.isfinite(losses))
     assert losses[-1] <= losses[0]
-    assert all(np.isfinite(leaf) for leaf in params.values())
-
-
-def test_rounding_of_variables_is_that_of_their_own_dtypes():
-    """A slope of 10,000 turns half a spacing of a float32 number 2 into 0.0012, beside a leaf in bfloat16."""
-    params = {"coarse": jnp.ones(3, jnp.bfloat16), "fine": jnp.full(1, 2.0, jnp.float32)}
-    layout, variables, rest = split(params)
-    x = tuple(leaf.astype(dtype) for leaf, dtype in zip(variables, layout.work_dtypes, strict=True))
-    for slope, expected in ((1e4, 1e4 * 2.0**-23), (1.0, 1e-3 * 2.0**-7)):
-        local = LocalLoss(
-            lambda p, k=slope: 1e-3 + k * (p["fine"][0] - 2), layout, x, rest, None, jnp.float32
-        )
-        found = local._rounding(jax.random.key(0), local.value(x))
-        assert float(found) == pytest.approx(expected, rel=1e-3)
+    assert np.all(np.isfinite(params))
+    back = [row for row in escape_events(state) if row["kind"] == "taken_back"]
+    assert len(back) == int(state.num_rollbacks)
+    assert all(row["num_gradients"] >= 2 and row["gain"] > 0 for row in back)
 
 
 def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
@@ -99,42 +107,38 @@ def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
     def coarse(p):
         return (well(p) + 100.3).astype(jnp.bfloat16)
 
-    optimizer = escape_saddles(optax.sgd(0.0), coarse, max_hvps=2)
-    params, state, _, _, _ = train(coarse, start(0.0, 0.0), optimizer, 200)
-    assert int(state.num_probes) >= 2
+    optimizer = escape_saddles(optax.sgd(0.0), coarse)
+    params, state, _, _, _ = train(coarse, start(0.0, 0.0), optimizer, 300)
+    assert int(state.num_probes) >= 1
     assert int(state.num_escapes) == 0
-    assert float(params["x"]) == 0
+    assert float(params[0]) == 0
 
 
 def bowl(p):
     return jnp.sum(jnp.asarray([1.0, 3.0], p.dtype) * (p - 0.3) ** 2)
 
 
-def test_at_a_minimum_searches_grow_rare_and_nothing_moves():
-    optimizer = escape_saddles(optax.sgd(0.05), bowl, max_hvps=4, max_share=1.0)
-    _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
-    with_products = int(state.num_hvps) // 3
-    cheap = int(state.num_probes) - with_products
-    assert 2 + 2 <= with_products <= 5 + 2, "the plateau test's, and two of the schedule"
-    assert cheap <= np.log2(6000 / 8), "those of the schedule that spend no products"
-    assert int(state.num_gradients) == cheap + 2 * with_products
-    assert (
-        int(state.num_losses) == (1 + NUM_TRIALS) * (cheap + with_products) + 2 * NUM_TRIALS * with_products
-    )
-    assert int(state.num_escapes) == 0
-    assert float(state.last_curvature) > 0
-
-
-@pytest.mark.parametrize("max_share", [0.002, 0.02])
-def test_searches_without_a_result_stay_within_their_share(max_share):
-    """A product counts as 1.7 gradients, a loss as a half; 10,000 steps and one search are free."""
+@pytest.mark.parametrize("max_share", [0.002, 1.0])
+def test_at_a_minimum_searches_grow_rare_stay_within_their_share_and_move_nothing(max_share):
+    """Pauses double at least; 10,000 steps and one search are free."""
     optimizer = escape_saddles(optax.sgd(0.05), bowl, max_share=max_share)
-    _, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 3000)
-    spent = 1.7 * int(state.num_hvps) + int(state.num_gradients) + 0.5 * int(state.num_losses)
-    one = 1.7 * 3 + 2 + 0.5 * (1 + 3 * NUM_TRIALS)
-    assert spent <= max_share * (3000 + 10_000) + one
+    params, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
+    assert int(state.num_escapes) == 0
+    np.testing.assert_allclose(params, 0.3, atol=1e-4)
+    rows = escape_events(state)
+    assert len(rows) == int(state.num_probes) >= 1
+    assert all(row["gain"] == 0 for row in rows)
+    # Each sphere is left at the first batch that compares, but where chance has rounding agree.
+    least = len(SPHERE_RADII) * (SPHERE_STEPS + 2)
+    assert all(least <= row["num_gradients"] <= MOST_EVALUATIONS for row in rows)
+    pauses = np.diff([row["step"] for row in rows])
+    assert np.all(pauses[1:] >= 1.5 * pauses[:-1])
+    spent = int(state.num_gradients)
+    assert spent == sum(row["num_gradients"] for row in rows)
+    assert spent <= max_share * (6000 + 10_000) + MOST_EVALUATIONS
     np.testing.assert_allclose(state.spent_without_result, spent, rtol=1e-5)
-    assert int(state.num_probes) > 0
+    if max_share == 1:
+        assert len(rows) >= 4
 
 
 def test_updates_outside_of_jit_trace_the_loss_once():
@@ -143,98 +147,101 @@ def test_updates_outside_of_jit_trace_the_loss_once():
 
     def loss(p, batch):
         traces.append(None)
-        return well(p) + jnp.mean(batch) * p["y"]
+        return well(p) + jnp.mean(batch) * p[1]
 
-    optimizer = escape_saddles(optax.adam(1e-3), loss)
+    optimizer = escape_saddles(optax.adam(1e-3), loss, window=WINDOW)
     params = start(0.0, 0.0)
     state, counts = optimizer.init(params), []
-    for number in range(24):
-        batch = jnp.full(4, 1e-4 * number, FLOAT)
-        updates, state = optimizer.update(start(0.0, 0.0), state, params, value=well(params), batch=batch)
+    for number in range(100):
+        batch = jnp.full(4, 1e-6 * number, FLOAT)
+        updates, state = optimizer.update(jnp.zeros(2, FLOAT), state, params, value=well(params), batch=batch)
         params = optax.apply_updates(params, updates)
         counts.append(len(traces))
+        if int(state.num_escapes):
+            break
     assert int(state.num_escapes) == 1
     assert counts[0] == counts[-1]
 
 
-@pytest.mark.slow
-def test_a_healthy_run_is_the_run_without_the_hook():
-    """Bit for bit; and updates outside of jit compile once."""
+def test_a_run_is_the_run_without_the_hook_until_it_escapes():
+    """Bit for bit, while a search goes on too: a plateau of zero weights, batches, momentum."""
     known = problems.zero_mlp_point()
-    data = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), known.data)
-    params = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), problems.mlp_init((3, 8, 1), seed=1))
+    inputs, targets = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), known.data)
+    params = jax.tree.map(lambda a: jnp.asarray(a, FLOAT), known.params)
     both = jax.jit(jax.value_and_grad(known.loss))
     plain = optax.with_extra_args_support(optax.sgd(1e-2, momentum=0.9))
-    hooked = escape_saddles(plain, known.loss)
-    state, hook_state = plain.init(params), hooked.init(params)
-    other = params
-    for _ in range(60):
-        _, gradient = both(params, data)
-        updates, state = plain.update(gradient, state, params)
+    hooked = escape_saddles(plain, known.loss, window=WINDOW)
+    plain_step = jax.jit(lambda gradient, state, params: plain.update(gradient, state, params))
+    hook_step = jax.jit(hooked.update)
+    state, hook_state, other, searching = plain.init(params), hooked.init(params), params, 0
+    half = len(inputs) // 2
+    for number in range(150):
+        batch = tuple(part[:half] if number % 2 else part[-half:] for part in (inputs, targets))
+        _, gradient = both(params, batch)
+        updates, state = plain_step(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        value, gradient = both(other, data)
-        updates, hook_state = hooked.update(gradient, hook_state, other, value=value, batch=data)
+        value, gradient = both(other, batch)
+        updates, hook_state = hook_step(gradient, hook_state, other, value=value, batch=batch)
         other = optax.apply_updates(other, updates)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), params, other))
-    assert int(hook_state.num_probes) == 3, "after 8, 16 and 32 steps"
-    assert int(hook_state.num_escapes) == 0
+        if int(hook_state.num_escapes):
+            break
+        searching += int(hook_state.search_sphere) < len(SPHERE_RADII)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert searching >= SPHERE_STEPS
+    assert int(hook_state.num_escapes) == 1
 
 
 def layers(p):
-    """Six layers of one unit each that learn 1: at the origin five orders of derivatives vanish."""
-    return 0.5 * (jnp.prod(p) - 1) ** 2
+    """As many layers as there are matrices learn a target: a saddle of that order at the origin."""
+    found = p[0]
+    for layer in p[1:]:
+        found = layer @ found
+    return 0.5 * jnp.sum((found - jnp.asarray([[1.0, 0.2], [-0.3, 0.5]], found.dtype)) ** 2)
 
 
-@pytest.mark.slow
-def test_a_saddle_without_curvature_is_left_at_the_first_search():
-    """Curvature is 1e-8 there, lost in rounding of a loss of 0.5; descent would take 1e8 steps."""
-    params = jnp.asarray(0.01 * np.array([1, -0.8, 1.2, -1.1, 0.9, 1.05]), FLOAT)
-    optimizer = escape_saddles(optax.sgd(0.02), layers)
-    _, state, losses, escapes, _ = train(layers, params, optimizer, 16)
-    np.testing.assert_allclose(losses[:8], 0.5, rtol=1e-6)
-    assert escapes[8] == 1
-    assert int(state.num_hvps) == 0
-    assert losses[9] < 0.4
-    assert losses[-1] < 1e-3
+@pytest.mark.parametrize("order", [2, 4])
+def test_a_saddle_of_any_order_is_left_from_weights_of_zero(order):
+    params = tuple(jnp.zeros((2, 2), FLOAT) for _ in range(order))
+    optimizer = escape_saddles(optax.sgd(0.05), layers, window=WINDOW)
+    _, state, losses, escapes, _ = train(layers, params, optimizer, 600)
+    at = int(np.argmax(escapes > 0))
+    assert escapes[at] == 1
+    assert at <= 2 * WINDOW + MOST_EVALUATIONS
+    np.testing.assert_allclose(losses[: at + 1], losses[0], rtol=1e-6)
+    np.testing.assert_allclose(losses[at] - losses[at + 1], state.last_gain, rtol=1e-4)
+    assert losses[-1] < 0.2 * losses[0]
 
 
-def test_a_saddle_at_the_very_start_is_left_early():
-    """The plateau test needs a window and a half, the schedule sixteen steps."""
-    optimizer = escape_saddles(optax.sgd(0.05), well)
-    _, _, losses, escapes, _ = train(well, start(0.0, 0.0), optimizer, 24)
-    assert escapes[16] == 1
-    assert losses[-1] < -0.2
-
-
-def test_a_slope_is_no_saddle():
-    """A loss that stands still because the rate is nil: it falls along the gradient, but no faster."""
+def test_a_slope_that_training_goes_down_is_no_saddle():
+    """It has gained a hundred; a sphere of the weights' size along the rest of the slope, thousandths."""
 
     def slope(p):
-        return p["x"] + 0.0 * p["y"] ** 2
+        return 100 * p[1] ** 2 + 1e-3 * p[0]
 
-    optimizer = escape_saddles(optax.sgd(0.0), slope)
-    params, state, _, _, _ = train(slope, start(0.0, 0.0), optimizer, 300)
+    optimizer = escape_saddles(optax.sgd(2e-3), slope)
+    params, state, _, _, _ = train(slope, start(0.0, 1.0), optimizer, 600)
     assert int(state.num_probes) > 0
     assert int(state.num_escapes) == 0
-    assert float(params["x"]) == 0
+    assert -1e-2 < float(params[0]) < 0
 
 
-def test_a_minimum_beside_a_lower_one_is_kept():
-    """A wall stands between them, and both curvatures are positive."""
+def test_a_lower_minimum_is_reached_across_a_barrier_where_a_sphere_shows_it_and_else_not():
+    """A wall stands between them; at ten times the distance all spheres are inside it."""
 
-    def two(p):
-        x = p["x"]
-        return x**2 * (x - 1) ** 2 - 0.3 * x**3 + p["y"] ** 2
+    def two(p, width):
+        x = jnp.abs(p[0]) / width
+        return x**2 * (x - 1) ** 2 - 0.3 * x**3 + p[1] ** 2
 
-    assert float(two(start(1.2, 0.0))) < -0.4
-    optimizer = escape_saddles(optax.sgd(0.05), two)
-    params, state, _, _, _ = train(two, start(0.05, 0.1), optimizer, 400)
-    assert int(state.num_probes) > 0
-    assert int(state.num_escapes) == 0
-    assert abs(float(params["x"])) < 1e-3
+    options = {"window": WINDOW, "max_share": 1.0, "key": jax.random.key(1)}
+    run, _ = trainer(two, escape_saddles(optax.sgd(0.05), two, **options))
+    for width, escapes in ((1.0, 1), (10.0, 0)):
+        (params, state), _ = run(start(0.05, 0.1), jnp.full(400, width, FLOAT), 400)
+        assert int(state.num_probes) > 0
+        assert int(state.num_escapes) == escapes
+        assert (abs(float(params[0])) > 1) == bool(escapes)
 
 
-@pytest.mark.slow
 def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
     """Up to the rounding of fused operations; three calls, one compilation."""
     known = problems.zero_mlp_point()
@@ -258,8 +265,7 @@ def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
         assert len(traces) == 1
         assert run._cache_size() == 1
         ends.append(carry)
-    assert int(ends[1][1].num_escapes) == 0, "a slope on which the rate is small"
-    assert 4 <= int(ends[1][1].num_probes) <= 6, "after 8, 16, 32 and 64 steps, and where it is slow"
+    assert int(ends[1][1].num_escapes) == 0
     assert int(ends[1][1].num_steps) == 120
     for plain, hooked in zip(jax.tree.leaves(ends[0][0]), jax.tree.leaves(ends[1][0]), strict=True):
         np.testing.assert_allclose(hooked, plain, rtol=2e3 * EPS, atol=2e3 * EPS)
@@ -305,71 +311,102 @@ def test_a_new_state_can_be_donated():
 
 def noisy_well(p, batch):
     """The mean over samples is `well`; single batches tilt it."""
-    return well(p) + jnp.mean(batch[:, 0]) * p["x"] + jnp.mean(batch[:, 1]) * p["y"]
+    return well(p) + jnp.mean(batch[:, 0]) * p[0] + jnp.mean(batch[:, 1]) * p[1]
 
 
-def test_the_next_batch_confirms():
+def test_batches_that_differ_a_little_agree():
     noise = np.random.default_rng(0).standard_normal((300, 32, 2))
     batches = jnp.asarray(1e-3 * noise, FLOAT)
-    optimizer = escape_saddles(optax.sgd(0.0), noisy_well, max_hvps=4)
+    optimizer = escape_saddles(optax.sgd(0.0), noisy_well)
     params, state, _, _, _ = train(noisy_well, start(0.0, 0.0), optimizer, 300, batches)
     assert int(state.num_escapes) >= 1
-    assert abs(float(params["x"])) > 0.5
+    assert abs(float(params[0])) > 0.5
 
 
-def test_a_step_that_the_next_batch_denies_is_not_taken():
-    """The sign of the curvature changes from batch to batch, the loss at the saddle does not.
+def signed_well(p, batch):
+    return jnp.mean(batch) * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2) + 0.0 * p[1]
 
-    Searches see a batch of negative curvature, and the batch after it has positive curvature.
-    """
 
-    def loss(p, batch):
-        return jnp.mean(batch) * (0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2) + 0.0 * p["y"]
-
-    signs = jnp.asarray(np.resize([-1.0, 1.0], (300, 1)), FLOAT)
-    optimizer = escape_saddles(optax.sgd(0.0), loss, max_hvps=2)
-    params, state, _, _, _ = train(loss, start(0.0, 0.0), optimizer, 300, signs)
-    assert any(row["gain"] > 0 for row in escape_events(state)), "no search found a step"
+def test_batches_of_alternating_sign_agree_on_nothing():
+    """The loss at the saddle is the same on all; a displacement lowers it on every other one."""
+    signs = jnp.asarray(np.resize([-1.0, 1.0], (400, 1)), FLOAT)
+    optimizer = escape_saddles(optax.sgd(0.0), signed_well, window=WINDOW, max_share=1.0)
+    params, state, _, _, _ = train(signed_well, start(0.0, 0.0), optimizer, 400, signs)
+    assert int(state.num_probes) >= 2
+    assert int(state.num_gradients) > 0
     assert int(state.num_escapes) == 0
-    assert float(params["x"]) == 0
+    assert float(params[0]) == 0
+
+
+SIGNED = escape_saddles(optax.sgd(0.0), signed_well, window=WINDOW)
+
+
+@pytest.mark.parametrize("denies", [None, *range(SPHERE_CHECKS)])
+def test_a_step_is_taken_only_if_four_fresh_batches_agree(denies):
+    """One of them says no, by a thousandth of what the others say."""
+    step, params = jax.jit(SIGNED.update), start(0.0, 0.0)
+    state, zero = SIGNED.init(params), jnp.zeros(2, FLOAT)
+    for _ in range(100):
+        denied = denies is not None and int(state.search_turn) == SPHERE_STEPS + denies
+        sphere = int(state.search_sphere)
+        batch = jnp.full(1, -1e-3 if denied else 1.0, FLOAT)
+        updates, state = step(zero, state, params, value=jnp.zeros((), FLOAT), batch=batch)
+        if denied or int(state.num_escapes):
+            break
+    assert sphere == 0
+    assert int(state.num_escapes) == (denies is None)
+    assert bool(jnp.any(updates != 0)) == (denies is None)
+    if denied:
+        assert int(state.search_sphere) == 1
+        assert int(state.search_turn) == 0
+        assert float(state.search_gain) == 0
+    else:
+        np.testing.assert_allclose(float(signed_well(updates, batch)), -float(state.last_gain), rtol=1e-5)
+        assert int(state.num_gradients) == ON_FIRST
 
 
 def test_a_loss_that_is_not_finite_moves_nothing():
-    optimizer = escape_saddles(optax.sgd(0.1), well)
-    state = optimizer.init(start())
+    optimizer = escape_saddles(optax.sgd(0.1), well, window=WINDOW)
+    state, step = optimizer.init(start()), jax.jit(optimizer.update)
     for value in [1.0, jnp.nan, jnp.inf] * 50:
-        updates, state = optimizer.update(start(0.0, 0.0), state, start(), value=value)
+        updates, state = step(jnp.zeros(2, FLOAT), state, start(), value=jnp.asarray(value, FLOAT))
     assert int(state.num_steps) == 150
-    assert np.isfinite(float(state.plateau_level)) or int(state.statistics_count) < 8
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
+    assert np.isfinite(float(state.plateau_level))
+    assert bool(jnp.all(jnp.isfinite(updates)))
+
+
+def test_where_the_loss_is_not_finite_no_step_leads():
+    """Beyond 0.9 the loss is NaN, as on most of the first sphere; the saddle is left inside that."""
+
+    def walled(p):
+        return jnp.where(jnp.sum(p**2) < 0.81, well(p), jnp.nan)
+
+    optimizer = escape_saddles(optax.sgd(0.0), walled, window=WINDOW, key=jax.random.key(1))
+    params, state, losses, _, _ = train(walled, start(0.0, 0.0), optimizer, 200)
+    assert int(state.num_escapes) >= 1
+    assert int(state.num_gradients) > ON_FIRST
+    assert np.all(np.isfinite(losses))
+    assert 0.02 < abs(float(params[0])) < 0.9
 
 
 def test_moments_are_reset_at_an_escape():
-    optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", max_hvps=4)
-    _, state, _, escapes, _ = train(well, start(0.0, 0.0), optimizer, 100)
-    assert int(state.num_escapes) == 1
-    since = len(escapes) - 1 - int(np.argmax(escapes > 0))
-    assert int(state.inner[0].count) == since
+    optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", window=WINDOW)
+    _, state, _, _, _ = train(well, start(0.0, 0.0), optimizer, 100)
+    assert int(state.num_escapes) >= 1
+    assert 0 < int(state.inner[0].count) == 100 - int(state.last_step)
 
 
 def test_a_saddle_under_noise_is_left_without_a_verdict():
     """The loss is too noisy for the plateau test to speak; curvature is −1, and the minimum is 1/4 lower."""
 
     def loss(p, shift):
-        return 0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2 + 0.01 * shift
+        return well(p) + 0.01 * shift
 
     optimizer = escape_saddles(optax.sgd(0.05), loss)
-    shifts = jax.random.normal(jax.random.key(3), (300,), FLOAT)
-
-    def step(carry, shift):
-        params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params, shift)
-        updates, state = optimizer.update(gradient, state, params, value=value, batch=shift)
-        return (optax.apply_updates(params, updates), state), None
-
-    params = jnp.asarray([0.0, 0.5], FLOAT)
-    (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), shifts)
+    shifts = jax.random.normal(jax.random.key(3), (500,), FLOAT)
+    params, state, _, escapes, _ = train(loss, start(0.0, 0.5), optimizer, 500, shifts)
     assert int(state.num_escapes) == 1
+    assert int(np.argmax(escapes > 0)) < 128 + MOST_EVALUATIONS
     np.testing.assert_allclose(np.abs(params), [1, 0], atol=1e-3)
 
 
@@ -379,9 +416,10 @@ def test_a_saddle_under_noise_is_left_without_a_verdict():
         (TypeError, "loss must be", {"loss": 3}),
         (TypeError, "optimizer must be an optax", {"optimizer": 3}),
         (ValueError, "moments", {"moments": "luck"}),
-        (ValueError, "max_hvps=1;", {"max_hvps": 1}),
-        (TypeError, "max_hvps=16.0;", {"max_hvps": 16.0}),
-        (TypeError, "confirm='no'", {"confirm": "no"}),
+        (TypeError, "max_hvps", {"max_hvps": 16}),
+        (TypeError, "confirm", {"confirm": "next"}),
+        (ValueError, "window=30;", {"window": 30}),
+        (ValueError, "every=3;", {"every": 3}),
         (ValueError, "max_share=0", {"max_share": 0}),
         (TypeError, "jax.random.key", {"key": 0}),
     ],
@@ -415,53 +453,3 @@ def test_an_optimiser_that_takes_no_value_is_given_none():
     optimizer = escape_saddles(inner, well)
     updates, _ = optimizer.update(start(), optimizer.init(start()), start(), value=well(start()))
     assert jax.tree.all(jax.tree.map(lambda u: bool(jnp.all(jnp.isfinite(u))), updates))
-
-
-def matrix_space(matrix, steps, seed=0):
-    start = jax.random.normal(jax.random.key(seed), (len(matrix),), FLOAT)
-    return krylov_space(lambda v: (matrix @ v[0],), (start,), steps)
-
-
-@pytest.mark.parametrize("rank", [3, 40])
-def test_the_fixed_lanczos_run_against_dense_eigenvalues(rank):
-    """Also where the Krylov space ends early: rank 3 of 40 has a space of four dimensions."""
-    rng = np.random.default_rng(rank)
-    basis, _ = np.linalg.qr(rng.standard_normal((40, 40)))
-    values = np.zeros(40)
-    values[:rank] = np.linspace(-3, 5, rank)
-    matrix = jnp.asarray(basis * values @ basis.T, FLOAT)
-    space = matrix_space(matrix, 30)
-    np.testing.assert_allclose(space.curvature, -3, rtol=1e-3)
-    assert float(space.residual) < 0.1
-    assert float(space.values[0]) > -3 - 1e3 * EPS
-    assert float(space.values[-1]) < 5 + 1e3 * EPS
-
-
-def test_the_run_ends_as_soon_as_a_negative_eigenvalue_shows():
-    matrix = jnp.diag(jnp.asarray([-10.0, *np.linspace(-1, 1, 39)], FLOAT))
-    start = jax.random.normal(jax.random.key(0), (40,), FLOAT)
-    space = krylov_space(lambda v: (matrix @ v[0],), (start,), 30, ends_early=True)
-    assert int(space.num_products) < 15
-    assert bool(space.negative)
-    assert -10.1 < float(space.curvature) < -9
-    values = np.linalg.eigvalsh(np.asarray(matrix))
-    assert np.min(np.abs(values - float(space.curvature))) <= float(space.residual) + 1e3 * EPS
-
-
-def test_a_positive_spectrum_has_no_negative_curvature():
-    matrix = jnp.diag(jnp.asarray([0.0, 0.0, 1.0, 2.0, 5.0], FLOAT))
-    space = matrix_space(matrix, 5)
-    assert float(space.curvature) > -float(space.band)
-
-
-def test_where_the_loss_is_not_finite_no_step_leads():
-    """Beyond |x| = 0.9 the loss is NaN, as most trial steps are; the saddle is left inside that."""
-
-    def walled(p):
-        return jnp.where(jnp.abs(p["x"]) < 0.9, well(p), jnp.nan)
-
-    optimizer = escape_saddles(optax.sgd(0.0), walled)
-    params, state, losses, _, _ = train(walled, start(0.0, 0.0), optimizer, 100)
-    assert int(state.num_escapes) >= 1
-    assert np.all(np.isfinite(losses))
-    assert 0.2 < abs(float(params["x"])) < 0.9

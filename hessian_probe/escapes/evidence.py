@@ -34,7 +34,9 @@ SENTENCES = {
     "below_critical_point": (
         "it is now {below:4} below the loss of the critical point, to which no descent from here returns"
     ),
-    "from_no_critical_point": ("the point was {label}; the step uses its negative curvature all the same"),
+    "from_no_critical_point": (
+        "the point was {label}, no critical point; the step lowers the loss all the same"
+    ),
     # The monitor's probes.
     "probed": "{label} on {data}: {reason}",
     "not_confirmed": "on other data the loss changes by {change:+3}, not by {expected:+3}",

@@ -146,7 +146,8 @@ def deviations(x: Vector) -> tuple[float, ...]:
     """Say how an initialiser would draw each leaf.
 
     That is with 1/√fan, the fan of a matrix or kernel taken between inputs and outputs, since frameworks
-    differ in their order; vectors are not drawn.  Where no leaf has two axes every leaf is drawn, with 1.
+    differ in their order: of a kernel's axes these are the first two or the last two, whichever are longer.
+    Vectors are not drawn.  Where no leaf has two axes every leaf is drawn, with 1.
 
     Args:
         x: variables.
@@ -156,8 +157,8 @@ def deviations(x: Vector) -> tuple[float, ...]:
     """
     if not any(leaf.ndim >= 2 for leaf in x):
         return (1.0,) * len(x)
-    ends = (leaf.shape[0] * leaf.shape[-1] if leaf.ndim >= 2 else 0 for leaf in x)
-    return tuple(math.sqrt(math.sqrt(end) / max(leaf.size, 1)) for leaf, end in zip(x, ends, strict=True))
+    both = (max(math.prod(leaf.shape[:2]), math.prod(leaf.shape[-2:])) * (leaf.ndim >= 2) for leaf in x)
+    return tuple(math.sqrt(math.sqrt(ends) / max(leaf.size, 1)) for leaf, ends in zip(x, both, strict=True))
 
 
 def displacement(key: jax.Array, x: Vector, radius: jax.Array) -> Vector:

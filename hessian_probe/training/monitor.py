@@ -99,7 +99,7 @@ class Monitor:
         window: int = 64,
         every: int = 8,
         max_hvps: int = 40,
-        max_share: float = 0.01,
+        max_share: float = 0.02,
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
