@@ -117,7 +117,8 @@ def _search(
     """Search along what is known of the point, else on spheres, and prove what was found."""
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
-    if (point.label == "minimum" and point.strict) or not math.isfinite(before):
+    misled = point.label == "undetermined" and point.reasons[0].startswith("null_space")
+    if (point.label == "minimum" and point.strict) or misled or not math.isfinite(before):
         status, reason = _no_direction(point)
         return Escape.of(point, status, params, before, reason, cost=objective.cost)
     margin = decrease_margin(objective, before)
@@ -125,7 +126,9 @@ def _search(
     floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
     if not ended and not (known is not None and lowest < floor - margin):
         raise KeyboardInterrupt
-    settled, slope = (objective.variables, 0.0) if not ended else _settle(objective, before, margin)
+    settled, slope = objective.variables, 0.0
+    if ended and point.distance != 0:  # at a critical point, or a kink, a gradient is no slope
+        settled, slope = _settle(objective, before, margin)
     least = max(margin, slope)  # with what the slope gained, twice that
     found = search_on_spheres(objective, settled, key, enough=least) if ended else None
     end, on_sphere = known, False
