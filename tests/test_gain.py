@@ -8,6 +8,10 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import hessian_probe as hp
+from hessian_probe.jobs.checkpoint import Job, Saving
+from hessian_probe.points.gain import GainEstimate
+from hessian_probe.points.measurements import measure
+from hessian_probe.points.settings import Settings
 from hessian_probe.points.trust_region import TrustRegion
 from hessian_probe.results import number
 
@@ -315,3 +319,13 @@ def test_small_weights_hide_no_lower_loss_at_an_initialisers_scale():
     point = hp.classify(loss, params)
     assert point.label not in ("minimum", "maximum")
     assert hp.escape(loss, params, point=point).status == "escaped"
+
+
+def test_what_falls_on_one_side_alone_is_no_gain_by_curvature():
+    """−0.05x² + x³ falls by 0.03 on one side within the reach, and by 1e-5 at most on both."""
+    op = hp.hessian(lambda x: x[1] ** 2 - 0.05 * x[0] ** 2 + x[0] ** 3, jnp.zeros(2), check=False)
+    rng = np.random.default_rng(0)
+    settings = Settings(50, 0.99, 1e-2, None, None, True, False, None)
+    found = measure(op, settings, rng, Job("classify", op, {}, Saving(None, 30.0, False)))
+    gain = GainEstimate(op, found.extremes, found.rounding, rng, 50).run()
+    assert 0 < gain.curvature < 1e-4 < 0.02 < gain.shown
