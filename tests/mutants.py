@@ -324,8 +324,8 @@ GUARDS = (
     _guard(
         "escapes: a strict minimum is not searched",
         "escapes/escape",
-        'if (point.label == "minimum" and point.strict) or not math.isfinite(before):',
-        "if not math.isfinite(before):",
+        'if (point.label == "minimum" and point.strict) or misled or not math.isfinite(before):',
+        "if misled or not math.isfinite(before):",
         "escape",
     ),
     _guard(
