@@ -209,12 +209,13 @@ def test_calls_of_over_a_second_are_timed_once(monkeypatch, seconds, calls):
         (SLOW, -0.3, 1.0, 0.0, 0.01),
         (SLOW, 1e-3, 1.0, 1e-2, 0.16),
         (FLAT, 0.0, -1.0, 0.0, 0.0),
+        (NOISY, 0.3, 1.0, 0.0, 2 * (0.3 + 0.05)),
     ],
-    ids=["twice a slow fall", "a hundredth of the gain", "a rise", "16 roundings", "nothing"],
+    ids=["twice a slow fall", "a hundredth of the gain", "a rise", "16 roundings", "nothing", "in noise"],
 )
 def test_the_least_that_is_an_escape(kind, fall, gained, rounding, least):
     statistics = SimpleNamespace(kind=kind, filled=3, blocks=np.array([5.0, 4.5, 0.0]))
-    found = least_gain(np, statistics, fall, 5.0 - gained, rounding)
+    found = least_gain(np, statistics, fall, 0.05, 5.0 - gained, rounding)
     assert float(found) == pytest.approx(least, abs=1e-12)
 
 

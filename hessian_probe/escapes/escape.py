@@ -1,4 +1,4 @@
-"""Leave a critical point along negative curvature or a descent of higher order, and prove the lower loss."""
+"""Leave a point along negative curvature, a descent of higher order or on a sphere; prove the lower loss."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def escape(
 
     Cost:
         The classification (about a dozen products at a saddle) and 24 to 40 evaluations of loss and
-        slope along the line; as many again where higher order shows the descent, and three times as many for
-        the slope.  Spheres take 28 to 84 gradients, a batch each.
+        slope along the line; as many again where higher order shows the descent, and up to
+        three times as many for the slope.  Spheres take 28 to 84 gradients, a batch each.
 
     Source:
         Negative-curvature step with a search on the loss: J. J. Moré and D. C. Sorensen,
@@ -124,13 +124,20 @@ def _search(
     margin = decrease_margin(objective, before)
     known, lowest, ended = _along_known(point, objective, before, margin)
     floor = before if math.isnan(point.critical_loss) else min(before, point.critical_loss)
-    if not ended and not (known is not None and lowest < floor - margin):
+    good = known is not None and lowest < floor - margin
+    if not ended and not good:
         raise KeyboardInterrupt
-    settled, slope = objective.variables, 0.0
-    if ended and point.distance != 0:  # at a critical point, or a kink, a gradient is no slope
-        settled, slope = _settle(objective, before, margin)
-    least = max(margin, slope)  # with what the slope gained, twice that
-    found = search_on_spheres(objective, settled, key, enough=least) if ended else None
+    settled, slope, found = objective.variables, 0.0, None
+    # Code of one's own may refuse parameters that are far away.
+    if ended and not objective.facts.callback:
+        try:
+            if point.distance != 0:  # at a critical point, or a kink, a gradient is no slope
+                settled, slope = _settle(objective, before, margin)
+            least = max(margin, slope)  # with what the slope gained, twice that
+            found = search_on_spheres(objective, settled, key, enough=least)
+        except KeyboardInterrupt:
+            if not good:
+                raise
     end, on_sphere = known, False
     if found is not None and found.step is not None:
         there = moved_by(objective, settled, found.step)

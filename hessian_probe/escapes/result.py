@@ -109,6 +109,8 @@ class Escape:
             if self.step != self.step:
                 how = "on a sphere" if "fell_on_sphere" in self.reasons else "by a descent of higher order"
             rows.append(("step", f"{number(self.distance, 3)} {how}"))
+        if not math.isnan(self.gain_of_slope):
+            rows.append(("gain", f"{number(self.gain, 4)}; the slope alone {number(self.gain_of_slope, 3)}"))
         rows.extend(("because", sentence) for sentence in self.evidence)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
         return title, rows

@@ -116,7 +116,7 @@ def advance(
         The state after it.
     """
     checking = state.checking
-    good = checking & (decrease > 0)
+    good = checking & (decrease > 0) & jnp.isfinite(decrease)
     gain = jnp.where(checking, state.gain + decrease.astype(state.gain.dtype), state.gain)
     count = state.turn + 1
     last = good & (count >= ON_SPHERE)

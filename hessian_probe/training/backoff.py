@@ -170,21 +170,26 @@ def asks_for_search(kind: Any, count: Any, every: int) -> Any:
     return is_stalled(kind) | ((kind == NOISY) & scheduled)
 
 
-def least_gain(xp: ModuleType, statistics: PlateauStatistics, fall: Any, level: Any, rounding: Any) -> Any:
+def least_gain(
+    xp: ModuleType, statistics: PlateauStatistics, fall: Any, noise: Any, level: Any, rounding: Any
+) -> Any:
     """Least decrease of the loss that makes an escape.
 
     Args:
         xp: `numpy` or `jax.numpy`.
         statistics: of the losses.
         fall: of the loss over the latest window.
+        noise: standard deviation of single values in it.
         level: median of that window.
         rounding: error of the loss.
 
     Returns:
         Scalar.
     """
-    # Only where it is slow does the loss fall beyond doubt; at an oscillation a fall is chance.
-    decrease = xp.where(statistics.kind == SLOW, xp.maximum(fall, 0.0), 0.0)
+    # Where it is slow the loss falls beyond doubt; at an oscillation a fall is chance, and in noise it may be
+    # as large as that.
+    falls, noisy = xp.maximum(fall, 0.0), statistics.kind == NOISY
+    decrease = xp.where(noisy, falls + noise, xp.where(statistics.kind == SLOW, falls, 0.0))
     gained = xp.where(statistics.filled > 0, xp.maximum(statistics.blocks[0] - level, 0.0), 0.0)
     return xp.maximum(xp.maximum(GAIN_ROUNDINGS * rounding, WORTH * decrease), LEAST_SHARE * gained)
 

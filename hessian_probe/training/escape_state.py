@@ -97,7 +97,7 @@ class EscapeState(NamedTuple):
         num_gradients: gradients evaluated beside the optimiser's.
         num_rows: rows that were ever written to `log`.
         next_probe: update before which a plateau starts no search.
-        last_gain: decrease of the loss by the latest accepted escape on its own batch.
+        last_gain: mean decrease of the loss by the latest escape on the four batches that checked it.
         last_step: update at which it was accepted; 0 before the first.
     """
 
@@ -160,7 +160,9 @@ class HookState(NamedTuple):
     def enough(self, value: jax.Array, eps: float) -> jax.Array:
         """Least gain of an escape: beyond rounding, training's own, and a share of the run's gain so far."""
         plateau = self.plateau
-        return least_gain(jnp, plateau.statistics, plateau.fall, plateau.level, eps * jnp.abs(value))
+        return least_gain(
+            jnp, plateau.statistics, plateau.fall, plateau.noise, plateau.level, eps * jnp.abs(value)
+        )
 
     def after_progress(self, window: int) -> HookState:
         """End the backoff once the loss has left the plateau of the latest search; let old escapes stand."""

@@ -94,6 +94,8 @@ class Event:
                 "status": self.escape.status,
                 "loss_before": float(self.escape.loss_before),
                 "loss_after": float(self.escape.loss_after),
+                "gain": float(self.escape.gain),
+                "gain_of_slope": float(self.escape.gain_of_slope),
                 "distance": float(self.escape.distance),
             }
         return row

@@ -83,8 +83,8 @@ class MonitorState:
     def least(self) -> float:
         """Least gain of an escape, in loss units."""
         test, statistics = self._test, self._test.statistics
-        fall = 0.0 if test.verdict is None else float(test.verdict.fall)
-        return float(backoff.least_gain(np, statistics, fall, test.level, 0.0))
+        fall, noise = (0.0, 0.0) if test.verdict is None else (test.verdict.fall, test.verdict.noise)
+        return float(backoff.least_gain(np, statistics, fall, noise, test.level, 0.0))
 
     def after(self, found: ProbeResult, params: PyTree) -> None:
         """Set the next probe: soon after an escape, later and later where nothing was found."""

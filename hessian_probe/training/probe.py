@@ -64,7 +64,7 @@ class MonitorProbe:
     """Probe points of one loss.
 
     A probe is made at `params`, with the training step's `batch` or None, as the `turn`-th of its monitor;
-    training lowers the loss by `decrease` within a window.
+    an escape must gain `least`.
 
     Args:
         loss: `loss(params)` or `loss(params, batch)`.
