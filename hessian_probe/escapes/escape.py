@@ -152,8 +152,8 @@ def _search(
         status = "no_decrease"
     else:
         status, reason = _no_direction(point)
-    spheres = EscapeReason("nothing_found_on_spheres", radii=radii_tried())
-    return Escape.of(point, status, params, before, reason, spheres, gain_of_slope=slope, cost=objective.cost)
+    looked = () if found is None else (EscapeReason("nothing_found_on_spheres", radii=radii_tried()),)
+    return Escape.of(point, status, params, before, reason, *looked, gain_of_slope=slope, cost=objective.cost)
 
 
 def _along_known(
