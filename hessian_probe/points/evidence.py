@@ -97,7 +97,7 @@ SENTENCES = {
     "lower_on_sphere": (
         "nothing within {reach:2} lowers the loss by the resolution, but the weights are smaller than "
         "initialisers draw them, and {distance:2} away, at that scale, the loss is lower by {fall:2} with no "
-        "rise before: hp.escape goes there"
+        "rise before: try hp.escape"
     ),
     "gain_open": (
         "nothing tried lowers the loss by the resolution, but up to {gain:2} to gain is not excluded: a "

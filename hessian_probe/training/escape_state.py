@@ -229,15 +229,11 @@ def new_state(inner: Any, search: SearchState, rollback_params: Any, window: int
     return pack(memory)
 
 
-# Parts of `HookState` whose scalars are packed, with what stands before their names.
-PARTS = {"search": "search_", "backoff": "", "plateau": "plateau_"}
-
-
 def pack(memory: HookState) -> EscapeState:
     """Put all scalars into two arrays."""
     plateau, statistics = memory.plateau, memory.plateau.statistics
     fields = memory._asdict()
-    for part, prefix in (*((getattr(memory, name), prefix) for name, prefix in PARTS.items()),):
+    for part, prefix in ((memory.search, "search_"), (memory.backoff, ""), (plateau, "plateau_")):
         fields |= {prefix + name: value for name, value in part._asdict().items()}
     fields |= {f"statistics_{name}": value for name, value in statistics._asdict().items()}
     return EscapeState(
