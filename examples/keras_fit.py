@@ -21,6 +21,7 @@ def main() -> None:
         keras.layers.Input((64,)),
         keras.layers.BatchNormalization(),
         keras.layers.Dense(16, "tanh", kernel_initializer=tiny),
+        keras.layers.Dense(16, "tanh", kernel_initializer=tiny),
         keras.layers.Dropout(0.1),
         keras.layers.Dense(10, kernel_initializer=tiny),
     ])  # fmt: skip
