@@ -331,15 +331,15 @@ GUARDS = (
     _guard(
         "points: fresh batches must agree on a displacement",
         "points/sphere_search",
-        "good = checking & (decrease > 0)",
-        "good = checking",
+        "good = (decrease > 0) & (decrease < np.inf)",
+        "good = decrease < np.inf",
         "sphere_search training_transform",
     ),
     _guard(
         "points: a displacement stays on its sphere",
         "points/sphere_search",
-        "moved.append(new * (back if deviation else jnp.minimum(back, 1)))",
-        "moved.append(new)",
+        "return tuple(leaf * (share if leaf.ndim > 1 else jnp.minimum(share, 1)) for leaf, share in pairs)",
+        "return step",
         "sphere_search",
     ),
     _guard(
@@ -352,8 +352,8 @@ GUARDS = (
     _guard(
         "training: an escape gains more than rounding, training and a share of the run",
         "training/backoff",
-        "return xp.maximum(xp.maximum(GAIN_ROUNDINGS * rounding, WORTH * decrease), LEAST_SHARE * gained)",
-        "return xp.zeros_like(gained)",
+        "return xp.maximum(WORTH * decrease, LEAST_SHARE * verdict.progress)",
+        "return xp.zeros_like(decrease)",
         "training_transform training_monitor",
     ),
     _guard(
@@ -366,7 +366,7 @@ GUARDS = (
     _guard(
         "training: searches without a result keep to their share",
         "training/backoff",
-        "xp.maximum(now + self.pause, (spent + price) / max_share - HORIZON)",
+        "xp.maximum(now + self.pause, spent / max_share)",
         "now + self.pause",
         "training_transform training_monitor",
     ),
@@ -379,8 +379,8 @@ GUARDS = (
     ),
     _guard(
         "training: updates keep the dtypes of the parameters",
-        "training/plateau",
-        "jnp.where(where, jnp.asarray(a).astype(b.dtype), b)",
+        "training/escape_hook",
+        "jax.lax.select(where, jnp.asarray(a).astype(b.dtype), b)",
         "jnp.where(where, jnp.asarray(a), b)",
         "training_dtypes",
     ),

@@ -120,7 +120,7 @@ def bowl(p):
 
 @pytest.mark.parametrize("max_share", [0.002, 1.0])
 def test_at_a_minimum_searches_grow_rare_stay_within_their_share_and_move_nothing(max_share):
-    """Pauses double at least; 10,000 steps and one search are free."""
+    """Pauses double at least; the first search is free."""
     optimizer = escape_saddles(optax.sgd(0.05), bowl, max_share=max_share)
     params, state, _, _, _ = train(bowl, jnp.ones(2, FLOAT), optimizer, 6000)
     assert int(state.num_escapes) == 0
@@ -135,7 +135,7 @@ def test_at_a_minimum_searches_grow_rare_stay_within_their_share_and_move_nothin
     assert np.all(pauses[1:] >= 1.5 * pauses[:-1])
     spent = int(state.num_gradients)
     assert spent == sum(row["num_gradients"] for row in rows)
-    assert spent <= max_share * (6000 + 10_000) + MOST_EVALUATIONS
+    assert spent <= max_share * 6000 + MOST_EVALUATIONS
     np.testing.assert_allclose(state.spent_without_result, spent, rtol=1e-5)
     if max_share == 1:
         assert len(rows) >= 4
@@ -419,7 +419,7 @@ def test_a_saddle_under_noise_is_left_without_a_verdict():
         (TypeError, "max_hvps", {"max_hvps": 16}),
         (TypeError, "confirm", {"confirm": "next"}),
         (ValueError, "window=30;", {"window": 30}),
-        (ValueError, "every=3;", {"every": 3}),
+        (TypeError, "every", {"every": 8}),
         (ValueError, "max_share=0", {"max_share": 0}),
         (TypeError, "jax.random.key", {"key": 0}),
     ],

@@ -15,6 +15,7 @@ from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
 from hessian_probe.escapes.thresholds import (
     BENT,
+    LEAST_SHARE,
     LINE_STEPS,
     LONGEST,
     MAX_CALLS,
@@ -142,7 +143,8 @@ def _search(
     if found is not None and found.step is not None:
         there = moved_by(objective, settled, found.step)
         after = objective.value(there)
-        if math.isfinite(after) and (known is None or not lowest <= after):
+        # A step along one direction is the simpler one, unless it gains clearly less.
+        if math.isfinite(after) and (known is None or not lowest - LEAST_SHARE * (before - lowest) <= after):
             end, lowest, on_sphere = _LineEnd(there, math.nan, math.nan), after, True
     if end is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
         sphere = found if on_sphere else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hessian_probe.results import CodedSentence
 
 _FELL = "the loss fell by {gain:4} over a distance of {distance:3}"
-_TREND = "over {window} steps the {of} {fall:fell|rose} by {size:3} ± {error:2}"
+_TREND = "over {steps} steps the {of} {fall:fell|rose} by {size:3} ± {error:2}"
 
 SENTENCES = {
     # An escape from a classified point.
@@ -56,7 +56,8 @@ SENTENCES = {
     "value_nonfinite": "the {of} is not finite",
     "few_values": "{seen} of {window} values seen",
     "trend": _TREND + "; single values vary by {noise:2}",
-    "trend_in_run": _TREND + ", {speed:3} of its mean rate of fall so far; single values vary by {noise:2}",
+    "trend_in_run": _TREND
+    + ", {speed:3} of its rate of fall over the latest half of the run; single values vary by {noise:2}",
     "gradient_lasts": "the loss has stopped and the gradient has not: its norm is {level:3} still",
     # Searches inside compiled steps.
     "on_schedule": "searches continue on schedule",

@@ -2,8 +2,8 @@
 
 At the plateaus where networks get stuck the lowest derivatives vanish, or show what the batch is like.  So
 every weight is displaced by as much as an initialiser draws, and the loss is lowered by normalised gradient
-steps along each leaf's own sphere, a batch each.  The displacement counts if the loss is lower with it than
-without it on fresh batches.  Spheres become smaller until one counts.
+steps along each matrix's own sphere, vectors within balls, a batch each.  The displacement counts if the
+loss is lower with it than without it on fresh batches.  Spheres become smaller until one counts.
 
 A search is a state that takes one evaluation at a time: inside compiled training steps one for each step, on
 the host as many as it needs.
@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, widest
+from hessian_probe.arrays import Vector, add_scaled, cast, generator, widest
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.thresholds import (
     FEWEST_HELD_OUT,
@@ -40,18 +42,17 @@ class SearchState(NamedTuple):
     """A search between two evaluations.
 
     Attributes:
-        step: displacement; what was found, where `found`.
+        step: displacement; what was found, after a search that found something.
         sphere: number of the sphere, int32; the number of radii where no search is going on.
         turn: evaluations on it, int32.
-        gain: sum of the decreases that fresh batches showed; 0 where nothing was found.
-        found: whether the latest search found a step.
+        gain: sum of the decreases that fresh batches showed; their mean after a search that found something,
+            0 after one that found nothing.
     """
 
     step: Vector
     sphere: jax.Array
     turn: jax.Array
     gain: jax.Array
-    found: jax.Array
 
     @property
     def going(self) -> jax.Array:
@@ -61,7 +62,12 @@ class SearchState(NamedTuple):
     @property
     def checking(self) -> jax.Array:
         """Whether the next evaluation compares both points."""
-        return self.going & (self.turn >= SPHERE_STEPS)
+        return self.turn >= SPHERE_STEPS
+
+    @property
+    def found(self) -> jax.Array:
+        """Whether the latest search found a step."""
+        return ~self.going & (self.gain > 0)
 
 
 class SearchResult(NamedTuple):
@@ -88,13 +94,18 @@ def radii_tried() -> str:
 def idle(x: Vector, dtype: Any) -> SearchState:
     """The state before any search."""
     none, zero = jnp.full((), len(SPHERE_RADII), jnp.int32), jnp.zeros((), jnp.int32)
-    still = tuple(jnp.zeros_like(leaf) for leaf in x)
-    return SearchState(still, none, zero, jnp.zeros((), dtype), jnp.zeros((), jnp.bool_))
+    return SearchState(tuple(jnp.zeros_like(leaf) for leaf in x), none, zero, jnp.zeros((), dtype))
+
+
+def words_of(key: jax.Array | None) -> np.ndarray:
+    """Two random words for the draws of a search; raises TypeError if `key` is no random key."""
+    return generator(key).integers(2**32, size=2, dtype=np.uint32)
 
 
 def advance(
     state: SearchState,
-    key: jax.Array,
+    words: Any,
+    number: jax.Array,
     x: Vector,
     decrease: jax.Array,
     gradient: Vector,
@@ -105,7 +116,8 @@ def advance(
 
     Args:
         state: what is known of the search.
-        key: random key of the search, the same for all of it.
+        words: from `words_of`.
+        number: of the search, int32; others draw others.
         x: variables, in working dtypes.
         decrease: loss at `x` less that at `x + state.step`, on one batch; used where `state.checking`.
         gradient: at `x + state.step`; used where not.
@@ -115,31 +127,38 @@ def advance(
     Returns:
         The state after it.
     """
-    checking = state.checking
-    good = checking & (decrease > 0) & jnp.isfinite(decrease)
-    gain = jnp.where(checking, state.gain + decrease.astype(state.gain.dtype), state.gain)
-    count = state.turn + 1
-    last = good & (count >= ON_SPHERE)
+    checking, count = state.checking, state.turn + 1
+    good = (decrease > 0) & (decrease < np.inf)
+    gain = state.gain + jnp.where(checking, decrease, 0).astype(state.gain.dtype)
+    last = checking & good & (count >= ON_SPHERE)
     found = last & (gain > SPHERE_CHECKS * enough) & ~start
     # Where one batch disagrees, the next sphere.
     drawn = start | (checking & ~good) | (last & ~found)
-    index = jnp.where(start, 0, state.sphere + drawn.astype(jnp.int32))
-    radii = jnp.asarray((*SPHERE_RADII, 0.0), gain.dtype)
-    share = FIRST_STEP * (1 - (1 - LAST_STEP) * state.turn.astype(gain.dtype) / SPHERE_STEPS)
-    moved = _downhill(state.step, gradient, radii[state.sphere], share)
-    fresh = displacement(jax.random.fold_in(key, index), x, radii[index])
-    step = tuple(
-        jnp.where(drawn, f, jnp.where(checking, s, m))
-        for f, s, m in zip(fresh, state.step, moved, strict=True)
-    )
-    zero = jnp.zeros_like(gain)
+    sphere = jnp.where(start, 0, state.sphere + drawn.astype(jnp.int32))
+    share = FIRST_STEP * (1 - (1 - LAST_STEP) / SPHERE_STEPS * state.turn.astype(gain.dtype))
+    share = jnp.where(checking, 0, share).astype(gain.dtype)
+    number, lengths = number * len(SPHERE_RADII) + sphere, _lengths(x, _radius(sphere, gain.dtype))
+    drawing = partial(_draw, words, number, deviations(x))
+    step = run_if(drawn, drawing, _downhill(state.step, gradient, lengths, share))
     return SearchState(
-        step,
-        jnp.where(found, len(SPHERE_RADII), index).astype(jnp.int32),
-        jnp.where(drawn, 0, count).astype(jnp.int32),
-        jnp.where(found, gain / SPHERE_CHECKS, jnp.where(drawn, zero, gain)),
-        found,
+        _on_spheres(step, lengths),
+        jnp.where(found, len(SPHERE_RADII), sphere),
+        jnp.where(drawn, 0, count),
+        jnp.where(found, gain / SPHERE_CHECKS, jnp.where(drawn, 0, gain)),
     )
+
+
+def run_if(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
+    """Return `change(held)` if `go`, else `held`, untouched in its place.
+
+    A loop of one pass or none: XLA lets the branches of `lax.cond` write to buffers of their own, so that
+    the one with nothing to do copies all of `held`; a loop changes its state in place.
+    """
+
+    def body(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        return jnp.zeros_like(carry[0]), change(carry[1])
+
+    return jax.lax.while_loop(lambda carry: carry[0], body, (go, held))[1]
 
 
 def deviations(x: Vector) -> tuple[float, ...]:
@@ -161,40 +180,60 @@ def deviations(x: Vector) -> tuple[float, ...]:
     return tuple(math.sqrt(math.sqrt(ends) / max(leaf.size, 1)) for leaf, ends in zip(x, both, strict=True))
 
 
-def displacement(key: jax.Array, x: Vector, radius: jax.Array) -> Vector:
-    """A random displacement: of weights as an initialiser draws them, times `radius`; of vectors none."""
-    keys = jax.random.split(key, len(x))
-    drawn = []
-    for leaf, one, deviation in zip(x, keys, deviations(x), strict=True):
-        size = radius.astype(leaf.dtype) * deviation
-        if leaf.ndim < 2:  # its own scale where it is larger
-            rms = jnp.sqrt(jnp.mean(jnp.square(leaf))) if leaf.size else jnp.zeros((), leaf.dtype)
-            size = size * jnp.maximum(rms, 1)
-        normal = jax.random.normal(one, leaf.shape, leaf.dtype)
-        drawn.append(size * normal if deviation else jnp.zeros_like(leaf))
-    return tuple(drawn)
+def _radius(sphere: jax.Array, dtype: Any) -> jax.Array:
+    """Radius of a sphere, in units of an initialiser's draw."""
+    return jax.lax.dynamic_slice(np.asarray((*SPHERE_RADII, 0.0), dtype), (sphere,), (1,))[0]
 
 
-def _downhill(step: Vector, gradient: Vector, radius: jax.Array, share: jax.Array) -> Vector:
-    """One normalised gradient step of each leaf along its own sphere; vectors move within a ball."""
-    moved = []
-    for s, g, deviation in zip(step, gradient, deviations(step), strict=True):
-        long = _length(s) if deviation else (VECTOR_RADIUS * radius).astype(s.dtype)
-        g = jnp.where(jnp.all(jnp.isfinite(g)), g.astype(s.dtype), jnp.zeros_like(s))
-        new = s - share.astype(s.dtype) * long * g / _positive(_length(g))
-        back = long / _positive(_length(new))
-        moved.append(new * (back if deviation else jnp.minimum(back, 1)))
-    return tuple(moved)
+def _lengths(x: Vector, radius: jax.Array) -> list[jax.Array]:
+    """Length of each leaf's displacement; of vectors the greatest."""
+    found = []
+    for leaf, deviation in zip(x, deviations(x), strict=True):
+        length = radius.astype(leaf.dtype) * (deviation * math.sqrt(leaf.size) or VECTOR_RADIUS)
+        if deviation and leaf.ndim < 2:  # as long as the leaf where that is longer
+            length = length * jnp.maximum(jnp.sqrt(_square(leaf) / max(leaf.size, 1)), 1)
+        found.append(length)
+    return found
 
 
-def _length(leaf: jax.Array) -> jax.Array:
-    """Euclidean length that neither over- nor underflows."""
-    top = _positive(jnp.max(jnp.abs(leaf), initial=0))
-    return top * jnp.sqrt(jnp.sum(jnp.square(leaf / top)))
+def _draw(words: Any, number: jax.Array, drawn: tuple[float, ...], step: Vector) -> Vector:
+    """A displacement of any length, uniform as many initialisers draw; zero for vectors beside weights."""
+    # One call draws for all leaves: each further one takes as long to compile.
+    leaves = [leaf for leaf, deviation in zip(step, drawn, strict=True) if deviation]
+    seed = jnp.stack([words[0], words[1], np.uint32(0), number.astype(np.uint32)])
+    bits = jax.lax.rng_bit_generator(seed, (sum(leaf.size for leaf in leaves),), np.uint32)[1]
+    numbers = jax.lax.bitcast_convert_type(bits, np.int32)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    found = (
+        numbers[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for leaf, end in zip(leaves, ends, strict=True)
+    )
+    pairs = zip(step, drawn, strict=True)
+    return tuple(next(found) if deviation else jnp.zeros_like(leaf) for leaf, deviation in pairs)
 
 
-def _positive(length: jax.Array) -> jax.Array:
-    return jnp.where(length > 0, length, jnp.ones_like(length))
+def _downhill(step: Vector, gradient: Vector, lengths: list[jax.Array], share: jax.Array) -> Vector:
+    """One gradient step of each leaf, as long as a share of its displacement."""
+    rows = zip(step, gradient, lengths, strict=True)
+    return tuple(s - _divided(share.astype(s.dtype) * length, g) * g for s, g, length in rows)
+
+
+def _on_spheres(step: Vector, lengths: list[jax.Array]) -> Vector:
+    """Bring weights back to their spheres, and vectors that are outside of theirs."""
+    shares = [_divided(length, leaf) for leaf, length in zip(step, lengths, strict=True)]
+    pairs = zip(step, shares, strict=True)
+    return tuple(leaf * (share if leaf.ndim > 1 else jnp.minimum(share, 1)) for leaf, share in pairs)
+
+
+def _divided(length: jax.Array, leaf: jax.Array) -> jax.Array:
+    """A length over a leaf's own; less than that where its square underflows, 0 where it overflows."""
+    return length * jax.lax.rsqrt(jnp.maximum(_square(leaf), float(jnp.finfo(leaf.dtype).tiny)))
+
+
+def _square(leaf: jax.Array) -> jax.Array:
+    """Square of a leaf's length."""
+    axes = tuple(range(leaf.ndim))
+    return jax.lax.dot_general(leaf, leaf, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST)
 
 
 def search(
@@ -222,7 +261,8 @@ def search(
         A gradient a batch: 28 where the first sphere shows a lower loss, at most MOST_EVALUATIONS.
     """
     sized = x if sized is None else sized
-    state = _advance(idle(x, widest(leaf.dtype for leaf in x)), key, sized, 0.0, x, enough, True)
+    words = words_of(key)
+    state = _advance(idle(x, widest(leaf.dtype for leaf in x)), words, sized, 0.0, x, enough, True)
     number = spent = 0
     while bool(state.going):
         checking = bool(state.checking)
@@ -230,7 +270,7 @@ def search(
         value, gradient = evaluate(number, add_scaled(x, 1.0, state.step), checking)
         spent += 1 + checking
         index = int(state.sphere)
-        state = _advance(state, key, sized, here - value, gradient, enough, False)
+        state = _advance(state, words, sized, here - value, gradient, enough, False)
         number += 1
     if not bool(state.found):
         return SearchResult(None, 0.0, 0.0, spent)
@@ -286,7 +326,8 @@ def drawn_length(x: Vector) -> float:
 
 @jax.jit
 def _advance(
-    state: SearchState, key: jax.Array, x: Vector, decrease: Any, gradient: Vector, enough: Any, start: Any
+    state: SearchState, words: Any, x: Vector, decrease: Any, gradient: Vector, enough: Any, start: Any
 ) -> SearchState:
     decrease, enough = (jnp.asarray(number, state.gain.dtype) for number in (decrease, enough))
-    return advance(state, key, x, decrease, gradient, enough, jnp.asarray(start))
+    number = jnp.zeros((), jnp.int32)
+    return advance(state, words, number, x, decrease, gradient, enough, jnp.asarray(start))

@@ -1,8 +1,8 @@
 """Hooks for training loops: `Monitor` on the host, `escape_saddles` in compiled steps; no extra is needed.
 
-Read plateau (does the loss still fall: plateau_statistics, trends), then backoff (when to search),
-then the hooks: escape_hook with escape_state (the search is `points.sphere_search`); monitor with
-monitor_state and probe (with aux_inputs); events and adapters come last.
+Read plateau_statistics (does the loss still fall) and plateau (the same on the host), then backoff (when
+to search), then the hooks: escape_hook with escape_state (the search is `points.sphere_search`); monitor
+with monitor_state and probe (with aux_inputs); events and adapters come last.
 """
 
 from hessian_probe.optimizers.adjust_moments import adjust_moments as adjust_moments

@@ -70,7 +70,6 @@ class NNXMonitor:
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
         window: steps over which the trend is measured.
-        every: steps between judgements.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: what becomes of the optimiser's state at an escape.
@@ -93,9 +92,8 @@ class NNXMonitor:
         data: Any = None,
         key: jax.Array | None = None,
         window: int = 64,
-        every: int = 8,
         max_hvps: int = 40,
-        max_share: float = 0.02,
+        max_share: float = 0.01,
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -113,7 +111,6 @@ class NNXMonitor:
             data,
             key=key,
             window=window,
-            every=every,
             max_hvps=max_hvps,
             max_share=max_share,
             moments=moments,
@@ -161,7 +158,6 @@ class EquinoxMonitor:
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
         window: steps over which the trend is measured.
-        every: steps between judgements.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: what becomes of the optimiser's state at an escape.
@@ -182,9 +178,8 @@ class EquinoxMonitor:
         data: Any = None,
         key: jax.Array | None = None,
         window: int = 64,
-        every: int = 8,
         max_hvps: int = 40,
-        max_share: float = 0.02,
+        max_share: float = 0.01,
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -201,7 +196,6 @@ class EquinoxMonitor:
             data,
             key=key,
             window=window,
-            every=every,
             max_hvps=max_hvps,
             max_share=max_share,
             moments=moments,
@@ -246,9 +240,8 @@ def keras_callback(
     *,
     key: jax.Array | None = None,
     window: int = 64,
-    every: int = 8,
     max_hvps: int = 40,
-    max_share: float = 0.02,
+    max_share: float = 0.01,
     moments: str = "reset",
     log: str | os.PathLike[str] | None = None,
 ) -> Any:
@@ -263,7 +256,6 @@ def keras_callback(
         data: a list of batches `(x, y)` or `(x, y, sample_weight)`: a few are probed, a few others confirm.
         key: see `Monitor`, as all that follow.
         window: steps over which the trend is measured.
-        every: steps between judgements.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: "reset" (those shaped like a trained variable, and the count of steps, unless the rate
@@ -292,7 +284,6 @@ def keras_callback(
                 data,
                 key=key,
                 window=window,
-                every=every,
                 max_hvps=max_hvps,
                 max_share=max_share,
                 moments=moments,

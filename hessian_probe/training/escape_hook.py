@@ -6,19 +6,20 @@ training does worse is taken back.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hessian_probe.arrays import (
     Layout,
     PyTree,
     Vector,
-    add_scaled,
     cast,
-    generator,
     merge,
     split,
     tangent,
@@ -28,17 +29,21 @@ from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
 from hessian_probe.optimizers.untrained_params import frozen_variables
-from hessian_probe.points.sphere_search import advance, idle
-from hessian_probe.training import backoff
+from hessian_probe.points.sphere_search import advance, idle, run_if, words_of
+from hessian_probe.points.thresholds import SPHERE_RADII
+from hessian_probe.training.backoff import asks_for_search, check_common, exceeds_threshold, least_gain
 from hessian_probe.training.escape_state import (
     EscapeState,
+    HookState,
     add_row,
     new_state,
     pack,
     record_loss,
     unpack,
 )
-from hessian_probe.training.plateau import check_lengths, judge_waiting, run_if, select, window_full
+from hessian_probe.training.plateau import chunk_of
+from hessian_probe.training.plateau_statistics import EIGHTHS, NONE, absorb, judge, new_statistics
+from hessian_probe.training.thresholds import GAIN_ROUNDINGS
 
 
 def escape_saddles(
@@ -48,8 +53,7 @@ def escape_saddles(
     key: jax.Array | None = None,
     moments: str = "reset",
     window: int = 64,
-    every: int = 8,
-    max_share: float = 0.02,
+    max_share: float = 0.01,
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
 
@@ -84,10 +88,9 @@ def escape_saddles(
         key: random key; None means `jax.random.key(0)`.
         moments: what becomes of the optimiser's state after an escape, when the next update begins: "keep",
             "reset" or "project" (see `adjust_moments`).
-        window: steps over which the present trend is measured; the plateau test is silent until then.
-        every: steps between judgements of the loss; in long runs up to 1/128 of the run.
-        max_share: share of the run's gradients that searches without a result may cost in the long run; an
-            escape resets what they have cost.
+        window: steps until the first verdict of the plateau test, a multiple of 16 (see `PlateauTest`).
+        max_share: no search begins while those without a result have cost more than this share of the run's
+            gradients; an escape resets what they have cost.
 
     Returns:
         `optax.GradientTransformationExtraArgs`; its update takes `value=` (the loss) and, where `loss`
@@ -128,7 +131,7 @@ def escape_saddles(
         raise ImportError(
             "escape_saddles wraps an optax optimiser: pip install 'hessian_probe[optax]'"
         ) from error
-    options = HookOptions(moments, window, every, max_share)
+    options = HookOptions(moments, window, max_share)
     check_options(optimizer, loss, key, options)
     hook = EscapeHook(optax.with_extra_args_support(optimizer), loss, key, options)
     return optax.GradientTransformationExtraArgs(hook.init, hook.update)
@@ -139,15 +142,15 @@ class HookOptions(NamedTuple):
 
     moments: str = "reset"
     window: int = 64
-    every: int = 8
-    max_share: float = 0.02
+    max_share: float = 0.01
 
 
 class EscapeHook:
     """Init and update of `escape_saddles`."""
 
     def __init__(self, optimizer: Any, loss: Any, key: Any, options: HookOptions) -> None:
-        self.optimizer, self.loss, self.key, self.options = optimizer, loss, key, options
+        self.optimizer, self.loss, self.options = optimizer, loss, options
+        self.chunk, self.words = chunk_of(options.window), words_of(key)
         self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
         self._frozen: dict[Layout, tuple[bool, ...]] = {}
 
@@ -160,7 +163,7 @@ class EscapeHook:
             return tuple(jnp.zeros(shape, dtype) for shape, dtype in sizes)
 
         inner, dtype = self.optimizer.init(params), widest(layout.work_dtypes)
-        return new_state(inner, idle(room(), dtype), room(), self.options.window, self.options.every)
+        return new_state(inner, idle(room(), dtype), room(), self.options.window, self.chunk)
 
     def _split(self, params: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
         """Split, with what the optimiser never moves among the arrays that are no variables."""
@@ -204,10 +207,10 @@ class EscapeHook:
         check_step(self.loss, params, value, batch)
         layout, x, rest = self._split(params)
         inner = state.inner
-        state, more = record_loss(state._replace(inner=()), jnp.asarray(value))
+        loss = jnp.asarray(value).astype(state.numbers.dtype)
+        state, more = record_loss(state._replace(inner=()), loss)
         local = LocalLoss(self.loss, layout, cast(x, layout.work_dtypes), rest, batch, state.numbers.dtype)
         still = jnp.zeros((), jnp.bool_)
-        loss = jnp.asarray(value).astype(state.numbers.dtype)
         state, moved = run_if(more, lambda held: self._act(held, local, loss), (state, still))
         state = state._replace(inner=inner)
         return select(moved, tangent(layout, state.step, rest), updates), state
@@ -228,39 +231,91 @@ class EscapeHook:
         self, held: tuple[EscapeState, jax.Array], local: LocalLoss, value: jax.Array
     ) -> tuple[EscapeState, jax.Array]:
         """Judge where that is due; then roll back, or start or continue a search where that is asked for."""
-        options, memory = self.options, unpack(held[0])
-        began, fresh = memory, window_full(memory.plateau)
-        memory = memory._replace(plateau=run_if(fresh, judge_waiting, memory.plateau))
-        memory = memory.after_progress(options.window)
-        alarm, going = backoff.exceeds_threshold(memory.backoff, value), memory.search.going
-        checking = memory.search.checking
+        memory = unpack(held[0])
+        fresh = memory.waits >= self.chunk
+        judged = run_if(fresh, partial(self._judged, memory, local.eps), _judgement(memory))
+        memory = memory._replace(**dict(zip(JUDGEMENT, judged, strict=True)))
+        search, step = memory.search, memory.num_steps
+        alarm, going = exceeds_threshold(memory.backoff, value), search.going
         # The loss and its gradient stand here once: at the parameters where two points are compared, and at
         # the other point.
-        back = add_scaled(memory.rollback_params, -1.0, local.x)
-        there = select(alarm, back, memory.search.step)
-        points = jnp.where(alarm | going, 1 + (alarm | checking), 0)
+        ahead = jax.tree.map(operator.add, local.x, search.step)
+        there = select(alarm, memory.rollback_params, ahead)
+        points = jnp.where(alarm | (going & search.checking), 2, going.astype(jnp.int32))
         here, after, gradient = local.evaluate(there, points)
         worse = alarm & jnp.isfinite(after) & ~(here <= after + memory.last_gain)
-        start = fresh & memory.due(options.every) & ~going & ~alarm
-        key = jax.random.key(0) if self.key is None else self.key
-        memory = memory._replace(
-            num_gradients=memory.num_gradients + points,
-            search_gradients=jnp.where(start, 0, memory.search_gradients + points * going),
-            num_probes=memory.num_probes + start.astype(jnp.int32),
-        )
-        key, enough = jax.random.fold_in(key, memory.num_probes), memory.enough(value, local.eps)
+        start = fresh & self._due(memory) & ~going & ~alarm
+        least = jnp.maximum(memory.least_gain, GAIN_ROUNDINGS * local.eps * jnp.abs(value))
         search = run_if(
             start | (going & ~alarm),
-            lambda search: advance(search, key, local.x, here - after, gradient, enough, start),
-            memory.search,
+            lambda search: advance(
+                search, self.words, memory.num_probes, local.x, here - after, gradient, least, start
+            ),
+            search,
         )
-        found = going & ~alarm & search.found
-        fruitless = going & ~alarm & ~search.going & ~found
-        memory = memory._replace(search=search).after_probe(fruitless, options.max_share)
-        memory = memory.after_escape(found, options.window, local.x, value)
-        returned = memory.after_rollback(back, options.window)
-        memory = jax.tree.map(lambda new, old: jnp.where(worse, new, old), returned, memory)
-        return pack(add_row(began, memory, value)), found | worse
+        found, ended = going & ~alarm & search.found, (going & ~search.going) | worse
+        moved, spent = found | worse, memory.search_gradients + points
+        backoff = memory.backoff.after_probe(
+            step,
+            fruitless=ended & ~moved,
+            hopeless=False,
+            cost=spent,
+            max_share=self.options.max_share,
+        ).after_escape(step, found, value, search.gain, self.options.window)
+        backoff = backoff.after_rollback(step, worse, self.options.window)
+        # An alarm that is not confirmed raises the threshold, so that noise costs little.
+        quiet = jnp.maximum(backoff.rollback_threshold, jnp.where(alarm & ~worse, value, -np.inf))
+        quiet = jnp.where(jnp.isfinite(value), quiet, backoff.rollback_threshold)
+        gain = jnp.where(found, search.gain, memory.last_gain)
+        what = found.astype(jnp.int32) + 2 * worse.astype(jnp.int32)
+        told = (step, what, memory.kind, value, jnp.where(moved, gain, 0), spent, backoff.next_probe)
+        fresh_start = new_statistics(jnp, value.dtype, jnp.where(found, gain, 0))
+        memory = memory._replace(
+            search=search._replace(
+                step=select(worse, jax.tree.map(operator.sub, there, local.x), search.step),
+                sphere=jnp.where(worse, len(SPHERE_RADII), search.sphere),
+            ),
+            statistics=select(moved, fresh_start, memory.statistics),
+            backoff=backoff._replace(rollback_threshold=quiet),
+            rollback_params=select(found, local.x, memory.rollback_params),
+            kind=jnp.where(moved, NONE, memory.kind),
+            num_probes=memory.num_probes + start.astype(jnp.int32),
+            num_escapes=memory.num_escapes + found.astype(jnp.int32),
+            num_rollbacks=memory.num_rollbacks + worse.astype(jnp.int32),
+            num_gradients=memory.num_gradients + points,
+            search_gradients=jnp.where(ended, 0, spent),
+            last_gain=gain,
+        )
+        return pack(add_row(memory, ended, *told)), moved
+
+    def _judged(self, memory: HookState, eps: float, held: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Add the values that wait, and judge."""
+        window = self.options.window
+        s = absorb(jnp, held[0], memory.waiting)
+        verdict = judge(jnp, s, self.chunk, eps)
+        backoff = held[1].after_judgement(memory.num_steps, verdict.kind == NONE, window)
+        windows = (s.filled * s.stride).astype(s.partial.dtype) * (self.chunk / (EIGHTHS * window))
+        return s, backoff, jnp.zeros_like(held[2]), verdict.kind, least_gain(jnp, verdict, windows)
+
+    def _due(self, memory: HookState) -> jax.Array:
+        """Whether the plateau test asks for a search, or in its silence the schedule, and no pause lasts."""
+        s = memory.statistics
+        count = (s.filled * s.stride + s.held) * self.chunk
+        now = memory.num_steps.astype(s.partial.dtype)
+        return asks_for_search(memory.kind, count, self.chunk) & (now >= memory.backoff.next_probe)
+
+
+# What a judgement changes.
+JUDGEMENT = ("statistics", "backoff", "waits", "kind", "least_gain")
+
+
+def _judgement(memory: HookState) -> tuple[Any, ...]:
+    return tuple(getattr(memory, name) for name in JUDGEMENT)
+
+
+def select(where: jax.Array, new: Any, old: Any) -> Any:
+    """Return one pytree or the other, with the dtypes of `old`."""
+    return jax.tree.map(lambda a, b: jax.lax.select(where, jnp.asarray(a).astype(b.dtype), b), new, old)
 
 
 class LocalLoss:
@@ -301,21 +356,20 @@ class LocalLoss:
         own = jax.eval_shape(self._own, self.x).dtype
         return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
-    def evaluate(self, step: Vector, points: jax.Array) -> tuple[jax.Array, jax.Array, Vector]:
-        """Evaluate at `x` where two points are asked for, then at `x + step`.
+    def evaluate(self, there: Vector, points: jax.Array) -> tuple[jax.Array, jax.Array, Vector]:
+        """Evaluate at `x` where two points are asked for, then at `there`.
 
         Args:
-            step: displacement.
+            there: variables.
             points: 0, 1 or 2.
 
         Returns:
-            The loss at `x` (used where there are two), that at `x + step`, and the gradient there.
+            The loss at `x` (used where there are two), that at `there`, and the gradient there.
         """
 
         def one(held: tuple[Any, ...]) -> tuple[Any, ...]:
             left, _, latest, _ = held
-            share = (left == 1).astype(self.dtype)
-            value, gradient = jax.value_and_grad(self.value)(add_scaled(self.x, share, step))
+            value, gradient = jax.value_and_grad(self.value)(select(left == 1, there, self.x))
             return left - 1, latest, value, gradient
 
         zero = jnp.zeros((), self.dtype)
@@ -329,9 +383,9 @@ def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> 
         raise TypeError(
             f"optimizer must be an optax transformation, with init and update; got {type(optimizer).__name__}"
         )
-    backoff.check_common(loss, options.moments, options.max_share)
-    check_lengths(options.window, options.every)
-    generator(key)
+    check_common(loss, options.moments, options.max_share)
+    chunk_of(options.window)
+    words_of(key)
 
 
 def check_layout(layout: Layout) -> None:

@@ -1,27 +1,20 @@
-"""What `escape_saddles` remembers from step to step, and how each step changes that."""
+"""What `escape_saddles` remembers from step to step, packed into few arrays, and its log."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.points.sphere_search import MOST_EVALUATIONS, SearchState, idle
+from hessian_probe.points.sphere_search import SearchState
 from hessian_probe.points.thresholds import SPHERE_RADII
-from hessian_probe.training.backoff import (
-    BackoffState,
-    asks_for_search,
-    exceeds_threshold,
-    least_gain,
-    new_backoff,
-)
-from hessian_probe.training.plateau import TracedPlateau, new_plateau
-from hessian_probe.training.plateau_statistics import PlateauStatistics
+from hessian_probe.training.backoff import BackoffState, exceeds_threshold, new_backoff
+from hessian_probe.training.plateau_statistics import PlateauStatistics, new_statistics
 
 # Scalars of `HookState` in the order of the packed arrays: its own, those of its backoff, and with a prefix
-# those of its plateau and statistics.
+# those of its search and statistics.
 COUNTS = (
     "num_steps",
     "num_probes",
@@ -30,33 +23,25 @@ COUNTS = (
     "num_gradients",
     "num_rows",
     "last_step",
+    "kind",
+    "waits",
     "search_sphere",
     "search_turn",
     "search_gradients",
-    "plateau_held",
-    "statistics_count",
     "statistics_filled",
     "statistics_stride",
     "statistics_held",
-    "statistics_kind",
-    "statistics_candidate",
 )
 NUMBERS = (
     "search_gain",
     "pause",
     "next_probe",
-    "level",
-    "scale",
     "spent_without_result",
     "rollback_threshold",
-    "cooldown_until",
     "last_gain",
-    "plateau_fall",
-    "plateau_noise",
-    "plateau_level",
+    "least_gain",
     "statistics_partial",
-    "statistics_reference",
-    "statistics_reference_at",
+    "statistics_gain",
 )
 # Rows that are kept, the latest ones: pauses grow, so that they cover all of a run but for its many escapes.
 ROWS = 32
@@ -82,11 +67,10 @@ class EscapeState(NamedTuple):
         inner: state of the optimiser inside.
         step: displacement that the search is at, or that the latest one found.
         rollback_params: variables before the latest escape.
-        log: what the latest searches found and did, read by `escape_events`, shape (32, 7).
-        counts: whole numbers, shape (17,).
-        numbers: real numbers, shape (15,).
-        waiting: losses that are not judged yet, shape (every,).
-        recent: losses before them, shape (window,).
+        log: what the latest searches found and did, read by `escape_events`, shape (33, 7).
+        counts: whole numbers, shape (15,).
+        numbers: real numbers, shape (9,).
+        waiting: losses that are not judged yet, shape (window / 8,).
         blocks: means over the whole run, shape (128,).
         kind: verdict of the plateau test, an index into "none", "flat", "slow", "oscillating", "diverging",
             "noisy".
@@ -108,11 +92,9 @@ class EscapeState(NamedTuple):
     counts: jax.Array
     numbers: jax.Array
     waiting: jax.Array
-    recent: jax.Array
     blocks: jax.Array
 
     def __getattr__(self, name: str) -> Any:
-        name = "statistics_kind" if name == "kind" else name
         if name in COUNTS:
             return self.counts[..., COUNTS.index(name)]
         if name in NUMBERS:
@@ -121,26 +103,27 @@ class EscapeState(NamedTuple):
 
 
 class HookState(NamedTuple):
-    """An `EscapeState` unpacked.
+    """An `EscapeState` unpacked, without the optimiser's state.
 
     Attributes:
-        inner: state of the optimiser inside.
         search: the search on spheres.
-        rollback_params: variables before the latest escape.
-        log: what the latest searches found and did.
-        plateau: what the plateau test remembers.
+        statistics: what the plateau test remembers.
         backoff: what the hook remembers of its searches.
+        waits: losses that wait to be added to the statistics.
         search_gradients: gradients that this search has cost so far.
+        least_gain: least decrease of the loss that makes an escape, rounding aside.
 
     The rest as in `EscapeState`.
     """
 
-    inner: Any
     search: SearchState
+    statistics: PlateauStatistics
+    backoff: BackoffState
     rollback_params: Any
     log: jax.Array
-    plateau: TracedPlateau
-    backoff: BackoffState
+    waiting: jax.Array
+    waits: jax.Array
+    kind: jax.Array
     num_steps: jax.Array
     num_probes: jax.Array
     num_escapes: jax.Array
@@ -149,149 +132,80 @@ class HookState(NamedTuple):
     num_rows: jax.Array
     search_gradients: jax.Array
     last_gain: jax.Array
-
-    def due(self, every: int) -> jax.Array:
-        """Whether the plateau test asks for a search, or in its silence the schedule, and no pause lasts."""
-        now = self.num_steps.astype(self.backoff.pause.dtype)
-        free = now >= jnp.maximum(self.backoff.next_probe, self.backoff.cooldown_until)
-        statistics = self.plateau.statistics
-        return asks_for_search(statistics.kind, statistics.count, every) & free
-
-    def enough(self, value: jax.Array, eps: float) -> jax.Array:
-        """Least gain of an escape: beyond rounding, training's own, and a share of the run's gain so far."""
-        plateau = self.plateau
-        return least_gain(
-            jnp, plateau.statistics, plateau.fall, plateau.noise, plateau.level, eps * jnp.abs(value)
-        )
-
-    def after_progress(self, window: int) -> HookState:
-        """End the backoff once the loss has left the plateau of the latest search; let old escapes stand."""
-        return self._replace(backoff=self.backoff.after_progress(self.num_steps, self.plateau.level, window))
-
-    def after_probe(self, fruitless: jax.Array, max_share: float) -> HookState:
-        """Where a search was `fruitless`, add its cost; see `BackoffState.after_probe`."""
-        plateau = self.plateau
-        new = self.backoff.after_probe(
-            self.num_steps,
-            fruitless=fruitless,
-            hopeless=jnp.zeros_like(fruitless),
-            cost=self.search_gradients,
-            price=MOST_EVALUATIONS,
-            level=plateau.level,
-            scale=jnp.maximum(jnp.abs(plateau.fall), plateau.noise),
-            max_share=max_share,
-        )
-        return self._replace(backoff=new)
-
-    def after_escape(self, moved: jax.Array, window: int, x: Any, value: jax.Array) -> HookState:
-        """Where a step off a saddle was taken, start the plateau test again; `BackoffState.after_escape`."""
-        dtype, every, gain = self.backoff.pause.dtype, self.plateau.waiting.shape[0], self.search.gain
-        fresh = new_plateau(window, every, dtype, gain)
-        return self._replace(
-            plateau=_where(moved, fresh, self.plateau),
-            backoff=self.backoff.after_escape(self.num_steps, moved, value, gain, window),
-            rollback_params=_where(moved, x, self.rollback_params),
-            num_escapes=self.num_escapes + moved.astype(jnp.int32),
-            last_gain=jnp.where(moved, gain, self.last_gain),
-        )
-
-    def after_rollback(self, back: Any, window: int) -> HookState:
-        """Take the latest escape back by the step `back`, and start a cooldown as long as the run so far."""
-        dtype, every = self.backoff.pause.dtype, self.plateau.waiting.shape[0]
-        return self._replace(
-            search=idle(back, dtype)._replace(step=back),
-            plateau=new_plateau(window, every, dtype),
-            backoff=self.backoff.after_rollback(self.num_steps, window),
-            num_rollbacks=self.num_rollbacks + 1,
-        )
+    least_gain: jax.Array
 
 
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+# The parts of a `HookState` that have scalars of their own, and their prefixes.
+PARTS: dict[str, tuple[Any, str]] = {
+    "search": (SearchState, "search_"),
+    "statistics": (PlateauStatistics, "statistics_"),
+    "backoff": (BackoffState, ""),
+}
 
 
-def new_state(inner: Any, search: SearchState, rollback_params: Any, window: int, every: int) -> EscapeState:
+def new_state(inner: Any, search: SearchState, rollback_params: Any, window: int, chunk: int) -> EscapeState:
     """Start, with an optimiser's state, an idle search and room for variables."""
     dtype = search.gain.dtype
     zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    counts = {name: none for name in HookState._fields if name.startswith("num_")}
-    memory = HookState(
-        inner=inner,
-        search=search,
-        rollback_params=rollback_params,
-        log=jnp.zeros((ROWS, len(COLUMNS)), dtype),
-        plateau=new_plateau(window, every, dtype),
-        backoff=new_backoff(jnp, window, dtype),
-        search_gradients=none,
-        last_gain=zero,
-        **counts,
-    )
-    return pack(memory)
+    given: dict[str, Any] = {
+        "search": search,
+        "statistics": new_statistics(jnp, dtype),
+        "backoff": new_backoff(jnp, window, dtype),
+        "rollback_params": rollback_params,
+        "log": jnp.zeros((ROWS + 1, len(COLUMNS)), dtype),
+        "waiting": jnp.zeros(chunk, dtype),
+        "last_gain": zero,
+        "least_gain": zero,
+    }
+    given |= dict.fromkeys([name for name in HookState._fields if name not in given], none)
+    return pack(HookState(**given))._replace(inner=inner)
 
 
 def pack(memory: HookState) -> EscapeState:
     """Put all scalars into two arrays."""
-    plateau, statistics = memory.plateau, memory.plateau.statistics
     fields = memory._asdict()
-    for part, prefix in ((memory.search, "search_"), (memory.backoff, ""), (plateau, "plateau_")):
-        fields |= {prefix + name: value for name, value in part._asdict().items()}
-    fields |= {f"statistics_{name}": value for name, value in statistics._asdict().items()}
+    for part, (_, prefix) in PARTS.items():
+        fields |= {prefix + name: value for name, value in fields[part]._asdict().items()}
     return EscapeState(
-        inner=memory.inner,
+        inner=(),
         step=memory.search.step,
         rollback_params=memory.rollback_params,
         log=memory.log,
         counts=jnp.stack([fields[name] for name in COUNTS]),
         numbers=jnp.stack([fields[name] for name in NUMBERS]),
-        waiting=plateau.waiting,
-        recent=statistics.recent,
-        blocks=statistics.blocks,
+        waiting=memory.waiting,
+        blocks=memory.statistics.blocks,
     )
 
 
 def unpack(state: EscapeState) -> HookState:
     """Take them out again."""
-
-    def parts(kind: Any, prefix: str, **own: Any) -> Any:
-        rest = (name for name in kind._fields if name not in own)
-        return kind(**own, **{name: getattr(state, prefix + name) for name in rest})
-
-    statistics = parts(PlateauStatistics, "statistics_", recent=state.recent, blocks=state.blocks)
-    plateau = parts(TracedPlateau, "plateau_", statistics=statistics, waiting=state.waiting)
-    search = parts(SearchState, "search_", step=state.step, found=jnp.zeros((), jnp.bool_))
-    arrays = {name: getattr(state, name) for name in ("inner", "rollback_params", "log")}
-    held = {"search": search, "plateau": plateau, "backoff": parts(BackoffState, "")}
-    return cast(HookState, parts(HookState, "", **arrays, **held))
+    fields = state._asdict() | dict(zip(COUNTS, state.counts, strict=True))
+    fields |= dict(zip(NUMBERS, state.numbers, strict=True))
+    fields |= {"search_step": state.step, "search_found": None, "statistics_blocks": state.blocks}
+    for part, (kind, prefix) in PARTS.items():
+        fields[part] = kind(**{name: fields[prefix + name] for name in kind._fields})
+    return HookState(**{name: fields[name] for name in HookState._fields})
 
 
 def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.Array]:
     """Count a step and keep its loss; say whether to judge, to search, or to go back."""
     # Three small operations, all that a healthy step does.  A loss that is not finite is left out.
-    index = np.arange(len(COUNTS))
-    held = COUNTS.index("plateau_held")
-    value = value.astype(state.waiting.dtype)
+    index, waits = np.arange(len(COUNTS)), state.waits
     step = (index == COUNTS.index("num_steps")).astype(np.int32)
-    kept = (index == held).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
-    waiting = jax.lax.dynamic_update_index_in_dim(state.waiting, value, state.counts[held], 0)
+    kept = (index == COUNTS.index("waits")).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
+    waiting = jax.lax.dynamic_update_slice(state.waiting, value[None], (waits,))
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
-    more = (state.counts[held] >= waiting.shape[0]) | (state.search_sphere < len(SPHERE_RADII))
+    more = (state.waits >= len(waiting)) | (state.search_sphere < len(SPHERE_RADII))
     return state, more | exceeds_threshold(state, value)
 
 
-def add_row(before: HookState, after: HookState, value: jax.Array) -> HookState:
-    """Add a row to the log if a search, an escape or a rollback ended in the step between two states."""
-    dtype = after.log.dtype
-    escaped = after.num_escapes > before.num_escapes
-    back = after.num_rollbacks > before.num_rollbacks
-    ended = before.search.going & ~after.search.going
-    what = jnp.where(back, 2, jnp.where(escaped, 1, 0))
-    gain = jnp.where(escaped | back, after.last_gain, 0)
-    pause = jnp.maximum(after.backoff.next_probe, after.backoff.cooldown_until)
-    spent = jnp.where(ended, after.search_gradients, after.num_gradients - before.num_gradients)
-    numbers = (after.num_steps, what, before.plateau.statistics.kind, value, gain, spent, pause)
-    row = jnp.stack([jnp.asarray(entry).astype(dtype) for entry in numbers])
-    new = jax.lax.dynamic_update_index_in_dim(after.log, row, after.num_rows % ROWS, 0)
-    happened = ended | back
-    return after._replace(
-        log=jnp.where(happened, new, after.log), num_rows=after.num_rows + happened.astype(jnp.int32)
+def add_row(memory: HookState, happened: jax.Array, *columns: jax.Array) -> HookState:
+    """Write a row of the log; it counts, and is not written over by the next, if anything `happened`."""
+    log = memory.log
+    row = jnp.stack([column.astype(log.dtype) for column in columns])[None]
+    at = jax.lax.rem(memory.num_rows, np.int32(ROWS + 1))
+    return memory._replace(
+        log=jax.lax.dynamic_update_slice(log, row, (at, np.int32(0))),
+        num_rows=memory.num_rows + happened.astype(jnp.int32),
     )

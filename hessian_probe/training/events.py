@@ -174,7 +174,7 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
         TypeError: `state` is no EscapeState.
 
     Cost:
-        One copy of 224 numbers to the host.  Steps are exact up to 2²⁴ in float32.
+        One copy of 231 numbers to the host.  Steps are exact up to 2²⁴ in float32.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -187,7 +187,7 @@ def escape_events(state: EscapeState) -> list[dict[str, Any]]:
     if log is None or count is None:
         raise TypeError(f"state must be the EscapeState of escape_saddles; got {type(state).__name__}")
     rows, total = np.asarray(log, np.float64), int(count)
-    order = [index % ROWS for index in range(max(0, total - ROWS), total)]
+    order = [index % (ROWS + 1) for index in range(max(0, total - ROWS), total)]
     return [_event(dict(zip(COLUMNS, rows[index].tolist(), strict=True))) for index in order]
 
 

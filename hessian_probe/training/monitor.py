@@ -20,7 +20,7 @@ from hessian_probe.training.events import Event, write_events
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.probe import MonitorProbe, ProbeResult
-from hessian_probe.training.thresholds import JUDGEMENTS
+from hessian_probe.training.thresholds import BLOCKS
 
 # Kinds of a loss that has stopped.
 RESTS = ("flat", "slow")
@@ -48,11 +48,10 @@ class Monitor:
             confirms), one batch that is all the data, or a re-iterable of batches (a few are probed, a
             few others confirm).
         key: random key; None means `jax.random.key(0)`.
-        window: steps over which the present trend is measured; the plateau test is silent until then.
-        every: steps between judgements of the loss; in long runs up to 1/128 of the run.
+        window: steps until the first verdict of the plateau test, a multiple of 16 (see `PlateauTest`).
         max_hvps: products that one classification may spend.
-        max_share: share of the run's gradients that probes without a result may cost in the long run; an
-            escape resets what they have cost.
+        max_share: no probe begins while those without a result have cost more than this share of the run's
+            gradients; an escape resets what they have cost.
         moments: what becomes of the optimiser's state at an escape: "keep", "reset" or "project" (see
             `adjust_moments`).
         log: file to append events to, one JSON object a line; `read_events` reads it back.
@@ -97,9 +96,8 @@ class Monitor:
         *,
         key: jax.Array | None = None,
         window: int = 64,
-        every: int = 8,
         max_hvps: int = 40,
-        max_share: float = 0.02,
+        max_share: float = 0.01,
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -107,8 +105,8 @@ class Monitor:
             raise ValueError(f"max_hvps={max_hvps}; expected at least 8 products for a probe")
         backoff.check_common(loss, moments, max_share)
         self._moments, self._log = moments, log
-        self.test = PlateauTest(window=window, every=every)
-        self.gradient_test = PlateauTest(window=window, every=every, of="gradient norm")
+        self.test = PlateauTest(window=window)
+        self.gradient_test = PlateauTest(window=window, of="gradient norm")
         self.cost = Cost()
         self._probes = [MonitorProbe(each, data, key, max_hvps, self.cost) for each in (loss, with_aux(loss))]
         self.events: list[dict[str, Any]] = []
@@ -217,7 +215,7 @@ class Monitor:
     def _record(self, event: Event) -> None:
         """Keep and log what changed: classifications, rollbacks, and new kinds."""
         state, steps = self.state, self.state.num_steps
-        often = (steps - state.noted) * JUDGEMENTS < steps  # kinds that come and go would fill the log
+        often = (steps - state.noted) * BLOCKS < steps  # kinds that come and go would fill the log
         if event.point is None and not event.moved and (event.kind == state.last or often):
             return
         last = "none" if event.moved else event.kind
@@ -261,7 +259,7 @@ def _bounce(kind: str, test: PlateauTest) -> tuple[str, ...]:
     said = (str(test.evidence()),)
     if kind not in (*RESTS, "oscillating") or not test.lasts:
         return said
-    return (*said, str(EscapeReason("gradient_lasts", level=test.level)))
+    return (*said, str(EscapeReason("gradient_lasts", level=float(test.verdict.level))))
 
 
 def _difference(new: PyTree, old: PyTree) -> PyTree:

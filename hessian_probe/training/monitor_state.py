@@ -16,14 +16,11 @@ from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import KINDS, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.plateau_statistics import EIGHTHS, KINDS, PlateauStatistics, PlateauVerdict
 from hessian_probe.training.probe import ProbeResult
-from hessian_probe.training.thresholds import CHUNK
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
-# In place of a verdict that is not there yet.
-UNKNOWN = PlateauVerdict(-1, *[math.nan] * 5)
 
 
 class MonitorState:
@@ -63,32 +60,30 @@ class MonitorState:
         self.rollback_params: tuple[np.ndarray, ...] = ()
 
     def notice_progress(self) -> None:
-        """End the backoff once the loss has left the plateau of the last probe, and let old escapes stand."""
-        test, old = self._test, self.backoff
-        if not test.fresh or not (self.rollback_params or math.isfinite(old.level)):
+        """Where the loss was judged, let old escapes stand, and end the backoff if it falls as it should."""
+        if not self._test.fresh:
             return
-        self.backoff = _scalars(old.after_progress(self._steps, test.level, test.window))
+        falls = self._test.kind == "none"
+        self.backoff = _scalars(self.backoff.after_judgement(self._steps, falls, self._test.window))
         if not self.backoff.rollback_threshold < np.inf:
             self.rollback_params = ()
-        self.at_minimum = bool(self.at_minimum and self.backoff.level == old.level)
+        self.at_minimum = self.at_minimum and not falls
 
     def due(self, kind: str) -> bool:
         """Whether a probe is due."""
-        test, steps = self._test, self.num_steps
-        if steps < max(self.backoff.cooldown_until, self.backoff.next_probe) or test.pending:
+        test = self._test
+        if self.num_steps < self.backoff.next_probe or test.pending:
             return False
-        return bool(backoff.asks_for_search(KINDS.index(kind), int(test.statistics.count), test.every))
+        return bool(backoff.asks_for_search(KINDS.index(kind), test.count, test.chunk))
 
     @property
     def least(self) -> float:
         """Least gain of an escape, in loss units."""
-        test, statistics = self._test, self._test.statistics
-        fall, noise = (0.0, 0.0) if test.verdict is None else (test.verdict.fall, test.verdict.noise)
-        return float(backoff.least_gain(np, statistics, fall, noise, test.level, 0.0))
+        test = self._test
+        return float(backoff.least_gain(np, test.verdict, test.count / (EIGHTHS * test.window)))
 
     def after(self, found: ProbeResult, params: PyTree) -> None:
         """Set the next probe: soon after an escape, later and later where nothing was found."""
-        verdict = self._test.verdict
         self.num_probes += 1
         if found.escape is not None and found.escape.status == "escaped":
             self._escaped(found.escape.loss_before, found.gain, params)
@@ -102,9 +97,6 @@ class MonitorState:
             fruitless=True,
             hopeless=at_minimum,
             cost=found.price,
-            price=found.price,
-            level=self._test.level,
-            scale=np.nan if verdict is None else max(abs(float(verdict.fall)), float(verdict.noise)),
             max_share=self._max_share,
         )
         self.backoff, self.at_minimum = _scalars(new), at_minimum
@@ -130,7 +122,7 @@ class MonitorState:
     def roll_back(self, value: float) -> EscapeReason:
         """Start a cooldown after an escape that failed; say why."""
         old = self.backoff
-        self.backoff = _scalars(old.after_rollback(self._steps, self._test.window))
+        self.backoff = _scalars(old.after_rollback(self._steps, True, self._test.window))
         self.at_minimum, self.gain, self.rollback_params = False, 0.0, ()
         self.num_rollbacks += 1
         self._test.restart()
@@ -142,7 +134,7 @@ class MonitorState:
     @property
     def next_probe(self) -> int:
         """Update before which no probe is made because the loss is flat or slow."""
-        return math.ceil(max(self.backoff.next_probe, self.backoff.cooldown_until))
+        return math.ceil(self.backoff.next_probe)
 
     @property
     def _steps(self) -> np.int64:
@@ -163,9 +155,10 @@ class MonitorState:
         }
         for name, test in self._tests.items():
             own[name] = {
-                "pending": np.resize([*test.pending, math.nan], CHUNK),
+                "pending": test.pending,
+                "recent": np.resize([*test.recent, *[math.nan] * test.window], test.window),
                 "statistics": test.statistics._asdict(),
-                "verdict": (UNKNOWN if test.verdict is None else test.verdict)._asdict(),
+                "verdict": test.verdict._asdict(),
             }
         return snapshot(jax.tree.map(np.asarray, own))
 
@@ -187,10 +180,9 @@ class MonitorState:
                 setattr(owner, name, type(getattr(owner, name))(values[name]))
         for name, test in self._tests.items():
             part = new[name]
-            pending = list(itertools.takewhile(math.isfinite, part["pending"].tolist()))
-            verdict = PlateauVerdict(**part["verdict"])
-            unknown = verdict.kind == UNKNOWN.kind
-            test.resume(PlateauStatistics(**part["statistics"]), pending, None if unknown else verdict)
+            recent = list(itertools.takewhile(math.isfinite, part["recent"].tolist()))
+            statistics, verdict = PlateauStatistics(**part["statistics"]), PlateauVerdict(**part["verdict"])
+            test.resume(statistics, verdict, recent, int(part["pending"]))
         self.last = LASTING[int(new["last"])]
         self.backoff = _scalars(backoff.BackoffState(**new["backoff"]))
         leaves = saved.get("rollback_params", {})

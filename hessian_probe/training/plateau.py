@@ -1,26 +1,23 @@
-"""The plateau test, on the host and in compiled steps: does a stream of losses still fall, by how much?"""
+"""The plateau test on the host: does a stream of losses still fall, and by how much?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.training.plateau_statistics import (
     KINDS,
+    NONE,
+    OSCILLATING,
     PlateauStatistics,
     PlateauVerdict,
     absorb,
     judge,
-    judged_at,
     new_statistics,
 )
-from hessian_probe.training.thresholds import CHUNK, LASTS
-from hessian_probe.training.trends import median
+from hessian_probe.training.thresholds import ALTERNATING, CHUNKS, LASTS, RINGING
 
 
 class PlateauTest:
@@ -33,19 +30,20 @@ class PlateauTest:
     rounding, and a spike does not change it.
 
     Args:
-        window: steps over which the present trend is measured; the test is silent until then.
-        every: steps between judgements, a multiple of 4; from 128·every steps on they grow slowly, to at most
-            1/128 of the run.  The kind holds in between.
+        window: steps until the first verdict, a multiple of 16.  The last eighth of the run, or of the window
+            at first, shows the present trend; the run is judged 8 times in the first window and from 16
+            windows on 64 to 128 times in all.
         of: what the values are, for the evidence; the norm of the gradient is judged as the loss is.
 
     Attributes:
         statistics: what is remembered.
-        pending: values that wait for their chunk.
+        recent: the latest values, a window at most.
+        pending: how many of them wait to be added.
         broken: the latest value was not finite.
-        verdict: the numbers behind the kind, or None before the first.
+        verdict: the numbers behind the kind.
 
     Raises:
-        ValueError: `window` is below 16, or one of the two is no multiple of 4.
+        ValueError: `window` is no multiple of 16.
 
     Cost:
         Time and memory for a few hundred numbers per value, whatever the length of the run.
@@ -58,35 +56,34 @@ class PlateauTest:
         'flat'
     """
 
-    def __init__(self, *, window: int = 64, every: int = 8, of: str = "loss") -> None:
-        check_lengths(window, every)
-        self.window, self.every, self.of = window, every, of
-        self.broken = False
-        self.pending: list[float] = []
-        self.statistics = new_statistics(np, window, np.float64)
-        self.verdict: PlateauVerdict | None = None
+    def __init__(self, *, window: int = 64, of: str = "loss") -> None:
+        self.window, self.chunk, self.of = window, chunk_of(window), of
+        self.statistics, self.verdict = new_statistics(np, np.float64), UNKNOWN
+        self.recent: list[float] = []
+        self.pending, self.broken = 0, False
 
     @property
     def kind(self) -> str:
         """The verdict that stands."""
-        return "diverging" if self.broken else KINDS[int(self.statistics.kind)]
+        return "diverging" if self.broken else KINDS[int(self.verdict.kind)]
 
     @property
     def fresh(self) -> bool:
         """Whether the latest value was judged at once."""
-        return not self.pending and self._asked() and self.verdict is not None
+        return not self.pending and not self.statistics.held and self.count >= self.window
 
     @property
-    def level(self) -> float:
-        """Median of the window."""
-        return float(np.median(self.statistics.recent))
+    def count(self) -> int:
+        """Values added."""
+        s = self.statistics
+        return int(s.filled * s.stride + s.held) * self.chunk
 
     @property
     def lasts(self) -> bool:
         """Whether the values have not fallen to a tenth of what they were, and do not fall now."""
         seen = self.statistics.blocks[: int(self.statistics.filled)]
-        highest = float(np.max(seen, initial=self.level))
-        return self.verdict is not None and self.kind != "none" and self.level > LASTS * highest
+        highest = float(np.max(seen, initial=float(self.verdict.level)))
+        return self.kind != "none" and float(self.verdict.level) > LASTS * highest
 
     def update(self, value: Any) -> str:
         """Add a value and return the kind.
@@ -99,117 +96,82 @@ class PlateauTest:
         """
         self.broken = not np.isfinite(value)
         if not self.broken:
-            self.pending.append(float(value))
-        if len(self.pending) == CHUNK:
-            self.statistics = absorb(np, self.statistics, np.asarray(self.pending))
-            self.pending.clear()
-            if self._asked():
-                self.statistics, self.verdict = judge(np, self.statistics)
+            self.recent = [*self.recent[1 - self.window :], float(value)]
+            self.pending += 1
+        if self.pending == self.chunk:
+            self.statistics = absorb(np, self.statistics, np.asarray(self.recent[-self.chunk :]))
+            self.pending = 0
+            if self.fresh:
+                self.verdict = self._judge()
         return self.kind
 
-    def _asked(self) -> bool:
-        return bool(judged_at(int(self.statistics.count), self.every))
+    def _judge(self) -> PlateauVerdict:
+        recent = np.asarray(self.recent)
+        # Where all values are numbers of single precision, they are not better known than that.
+        dtype = np.float32 if np.all(recent.astype(np.float32) == recent) else np.float64
+        found = judge(np, self.statistics, self.chunk, float(np.finfo(dtype).eps))
+        swings = oscillates(recent) and np.ptp(recent) > 8 * np.finfo(dtype).eps * abs(recent[-1])
+        return found._replace(kind=np.int32(OSCILLATING)) if swings else found
 
     def restart(self, gain: float = 0.0) -> None:
         """Forget the values, after a step that gained `gain`; the next verdict takes a window."""
-        self.resume(new_statistics(np, self.window, np.float64, gain), [], None)
+        self.resume(new_statistics(np, np.float64, gain), UNKNOWN, [], 0)
 
     def resume(
-        self, statistics: PlateauStatistics, pending: list[float], verdict: PlateauVerdict | None
+        self, statistics: PlateauStatistics, verdict: PlateauVerdict, recent: list[float], pending: int
     ) -> None:
-        """Continue with saved statistics, values that wait for their chunk, and a verdict."""
-        self.statistics, self.pending, self.verdict = statistics, pending, verdict
+        """Continue with saved statistics, a verdict, and values of which some wait for their chunk."""
+        self.statistics, self.verdict, self.recent, self.pending = statistics, verdict, recent, pending
+        self.broken = False
 
     def evidence(self) -> EscapeReason:
         """Return the numbers that decided."""
-        found, seen = self.verdict, int(self.statistics.count)
+        found = self.verdict
         if self.broken:
             return EscapeReason("value_nonfinite", of=self.of)
-        if found is None or seen < self.window:
-            return EscapeReason("few_values", seen=seen + len(self.pending), window=self.window)
+        if self.count < self.window:
+            return EscapeReason("few_values", seen=self.count + self.pending, window=self.window)
         fall = float(found.fall)
-        trend = {"window": self.window, "of": self.of, "fall": fall, "size": abs(fall)}
+        trend = {"steps": self.count // 8, "of": self.of, "fall": fall, "size": abs(fall)}
         trend |= {"error": float(found.error), "noise": float(found.noise)}
-        if not float(found.reference) > 0:
+        if not np.isfinite(found.speed):
             return EscapeReason("trend", **trend)
         return EscapeReason("trend_in_run", **trend, speed=abs(float(found.speed)))
 
 
-def check_lengths(window: int, every: int) -> None:
-    """Refuse a window or an interval that the test cannot work with."""
-    if window < 16 or window % CHUNK:
-        raise ValueError(
-            f"window={window}; expected a multiple of {CHUNK}, at least 16: a trend is fitted to it"
-        )
-    if every < CHUNK or every % CHUNK:
-        raise ValueError(f"every={every}; expected a multiple of {CHUNK}")
+UNKNOWN = PlateauVerdict(np.int32(NONE), *np.full(6, np.nan))
 
 
-class TracedPlateau(NamedTuple):
-    """A stream with what compiled steps need beside it: each keeps a value, some judge them.
+def chunk_of(window: int) -> int:
+    """Values that are added at a time; raises ValueError where a window is of no use."""
+    if window < 2 * CHUNKS or window % (2 * CHUNKS):
+        raise ValueError(f"window={window}; expected a multiple of {2 * CHUNKS}")
+    return window // CHUNKS
 
-    Attributes:
-        statistics: what is remembered.
-        waiting: values that wait to be taken in, oldest first, shape (every,); `held` of them are in use.
-        held: number of them.
-        fall: fall of the loss over the latest window.
-        noise: standard deviation of single values in it.
-        level: its median.
+
+def oscillates(values: np.ndarray) -> bool:
+    """Whether values alternate, or ring undamped with a period of a quarter of their number at most.
+
+    Deviations from a line are judged, spikes clipped to a fence round the middle 80 %, where they exceed the
+    line's fall.  With correlations r₁ and r₂ the AR(2) fit is φ₂ = (r₂ − r₁²) / (1 − r₁²), φ₁ = r₁(1 − φ₂); a
+    period P solves cos(2π/P) = φ₁ / (2√(−φ₂)).
+
+    Args:
+        values: shape (n,).
+
+    Returns:
+        The answer.
     """
-
-    statistics: PlateauStatistics
-    waiting: jax.Array
-    held: jax.Array
-    fall: jax.Array
-    noise: jax.Array
-    level: jax.Array
-
-
-def new_plateau(window: int, every: int, dtype: Any, gain: Any = 0.0) -> TracedPlateau:
-    """Return the state before any value, after a step that gained `gain`."""
-    return TracedPlateau(
-        statistics=new_statistics(jnp, window, dtype, gain),
-        waiting=jnp.zeros((every,), dtype),
-        held=jnp.zeros((), jnp.int32),
-        fall=jnp.zeros((), dtype),
-        noise=jnp.zeros((), dtype),
-        level=jnp.full((), np.nan, dtype),
-    )
-
-
-def window_full(plateau: TracedPlateau) -> jax.Array:
-    """Whether as many values wait as are added together."""
-    return plateau.held >= plateau.waiting.shape[0]
-
-
-def judge_waiting(plateau: TracedPlateau) -> TracedPlateau:
-    """Add the values that wait, and judge the stream where that is due."""
-    every = plateau.waiting.shape[0]
-    chunks = plateau.waiting.reshape(-1, CHUNK)
-    statistics, _ = jax.lax.scan(lambda s, chunk: (absorb(jnp, s, chunk), None), plateau.statistics, chunks)
-    plateau = plateau._replace(statistics=statistics, held=jnp.zeros_like(plateau.held))
-    return run_if(judged_at(statistics.count, every), _judge, plateau)
-
-
-def _judge(plateau: TracedPlateau) -> TracedPlateau:
-    statistics, verdict = judge(jnp, plateau.statistics)
-    level = median(jnp, statistics.recent)
-    return plateau._replace(statistics=statistics, fall=verdict.fall, noise=verdict.noise, level=level)
-
-
-def run_if(go: jax.Array, change: Callable[[Any], Any], held: Any) -> Any:
-    """Return `change(held)` if `go`, else `held`, untouched in its place.
-
-    A loop of one pass or none: XLA lets the branches of `lax.cond` write to buffers of their own, so that
-    the one with nothing to do copies all of `held`; a loop changes its state in place.
-    """
-
-    def body(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        return jnp.zeros_like(carry[0]), change(carry[1])
-
-    return jax.lax.while_loop(lambda carry: carry[0], body, (go, held))[1]
-
-
-def select(where: jax.Array, new: Any, old: Any) -> Any:
-    """Return one pytree or the other, with the dtypes of `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(where, jnp.asarray(a).astype(b.dtype), b), new, old)
+    x = np.arange(len(values)) - (len(values) - 1) / 2
+    slope = x @ (values - values[-1]) / (x @ x)
+    rest = values - np.median(values) - slope * x
+    low, high = np.quantile(rest, (0.1, 0.9))
+    rest = np.clip(rest, 2 * low - high, 2 * high - low)
+    rest = rest - np.mean(rest)
+    power = rest @ rest
+    if not power > 0 or abs(slope) * len(values) > np.sqrt(power / len(values)):
+        return False
+    r1, r2 = rest[1:] @ rest[:-1] / power, rest[2:] @ rest[:-2] / power
+    second = (r2 - r1 * r1) / max(1 - r1 * r1, 1e-6)
+    cosine = r1 * (1 - second) / (2 * np.sqrt(max(-second, 1e-6)))
+    return bool(r1 < ALTERNATING or (second < RINGING and cosine < np.cos(8 * np.pi / len(values))))

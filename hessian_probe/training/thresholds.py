@@ -8,17 +8,10 @@
 PAUSE = 2.0
 BACKOFF = 2.0
 BACKOFF_AT_MINIMUM = 4.0
-# The share of gradients that searches may cost is taken of the steps so far and of this many more.
-# Source: chosen; without these one early search without a result would end all searches of a short run.
-HORIZON = 10_000
 # A product and a loss in gradients.
 # Source: benchmarks/speed.py: a product is 1.2 stored and 1.7 recomputed, a loss 0.2 to 0.4.
 PRODUCT_COST = 1.7
 EVALUATION_COST = 0.5
-# The loss has left its plateau, and the backoff ends, when it is lower by this many times the larger of its
-# noise and its decrease over the window, both at the last search.
-# Source: chosen; not measured.
-LEFT = 10.0
 # Windows after which an escape stands.
 # Source: deep linear networks of six layers with momentum: where a step was too long, the loss rose above the
 # saddle's sooner than that.
@@ -37,12 +30,9 @@ CONFIRMED = 0.5
 
 # The plateau test.
 
-# Values are added in chunks of this many.
-# Source: chosen; saves the host most of the work.
-CHUNK = 4
-# The interval between judgements grows by `every` after each JUDGEMENTS × every values.
-# Source: chosen: a verdict is then at most 1/JUDGEMENTS of the run old.
-JUDGEMENTS = 128
+# Values are added by their median, this many to a window.
+# Source: 8 values hold three spikes in a row; chosen.
+CHUNKS = 8
 # Blocks that hold the whole run; between half of them and all are in use.
 # Source: chosen; 64 points are enough for a line with correlated noise.
 BLOCKS = 128
@@ -59,28 +49,20 @@ SLOW_SPEED = 0.1
 # slows down like a power of time, as on the approach to a saddle along flat directions.
 # Source: a loss that falls like 1/(t + t₀) is slow from 1,000·t₀ on.
 NEGLIGIBLE = 1e-3
-# Without progress to compare with, a trend below this share of the noise over half the run is flat.
+# Without progress to compare with, a fall below this share of the noise over half the run is flat.
 # Source: chosen; tests/test_training_plateau.py.
 NOISE_SHARE = 0.4
 # A rise must be this many standard errors from zero.
 # Source: correlated noise drifts up and down; tests/test_training_plateau.py.
 RISING = 5.0
-# How much faster than in the middle third of the run the loss must fall in the last one to be accelerating.
-# Source: chosen; tests/test_training_plateau.py.
-ACCELERATION = 2.0
+# A run of which the last quarter gained more than this share of all progress began on a plateau.
+# Source: a loss that falls at a constant rate gains 0.27 there, one that falls faster and faster like
+# exp(t/T) a half from 2.8 T on.
+ACCELERATION = 0.5
 # A gradient has not gone where its norm is above this share of the highest mean in the run.
 # Source: an optimum is approached by orders of magnitude, a bounce between walls by less than one.
 LASTS = 0.1
 
-# Trends.
-
-# Correlation of neighbouring residuals that the standard error allows for at most.
-# Source: a correlation time of ten steps; smooth streams leave smooth residuals, whose correlation says
-# nothing about noise.
-MAX_CORRELATION = 0.9
-# Residuals beyond this many robust standard deviations are spikes.
-# Source: a Gaussian has 6e-5 of its values there.
-SPIKE = 4.0
 # Standard deviation of a Gaussian over its median absolute deviation.
 # Source: 1/Φ⁻¹(¾).
 GAUSSIAN = 1.4826
