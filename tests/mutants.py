@@ -352,8 +352,8 @@ GUARDS = (
     _guard(
         "training: an escape gains more than rounding, training and a share of the run",
         "training/backoff",
-        "return xp.maximum(WORTH * decrease, LEAST_SHARE * verdict.progress)",
-        "return xp.zeros_like(decrease)",
+        "return xp.maximum(WORTH * verdict.most / windows, LEAST_SHARE * verdict.progress)",
+        "return xp.zeros_like(verdict.most)",
         "training_transform training_monitor",
     ),
     _guard(

@@ -157,16 +157,12 @@ def least_gain(xp: ModuleType, verdict: PlateauVerdict, windows: Any) -> Any:
     Args:
         xp: `numpy` or `jax.numpy`.
         verdict: on the losses.
-        windows: length of the run's last eighth in windows.
+        windows: length of the latest half of the run in windows.
 
     Returns:
         Scalar, in loss units.
     """
-    # Where it is slow the loss falls beyond doubt; at an oscillation a fall is chance, and in noise it may be
-    # as large as that.
-    falls, kind = xp.maximum(verdict.fall, 0.0) / windows, verdict.kind
-    decrease = xp.where(kind == NOISY, falls + verdict.noise, xp.where(kind == SLOW, falls, 0.0))
-    return xp.maximum(WORTH * decrease, LEAST_SHARE * verdict.progress)
+    return xp.maximum(WORTH * verdict.most / windows, LEAST_SHARE * verdict.progress)
 
 
 def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_losses: Any) -> Any:

@@ -42,7 +42,7 @@ from hessian_probe.training.escape_state import (
     unpack,
 )
 from hessian_probe.training.plateau import chunk_of
-from hessian_probe.training.plateau_statistics import EIGHTHS, NONE, absorb, judge, new_statistics
+from hessian_probe.training.plateau_statistics import NONE, absorb, judge, new_statistics
 from hessian_probe.training.thresholds import GAIN_ROUNDINGS
 
 
@@ -294,7 +294,7 @@ class EscapeHook:
         s = absorb(jnp, held[0], memory.waiting)
         verdict = judge(jnp, s, self.chunk, eps)
         backoff = held[1].after_judgement(memory.num_steps, verdict.kind == NONE, window)
-        windows = (s.filled * s.stride).astype(s.partial.dtype) * (self.chunk / (EIGHTHS * window))
+        windows = (s.filled * s.stride).astype(s.partial.dtype) * (self.chunk / (2 * window))
         return s, backoff, jnp.zeros_like(held[2]), verdict.kind, least_gain(jnp, verdict, windows)
 
     def _due(self, memory: HookState) -> jax.Array:

@@ -16,7 +16,7 @@ from hessian_probe.jobs.state import State, snapshot
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
-from hessian_probe.training.plateau_statistics import EIGHTHS, KINDS, PlateauStatistics, PlateauVerdict
+from hessian_probe.training.plateau_statistics import KINDS, PlateauStatistics, PlateauVerdict
 from hessian_probe.training.probe import ProbeResult
 
 # Kinds of events that last.
@@ -80,7 +80,7 @@ class MonitorState:
     def least(self) -> float:
         """Least gain of an escape, in loss units."""
         test = self._test
-        return float(backoff.least_gain(np, test.verdict, test.count / (EIGHTHS * test.window)))
+        return float(backoff.least_gain(np, test.verdict, test.count / (2 * test.window)))
 
     def after(self, found: ProbeResult, params: PyTree) -> None:
         """Set the next probe: soon after an escape, later and later where nothing was found."""

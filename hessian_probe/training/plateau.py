@@ -139,7 +139,7 @@ class PlateauTest:
         return EscapeReason("trend_in_run", **trend, speed=abs(float(found.speed)))
 
 
-UNKNOWN = PlateauVerdict(np.int32(NONE), *np.full(6, np.nan))
+UNKNOWN = PlateauVerdict(np.int32(NONE), *np.full(7, np.nan))
 
 
 def chunk_of(window: int) -> int:

@@ -64,6 +64,7 @@ class PlateauVerdict(NamedTuple):
         error: its standard error.
         noise: standard deviation of single values, if they are independent.
         speed: fall over that of the latest half, per step; NaN where the half shows none.
+        most: fall over as much as half the run that training may make as it goes now; at least 0.
         progress: fall of the whole run; at least the stream's `gain`.
         level: mean.
     """
@@ -73,6 +74,7 @@ class PlateauVerdict(NamedTuple):
     error: Any
     noise: Any
     speed: Any
+    most: Any
     progress: Any
     level: Any
 
@@ -142,9 +144,10 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     """
     dtype, first = s.blocks.dtype, s.blocks[0]
     blocks, numbers = s.blocks - first, np.arange(BLOCKS, dtype=np.int32)
-    number = xp.floor((EIGHTHS * numbers).astype(dtype) / xp.maximum(s.filled, np.int32(1)).astype(dtype))
-    eighths = (number == np.arange(EIGHTHS, dtype=dtype)[:, None]).astype(dtype)
-    means = xp.sum(eighths * blocks, axis=1) / xp.maximum(xp.sum(eighths, axis=1), np.ones((), dtype))
+    # The half keeps quotients of compiled programs, which round, off whole numbers.
+    number = xp.floor((EIGHTHS * numbers + 0.5).astype(dtype) / xp.maximum(s.filled, np.int32(1)).astype(dtype))
+    eighths = (number[None] == np.arange(EIGHTHS, dtype=dtype)[:, None]).astype(dtype)
+    means = xp.sum(eighths * blocks[None], axis=1) / xp.maximum(xp.sum(eighths, axis=1), np.ones((), dtype))
     slopes = blocks[1:] - blocks[:-1]
     used = numbers[2:] < s.filled
     ranked = _descending(xp, xp.where(used, xp.abs(slopes[1:] - slopes[:-1]), np.full((), -1, dtype)))
@@ -175,7 +178,9 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     for holds, name in ((slow, SLOW), (flat, FLAT), (rises, DIVERGING), (s.filled < EIGHTHS, NONE)):
         kind = xp.where(holds, np.int32(name), kind)
     speed = xp.where(surely > 0, 4 * fall, np.full((), np.nan, dtype)) / xp.maximum(half, error)
-    return PlateauVerdict(kind, fall, error, noise, speed, progress, level)
+    most = xp.minimum(xp.minimum(4 * (fall + error), 2 * (quarter + error)), half + error)
+    most = xp.maximum(most, np.zeros((), dtype))
+    return PlateauVerdict(kind, fall, error, noise, speed, most, progress, level)
 
 
 def _descending(xp: ModuleType, y: Any) -> Any:
