@@ -63,8 +63,11 @@ bench-sharpness: $(READY)/demo ## sharpness by batch size and rate, against the 
 bench-coverage: $(READY)/demo ## print stated probabilities against observed frequencies
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
-bench-escape: $(READY)/demo ## print the cost of leaving saddles, and of hooks in healthy training
+bench-escape: $(READY)/demo ## print the cost of leaving saddles
 	$(BIN)/python -m benchmarks.escape $(ARGS)
+
+bench-health: $(READY)/demo ## what the hook costs where training is well, and adds to the compiled step
+	$(BIN)/python -m benchmarks.escape_health $(ARGS)
 
 bench-stuck: $(READY)/demo ## trainings that get stuck, with and without the hook, on minibatches of real data
 	$(BIN)/python -m benchmarks.stuck $(ARGS)
@@ -127,4 +130,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help

@@ -1,8 +1,9 @@
-"""Gradients and seconds to leave saddle plateaus, with and without hooks; and what hooks cost in health.
+"""Gradients and seconds to leave saddle plateaus, with and without hooks.
 
 Run as `python -m benchmarks.escape` (or `make bench-escape`).  Products and evaluations of `Monitor` are
 counted at their measured cost in gradients; `escape_saddles` spends gradients alone.  Medians over seeds,
-with quartiles; ">" marks runs that were given up.  `benchmarks.stuck` has networks with biases.
+with quartiles; ">" marks runs that were given up.  `benchmarks.stuck` has networks with biases, and
+`benchmarks.escape_health` what hooks cost where training is well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.escape_health import health
 from benchmarks.escape_problems import Plateau, plateaus, training_step
 from benchmarks.report import command_line
 from hessian_probe.training import Monitor, escape_saddles
@@ -312,7 +312,6 @@ def main() -> int:
     parser.add_argument("--methods", default="", help="methods whose name holds this; no ratios then")
     choices = ("hooks", "moments", "monitor")
     parser.add_argument("--compare", choices=choices, default="hooks", help="what stands in the rows")
-    parser.add_argument("--steps", type=int, default=10_000, help="steps of the healthy runs; 0: none")
     options = parser.parse_args()
     rows: list[dict[str, Verdict]] = []
     for p in plateaus():
@@ -324,8 +323,6 @@ def main() -> int:
         print(f"\nGradients of a hook over those of the bare optimisers (bar {SHARE}; Adam has none):")
         print("\n".join(verdict.row for row in rows for verdict in row.values()))
         break_even(rows)
-    if options.steps:
-        health(options.steps)
     return 0
 
 
