@@ -191,6 +191,9 @@ class EscapeHook:
                 f"escape_saddles needs {missing}: call update(grads, state, params, value=loss, batch=…); "
                 "with a flax TrainState, hp.training.update_train_state does"
             )
+        # What is left of the gradient's program is done before the hook looks at the value: XLA runs operations
+        # side by side on a CPU, and a loop among them would make all wait.
+        updates, value = jax.lax.optimization_barrier((updates, value))
         inner = state.inner if self.options.moments == "keep" else self._adjusted(state, params)
         keywords = accepted(self.optimizer.update, {"value": value, **extra_args})
         inner_updates, inner = self.optimizer.update(updates, inner, params, **keywords)

@@ -163,7 +163,7 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     doubt = SIGNIFICANT * error
     progress = xp.maximum(-last, s.gain)
 
-    falls = (fall > doubt) | (quarter > doubt)
+    falls = (fall > doubt) | (quarter > doubt) | (half > doubt)
     # Per half of the run, at most.
     fastest = xp.minimum(4 * (fall + doubt), 2 * (quarter + doubt))
     surely, still_falls = half - doubt, xp.maximum(half, np.zeros((), dtype)) + doubt
