@@ -71,17 +71,17 @@ def program(loss: Any, optimizer: Any, params: Any, batch: Any) -> Program:
     carry = params, optimizer.init(params)
     donated = jax.jit(lambda carry, batch: step(carry, batch, None)[:2], donate_argnums=0)
     lowered, seconds = donated.lower(carry, batch), []
-    with jax.enable_compilation_cache(False):
-        for _ in range(3):
-            began = time.perf_counter()
-            compiled = lowered.compile()
-            seconds.append(time.perf_counter() - began)
+    for _ in range(3):
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        seconds.append(time.perf_counter() - began)
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     return Program(step, carry, min(seconds), len(lowered.as_text().splitlines()), temporaries)
 
 
 def steps() -> None:
     """Compilation and time of a step."""
+    jax.config.update("jax_enable_compilation_cache", False)
     print(f"{'':<28}{'compilation':>16}{'operations':>21}{'temporaries':>22}{'a step of a scan':>26}")
     for row in ARCHITECTURES:
         loss, params, data = row.make(0)

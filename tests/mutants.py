@@ -379,8 +379,8 @@ GUARDS = (
     ),
     _guard(
         "training: updates keep the dtypes of the parameters",
-        "training/escape_hook",
-        "jax.lax.select(where, jnp.asarray(a).astype(b.dtype), b)",
+        "arrays/algebra",
+        "jax.lax.select(where, jnp.broadcast_to(jnp.asarray(a).astype(b.dtype), b.shape), b)",
         "jnp.where(where, jnp.asarray(a), b)",
         "training_dtypes",
     ),

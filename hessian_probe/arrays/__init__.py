@@ -17,6 +17,7 @@ from hessian_probe.arrays.algebra import host_norm as host_norm
 from hessian_probe.arrays.algebra import norm as norm
 from hessian_probe.arrays.algebra import row as row
 from hessian_probe.arrays.algebra import scale as scale
+from hessian_probe.arrays.algebra import select as select
 from hessian_probe.arrays.layout import Identity as Identity
 from hessian_probe.arrays.layout import Layout as Layout
 from hessian_probe.arrays.layout import at_least_float32 as at_least_float32

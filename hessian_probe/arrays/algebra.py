@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays.layout import Layout, at_least_float32, widest
-from hessian_probe.arrays.types import Array, Basis, Float, Vector
+from hessian_probe.arrays.types import Array, Basis, Float, PyTree, Vector
 
 
 def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
@@ -65,6 +65,20 @@ def add_scaled(a: Vector, factor: Any, b: Vector) -> Vector:
         return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * y.astype(dtype)).astype(x.dtype)
 
     return tuple(leaf(x, y) for x, y in zip(a, b, strict=True))
+
+
+def select(where: Any, new: PyTree, old: PyTree) -> PyTree:
+    """Return one pytree or the other, by a scalar or leaf by leaf alike, with the dtypes and shapes of `old`.
+
+    Of NumPy's arrays where `where` is one of these; in JAX a single operation, where `jnp.where` is a call.
+    """
+
+    def leaf(a: Any, b: Any) -> Any:
+        if not isinstance(where, jax.Array):
+            return np.where(where, a, b).astype(b.dtype)
+        return jax.lax.select(where, jnp.broadcast_to(jnp.asarray(a).astype(b.dtype), b.shape), b)
+
+    return jax.tree.map(leaf, new, old)
 
 
 @jax.jit

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, generator, widest
+from hessian_probe.arrays import Vector, add_scaled, cast, generator, select, widest
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.thresholds import (
     FEWEST_HELD_OUT,
@@ -129,22 +129,22 @@ def advance(
     """
     checking, count = state.checking, state.turn + 1
     good = (decrease > 0) & (decrease < np.inf)
-    gain = state.gain + jnp.where(checking, decrease, 0).astype(state.gain.dtype)
+    gain = select(checking, state.gain + decrease.astype(state.gain.dtype), state.gain)
     last = checking & good & (count >= ON_SPHERE)
     found = last & (gain > SPHERE_CHECKS * enough) & ~start
     # Where one batch disagrees, the next sphere.
     drawn = start | (checking & ~good) | (last & ~found)
-    sphere = jnp.where(start, 0, state.sphere + drawn.astype(jnp.int32))
+    sphere = select(start, 0, state.sphere + drawn.astype(jnp.int32))
     share = FIRST_STEP * (1 - (1 - LAST_STEP) / SPHERE_STEPS * state.turn.astype(gain.dtype))
-    share = jnp.where(checking, 0, share).astype(gain.dtype)
+    share = select(checking, 0.0, share.astype(gain.dtype))
     number, lengths = number * len(SPHERE_RADII) + sphere, _lengths(x, _radius(sphere, gain.dtype))
     drawing = partial(_draw, words, number, deviations(x))
     step = run_if(drawn, drawing, _downhill(state.step, gradient, lengths, share))
     return SearchState(
         _on_spheres(step, lengths),
-        jnp.where(found, len(SPHERE_RADII), sphere),
-        jnp.where(drawn, 0, count),
-        jnp.where(found, gain / SPHERE_CHECKS, jnp.where(drawn, 0, gain)),
+        select(found, len(SPHERE_RADII), sphere),
+        select(drawn, 0, count),
+        select(found, gain / SPHERE_CHECKS, select(drawn, 0.0, gain)),
     )
 
 
@@ -182,7 +182,8 @@ def deviations(x: Vector) -> tuple[float, ...]:
 
 def _radius(sphere: jax.Array, dtype: Any) -> jax.Array:
     """Radius of a sphere, in units of an initialiser's draw."""
-    return jax.lax.dynamic_slice(np.asarray((*SPHERE_RADII, 0.0), dtype), (sphere,), (1,))[0]
+    radii = np.asarray((*SPHERE_RADII, 0.0), dtype)
+    return jax.lax.dynamic_slice(radii, (sphere.astype(np.uint32),), (1,))[0]
 
 
 def _lengths(x: Vector, radius: jax.Array) -> list[jax.Array]:

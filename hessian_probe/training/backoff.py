@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.arrays import select
 from hessian_probe.escapes.thresholds import LEAST_SHARE, WORTH
 from hessian_probe.optimizers.adjust_moments import MOMENTS
 from hessian_probe.training.plateau_statistics import (
@@ -61,10 +62,9 @@ class BackoffState(NamedTuple):
         Returns:
             The state after it.
         """
-        xp = self._xp
         stands = step - self.last_step > GUARD * window
-        threshold = xp.where(stands, np.inf, self.rollback_threshold)
-        return self._replace(rollback_threshold=threshold, pause=xp.where(falls, PAUSE * window, self.pause))
+        threshold = select(stands, np.inf, self.rollback_threshold)
+        return self._replace(rollback_threshold=threshold, pause=select(falls, PAUSE * window, self.pause))
 
     def after_probe(
         self, step: Any, *, fruitless: Any, hopeless: Any, cost: Any, max_share: float
@@ -90,9 +90,9 @@ class BackoffState(NamedTuple):
         next_probe = xp.maximum(now + self.pause, spent / max_share)
         pause = (next_probe - now) * (BACKOFF_AT_MINIMUM if hopeless else BACKOFF)
         return self._replace(
-            pause=xp.where(fruitless, pause, self.pause),
-            next_probe=xp.where(fruitless, next_probe, self.next_probe),
-            spent_without_result=xp.where(fruitless, spent, self.spent_without_result),
+            pause=select(fruitless, pause, self.pause),
+            next_probe=select(fruitless, next_probe, self.next_probe),
+            spent_without_result=select(fruitless, spent, self.spent_without_result),
         )
 
     def after_escape(self, step: Any, moved: Any, value: Any, gain: Any, window: int) -> BackoffState:
@@ -108,13 +108,12 @@ class BackoffState(NamedTuple):
         Returns:
             The state after it.
         """
-        xp = self._xp
         return self._replace(
-            pause=xp.where(moved, PAUSE * window, self.pause),
-            spent_without_result=xp.where(moved, 0.0, self.spent_without_result),
+            pause=select(moved, PAUSE * window, self.pause),
+            spent_without_result=select(moved, 0.0, self.spent_without_result),
             # Noise that reaches this far above the saddle would have hidden the gain.
-            rollback_threshold=xp.where(moved, value + gain, self.rollback_threshold),
-            last_step=xp.where(moved, step, self.last_step),
+            rollback_threshold=select(moved, value + gain, self.rollback_threshold),
+            last_step=select(moved, step, self.last_step),
         )
 
     def after_rollback(self, step: Any, back: Any, window: int) -> BackoffState:
@@ -122,9 +121,9 @@ class BackoffState(NamedTuple):
         xp = self._xp
         cooldown = 2 * step.astype(self.pause.dtype) + GUARD * window
         return self._replace(
-            next_probe=xp.where(back, xp.maximum(cooldown, self.next_probe), self.next_probe),
-            rollback_threshold=xp.where(back, np.inf, self.rollback_threshold),
-            last_step=xp.where(back, step, self.last_step),
+            next_probe=select(back, xp.maximum(cooldown, self.next_probe), self.next_probe),
+            rollback_threshold=select(back, np.inf, self.rollback_threshold),
+            last_step=select(back, step, self.last_step),
         )
 
 

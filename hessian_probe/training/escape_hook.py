@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hessian_probe.arrays import (
     Layout,
@@ -21,6 +20,7 @@ from hessian_probe.arrays import (
     Vector,
     cast,
     merge,
+    select,
     split,
     tangent,
     widest,
@@ -191,8 +191,8 @@ class EscapeHook:
                 f"escape_saddles needs {missing}: call update(grads, state, params, value=loss, batch=…); "
                 "with a flax TrainState, hp.training.update_train_state does"
             )
-        # What is left of the gradient's program is done before the hook looks at the value: XLA runs operations
-        # side by side on a CPU, and a loop among them would make all wait.
+        # The gradient is done before the hook looks at the value: on a CPU XLA runs operations side by side, and
+        # a loop among them makes all wait.
         updates, value = jax.lax.optimization_barrier((updates, value))
         inner = state.inner if self.options.moments == "keep" else self._adjusted(state, params)
         keywords = accepted(self.optimizer.update, {"value": value, **extra_args})
@@ -244,7 +244,7 @@ class EscapeHook:
         # the other point.
         ahead = jax.tree.map(operator.add, local.x, search.step)
         there = select(alarm, memory.rollback_params, ahead)
-        points = jnp.where(alarm | (going & search.checking), 2, going.astype(jnp.int32))
+        points = select(alarm | (going & search.checking), 2, going.astype(jnp.int32))
         here, after, gradient = local.evaluate(there, points)
         worse = alarm & jnp.isfinite(after) & ~(here <= after + memory.last_gain)
         start = fresh & self._due(memory) & ~going & ~alarm
@@ -267,26 +267,26 @@ class EscapeHook:
         ).after_escape(step, found, value, search.gain, self.options.window)
         backoff = backoff.after_rollback(step, worse, self.options.window)
         # An alarm that is not confirmed raises the threshold, so that noise costs little.
-        quiet = jnp.maximum(backoff.rollback_threshold, jnp.where(alarm & ~worse, value, -np.inf))
-        quiet = jnp.where(jnp.isfinite(value), quiet, backoff.rollback_threshold)
-        gain = jnp.where(found, search.gain, memory.last_gain)
+        raised = alarm & ~worse & jnp.isfinite(value)
+        threshold = select(raised, value, backoff.rollback_threshold)
+        gain = select(found, search.gain, memory.last_gain)
         what = found.astype(jnp.int32) + 2 * worse.astype(jnp.int32)
-        told = (step, what, memory.kind, value, jnp.where(moved, gain, 0), spent, backoff.next_probe)
-        fresh_start = new_statistics(jnp, value.dtype, jnp.where(found, gain, 0))
+        told = (step, what, memory.kind, value, select(~moved, 0.0, gain), spent, backoff.next_probe)
+        fresh_start = new_statistics(jnp, value.dtype, select(~found, 0.0, gain))
         memory = memory._replace(
             search=search._replace(
                 step=select(worse, jax.tree.map(operator.sub, there, local.x), search.step),
-                sphere=jnp.where(worse, len(SPHERE_RADII), search.sphere),
+                sphere=select(worse, len(SPHERE_RADII), search.sphere),
             ),
             statistics=select(moved, fresh_start, memory.statistics),
-            backoff=backoff._replace(rollback_threshold=quiet),
+            backoff=backoff._replace(rollback_threshold=threshold),
             rollback_params=select(found, local.x, memory.rollback_params),
-            kind=jnp.where(moved, NONE, memory.kind),
+            kind=select(moved, NONE, memory.kind),
             num_probes=memory.num_probes + start.astype(jnp.int32),
             num_escapes=memory.num_escapes + found.astype(jnp.int32),
             num_rollbacks=memory.num_rollbacks + worse.astype(jnp.int32),
             num_gradients=memory.num_gradients + points,
-            search_gradients=jnp.where(ended, 0, spent),
+            search_gradients=select(ended, 0, spent),
             last_gain=gain,
         )
         return pack(add_row(memory, ended, *told)), moved
@@ -314,11 +314,6 @@ JUDGEMENT = ("statistics", "backoff", "waits", "kind", "least_gain")
 
 def _judgement(memory: HookState) -> tuple[Any, ...]:
     return tuple(getattr(memory, name) for name in JUDGEMENT)
-
-
-def select(where: jax.Array, new: Any, old: Any) -> Any:
-    """Return one pytree or the other, with the dtypes of `old`."""
-    return jax.tree.map(lambda a, b: jax.lax.select(where, jnp.asarray(a).astype(b.dtype), b), new, old)
 
 
 class LocalLoss:
@@ -376,7 +371,7 @@ class LocalLoss:
             return left - 1, latest, value, gradient
 
         zero = jnp.zeros((), self.dtype)
-        first = (points, zero, zero, jax.tree.map(jnp.zeros_like, self.x))
+        first = points, zero, zero, there  # in place of a gradient
         return jax.lax.while_loop(lambda held: held[0] > 0, one, first)[1:]
 
 

@@ -194,7 +194,7 @@ def record_loss(state: EscapeState, value: jax.Array) -> tuple[EscapeState, jax.
     index, waits = np.arange(len(COUNTS)), state.waits
     step = (index == COUNTS.index("num_steps")).astype(np.int32)
     kept = (index == COUNTS.index("waits")).astype(np.int32) * jnp.isfinite(value).astype(jnp.int32)
-    waiting = jax.lax.dynamic_update_slice(state.waiting, value[None], (waits,))
+    waiting = jax.lax.dynamic_update_slice(state.waiting, value[None], (waits.astype(np.uint32),))
     state = state._replace(counts=state.counts + step + kept, waiting=waiting)
     more = (state.waits >= len(waiting)) | (state.search_sphere < len(SPHERE_RADII))
     return state, more | exceeds_threshold(state, value)
@@ -204,8 +204,8 @@ def add_row(memory: HookState, happened: jax.Array, *columns: jax.Array) -> Hook
     """Write a row of the log; it counts, and is not written over by the next, if anything `happened`."""
     log = memory.log
     row = jnp.stack([column.astype(log.dtype) for column in columns])[None]
-    at = jax.lax.rem(memory.num_rows, np.int32(ROWS + 1))
+    at = jax.lax.rem(memory.num_rows, np.int32(ROWS + 1)).astype(np.uint32)
     return memory._replace(
-        log=jax.lax.dynamic_update_slice(log, row, (at, np.int32(0))),
+        log=jax.lax.dynamic_update_slice(log, row, (at, np.uint32(0))),
         num_rows=memory.num_rows + happened.astype(jnp.int32),
     )

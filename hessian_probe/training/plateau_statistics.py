@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hessian_probe.arrays import select
 from hessian_probe.training.thresholds import (
     ACCELERATION,
     BLOCKS,
@@ -114,16 +115,16 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
     held = s.held + 1
     partial = s.partial + (middle - s.partial) / held.astype(s.partial.dtype)
     done = held >= s.stride
-    blocks = xp.where((np.arange(BLOCKS, dtype=np.int32) == s.filled) & done, partial, s.blocks)
+    blocks = select((np.arange(BLOCKS, dtype=np.int32) == s.filled) & done, partial, s.blocks)
     filled = s.filled + done.astype(np.int32)
     full = filled >= BLOCKS
     pairs = (blocks[::2] + blocks[1::2]) / 2
     return s._replace(
-        blocks=xp.where(full, xp.concatenate([pairs, pairs]), blocks),
-        filled=xp.where(full, np.int32(BLOCKS // 2), filled),
-        stride=xp.where(full, 2 * s.stride, s.stride),
-        held=xp.where(done, np.int32(0), held),
-        partial=xp.where(done, np.zeros((), partial.dtype), partial),
+        blocks=select(full, xp.concatenate([pairs, pairs]), blocks),
+        filled=select(full, BLOCKS // 2, filled),
+        stride=select(full, 2 * s.stride, s.stride),
+        held=select(done, 0, held),
+        partial=select(done, 0.0, partial),
     )
 
 
@@ -145,13 +146,15 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     dtype, first = s.blocks.dtype, s.blocks[0]
     blocks, numbers = s.blocks - first, np.arange(BLOCKS, dtype=np.int32)
     # The half keeps quotients of compiled programs, which round, off whole numbers.
-    number = xp.floor((EIGHTHS * numbers + 0.5).astype(dtype) / xp.maximum(s.filled, np.int32(1)).astype(dtype))
+    number = xp.floor(
+        (EIGHTHS * numbers + 0.5).astype(dtype) / xp.maximum(s.filled, np.int32(1)).astype(dtype)
+    )
     eighths = (number[None] == np.arange(EIGHTHS, dtype=dtype)[:, None]).astype(dtype)
     means = xp.sum(eighths * blocks[None], axis=1) / xp.maximum(xp.sum(eighths, axis=1), np.ones((), dtype))
     slopes = blocks[1:] - blocks[:-1]
-    used = numbers[2:] < s.filled
-    ranked = _descending(xp, xp.where(used, xp.abs(slopes[1:] - slopes[:-1]), np.full((), -1, dtype)))
-    bend = xp.sum(xp.where(numbers[2:] == (s.filled + 2) >> 1, ranked, np.zeros((), dtype)))
+    unused = numbers[2:] >= s.filled
+    ranked = _descending(xp, select(unused, -1.0, xp.abs(slopes[1:] - slopes[:-1])))
+    bend = xp.sum(select(numbers[2:] != (s.filled + 2) >> 1, 0.0, ranked))
 
     last = means[7]
     fall, quarter, half = means[6] - last, means[5] - last, means[3] - last
@@ -174,10 +177,10 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     highest, lowest = xp.max(means), xp.min(means)
     rises = (-fall > RISING * error) & (-fall > noise) & (-4 * fall > SLOW_SPEED * (highest - lowest))
 
-    kind = xp.where(falls, np.int32(NONE), np.int32(NOISY))
+    kind = select(falls, NONE, np.int32(NOISY))
     for holds, name in ((slow, SLOW), (flat, FLAT), (rises, DIVERGING), (s.filled < EIGHTHS, NONE)):
-        kind = xp.where(holds, np.int32(name), kind)
-    speed = xp.where(surely > 0, 4 * fall, np.full((), np.nan, dtype)) / xp.maximum(half, error)
+        kind = select(holds, name, kind)
+    speed = select(surely <= 0, np.nan, 4 * fall) / xp.maximum(half, error)
     most = xp.minimum(xp.minimum(4 * (fall + error), 2 * (quarter + error)), half + error)
     most = xp.maximum(most, np.zeros((), dtype))
     return PlateauVerdict(kind, fall, error, noise, speed, most, progress, level)
