@@ -191,8 +191,8 @@ class EscapeHook:
                 f"escape_saddles needs {missing}: call update(grads, state, params, value=loss, batch=…); "
                 "with a flax TrainState, hp.training.update_train_state does"
             )
-        # The gradient is done before the hook looks at the value: on a CPU XLA runs operations side by side, and
-        # a loop among them makes all wait.
+        # The gradient is done before the hook looks at the value: on a CPU XLA runs operations side by side,
+        # and a loop among them makes all wait.
         updates, value = jax.lax.optimization_barrier((updates, value))
         inner = state.inner if self.options.moments == "keep" else self._adjusted(state, params)
         keywords = accepted(self.optimizer.update, {"value": value, **extra_args})
