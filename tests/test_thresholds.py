@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg.lapack import dsyevd_lwork
+from scipy.signal import lfilter
 
 import hessian_probe as hp
 from hessian_probe.arrays import flatten, generator
@@ -21,14 +22,28 @@ from hessian_probe.points.rounding import Rounding
 from hessian_probe.problems import mlp_init, mlp_loss, quadratic
 from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.programs.layers import run_model, trace_model
+from hessian_probe.results import Cost
 from hessian_probe.spectrum import counting, krylov, thick_restart
 from hessian_probe.spectrum.counting import IndexCounter, count_interval
 from hessian_probe.spectrum.eigsh import takes_dense
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.lanczos import orthogonalise
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
-from hessian_probe.training.backoff import asks_for_search, least_gain
-from hessian_probe.training.plateau_statistics import FLAT, NOISY, OSCILLATING, SLOW, PlateauVerdict
+from hessian_probe.training.backoff import asks_for_search, cost_in_gradients, least_gain, new_backoff
+from hessian_probe.training.plateau import PlateauTest, oscillates
+from hessian_probe.training.plateau_statistics import (
+    DIVERGING,
+    FLAT,
+    NOISY,
+    NONE,
+    OSCILLATING,
+    SLOW,
+    PlateauStatistics,
+    PlateauVerdict,
+    judge,
+)
+from hessian_probe.training.probe import MonitorProbe, draw_batches
+from hessian_probe.training.thresholds import BLOCKS
 
 pytestmark = pytest.mark.one_precision
 
@@ -210,6 +225,140 @@ def test_the_least_that_is_an_escape(most, progress, least):
     """`most` is that of a window; the verdict is about two of them."""
     verdict = PlateauVerdict(SLOW, 0.0, 0.0, 0.0, 0.0, 2 * most, progress, 0.0)
     assert float(least_gain(np, verdict, 2.0)) == pytest.approx(least, abs=1e-12)
+
+
+def eighths(*means, swing=0.0, chunk=8, stride=1, gain=0.0):
+    """What the plateau test says of 64 blocks, eight of each mean, that swing from block to block.
+
+    Second differences are 4·swing nearly everywhere; differences of means have an error of 1.21·swing.
+    """
+    blocks = np.zeros(BLOCKS)
+    blocks[:64] = np.repeat(means, 8) + swing * np.resize([1.0, -1.0], 64)
+    counts = (np.int32(number) for number in (64, stride, 0))
+    stream = PlateauStatistics(blocks, *counts, np.float64(0), np.float64(gain))
+    return judge(np, stream, chunk, EPS)
+
+
+def kind_of(*means, **options):
+    return int(eighths(*means, **options).kind)
+
+
+@pytest.mark.parametrize(
+    ("speed", "kind"),
+    [(0.014, FLAT), (0.028, SLOW), (0.07, SLOW), (0.14, NONE)],
+    ids=lambda value: str(value),
+)
+def test_a_loss_is_flat_below_a_fiftieth_of_its_own_speed_and_slow_below_a_tenth(speed, kind):
+    assert kind_of(4, 3, 2, 1, 0.5, speed / 2, speed / 4, 0) == kind
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0.7e-3, SLOW), (1.4e-3, NONE)])
+def test_a_half_that_gains_less_than_a_thousandth_is_slow(share, kind):
+    assert kind_of(1, *(share * number / 4 for number in range(6, -1, -1))) == kind
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0.35, NONE), (0.7, SLOW)])
+def test_a_run_whose_last_quarter_gained_half_of_all_began_on_a_plateau(share, kind):
+    early = np.linspace(1, share, 6)
+    assert kind_of(*early, share / 2, 0) == kind
+
+
+@pytest.mark.parametrize(("errors", "kind"), [(2.5, NOISY), (5.0, NONE)])
+def test_a_fall_of_three_and_a_half_errors_is_one(errors, kind):
+    found = eighths(*(1.21 * errors,) * 7, 0, swing=1.0)
+    assert found.kind == kind
+    assert found.error == pytest.approx(1.21, rel=0.01)
+    assert found.fall == pytest.approx(1.21 * errors)
+
+
+@pytest.mark.parametrize(("errors", "kind"), [(3.6, FLAT), (7.0, DIVERGING)])
+def test_a_rise_of_five_errors_is_one(errors, kind):
+    assert kind_of(*(0,) * 7, 1.21 * errors, swing=1.0, chunk=2) == kind
+
+
+@pytest.mark.parametrize(("stride", "kind"), [(1, NOISY), (4, FLAT)])
+def test_noise_that_leaves_less_than_two_fifths_of_itself_unseen_is_flat(stride, kind):
+    assert kind_of(*(0,) * 8, swing=1.0, stride=stride) == kind
+
+
+def test_the_noise_of_single_values_is_their_standard_deviation():
+    """Medians of eight scatter by 1.16 of what means of eight do."""
+    test = PlateauTest()
+    for value in np.random.default_rng(0).standard_normal(8192):
+        test.update(value)
+    assert float(test.verdict.noise) == pytest.approx(1.16, rel=0.2)
+
+
+def test_a_window_has_eight_medians_and_a_run_at_most_128_blocks():
+    test = PlateauTest()
+    for value in range(8 * 127):
+        test.update(value)
+    assert (test.chunk, int(test.statistics.filled), int(test.statistics.stride)) == (8, 127, 1)
+    for value in range(8):
+        test.update(value)
+    assert (int(test.statistics.filled), int(test.statistics.stride)) == (64, 2)
+
+
+@pytest.mark.parametrize(("level", "lasts"), [(0.07, False), (0.14, True)])
+def test_a_gradient_lasts_above_a_tenth_of_its_highest_mean(level, lasts):
+    test, verdict = PlateauTest(), eighths(*(1.0,) * 4, *(level,) * 4)
+    stream = PlateauStatistics(np.ones(BLOCKS), *np.int32([64, 1, 0]), 0.0, 0.0)
+    test.resume(stream, verdict._replace(kind=np.int32(FLAT)), [], 0)
+    assert test.lasts is lasts
+
+
+@pytest.mark.parametrize(("share", "swings"), [(0.35, False), (0.7, True)])
+def test_values_alternate_from_a_correlation_of_minus_a_half_on(share, swings):
+    noise = np.random.default_rng(0).standard_normal(20_000)
+    values = np.sqrt(share) * np.resize([1.0, -1.0], 20_000) + np.sqrt(1 - share) * noise
+    assert oscillates(values) is swings
+
+
+@pytest.mark.parametrize(("damping", "rings"), [(0.65, False), (0.9, True)])
+def test_values_ring_undamped_from_a_second_coefficient_of_minus_four_fifths_on(damping, rings):
+    """Autoregressive, of second order, with a period of eight."""
+    noise = np.random.default_rng(0).standard_normal(20_000)
+    values = lfilter([1.0], [1.0, -2 * np.sqrt(damping) * np.cos(np.pi / 4), damping], noise)
+    assert oscillates(values) is rings
+
+
+def test_pauses_and_the_guard_in_numbers():
+    """Of a window of 64 steps."""
+    start, at, yes = new_backoff(np, 64, np.float64), np.int64(1000), np.True_
+    assert start.pause == 128
+    vain = start.after_probe(at, fruitless=yes, hopeless=False, cost=66, max_share=1.0)
+    assert (vain.next_probe, vain.pause, vain.spent_without_result) == (1128, 256, 66)
+    again = vain.after_probe(np.int64(1128), fruitless=yes, hopeless=True, cost=66, max_share=0.01)
+    assert (again.next_probe, again.pause) == (13200, 4 * (13200 - 1128))
+    moved = vain.after_escape(at, yes, 2.0, 0.5, 64)
+    assert (moved.pause, moved.spent_without_result, moved.rollback_threshold) == (128, 0, 2.5)
+    assert np.isinf(moved.after_judgement(at + 257, False, 64).rollback_threshold)
+    assert moved.after_judgement(at + 256, False, 64).rollback_threshold == 2.5
+    assert vain.after_judgement(at, True, 64).pause == 128
+    back = moved.after_rollback(at + 100, yes, 64)
+    assert (back.next_probe, back.rollback_threshold) == (2 * 1100 + 256, np.inf)
+
+
+def scaled_well(p, batch):
+    """A saddle at the origin."""
+    return jnp.mean(batch) * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2 + p[1] ** 2)
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.35, "no_decrease"), (0.7, "escaped")])
+def test_half_of_a_gain_must_be_confirmed(share, status):
+    """By every other batch of eight."""
+    data = [np.full(2, 1.0 if number % 2 == 0 else share) for number in range(8)]
+    probe = MonitorProbe(scaled_well, data, None, 40, Cost())
+    assert probe(jnp.zeros(2), None, 0, least=0.0).escape.status == status
+
+
+def test_a_monitor_probes_four_batches_and_confirms_on_four():
+    drawn = draw_batches([np.zeros(2) for _ in range(20)], None, 1)
+    assert (len(drawn.probe), len(drawn.held_out)) == (4, 4)
+
+
+def test_what_products_and_losses_cost_in_gradients():
+    assert cost_in_gradients(10, 2, 4) == pytest.approx(21)
 
 
 def test_the_schedule_asks_where_noise_hides_the_trend():

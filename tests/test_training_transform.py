@@ -114,6 +114,17 @@ def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
     assert float(params[0]) == 0
 
 
+@pytest.mark.parametrize(("roundings", "escapes"), [(11, 0), (24, 1)])
+def test_an_escape_gains_sixteen_roundings(roundings, escapes):
+    def fine(p):
+        return 1 + 4 * roundings * EPS * well(p)
+
+    optimizer = escape_saddles(optax.sgd(0.0), fine, window=WINDOW)
+    _, state, _, _, _ = train(fine, start(0.0, 0.0), optimizer, 100)
+    assert int(state.num_probes) >= 1
+    assert int(state.num_escapes) == escapes
+
+
 def bowl(p):
     return jnp.sum(jnp.asarray([1.0, 3.0], p.dtype) * (p - 0.3) ** 2)
 

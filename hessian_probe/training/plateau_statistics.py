@@ -169,7 +169,8 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     falls = (fall > doubt) | (quarter > doubt) | (half > doubt)
     # Per half of the run, at most.
     fastest = xp.minimum(4 * (fall + doubt), 2 * (quarter + doubt))
-    surely, still_falls = half - doubt, xp.maximum(half, np.zeros((), dtype)) + doubt
+    zero = np.zeros((), dtype)
+    surely, still_falls = xp.maximum(half - doubt, zero), xp.maximum(half, zero) + doubt
     little = still_falls < NEGLIGIBLE * progress
     slow = (fastest < SLOW_SPEED * surely) | (falls & (little | (quarter - doubt > ACCELERATION * progress)))
     lost = little | (still_falls < NOISE_SHARE * noise) | (noise <= 4 * rounding)
@@ -182,7 +183,7 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
         kind = select(holds, name, kind)
     speed = select(surely <= 0, np.nan, 4 * fall) / xp.maximum(half, error)
     most = xp.minimum(xp.minimum(4 * (fall + error), 2 * (quarter + error)), half + error)
-    most = xp.maximum(most, np.zeros((), dtype))
+    most = xp.maximum(most, zero)
     return PlateauVerdict(kind, fall, error, noise, speed, most, progress, level)
 
 
