@@ -235,7 +235,7 @@ def eighths(*means, swing=0.0, chunk=8, stride=1, gain=0.0):
     blocks = np.zeros(BLOCKS)
     blocks[:64] = np.repeat(means, 8) + swing * np.resize([1.0, -1.0], 64)
     counts = (np.int32(number) for number in (64, stride, 0))
-    stream = PlateauStatistics(blocks, *counts, np.float64(0), np.float64(gain))
+    stream = PlateauStatistics(blocks, *counts, np.float64(0), blocks[0], np.float64(gain))
     return judge(np, stream, chunk, EPS)
 
 
@@ -302,7 +302,7 @@ def test_a_window_has_eight_medians_and_a_run_at_most_128_blocks():
 @pytest.mark.parametrize(("level", "lasts"), [(0.07, False), (0.14, True)])
 def test_a_gradient_lasts_above_a_tenth_of_its_highest_mean(level, lasts):
     test, verdict = PlateauTest(), eighths(*(1.0,) * 4, *(level,) * 4)
-    stream = PlateauStatistics(np.ones(BLOCKS), *np.int32([64, 1, 0]), 0.0, 0.0)
+    stream = PlateauStatistics(np.ones(BLOCKS), *np.int32([64, 1, 0]), 0.0, 1.0, 0.0)
     test.resume(stream, verdict._replace(kind=np.int32(FLAT)), [], 0)
     assert test.lasts is lasts
 

@@ -41,6 +41,7 @@ NUMBERS = (
     "last_gain",
     "least_gain",
     "statistics_partial",
+    "statistics_first",
     "statistics_gain",
 )
 # Rows that are kept, the latest ones: pauses grow, so that they cover all of a run but for its many escapes.
@@ -69,7 +70,7 @@ class EscapeState(NamedTuple):
         rollback_params: variables before the latest escape.
         log: what the latest searches found and did, read by `escape_events`, shape (33, 7).
         counts: whole numbers, shape (15,).
-        numbers: real numbers, shape (9,).
+        numbers: real numbers, shape (10,).
         waiting: losses that are not judged yet, shape (window / 8,).
         blocks: means over the whole run, shape (128,).
         kind: verdict of the plateau test, an index into "none", "flat", "slow", "oscillating", "diverging",

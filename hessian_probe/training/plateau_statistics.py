@@ -45,6 +45,7 @@ class PlateauStatistics(NamedTuple):
         stride: chunks in each block; doubles when the blocks are full.
         held: chunks in the block that is being filled.
         partial: its mean so far.
+        first: median of the first chunk.
         gain: decrease of the loss by the step that the stream began with.
     """
 
@@ -53,6 +54,7 @@ class PlateauStatistics(NamedTuple):
     stride: Any
     held: Any
     partial: Any
+    first: Any
     gain: Any
 
 
@@ -66,7 +68,7 @@ class PlateauVerdict(NamedTuple):
         noise: standard deviation of single values, if they are independent.
         speed: fall over that of the latest half, per step; NaN where the half shows none.
         most: fall over as much as half the run that training may make as it goes now; at least 0.
-        progress: fall of the whole run; at least the stream's `gain`.
+        progress: fall of the whole run since its first block; at least the stream's `gain`.
         level: mean.
     """
 
@@ -93,7 +95,7 @@ def new_statistics(xp: ModuleType, dtype: Any, gain: Any = 0.0) -> PlateauStatis
     """
     none, one = (xp.full((), value, np.int32) for value in (0, 1))
     zero, gain = xp.zeros((), dtype), xp.asarray(gain, dtype)
-    return PlateauStatistics(xp.zeros(BLOCKS, dtype), none, one, none, zero, gain)
+    return PlateauStatistics(xp.zeros(BLOCKS, dtype), none, one, none, zero, zero, gain)
 
 
 def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatistics:
@@ -120,6 +122,7 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
     full = filled >= BLOCKS
     pairs = (blocks[::2] + blocks[1::2]) / 2
     return s._replace(
+        first=select(s.filled + s.held <= 0, middle, s.first),
         blocks=select(full, xp.concatenate([pairs, pairs]), blocks),
         filled=select(full, BLOCKS // 2, filled),
         stride=select(full, 2 * s.stride, s.stride),
@@ -143,8 +146,8 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     Cost:
         A sort of 126 numbers and a few passes over them.
     """
-    dtype, first = s.blocks.dtype, s.blocks[0]
-    blocks, numbers = s.blocks - first, np.arange(BLOCKS, dtype=np.int32)
+    dtype, lifted = s.blocks.dtype, s.blocks[0]
+    blocks, numbers = s.blocks - lifted, np.arange(BLOCKS, dtype=np.int32)
     # The half keeps quotients of compiled programs, which round, off whole numbers.
     number = xp.floor(
         (EIGHTHS * numbers + 0.5).astype(dtype) / xp.maximum(s.filled, np.int32(1)).astype(dtype)
@@ -158,7 +161,7 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
 
     last = means[7]
     fall, quarter, half = means[6] - last, means[5] - last, means[3] - last
-    level = first + last
+    level = lifted + last
     rounding = rounding * xp.abs(level)
     noise = GAUSSIAN / float(np.sqrt(6.0)) * bend * xp.sqrt(s.stride.astype(dtype) * chunk)
     size = xp.maximum(s.filled * s.stride, np.int32(1)).astype(dtype) * (chunk / EIGHTHS)
@@ -171,7 +174,7 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     fastest = xp.minimum(4 * (fall + doubt), 2 * (quarter + doubt))
     zero = np.zeros((), dtype)
     surely, still_falls = xp.maximum(half - doubt, zero), xp.maximum(half, zero) + doubt
-    little = still_falls < NEGLIGIBLE * progress
+    little = still_falls < NEGLIGIBLE * xp.maximum(s.first - level, s.gain)
     slow = (fastest < SLOW_SPEED * surely) | (falls & (little | (quarter - doubt > ACCELERATION * progress)))
     lost = little | (still_falls < NOISE_SHARE * noise) | (noise <= 4 * rounding)
     flat = (fastest < FLAT_SPEED * surely) | (lost & ~falls)
