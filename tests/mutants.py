@@ -37,7 +37,7 @@ TESTS_OF = {
     "points": "gain classify degenerate nonsmooth inertia sampling null_space symmetries rounding misled "
     "sphere_search",
     "escapes": "thresholds escape training_transform training_monitor",
-    "training": "training_plateau training_transform training_monitor",
+    "training": "thresholds training_plateau training_transform training_monitor",
 }
 # Golden records that are compared for a threshold of `points`.
 RECORDS = ["-m", "benchmarks.golden", "--part", "truth_float64", "--every", "8", "--workers", "1"]
