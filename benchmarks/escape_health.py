@@ -149,7 +149,7 @@ def pairs(only: str, seeds: int) -> list[Healthy]:
     for each in trainings(only, seeds):
         hook = escape_saddles(each.row.optimizer, each.loss)
         plain, hooked = (each.run(*how, each.good) for how in (("plain", each.row.optimizer), ("hook", hook)))
-        start, name = float(each.loss(each.good, each.data)), each.row.name.rsplit(",", 1)[0]
+        start, name = float(each.loss(each.good, each.data)), each.row.name
         found.append(Healthy(name, start, plain, hooked, identical(each, hook) if each.seed == 0 else 0))
     if only in "critic of a GAN":
         found += [critic(seed) for seed in range(seeds)]
@@ -222,13 +222,11 @@ def table(only: str, seeds: int) -> None:
         worse += bad
         spent.append(int(state.num_gradients) / STEPS)
         first = "–" if each.first is None else f"{each.first:,}"
-        counts = int(state.num_escapes), int(state.num_rollbacks), int(state.num_gradients)
+        did = state.num_escapes, state.num_rollbacks, state.num_gradients
         print(
-            f"{each.name:<32}{number % seeds:>4}{each.same or '':>10}{first:>14}{{:9}}{{:6}}{{:11}}".format(
-                *counts
-            )
-            + f"{each.plain.end:12.4g}{each.hooked.end:12.4g}"
-            f"{'  worse' if bad else ''}",
+            f"{usual(each.name):<32}{number % seeds:>4}{each.same or '':>10}{first:>14}"
+            f"{''.join(f'{int(count):>{width}}' for count, width in zip(did, (9, 6, 11), strict=True))}"
+            f"{each.plain.end:12.4g}{each.hooked.end:12.4g}{'  worse' if bad else ''}",
             flush=True,
         )
     if found:
@@ -236,6 +234,11 @@ def table(only: str, seeds: int) -> None:
             f"{worse} of {len(found)} end worse; the hook's gradients are {np.median(spent):.2%} of the "
             f"run's in the median, {np.mean(spent):.2%} in the mean, {np.max(spent):.2%} at most"
         )
+
+
+def usual(name: str) -> str:
+    """Name of a row without what spoils its start."""
+    return ", ".join(part for part in name.split(", ") if part not in ("zero", "small"))
 
 
 def monitored(count: int = 2000) -> None:

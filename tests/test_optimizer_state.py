@@ -113,7 +113,7 @@ def test_a_frozen_parameter_is_not_moved_off_a_saddle(held):
     optimizer = optax.sgd(0.05)
     if held:
         optimizer = optax.partition({"held": optax.set_to_zero(), "moves": optimizer}, labels)
-    optimizer = escape_saddles(optimizer, wells, window=16)
+    optimizer = escape_saddles(optimizer, wells, window=32)
 
     def step(carry, _):
         params, state = carry

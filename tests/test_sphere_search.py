@@ -73,6 +73,11 @@ def begun(x, number=0):
     return ADVANCE(spheres.idle(x, FLOAT), spheres.words_of(None), number, x, ZERO, x, ZERO, ~NONE)
 
 
+def begun_raw(x, number):
+    state = spheres.idle(x, FLOAT)
+    return spheres.advance(state, spheres.words_of(None), number, x, ZERO, x, ZERO, ~NONE).step[0]
+
+
 def after_gradient(state, x, gradient):
     number = jnp.zeros((), jnp.int32)
     return ADVANCE(state, spheres.words_of(None), number, x, ZERO, gradient, ZERO, NONE)
@@ -90,9 +95,9 @@ def length(leaf):
         ([(64, 16)], [32**-0.5]),
         ([(16, 16), (16,), ()], [16**-0.5, 0, 0]),
         ([(5,), ()], [1, 1]),
-        ([(3, 0)], [0]),
+        ([(3, 0), (5,)], [1, 1]),
     ],
-    ids=["square", "wide", "tall", "biases", "no matrix", "empty"],
+    ids=["square", "wide", "tall", "biases", "no matrix", "no weight"],
 )
 def test_weights_are_drawn_by_their_fan(shapes, expected):
     np.testing.assert_allclose(spheres.deviations(leaves(*shapes)), expected, rtol=1e-12)
@@ -196,6 +201,31 @@ def test_a_gradient_that_is_not_finite_spoils_its_own_sphere_only(value):
     spoilt = spheres.search(evaluate, matrices(3), jax.random.key(0))
     assert found.radius == SPHERE_RADII[0] > spoilt.radius
     assert np.all(np.isfinite(np.asarray(spoilt.step)))
+
+
+def test_a_gradient_that_is_not_finite_leaves_a_step_that_is_checked_alone():
+    """The losses alone decide then; the last of four gradients is NaN."""
+    x = matrices(3)
+    checks = []
+
+    def evaluate(number, there, checks_now):
+        loss, gradient = PRODUCT(there)
+        checks.append(checks_now)
+        bad = checks_now and number >= SPHERE_STEPS
+        return float(loss), tuple(jnp.full_like(leaf, jnp.nan) for leaf in gradient) if bad else gradient
+
+    found = spheres.search(evaluate, x, jax.random.key(0))
+    assert any(checks)
+    assert found.radius == SPHERE_RADII[0]
+    assert np.all(np.isfinite(np.asarray(found.step)))
+
+
+def test_lanes_of_vmap_draw_what_they_draw_alone():
+    x = leaves((4, 6))
+    numbers = jnp.asarray([0, 1, 5], jnp.int32)
+    together = jax.vmap(lambda number: begun_raw(x, number))(numbers)
+    for index, number in enumerate((0, 1, 5)):
+        np.testing.assert_array_equal(together[index], begun(x, number).step[0])
 
 
 # What is found -------------------------------------------------------------------------------

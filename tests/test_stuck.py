@@ -15,7 +15,7 @@ from hessian_probe.training import Monitor, escape_events, escape_saddles
 
 optax = pytest.importorskip("optax")
 pytest.importorskip("sklearn")
-pytestmark = [pytest.mark.any_promotion, pytest.mark.float32]
+pytestmark = pytest.mark.float32
 
 STEPS, BATCH = 200, 40
 LOSS = problems.mlp_loss("tanh", "cross_entropy")

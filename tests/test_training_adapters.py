@@ -14,7 +14,7 @@ import hessian_probe as hp
 
 # Every network compiles for itself: with the examples, these run in a stage of their own.
 pytestmark = [pytest.mark.any_promotion, pytest.mark.slow]
-WINDOW = 16
+WINDOW = 32
 
 
 def batch(seed=0, size=256):

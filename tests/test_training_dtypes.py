@@ -31,7 +31,7 @@ def rest():
 
 def test_an_escape_keeps_the_dtypes_of_parameters_and_state():
     params = {"coarse": jnp.zeros(3, jnp.bfloat16), "fine": jnp.zeros(2, jnp.float32)}
-    optimizer = escape_saddles(rest(), saddle, window=16)
+    optimizer = escape_saddles(rest(), saddle, window=32)
     gradient = jax.grad(saddle)(params)
 
     @jax.jit

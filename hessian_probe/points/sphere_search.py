@@ -33,6 +33,8 @@ from hessian_probe.points.thresholds import (
     VECTOR_RADIUS,
 )
 
+# The same numbers on every device (Salmon et al. 2011).
+PHILOX = jax.lax.RandomAlgorithm.RNG_PHILOX
 # Evaluations on one sphere, and of a search that finds nothing: each check evaluates both points.
 ON_SPHERE = SPHERE_STEPS + SPHERE_CHECKS
 MOST_EVALUATIONS = len(SPHERE_RADII) * (SPHERE_STEPS + 2 * SPHERE_CHECKS)
@@ -136,10 +138,11 @@ def advance(
     drawn = start | (checking & ~good) | (last & ~found)
     sphere = select(start, 0, state.sphere + drawn.astype(jnp.int32))
     share = FIRST_STEP * (1 - (1 - LAST_STEP) / SPHERE_STEPS * state.turn.astype(gain.dtype))
-    share = select(checking, 0.0, share.astype(gain.dtype))
     number, lengths = number * len(SPHERE_RADII) + sphere, _lengths(x, _radius(sphere, gain.dtype))
     drawing = partial(_draw, words, number, deviations(x))
-    step = run_if(drawn, drawing, _downhill(state.step, gradient, lengths, share))
+    # A gradient that is not finite spoils a sphere at worst, not a step that is being checked.
+    moved = select(checking, state.step, _downhill(state.step, gradient, lengths, share))
+    step = run_if(drawn, drawing, moved)
     return SearchState(
         _on_spheres(step, lengths),
         select(found, len(SPHERE_RADII), sphere),
@@ -174,7 +177,7 @@ def deviations(x: Vector) -> tuple[float, ...]:
     Returns:
         Standard deviations of the entries of each leaf; 0 for none.
     """
-    if not any(leaf.ndim >= 2 for leaf in x):
+    if not any(leaf.ndim >= 2 and leaf.size for leaf in x):
         return (1.0,) * len(x)
     both = (max(math.prod(leaf.shape[:2]), math.prod(leaf.shape[-2:])) * (leaf.ndim >= 2) for leaf in x)
     return tuple(math.sqrt(math.sqrt(ends) / max(leaf.size, 1)) for leaf, ends in zip(x, both, strict=True))
@@ -202,8 +205,7 @@ def _draw(words: Any, number: jax.Array, drawn: tuple[float, ...], step: Vector)
     # One call draws for all leaves: each further one takes as long to compile.
     leaves = [leaf for leaf, deviation in zip(step, drawn, strict=True) if deviation]
     seed = jnp.stack([words[0], words[1], np.uint32(0), number.astype(np.uint32)])
-    bits = jax.lax.rng_bit_generator(seed, (sum(leaf.size for leaf in leaves),), np.uint32)[1]
-    numbers = jax.lax.bitcast_convert_type(bits, np.int32)
+    numbers = _random(seed, sum(leaf.size for leaf in leaves))
     ends = np.cumsum([leaf.size for leaf in leaves])
     found = (
         numbers[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
@@ -211,6 +213,18 @@ def _draw(words: Any, number: jax.Array, drawn: tuple[float, ...], step: Vector)
     )
     pairs = zip(step, drawn, strict=True)
     return tuple(next(found) if deviation else jnp.zeros_like(leaf) for leaf, deviation in pairs)
+
+
+def _random(seed: jax.Array, count: int) -> jax.Array:
+    """Whole numbers, uniform in int32."""
+
+    def draw(seed: jax.Array) -> jax.Array:
+        bits = jax.lax.rng_bit_generator(seed, (count,), np.uint32, algorithm=PHILOX)[1]
+        return jax.lax.bitcast_convert_type(bits, np.int32)
+
+    # By itself `vmap` draws all lanes with the first one's seed.
+    drawn: jax.Array = jax.custom_batching.sequential_vmap(draw)(seed)
+    return drawn
 
 
 def _downhill(step: Vector, gradient: Vector, lengths: list[jax.Array], share: jax.Array) -> Vector:
@@ -227,7 +241,7 @@ def _on_spheres(step: Vector, lengths: list[jax.Array]) -> Vector:
 
 
 def _divided(length: jax.Array, leaf: jax.Array) -> jax.Array:
-    """A length over a leaf's own; less than that where its square underflows, 0 where it overflows."""
+    """A length over a leaf's own; less than that where its square underflows, 0 where that overflows."""
     return length * jax.lax.rsqrt(jnp.maximum(_square(leaf), float(jnp.finfo(leaf.dtype).tiny)))
 
 
@@ -320,7 +334,7 @@ def moved_by(objective: Objective, x: Vector, step: Vector) -> Vector:
 
 def drawn_length(x: Vector) -> float:
     """Length that a vector of these variables would have if an initialiser drew it; 0 without weights."""
-    if not any(leaf.ndim >= 2 for leaf in x):
+    if not any(leaf.ndim >= 2 and leaf.size for leaf in x):
         return 0.0
     return math.sqrt(sum(one**2 * leaf.size for one, leaf in zip(deviations(x), x, strict=True)))
 

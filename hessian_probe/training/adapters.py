@@ -69,7 +69,7 @@ class NNXMonitor:
         wrt: filter of the trained variables, as given to `nnx.Optimizer`; None means `nnx.Param`.
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
-        window: steps over which the trend is measured.
+        window: steps until the first verdict of the plateau test, a multiple of 32.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: what becomes of the optimiser's state at an escape.
@@ -157,7 +157,7 @@ class EquinoxMonitor:
             trained; the rest is an aux input.  None means `eqx.is_inexact_array`.
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
-        window: steps over which the trend is measured.
+        window: steps until the first verdict of the plateau test, a multiple of 32.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: what becomes of the optimiser's state at an escape.
@@ -255,7 +255,7 @@ def keras_callback(
     Args:
         data: a list of batches `(x, y)` or `(x, y, sample_weight)`: a few are probed, a few others confirm.
         key: see `Monitor`, as all that follow.
-        window: steps over which the trend is measured.
+        window: steps until the first verdict of the plateau test, a multiple of 32.
         max_hvps: products that one classification may spend.
         max_share: share of the gradients that probes without a result may cost.
         moments: "reset" (those shaped like a trained variable, and the count of steps, unless the rate

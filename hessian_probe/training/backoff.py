@@ -85,7 +85,7 @@ class BackoffState(NamedTuple):
         """
         xp, dtype = self._xp, self.pause.dtype
         now = step.astype(dtype)
-        spent = self.spent_without_result + cost
+        spent = self.spent_without_result + xp.asarray(cost, dtype)
         # The step at which the pause is over and all that was spent is within its share.
         next_probe = xp.maximum(now + self.pause, spent / max_share)
         pause = (next_probe - now) * (BACKOFF_AT_MINIMUM if hopeless else BACKOFF)

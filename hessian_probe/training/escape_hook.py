@@ -57,9 +57,9 @@ def escape_saddles(
 ) -> Any:
     """Wrap an optax optimiser so that it leaves saddles; works inside `jit` and `lax.scan`.
 
-    A search begins when the plateau test calls the loss flat, slow or oscillating (and, where it is too noisy
-    for a verdict, 128, 256, 512 … steps after the start and after every escape).  Training goes on meanwhile;
-    each step lends its batch to one evaluation of the search:
+    A search begins when the plateau test calls the loss flat or slow (and, where noise allows no verdict
+    and no pause lasts, 128, 256, 512 … steps after the start and after every escape).  Training goes on
+    meanwhile; each step lends its batch to one evaluation of the search:
 
     1. All weights are displaced at random, by as much as an initialiser draws.
     2. 20 normalised gradient steps lower the loss along the spheres of these displacements.
@@ -69,8 +69,8 @@ def escape_saddles(
     4. Where that fails spheres of 0.3 and 0.1 of that radius are tried.
 
     The displacement then becomes part of the update (`params + updates` is the new point).  It proves that a
-    lower loss is near, beside which training stood still; saddles of any order are left so.  If within 256
-    steps the loss rises above what it was before by what the escape gained, the optimiser cannot continue
+    lower loss is near, beside which training stood still; saddles of any order are left so.  If within 4
+    windows the loss rises above what it was before by what the escape gained, the optimiser cannot continue
     from there: the escape is taken back, and a cooldown as long as the run so far follows.
 
     Searches without a result are followed by pauses that grow geometrically.  Nothing is compiled twice, and
@@ -86,9 +86,9 @@ def escape_saddles(
         optimizer: an optax gradient transformation.
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         key: random key; None means `jax.random.key(0)`.
-        moments: what becomes of the optimiser's state after an escape, when the next update begins: "keep",
-            "reset" or "project" (see `adjust_moments`).
-        window: steps until the first verdict of the plateau test, a multiple of 16 (see `PlateauTest`).
+        moments: what becomes of the optimiser's state after an escape, and after one is taken back, when the
+            next update begins: "keep", "reset" or "project" (see `adjust_moments`).
+        window: steps until the first verdict of the plateau test, a multiple of 32 (see `PlateauTest`).
         max_share: no search begins while those without a result have cost more than this share of the run's
             gradients; an escape resets what they have cost.
 
@@ -266,9 +266,9 @@ class EscapeHook:
             max_share=self.options.max_share,
         ).after_escape(step, found, value, search.gain, self.options.window)
         backoff = backoff.after_rollback(step, worse, self.options.window)
-        # An alarm that is not confirmed raises the threshold, so that noise costs little.
-        raised = alarm & ~worse & jnp.isfinite(value)
-        threshold = select(raised, value, backoff.rollback_threshold)
+        # An alarm that is not confirmed raises the threshold a little, so that noise costs little.
+        raised = jnp.minimum(value, backoff.rollback_threshold + memory.last_gain)
+        raised = select(alarm & ~worse & jnp.isfinite(value), raised, backoff.rollback_threshold)
         gain = select(found, search.gain, memory.last_gain)
         what = found.astype(jnp.int32) + 2 * worse.astype(jnp.int32)
         told = (step, what, memory.kind, value, select(~moved, 0.0, gain), spent, backoff.next_probe)
@@ -279,8 +279,9 @@ class EscapeHook:
                 sphere=select(worse, len(SPHERE_RADII), search.sphere),
             ),
             statistics=select(moved, fresh_start, memory.statistics),
-            backoff=backoff._replace(rollback_threshold=threshold),
+            backoff=backoff._replace(rollback_threshold=raised),
             rollback_params=select(found, local.x, memory.rollback_params),
+            waits=select(moved, 0, memory.waits),
             kind=select(moved, NONE, memory.kind),
             num_probes=memory.num_probes + start.astype(jnp.int32),
             num_escapes=memory.num_escapes + found.astype(jnp.int32),

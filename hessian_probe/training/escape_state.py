@@ -74,7 +74,7 @@ class EscapeState(NamedTuple):
         waiting: losses that are not judged yet, shape (window / 8,).
         blocks: means over the whole run, shape (128,).
         kind: verdict of the plateau test, an index into "none", "flat", "slow", "oscillating", "diverging",
-            "noisy".
+            "noisy"; oscillations are noticed on the host alone.
         num_steps: updates.
         num_probes: searches begun.
         num_escapes: steps off saddles that were accepted.
@@ -183,7 +183,7 @@ def unpack(state: EscapeState) -> HookState:
     """Take them out again."""
     fields = state._asdict() | dict(zip(COUNTS, state.counts, strict=True))
     fields |= dict(zip(NUMBERS, state.numbers, strict=True))
-    fields |= {"search_step": state.step, "search_found": None, "statistics_blocks": state.blocks}
+    fields |= {"search_step": state.step, "statistics_blocks": state.blocks}
     for part, (kind, prefix) in PARTS.items():
         fields[part] = kind(**{name: fields[prefix + name] for name in kind._fields})
     return HookState(**{name: fields[name] for name in HookState._fields})

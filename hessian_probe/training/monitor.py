@@ -48,7 +48,7 @@ class Monitor:
             confirms), one batch that is all the data, or a re-iterable of batches (a few are probed, a
             few others confirm).
         key: random key; None means `jax.random.key(0)`.
-        window: steps until the first verdict of the plateau test, a multiple of 16 (see `PlateauTest`).
+        window: steps until the first verdict of the plateau test, a multiple of 32 (see `PlateauTest`).
         max_hvps: products that one classification may spend.
         max_share: no probe begins while those without a result have cost more than this share of the run's
             gradients; an escape resets what they have cost.

@@ -18,6 +18,7 @@ from hessian_probe.training import backoff
 from hessian_probe.training.plateau import PlateauTest
 from hessian_probe.training.plateau_statistics import KINDS, PlateauStatistics, PlateauVerdict
 from hessian_probe.training.probe import ProbeResult
+from hessian_probe.training.thresholds import SWINGS
 
 # Kinds of events that last.
 LASTING = (*KINDS, "at_minimum")
@@ -154,9 +155,10 @@ class MonitorState:
             "rollback_params": {str(index): leaf for index, leaf in enumerate(self.rollback_params)},
         }
         for name, test in self._tests.items():
+            unset = [math.nan] * max(test.window, SWINGS)
             own[name] = {
-                "pending": test.pending,
-                "recent": np.resize([*test.recent, *[math.nan] * test.window], test.window),
+                "pending": np.resize(test.pending, test.window),
+                "recent": np.resize([*test.recent, *unset], len(unset)),
                 "statistics": test.statistics._asdict(),
                 "verdict": test.verdict._asdict(),
             }
@@ -182,7 +184,7 @@ class MonitorState:
             part = new[name]
             recent = list(itertools.takewhile(math.isfinite, part["recent"].tolist()))
             statistics, verdict = PlateauStatistics(**part["statistics"]), PlateauVerdict(**part["verdict"])
-            test.resume(statistics, verdict, recent, int(part["pending"]))
+            test.resume(statistics, verdict, recent, int(part["pending"][0]))
         self.last = LASTING[int(new["last"])]
         self.backoff = _scalars(backoff.BackoffState(**new["backoff"]))
         leaves = saved.get("rollback_params", {})

@@ -17,7 +17,7 @@ from hessian_probe.training.plateau_statistics import (
     judge,
     new_statistics,
 )
-from hessian_probe.training.thresholds import ALTERNATING, CHUNKS, LASTS, RINGING
+from hessian_probe.training.thresholds import ALTERNATING, CHUNKS, LASTS, RINGING, SWINGS
 
 
 class PlateauTest:
@@ -30,20 +30,20 @@ class PlateauTest:
     rounding, and a spike does not change it.
 
     Args:
-        window: steps until the first verdict, a multiple of 16.  The last eighth of the run, or of the window
-            at first, shows the present trend; the run is judged 8 times in the first window and from 16
-            windows on 64 to 128 times in all.
+        window: steps until the first verdict, a multiple of 32.  The last eighth of the run shows the present
+            trend.  The run is judged 8 times a window at first, and from 16 windows on 64 times before it has
+            doubled.
         of: what the values are, for the evidence; the norm of the gradient is judged as the loss is.
 
     Attributes:
         statistics: what is remembered.
-        recent: the latest values, a window at most.
+        recent: the latest values, a window or 64 at most.
         pending: how many of them wait to be added.
         broken: the latest value was not finite.
         verdict: the numbers behind the kind.
 
     Raises:
-        ValueError: `window` is no multiple of 16.
+        ValueError: `window` is no multiple of 32.
 
     Cost:
         Time and memory for a few hundred numbers per value, whatever the length of the run.
@@ -96,7 +96,7 @@ class PlateauTest:
         """
         self.broken = not np.isfinite(value)
         if not self.broken:
-            self.recent = [*self.recent[1 - self.window :], float(value)]
+            self.recent = [*self.recent[1 - max(self.window, SWINGS) :], float(value)]
             self.pending += 1
         if self.pending == self.chunk:
             self.statistics = absorb(np, self.statistics, np.asarray(self.recent[-self.chunk :]))
@@ -108,9 +108,11 @@ class PlateauTest:
     def _judge(self) -> PlateauVerdict:
         recent = np.asarray(self.recent)
         # Where all values are numbers of single precision, they are not better known than that.
-        dtype = np.float32 if np.all(recent.astype(np.float32) == recent) else np.float64
+        with np.errstate(over="ignore"):
+            dtype = np.float32 if np.all(recent.astype(np.float32) == recent) else np.float64
         found = judge(np, self.statistics, self.chunk, float(np.finfo(dtype).eps))
-        swings = oscillates(recent) and np.ptp(recent) > 8 * np.finfo(dtype).eps * abs(recent[-1])
+        swings = len(recent) >= SWINGS and oscillates(recent)
+        swings = swings and np.ptp(recent) > 8 * np.finfo(dtype).eps * abs(recent[-1])
         return found._replace(kind=np.int32(OSCILLATING)) if swings else found
 
     def restart(self, gain: float = 0.0) -> None:
@@ -144,8 +146,8 @@ UNKNOWN = PlateauVerdict(np.int32(NONE), *np.full(7, np.nan))
 
 def chunk_of(window: int) -> int:
     """Values that are added at a time; raises ValueError where a window is of no use."""
-    if window < 2 * CHUNKS or window % (2 * CHUNKS):
-        raise ValueError(f"window={window}; expected a multiple of {2 * CHUNKS}")
+    if window < 4 * CHUNKS or window % (4 * CHUNKS):
+        raise ValueError(f"window={window}; expected a multiple of {4 * CHUNKS}")
     return window // CHUNKS
 
 

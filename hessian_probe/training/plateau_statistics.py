@@ -1,7 +1,7 @@
 """What is remembered of a stream of losses, and how it is judged; for NumPy and JAX alike.
 
-* Means over at most 128 equal blocks show the whole run in bounded memory; values enter as medians of a few,
-  so that spikes leave no trace.
+* Means over at most 128 equal blocks show the whole run in bounded memory; values enter as medians of four or
+  more, so that single spikes leave no trace.
 * The blocks in use are divided into eighths.  Differences between the means of eighths are the trends, and
   the median of the blocks' second differences, which know no trend, is their noise.
 * What counts as progress is measured by the run itself: the fall over the second half of the run so far.  A
@@ -68,7 +68,7 @@ class PlateauVerdict(NamedTuple):
         noise: standard deviation of single values, if they are independent.
         speed: fall over that of the latest half, per step; NaN where the half shows none.
         most: fall over as much as half the run that training may make as it goes now; at least 0.
-        progress: fall of the whole run since its first block; at least the stream's `gain`.
+        progress: fall since the highest eighth; at least the stream's `gain`.
         level: mean.
     """
 
@@ -120,7 +120,7 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
     blocks = select((np.arange(BLOCKS, dtype=np.int32) == s.filled) & done, partial, s.blocks)
     filled = s.filled + done.astype(np.int32)
     full = filled >= BLOCKS
-    pairs = (blocks[::2] + blocks[1::2]) / 2
+    pairs = blocks[::2] / 2 + blocks[1::2] / 2
     return s._replace(
         first=select(s.filled + s.held <= 0, middle, s.first),
         blocks=select(full, xp.concatenate([pairs, pairs]), blocks),
@@ -164,21 +164,22 @@ def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> 
     level = lifted + last
     rounding = rounding * xp.abs(level)
     noise = GAUSSIAN / float(np.sqrt(6.0)) * bend * xp.sqrt(s.stride.astype(dtype) * chunk)
-    size = xp.maximum(s.filled * s.stride, np.int32(1)).astype(dtype) * (chunk / EIGHTHS)
+    # Of the smallest eighth.
+    size = (xp.maximum(s.filled >> 3, np.int32(1)) * s.stride).astype(dtype) * chunk
     error = float(np.sqrt(2.0)) * noise / xp.sqrt(size) + rounding
     doubt = SIGNIFICANT * error
-    progress = xp.maximum(-last, s.gain)
+    highest, lowest = xp.max(means), xp.min(means)
+    progress = xp.maximum(highest - last, s.gain)
 
     falls = (fall > doubt) | (quarter > doubt) | (half > doubt)
     # Per half of the run, at most.
     fastest = xp.minimum(4 * (fall + doubt), 2 * (quarter + doubt))
     zero = np.zeros((), dtype)
     surely, still_falls = xp.maximum(half - doubt, zero), xp.maximum(half, zero) + doubt
-    little = still_falls < NEGLIGIBLE * xp.maximum(s.first - level, s.gain)
+    little = still_falls < NEGLIGIBLE * xp.maximum(s.first - level, progress)
     slow = (fastest < SLOW_SPEED * surely) | (falls & (little | (quarter - doubt > ACCELERATION * progress)))
     lost = little | (still_falls < NOISE_SHARE * noise) | (noise <= 4 * rounding)
     flat = (fastest < FLAT_SPEED * surely) | (lost & ~falls)
-    highest, lowest = xp.max(means), xp.min(means)
     rises = (-fall > RISING * error) & (-fall > noise) & (-4 * fall > SLOW_SPEED * (highest - lowest))
 
     kind = select(falls, NONE, np.int32(NOISY))

@@ -30,8 +30,8 @@ CONFIRMED = 0.5
 
 # The plateau test.
 
-# Values are added by their median, this many to a window.
-# Source: 8 values hold three spikes in a row; chosen.
+# Values are added by medians, this many to a window.
+# Source: chosen; of 64 values each median has 8, which hold three spikes in a row.
 CHUNKS = 8
 # Blocks that hold the whole run; between half of them and all are in use.
 # Source: chosen; 64 points are enough for a line with correlated noise.
@@ -66,6 +66,9 @@ LASTS = 0.1
 # Standard deviation of a Gaussian over its median absolute deviation.
 # Source: 1/Φ⁻¹(¾).
 GAUSSIAN = 1.4826
+# Values that are asked whether they oscillate, at least.
+# Source: the next two.
+SWINGS = 64
 # A correlation of neighbouring steps below this alternates; an AR(2) fit with a second coefficient below
 # RINGING is an undamped oscillation.
 # Source: four standard errors from zero over 64 steps; chosen.
