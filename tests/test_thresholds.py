@@ -11,8 +11,11 @@ from scipy.signal import lfilter
 
 import hessian_probe as hp
 from hessian_probe.arrays import flatten, generator
+from hessian_probe.escapes.escape import LineSearch, _settle
+from hessian_probe.escapes.profile import loss_profile
 from hessian_probe.operators import dense, memory
 from hessian_probe.operators.data import Data, DataChangedError
+from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.restricted import NullDirections
 from hessian_probe.operators.thresholds import EIGH_MATRICES
 from hessian_probe.operators.tracing import DIFFERENCES
@@ -214,6 +217,49 @@ def test_calls_of_over_a_second_are_timed_once(monkeypatch, seconds, calls):
 
 
 # Escapes and training ------------------------------------------------------------------------
+
+
+def line(loss, size=1):
+    """A loss at zero, and the direction of its first variable."""
+    objective = Objective(loss, jnp.zeros(size), None)
+    return objective, (jnp.eye(size)[0],)
+
+
+def test_a_line_search_takes_eight_steps_a_call_and_refines_twice():
+    """To a thirtieth of the step found: 10, 5, 2.5 and 1.25 to both sides, then twice between 1.25 and 5."""
+    objective, direction = line(lambda x: (x[0] - 3.3) ** 2)
+    search = LineSearch(objective, objective.variables, direction, 3.3**2, 0.0, True)
+    best = search.run(10.0)
+    assert objective.cost.num_losses == 8 + 2 * 8
+    assert 0.01 < abs(best.length - 3.3) < 0.05
+
+
+def test_the_slope_is_followed_by_three_line_searches():
+    objective = Objective(lambda x: x[0] ** 2 + 0.01 * (x[1] - 1) ** 2, jnp.array([1.0, 0.0]), None)
+    _, gain = _settle(objective, 1.01, 0.0)
+    assert objective.cost.num_gradients == 3
+    assert gain > 0.9
+
+
+@pytest.mark.parametrize(("bend", "settles"), [(0.4, True), (1.8, False)])
+def test_a_fall_of_twice_the_slopes_is_none_by_the_slope(bend, settles):
+    """x + bend·x² up to a wall at 1: the loss falls there by 1 + bend, of which the slope explains 1."""
+
+    def loss(x):
+        return -x[0] - bend * x[0] ** 2 + 1e4 * jnp.maximum(x[0] - 1, 0.0) ** 2
+
+    _, gain = _settle(Objective(loss, jnp.zeros(1), None), 0.0, 0.0)
+    assert (gain > 0) is settles
+
+
+@pytest.mark.parametrize(("step", "reach"), [(0.0, 1.0), (2.0, 3.0)])
+def test_a_profile_reaches_half_as_far_again_as_the_step(step, reach):
+    def loss(x):
+        return -(x[0] ** 2) + x[1] ** 2
+
+    point = hp.classify(loss, jnp.zeros(2))
+    move = SimpleNamespace(step=step, loss_after=-(step**2))
+    assert loss_profile(loss, jnp.zeros(2), point=point, move=move).distances[-1] == pytest.approx(reach)
 
 
 @pytest.mark.parametrize(
