@@ -7,11 +7,14 @@ below it by a tenth of what the well-started run gains; "never" says that it was
 share is that of the well-started run's gain at the end.
 
 `--compare` holds the hook against what else is done at a plateau, at equal gradients; `--escape` calls
-`hp.escape` where training has settled.  A row whose framework is not installed is skipped, and says so.
+`hp.escape` where training has settled; `--moments` counts gradients until 90 % of that is gained, for ten
+optimisers and all that may become of their moments at an escape.  A row whose framework is not installed is
+skipped, and says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +28,8 @@ import optax
 import hessian_probe as hp
 from benchmarks.escape_problems import minibatch, training_step
 from benchmarks.report import command_line
-from benchmarks.stuck_rows import ROWS, Row
+from benchmarks.stuck_rows import ROWS, Row, momentum
+from hessian_probe.optimizers.adjust_moments import MOMENTS
 from hessian_probe.training import escape_saddles
 
 STEPS = 3000
@@ -310,6 +314,54 @@ def escapes(only: str, seeds: int, batches: int = 16) -> None:
         print(f"{name}: {sum(found)} of {len(found)} escaped")
 
 
+def optimizers() -> dict[str, Any]:
+    """Optimisers and what is put around them."""
+    last = {"last": optax.sgd(0.05, momentum=0.9), "rest": optax.adam(1e-3)}
+
+    def label(params: Any) -> Any:
+        final = len(params) - 1
+        return [
+            jax.tree.map(lambda _, n=n: "last" if n == final else "rest", p) for n, p in enumerate(params)
+        ]
+
+    return {
+        "descent": optax.sgd(0.2),
+        "momentum": momentum(0.05),
+        "Nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
+        "Adam": optax.adam(1e-3),
+        "AdamW": optax.adamw(1e-3),
+        "RMSProp": optax.rmsprop(1e-3),
+        "Adagrad": optax.adagrad(0.05),
+        "schedule-free": optax.contrib.schedule_free_adamw(3e-3),
+        "clipped, with a schedule": optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+        ),
+        "two parts": optax.multi_transform(last, label),
+    }
+
+
+def moments(seeds: int) -> None:
+    """What becomes of the moments at an escape: gradients until it is left, and the share at the end."""
+    row = ROWS[0]
+    for name, optimizer in optimizers().items():
+        programs: dict[str, Any] = {}
+        cells: dict[str, list[tuple[float, float]]] = {}
+        for seed in range(seeds):
+            training = Training(dataclasses.replace(row, optimizer=optimizer), seed, programs)
+            training.both()
+            for how in MOMENTS:
+                hook = escape_saddles(optimizer, training.loss, moments=how)
+                run = training.run(how, hook, training.bad)
+                left = run.left(training.plateau - 0.9 * (training.plateau - training.well))
+                cells.setdefault(how, []).append(
+                    (np.inf if left is None else left[1], training.share(run.end))
+                )
+        text = (
+            f"{how} {np.median(c, axis=0)[0]:.0f} {np.median(c, axis=0)[1]:.3f}" for how, c in cells.items()
+        )
+        print(f"{name:<28}{', '.join(text)}", flush=True)
+
+
 def main() -> int:
     """Measure and print."""
     parser = command_line(__doc__)
@@ -317,10 +369,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="trainings whose name holds this")
     parser.add_argument("--compare", action="store_true", help="beside what else is done, at equal gradients")
     parser.add_argument("--escape", action="store_true", help="hp.escape from the settled point")
+    parser.add_argument("--moments", action="store_true", help="what becomes of the optimiser's moments")
     parser.add_argument("--figure", default="", help="file to draw four of the trainings into, instead")
     options = parser.parse_args()
     if options.figure:
         figure(options.figure, DRAWN)
+        return 0
+    if options.moments:
+        moments(options.seeds)
         return 0
     measure = compare if options.compare else escapes if options.escape else table
     measure(options.only, options.seeds)

@@ -234,6 +234,13 @@ def test_a_line_search_takes_eight_steps_a_call_and_refines_twice():
     assert 0.01 < abs(best.length - 3.3) < 0.05
 
 
+@pytest.mark.parametrize(("width", "found"), [(1e-8, True), (1e-16, False)])
+def test_a_line_search_shrinks_its_steps_ten_times_by_sixteen(width, found):
+    objective, direction = line(lambda x: x[0] ** 2 / width - x[0])
+    search = LineSearch(objective, objective.variables, direction, 0.0, 0.0, False)
+    assert (search.run(1.0).length > 0) is found
+
+
 def test_the_slope_is_followed_by_three_line_searches():
     objective = Objective(lambda x: x[0] ** 2 + 0.01 * (x[1] - 1) ** 2, jnp.array([1.0, 0.0]), None)
     _, gain = _settle(objective, 1.01, 0.0)

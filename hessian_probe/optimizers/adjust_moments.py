@@ -34,10 +34,10 @@ def adjust_moments(
     m points uphill as gradients do.  Parts that hold parameters (`z` of schedule-free methods, `params0`,
     `x0`, `cache`) are moved by the step unless `init` is given.
 
-    Hooks reset by default.  After escapes early in training all three need the same number of gradients,
-    within quartiles over five seeds on six plateaus (`benchmarks/escape.py --compare moments`, table in the
-    documentation).  After late escapes Adam needed 1,125 gradients with "reset" and 2,726 with "keep" on one
-    plateau, 693 and 1,635 on another.
+    Hooks reset by default.  After an escape from weights of zero, ten optimisers take the same number of
+    gradients with each, or with "reset" up to 50 of 228 more (Adam; `python -m benchmarks.stuck --moments`).
+    After late escapes Adam needed 1,125 gradients with "reset" and 2,726 with "keep" on one plateau, 693 and
+    1,635 on another (`benchmarks/escape.py --compare moments`).
 
     Args:
         opt_state: any pytree, for instance an optax state.

@@ -104,9 +104,10 @@ def escape_saddles(
             `update` where params or value are missing or value is no scalar.
 
     Cost:
-        While healthy, inside `lax.scan`: 3 to 10 μs a step, and a pass over a vector as long as the parameters
-        (1 to 3 % of steps of 1 to 4 ms; nothing is seen at 6 ms).  A Python loop of compiled steps pays 30 to
-        50 μs, for the buffers of the state.  Compiling takes 0.8 s more, and as long again as the gradient does.
+        While healthy, inside `lax.scan`: 3 to 10 μs a step, and a pass over a vector as long as the
+        parameters (1 to 3 % of steps of 1 to 4 ms; nothing is seen at 6 ms).  A Python loop of compiled steps
+        pays 30 to 50 μs, for the buffers of the state.  Compiling takes 0.8 s more, and as long again as the
+        gradient does.
         A search: one gradient a step, two on the four steps that compare; 28 where the first sphere shows a
         lower loss, at most 84 in all.  Memory: two copies of the parameters.  The compiled step holds the
         loss and its gradient once more.
