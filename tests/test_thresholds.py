@@ -241,6 +241,12 @@ def test_a_line_search_shrinks_its_steps_ten_times_by_sixteen(width, found):
     assert (search.run(1.0).length > 0) is found
 
 
+def test_a_line_search_goes_out_to_eight_scales_and_less_than_twice_as_far_in_its_bracket():
+    objective, direction = line(lambda x: -x[0])
+    search = LineSearch(objective, objective.variables, direction, 0.0, 0.0, False)
+    assert 8 <= search.run(1.0).length < 16
+
+
 def test_the_slope_is_followed_by_three_line_searches():
     objective = Objective(lambda x: x[0] ** 2 + 0.01 * (x[1] - 1) ** 2, jnp.array([1.0, 0.0]), None)
     _, gain = _settle(objective, 1.01, 0.0)
