@@ -6,6 +6,7 @@ import dataclasses
 import html
 import math
 import string
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -106,13 +107,39 @@ def _array(value: Any) -> Any:
     return np.float64(value) if type(value) is float else value
 
 
+# What is written for signs that the encoding of standard output lacks.
+ASCII = {
+    **{"−": "-", "–": "-", "‖": "||", "²": "^2", "³": "^3", "·": "*", "÷": "/", "×": "x", "λ": "lambda"},
+    **{"±": "+/-", "√": "sqrt ", "…": "...", "½": "1/2", "≤": "<=", "≥": ">=", "→": "->", "∞": "inf"},
+    **{"Σ": "sum ", "ε": "eps", "β": "beta", "σ": "sigma", "ρ": "rho", "η": "eta", "μ": "u", "∇": "grad "},
+    **{"⁻": "^-", "¹": "1", "ᵢ": "_i", "₁": "1", "₂": "2", "⟨": "<", "⟩": ">", "ᵀ": "^T"},
+}
+
+
+def printable(text: str) -> str:
+    """Return a text as standard output can write it, with words and plainer signs where it must be."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def written(sign: str) -> str:
+        try:
+            sign.encode(encoding)
+        except UnicodeEncodeError:
+            return ASCII.get(sign, "?")
+        return sign
+
+    try:
+        return text if text.isascii() else "".join(map(written, text))
+    except LookupError:  # an encoding that Python does not know
+        return text
+
+
 def _safe_repr(self: Any) -> str:
     """Print the result; under tracing or with odd leaves, one line that cannot raise."""
     try:
         title, rows = self._summary()
         width = max((len(name) for name, _ in rows), default=0)
         lines = [title, *(f"  {name:<{width}}  {text}" for name, text in rows)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
     except Exception:  # a result must always print
         return f"{type(self).__name__}({_leaf_summary(self)})"
 

@@ -359,8 +359,8 @@ GUARDS = (
     _guard(
         "training: an escape from which training diverges is rolled back",
         "training/backoff",
-        "return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)",
-        "return (state.rollback_threshold < np.inf) & (value != value)",
+        "return awaits_rollback(state) & ~(value <= state.rollback_threshold)",
+        "return awaits_rollback(state) & (value != value)",
         "training_transform training_monitor",
     ),
     _guard(

@@ -285,3 +285,54 @@ def test_a_loss_with_data_but_none_given_says_so():
         hp.hessian(least_squares, POINT)
     told = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
     assert "loss(params)" in told
+
+
+def constant_first(size):
+    return {"a": np.ones(3, FLOAT), "x": INPUTS[:size], "y": TARGETS[:size]}
+
+
+def sparse(size):
+    """Rows of a sparse matrix: as many non-zeros as it has, and a target a row."""
+    kept = np.flatnonzero(np.abs(INPUTS[:7].ravel()) > 1.5 / size)
+    return {"data": INPUTS[:7].ravel()[kept], "rows": kept // 3, "y": TARGETS[:7]}
+
+
+def graph(size):
+    return {"edges": np.zeros((size + 4, 2), np.int32), "nodes": INPUTS[:size]}
+
+
+@pytest.mark.parametrize("made", [constant_first, sparse, graph])
+def test_batches_whose_arrays_disagree_on_their_samples_are_refused(made):
+    """Where the batches differ in size: then it matters which axis counts; weights say it."""
+
+    def loss(p, batch):
+        return jnp.sum(p**2) * jnp.mean(jnp.abs(batch[sorted(batch)[-1]]))
+
+    data = [made(5), made(9)]
+    with pytest.raises(ValueError, match=r"batch 1 .*leading axes .*Batches\(batches, weights"):
+        hp.classify(loss, POINT, data)
+    assert hp.classify(loss, 0 * POINT, hp.Batches(data, [5, 9])).label == "minimum"
+    assert hp.classify(loss, 0 * POINT, [made(5), made(5)]).label == "minimum"
+
+
+class Endless:
+    """A sampler that repeats."""
+
+    def __iter__(self):
+        while True:
+            yield np.ones((2, 3), FLOAT)
+
+
+class Infinite(Endless):
+    """As tf.data says it of itself."""
+
+    def cardinality(self):
+        return -1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(Endless(), "100,000 batches and goes on"), (Infinite(), "no end")]
+)
+def test_data_without_end_are_refused(data, words):
+    with pytest.raises(ValueError, match=words + r".*islice"):
+        hp.classify(lambda p, x: jnp.sum(p**2) * jnp.mean(x), POINT, data)

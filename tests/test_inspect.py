@@ -7,6 +7,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
+from hessian_probe.programs.active_kinks import operands_tie
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 from hessian_probe.programs.walker import scan_parts
 
@@ -196,3 +197,38 @@ def test_the_parts_of_a_scan_are_known_to_this_jax():
     )(jnp.ones((3, 3)), jnp.ones((4, 3)))
     scan = next(equation for equation in program.jaxpr.eqns if equation.primitive.name == "scan")
     assert scan_parts(scan.params) == (1, 2)
+
+
+AT = np.array([1.0, -0.5, 2.0, 0.3])
+NO_TIES = {
+    "nan_to_num compares with infinity": lambda x: jnp.sum(jnp.nan_to_num(x - AT) ** 2),
+    "a clip between infinities": lambda x: jnp.sum(jnp.clip(x, -jnp.inf, jnp.inf) ** 2),
+    "where, below infinity": lambda x: jnp.sum(jnp.where(x < jnp.inf, x - AT, 0.0) ** 2),
+    "a test for NaN": lambda x: jnp.sum(jnp.where(x != x, 0.0, x) ** 2),
+    "softplus compares with itself": lambda x: (
+        jnp.sum(jax.nn.softplus(x)) + jnp.sum(jax.nn.relu(jnp.abs(x) - 40))
+    ),
+    "the larger of twice the same": lambda x: jnp.sum(jnp.maximum(x, x) ** 2),
+    "sorted, entries apart": lambda x: jnp.sum((jnp.sort(x) - np.sort(AT)) ** 2),
+    "sorted along columns": lambda x: jnp.sum(jnp.sort(jnp.stack([x, 2 * x]), axis=0)[0]),
+    "a median": lambda x: jnp.median(x),
+}
+TIES = {
+    "a corner": lambda x: jnp.sum(jnp.maximum(x - AT, 0.0)),
+    "a corner beside infinities": lambda x: jnp.sum(jnp.minimum(jnp.maximum(x - AT, 0.0), jnp.inf)),
+    "sorted, two alike": lambda x: jnp.sum(jnp.sort(jnp.append(x, x[0])) ** 2 * jnp.arange(5.0)),
+    "the largest of two alike": lambda x: jnp.max(jnp.append(x, x[2])),
+    "a size at zero": lambda x: jnp.sum(jnp.abs(x - AT)),
+}
+
+
+@pytest.mark.parametrize(("name", "tied"), [*((n, False) for n in NO_TIES), *((n, True) for n in TIES)])
+def test_operands_tie_where_they_are_equal_and_nowhere_else(name, tied):
+    loss, x = (TIES | NO_TIES)[name], jnp.asarray(AT)
+    program = jax.make_jaxpr(loss)(x)
+    assert operands_tie(program, 1, [x], set(facts(loss, AT).kinks), float(jnp.finfo(x.dtype).eps)) is tied
+
+
+@pytest.mark.parametrize("name", ["nan_to_num compares with infinity", "sorted, entries apart"])
+def test_a_kink_that_is_none_leaves_a_minimum_one(name):
+    assert hp.classify(NO_TIES[name], jnp.asarray(AT)).label == "minimum"

@@ -538,3 +538,26 @@ def test_linear_algebra_on_vectors_runs_at_full_precision():
     for function, *operands in calls:
         found = list(precisions(jax.make_jaxpr(function)(*operands).jaxpr))
         assert found == [(jax.lax.Precision.HIGHEST,) * 2]
+
+
+class RefusedError(Exception):
+    """An error of a library's own."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, RefusedError, AssertionError, TypeError])
+def test_any_refusal_of_a_derivative_leads_to_the_next_route(error):
+    """Libraries refuse forward mode with errors of their own."""
+
+    @jax.custom_vjp
+    def own(x):
+        return jnp.sum(x**3)
+
+    def forward(x):
+        if isinstance(x, jax.core.Tracer) and "JVPTracer" in type(x).__name__:
+            raise error("no second derivative here")
+        return own(x), x
+
+    own.defvjp(forward, lambda x, t: (3 * t * x**2,))
+    op = hp.hessian(lambda x: own(x) - x[0] * x[1], jnp.array([1.0, 2.0]))
+    found = op(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(found, [6, -1], rtol=1e-3, atol=1e-3)

@@ -1,7 +1,9 @@
 """Results print verdict first, never raise while printing, and pass through JAX and pickle."""
 
 import dataclasses
+import io
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +189,38 @@ def test_eigenpairs_pass_through_jit(many):
     double = jax.jit(lambda e: jax.tree.map(lambda leaf: 2 * leaf.astype(FLOAT), e))(many)
     np.testing.assert_allclose(double.eigenvalues, 2 * many.eigenvalues, atol=1e-6)
     assert "λ[0]" in repr(double)
+
+
+def bowl_and_saddle(w):
+    return (1 - w[0] * w[1]) ** 2
+
+
+def everything(w):
+    """One of each result that is printed."""
+    yield hp.classify(bowl_and_saddle, w)
+    yield hp.escape(bowl_and_saddle, w)
+    yield hp.eigsh(hp.hessian(bowl_and_saddle, w))
+    yield hp.sharpness(bowl_and_saddle, w)
+    yield hp.plan(bowl_and_saddle, w)
+    yield hp.diagnose(bowl_and_saddle, w)
+    yield hp.training.Monitor(bowl_and_saddle).update(0, w, 1.0)
+
+
+@pytest.fixture(scope="module")
+def printed():
+    return list(everything(jnp.zeros(2)))
+
+
+@pytest.mark.one_precision
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "latin-1", "shift_jis", "koi8-r", "utf-8"])
+def test_every_result_prints_under_every_encoding(printed, encoding, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    for each in printed:
+        print(each)
+    sys.stdout.flush()
+    text = raw.getvalue().decode(encoding)
+    monkeypatch.undo()
+    assert text.count("?") <= str(printed).count("?")
+    assert "λ" in text or "lambda" in text
+    assert "→" in text or "->" in text

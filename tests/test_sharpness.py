@@ -237,3 +237,17 @@ def test_an_ascent_ends_after_ten_steps_or_where_one_raises_it_by_less_than_a_th
     curvature = jnp.linspace(lowest, 1, 120)
     found = hp.sharpness(lambda p: 0.5 * jnp.sum(curvature * (p - 1) ** 2), jnp.ones(120))
     assert found["adaptive_maximum"].num_evaluations == number
+
+
+def rough(p):
+    """The gradient is 1 at zero; the second derivative is 0·∞ there."""
+    return jnp.sum((p**2) ** 1.5) + jnp.sum(p)
+
+
+@pytest.mark.parametrize("size", [3, 200], ids=["dense", "by products"])
+def test_a_hessian_that_is_not_finite_has_no_curvature_and_says_so(size):
+    found = hp.sharpness(rough, jnp.zeros(size))
+    for name in ("lambda_max", "trace", "adaptive_lambda_max"):
+        assert np.isnan(found[name].value)
+    assert "not finite" in found.evidence[0]
+    assert "nan" in str(found).lower()

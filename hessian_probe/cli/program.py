@@ -26,6 +26,7 @@ from hessian_probe.display.figure import png_bytes, require_matplotlib
 from hessian_probe.display.record import Report
 from hessian_probe.display.report import save_html
 from hessian_probe.display.text import to_text
+from hessian_probe.results import printable
 
 ANSWERED, UNEXPECTED, BAD_INPUT, UNDETERMINED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -117,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(options, code, to_json(report))
     else:
-        print(to_text(report))
+        print(printable(to_text(report)))
     _save(options, report)
     return code
 

@@ -35,6 +35,7 @@ from hessian_probe.spectrum.trace import trace
 KESKAR = "Keskar et al. 2017, eq. 4, arXiv:1609.04836"
 LI = "Li et al. 2018, section 4, arXiv:1712.09913"
 KWON = "Kwon et al. 2021, arXiv:2102.11600"
+NO_CURVATURE = "no curvature was found: a Hessian-vector product is not finite at these parameters"
 KINKS = (
     "the loss has kinks ({}): what they add to the sharpness shows in keskar and adaptive_maximum alone, "
     "not in second derivatives"
@@ -137,6 +138,8 @@ def sharpness(
     )
     kinks = op.objective.facts.kinks
     evidence = (KINKS.format(", ".join(kinks)),) if kinks else ()
+    if not np.isfinite(measures[0].value):
+        evidence = (NO_CURVATURE, *evidence)
     return Sharpness(
         measures=measures,
         loss=op.value,
@@ -198,6 +201,8 @@ class _ScaledHessian(NamedTuple):
         """λ_max(DHD) with its vector."""
         if self.dense is not None:
             matrix, error = self._scaled(widths)
+            if not np.all(np.isfinite(matrix)):
+                return _Estimate(math.nan, math.nan, "rounding", self.op.size, 0)
             values, vectors = np.linalg.eigh(matrix)
             top = tuple(leaf[0] for leaf in unflatten_rows(self.op.layout, vectors[None, :, -1]))
             return _Estimate(float(values[-1]), error, "rounding", self.op.size, 0, top)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import Layout, PyTree, hashable
-from hessian_probe.operators.thresholds import SAME_DATA
+from hessian_probe.operators.thresholds import MOST_BATCHES, SAME_DATA
 
 
 class Batches:
@@ -56,6 +56,9 @@ class Batch(NamedTuple):
 
 class DataChangedError(ValueError):
     """The data was not the same on two passes, so no single loss is being probed."""
+
+
+FINITE = "pass a finite part, for instance list(itertools.islice(data, 100))"
 
 
 class _Every:
@@ -100,16 +103,28 @@ def _split_batch(tree: PyTree) -> tuple[Layout, tuple[Any, ...]]:
 
 
 def _count(arrays: tuple[Any, ...], index: int) -> float:
-    for leaf in arrays:
-        if np.ndim(leaf) > 0:
-            count = np.shape(leaf)[0]
-            if count == 0:
-                raise ValueError(f"batch {index} of data holds no samples (leading axis 0)")
-            return float(count)
-    raise ValueError(
-        f"batch {index} of data has no array with a leading axis, so its samples cannot be counted; "
-        "pass data=Batches(batches, weights=[...])"
-    )
+    """Samples in a batch: the leading axis of its first array."""
+    counts = [np.shape(leaf)[0] for leaf in arrays if np.ndim(leaf) > 0]
+    if not counts:
+        raise ValueError(
+            f"batch {index} of data has no array with a leading axis, so its samples cannot be counted; "
+            "pass data=Batches(batches, weights=[...])"
+        )
+    if counts[0] == 0:
+        raise ValueError(f"batch {index} of data holds no samples (leading axis 0)")
+    return float(counts[0])
+
+
+def _check_counts(one: Batch, other: Batch, index: int) -> None:
+    """Refuse batches of different sizes whose arrays do not say the same of their samples."""
+    counts = {np.shape(leaf)[0] for leaf in other.arrays if np.ndim(leaf) > 0}
+    shapes = [[np.shape(leaf) for leaf in batch.arrays] for batch in (one, other)]
+    if len(counts) > 1 and shapes[0] != shapes[1]:
+        raise ValueError(
+            f"batch {index} of data has arrays with leading axes of {sorted(counts)}, so its samples cannot "
+            "be counted, and it differs in size from batch 0; say what each batch weighs, for instance its "
+            "number of samples: data=Batches(batches, weights=[...])"
+        )
 
 
 class Data:
@@ -185,6 +200,7 @@ class Data:
 
     def _raw(self) -> Iterator[Batch]:
         weights = self.source.weights if isinstance(self.source, Batches) else None
+        opening: Batch | None = None
         first: tuple[Any, tuple[Any, ...]] | None = None
         index = -1
         for index, tree in enumerate(self.source):
@@ -201,14 +217,25 @@ class Data:
             if weights is not None and index >= len(weights):
                 raise ValueError(f"data has more batches than its {len(weights)} weights")
             weight = _count(arrays, index) if weights is None else weights[index]
-            yield Batch(layout, arrays, weight)
+            batch = Batch(layout, arrays, weight)
+            opening = batch if opening is None else opening
+            if weights is None:
+                _check_counts(opening, batch, index)
+            yield batch
         if weights is not None and index + 1 != len(weights):
             raise ValueError(f"data has {index + 1} batches but {len(weights)} weights")
 
     def _first_pass(self) -> tuple[float, ...]:
         sums: list[float] = []
         self._total, self._count = 0.0, 0
+        size = getattr(self.source, "cardinality", None)  # of tf.data; −1 is without end
+        if callable(size) and int(size()) == -1:
+            raise ValueError(f"data has no end (its cardinality is infinite); {FINITE}")
         for batch in self._raw():
+            if self._count == MOST_BATCHES:
+                raise ValueError(
+                    f"data gave {self._count:,} batches and goes on: a sampler without end? {FINITE}"
+                )
             self._total += batch.weight
             self._count += 1
             sums += self._sums(batch)

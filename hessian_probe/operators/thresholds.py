@@ -3,6 +3,9 @@
 # Two passes over data saw the same samples if the sums of their entries agree to this relative accuracy.
 # Source: derived: a thousand times the rounding error of a float32 sum; augmentation changes far more.
 SAME_DATA = 1e-4
+# A first pass over data that goes on after this many batches is said to be without end.
+# Source: chosen; a product with as many takes minutes at least.
+MOST_BATCHES = 100_000
 
 # Relative defects that the self-check of an operator allows: of exact products, and of finite differences.
 # Source: chosen, not measured: far above the rounding error unless the Hessian cancels badly, and far below

@@ -57,7 +57,9 @@ class _KinkWatch(Evaluation[bool]):
     def operation(self, equation: Any, inputs: list[Noted[bool]], outputs: list[Any]) -> list[Noted[bool]]:
         """Watch an operation; its outputs depend on the parameters where an input does."""
         marked = any(mark for _, mark in inputs)
-        if marked:
+        # A value that is compared with itself, as tests for NaN do, is on no side of anything.
+        itself = len(equation.invars) == 2 and equation.invars[0] is equation.invars[1]
+        if marked and not itself:
             self._watch(equation.primitive.name, [value for value, _ in inputs], equation.params)
             self.hidden |= any(primitives(inner) & _WATCHED for _, inner in nested_programs(equation))
         return [(value, marked) for value in outputs]
@@ -74,6 +76,8 @@ class _KinkWatch(Evaluation[bool]):
             self._tie(given[0], jnp.zeros((), given[0].dtype))
         elif name in ("reduce_max", "reduce_min"):
             self._tie_of_first(given[0] if name == "reduce_max" else -given[0], params["axes"])
+        elif name == "sort":
+            self._tie_of_neighbours(given[0], params["dimension"])
         elif name not in PAIRS:
             self.hidden = True
 
@@ -83,14 +87,23 @@ class _KinkWatch(Evaluation[bool]):
         count = jnp.sum((a >= near).astype(jnp.int32), axis=axes)
         self.ties.append(jnp.any(count > 1))
 
+    def _tie_of_neighbours(self, a: jax.Array, axis: int) -> None:
+        """Whether neighbours in sorted order are equal."""
+        ordered = jnp.sort(a, axis=axis)
+        size = ordered.shape[axis]
+        ends = ((min(1, size), size), (0, max(size - 1, 0)))
+        one, other = (jax.lax.slice_in_dim(ordered, start, end, axis=axis) for start, end in ends)
+        self._tie(one, other)
+
     def _width(self, top: jax.Array) -> jax.Array:
         return jnp.asarray(TIE_ROUNDINGS * self.eps, top.dtype) * top
 
     def _tie(self, a: Any, b: Any) -> None:
         a, b = jnp.asarray(a), jnp.asarray(b)
-        if a.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
+        if a.size == 0 or b.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
             return
-        top = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))
+        # What is infinite ties with nothing, and says nothing of the size of the rest.
+        top = jnp.maximum(*(jnp.max(jnp.where(jnp.isfinite(c), jnp.abs(c), 0)) for c in (a, b)))
         self.ties.append(jnp.any(jnp.abs(a - b) <= self._width(top)))
 
 

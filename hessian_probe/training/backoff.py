@@ -36,7 +36,8 @@ class BackoffState(NamedTuple):
         pause: steps, at least, between the next search without a result and the one after it.
         next_probe: update before which no search is made.
         spent_without_result: cost, in gradients, of searches without a result since the latest escape.
-        rollback_threshold: loss above which the latest escape is to be taken back; infinite where none is.
+        rollback_threshold: loss above which the latest escape is to be taken back; the largest number where
+            none is (not infinity, which `jax_debug_infs` refuses).
         last_step: update of the latest escape or return; 0 before the first.
     """
 
@@ -63,7 +64,7 @@ class BackoffState(NamedTuple):
             The state after it.
         """
         stands = step - self.last_step > GUARD * window
-        threshold = select(stands, np.inf, self.rollback_threshold)
+        threshold = select(stands, _largest(self.rollback_threshold), self.rollback_threshold)
         return self._replace(rollback_threshold=threshold, pause=select(falls, PAUSE * window, self.pause))
 
     def after_probe(
@@ -122,15 +123,19 @@ class BackoffState(NamedTuple):
         cooldown = 2 * step.astype(self.pause.dtype) + GUARD * window
         return self._replace(
             next_probe=select(back, xp.maximum(cooldown, self.next_probe), self.next_probe),
-            rollback_threshold=select(back, np.inf, self.rollback_threshold),
+            rollback_threshold=select(back, _largest(self.rollback_threshold), self.rollback_threshold),
             last_step=select(back, step, self.last_step),
         )
 
 
 def new_backoff(xp: ModuleType, window: int, dtype: Any) -> BackoffState:
     """Return the state before any search."""
-    zero, start, endless = (xp.full((), value, dtype) for value in (0, PAUSE * window, np.inf))
-    return BackoffState(start, zero, zero, endless, xp.zeros((), np.int32))
+    zero, start = (xp.full((), value, dtype) for value in (0, PAUSE * window))
+    return BackoffState(start, zero, zero, xp.full((), _largest(zero), dtype), xp.zeros((), np.int32))
+
+
+def _largest(number: Any) -> float:
+    return float(np.finfo(number.dtype).max)
 
 
 def asks_for_search(kind: Any, count: Any, every: Any) -> Any:
@@ -169,9 +174,14 @@ def cost_in_gradients(num_hvps: Any, num_gradients: Any, num_losses: Any) -> Any
     return PRODUCT_COST * num_hvps + num_gradients + EVALUATION_COST * num_losses
 
 
+def awaits_rollback(state: Any) -> Any:
+    """Whether the latest escape may still be taken back."""
+    return state.rollback_threshold < _largest(state.rollback_threshold)
+
+
 def exceeds_threshold(state: Any, value: Any) -> Any:
     """Whether the loss is so high that the latest escape should be taken back, or no number."""
-    return (state.rollback_threshold < np.inf) & ~(value <= state.rollback_threshold)
+    return awaits_rollback(state) & ~(value <= state.rollback_threshold)
 
 
 def check_common(loss: Any, moments: str, max_share: float) -> None:

@@ -66,7 +66,7 @@ class MonitorState:
             return
         falls = self._test.kind == "none"
         self.backoff = _scalars(self.backoff.after_judgement(self._steps, falls, self._test.window))
-        if not self.backoff.rollback_threshold < np.inf:
+        if not backoff.awaits_rollback(self.backoff):
             self.rollback_params = ()
         self.at_minimum = self.at_minimum and not falls
 
