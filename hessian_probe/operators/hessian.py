@@ -53,8 +53,9 @@ def hessian(
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
         params: pytree; its real floating-point leaves are the variables, all others are passed on.
         data: None, one batch (array, tuple, dict, registered pytree), or a list or other re-iterable
-            of batches.  A batch weighs as many samples as the leading axis of its first array leaf;
-            `Batches(batches, weights)` overrides that.
+            of batches.  A batch weighs as many samples as the leading axis of its arrays;
+            `Batches(batches, weights)` overrides that, and is needed where batches differ in size and their
+            arrays disagree on that axis (sparse matrices, graphs, padded samples).
         max_residual_bytes: memory that the stored linearisation may take, in bytes; None means a
             quarter of what is free, 0 recomputes always.
         check: at the first product, check that products are repeatable, symmetric and linear.
