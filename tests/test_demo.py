@@ -14,7 +14,7 @@ from hessian_probe.demo.digits import CHUNK, descend
 from hessian_probe.demo.report import lecture_section, report
 from hessian_probe.display.text import to_text
 
-pytestmark = pytest.mark.float32
+pytestmark = [pytest.mark.float32, pytest.mark.slow]
 
 
 def silent(text):

@@ -293,6 +293,7 @@ def test_noise_scale_from_single_gradients():
     assert low < scale < high
 
 
+@pytest.mark.slow
 def test_steps_on_small_batches_at_a_high_rate_are_mostly_noise():
     """Linear regression with independent noise: what is left above the optimum is made by the steps."""
     rng = np.random.default_rng(3)
@@ -379,6 +380,7 @@ def test_dead_units_are_named_first():
     assert "model_bias" not in causes(found)
 
 
+@pytest.mark.slow
 def test_a_saddle_is_named_and_priced():
     data = blobs()
     apply = forward(jnp.tanh)

@@ -134,6 +134,7 @@ def test_a_tail_is_no_minimum(far):
     assert point.label == "not_critical"
 
 
+@pytest.mark.slow
 def test_many_flat_directions_do_not_hide_a_minimum():
     """Two layers of 400 variables fit twelve samples: all but a few directions are flat."""
     rng = np.random.default_rng(1)
@@ -305,6 +306,7 @@ def test_the_gain_is_no_less_than_the_largest_fall_that_was_seen():
     assert point.gain >= lower * (1 - 1e-3)
 
 
+@pytest.mark.slow
 def test_small_weights_hide_no_lower_loss_at_an_initialisers_scale():
     """All weights of a network of three layers are zero: flat to third order, and its outputs are wrong."""
     rng = np.random.default_rng(0)

@@ -177,6 +177,7 @@ def test_a_map_of_low_rank_is_summed_exactly():
     assert found.error <= 1e-4 * found.value
 
 
+@pytest.mark.slow
 def test_it_prints_and_becomes_json():
     loss, params, data = network((4, 6, 5, 3))
     found = hp.sharpness(loss, params, data)
