@@ -114,7 +114,7 @@ GUARDS = (
     _guard(
         "operators: batches weigh as many samples as they hold",
         "operators/data",
-        "return float(count)",
+        "return float(counts[0])",
         "return 1.0",
         "data",
     ),
