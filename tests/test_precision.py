@@ -140,6 +140,7 @@ def test_a_tail_that_rounding_makes_wide_is_no_minimum():
     assert hp.classify(tail, np.array([40, 1], np.float32)).label not in {"minimum", "saddle", "maximum"}
 
 
+@pytest.mark.slow
 def test_loss_scaling_changes_no_label():
     """Mixed precision: the half-precision loss times 2^k inside, divided by 2^k outside."""
 

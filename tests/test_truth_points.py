@@ -358,6 +358,7 @@ def test_places_beside_critical_points_lead_to_them():
         assert np.all(np.abs(there - values) < 0.25 * np.abs(values).min())
 
 
+@pytest.mark.slow
 def test_orbits_have_the_inertia_that_is_stated():
     for point in drawn("orbit"):
         if point.size > 200:
