@@ -81,6 +81,7 @@ def test_a_state_of_another_kind_is_refused():
         escape_events(optax.sgd(0.1).init(jnp.zeros(2)))
 
 
+@pytest.mark.any_promotion
 def test_a_run_restored_from_orbax_goes_on_the_same(tmp_path):
     """Killed while a search goes on; the state, its log too, comes back bit for bit."""
     checkpoint = pytest.importorskip("orbax.checkpoint")

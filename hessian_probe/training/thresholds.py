@@ -41,8 +41,8 @@ BLOCKS = 128
 # Source: tests/test_training_plateau.py on streams with known trends.
 SIGNIFICANT = 3.5
 # Present speed over the run's own: below FLAT_SPEED nothing happens, below SLOW_SPEED it is slow.
-# Source: a loss that falls like t^-p has a speed of about 0.5 for p = 1 and 0.4 for p = 2 at any time; one
-# that falls like exp(−t/T) is at 0.1 after 8 T and at 0.02 after 13 T, when 2e-6 of its decrease is left.
+# Source: a loss that falls like t^-p has a speed of 0.54 for p = 1 and 0.36 for p = 2 at any time; one
+# that falls like exp(−t/T) is at 0.1 after 9 T and at 0.02 after 14 T, when 8e-7 of its decrease is left.
 FLAT_SPEED = 0.02
 SLOW_SPEED = 0.1
 # A second half of the run that contributed less than this share of the whole decrease is slow, even if it
