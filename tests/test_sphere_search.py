@@ -225,7 +225,9 @@ def test_lanes_of_vmap_draw_what_they_draw_alone():
     numbers = jnp.asarray([0, 1, 5], jnp.int32)
     together = jax.vmap(lambda number: begun_raw(x, number))(numbers)
     for index, number in enumerate((0, 1, 5)):
-        np.testing.assert_array_equal(together[index], begun(x, number).step[0])
+        alone = np.asarray(begun(x, number).step[0])
+        # The same draws; lengths are summed in another order.
+        np.testing.assert_allclose(together[index], alone, rtol=4 * np.finfo(alone.dtype).eps)
 
 
 # What is found -------------------------------------------------------------------------------
