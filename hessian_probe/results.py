@@ -46,11 +46,24 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
             return self
 
         jax.tree_util.register_pytree_node(new, flatten, unflatten)
+        if hasattr(new, "_summary"):
+            new._summary = _naming_variables(new._summary)
         new.__repr__ = _safe_repr
         new._repr_html_ = _repr_html
         return new
 
     return decorate
+
+
+def _naming_variables(summary: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let a result say last which leaves were varied, where it knows."""
+
+    def both(self: Any) -> tuple[str, list[tuple[str, str]]]:
+        title, rows = summary(self)
+        named = getattr(self, "variables", "")
+        return title, [*rows, ("variables", named)] if named else rows
+
+    return both
 
 
 @dataclasses.dataclass

@@ -65,9 +65,22 @@ def test_new_fixed_values_compile_nothing():
     np.testing.assert_allclose(point.lowest.eigenvalues, [-3.0], rtol=1e-5)
 
 
-def test_complex_arrays_are_refused():
-    with pytest.raises(TypeError, match="real and imaginary"):
-        WithAux(jnp.ones(2, FLOAT), jnp.ones(2, jnp.complex64))
+def test_aux_inputs_are_never_varied_whatever_is_asked():
+    """A Python number among them may change without a compilation; complex arrays pass."""
+    aux = {"depth": 2.0, "turn": np.ones(2, np.complex64), "count": 3}
+    both, everything = WithAux({"x": jnp.zeros(2, FLOAT)}, aux), lambda path, leaf: True
+
+    def loss(both):
+        return scaled_well(both.params["x"], both.aux)
+
+    point = hp.classify(loss, both, trainable=everything)
+    assert point.size == 2
+    assert point.variables.startswith("2 variables: params['x'] (2); left out: ")
+    assert "params.aux['depth'] (an aux input)" in point.variables
+    before = derivatives.value_and_gradient._cache_size()
+    deeper = hp.classify(loss, WithAux(both.params, aux | {"depth": 3.0}))
+    assert derivatives.value_and_gradient._cache_size() == before
+    np.testing.assert_allclose(deeper.lowest.eigenvalues, [-3.0], rtol=1e-5)
 
 
 def test_the_monitor_moves_the_parameters_alone():

@@ -33,6 +33,7 @@ def diagnose(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     test_data: Any = None,
     history: Mapping[str, Any] | None = None,
     optimizer: Any = None,
@@ -56,6 +57,7 @@ def diagnose(
         params: pytree where training stopped.
         data: training data: one batch, or the list of batches that training uses (noise is checked only
             then).  A pair (inputs, targets) or a dict with such names allows more checks.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         test_data: test data of the same kind.
         history: equal-length arrays: "loss", and optionally "grad_norm", "test_loss", "learning_rate".
         optimizer: the optax transformation in use.
@@ -87,7 +89,7 @@ def diagnose(
 
     Examples:
         >>> import hessian_probe as hp
-        >>> found = hp.diagnose(lambda x: x**2 + 1.0, 1.0, history={"loss": [2.0, 2.0, 2.0, 9.0, 9.0, 9.0]})
+        >>> found = hp.diagnose(lambda x: x**2 + 1.0, np.ones(()), history={"loss": [2.0, 2.0, 2.0, 9.0]})
         >>> found.findings[0].cause, found.findings[0].reason, found.findings[0].remedy
         ('divergence', 'rise', 'roll_back')
     """
@@ -107,6 +109,7 @@ def diagnose(
         loss,
         params,
         data,
+        trainable=trainable,
         test_data=test_data,
         history=None if history is None else _read_history(history),
         optimizer=optimizer,
@@ -169,6 +172,7 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
         not_checked=tuple(missing),
         loss=case.value,
         measured=tuple(case.measured.items()),
+        variables=case.variables,
         num_hvps=case.cost.num_hvps,
         num_evaluations=case.cost.num_evaluations,
     )
@@ -179,7 +183,12 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
     found = propose_rate(
-        case.loss, case.params, case.given_data, optimizer=case.optimizer, opt_state=case.opt_state
+        case.loss,
+        case.params,
+        case.given_data,
+        trainable=case.trainable,
+        optimizer=case.optimizer,
+        opt_state=case.opt_state,
     )
     case.cost.enter(found)
     said = f"none: {'; '.join(found.evidence)}"

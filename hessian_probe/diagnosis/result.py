@@ -123,6 +123,7 @@ class Diagnosis:
         measured: every figure that was measured, as pairs of a name and a text.
         num_hvps: Hessian-vector products spent.
         num_evaluations: losses and gradients over the training data spent.
+        variables: which leaves were varied, and which were left out and why.
     """
 
     findings: tuple[Finding, ...]
@@ -131,6 +132,7 @@ class Diagnosis:
     measured: tuple[tuple[str, str], ...]
     num_hvps: int
     num_evaluations: int
+    variables: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""

@@ -37,6 +37,7 @@ def escape(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     key: jax.Array | None = None,
     point: CriticalPoint | None = None,
     max_hvps: int | None = None,
@@ -59,8 +60,9 @@ def escape(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         key: random key; None means `jax.random.key(0)`.
         point: a classification of these very parameters, which then need not be classified again.
         max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) only
@@ -95,9 +97,16 @@ def escape(
     classified = point is None
     if point is None:
         point = classify(
-            loss, params, data, key=key, max_hvps=max_hvps, null_space=null_space, progress=progress
+            loss,
+            params,
+            data,
+            trainable=trainable,
+            key=key,
+            max_hvps=max_hvps,
+            null_space=null_space,
+            progress=progress,
         )
-    objective = Objective(loss, params, data)
+    objective = Objective(loss, params, data, trainable=trainable)
     if classified and was_interrupted(point):
         reason = EscapeReason("not_classified", reason=point.evidence[0])
         return Escape.of(point, "undetermined", params, point.loss, reason)

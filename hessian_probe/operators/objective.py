@@ -11,7 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Basis, Float, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
+from hessian_probe.arrays import (
+    Basis,
+    Float,
+    PyTree,
+    Vector,
+    add_scaled,
+    cast,
+    from_tangent,
+    norm,
+    scale,
+    split,
+    widest,
+)
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
@@ -43,9 +55,10 @@ class Objective:
 
     Args:
         loss: `loss(params)` or, with data, `loss(params, batch)`; traceable by JAX, real scalar.
-        params: pytree with at least one real floating-point leaf.
+        params: pytree with at least one real floating-point array.
         data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
         cost: the ledger; None for a new one.
+        trainable: which leaves are varied (see `hessian_probe.arrays.layout.split`).
 
     Attributes:
         cost: what was computed so far, by all operators of this objective too.
@@ -58,13 +71,19 @@ class Objective:
     """
 
     def __init__(
-        self, loss: Callable[..., Any], params: PyTree, data: Any = None, *, cost: Cost | None = None
+        self,
+        loss: Callable[..., Any],
+        params: PyTree,
+        data: Any = None,
+        *,
+        cost: Cost | None = None,
+        trainable: Any = None,
     ) -> None:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         self.data = Data(data)
         self.cost = Cost() if cost is None else cost
-        self._read(loss, params)
+        self._read(loss, params, trainable)
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
@@ -80,35 +99,28 @@ class Objective:
         self.route = find_route(self.loss, self.layout, batch.layout, shapes)
         self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
 
-    def _read(self, loss: Callable[..., Any], params: PyTree) -> None:
+    def _read(self, loss: Callable[..., Any], params: PyTree, trainable: Any) -> None:
         """Split the parameters and trace the loss.
 
         Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
-        as numbers (a width, a number of layers) raises then; it is traced again with the numbers themselves.
+        as numbers (a width, a number of layers) raises then; it is traced again with the integers, then with
+        all numbers themselves.
         """
         batch = next(iter(self.data))
-        for static_numbers in (False, True):
-            self.layout, self.variables, self.non_variables = split(params, static_numbers=static_numbers)
-            self._check_variables(params)
+        for kept in ((), (int,), (int, float, complex)):
+            parts = split(params, trainable=trainable, static_numbers=kept)
+            self.layout, self.variables, self.non_variables = parts
+            self.layout.require_variables()
             try:
                 traced = trace(loss, self.layout, self.variables, self.non_variables, batch)
             except Exception as error:
-                numbers = any(isinstance(leaf, int) for leaf in self.non_variables)
-                if isinstance(error, TypeError | ValueError) and numbers and not static_numbers:
+                numbers = any(not hasattr(leaf, "dtype") for leaf in self.non_variables)
+                if isinstance(error, TypeError | ValueError) and numbers:
                     continue
                 raise self._explained(error) from None
             self.loss, self.active, self.facts = traced
             self.eps = machine_epsilon(self.layout, self.facts)
             return
-
-    def _check_variables(self, params: PyTree) -> None:
-        if self.layout.size == 0:
-            found = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in jax.tree.leaves(params)})
-            empty = ", all of them empty" if self.layout.names else ""
-            raise ValueError(
-                f"params has no floating-point entry to differentiate; its leaves are {found or 'absent'}"
-                f"{empty}: pass float arrays with entries, e.g. jnp.asarray(params, jnp.float32)"
-            )
 
     def _explained(self, error: Exception) -> Exception:
         what = "loss(params)" if self.data.source is None else "loss(params, batch)"
@@ -135,13 +147,7 @@ class Objective:
 
     def read(self, params: PyTree) -> Vector:
         """Read other parameters of the same layout as variables."""
-        layout, variables, _ = split(params)
-        if (layout.treedef, layout.shapes) != (self.layout.treedef, self.layout.shapes):
-            raise ValueError(
-                f"params has leaves {dict(zip(layout.names, layout.shapes, strict=True))}; expected "
-                f"{dict(zip(self.layout.names, self.layout.shapes, strict=True))}"
-            )
-        return cast(variables, self.layout.dtypes)
+        return cast(from_tangent(self.layout, params, "the other parameters"), self.layout.dtypes)
 
     def value(self, x: Vector) -> float:
         """Loss at `x`, averaged over the batches by weight."""

@@ -106,11 +106,11 @@ class Shapes(NamedTuple):
 
 
 def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> Shapes:
-    """Reduce arguments to their shapes; Python numbers stay themselves."""
+    """Reduce arguments to their shapes, Python numbers too."""
 
     def abstract(leaf: Any) -> Any:
         # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
-        return jax.eval_shape(lambda array: array, leaf) if hasattr(leaf, "dtype") else leaf
+        return jax.eval_shape(lambda array: array, leaf)
 
     return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, non_variables, batch.arrays)))
 

@@ -118,6 +118,7 @@ def propose_rate(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     optimizer: Any,
     opt_state: Any,
     steps: int = TRIAL_STEPS,
@@ -136,8 +137,9 @@ def propose_rate(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`), as training takes them.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         optimizer: an optax transformation.
         opt_state: its state in training.
         steps: steps of each trial, and of the prediction.
@@ -171,7 +173,7 @@ def propose_rate(
     for name, value in (("steps", steps), ("max_hvps", max_hvps)):
         if value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
-    op = hessian(loss, params, data)
+    op = hessian(loss, params, data, trainable=trainable)
     bad = nonfinite(op)
     if bad is not None:
         return _undetermined(op, (str(bad),), steps)

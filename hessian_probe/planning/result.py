@@ -44,6 +44,7 @@ class Plan:
         size: number of variables.
         dtype: precision of the parameters.
         device: where it would run.
+        variables: which leaves are varied, and which are left out and why.
     """
 
     job: str
@@ -74,6 +75,7 @@ class Plan:
     size: int
     dtype: str
     device: str
+    variables: str = ""
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         verdict = "FITS" if self.fits else "DOES NOT FIT"

@@ -119,6 +119,7 @@ class EigenResult:
         evidence: sentences on pairs that are missing or have not converged; empty where none is.
         standard_errors: shape (k,): standard error of each eigenvalue over the data, which are a sample of
             a population; None where it was not measured.
+        variables: which leaves were varied, and which were left out and why.
 
     >>> import hessian_probe as hp
     >>> found = hp.eigsh(hp.hessian(lambda x: x[0] ** 2 - x[1] ** 2, np.ones(2)))
@@ -139,6 +140,7 @@ class EigenResult:
     size: int
     evidence: tuple[str, ...] = ()
     standard_errors: Float[np.ndarray, " k"] | None = None
+    variables: str = ""
 
     def require(self) -> EigenResult:
         """Return self if every pair has converged.

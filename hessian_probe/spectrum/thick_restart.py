@@ -271,6 +271,7 @@ class EigenSearch:
             norm=top,
             rtol=self.rtol,
             size=op.size,
+            variables=str(op.layout),
             evidence=self._evidence(status, residuals, top, spent),
         )
 

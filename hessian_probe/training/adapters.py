@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import PyTree
+from hessian_probe.arrays import PyTree, split
 from hessian_probe.training.events import Event
 from hessian_probe.training.monitor import Monitor
 
@@ -153,8 +153,8 @@ class EquinoxMonitor:
     Args:
         loss: `loss(module, batch) -> scalar mean over the batch`; with `state` given to `update`,
             `loss(module, state, batch)`.
-        trainable: a filter (`eqx.is_inexact_array`, or a pytree of booleans like the module): what is
-            trained; the rest is an aux input.  None means `eqx.is_inexact_array`.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
+            The rest is an aux input.
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
         window: steps until the first verdict of the plateau test, a multiple of 32.
@@ -184,7 +184,7 @@ class EquinoxMonitor:
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         self._eqx = needs("equinox", "equinox")
-        self._trainable = self._eqx.is_inexact_array if trainable is None else trainable
+        self._trainable = trainable
 
         def apart(params: PyTree, aux: PyTree, *batch: Any) -> Any:
             rest, state = aux
@@ -225,7 +225,7 @@ class EquinoxMonitor:
         Returns:
             Event.
         """
-        params, rest = self._eqx.partition(module, self._trainable)
+        params, rest = self._eqx.partition(module, split(module, trainable=self._trainable)[0].mask)
         event = self.monitor.update(step, params, value, opt_state=opt_state, batch=batch, aux=(rest, state))
         moved = self._eqx.combine(event.params, rest) if event.moved else module
         return dataclasses.replace(event, params=moved)
