@@ -239,8 +239,8 @@ def _why_not(leaf: Any, name: str, asked: bool | None, untrained: str) -> str:
     usual = asked is None and not untrained
     if usual and _floating(dtype, jnp.complexfloating):
         raise TypeError(
-            f"{name} is complex ({what}); real parameters are needed: hold the real and the imaginary part as two "
-            "leaves, or leave it out by trainable="
+            f"{name} is complex ({what}); real parameters are needed: hold the real and the imaginary part "
+            "as two leaves, or leave it out by trainable="
         )
     if asked or (usual and _floating(dtype) and not number):
         return ""

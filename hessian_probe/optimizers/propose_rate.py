@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, flatten, norm, scale
+from hessian_probe.arrays import PyTree, Vector, flatten, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.optimizers.impulse_response import ImpulseResponse
@@ -299,7 +299,8 @@ class _Trials(NamedTuple):
         }
         q, beta = min(changes, key=lambda pair: changes[pair])
         top = max(float(jnp.max(leaf, initial=0.0)) for leaf in self.response.gain)
-        optimizer = HeavyBall(beta, scale(q, self.response.gain))
+        rates = tangent(self.op.layout, scale(q, self.response.gain), self.op.objective.non_variables)
+        optimizer = HeavyBall(beta, rates)
         return RateSetting(
             name="heavy ball",
             learning_rate=q * top,
@@ -307,7 +308,7 @@ class _Trials(NamedTuple):
             factor=q * top / self.now.learning_rate,
             ratio=q * self.now.ratio / (1 + beta),
             predicted=changes[q, beta],
-            loss=loss_after_steps(self.op, optimizer, optimizer.init(self.op.x), self.steps),
+            loss=loss_after_steps(self.op, optimizer, optimizer.init(rates), self.steps),
         )
 
     def _same_momentum(self, name: str, factor: float) -> RateSetting:
