@@ -352,7 +352,12 @@ def test_leaves_that_the_loss_ignores_have_curvature_zero():
 
 
 def test_several_leaves_and_dtypes_make_one_space():
-    params = {"a": np.zeros((5, 6), FLOAT), "b": 0.0, "c": np.zeros((0, 2), FLOAT), "s": "text"}
+    params = {
+        "a": np.zeros((5, 6), FLOAT),
+        "b": np.zeros((), FLOAT),
+        "c": np.zeros((0, 2), FLOAT),
+        "s": "text",
+    }
 
     def loss(p):
         return (

@@ -215,11 +215,11 @@ def test_parameters_that_are_all_python_numbers_are_refused():
 @pytest.mark.parametrize(
     ("leaf", "what"),
     [
-        (3, "int"),
-        (True, "bool"),
+        (3, "a Python int"),
+        (True, "a Python bool"),
         (np.arange(2), "int64"),
         (np.ones(2, np.complex64), "complex64"),
-        (1j, "complex"),
+        (1j, "a Python complex"),
     ],
 )
 def test_only_floating_leaves_can_be_asked_for(leaf, what):

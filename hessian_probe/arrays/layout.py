@@ -230,11 +230,11 @@ def _why_not(leaf: Any, name: str, asked: bool | None, untrained: str) -> str:
     """Why a leaf is no variable; "" for a variable."""
     dtype = _dtype(leaf)
     number = isinstance(dtype, type)
-    what = f"a {type(leaf).__name__}" if dtype is None else NUMBER if number else str(dtype)
+    what = str(dtype) if dtype is not None and not number else f"a Python {type(leaf).__name__}"
+    what = NUMBER if dtype is float else what
     if asked and not _floating(dtype):
         raise TypeError(
-            f"trainable asks for {name} ({type(leaf).__name__ if number else what}); only real "
-            "floating-point leaves can be varied: leave it out"
+            f"trainable asks for {name} ({what}); only real floating-point leaves can be varied: leave it out"
         )
     usual = asked is None and not untrained
     if usual and _floating(dtype, jnp.complexfloating):
