@@ -46,24 +46,11 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
             return self
 
         jax.tree_util.register_pytree_node(new, flatten, unflatten)
-        if hasattr(new, "_summary"):
-            new._summary = _naming_variables(new._summary)
         new.__repr__ = _safe_repr
         new._repr_html_ = _repr_html
         return new
 
     return decorate
-
-
-def _naming_variables(summary: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let a result say last which leaves were varied, where it knows."""
-
-    def both(self: Any) -> tuple[str, list[tuple[str, str]]]:
-        title, rows = summary(self)
-        named = getattr(self, "variables", "")
-        return title, [*rows, ("variables", named)] if named else rows
-
-    return both
 
 
 @dataclasses.dataclass
@@ -146,10 +133,17 @@ def printable(text: str) -> str:
         return text
 
 
+def summary(self: Any) -> tuple[str, list[tuple[str, str]]]:
+    """Title and rows of a result; last, where it knows, which leaves were varied."""
+    title, rows = self._summary()
+    named = getattr(self, "variables", "")
+    return title, [*rows, ("variables", named)] if named else rows
+
+
 def _safe_repr(self: Any) -> str:
     """Print the result; under tracing or with odd leaves, one line that cannot raise."""
     try:
-        title, rows = self._summary()
+        title, rows = summary(self)
         width = max((len(name) for name, _ in rows), default=0)
         lines = [title, *(f"  {name:<{width}}  {text}" for name, text in rows)]
         return printable("\n".join(lines))
@@ -160,7 +154,7 @@ def _safe_repr(self: Any) -> str:
 def _repr_html(self: Any) -> str:
     """Return the same facts as a plain escaped table for notebooks."""
     try:
-        title, rows = self._summary()
+        title, rows = summary(self)
     except Exception:  # a result must always print
         return f"<pre>{html.escape(_safe_repr(self))}</pre>"
     body = "".join(

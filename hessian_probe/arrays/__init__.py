@@ -25,7 +25,6 @@ from hessian_probe.arrays.layout import flatten as flatten
 from hessian_probe.arrays.layout import flatten_rows as flatten_rows
 from hessian_probe.arrays.layout import from_tangent as from_tangent
 from hessian_probe.arrays.layout import hashable as hashable
-from hessian_probe.arrays.layout import is_mask as is_mask
 from hessian_probe.arrays.layout import leaf_name as leaf_name
 from hessian_probe.arrays.layout import merge as merge
 from hessian_probe.arrays.layout import split as split

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import all_leaves
 
 from hessian_probe.arrays.types import Array, Basis, Float, PyTree, Vector
 
 # What stands beside the parameters and nobody trains, by the parameters' own name (Flax and its train states,
 # Keras), and a moving average in Haiku's state.
 BESIDE = {
-    "params": ("batch_stats", "cache", "intermediates", "perturbations", "opt_state"),
+    "params": ("untrained", "batch_stats", "cache", "intermediates", "perturbations", "opt_state"),
     "trainable_variables": ("non_trainable_variables", "metrics_variables", "optimizer_variables"),
 }
 AVERAGE = re.compile(r"/~/\w+_ema$")
@@ -152,22 +153,15 @@ def _floating(dtype: Any, kind: Any = jnp.floating) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, kind))
 
 
-def is_mask(trainable: object) -> bool:
-    """Whether it is a pytree of booleans; a module may be one, and be callable."""
-    flags = jax.tree.leaves(trainable)
-    return bool(flags) and all(isinstance(flag, bool | np.bool_) for flag in flags)
-
-
 def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
     """For each leaf whether `trainable` asks for it; None leaves that to what is usual."""
     flags: list[bool | None] = []
-    if is_mask(trainable):
+    given = jax.tree.leaves(trainable)  # a mask may be a module, and callable
+    if given and all(isinstance(flag, bool | np.bool_) for flag in given):
 
         def spread(flag: Any, part: Any) -> None:
-            if jax.tree_util.all_leaves([part]):
-                flags.append(bool(flag))
-            else:
-                flags.extend([None if flag else False] * len(jax.tree.leaves(part)))
+            above = None if flag else False
+            flags.extend([bool(flag)] if all_leaves([part]) else [above] * len(jax.tree.leaves(part)))
 
         try:
             jax.tree.map(spread, trainable, tree)
@@ -177,8 +171,8 @@ def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
                 "params or of its upper levels, or a function of (path, leaf)"
             ) from None
         return flags
-    given = inspect.signature(trainable).parameters.values() if callable(trainable) else ()
-    plain = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes = inspect.signature(trainable).parameters.values() if callable(trainable) else ()
+    plain = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     count = sum(p.default is p.empty for p in plain)
     if count not in (1, 2) and trainable is not None:
         raise TypeError(
@@ -186,14 +180,9 @@ def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
             "or a pytree of booleans like params"
         )
     for path, leaf in paths:
-        ask = trainable is not None and _dtype(leaf) is not None and not _beside_params(path)
+        ask = trainable is not None and _dtype(leaf) is not None
         flags.append(bool(trainable(*(leaf_name(path), leaf)[2 - count :])) if ask else None)
     return flags
-
-
-def _beside_params(path: tuple[Any, ...]) -> str:
-    """What a step of a path says that the leaves behind it are, if it says that they are no parameters."""
-    return next((key.untrained for key in path if hasattr(key, "untrained")), "")
 
 
 def _nnx_classes(node: Any) -> list[str]:
@@ -210,12 +199,11 @@ def _untrained(tree: PyTree, paths: list[Any]) -> list[str]:
     for node in jax.tree.leaves(tree, is_leaf=lambda node: bool(_nnx_classes(node))):
         classes += [_nnx_classes(node)] * len(jax.tree.leaves(node))
     some = any("Param" in names for names in classes)
-    keys = [[str(getattr(key, "key", getattr(key, "name", key))) for key in path] for path, _ in paths]
-    keys = [[*filter(None, steps), ""] for steps in keys]
+    keys = [[str(getattr(k, "key", getattr(k, "name", k))) for k in (*path, "")] for path, _ in paths]
     own = {steps[0] for steps in keys} & set(BESIDE)
     found = []
-    for (path, leaf), names, steps in zip(paths, classes, keys, strict=True):
-        why = _beside_params(path) or ("trainable=False" if getattr(leaf, "trainable", 1) is False else "")
+    for (_, leaf), names, steps in zip(paths, classes, keys, strict=True):
+        why = "trainable=False" if getattr(leaf, "trainable", True) is False else ""
         if some and names and "Param" not in names:
             why = f"{names[0]}, not Param"
         elif any(steps[0] in BESIDE[name] for name in own):
@@ -230,7 +218,7 @@ def _why_not(leaf: Any, name: str, asked: bool | None, untrained: str) -> str:
     """Why a leaf is no variable; "" for a variable."""
     dtype = _dtype(leaf)
     number = isinstance(dtype, type)
-    what = str(dtype) if dtype is not None and not number else f"a Python {type(leaf).__name__}"
+    what = f"a {'Python ' * number}{type(leaf).__name__}" if dtype is None or number else str(dtype)
     what = NUMBER if dtype is float else what
     if asked and not _floating(dtype):
         raise TypeError(

@@ -182,14 +182,8 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     """Record what `propose_rate` proposes, where the first finding is about steps."""
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
-    found = propose_rate(
-        case.loss,
-        case.params,
-        case.given_data,
-        trainable=case.trainable,
-        optimizer=case.optimizer,
-        opt_state=case.opt_state,
-    )
+    given: dict[str, Any] = {"optimizer": case.optimizer, "opt_state": case.opt_state}
+    found = propose_rate(case.loss, case.params, case.given_data, trainable=case.trainable, **given)
     case.cost.enter(found)
     said = f"none: {'; '.join(found.evidence)}"
     if found.proposed is not None:

@@ -96,16 +96,8 @@ def escape(
         raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
     classified = point is None
     if point is None:
-        point = classify(
-            loss,
-            params,
-            data,
-            trainable=trainable,
-            key=key,
-            max_hvps=max_hvps,
-            null_space=null_space,
-            progress=progress,
-        )
+        given: dict[str, Any] = {"max_hvps": max_hvps, "null_space": null_space, "progress": progress}
+        point = classify(loss, params, data, trainable=trainable, key=key, **given)
     objective = Objective(loss, params, data, trainable=trainable)
     if classified and was_interrupted(point):
         reason = EscapeReason("not_classified", reason=point.evidence[0])

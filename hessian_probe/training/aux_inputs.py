@@ -7,55 +7,27 @@ be arguments of compiled functions; and they are no variables, so no curvature m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from hessian_probe.arrays import PyTree, is_mask
+from hessian_probe.arrays import PyTree
 
 
-class _Step:
-    """A step of a path, as it is printed, and what the leaves behind it are if nobody trains them."""
-
-    def __init__(self, text: str, untrained: str = "") -> None:
-        self._text = text
-        if untrained:
-            self.untrained = untrained
-
-    def __str__(self) -> str:
-        return self._text
-
-
-PARAMS, AUX = _Step(""), _Step(".aux", "an aux input")
-
-
-class WithAux:
-    """Parameters together with aux inputs, as one pytree whose only variables are the parameters.
-
-    Args:
-        params: pytree; its leaves that are varied are the variables.
-        aux: pytree of arrays and Python numbers; a new leaf of another type (a function) compiles anew.
+class WithAux(NamedTuple):
+    """Parameters together with aux inputs, as one pytree of which the parameters alone are varied by default.
 
     >>> WithAux(jax.numpy.ones(2), {"mean": jax.numpy.zeros(3)}).aux["mean"].shape
     (3,)
     """
 
-    __slots__ = ("aux", "params")
+    params: PyTree
+    untrained: PyTree
 
-    def __init__(self, params: PyTree, aux: PyTree) -> None:
-        self.params, self.aux = params, aux
-
-
-jax.tree_util.register_pytree_with_keys(
-    WithAux,
-    lambda both: (((PARAMS, both.params), (AUX, both.aux)), None),
-    lambda _, parts: WithAux(*parts),
-)
-
-
-def trainable_with_aux(trainable: Any) -> Any:
-    """What is trainable of a `WithAux`, from what is of its parameters."""
-    return WithAux(trainable, False) if is_mask(trainable) else trainable
+    @property
+    def aux(self) -> PyTree:
+        """The aux inputs, as they came in."""
+        return self.untrained
 
 
 def with_aux(loss: Callable[..., Any]) -> Callable[..., Any]:

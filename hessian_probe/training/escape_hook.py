@@ -160,10 +160,8 @@ class EscapeHook:
 
     def init(self, params: PyTree) -> EscapeState:
         """Start."""
-        # As compiled steps see Python numbers.
-        layout, _, _ = self._split(
-            jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
-        )
+        arrays = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+        layout, _, _ = self._split(arrays)  # as compiled steps see Python numbers
 
         def room() -> Vector:
             sizes = zip(layout.shapes, layout.work_dtypes, strict=True)

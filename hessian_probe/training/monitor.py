@@ -15,7 +15,7 @@ from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.results import Cost
 from hessian_probe.training import backoff
-from hessian_probe.training.aux_inputs import WithAux, trainable_with_aux, with_aux
+from hessian_probe.training.aux_inputs import WithAux, with_aux
 from hessian_probe.training.events import Event, write_events
 from hessian_probe.training.monitor_state import MonitorState
 from hessian_probe.training.plateau import PlateauTest
@@ -111,10 +111,8 @@ class Monitor:
         self.gradient_test = PlateauTest(window=window, of="gradient norm")
         self.cost = Cost()
         self._trainable = trainable
-        self._probes = [
-            MonitorProbe(each, data, key, max_hvps, self.cost, varied)
-            for each, varied in ((loss, trainable), (with_aux(loss), trainable_with_aux(trainable)))
-        ]
+        given = data, key, max_hvps, self.cost, trainable
+        self._probes = [MonitorProbe(each, *given) for each in (loss, with_aux(loss))]
         self.events: list[dict[str, Any]] = []
         self.state = MonitorState(self.test, self.gradient_test, self.cost, max_share, trainable)
 
@@ -220,8 +218,8 @@ class Monitor:
 
     def _difference(self, new: PyTree, old: PyTree) -> PyTree:
         """Displacement of the variables; zero elsewhere."""
-        layout, there, rest = split(new, trainable=self._trainable)
-        moved = add_scaled(cast(there, layout.work_dtypes), -1.0, from_tangent(layout, old, "params"))
+        layout, here, rest = split(old, trainable=self._trainable)
+        moved = add_scaled(from_tangent(layout, new), -1.0, cast(here, layout.work_dtypes))
         return tangent(layout, moved, rest)
 
     def _record(self, event: Event) -> None:
