@@ -387,3 +387,23 @@ def test_a_diagnosis_leaves_what_is_not_varied_where_it_is():
     inside = run(lambda p, d: ridge(p["w"], p["scale"], d), params)
     alone = run(lambda p, d: ridge(p["w"], SCALE, d), {"w": params["w"]})
     assert inside[0] == alone[0]
+
+
+def test_a_loss_that_asks_which_leaves_are_arrays_keeps_its_value():
+    """A weight decay over all arrays does not decay a number; a compiled loss and an exponent neither."""
+
+    def decay(p, extra=jnp.sum):
+        arrays = [leaf for leaf in jax.tree.leaves(p) if isinstance(leaf, jax.Array | np.ndarray)]
+        return p["scale"] * jnp.sum(p["w"] ** 2) + sum(extra(jnp.abs(leaf)) for leaf in arrays)
+
+    def power(p):
+        return jnp.sum(jnp.cosh(p["w"]) ** p["scale"])
+
+    nested = jax.tree_util.Partial(decay, extra=jax.jit(lambda leaf: jnp.sum(jnp.tanh(leaf))))
+    for loss in (decay, nested, power):
+        for scale in (2.0, 3.0):
+            params = {"w": jnp.asarray([0.5, -1.0], FLOAT), "scale": scale, "count": 4}
+            point = hp.classify(loss, params)
+            np.testing.assert_allclose(point.loss, loss(params), rtol=10 * EPS)
+            found = hp.diagnose(loss, params)
+            np.testing.assert_allclose(found.loss, loss(params), rtol=10 * EPS)

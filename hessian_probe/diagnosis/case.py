@@ -53,7 +53,8 @@ class Case:
     ) -> None:
         layout = split(params, trainable=trainable)[0].require_variables()
         self.trainable, self.variables, self.given_data = layout.mask, str(layout), data
-        # Training on copies needs leaves with a dtype; the loss then ignores those that are not varied.
+        # Training on copies needs leaves with a dtype; the loss gets those that are not varied as they are.
+        self.given_params = params
         self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
         self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
@@ -128,13 +129,13 @@ class Case:
     def _holding(self, loss: Callable[..., Any], varied: frozenset[str]) -> Callable[..., Any]:
         """The loss as a function of the leaves of these names: all other floating ones stay as they are."""
 
-        def leaf(path: Any, new: Any, old: Any) -> Any:
-            return old if float_leaf(old) and leaf_name(path) not in varied else new
+        def leaf(path: Any, new: Any, own: Any, given: Any) -> Any:
+            return given if float_leaf(own) and leaf_name(path) not in varied else new
 
         if len(varied) == sum(map(float_leaf, jax.tree.leaves(self.params))):
             return loss
         return lambda params, *batch: loss(
-            jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch
+            jax.tree_util.tree_map_with_path(leaf, params, self.params, self.given_params), *batch
         )
 
     def best_by_adam(

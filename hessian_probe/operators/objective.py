@@ -32,6 +32,7 @@ from hessian_probe.operators.tracing import (
     find_route,
     has_forward,
     machine_epsilon,
+    same_operations,
     shapes_of,
     trace,
 )
@@ -48,6 +49,9 @@ def note_in_loss(error: BaseException, doing: str) -> None:
 def notes_in_loss(error: BaseException) -> tuple[str, ...]:
     """Where in the caller's loss an exception was raised; empty where it was raised elsewhere."""
     return error.__dict__.get("notes_in_loss", ())
+
+
+NUMBERS = (int, float, complex)
 
 
 class Objective:
@@ -103,22 +107,27 @@ class Objective:
         """Split the parameters and trace the loss.
 
         Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
-        as numbers (a width, a number of layers) raises then; it is traced again with the integers, then with
-        all numbers themselves.
+        as numbers (a width, a number of layers) raises then, and one that asks which leaves are arrays is
+        another one: it is traced again with the integers, then with all numbers themselves.
         """
         batch = next(iter(self.data))
-        for kept in ((), (int,), (int, float, complex)):
+        for kept in ((), (int,), NUMBERS):
             parts = split(params, trainable=trainable, static_numbers=kept)
             self.layout, self.variables, self.non_variables = parts
             self.layout.require_variables()
+            given = [None if hasattr(leaf, "dtype") else leaf for leaf in self.non_variables]
+            numbers = any(leaf is not None for leaf in given)
             try:
-                traced = trace(loss, self.layout, self.variables, self.non_variables, batch)
+                traced = trace(loss, *parts, batch)
+                if numbers:
+                    own = trace(loss, *split(params, trainable=trainable, static_numbers=NUMBERS), batch)
+                    if not same_operations(traced, [*[None] * len(self.variables), *given], own):
+                        continue
             except Exception as error:
-                numbers = any(not hasattr(leaf, "dtype") for leaf in self.non_variables)
                 if isinstance(error, TypeError | ValueError) and numbers:
                     continue
                 raise self._explained(error) from None
-            self.loss, self.active, self.facts = traced
+            self.loss, self.active, self.facts, _ = traced
             self.eps = machine_epsilon(self.layout, self.facts)
             return
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import re
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -21,9 +22,14 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
-from hessian_probe.operators.thresholds import DIFFERENCE_ERROR, REDUCED_EPS, REDUCED_EPS_ELSEWHERE
+from hessian_probe.operators.thresholds import (
+    DIFFERENCE_ERROR,
+    REDUCED_EPS,
+    REDUCED_EPS_ELSEWHERE,
+    SAME_NUMBER,
+)
+from hessian_probe.programs import walker
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
-from hessian_probe.programs.walker import primitives
 
 
 class Route(NamedTuple):
@@ -60,11 +66,53 @@ class LossKey(NamedTuple):
 
 
 class TracedLoss(NamedTuple):
-    """The key of a loss, for each variable whether the loss reads it, and what its program shows."""
+    """The key of a loss, for each variable whether the loss reads it, what its program shows, and that."""
 
     key: LossKey
     active: tuple[bool, ...]
     facts: ProgramFacts
+    program: Any
+
+
+class _Operations(walker.Walker[Any]):
+    """Lists the operations of a program, but those on known numbers alone; None is a value not known."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, list[Any]]] = []
+
+    def constant(self, value: Any) -> Any:
+        """A literal is known."""
+        return value
+
+    def equation(self, equation: Any, inputs: list[Any], scope: Any) -> list[Any]:
+        """Enter a call, compute with known numbers, list anything else."""
+        called, shapes = walker.called_program(equation), [var.aval.shape for var in equation.outvars]
+        if called is not None:
+            return self.run(called[0], [None] * len(called[1]), inputs)
+        if inputs and not any(shapes) and all(value is not None for value in inputs):
+            return walker.evaluate(equation, inputs)
+        self.found.append(((equation.primitive.name, shapes), inputs))
+        for label, jaxpr in walker.nested_programs(equation):
+            known = walker.unchanging(equation, label, inputs)
+            rest = [None] * (len(jaxpr.invars) - len(known))
+            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest])
+        return [None] * len(shapes)
+
+
+def same_operations(one: TracedLoss, numbers: list[Any], other: TracedLoss) -> bool:
+    """Whether a program with numbers as its inputs (None for arrays) does the same as one that holds them."""
+
+    def operations(program: Any, known: list[Any]) -> list[tuple[Any, list[Any]]]:
+        rest = [None] * (len(program.jaxpr.invars) - len(known))
+        watch = _Operations()
+        watch.run(program.jaxpr, [None] * len(program.consts), [*known, *rest])
+        return watch.found
+
+    def same(a: Any, b: Any) -> bool:
+        return a is b if a is None or b is None else bool(np.allclose(a, b, SAME_NUMBER, 0))
+
+    pairs = list(itertools.zip_longest(operations(one.program, numbers), operations(other.program, [])))
+    return all(a and b and a[0] == b[0] and all(map(same, a[1], b[1])) for a, b in pairs)
 
 
 def trace(
@@ -84,7 +132,7 @@ def trace(
     flags = zip(used[: len(variables)], layout.shapes, strict=True)
     active = tuple(bool(flag) and bool(np.prod(shape)) for flag, shape in flags)
     facts = inspect_program(program, len(variables))
-    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)
+    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts, program)
 
 
 def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
@@ -153,4 +201,4 @@ def _derivative_exists(
     except Exception:  # libraries refuse a derivative with errors of their own
         return False
     needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return "custom_lin" not in primitives(needed)
+    return "custom_lin" not in walker.primitives(needed)
