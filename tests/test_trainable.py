@@ -317,6 +317,23 @@ def test_a_new_value_of_a_python_number_compiles_nothing(layers):
     np.testing.assert_allclose(other.lowest.eigenvalues, 3 * point.lowest.eigenvalues, rtol=100 * EPS)
 
 
+def test_a_number_inside_a_scan_compiles_nothing_either():
+    def loss(p):
+        def turn(x, row):
+            return x * (1 - p["rate"]) + row**2, jnp.sum(x)
+
+        end, _ = jax.lax.scan(turn, p["x"], jnp.stack([p["x"]] * 3))
+        return jnp.sum(jax.jit(lambda x, by: jnp.tanh(x) * by)(end, p["rate"]))
+
+    losses, sizes = [], []
+    for rate in (0.25, 0.75):
+        params = {"x": jnp.ones(2, FLOAT), "rate": rate}
+        losses.append(hp.classify(loss, params).loss - float(loss(params)))
+        sizes.append([kernel._cache_size() for kernel in KERNELS])
+    np.testing.assert_allclose(losses, 0, atol=10 * EPS)
+    assert sizes[0] == sizes[1]
+
+
 def test_a_number_that_decides_in_python_is_kept_as_one():
     def loss(p):
         return jnp.sum(p["x"] ** 2) if p["rate"] > 0.5 else -jnp.sum(p["x"] ** 2)

@@ -35,10 +35,6 @@ REDUCED_EPS = {"cpu": 0.0, "gpu": 2.0**-10, "cuda": 2.0**-10, "rocm": 2.0**-10}
 # Source: bfloat16 keeps 7 bits, the default on TPUs (JAX's documentation of `jax.lax.Precision`).
 REDUCED_EPS_ELSEWHERE = 2.0**-7
 
-# A number in a loss's program is that of another trace if they agree to this relative accuracy.
-# Source: derived: a hundred roundings of float32; beyond it a new value of a Python number compiles anew.
-SAME_NUMBER = 1e-5
-
 # Directions of a null space depend on the others if their singular value is below this share of the largest.
 # Source: derived: eight roundings of float32, in which directions may be given.
 INDEPENDENT = 1e-6

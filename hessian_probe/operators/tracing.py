@@ -22,12 +22,7 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
-from hessian_probe.operators.thresholds import (
-    DIFFERENCE_ERROR,
-    REDUCED_EPS,
-    REDUCED_EPS_ELSEWHERE,
-    SAME_NUMBER,
-)
+from hessian_probe.operators.thresholds import DIFFERENCE_ERROR, REDUCED_EPS, REDUCED_EPS_ELSEWHERE
 from hessian_probe.programs import walker
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 
@@ -91,11 +86,14 @@ class _Operations(walker.Walker[Any]):
             return self.run(called[0], [None] * len(called[1]), inputs)
         if inputs and not any(shapes) and all(value is not None for value in inputs):
             return walker.evaluate(equation, inputs)
-        self.found.append(((equation.primitive.name, shapes), inputs))
+        within: list[Any] = []  # numbers that nested programs read: compared there
         for label, jaxpr in walker.nested_programs(equation):
             known = walker.unchanging(equation, label, inputs)
             rest = [None] * (len(jaxpr.invars) - len(known))
             self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest])
+            within += [value for value in known if value is not None]
+        own = [value for value in inputs if all(value is not known for known in within)]
+        self.found.append(((equation.primitive.name, shapes), own))
         return [None] * len(shapes)
 
 
@@ -109,7 +107,7 @@ def same_operations(one: TracedLoss, numbers: list[Any], other: TracedLoss) -> b
         return watch.found
 
     def same(a: Any, b: Any) -> bool:
-        return a is b if a is None or b is None else bool(np.allclose(a, b, SAME_NUMBER, 0))
+        return a is b if a is None or b is None else bool(np.allclose(a, b, atol=0))
 
     pairs = list(itertools.zip_longest(operations(one.program, numbers), operations(other.program, [])))
     return all(a and b and a[0] == b[0] and all(map(same, a[1], b[1])) for a, b in pairs)
