@@ -182,6 +182,7 @@ def near(found, stated):
     return stated / 1.4 <= found <= 1.4 * stated
 
 
+@pytest.mark.slow
 def test_pairs_take_the_products_that_a_plan_states():
     loss, params, batch = network()
 
