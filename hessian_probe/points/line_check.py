@@ -18,9 +18,13 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.thresholds import (
-    GRADIENT_DISTANCES,
-    GRADIENT_SEEN,
-    GRADIENT_SHARE,
+    CHECK_BLIND,
+    CHECK_DIRECTIONS,
+    CHECK_DISTANCES,
+    CHECK_LEAVES,
+    CHECK_NAMED,
+    CHECK_SHARE,
+    CHECK_STEPS,
     LINE_CALLS,
     LINE_POINTS,
     NEARER,
@@ -158,33 +162,119 @@ class _Line:
         return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
 
 
-def gradient_check(op: HessianOperator, rounding: Rounding) -> Reason | None:
-    """Say so if the loss does not change along the gradient as the gradient claims.
+class FalseDerivative(NamedTuple):
+    """A derivative that is not that of the loss.
+
+    Attributes:
+        reason: evidence.
+        lower: displacement to the lowest loss seen on the lines, if it is lower; else None.
+    """
+
+    reason: Reason
+    lower: Vector | None
+
+
+def derivative_check(op: HessianOperator, rounding: Rounding, rng: np.random.Generator) -> FalseDerivative | None:
+    """Hold the loss's changes along lines against its own derivatives there.
+
+    Between two points of a line the loss changes by no less than its smallest slope there allows and no more
+    than its largest; slopes are those at the two points.  What lies outside, in the two smallest intervals
+    that rounding lets see on both sides, is no change that this derivative makes.  Nor is it, further out,
+    where the loss changes much and every slope says that it does not: steps, rounding, counting.
 
     Args:
         op: operator at the parameters.
-        rounding: rounding error at the parameters.
+        rounding: rounding error there.
+        rng: source of the directions.
 
     Returns:
-        The reason; None for a loss without kinks and custom derivatives, which is not examined.
+        What was found; None where derivatives and loss agree, or where every operation of the loss has the
+        derivative that JAX takes (`ProgramFacts.blind`).
 
     Cost:
-        32 evaluations where the loss has kinks or such derivatives.
+        16 losses with slopes; 8 more for each of up to CHECK_LEAVES leaves where they disagree.
     """
-    facts, length = op.objective.facts, float(norm(op.gradient_vector))
-    if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
+    facts = op.objective.facts
+    if not facts.blind or facts.random:
         return None
-    steps = parameter_scale(op) * 0.25 ** np.arange(1, GRADIENT_DISTANCES + 1)
-    values, _ = op.objective.line(
-        op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
+    lines = [_SlopeCheck(op, rounding, _balanced(op, rng)) for _ in range(CHECK_DIRECTIONS)]
+    wrong = next((line for line in lines if line.near), None)
+    if wrong is None:
+        if sum(np.sum(line.blind) for line in lines) < CHECK_STEPS:
+            return None
+        wrong = max(lines, key=lambda line: float(np.sum(line.blind)))
+    names = op.layout.names
+    leaves = [index for index, on in enumerate(op.active) if on]
+    if 1 < len(leaves) <= CHECK_LEAVES:
+        alone = {index: _SlopeCheck(op, rounding, _balanced(op, rng, index)) for index in leaves}
+        leaves = [i for i, line in alone.items() if line.near or np.any(line.blind)] or leaves
+        lines.extend(alone.values())
+    listed = ", ".join(names[index] for index in leaves[:CHECK_LEAVES])
+    claimed, shown, distance = wrong.disagreement()
+    reason = Reason(
+        "derivative_not_of_loss",
+        claimed=claimed,
+        shown=shown,
+        distance=distance,
+        leaves=listed + (", …" if len(leaves) > CHECK_LEAVES else ""),
+        where="; ".join(facts.blind[:CHECK_NAMED]),
     )
-    shown = (values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-    visible = (length * steps > VISIBLE_ROUNDINGS * rounding.value) & np.isfinite(shown)
-    if np.sum(visible) < GRADIENT_SEEN or np.any(np.abs(shown[visible] - length) <= GRADIENT_SHARE * length):
-        return None
-    nearest = int(np.flatnonzero(visible)[-1])
-    found, distance = float(shown[nearest]), float(steps[nearest])
-    return Reason("gradient_contradicted", claimed=length, shown=found, distance=distance)
+    lowest = min(lines, key=lambda line: line.fall)
+    return FalseDerivative(reason, lowest.lowest if lowest.fall < -SAMPLE_ROUNDINGS * rounding.value else None)
+
+
+def _balanced(op: HessianOperator, rng: np.random.Generator, only: int | None = None) -> Vector:
+    """A random unit direction with as much of each leaf as the leaf is large; of one leaf alone."""
+    draw = random_normal(rng, op.layout, op.active)
+    size = parameter_scale(op) / math.sqrt(max(op.size, 1))
+    parts = []
+    for index, (leaf, value) in enumerate(zip(draw, op.x, strict=True)):
+        width = max(float(norm((value,))) / math.sqrt(max(value.size, 1)), size)
+        parts.append(leaf * (width if only in (None, index) else 0.0))
+    return scale(1 / norm(tuple(parts)), tuple(parts))
+
+
+class _SlopeCheck:
+    """Changes of the loss between neighbouring points of a line, beside the slopes at these points.
+
+    Attributes:
+        near: whether the two smallest intervals that are visible on both sides disagree.
+        blind: intervals where the loss changes much more than any slope allows.
+        fall: change of the loss at the lowest point.
+        lowest: displacement to it.
+    """
+
+    def __init__(self, op: HessianOperator, rounding: Rounding, direction: Vector) -> None:
+        steps = parameter_scale(op) * np.array(CHECK_DISTANCES)
+        ts = np.concatenate([-steps, steps[::-1]])
+        values, slopes = op.objective.line(op.x, direction, ts)
+        middle = len(steps)
+        self.ts = np.insert(ts, middle, 0.0)
+        values = np.insert(values, middle, op.value)
+        slopes = np.insert(slopes, middle, float(dot(op.gradient_vector, direction)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            widths = np.diff(self.ts)
+            self.shown = np.diff(values) / widths
+            low, high = np.minimum(slopes[1:], slopes[:-1]), np.maximum(slopes[1:], slopes[:-1])
+            self.claimed = np.clip(self.shown, low, high)
+            error = VISIBLE_ROUNDINGS * rounding.value / widths
+            largest = np.maximum(np.abs(low), np.abs(high))
+            outside = np.abs(self.shown - self.claimed)
+            visible = np.isfinite(outside) & (np.maximum(largest, np.abs(self.shown)) > error)
+            wrong = visible & (outside > CHECK_SHARE * np.maximum(largest, np.abs(self.shown)) + error)
+            self.blind = visible & (np.abs(self.shown) > CHECK_BLIND * largest + error)
+        sides = np.flatnonzero(visible[middle:]) + middle, np.flatnonzero(visible[:middle])[::-1]
+        self.near = all(len(side) >= 2 and bool(np.all(wrong[side[:2]])) for side in sides)
+        self.nearest = int(sides[0][0]) if self.near else -1
+        changes = np.where(np.isfinite(values), values - op.value, np.inf)
+        self.fall = float(np.min(changes))
+        self.lowest = scale(self.ts[int(np.argmin(changes))], direction)
+
+    def disagreement(self) -> tuple[float, float, float]:
+        """Slope that the derivative claims, slope that the loss shows, and how far from the parameters."""
+        index = self.nearest if self.nearest >= 0 else int(np.flatnonzero(self.blind)[0])
+        distance = float(np.max(np.abs(self.ts[index : index + 2])))
+        return float(self.claimed[index]), float(self.shown[index]), distance
 
 
 def spot_check(

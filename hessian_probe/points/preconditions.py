@@ -21,8 +21,8 @@ def nonfinite(op: HessianOperator) -> Reason | None:
         return Reason("params_nonfinite", where=where)
     if not math.isfinite(op.value):
         return Reason("loss_nonfinite", value=op.value)
-    where = first_nonfinite(op.layout, op.gradient_vector)
-    return Reason("gradient_nonfinite", where=where) if where else None
+    found = op.objective.nonfinite_gradient(op.x, op.gradient_vector)
+    return Reason("gradient_nonfinite", found=found) if found else None
 
 
 def no_product(extremes: ExtremeEigenpairs) -> Reason:
