@@ -234,7 +234,9 @@ class Objective:
                 inputs = jax.tree.leaves((x, self.non_variables, batch.arrays))
                 why = nonfinite_derivative(self.program(batch, x), inputs)
                 break
-        return f"the gradient with respect to {leaf} is not finite at a finite loss" + (f": {why}" if why else "")
+        return f"the gradient with respect to {leaf} is not finite at a finite loss" + (
+            f": {why}" if why else ""
+        )
 
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""

@@ -19,12 +19,12 @@ from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.thresholds import (
     CHECK_BLIND,
-    CHECK_DIRECTIONS,
     CHECK_DISTANCES,
-    CHECK_LEAVES,
+    CHECK_GROUPS,
     CHECK_NAMED,
     CHECK_SHARE,
     CHECK_STEPS,
+    JUMP_ROUNDINGS,
     LINE_CALLS,
     LINE_POINTS,
     NEARER,
@@ -174,7 +174,9 @@ class FalseDerivative(NamedTuple):
     lower: Vector | None
 
 
-def derivative_check(op: HessianOperator, rounding: Rounding, rng: np.random.Generator) -> FalseDerivative | None:
+def derivative_check(
+    op: HessianOperator, rounding: Rounding, rng: np.random.Generator
+) -> FalseDerivative | None:
     """Hold the loss's changes along lines against its own derivatives there.
 
     Between two points of a line the loss changes by no less than its smallest slope there allows and no more
@@ -192,45 +194,44 @@ def derivative_check(op: HessianOperator, rounding: Rounding, rng: np.random.Gen
         derivative that JAX takes (`ProgramFacts.blind`).
 
     Cost:
-        16 losses with slopes; 8 more for each of up to CHECK_LEAVES leaves where they disagree.
+        8 losses with slopes along a line in all leaves, and along one in each of up to CHECK_GROUPS groups.
     """
     facts = op.objective.facts
     if not facts.blind or facts.random:
         return None
-    lines = [_SlopeCheck(op, rounding, _balanced(op, rng)) for _ in range(CHECK_DIRECTIONS)]
-    wrong = next((line for line in lines if line.near), None)
-    if wrong is None:
-        if sum(np.sum(line.blind) for line in lines) < CHECK_STEPS:
-            return None
-        wrong = max(lines, key=lambda line: float(np.sum(line.blind)))
-    names = op.layout.names
     leaves = [index for index, on in enumerate(op.active) if on]
-    if 1 < len(leaves) <= CHECK_LEAVES:
-        alone = {index: _SlopeCheck(op, rounding, _balanced(op, rng, index)) for index in leaves}
-        leaves = [i for i, line in alone.items() if line.near or np.any(line.blind)] or leaves
-        lines.extend(alone.values())
-    listed = ", ".join(names[index] for index in leaves[:CHECK_LEAVES])
-    claimed, shown, distance = wrong.disagreement()
+    groups = [group.tolist() for group in np.array_split(leaves, min(len(leaves), CHECK_GROUPS))]
+    lines = [_SlopeCheck(op, rounding, _direction(op, rng, group)) for group in (leaves, *groups)]
+    lowest = min(lines, key=lambda line: line.fall)
+    lower = lowest.lowest if lowest.fall < -SAMPLE_ROUNDINGS * rounding.value else None
+    where = "; ".join(facts.blind[:CHECK_NAMED])
+    wrong = [index for index, line in enumerate(lines) if line.near or np.sum(line.blind) >= CHECK_STEPS]
+    if not wrong:
+        most = math.sqrt(op.eps) * max(line.widest for line in lines)
+        if rounding.value > max(most, JUMP_ROUNDINGS * op.eps * abs(op.value)):
+            return FalseDerivative(Reason("loss_jumps", change=rounding.value, where=where), lower)
+        return None
+    alone = [groups[index - 1] for index in wrong if index > 0]
+    names = [op.layout.names[index] for group in alone or [leaves] for index in group]
+    claimed, shown, distance = lines[wrong[-1]].disagreement()
     reason = Reason(
         "derivative_not_of_loss",
         claimed=claimed,
         shown=shown,
         distance=distance,
-        leaves=listed + (", …" if len(leaves) > CHECK_LEAVES else ""),
-        where="; ".join(facts.blind[:CHECK_NAMED]),
+        leaves=", ".join(names[:CHECK_GROUPS]) + (", …" if len(names) > CHECK_GROUPS else ""),
+        where=where,
     )
-    lowest = min(lines, key=lambda line: line.fall)
-    return FalseDerivative(reason, lowest.lowest if lowest.fall < -SAMPLE_ROUNDINGS * rounding.value else None)
+    return FalseDerivative(reason, lower)
 
 
-def _balanced(op: HessianOperator, rng: np.random.Generator, only: int | None = None) -> Vector:
-    """A random unit direction with as much of each leaf as the leaf is large; of one leaf alone."""
-    draw = random_normal(rng, op.layout, op.active)
+def _direction(op: HessianOperator, rng: np.random.Generator, leaves: list[int]) -> Vector:
+    """A random unit direction in some leaves, with as much of each as that leaf is large."""
     size = parameter_scale(op) / math.sqrt(max(op.size, 1))
     parts = []
-    for index, (leaf, value) in enumerate(zip(draw, op.x, strict=True)):
+    for index, (leaf, value) in enumerate(zip(random_normal(rng, op.layout, op.active), op.x, strict=True)):
         width = max(float(norm((value,))) / math.sqrt(max(value.size, 1)), size)
-        parts.append(leaf * (width if only in (None, index) else 0.0))
+        parts.append(leaf * (width if index in leaves else 0.0))
     return scale(1 / norm(tuple(parts)), tuple(parts))
 
 
@@ -240,6 +241,7 @@ class _SlopeCheck:
     Attributes:
         near: whether the two smallest intervals that are visible on both sides disagree.
         blind: intervals where the loss changes much more than any slope allows.
+        widest: largest change of the loss on the line.
         fall: change of the loss at the lowest point.
         lowest: displacement to it.
     """
@@ -267,6 +269,7 @@ class _SlopeCheck:
         self.near = all(len(side) >= 2 and bool(np.all(wrong[side[:2]])) for side in sides)
         self.nearest = int(sides[0][0]) if self.near else -1
         changes = np.where(np.isfinite(values), values - op.value, np.inf)
+        self.widest = float(np.max(np.abs(changes[np.isfinite(changes)])))
         self.fall = float(np.min(changes))
         self.lowest = scale(self.ts[int(np.argmin(changes))], direction)
 

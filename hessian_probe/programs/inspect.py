@@ -83,6 +83,11 @@ class ProgramFacts(NamedTuple):
         for name in self.kinks:
             text = f"has a kink or a jump, to which second derivatives are blind: {name}"
             said.append((f"kink:{name}", text))
+        for name in self.blind:
+            if name.startswith("stop_gradient"):
+                said.append(
+                    ("stop_gradient", f"stops a derivative, which need not be that of the loss: {name}")
+                )
         said.extend((f"loop:{name}", f"runs a loop or a branch: {name}") for name in self.loops)
         return tuple(said)
 

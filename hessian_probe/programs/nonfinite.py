@@ -1,7 +1,7 @@
 """Which operation makes the gradient of a finite loss not finite.
 
-The program is run forwards, and its operations are differentiated backwards one by one: the first that takes a
-finite derivative and gives one that is not finite is named.
+The program is run forwards, and its operations are differentiated backwards one by one: the first that takes
+a finite derivative and gives one that is not finite is named.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def nonfinite_derivative(program: Any, inputs: list[Any]) -> str:
     'sqrt at 0, which the loss does not use there'
     """
     search = _Search()
-    search.backwards(program.jaxpr, program.consts, inputs, [jnp.ones((), program.jaxpr.outvars[0].aval.dtype)])
+    search.backwards(
+        program.jaxpr, program.consts, inputs, [jnp.ones((), program.jaxpr.outvars[0].aval.dtype)]
+    )
     return search.found
 
 
@@ -133,8 +135,14 @@ class _Search:
         """Name an operation, the number at which its derivative fails, and its place."""
         name = equation.primitive.name
         text = rule_of(equation)[0] if name.startswith("custom_") else name
-        bad = next(bad for bad in (~np.isfinite(np.asarray(each)) for each in pulled) if np.any(bad))
-        alike = [np.asarray(each)[bad].flat[0] for each in operands if np.shape(each) == bad.shape]
+        bad = max(
+            (~np.isfinite(np.asarray(each)) for each in pulled), key=lambda bad: (np.any(bad), bad.size)
+        )
+        alike = [
+            np.broadcast_to(np.asarray(each), bad.shape)[bad].flat[0]
+            for each in operands
+            if np.shape(each) in ((), bad.shape)
+        ]
         text += f" at {', '.join(f'{np.real(value):g}' for value in alike)}"
         if all(np.shape(each) == bad.shape and not np.any(np.asarray(each)[bad]) for each in cotangents):
             text += ", which the loss does not use there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 
 _JAX = str(Path(jax.__file__).parent)
+LONGEST_LINE = 80  # signs of a line of code that are shown
 _OWN = str(Path(__file__).parent.parent)
 
 
@@ -24,6 +26,9 @@ def place_of(equations: Sequence[Any]) -> str:
     Args:
         equations: the operation, last, after those in whose programs it is nested.
 
+    Returns:
+        File, line and code.
+
     >>> program = jax.make_jaxpr(lambda x: x + 1)(1.0)
     >>> place_of(program.eqns)[:2]
     ' ('
@@ -32,7 +37,7 @@ def place_of(equations: Sequence[Any]) -> str:
         for frame in _frames(equation):
             if not frame.file_name.startswith((_JAX, _OWN)):
                 line = linecache.getline(frame.file_name, frame.line_num).strip()
-                code = f": {line}" if line else ""
+                code = f": {textwrap.shorten(line, LONGEST_LINE, placeholder=' …')}" if line else ""
                 return f" ({Path(frame.file_name).name}:{frame.line_num}{code})"
     return ""
 
