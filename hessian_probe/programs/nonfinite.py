@@ -135,9 +135,8 @@ class _Search:
         """Name an operation, the number at which its derivative fails, and its place."""
         name = equation.primitive.name
         text = rule_of(equation)[0] if name.startswith("custom_") else name
-        bad = max(
-            (~np.isfinite(np.asarray(each)) for each in pulled), key=lambda bad: (np.any(bad), bad.size)
-        )
+        flags = [~np.isfinite(np.asarray(each)) for each in pulled]
+        bad = max(flags, key=lambda flag: (bool(np.any(flag)), flag.size))
         alike = [
             np.broadcast_to(np.asarray(each), bad.shape)[bad].flat[0]
             for each in operands
