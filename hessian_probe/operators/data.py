@@ -18,7 +18,6 @@ import numpy as np
 from hessian_probe.arrays import Layout, PyTree, hashable
 from hessian_probe.operators.thresholds import MOST_BATCHES, SAME_DATA, SLOW_DATA
 
-
 FINITE = "pass a finite part, for instance list(itertools.islice(data, 100))"
 _ENDLESS = "data gave {count:,} batches and goes on: a sampler without end? " + FINITE
 
@@ -249,8 +248,8 @@ class Data:
             if warn_at is not None and time.monotonic() > warn_at:
                 warn_at = None
                 warnings.warn(
-                    f"data gave {self._count:,} batches in {SLOW_DATA:g} seconds, and goes on; it is read once "
-                    "before anything is computed, and again for every evaluation: a smaller part may do",
+                    f"data gave {self._count:,} batches in {SLOW_DATA:g} seconds, and goes on; it is read "
+                    "once before anything is computed, and again for every evaluation: a part of it may do",
                     stacklevel=2,
                 )
             self._total += batch.weight
