@@ -29,6 +29,7 @@ from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.operators.symmetric_operator import unit_roundoff
+from hessian_probe.points.preconditions import derivative_fault
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
 
@@ -142,6 +143,9 @@ def sharpness(
     evidence = (KINKS.format(", ".join(kinks)),) if kinks else ()
     if not np.isfinite(measures[0].value):
         evidence = (NO_CURVATURE, *evidence)
+    fault = derivative_fault(op)
+    if fault is not None:
+        evidence = (str(fault), *evidence)
     return Sharpness(
         measures=measures,
         loss=op.value,

@@ -18,6 +18,7 @@ from hessian_probe.arrays import (
     Vector,
     add_scaled,
     cast,
+    first_nonfinite,
     from_tangent,
     norm,
     scale,
@@ -36,6 +37,7 @@ from hessian_probe.operators.tracing import (
     shapes_of,
     trace,
 )
+from hessian_probe.programs.nonfinite import nonfinite_derivative
 from hessian_probe.results import Cost
 
 
@@ -68,6 +70,7 @@ class Objective:
         cost: what was computed so far, by all operators of this objective too.
         facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
+        refusals: what the loss raised at trial points, one line each; it counts there as not finite.
 
     Raises:
         TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
@@ -87,6 +90,8 @@ class Objective:
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         self.data = Data(data)
         self.cost = Cost() if cost is None else cost
+        self.refusals: list[str] = []
+        self._evaluated = False
         self._read(loss, params, trainable)
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)
@@ -212,6 +217,31 @@ class Objective:
         kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
         return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
+    def nonfinite_gradient(self, x: Vector, gradient: Vector) -> str:
+        """Say which part of a gradient at a finite loss is not finite, and which operation makes it so.
+
+        Args:
+            x: the variables.
+            gradient: the gradient there.
+
+        Returns:
+            A sentence; "" where the gradient is finite.
+
+        Cost:
+            Nothing where it is finite; else one gradient of each batch and, of one, operation by operation.
+        """
+        leaf, why = first_nonfinite(self.layout, gradient), ""
+        if not leaf:
+            return ""
+        for batch in self.data:
+            if first_nonfinite(self.layout, self.gradient_of(batch, x)[1]):
+                inputs = jax.tree.leaves((x, self.non_variables, batch.arrays))
+                why = nonfinite_derivative(self.program(batch, x), inputs)
+                break
+        return f"the gradient with respect to {leaf} is not finite at a finite loss" + (
+            f": {why}" if why else ""
+        )
+
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""
         return self._call(derivatives.linearized, batch, x)
@@ -249,7 +279,32 @@ class Objective:
         return partial(kernel, self.loss, self.layout, batch.layout)
 
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
-        return self._partial(kernel, batch)(x, self.non_variables, batch.arrays, *extra)
+        """Run a kernel; where the loss raises at a trial point, its numbers there are NaN."""
+        function = self._partial(kernel, batch)
+        try:
+            found = function(x, self.non_variables, batch.arrays, *extra)
+            if self.facts.callback:  # what these raise comes with the numbers
+                jax.block_until_ready(found)
+        except Exception as error:
+            if not self._evaluated:
+                raise
+            if kernel in derivatives.AT_SEVERAL and len(jax.tree.leaves(extra[-1])[0]) > 1:
+                return self._one_by_one(kernel, batch, x, *extra)
+            first, *_ = (*str(error).strip().splitlines(), "")
+            self.refusals.append(f"{type(error).__name__}: {first}")
+            shapes = jax.eval_shape(function, x, self.non_variables, batch.arrays, *extra)
+            return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
+        self._evaluated = True
+        return found
+
+    def _one_by_one(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
+        """Run a kernel for several points once for each, so that one that raises costs itself alone."""
+        *others, points = extra
+        rows = [
+            self._call(kernel, batch, x, *others, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], points))
+            for i in range(len(jax.tree.leaves(points)[0]))
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
 
     @property
     def ignored(self) -> tuple[str, ...]:

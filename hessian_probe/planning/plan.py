@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree
+from hessian_probe.arrays import PyTree, merge
 from hessian_probe.operators import memory
+from hessian_probe.operators.data import Batches
 from hessian_probe.operators.dense import ENDS_INSTEAD
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.thresholds import DENSE_BLOCK, EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.operators.tracing import trace
@@ -28,6 +31,7 @@ from hessian_probe.planning.thresholds import (
     SAMPLE,
 )
 from hessian_probe.points.classify import products_allowed
+from hessian_probe.points.preconditions import derivative_fault
 from hessian_probe.points.thresholds import (
     DENSE_AFTER,
     DENSE_COUNT,
@@ -93,8 +97,9 @@ def plan(
         ValueError: there is no such job, or it has no such option; `params` has no variable.
 
     Cost:
-        One pass over the data, two or three compilations (which the job itself reuses), three gradients
-        and three products on one batch.
+        One pass over the data, two or three compilations (which the job itself reuses), four gradients
+        and three products on one batch; four gradients and 16 losses more where the loss has operations
+        whose derivative need not be that of their value.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,7 +123,16 @@ def plan(
     objective = Objective(loss, params, data, trainable=trainable)
     batches = batch_sizes(objective)
     products = JOBS[job](objective, options)
-    return _joined(job, objective, products, batches, measure, _noticed(loss, objective, batches))
+    noticed = _noticed(loss, objective, batches)
+    made = _joined(job, objective, products, batches, measure, noticed)
+    fault = None
+    if made.gradient_seconds is not None:
+        batch = batches.largest
+        data = None if batch.layout is None else Batches([merge(batch.layout, (), batch.arrays)], [1.0])
+        fault = derivative_fault(HessianOperator(Objective(loss, params, data, trainable=trainable)))
+    if fault is None:
+        return made
+    return dataclasses.replace(made, noticed=(fault.code, *made.noticed), remarks=(str(fault), *made.remarks))
 
 
 def _options(job: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,9 @@ def assemble(m: Measurements, verdict: Verdict) -> CriticalPoint:
 
 def _notes(op: HessianOperator) -> tuple[Reason, ...]:
     symmetry = (left_out(op),) if isinstance(op, RestrictedHessian) else ()
-    return symmetry + tuple(Reason("leaf_ignored", name=name) for name in op.objective.ignored)
+    refusals = op.objective.refusals
+    raised = (Reason("loss_raised", count=len(refusals), error=refusals[0]),) if refusals else ()
+    return symmetry + raised + tuple(Reason("leaf_ignored", name=name) for name in op.objective.ignored)
 
 
 def _eigen(m: Measurements, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
