@@ -121,11 +121,6 @@ class Layout(NamedTuple):
         return tuple(at_least_float32(dtype) for dtype in self.dtypes)
 
     @property
-    def work_dtype(self) -> Any:
-        """Lowest precision among a vector's leaves."""
-        return at_least_float32(self.dtype)
-
-    @property
     def dtype(self) -> Any:
         """Lowest precision among the variables; it sets every tolerance."""
         return max(map(jnp.dtype, self.dtypes), key=lambda d: float(jnp.finfo(d).eps))

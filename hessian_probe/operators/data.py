@@ -164,11 +164,6 @@ class Data:
         return Batch(layout, arrays, 1.0)
 
     @property
-    def is_single(self) -> bool:
-        """Whether there is just one batch (or no data at all)."""
-        return self._single is not None
-
-    @property
     def count(self) -> int:
         """Number of batches."""
         self._look()

@@ -185,6 +185,15 @@ class HessianOperator:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
 
+    def search_dimension(self, active: tuple[bool, ...]) -> int:
+        """Dimension of the searched space: the variables of active leaves, without a given null space."""
+        flags = zip(active, self.layout.shapes, strict=True)
+        return int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+
+    def project(self, v: Vector) -> Vector:
+        """Project onto the searched space: the complement of a null space, if one is given."""
+        return v
+
     def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
         return self._like(self.objective, cast(x, self.layout.dtypes))

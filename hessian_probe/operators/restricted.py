@@ -13,6 +13,9 @@ from hessian_probe.arrays import (
     Float,
     PyTree,
     Vector,
+    add_scaled,
+    coefficients,
+    combine,
     flatten,
     flatten_rows,
     from_tangent,
@@ -21,7 +24,6 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
-from hessian_probe.operators.symmetric_operator import project_out_null_space
 from hessian_probe.operators.thresholds import INDEPENDENT
 
 Generator = Callable[[PyTree], PyTree]
@@ -154,9 +156,17 @@ class RestrictedHessian(HessianOperator):
         rows = flatten_rows(self.null_basis)
         return np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]
 
+    def search_dimension(self, active: tuple[bool, ...]) -> int:
+        """Dimension of the searched space."""
+        return super().search_dimension(active) - len(self.null_basis[0])
+
+    def project(self, v: Vector) -> Vector:
+        """Multiply P and a vector."""
+        return add_scaled(v, -1.0, combine(self.null_basis, coefficients(self.null_basis, v)))
+
     def product(self, v: Vector) -> Vector:
         """Multiply P H P and a vector; the caller counts."""
-        return project_out_null_space(self, super().product(project_out_null_space(self, v)))
+        return self.project(super().product(self.project(v)))
 
     def multiply_whole(self, v: Vector) -> Vector:
         """Multiply H itself and a vector."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from hessian_probe.arrays import Layout, Vector, from_tangent, merge
+from hessian_probe.arrays import Layout, Vector, at_least_float32, from_tangent, merge
 from hessian_probe.optimizers.optax_state import call_update
 
 
@@ -33,7 +33,7 @@ def moved_variables(
     shapes = tuple(_shape(leaf) for leaf in variables)
     every = frozenset(layout.names)
     try:
-        value = jax.ShapeDtypeStruct((), layout.work_dtype)
+        value = jax.ShapeDtypeStruct((), at_least_float32(layout.dtype))
         program = jax.make_jaxpr(update)(shapes, shapes, tuple(map(_shape, rest)), value).jaxpr
     except Exception:  # its own update says what is wrong, when it is called
         return every

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.arrays import Vector, norm, row, scale, unflatten
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.rounding import SINGLE, Rounding
 from hessian_probe.points.settings import Settings
 from hessian_probe.points.thresholds import (
@@ -26,7 +25,7 @@ from hessian_probe.points.thresholds import (
     PATIENCE,
 )
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
+from hessian_probe.spectrum.dense import dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thresholds import MAX_BASIS, SIGN_MARGIN, SIGN_RESIDUAL
 
@@ -108,7 +107,7 @@ class ExtremesSearch:
         self.judged = 0  # steps after which the search was judged last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
-        self.dimension = search_dimension(op, op.active)
+        self.dimension = op.search_dimension(op.active)
 
     @property
     def spent(self) -> int:
@@ -346,13 +345,12 @@ def dense_ends(op: HessianOperator, rounding: Rounding, asymmetry: float) -> Ext
     Returns:
         Both ends, with every eigenpair.
     """
-    count = search_dimension(op, op.active)
+    count = op.search_dimension(op.active)
     values, vectors = dense_eigh(op)
     if count < len(values):
         values, vectors = _drop_ignored(op, count, values, vectors)
     low, high = (
-        measured_pair(rounding, float(values[i]), row(columns_to_basis(op, vectors[:, [i]]), 0))
-        for i in (0, -1)
+        measured_pair(rounding, float(values[i]), unflatten(op.layout, vectors[:, i])) for i in (0, -1)
     )
     top = float(np.max(np.abs(values)))
     band = rounding.band(top, asymmetry)

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, generator, tangent
+from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, generator, tangent, unflatten_rows
 from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import unit_roundoff
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result, ends
+from hessian_probe.spectrum.dense import dense_eigh, empty_result, ends
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
@@ -192,14 +191,12 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
     except FloatingPointError:
         return empty_result(op, op.num_hvps - before, "dense", rtol, "nonfinite", lowest + highest)
     chosen, overlap = ends(n, lowest, highest), lowest + highest > n
-    top = float(np.max(np.abs(values)))
-    rounding = unit_roundoff(op) * np.sqrt(n) * top
+    basis, top = unflatten_rows(op.layout, vectors[:, chosen].T), float(np.max(np.abs(values)))
+    rounding = op.eps * np.sqrt(n) * top
     good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],
-        eigenvectors=tangent(
-            op.layout, columns_to_basis(op, vectors[:, chosen]), op.objective.non_variables, len(chosen)
-        ),
+        eigenvectors=tangent(op.layout, basis, op.objective.non_variables, len(chosen)),
         residual_norms=np.full(len(chosen), rounding),
         converged=np.full(len(chosen), good),
         num_lowest=lowest,

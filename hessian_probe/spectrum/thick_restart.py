@@ -19,7 +19,6 @@ from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result, ends
 from hessian_probe.spectrum.krylov import Krylov, Ritz
@@ -187,7 +186,7 @@ class EigenSearch:
 
     def _floor(self, top: float) -> float:
         """Residual that cannot be told from rounding, for a norm of `top`."""
-        return RESIDUAL_ROUNDINGS * unit_roundoff(self.op) * top
+        return RESIDUAL_ROUNDINGS * self.op.eps * top
 
     def _copies_would_show(self, ritz: Ritz, goal: float) -> bool:
         """Whether the run from the last fresh vector has been long enough to show a further copy.

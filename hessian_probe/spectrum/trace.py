@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
-from hessian_probe.operators.symmetric_operator import SymmetricOperator, unit_roundoff
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.lanczos import cleared, extend, zeros
 
 
@@ -43,7 +43,7 @@ def random_signs(rng: np.random.Generator, layout: Layout, active: tuple[bool, .
     )
 
 
-def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace:
+def trace(op: HessianOperator, probes: int, rng: np.random.Generator) -> Trace:
     """Estimate the trace; a third of the probes each go to finding a basis, within it, and outside it."""
     third = probes // 3
     basis = tuple(jnp.zeros((third, *v.shape), v.dtype) for v in random_signs(rng, op.layout, op.active))
@@ -51,7 +51,7 @@ def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace
     for index in range(third):
         found = op.apply(random_signs(rng, op.layout, op.active))
         basis, newest, _, length = extend(basis, found, zeros(found), np.int32(index))
-        if float(length) > np.sqrt(unit_roundoff(op)) * float(norm(found)):
+        if float(length) > np.sqrt(op.eps) * float(norm(found)):
             inside += float(dot(newest, op.apply(newest)))
             products += 1
         else:  # the remainder is rounding: the images span no further direction
@@ -62,4 +62,4 @@ def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace
         outside = add_scaled(outside, -1.0, combine(basis, coefficients(basis, outside)))
         samples.append(float(dot(outside, op.apply(outside))))
     value, error = inside + float(np.mean(samples)), float(np.std(samples, ddof=1) / np.sqrt(third))
-    return Trace(value, max(error, unit_roundoff(op) * abs(value)), products)
+    return Trace(value, max(error, op.eps * abs(value)), products)

@@ -24,7 +24,6 @@ import scipy.sparse
 
 from hessian_probe.arrays import cast, flatten, flatten_rows, host_norm, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.measurements import Measurements
@@ -274,7 +273,7 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     """
     op, extremes = m.here
     spectrum, band = extremes.spectrum, extremes.band
-    variables = search_dimension(op, op.active)
+    variables = op.search_dimension(op.active)
     if spectrum is None and extremes.top > band:
         if variables > DENSE_SIZE or variables < op.size or m.left < op.size:
             return verdict
