@@ -30,8 +30,7 @@ from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
-    find_route,
-    has_forward,
+    find_derivatives,
     machine_epsilon,
     same_operations,
     shapes_of,
@@ -105,8 +104,7 @@ class Objective:
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
-        self.route = find_route(self.loss, self.layout, batch.layout, shapes)
-        self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
+        self.route, self.forward = find_derivatives(self.loss, self.layout, batch.layout, shapes)
 
     def _read(self, loss: Callable[..., Any], params: PyTree, trainable: Any) -> None:
         """Split the parameters and trace the loss.
@@ -171,29 +169,27 @@ class Objective:
     def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         """Loss and gradient at `x`, averaged over the batches by weight."""
         self.cost.add(gradients=1)
-        total, gradient = 0.0, None
-        for batch in self.data:
-            value, g = self.gradient_of(batch, x)
-            total += batch.weight * float(value)
-            gradient = accumulate(gradient, batch.weight, g)
-        assert gradient is not None
-        return total, gradient
+        total, gradient = self._mean(derivatives.value_and_gradient, x)
+        return float(total), gradient
 
     def gradient_of(self, batch: Batch, x: Vector) -> tuple[Any, Vector]:
         """Loss and gradient of one batch; the caller counts."""
-        found: tuple[Any, Vector] = self._call(derivatives.value_and_gradient, batch, x)
-        return found
+        return self._call(derivatives.value_and_gradient, batch, x)
 
     def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[Float[np.ndarray, " k"], Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
-        values, gradients = np.zeros(len(moves[0])), None
-        self.cost.add(gradients=len(values))
+        self.cost.add(gradients=len(moves[0]))
+        return self._mean(derivatives.values_and_gradients, x, moves)
+
+    def _mean(self, kernel: Any, x: Vector, *extra: Any) -> tuple[Any, Vector]:
+        """Numbers, in float64, and vectors that a kernel gives, averaged over the batches by weight."""
+        numbers, vectors = np.zeros(()), None
         for batch in self.data:
-            v, g = self._call(derivatives.values_and_gradients, batch, x, moves)
-            values += batch.weight * np.asarray(v, np.float64)
-            gradients = accumulate(gradients, batch.weight, g)
-        assert gradients is not None
-        return values, gradients
+            found, beside = self._call(kernel, batch, x, *extra)
+            numbers = numbers + batch.weight * np.asarray(found, np.float64)
+            vectors = accumulate(vectors, batch.weight, beside)
+        assert vectors is not None
+        return numbers, vectors
 
     def line(
         self, x: Vector, direction: Vector, ts: Any
@@ -218,14 +214,7 @@ class Objective:
         return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
     def nonfinite_gradient(self, x: Vector, gradient: Vector) -> str:
-        """Say which part of a gradient at a finite loss is not finite, and which operation makes it so.
-
-        Args:
-            x: the variables.
-            gradient: the gradient there.
-
-        Returns:
-            A sentence; "" where the gradient is finite.
+        """Return which part of the gradient at `x` is not finite, and what makes it so; "" for none.
 
         Cost:
             Nothing where it is finite; else one gradient of each batch and, of one, operation by operation.
@@ -265,12 +254,12 @@ class Objective:
         return derivatives.forward_over_reverse if forward else derivatives.reverse_over_reverse
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
-        length, size = float(norm(v)), float(norm(cast(x, self.layout.work_dtypes)))
+        work = cast(x, self.layout.work_dtypes)
+        length, size = float(norm(v)), float(norm(work))
         if length == 0:
             return v
         # The error eps/h + h² of central differences is smallest near h = eps^(1/3) times the scale of x.
         h = self.eps ** (1 / 3) * (size or 1.0) / length
-        work = cast(x, self.layout.work_dtypes)
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
         behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]
         return scale(1 / (2 * h), add_scaled(ahead, -1.0, behind))
