@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -131,13 +132,11 @@ def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
     """Read a start: one vector, or the sum of several, each as long as the others."""
     if not isinstance(initial, EigenResult):
         return from_tangent(op.layout, initial, "initial")
-    total: Vector | None = None
-    for index in range(len(initial.eigenvalues)):
-        vector = from_tangent(op.layout, initial.vector(index), "initial")
-        total = vector if total is None else add_scaled(total, 1.0, vector)
-    if total is None:
+    count = len(initial.eigenvalues)
+    if not count:
         raise ValueError("initial is an EigenResult without any pair; leave it out")
-    return total
+    vectors = (from_tangent(op.layout, initial.vector(index), "initial") for index in range(count))
+    return reduce(lambda total, vector: add_scaled(total, 1.0, vector), vectors)
 
 
 def takes_dense(size: int, wanted: int) -> bool:

@@ -138,11 +138,7 @@ class Krylov:
         return self.full or self.size <= LOOKED_AT_EACH or self.size % LOOKED_AT_EVERY == 0
 
     def step(self) -> bool:
-        """Multiply the newest vector and add its product to the basis.
-
-        Returns:
-            False if nothing could be added: full, exhausted or not finite.
-        """
+        """Multiply the newest vector; False if nothing could be added: full, exhausted or not finite."""
         if self.full:
             return False
         w = self.operator.apply(self._next)
