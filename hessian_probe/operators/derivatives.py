@@ -34,12 +34,7 @@ def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variable
 
 
 def real_scalar(output: Any) -> jax.Array:
-    """Return what the loss returned as a JAX scalar, if it is one real number.
-
-    Raises:
-        TypeError: it returned several things, or a number that is complex or no float.
-        ValueError: it returned an array that is not a scalar.
-    """
+    """Return what the loss returned as a JAX scalar; raise where it is not one real number."""
     if isinstance(output, (tuple, list, dict)) or output is None:
         raise TypeError(
             f"loss returned a {type(output).__name__}; expected one real scalar: return the loss "

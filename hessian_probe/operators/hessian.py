@@ -12,7 +12,6 @@ import numpy as np
 from hessian_probe.arrays import (
     Basis,
     Float,
-    Layout,
     PyTree,
     Vector,
     cast,
@@ -102,6 +101,11 @@ class HessianOperator:
 
     Attributes:
         objective: the loss with its data.
+        layout: layout of the parameters.
+        active: for each variable leaf, whether the loss reads it; elsewhere the Hessian is zero.
+        size: number of scalar variables n; the Hessian is n by n.
+        dtype: lowest precision among the variables.
+        eps: relative spacing of the coarsest numbers that the loss computes with; sets every tolerance.
         x: the variables at which the Hessian is taken.
         cost: what was computed so far, the products of the self-check left out; a part of the objective's.
         unchecked: the self-check has not been made; the first product makes it.
@@ -111,6 +115,8 @@ class HessianOperator:
         self, objective: Objective, x: Vector | None = None, *, max_residual_bytes: int | None = None
     ) -> None:
         self.objective = objective
+        self.layout, self.active = objective.layout, objective.active
+        self.size, self.dtype, self.eps = self.layout.size, self.layout.dtype, objective.eps
         self.x = objective.variables if x is None else x
         self.cost = objective.cost.part()
         self.unchecked = False
@@ -118,31 +124,6 @@ class HessianOperator:
         self._value: float | None = None
         self._gradient: Vector | None = None
         self._maps: list[tuple[float, Any]] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of the parameters."""
-        return self.objective.layout
-
-    @property
-    def active(self) -> tuple[bool, ...]:
-        """For each variable leaf, whether the loss reads it; elsewhere the Hessian is zero."""
-        return self.objective.active
-
-    @property
-    def size(self) -> int:
-        """Number of scalar variables n; the Hessian is n by n."""
-        return self.layout.size
-
-    @property
-    def dtype(self) -> Any:
-        """Lowest precision among the variables."""
-        return self.layout.dtype
-
-    @property
-    def eps(self) -> float:
-        """Relative spacing of the coarsest numbers that the loss computes with; sets every tolerance."""
-        return self.objective.eps
 
     @property
     def route(self) -> str:

@@ -50,21 +50,15 @@ class NullDirections:
             self.generators = (given,)
         elif isinstance(given, list | tuple) and given and all(map(callable, given)):
             self.generators = tuple(given)
-        self._rows = np.zeros((0, 0)) if self.generators else self._vectors(given)
+        self.fixed = not self.generators  # whether the directions are the same everywhere
+        self._rows = self._vectors(given) if self.fixed else np.zeros((0, 0))
         self.basis(objective.variables)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the directions are the same everywhere (vectors, not generators)."""
-        return not self.generators
 
     def generator(self, index: int, x: Vector) -> Vector:
         """One generator's direction at x."""
-        params = merge(self.objective.layout, x, self.objective.non_variables)
-        direction = from_tangent(
-            self.objective.layout, self.generators[index](params), "null_space's generator"
-        )
-        return self._active(direction)
+        layout = self.objective.layout
+        found = self.generators[index](merge(layout, x, self.objective.non_variables))
+        return self._active(from_tangent(layout, found, "null_space's generator"))
 
     def name(self, index: int) -> str:
         """Name of a direction in messages."""
