@@ -122,8 +122,8 @@ def _search(
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
     misled = point.label == "undetermined" and point.reasons[0].startswith("null_space")
-    faults = [text for code, text in zip(point.reasons, point.evidence, strict=True) if code in FAULTS]
-    told = tuple(EscapeReason("derivative", reason=text) for text in faults)
+    said = zip(point.reasons, point.evidence, strict=True)
+    told = tuple(EscapeReason("derivative", reason=text) for code, text in said if code in FAULTS)
     if (point.label == "minimum" and point.strict) or misled or not math.isfinite(before):
         status, reason = _no_direction(point)
         return Escape.of(point, status, params, before, reason, cost=objective.cost)
@@ -156,11 +156,10 @@ def _search(
         if progress is not None:
             progress(f"best step: loss {number(lowest, 6)}")
         return _escaped(point, objective, before, lowest, end, slope, sphere, told)
+    status, reason = _no_direction(point)
     if known is not None:
-        reason = EscapeReason("no_decrease", floor=floor, margin=max(margin, slope), lowest=lowest)
-        status = "no_decrease"
-    else:
-        status, reason = _no_direction(point)
+        status, tried = "no_decrease", {"floor": floor, "margin": max(margin, slope), "lowest": lowest}
+        reason = EscapeReason(status, **tried)
     if found is not None:
         told = (EscapeReason("nothing_found_on_spheres", radii=radii_tried()), *told)
     return Escape.of(point, status, params, before, reason, *told, slope=slope, cost=objective.cost)
@@ -169,11 +168,7 @@ def _search(
 def _along_known(
     point: CriticalPoint, objective: Objective, before: float, margin: float
 ) -> tuple[_LineEnd | None, float, bool]:
-    """Search along negative curvature and from a descent of higher order, where the point has them.
-
-    Returns:
-        Where the lower one ended, or None; the loss there; False where Ctrl-C ended it.
-    """
+    """Return where the lower search along what is known ended, or None; the loss; False for Ctrl-C."""
     ends = []
     if point.escape_direction is not None:
         ends.append(_straight(objective, point, before, margin))
@@ -236,18 +231,17 @@ def _escaped(
     fell: dict[str, Any] = {"gain": gain, "distance": distance}
     if sphere is not None:
         reasons = [EscapeReason("fell_on_sphere", **fell, radius=sphere.radius, slope=slope)]
+    elif point.descent is not None:
+        reasons = [EscapeReason("fell_by_higher_order", **fell)]
+    elif math.isnan(end.predicted):
+        reasons = [EscapeReason("fell", **fell)]
     else:
-        if point.descent is not None:
-            reasons = [EscapeReason("fell_by_higher_order", **fell)]
-        elif math.isnan(end.predicted):
-            reasons = [EscapeReason("fell", **fell)]
-        else:
-            reasons = [EscapeReason("fell_by_model", **fell, predicted=before - end.predicted)]
-        if math.isfinite(point.critical_loss):
-            below = min(before, point.critical_loss) - after
-            reasons.append(EscapeReason("below_critical_point", below=below))
-        else:
-            reasons.append(EscapeReason("from_no_critical_point", label=point.label.replace("_", " ")))
+        reasons = [EscapeReason("fell_by_model", **fell, predicted=before - end.predicted)]
+    if sphere is None and math.isfinite(point.critical_loss):
+        below = min(before, point.critical_loss) - after
+        reasons.append(EscapeReason("below_critical_point", below=below))
+    elif sphere is None:
+        reasons.append(EscapeReason("from_no_critical_point", label=point.label.replace("_", " ")))
     params = merge(objective.layout, end.moved, objective.non_variables)
     still = Escape.of(point, "escaped", params, before, *reasons, *told, slope=slope, cost=objective.cost)
     return dataclasses.replace(
@@ -312,15 +306,10 @@ class LineStep(NamedTuple):
 
 
 class LineSearch:
-    """Search for the step with the lowest loss along ±direction.
+    """Search from `x` for the step with the lowest loss along ± a unit vector.
 
-    Args:
-        objective: the loss.
-        x: variables where the line starts.
-        direction: unit vector.
-        value: loss at `x`.
-        margin: a decrease below this is rounding.
-        both: take the better side; else +direction if the loss falls there at all.
+    A decrease below `margin` is rounding.  With `both` the better side is taken; else +direction if the loss
+    falls there at all.
     """
 
     def __init__(
@@ -354,8 +343,8 @@ class LineSearch:
             steps = steps[steps <= LONGEST * scale]
             if len(steps) == 0:
                 break
-            padded = np.pad(steps, (0, LINE_STEPS - len(steps)), mode="edge")
-            self._walk(sign * padded, self._values(sign * padded))
+            padded = sign * np.pad(steps, (0, LINE_STEPS - len(steps)), mode="edge")
+            self._walk(padded, self._values(padded))
             outermost = steps[-1]
         self._refine()
         return self.best

@@ -121,8 +121,7 @@ class HessianOperator:
         self.cost = objective.cost.part()
         self.unchecked = False
         self._max_residual_bytes = max_residual_bytes
-        self._value: float | None = None
-        self._gradient: Vector | None = None
+        self._found: tuple[float, Vector] | None = None
         self._maps: list[tuple[float, Any]] | None = None
 
     @property
@@ -145,21 +144,17 @@ class HessianOperator:
     @property
     def evaluated(self) -> bool:
         """Whether loss and gradient have been computed."""
-        return self._value is not None
+        return self._found is not None
 
     @property
     def value(self) -> float:
         """Loss at the operator's parameters."""
-        self._prepare()
-        assert self._value is not None
-        return self._value
+        return self._prepare()[0]
 
     @property
     def gradient_vector(self) -> Vector:
         """Gradient at the operator's parameters, as a vector."""
-        self._prepare()
-        assert self._gradient is not None
-        return self._gradient
+        return self._prepare()[1]
 
     @property
     def gradient(self) -> PyTree:
@@ -222,10 +217,6 @@ class HessianOperator:
         """Multiply a vector of the parameter space, after the self-check if it has not been made."""
         if self.unchecked:
             self.check().require()
-        return self.multiply(v)
-
-    def multiply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space."""
         self.cost.add(hvps=1)
         return self.product(v)
 
@@ -308,26 +299,26 @@ class HessianOperator:
             f"{self.objective.route.name}, {self.num_hvps} products so far; {self.layout})"
         )
 
-    def _prepare(self) -> None:
-        """Evaluate loss and gradient once; keep the linearisation if it fits."""
-        if self._value is not None:
-            return
-        if self.objective.route is FORWARD and self._linearize():
-            return
-        self._value, self._gradient = self.objective.value_and_gradient(self.x)
+    def _prepare(self) -> tuple[float, Vector]:
+        """Loss and gradient, evaluated once; the linearisation is kept if it fits."""
+        if self._found is None:
+            stored = self._linearize() if self.objective.route is FORWARD else None
+            self._found = stored or self.objective.value_and_gradient(self.x)
+        return self._found
 
-    def _linearize(self) -> bool:
+    def _linearize(self) -> tuple[float, Vector] | None:
         limit = self._max_residual_bytes
         room = memory.free_bytes() * MEMORY_SHARE if limit is None else limit
         maps, total, gradient = [], 0.0, None
         for batch in self.objective.data:
             room -= memory.tree_bytes(self.objective.abstract_linearized(batch, self.x)[2])
             if room < 0:
-                return False
+                return None
             value, g, tangent_map = self.objective.linearized(batch, self.x)
             total += batch.weight * float(value)
             gradient = accumulate(gradient, batch.weight, g)
             maps.append((batch.weight, tangent_map))
         self.cost.add(gradients=1)
-        self._value, self._gradient, self._maps = total, gradient, maps
-        return True
+        self._maps = maps
+        assert gradient is not None
+        return total, gradient

@@ -69,6 +69,7 @@ class Objective:
         cost: what was computed so far, by all operators of this objective too.
         facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
+        scalar_dtype: widest working dtype among the variables; steps along a line are given in it.
         refusals: what the loss raised at trial points, one line each; it counts there as not finite.
 
     Raises:
@@ -95,12 +96,7 @@ class Objective:
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
-            jax.eval_shape(
-                self._partial(derivatives.value_and_gradient, batch),
-                self.variables,
-                self.non_variables,
-                batch.arrays,
-            )
+            self._abstract(derivatives.value_and_gradient, batch, self.variables)
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
@@ -132,6 +128,7 @@ class Objective:
                 raise self._explained(error) from None
             self.loss, self.active, self.facts, _ = traced
             self.eps = machine_epsilon(self.layout, self.facts)
+            self.scalar_dtype = widest(self.layout.work_dtypes)
             return
 
     def _explained(self, error: Exception) -> Exception:
@@ -142,11 +139,6 @@ class Objective:
                 "data is a list, so every item of it was passed as a batch; if it is one batch, pass a tuple"
             )
         return error
-
-    @property
-    def scalar_dtype(self) -> Any:
-        """Widest working dtype among the variables; steps along a line are given in it."""
-        return widest(self.layout.work_dtypes)
 
     @property
     def precision(self) -> str:
@@ -210,7 +202,7 @@ class Objective:
 
     def program(self, batch: Batch, x: Vector) -> Any:
         """The loss of one batch as a closed jaxpr of (variables, non-variables, batch arrays)."""
-        kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
+        kernel = self._partial(inspect.unwrap(derivatives.value), batch)
         return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
     def nonfinite_gradient(self, x: Vector, gradient: Vector) -> str:
@@ -237,9 +229,7 @@ class Objective:
 
     def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
         """Shapes of what `linearized` would return; nothing is computed."""
-        return jax.eval_shape(
-            self._partial(derivatives.linearized, batch), x, self.non_variables, batch.arrays
-        )
+        return self._abstract(derivatives.linearized, batch, x)
 
     def product_of(self, batch: Batch, x: Vector) -> Callable[[Vector], Vector]:
         """Hessian-vector product of one batch, by the objective's route."""
@@ -267,11 +257,13 @@ class Objective:
     def _partial(self, kernel: Any, batch: Batch) -> Any:
         return partial(kernel, self.loss, self.layout, batch.layout)
 
+    def _abstract(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
+        return jax.eval_shape(self._partial(kernel, batch), x, self.non_variables, batch.arrays, *extra)
+
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
         """Run a kernel; where the loss raises at a trial point, its numbers there are NaN."""
-        function = self._partial(kernel, batch)
         try:
-            found = function(x, self.non_variables, batch.arrays, *extra)
+            found = self._partial(kernel, batch)(x, self.non_variables, batch.arrays, *extra)
             if self.facts.callback:  # what these raise comes with the numbers
                 jax.block_until_ready(found)
         except Exception as error:
@@ -281,7 +273,7 @@ class Objective:
                 return self._one_by_one(kernel, batch, x, *extra)
             first, *_ = (*str(error).strip().splitlines(), "")
             self.refusals.append(f"{type(error).__name__}: {first}")
-            shapes = jax.eval_shape(function, x, self.non_variables, batch.arrays, *extra)
+            shapes = self._abstract(kernel, batch, x, *extra)
             return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
         self._evaluated = True
         return found

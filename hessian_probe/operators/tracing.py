@@ -70,9 +70,6 @@ class TracedLoss(NamedTuple):
 class _Operations(walker.Walker[Any]):
     """Lists the operations of a program, but those on known numbers alone; None is a value not known."""
 
-    def __init__(self) -> None:
-        self.found: list[tuple[Any, list[Any]]] = []
-
     def constant(self, value: Any) -> Any:
         """A literal is known."""
         return value
@@ -81,17 +78,17 @@ class _Operations(walker.Walker[Any]):
         """Enter a call, compute with known numbers, list anything else."""
         called, shapes = walker.called_program(equation), [var.aval.shape for var in equation.outvars]
         if called is not None:
-            return self.run(called[0], [None] * len(called[1]), inputs)
+            return self.run(called[0], [None] * len(called[1]), inputs, scope)
         if inputs and not any(shapes) and all(value is not None for value in inputs):
             return walker.evaluate(equation, inputs)
         within: list[Any] = []  # numbers that nested programs read: compared there
         for label, jaxpr in walker.nested_programs(equation):
             known, *_ = walker.input_parts(equation, label, inputs) or ([],)
             rest = [None] * (len(jaxpr.invars) - len(known))
-            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest])
+            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest], scope)
             within += [value for value in known if value is not None]
         own = [value for value in inputs if all(value is not known for known in within)]
-        self.found.append(((equation.primitive.name, shapes), own))
+        scope.append(((equation.primitive.name, shapes), own))
         return [None] * len(shapes)
 
 
@@ -99,10 +96,10 @@ def same_operations(one: TracedLoss, numbers: list[Any], other: TracedLoss) -> b
     """Whether a program with numbers as its inputs (None for arrays) does the same as one that holds them."""
 
     def operations(program: Any, known: list[Any]) -> list[tuple[Any, list[Any]]]:
+        found: list[tuple[Any, list[Any]]] = []
         rest = [None] * (len(program.jaxpr.invars) - len(known))
-        watch = _Operations()
-        watch.run(program.jaxpr, [None] * len(program.consts), [*known, *rest])
-        return watch.found
+        _Operations().run(program.jaxpr, [None] * len(program.consts), [*known, *rest], found)
+        return found
 
     def same(a: Any, b: Any) -> bool:
         return a is b if a is None or b is None else bool(np.allclose(a, b, atol=0))

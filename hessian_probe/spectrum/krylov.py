@@ -233,12 +233,10 @@ class Krylov:
 
     @uninterrupted()
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:
-        """Thick restart: keep the chosen Ritz vectors, continue from the remainder or a fresh vector.
+        """Thick restart: keep the Ritz pairs of these indices, ascending, and continue from the remainder.
 
-        Args:
-            chosen: indices of the Ritz pairs to keep, ascending.
-            fresh: continue from a random vector instead of the remainder, to find copies of repeated
-                eigenvalues, which one Krylov space cannot show.
+        A `fresh` one continues from a random vector, to find copies of repeated eigenvalues, which one Krylov
+        space cannot show.
         """
         ritz = self.ritz()
         weights = ritz.weights[:, chosen]
