@@ -175,7 +175,9 @@ def _along_known(
     ended = all(end.ended for end in ends)
     if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
-        ends.append(_LineEnd(_continue_from(objective, move, margin)))
+        there = moved_by(objective, objective.variables, move)
+        value, gradient = objective.value_and_gradient(there)
+        ends.append(_LineEnd(_downhill(objective, there, value, gradient, margin, float(norm(move)))[0]))
     if not ends:
         return None, before, True
     values = [objective.value(end.moved) for end in ends]
@@ -287,15 +289,6 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
     return _LineEnd(
         cast(add_scaled(work, best.length, direction), layout.dtypes), best.length, predicted, ended
     )
-
-
-def _continue_from(objective: Objective, move: Vector, margin: float) -> Vector:
-    """Move to a lower point that second order does not show, and search downhill from there."""
-    layout = objective.layout
-    work = cast(objective.variables, layout.work_dtypes)
-    there = cast(add_scaled(work, 1.0, move), layout.dtypes)
-    value, gradient = objective.value_and_gradient(there)
-    return _downhill(objective, there, value, gradient, margin, float(norm(move)))[0]
 
 
 class LineStep(NamedTuple):

@@ -257,13 +257,11 @@ class Data:
                 f"data changed between passes: another number of batches ({len(sums)} records "
                 f"against {len(expected)}); pass a fixed list of batches"
             )
-        order = (np.sort(sums), np.sort(expected))
         width = float(np.sum(expected)), float(np.sum(sums))
         if not np.all(np.isfinite(width)):  # the loss will show it, and say so
             return
-        if not np.isclose(*width, rtol=SAME_DATA) or (
-            isinstance(self.source, list) and not np.array_equal(*order)
-        ):
+        moved = isinstance(self.source, list) and not np.array_equal(np.sort(sums), np.sort(expected))
+        if moved or not np.isclose(*width, rtol=SAME_DATA):
             raise DataChangedError(
                 "data changed between passes: its entries sum to "
                 f"{width[1]:.8g} after {width[0]:.8g}; switch off augmentation and dropping of "

@@ -92,8 +92,8 @@ class Objective:
         self.cost = Cost() if cost is None else cost
         self.refusals: list[str] = []
         self._evaluated = False
-        self._read(loss, params, trainable)
         batch = next(iter(self.data))
+        self._read(loss, params, batch, trainable)
         shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
             self._abstract(derivatives.value_and_gradient, batch, self.variables)
@@ -102,14 +102,13 @@ class Objective:
             raise
         self.route, self.forward = find_derivatives(self.loss, self.layout, batch.layout, shapes)
 
-    def _read(self, loss: Callable[..., Any], params: PyTree, trainable: Any) -> None:
+    def _read(self, loss: Callable[..., Any], params: PyTree, batch: Batch, trainable: Any) -> None:
         """Split the parameters and trace the loss.
 
         Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
         as numbers (a width, a number of layers) raises then, and one that asks which leaves are arrays is
         another one: it is traced again with the integers, then with all numbers themselves.
         """
-        batch = next(iter(self.data))
         for kept in ((), (int,), NUMBERS):
             parts = split(params, trainable=trainable, static_numbers=kept)
             self.layout, self.variables, self.non_variables = parts

@@ -35,11 +35,8 @@ def dense_eigh(operator: HessianOperator) -> tuple[np.ndarray, np.ndarray]:
     if not np.all(np.isfinite(matrix)):
         raise FloatingPointError("a Hessian-vector product is not finite")
     complement = getattr(operator, "complement", None)
-    if complement is None:
-        values, vectors = np.linalg.eigh(matrix)
-        return values, vectors
-    values, vectors = np.linalg.eigh(complement.T @ matrix @ complement)
-    return values, complement @ vectors
+    values, vectors = np.linalg.eigh(matrix if complement is None else complement.T @ matrix @ complement)
+    return values, vectors if complement is None else complement @ vectors
 
 
 def ends(count: int, lowest: int, highest: int) -> np.ndarray:

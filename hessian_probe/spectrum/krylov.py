@@ -169,8 +169,7 @@ class Krylov:
 
     def _grow(self, column: np.ndarray) -> None:
         size = len(column)
-        matrix = np.zeros((size, size))
-        matrix[:-1, :-1] = self._matrix
+        matrix = np.pad(self._matrix, (0, 1))
         matrix[:, -1] = matrix[-1, :] = column
         if size > 1:
             self.asymmetry = max(self.asymmetry, float(np.max(np.abs(column[:-1] - self._tail))))
@@ -225,11 +224,8 @@ class Krylov:
 
     def vectors(self, weights: np.ndarray) -> Basis:
         """Combinations of the basis vectors: `weights` of shape (size, k) gives a basis of k rows."""
-        rows = self.basis[0].shape[0]
-        padded = np.zeros((rows, weights.shape[1]))
-        padded[: self.size] = weights
-        dtype = accumulator(self.basis)
-        return combine(self.basis, jnp.asarray(padded).astype(dtype))
+        padded = np.pad(weights, [(0, self.basis[0].shape[0] - self.size), (0, 0)])
+        return combine(self.basis, jnp.asarray(padded).astype(accumulator(self.basis)))
 
     @uninterrupted()
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:

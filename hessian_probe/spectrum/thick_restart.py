@@ -76,8 +76,7 @@ class EigenSearch:
         self.judged = 0  # steps at the last look at the pairs
         self.checked: np.ndarray | None = None  # wanted values before the last fresh start
         self.fresh_at = 0  # steps before it
-        default = default_basis(op.layout, self.wanted)
-        self.max_basis = default if options.max_basis is None else options.max_basis
+        self.max_basis = options.max_basis or default_basis(op.layout, self.wanted)
 
     @property
     def spent(self) -> int:
