@@ -17,6 +17,7 @@ from hessian_probe.optimizers.optax_state import UnreadableError
 from hessian_probe.optimizers.probe import OptimizerProbe
 from hessian_probe.optimizers.stability_limit import recognise
 from hessian_probe.optimizers.thresholds import EDGE, NONLINEAR
+from hessian_probe.optimizers.uphill import UphillLeaf, uphill_leaves, uphill_text
 from hessian_probe.points.preconditions import nonfinite
 from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.eigsh import eigsh
@@ -56,6 +57,8 @@ class Stability:
             gradient along it alternates once the limit is passed; None if undetermined.
         eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
         evidence: why the status is "undetermined"; what the figures do not cover.
+        uphill: leaves that the optimiser moves up their gradient, as pairs (name, multiple of the gradient);
+            where there are any the status is "undetermined", since there is no limit to stay below.
         num_hvps: Hessian-vector products spent.
         num_evaluations: losses and gradients spent.
     """
@@ -77,6 +80,7 @@ class Stability:
     direction: Any = None
     eigen: EigenResult | None = None
     evidence: tuple[str, ...] = ()
+    uphill: tuple[UphillLeaf, ...] = ()
     num_hvps: int = 0
     num_evaluations: int = 0
 
@@ -169,6 +173,9 @@ def stability(
     bad = nonfinite(op)
     if bad is not None:
         return Stability("undetermined", evidence=(str(bad),))
+    uphill = uphill_leaves(op, optimizer, opt_state)
+    if uphill:
+        return Stability("undetermined", evidence=(uphill_text(uphill),), uphill=uphill)
     try:
         probe, response = probed(op, optimizer, opt_state)
         schedule = lr_lookahead(probe, response)

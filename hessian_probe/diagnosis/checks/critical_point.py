@@ -131,9 +131,10 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
 def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = case.value / case.constant_predictor_loss if case.constant_predictor_loss > 0 else math.nan
-    # A loss that may be negative has no shares: that no direction descends is known, whether it is low is
-    # not.
-    large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
+    # A loss that may be negative, or that has no scale, has no shares: that no direction descends is known,
+    # whether it is low is not.
+    unknown = case.constant_predictor_loss <= 0 or (case.samples is None and math.isnan(share))
+    large = MOST if unknown else log_confidence(share, LARGE, SPREAD)
     no_better = case.random_feature_loss > case.value
     among = " among what the optimiser moves" if case.fixed_by_optimizer else ""
     return Finding(
