@@ -35,8 +35,8 @@ BUDGET = 100
 CONFIDENT = 0.9
 # What stops training, as the documentation of `hp.diagnose` lists it.
 HINDRANCES = frozenset({
-    "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
-    "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+    "broadcast", "uphill", "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients",
+    "vanishing_gradients", "oscillation", "noise", "slow", "ill_conditioned", "saddle",
 })  # fmt: skip
 OPPOSITES = (
     ("divergence", "slow"),

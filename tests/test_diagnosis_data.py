@@ -221,20 +221,18 @@ NEED_NO_SAMPLES = {
         (optax.sgd(1e-6), 300, "slow", "slow"),
         (optax.adam(1e-6), 100, "slow", "slow"),
         (optax.scale(1e-4), 300, "uphill", "uphill"),
-        (optax.masked(optax.scale(-1e-2), False), 20, "uphill", "uphill"),
-        (optax.chain(optax.add_decayed_weights(30.0), optax.sgd(1e-3)), 0, "", ""),
+        (optax.masked(optax.scale(-1e-2), False), 2, "uphill", "uphill"),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_steps_are_judged_without_data(optimizer, steps, first, among, dtype):
     start = jnp.ones(3, dtype)
     found, strong = without_data(valley, optimizer, steps, start)
-    missing = {cause for item in found.not_checked for cause in item.causes}
-    assert missing & NEED_NO_SAMPLES <= ({"divergence"} if not steps else set())
+    missing = {cause for item in found.not_checked if not item.aspect for cause in item.causes}
+    assert not missing & NEED_NO_SAMPLES
     assert missing >= {"noise", "model_bias", "broadcast", "input_scale", "overfitting"}
-    if first:
-        assert found.findings[0].cause == first
-        assert among in strong
+    assert found.findings[0].cause == first
+    assert among in strong
     assert ("oscillation" in strong) == (among == "oscillation")
     assert ("slow" in strong) == (among == "slow")
 
@@ -261,7 +259,7 @@ def test_points_and_valleys_are_judged_without_data():
         return jnp.sum((w - 3.0) ** 2) + 0.01
 
     decaying = optax.chain(optax.add_decayed_weights(20.0), optax.sgd(0.02))
-    found, strong = without_data(fit, decaying, 200, start)
+    _, strong = without_data(fit, decaying, 200, start)
     assert strong["optimization"].reason == "weight_decay"
 
 

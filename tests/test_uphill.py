@@ -51,7 +51,7 @@ CLIMB = {
     "one group": (optax.multi_transform({"one": optax.sgd(0.1), "two": optax.scale(0.1)}, GROUPS), "c", 0.1),
     "signed twice": (optax.chain(optax.sgd(0.1), optax.scale(-1.0)), "bcw", 0.1),
     "no flip": (optax.scale_by_learning_rate(0.01, flip_sign=False), "bcw", 0.01),
-    "gathered": (optax.MultiSteps(optax.scale(0.01), 4), "bcw", 0.0025),
+    "gathered": (optax.MultiSteps(optax.scale(0.01), 4), "bcw", 0.01),
     "signs": (optax.lion(-1e-3), "bcw", None),
 }
 

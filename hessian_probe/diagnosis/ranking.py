@@ -2,10 +2,10 @@
 
 1. Evidence: findings with confidence below 0.5 are dropped.  The rest are strong (0.9 or more) or moderate;
    strong ones come first.
-2. Among strong ones, a cause comes before its effects: updates that climb explain whatever steps do; inputs of a bad scale saturate units, stretch valleys
-   or make the loss diverge; dead units stop gradients; a wrong step size or a saddle keeps optimisation from
-   what the model can reach; a limit of the model remains when nothing hinders training, and explains a high
-   minimum. `CAUSES` lists them in this order.
+2. Among strong ones, a cause comes before its effects: updates that climb explain whatever steps do; inputs
+   of a bad scale saturate units, stretch valleys or make the loss diverge; dead units stop gradients; a wrong
+   step size or a saddle keeps optimisation from what the model can reach; a limit of the model remains when
+   nothing hinders training, and explains a high minimum.  `CAUSES` lists them in this order.
 3. Moderate ones come by confidence: the order of causes means nothing for what may not be there.
 
 "optimization" says only that the loss can be lower; any finding that hinders training explains more and comes
@@ -34,8 +34,8 @@ from hessian_probe.results import number
 
 # Causes that hinder training: with one of them, the loss shows no limit of the model.
 HINDRANCES = frozenset({
-    "uphill", "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
-    "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+    "uphill", "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients",
+    "vanishing_gradients", "oscillation", "noise", "slow", "ill_conditioned", "saddle",
 })  # fmt: skip
 # Causes that count only where the training loss can be lower.
 NEED_HEADROOM = HINDRANCES - {"uphill", "divergence"} | {"optimization"}
@@ -72,7 +72,7 @@ def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> 
         Ranked findings, at least one.
     """
     kept = [f for f in found if f.confidence >= EVEN]
-    if any(f.cause == "broadcast" for f in kept):  # what was not checked then tells nothing
+    if any(f.cause == "broadcast" for f in kept):  # nothing that depends on it was checked
         return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
     headroom = _headroom(case, any(f.cause == "input_scale" for f in kept))
     converged = _converged(case, kept)
@@ -169,7 +169,7 @@ def _noticeable(case: Experiments) -> bool:
 
 def _converged(case: Experiments, kept: list[Finding]) -> bool:
     """Whether the training loss is small, and a lower one hardly lowers the test loss."""
-    if case.samples is None:  # there is no scale by which a loss is small: at a minimum, and nothing came lower
+    if case.samples is None:  # without a scale of small losses: at a minimum, and nothing came lower
         if not math.isfinite(case.value) or case.point.label != "minimum":
             return False
         factors = [f.number for f in kept if f.cause == "optimization"]

@@ -195,6 +195,7 @@ class ReferenceModels(Case):
 
     @property
     def reinitialised(self) -> Any:
+        """Parameters as at a usual start."""
         return reinitialise(self.params, np.random.default_rng(0))
 
     @cached_property

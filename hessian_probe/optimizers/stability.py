@@ -154,7 +154,7 @@ def stability(
         ValueError: `params` has no variable; data is empty.
 
     Cost:
-        About forty updates of the optimiser and 10 to 50 products; one gradient with its linearisation.
+        About fifty updates of the optimiser (170 where a leaf is not moved) and 10 to 50 products; one gradient with its linearisation.
 
     Source:
         J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,

@@ -19,7 +19,7 @@ NAMED = 4
 
 
 class UphillLeaf(NamedTuple):
-    """A leaf that moves up its gradient, and by which multiple of it: 1 where the gradient itself is added."""
+    """A leaf that moves up its gradient, and by which multiple of it: 1 where the gradient is added."""
 
     name: str
     factor: float
@@ -28,8 +28,8 @@ class UphillLeaf(NamedTuple):
 def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[UphillLeaf, ...]:
     """Find the leaves whose response to their own gradient points up that gradient.
 
-    The optimiser takes steps from its state with the present gradient, and as many with its opposite.  Half of
-    the difference is what the gradient does; momentum, weight decay and noise cancel.  A leaf counts where
+    The optimiser takes steps from its state with the present gradient, and as many with its opposite.  Half
+    of the difference is what the gradient does; momentum, weight decay and noise cancel.  A leaf counts where
     every partial sum of it points up: sharpness-aware methods step up and come back.  A preconditioner that
     mixes leaves can turn one of them, but not all, so this is repeated with the gradients of these leaves
     alone until none drops out.

@@ -316,13 +316,13 @@ SENTENCES = {
         + ": too much of it may be noise to call it a slope"
     ),
     "samples_needed": (
-        "about {samples:,} samples in all ({low:,} to {high:,}; these are {total:6}), in {batches} batches or "
-        "more, would settle it with probability {power} (if the true value is at least {least} times its present "
-        "standard error)"
+        "about {samples:,} samples in all ({low:,} to {high:,}; these are {total:6}), in {batches} batches "
+        "or more, would settle it with probability {power} (if the true value is at least {least} times its "
+        "present standard error)"
     ),
     "more_batches": (
-        "first shuffle the same data and cut them into {batches} batches instead of {count}: their scatter, and "
-        "so every error, is then known better"
+        "first shuffle the same data and cut them into {batches} batches instead of {count}: their scatter, "
+        "and so every error, is then known better"
     ),
     "samples_unknown": "from these batches no number of samples can be named that would settle it",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import site
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +13,14 @@ from jax.interpreters import partial_eval
 from hessian_probe.programs.walker import Walker, called_program
 
 JAX, OURS = str(Path(jax.__file__).parent), str(Path(__file__).parents[1])
-INSTALLED = (*site.getsitepackages(), site.getusersitepackages())
+INSTALLED = ("site-packages", "dist-packages")
 
 
 class Value(NamedTuple):
-    """What is known of a value.
+    """What is known of a value: the labels of the inputs that it depends on, and a letter for each axis.
 
-    Attributes:
-        sources: which inputs of the program it depends on, by their labels.
-        axes: a letter for each axis: "b" samples; "1" of length one, "+" the same, inserted by an index or by
-            the promotion of ranks; "c" and "i" copies of these along samples; "." anything else.
+    "b" samples; "1" of length one; "+" the same, inserted by an index or a promotion of ranks; "c" and "i"
+    copies of these two along samples; "." anything else.
     """
 
     sources: frozenset[int]
@@ -47,20 +44,24 @@ class Broadcast(NamedTuple):
 
 
 def find_broadcast(program: Any, labels: Sequence[int], samples: int) -> Broadcast | None:
-    """Find the first such operation in a closed jaxpr.
+    """Find the first such operation that the outputs of a closed jaxpr need.
 
-    An axis that was inserted in both operands, as in x[:, None] - y[None, :], is a pairwise loss on purpose, and
-    so are operands that depend on the same inputs.
+    Where an index inserted the axis of length one, as in x[:, None] - y, the loss is one of pairs on purpose;
+    so it is where both operands depend on the same inputs.
 
     Args:
         program: the jaxpr.
         labels: a label for each of its inputs: 0 for the parameters, others for data.
         samples: length of the axes that are samples; no other axis should have it.
+
+    Returns:
+        The operation; None where there is none.
     """
     jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
     search = _Search(samples)
-    inputs = [search.by_size(var, frozenset((label,))) for var, label in zip(jaxpr.invars, labels, strict=True)]
-    search.run(jaxpr, [search.by_size(var) for var in jaxpr.constvars], inputs, "")
+    pairs = zip(jaxpr.invars, labels, strict=True)
+    inputs = [search.by_size(var, frozenset((label,))) for var, label in pairs]
+    search.run(jaxpr, [search.by_size(var, frozenset()) for var in jaxpr.constvars], inputs, "")
     return search.found
 
 
@@ -75,10 +76,10 @@ class _Search(Walker[Value]):
         """A constant has no samples."""
         return Value(frozenset(), "." * getattr(value, "ndim", 0))
 
-    def by_size(self, var: Any, sources: frozenset[int] = frozenset()) -> Value:
+    def by_size(self, var: Any, sources: frozenset[int]) -> Value:
         """What the shape alone says."""
-        sizes = getattr(var.aval, "shape", ())
-        return Value(sources, "".join({self.samples: "b", 1: "1"}.get(size, ".") for size in sizes))
+        letters = {self.samples: "b", 1: "1"}
+        return Value(sources, "".join(letters.get(size, ".") for size in getattr(var.aval, "shape", ())))
 
     def equation(self, equation: Any, inputs: list[Value], scope: Any) -> list[Value]:
         """Follow the axes through one operation."""
@@ -91,14 +92,14 @@ class _Search(Walker[Value]):
         axes, sources = None, frozenset[int]().union(*(value.sources for value in inputs))
         if len(equation.outvars) == 1:
             shape = equation.outvars[0].aval.shape
-            axes = self._axes(equation, [value.axes for value in inputs], shape)
+            axes = self._moved(equation, [value.axes for value in inputs], shape)
             if axes is None and all(len(value.axes) in (0, len(shape)) for value in inputs):
                 axes = self._merged(equation, inputs, shape, scope)
         if axes is None:
             return [self.by_size(var, sources) for var in equation.outvars]
         return [Value(sources, axes)]
 
-    def _axes(self, equation: Any, axes: list[str], shape: tuple[int, ...]) -> str | None:
+    def _moved(self, equation: Any, axes: list[str], shape: tuple[int, ...]) -> str | None:
         """Axes of the output of an operation that moves, adds or drops axes; None for any other."""
         name, params = equation.primitive.name, equation.params
         if name == "broadcast_in_dim":
@@ -107,18 +108,17 @@ class _Search(Walker[Value]):
         if name == "transpose":
             return "".join(axes[0][axis] for axis in params["permutation"])
         if name == "reshape":
-            ones = iter([a for a in axes[0] if a in "1+"] if _ones(axes[0]) == shape.count(1) else [])
-            return "".join({self.samples: "b", 1: next(ones, "+") if s == 1 else ""}.get(s, ".") for s in shape)
+            ones = [axis for axis in axes[0] if axis in "1+"]
+            left = iter(ones if len(ones) == shape.count(1) else "+" * len(shape))
+            return "".join("b" if s == self.samples else next(left) if s == 1 else "." for s in shape)
         if name == "dot_general":
             contracted, batched = params["dimension_numbers"]
-            rest = [
-                "".join(a for i, a in enumerate(axes[side]) if i not in (*contracted[side], *batched[side]))
-                for side in (0, 1)
-            ]
-            return "".join(axes[0][i] for i in batched[0]) + rest[0] + rest[1]
-        dropped = params.get("dimensions") if name == "squeeze" else params.get("axes")
-        if name == "squeeze" or (dropped is not None and name.startswith(("reduce_", "arg"))):
-            return "".join(a for i, a in enumerate(axes[0]) if i not in dropped)
+            gone = [(*contracted[side], *batched[side]) for side in (0, 1)]
+            rest = [a for side in (0, 1) for i, a in enumerate(axes[side]) if i not in gone[side]]
+            return "".join((*(axes[0][i] for i in batched[0]), *rest))
+        dropped = params.get("dimensions" if name == "squeeze" else "axes")
+        if dropped is not None and name.startswith(("squeeze", "reduce_", "arg")):
+            return "".join(axis for i, axis in enumerate(axes[0]) if i not in dropped)
         return None
 
     def _copied(self, axis: str, size: int) -> str:
@@ -135,9 +135,9 @@ class _Search(Walker[Value]):
         for (one, a), (other, b) in itertools.combinations(zip(seen, copied, strict=True), 2):
             data = one.sources - {0} and other.sources - {0} and one.sources != other.sources
             if self.found is None and data and _crossed(a, b):
-                pair = (_came(one.axes, shape), _came(other.axes, shape))
+                shapes = (_original(one.axes, shape), _original(other.axes, shape))
                 place = scope or _place(equation)
-                self.found = Broadcast(equation.primitive.name, (one.sources, other.sources), pair, place)
+                self.found = Broadcast(equation.primitive.name, (one.sources, other.sources), shapes, place)
         columns = zip(*copied, strict=True)
         return "".join(min(column, key="bci1+.".index) for column in columns) if seen else None
 
@@ -149,19 +149,16 @@ def _crossed(one: str, other: str) -> bool:
     return other[one.index("b")] + one[other.index("b")] in ("cc", "ci", "ic")
 
 
-def _came(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that an operand had before it was copied and its rank was promoted."""
+def _original(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an operand before it was copied and its rank was promoted."""
     own = axes.lstrip("i+")
-    return tuple(size if axis in "b." else 1 for axis, size in zip(own, shape[len(axes) - len(own) :], strict=True))
-
-
-def _ones(axes: str) -> int:
-    return sum(a in "1+" for a in axes)
+    sizes = shape[len(axes) - len(own) :]
+    return tuple(size if axis in "b." else 1 for axis, size in zip(own, sizes, strict=True))
 
 
 def _place(equation: Any) -> str:
-    """File and line of the innermost frame of the user's own code, else of the innermost library but JAX."""
+    """File and line of the innermost frame of the user's own code, else of any library but JAX."""
     traceback = getattr(equation.source_info, "traceback", None)
     frames = [f for f in getattr(traceback, "frames", ()) if not f.file_name.startswith((JAX, OURS, "<"))]
-    own = [f for f in frames if not f.file_name.startswith(INSTALLED)] or frames
+    own = [f for f in frames if not any(name in f.file_name for name in INSTALLED)] or frames
     return f"{own[0].file_name}:{own[0].line_num}" if own else ""

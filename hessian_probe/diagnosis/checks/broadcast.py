@@ -51,7 +51,7 @@ def check(case: Experiments) -> Found:
         Finding(
             cause="broadcast",
             reason="crossed_samples",
-            claim=f"this loss is no mean over samples: {_told(crossed, samples)}; {len(alone)} samples: {said}",
+            claim=f"this loss is no mean over samples: {_told(crossed, samples)} (of {len(alone)}: {said})",
             quantity="loss of some samples ÷ mean of their losses",
             number=ratio,
             low=ratio,
@@ -60,14 +60,14 @@ def check(case: Experiments) -> Found:
             source="a mean over samples is the mean of their losses, to rounding",
             confidence=MOST,
             remedy="match_shapes",
-            experiment="give both operands one shape, for instance by [:, 0] on the one with an axis of length 1",
+            experiment="give both operands one shape, e.g. by [:, 0] on the one whose last axis is 1",
             cost="the program, and three losses of single samples",
         )
     ]
 
 
 def _compared(case: Experiments, samples: Samples, at: PyTree) -> tuple[np.ndarray, float] | None:
-    """Losses of single samples and of all of these, without those that have no loss alone, as masked ones."""
+    """Losses of single samples and of all of them, without those that have none alone, as masked ones."""
     found = case.alone_and_together(samples, at)
     if found is None:
         return None
@@ -78,7 +78,7 @@ def _compared(case: Experiments, samples: Samples, at: PyTree) -> tuple[np.ndarr
 
 
 def _crossed(case: Experiments, samples: Samples) -> Broadcast | None:
-    """Look through the program of the loss, at a number of samples that no other axis has if it takes that."""
+    """Look through the program of the loss, at a number of samples that no other axis has if it can."""
     usual = samples.batch_size or samples.size
     for size in (PRIME, usual):
         shapes = [jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for x in jax.tree.leaves(samples.batch)]

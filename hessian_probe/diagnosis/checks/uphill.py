@@ -30,9 +30,9 @@ def check(case: Experiments) -> Found:
             source="a small step lowers the loss only along negative multiples of the gradient",
             confidence=MOST,
             remedy="negate_updates",
-            experiment="end the transformation of these leaves in a negative rate (optax.scale(-rate)), or hold "
-            "them fixed by optax.set_to_zero() in optax.partition: optax.masked hands on the raw gradient of "
-            "what it leaves out; another learning rate does not help",
+            experiment="end the transformation of these leaves in a negative rate (optax.scale(-rate)), or "
+            "hold them fixed by optax.set_to_zero() in optax.partition; optax.masked hands on the raw "
+            "gradient of what it leaves out, and another rate does not help",
             cost=f"up to {4 * MOST_CALLS} updates on copies of the state",
         )
     ]

@@ -262,8 +262,10 @@ class SamplingReview:
         low, high, bias = min(first, second), max(first, second), max(first - second, 0.0)
         times = times_the_data(low, high, mean.error, mean.freedom, self.level, bias=bias, signs=signs)
         ends = times_between(low, high, mean.error, mean.freedom, self.level)
-        known = times is not None and ends is not None
-        self.times.append((min(ends[0], times), times, max(ends[1], times)) if known else None)
+        if times is None or ends is None:
+            self.times.append(None)
+        else:
+            self.times.append((min(ends[0], times), times, max(ends[1], times)))
 
     def _doubts(self, doubts: list[Reason]) -> list[Reason]:
         samples, more = self._samples(), self._more_batches()
@@ -370,7 +372,9 @@ def times_between(
     Returns:
         Both ends; None where the interval holds zero, for which no number of samples is enough.
     """
-    width = quantile(1.0 - ENDS, freedom) * error
+    # In units of the error, which is uncertain itself by 1/√(2·freedom) of it.
+    unsure = math.hypot(error, max(abs(low), abs(high)) / math.sqrt(2.0 * max(freedom, 1e-300)))
+    width = quantile(1.0 - ENDS, freedom) * unsure
     if not math.isfinite(width) or (low - width) * (high + width) <= 0:
         return None
     threshold = quantile(level, max(0.5 * (freedom - 1.0), BATCHES / 2 - 1.0))
