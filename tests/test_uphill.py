@@ -95,7 +95,7 @@ def measured(optimizer, steps, dtype=jnp.float32):
 @pytest.mark.parametrize("name", DESCEND)
 def test_optimisers_that_descend_climb_in_no_leaf(name, dtype):
     for steps in (0, 1, 7):
-        assert not measured(DESCEND[name], steps, dtype), steps
+        assert measured(DESCEND[name], steps, dtype) == (), steps
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -117,7 +117,7 @@ def test_momentum_that_points_up_is_none_and_a_mixing_preconditioner_is_none():
     op = hessian(loss, params, data, check=False)
     updates, _ = optimizer.update(jax.grad(loss)(params, data), against, params)
     assert float(jnp.vdot(updates["w"], jax.grad(loss)(params, data)["w"])) > 0
-    assert not uphill_leaves(op, optimizer, against)
+    assert uphill_leaves(op, optimizer, against) == ()
 
     def mix(gradient, state, params=None):  # −[[1, c], [c, 1 + c²]] is negative definite, and turns one leaf
         one, other = gradient["b"][0], gradient["c"]
@@ -126,7 +126,16 @@ def test_momentum_that_points_up_is_none_and_a_mixing_preconditioner_is_none():
         return {"b": first, "c": -(c * one + (1 + c * c) * other), "w": 0.0 * gradient["w"]}, state
 
     mixed = optax.GradientTransformation(lambda params: (), mix)
-    assert not uphill_leaves(op, mixed, ())
+    assert uphill_leaves(op, mixed, ()) == ()
+
+
+def test_an_optimiser_that_needs_more_is_not_checked():
+    loss, params, data = network()
+    optimizer = optax.lbfgs()  # its line search wants the loss as a function
+    given = {"optimizer": optimizer, "opt_state": optimizer.init(params)}
+    assert uphill_leaves(hessian(loss, params, data, check=False), optimizer, given["opt_state"]) is None
+    found = hp.diagnose(loss, params, data, **given)
+    assert any(item.causes == ("uphill",) for item in found.not_checked)
 
 
 def test_a_run_that_is_not_finite_still_shows_its_rule():

@@ -53,7 +53,8 @@ def diagnose(
     their effects.
 
     Args:
-        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`.
+        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`: all that
+            needs no samples is checked then, too.
         params: pytree where training stopped.
         data: training data: one batch, or the list of batches that training uses (noise is checked only
             then).  A pair (inputs, targets) or a dict with such names allows more checks.

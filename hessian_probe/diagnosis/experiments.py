@@ -65,9 +65,9 @@ class Experiments(ReferenceModels):
         return found
 
     @cached_property
-    def uphill(self) -> tuple[UphillLeaf, ...]:
-        """Leaves that the optimiser moves up their gradient."""
-        return () if self.optimizer is None else uphill_leaves(self.op, self.optimizer, self.opt_state)
+    def uphill(self) -> tuple[UphillLeaf, ...] | None:
+        """Leaves that the optimiser moves up their gradient; None where that cannot be measured."""
+        return None if self.optimizer is None else uphill_leaves(self.op, self.optimizer, self.opt_state)
 
     @property
     def known_stability(self) -> Stability | None:

@@ -146,7 +146,7 @@ def stability(
         key: random key of the start vector; None means `jax.random.key(0)`.
 
     Returns:
-        Stability.  Status "undetermined" with a reason where the optimiser has no linear response with
+        Stability.  Status "undetermined" with a reason where some leaves climb (`uphill`), and where the optimiser has no linear response with
         one momentum (sign-based and normalised steps, Lion, Adafactor, schedule-free methods).
 
     Raises:
@@ -154,7 +154,8 @@ def stability(
         ValueError: `params` has no variable; data is empty.
 
     Cost:
-        About fifty updates of the optimiser (170 where a leaf is not moved) and 10 to 50 products; one gradient with its linearisation.
+        About fifty updates of the optimiser (a hundred where it leaves a leaf in place) and 10 to 50
+        products; one gradient with its linearisation.
 
     Source:
         J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,

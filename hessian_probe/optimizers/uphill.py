@@ -25,7 +25,7 @@ class UphillLeaf(NamedTuple):
     factor: float
 
 
-def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[UphillLeaf, ...]:
+def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[UphillLeaf, ...] | None:
     """Find the leaves whose response to their own gradient points up that gradient.
 
     The optimiser takes steps from its state with the present gradient, and as many with its opposite.  Half
@@ -40,7 +40,7 @@ def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[
         opt_state: its state there.
 
     Returns:
-        The leaves; none where the optimiser needs more than gradients, state, parameters and the loss.
+        The leaves; None where the optimiser needs more than gradients, state, parameters and the loss.
 
     Cost:
         Two updates of the optimiser; four times MOST_CALLS where some leaf climbs or is not moved.
@@ -88,7 +88,7 @@ def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[
             chosen = found > 0
             found = climb(chosen)
     except Exception:  # its own update says what is wrong, when it is called
-        return ()
+        return None
     named = zip(layout.names, factors, found > 0, strict=True)
     return tuple(UphillLeaf(name, float(factor)) for name, factor, on in named if on)
 

@@ -11,9 +11,11 @@ from hessian_probe.optimizers.uphill import uphill_text
 
 def check(case: Experiments) -> Found:
     """Name the leaves whose updates point up their gradient."""
-    if case.optimizer is None:
-        return [NotChecked(("uphill",), "optimizer and opt_state")]
     leaves = case.uphill
+    if leaves is None:
+        given = case.optimizer is not None
+        need = "an optimiser that takes steps here" if given else "optimizer and opt_state"
+        return [NotChecked(("uphill",), need)]
     if not leaves:
         return []
     factors = [leaf.factor for leaf in leaves]
