@@ -191,7 +191,7 @@ def valley(w):
     return 0.5 * jnp.sum(CURVATURES.astype(w.dtype) * w**2) + 1.0
 
 
-def without_data(loss, optimizer, steps, start, state=None):
+def without_data(loss, optimizer, steps, start):
     """Diagnose a training of parameters alone by its optimiser, state and history."""
 
     @jax.jit
@@ -209,7 +209,7 @@ def without_data(loss, optimizer, steps, start, state=None):
 
 
 NEED_NO_SAMPLES = {
-    "uphill", "divergence", "oscillation", "slow", "ill_conditioned", "saddle", "optimization", "minimum"
+    "uphill", "divergence", "oscillation", "slow", "ill_conditioned", "saddle", "minimum"
 }  # fmt: skip
 
 
@@ -221,7 +221,7 @@ NEED_NO_SAMPLES = {
         (optax.sgd(1e-6), 300, "slow", "slow"),
         (optax.adam(1e-6), 100, "slow", "slow"),
         (optax.scale(1e-4), 300, "uphill", "uphill"),
-        (optax.masked(optax.scale(-1e-2), False), 2, "uphill", "uphill"),
+        (optax.adam(-1e-3), 50, "uphill", "uphill"),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -238,8 +238,10 @@ def test_steps_are_judged_without_data(optimizer, steps, first, among, dtype):
 
 
 def test_points_and_valleys_are_judged_without_data():
-    """A finished training, a saddle, a long valley and a decay that holds the loss up."""
+    """A training that goes well, a finished one, a saddle, a long valley and a decay that holds the loss up."""
     start = jnp.ones(3)
+    found, _ = without_data(lambda w: valley(0.1 * w) - 1.0, optax.sgd(0.5), 300, start)
+    assert [f.cause for f in found.findings] == ["healthy"]
     _, strong = without_data(valley, optax.sgd(0.01), 2500, start)
     assert not set(strong) - {"minimum", "healthy"}
 
