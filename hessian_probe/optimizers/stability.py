@@ -146,8 +146,9 @@ def stability(
         key: random key of the start vector; None means `jax.random.key(0)`.
 
     Returns:
-        Stability.  Status "undetermined" with a reason where some leaves climb (`uphill`), and where the optimiser has no linear response with
-        one momentum (sign-based and normalised steps, Lion, Adafactor, schedule-free methods).
+        Stability.  Status "undetermined" with a reason where some leaves climb (`uphill`), and where the
+        optimiser has no linear response with one momentum (sign-based and normalised steps, Lion, Adafactor,
+        schedule-free methods).
 
     Raises:
         TypeError: `loss` or `data` are of the wrong kind.
