@@ -19,7 +19,7 @@ from hessian_probe.points.reviews.sampling.review import (
     times_for_place,
     times_the_data,
 )
-from hessian_probe.points.thresholds import POWER, SAMPLING_HVPS
+from hessian_probe.points.thresholds import LEAST_ERRORS, POWER, SAMPLING_HVPS
 from hessian_probe.spectrum.standard_errors import weighted_mean
 
 FLOAT = np.dtype(jnp.zeros(()).dtype)
@@ -290,8 +290,10 @@ def test_the_interval_of_the_number_of_samples_holds_as_often_as_stated():
             ends = times_between(mean, mean, error, freedom, level)
             within += ends is not None and ends[0] <= needed <= ends[1]
         assert 0.7 < within / 400 < 0.9, truth
-    assert times_between(0.5, 0.5, 1.0, freedom, level) is None
-    assert times_between(-0.5, 2.0, 0.1, freedom, level) is None
+    least = times_between(0.0, 0.0, 1.0, freedom, level)
+    assert least[1] == pytest.approx(2.0 * (threshold / LEAST_ERRORS) ** 2)
+    assert times_between(0.5, 0.5, 1.0, freedom, level)[1] == times_between(-1.0, 2.0, 0.1, freedom, level)[1]
+    assert least[1] > 4 * least[0] >= 4.0
     assert times_between(1.0, 1.0, math.inf, freedom, level) is None
 
 

@@ -370,16 +370,18 @@ def times_between(
     beyond either end.
 
     Returns:
-        Both ends; None where the interval holds zero, for which no number of samples is enough.
+        Both ends; the upper one is at most that of a mean of LEAST_ERRORS errors.  None without an error.
     """
     # In units of the error, which is uncertain itself by 1/√(2·freedom) of it.
     unsure = math.hypot(error, max(abs(low), abs(high)) / math.sqrt(2.0 * max(freedom, 1e-300)))
     width = quantile(1.0 - ENDS, freedom) * unsure
-    if not math.isfinite(width) or (low - width) * (high + width) <= 0:
-        return None
+    if not math.isfinite(width) or error == 0.0:
+        return None if error else (1.0, 1.0)
+    least, most = low - width, high + width
+    near = max(min(abs(least), abs(most)) if least * most > 0 else 0.0, LEAST_ERRORS * error)
     threshold = quantile(level, max(0.5 * (freedom - 1.0), BATCHES / 2 - 1.0))
     seen = error * (threshold + float(scipy.stats.norm.ppf(math.sqrt(POWER))))
-    far, near = sorted((abs(low - width), abs(high + width)), reverse=True)
+    far = max(abs(least), abs(most))
     return max(2.0 * (seen / far) ** 2, 1.0), max(2.0 * (seen / near) ** 2, 1.0)
 
 
