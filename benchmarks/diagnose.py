@@ -1,14 +1,12 @@
 """Diagnoses of synthetic failures: a line for each, a confusion table, and what acting on them gains.
 
 Run as `python -m benchmarks.diagnose` (or `make bench-diagnose`).  The rounds of the zoo are explained in
-`benchmarks/zoo/__init__.py`.  Acting on the first proposal for a curable failure is compared with going on
-unchanged for as many gradients.
+`benchmarks/zoo/__init__.py`, their first counts stand in `docs/api/diagnose.md`.  Acting on the first
+proposal for a curable failure is compared with going on unchanged for as many gradients.
 
 With `--out FILE` every diagnosis is also written as a line of JSON as soon as it is made, and what the file
-has already is not made again; `--merge FILE ...` prints the tables of such files.
+has already is not made again.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -25,7 +23,7 @@ import optax
 
 import hessian_probe as hp
 from benchmarks.report import command_line, in_processes
-from benchmarks.zoo import FAILURES, FIRST_COUNT
+from benchmarks.zoo import FAILURES
 from benchmarks.zoo.training import Failure, Run, joined, order, train
 from hessian_probe.optimizers.trial_runs import perturb
 
@@ -34,58 +32,39 @@ BUDGET = 100
 # A confidence from which a finding is a statement (the threshold of "strong" in the documentation).
 CONFIDENT = 0.9
 # What stops training, as the documentation of `hp.diagnose` lists it.
-HINDRANCES = frozenset({
-    "broadcast", "uphill", "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients",
-    "vanishing_gradients", "oscillation", "noise", "slow", "ill_conditioned", "saddle",
-})  # fmt: skip
-OPPOSITES = (
-    ("divergence", "slow"),
-    ("oscillation", "slow"),
-    ("vanishing_gradients", "exploding_gradients"),
-    ("saddle", "minimum"),
-    ("overfitting", "mismatch"),
-)
+HINDRANCES = {"divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "oscillation"}
+HINDRANCES |= {"vanishing_gradients", "noise", "slow", "ill_conditioned", "saddle", "broadcast", "uphill"}
+OPPOSITES = [{"divergence", "slow"}, {"oscillation", "slow"}, {"saddle", "minimum"}]
+OPPOSITES += [{"vanishing_gradients", "exploding_gradients"}, {"overfitting", "mismatch"}]
 Record = dict[str, Any]
 
 
 def main() -> int:
     """Measure and print."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = command_line(__doc__, seeds=10, only="failures")
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--only", default="", help="part of a failure's name")
     parser.add_argument("--round", type=int, choices=range(1, 10), help="default: all")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="file that every diagnosis is appended to")
-    parser.add_argument("--merge", type=Path, nargs="+", help="files to print the tables of")
-    parser.add_argument("--verbose", action="store_true", help="print each finding and what was measured")
     options = parser.parse_args()
     failures = [f for f in FAILURES if options.only in f.name and options.round in (None, f.round)]
-    if options.merge:
-        records = [record for path in options.merge for record in read(path)]
-        for failure in failures:
-            own = [record for record in records if record["failure"] == failure.name]
-            print(*([line(own)] if own else []), sep="\n")
-    else:
-        records = measure(failures, range(options.first, options.first + options.seeds), options)
-    print(f"\n{summary(records)}\n{FIRST_COUNT}")
+    records = measure(failures, range(options.first, options.first + options.seeds), options)
+    print(f"\n{summary(records)}")
     return 0
 
 
 def measure(failures: list[Failure], seeds: range, options: argparse.Namespace) -> list[Record]:
     """Diagnose the failures at all seeds, several at a time, and print each when it is done."""
-    records = [] if options.out is None else read(options.out)
+    lines = options.out.read_text().splitlines() if options.out and options.out.exists() else []
     names = [failure.name for failure in failures]
-    records = [record for record in records if record["failure"] in names and record["seed"] in seeds]
+    records = [record for record in map(json.loads, lines) if record["failure"] in names]
+    records = [record for record in records if record["seed"] in seeds]
     have = {(record["failure"], record["seed"]) for record in records}
     calls = [(diagnoses, name, [s for s in seeds if (name, s) not in have], options.out) for name in names]
     for number, (name, made) in enumerate(in_processes(calls, options.jobs), 1):
         records += made
         own = [record for record in records if record["failure"] == name]
         print(f"{number:3d}/{len(calls)} {line(own)}", flush=True)
-        if options.verbose:
-            for record in own:
-                show(record)
     return records
 
 
@@ -106,33 +85,13 @@ def diagnosis(failure: Failure, seed: int) -> Record:
     began = time.perf_counter()
     run = failure.make(seed)
     found = hp.diagnose(run.loss, run.params, **run.arguments())
-    record: Record = {
-        "failure": failure.name,
-        "round": failure.round,
-        "cause": failure.cause,
-        "also": failure.also,
-        "seed": seed,
-        "findings": [(finding.cause, finding.confidence, finding.claim) for finding in found.findings],
-        "measured": found.measured,
-    }
+    record: Record = {"failure": failure.name, "seed": seed, "measured": found.measured}
+    record |= {"round": failure.round, "cause": failure.cause, "also": failure.also_true.split()}
+    record["findings"] = [(finding.cause, finding.confidence, finding.claim) for finding in found.findings]
     if failure.curable:
         record["acted"] = act(run, found.findings[0])
     record["seconds"] = [time.perf_counter() - began]
     return record
-
-
-def read(path: Path) -> list[Record]:
-    """Records of a file; none where it does not exist."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-
-
-def show(record: Record) -> None:
-    """Print what was measured and found."""
-    print(f"--- {record['failure']} {record['seed']}")
-    for name, text in record["measured"]:
-        print(f"      {name}: {text}")
-    for cause, confidence, claim in record["findings"]:
-        print(f"   {cause} {confidence:.2f}: {claim}")
 
 
 def act(run: Run, finding: hp.Finding) -> tuple[float, float]:
@@ -181,24 +140,16 @@ def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) 
 
 
 def contradictions(record: Record) -> list[str]:
-    """Causes found with confidence that cannot be true beside the synthetic failure.
-
-    "healthy" contradicts every failure, and every failure a healthy run.  Something that hinders training
-    contradicts a failure where training did all that the model can (`model_bias`, `minimum`, `overfitting`,
-    `mismatch`), and `model_bias` and `minimum` contradict a failure by something that hinders training.  Of
-    two opposites one contradicts the other.  What is true of the failure too (`also`) contradicts nothing.
-    """
+    """Causes found with confidence that cannot be true beside the failure, or what comes with it."""
     told = {cause for cause, confidence, _ in record["findings"] if confidence >= CONFIDENT}
     return sorted(cause for cause in told - {*record["also"]} if excludes(record["cause"], cause))
 
 
 def excludes(true: str, told: str) -> bool:
-    """Whether both cannot be true."""
-    if true == told:
-        return False
-    if "healthy" in (true, told):
-        return True
-    if (true, told) in OPPOSITES or (told, true) in OPPOSITES:
+    """Whether both cannot be true: a failure beside health, an opposite, a hindrance beside what is done."""
+    if true == told or "healthy" in (true, told):
+        return true != told
+    if {true, told} in OPPOSITES:
         return True
     if true in HINDRANCES | {"optimization"}:
         return told in ("model_bias", "minimum")
@@ -208,13 +159,13 @@ def excludes(true: str, told: str) -> bool:
 def line(records: list[Record]) -> str:
     """One failure's counts in a line."""
     first = records[0]
-    told = Counter(record["findings"][0][0] for record in records)
-    against = Counter(cause for record in records for cause in contradictions(record))
+    told = Counter(record["findings"][0][0] for record in records).most_common()
+    against = Counter(cause for record in records for cause in contradictions(record)).items()
     acted = [record["acted"] for record in records if "acted" in record]
     text = f"{first['failure']:30s} round {first['round']} {first['cause']:20s} " + hits(records)
-    text += "  [" + ", ".join(f"{cause} {count}" for cause, count in told.most_common()) + "]"
+    text += "  [" + ", ".join(f"{cause} {count}" for cause, count in told) + "]"
     if against:
-        text += "  contradicted by: " + ", ".join(f"{cause} {count}" for cause, count in against.items())
+        text += "  contradicted by: " + ", ".join(f"{cause} {count}" for cause, count in against)
     if acted:
         text += f"  acted: better {sum(new < old for old, new in acted)} of {len(acted)}"
     return text + f"  {sum(sum(record['seconds']) for record in records) / len(records):.0f} s each"

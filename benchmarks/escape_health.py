@@ -2,19 +2,16 @@
 
 Run as `python -m benchmarks.escape_health`.  Three tables:
 
-* the step: seconds to compile, operations of the program (lines of StableHLO) and bytes of temporaries, plain
-  and hooked; and microseconds a step inside `lax.scan`, plain and hooked in turns;
-* trainings from their usual starts (the rows of `benchmarks.stuck`, and the critic of a GAN whose generator
-  learns beside it): for how many of the first 300 steps the parameters are bit for bit those of the
-  plain run, when the first search ends, escapes and gradients, the loss on all data at the end.  A hooked run
-  is worse where its end is above the highest of the plain runs over all seeds by 5 % of what the run gains;
+* the step: seconds to compile, operations of the program (lines of StableHLO), bytes of temporaries, and
+  microseconds a step inside `lax.scan`, plain and hooked in turns;
+* trainings from their usual starts (the rows of `benchmarks.stuck`, and the critic of a GAN): for how many of
+  the first 300 steps the parameters are bit for bit those of the plain run, when the first search ends,
+  escapes and gradients, the loss on all data at the end.  A hooked run is worse where its end is above the
+  highest of the plain runs over all seeds by 5 % of what the run gains;
 * the monitor: its own time in an update, and what its probes cost.
-
-`--only` takes part of a training's name and leaves the rest out.
 """
 
-from __future__ import annotations
-
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,10 +22,11 @@ import numpy as np
 import optax
 
 from benchmarks.escape_problems import minibatch, training_step
-from benchmarks.report import command_line
+from benchmarks.report import command_line, seconds
 from benchmarks.stuck import LOOK, STEPS, Trained, Training, trainings
-from benchmarks.stuck_rows import CE, Row, in_float32, lines, momentum, times
+from benchmarks.stuck_rows import CE, Row, lines, momentum, times
 from benchmarks.zoo import image_models, models, sequence_models
+from benchmarks.zoo.layers import cast
 from hessian_probe.training import Monitor, escape_events, escape_saddles
 from hessian_probe.training.backoff import cost_in_gradients
 
@@ -38,21 +36,19 @@ SPREAD = 0.05
 TURNS, CHUNK = 15, 60
 
 
-def architecture(name: str, network: Any, optimizer: Any, batch: int = 64) -> Row:
-    """A healthy training on the digits."""
-    return Row(name, lines, network, CE, times(1), optimizer, batch)
-
-
-ARCHITECTURES = (
-    architecture("dense, 64-32-32-10", models.dense((64, 32, 32, 10), "tanh"), momentum(0.05)),
-    architecture("dense, 64-600-600-600-10", models.dense((64, 600, 600, 600, 10), "gelu"), optax.adam(1e-3)),
-    architecture(
-        "the same, batches of 512", models.dense((64, *(600,) * 3, 10), "gelu"), optax.adam(1e-3), 512
-    ),
-    architecture("convolutional", image_models.convolutional("gelu", (8, 8)), momentum(0.05)),
-    architecture("recurrent", sequence_models.gru(16, 8, 10), momentum(0.05)),
-    architecture("transformer", sequence_models.transformer(32, 10, 2), optax.adam(1e-3)),
-)
+NARROW, WIDE = models.dense((64, 32, 32, 10), "tanh"), models.dense((64, 600, 600, 600, 10), "gelu")
+# Healthy trainings on the digits: name, network, optimiser, samples in a batch.
+ARCHITECTURES = [
+    Row(name, lines, network, CE, times(1), optimizer, batch)
+    for name, network, optimizer, batch in (
+        ("dense, 64-32-32-10", NARROW, momentum(0.05), 64),
+        ("dense, 64-600-600-600-10", WIDE, optax.adam(1e-3), 64),
+        ("the same, batches of 512", WIDE, optax.adam(1e-3), 512),
+        ("convolutional", image_models.convolutional("gelu", (8, 8)), momentum(0.05), 64),
+        ("recurrent", sequence_models.gru(16, 8, 10), momentum(0.05), 64),
+        ("transformer", sequence_models.transformer(32, 10, 2), optax.adam(1e-3), 64),
+    )
+]
 
 
 class Program(NamedTuple):
@@ -70,15 +66,13 @@ def program(loss: Any, optimizer: Any, params: Any, batch: Any) -> Program:
     step = training_step(loss, optimizer, None)
     carry = params, optimizer.init(params)
     donated = jax.jit(lambda carry, batch: step(carry, batch, None)[:2], donate_argnums=0)
-    seconds = []
+    spent = []
     for _ in range(3):
         jax.clear_caches()
         lowered = donated.lower(carry, batch)
-        began = time.perf_counter()
-        compiled = lowered.compile()
-        seconds.append(time.perf_counter() - began)
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return Program(step, carry, min(seconds), len(lowered.as_text().splitlines()), temporaries)
+        spent.append(seconds(lowered.compile))
+    temporaries = lowered.compile().memory_analysis().temp_size_in_bytes
+    return Program(step, carry, min(spent), len(lowered.as_text().splitlines()), temporaries)
 
 
 def steps() -> None:
@@ -87,13 +81,8 @@ def steps() -> None:
     for row in ARCHITECTURES:
         loss, params, data = row.make(0)
         batch = minibatch(data, row.batch, jax.random.key(0))
-        both = [
-            program(loss, optimizer, params, batch)
-            for optimizer in (
-                optax.with_extra_args_support(row.optimizer),
-                escape_saddles(row.optimizer, loss),
-            )
-        ]
+        optimizers = optax.with_extra_args_support(row.optimizer), escape_saddles(row.optimizer, loss)
+        both = [program(loss, optimizer, params, batch) for optimizer in optimizers]
         plain, hooked = both
         spent = timed(both, batch)
         print(
@@ -110,27 +99,20 @@ def steps() -> None:
 def timed(programs: list[Program], batch: Any) -> list[float]:
     """Median seconds of a step, the programs in turns."""
 
-    def scan(each: Program) -> Callable[..., Any]:
-        def run(carry: Any, batch: Any) -> Any:
-            return jax.lax.scan(lambda c, _: each.step(c, batch, None)[:2], carry, None, length=CHUNK)
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(step: Callable[..., Any], carry: Any, batch: Any) -> Any:
+        return jax.lax.scan(lambda c, _: step(c, batch, None)[:2], carry, None, length=CHUNK)
 
-        return jax.jit(run)
-
-    runs = [scan(each) for each in programs]
-    spent = np.zeros((TURNS, len(programs)))
-    for turn in range(-1, TURNS):  # the first turn compiles
-        for which, each in enumerate(programs):
-            began = time.perf_counter()
-            jax.block_until_ready(runs[which](each.carry, batch))
-            spent[turn, which] = (time.perf_counter() - began) / CHUNK
-    return [float(each) for each in np.median(spent, axis=0)]
+    calls = [functools.partial(run, each.step, each.carry, batch) for each in programs]
+    spent = [[seconds(call) / CHUNK for call in calls] for _ in range(TURNS + 1)]
+    return [float(each) for each in np.median(spent[1:], axis=0)]  # the first turn compiles
 
 
 # Trainings.
 
 
 class Healthy(NamedTuple):
-    """A training without and with the hook."""
+    """A training without and with the hook; the loss at its start, and how many steps are the same."""
 
     name: str
     start: float
@@ -138,39 +120,31 @@ class Healthy(NamedTuple):
     hooked: Trained
     same: int
 
-    @property
-    def first(self) -> int | None:
-        """Step at which the first search ended."""
-        return next((row["step"] for row in escape_events(self.hooked.state)), None)
-
 
 def pairs(only: str, seeds: int) -> list[Healthy]:
     """All trainings from their usual starts, and a critic."""
     found = []
     for each in trainings(only, seeds):
-        hook = escape_saddles(each.row.optimizer, each.loss)
-        plain, hooked = (each.run(*how, each.good) for how in (("plain", each.row.optimizer), ("hook", hook)))
-        start, name = float(each.loss(each.good, each.data)), each.row.name
-        found.append(Healthy(name, start, plain, hooked, identical(each, hook) if each.seed == 0 else 0))
-    if only in "critic of a GAN":
-        found += [critic(seed) for seed in range(seeds)]
-    return found
+        hook, start = escape_saddles(each.row.optimizer, each.loss), float(each.loss(each.good, each.data))
+        plain, hooked = each.run("plain", each.row.optimizer, each.good), each.run("hook", hook, each.good)
+        same = identical(each, hook) if each.seed == 0 else 0
+        found.append(Healthy(each.row.name, start, plain, hooked, same))
+    return found + [critic(seed) for seed in range(seeds) if only in "critic of a GAN"]
 
 
 def identical(each: Training, hook: Any, count: int = 300) -> int:
     """Steps until parameters of a hooked run differ in a bit from those of the plain one, or escape."""
     plain = optax.with_extra_args_support(each.row.optimizer)
-    gradient, one, other = jax.jit(jax.value_and_grad(each.loss)), jax.jit(plain.update), jax.jit(hook.update)
-    apply, ends = jax.jit(optax.apply_updates), [each.good, each.good]
-    states = [plain.init(each.good), hook.init(each.good)]
+    gradient, apply = jax.jit(jax.value_and_grad(each.loss)), jax.jit(optax.apply_updates)
+    runs = [[jax.jit(how.update), each.good, how.init(each.good)] for how in (plain, hook)]
     for number in range(count):
         batch = minibatch(each.data, each.row.batch, jax.random.key(number))
-        for which, update in enumerate((one, other)):
-            value, slope = gradient(ends[which], batch)
-            extra = {"value": value, "batch": batch} if which else {}
-            updates, states[which] = update(slope, states[which], ends[which], **extra)
-            ends[which] = apply(ends[which], updates)
-        if not jax.tree.all(jax.tree.map(np.array_equal, *ends)):
+        for run in runs:
+            update, at, state = run
+            value, slope = gradient(at, batch)
+            updates, state = update(slope, state, at, value=value, batch=batch)
+            run[1:] = apply(at, updates), state
+        if not jax.tree.all(jax.tree.map(np.array_equal, *(at for _, at, _ in runs))):
             return number
     return count
 
@@ -178,8 +152,7 @@ def identical(each: Training, hook: Any, count: int = 300) -> int:
 def critic(seed: int) -> Healthy:
     """Digits against what a generator makes of noise, both trained by Adam; the hook is the critic's."""
     (start_g, make), (start_d, judge) = models.dense((8, 64, 64), "relu"), models.dense((64, 64, 1), "relu")
-    data = in_float32(lines(seed))[0]
-    generator, params = in_float32(start_g(seed)), in_float32(start_d(seed + 1))
+    (data, _), generator, params = cast((lines(seed), start_g(seed), start_d(seed + 1)), jnp.float32)
     inner = optax.adam(1e-3)
 
     def loss(params: Any, batch: Any) -> jax.Array:
@@ -222,11 +195,11 @@ def table(only: str, seeds: int) -> None:
         bad = each.hooked.end > max(ends) + SPREAD * (each.start - max(ends))
         worse += bad
         spent.append(int(state.num_gradients) / STEPS)
-        first = "–" if each.first is None else f"{each.first:,}"
-        did = state.num_escapes, state.num_rollbacks, state.num_gradients
+        first = next((f"{row['step']:,}" for row in escape_events(each.hooked.state)), "–")
+        name = each.name.replace(", zero", "").replace(", small", "")  # what spoils the start
         print(
-            f"{usual(each.name):<32}{number % seeds:>4}{each.same or '':>10}{first:>14}"
-            f"{''.join(f'{int(count):>{width}}' for count, width in zip(did, (9, 6, 11), strict=True))}"
+            f"{name:<32}{number % seeds:>4}{each.same or '':>10}{first:>14}{int(state.num_escapes):>9}"
+            f"{int(state.num_rollbacks):>6}{int(state.num_gradients):>11}"
             f"{each.plain.end:12.4g}{each.hooked.end:12.4g}{'  worse' if bad else ''}",
             flush=True,
         )
@@ -235,11 +208,6 @@ def table(only: str, seeds: int) -> None:
             f"{worse} of {len(found)} end worse; the hook's gradients are {np.median(spent):.2%} of the "
             f"run's in the median, {np.mean(spent):.2%} in the mean, {np.max(spent):.2%} at most"
         )
-
-
-def usual(name: str) -> str:
-    """Name of a row without what spoils its start."""
-    return ", ".join(part for part in name.split(", ") if part not in ("zero", "small"))
 
 
 def monitored(count: int = 2000) -> None:
@@ -269,10 +237,7 @@ def monitored(count: int = 2000) -> None:
 
 
 if __name__ == "__main__":
-    parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="part of a training's name")
-    options = parser.parse_args()
+    options = command_line(__doc__, seeds=3, only="trainings").parse_args()
     if not options.only:
         steps()
     table(options.only, options.seeds)

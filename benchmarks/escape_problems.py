@@ -1,8 +1,7 @@
 """Plateaus for `benchmarks.escape`: each a loss, starts by seed, and when it counts as left."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.zoo.layers import cast
 from hessian_probe import problems
 
 
@@ -37,9 +37,7 @@ class Plateau:
         return () if self.data is None else (self.data,)
 
 
-def single(tree: Any) -> Any:
-    """Cast to float32."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+single = functools.partial(cast, dtype=jnp.float32)
 
 
 def minibatch(data: Any, size: int | None, key: jax.Array) -> Any:
@@ -68,26 +66,18 @@ def octopus(dimension: int) -> Plateau:
     left = float(problems.octopus(jnp.full(dimension, 4 * math.e))) + 1.0
     rates = {"rate": 1 / (4 * math.e), "adam_rate": 0.05, "radius": math.e / 100}
 
-    def start(seed: int) -> Any:
-        return single(np.random.default_rng(seed).uniform(-1, 1, dimension))
-
+    start = lambda seed: single(np.random.default_rng(seed).uniform(-1, 1, dimension))  # noqa: E731
     return Plateau(f"octopus, d = {dimension}", problems.octopus, start, None, left=left, **rates)
 
 
 def deep_linear(depth: int, scales: tuple[float, ...]) -> Plateau:
-    """Layers of width 8 learn a matrix of singular values 3, 2, 1 from a small start; left below 0.05.
-
-    Half the squared error is 7 at the origin, 2.5 and 0.5 at the saddles on the way, 0 at the end.  On the
-    plateau gradients are like the start's scale to the power of depth − 1.
-    """
+    """Layers of width 8 learn singular values 3, 2, 1 from a small start; saddles at 7, 2.5 and 0.5."""
     rng = np.random.default_rng(1)
     u, v = (np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :3] for _ in range(2))
     target = single(u * [3.0, 2.0, 1.0] @ v.T)
 
     def loss(params: Any, target: Any) -> Any:
-        product = params[0]
-        for layer in params[1:]:
-            product = layer @ product
+        product = functools.reduce(lambda product, layer: layer @ product, params)
         return 0.5 * jnp.sum((product - target) ** 2)
 
     def start(seed: int) -> Any:
@@ -103,10 +93,7 @@ def weights(widths: tuple[int, ...], scale: float) -> Callable[[int], Any]:
 
 
 def symmetric(seed: int) -> Any:
-    """Weights of 64-16-16-10 whose units start alike, in each layer, to one part in 1e6.
-
-    Units that are alike stay alike under every optimiser: the network can only use one a layer.
-    """
+    """Weights of 64-16-16-10 whose units start alike, to one part in 1e6: the network uses one a layer."""
     draw = problems.mlp_init((64, 16, 16, 10), scale=1.0, bias=False, seed=seed)
     first, last = draw[0]["weight"], draw[-1]["weight"]
     alike = (first[:, :1], np.array(0.25), last[:1] * 0.25)

@@ -12,8 +12,6 @@ A record that differs, is new or is gone is printed and makes the exit code 1.  
 Counts and confidences belong to one kind of processor and one release of JAX; labels do not.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,8 +78,7 @@ def jobs_of(part: str, every: int) -> list[tuple[Any, ...]]:
 def read(part: str) -> dict[str, str]:
     """Records of a file by name."""
     path = FOLDER / f"{part}.tsv"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return dict(line.split("\t", 1) for line in lines)
+    return dict(line.split("\t", 1) for line in path.read_text().splitlines()) if path.exists() else {}
 
 
 def main() -> int:
@@ -96,11 +93,8 @@ def main() -> int:
     differences = 0
     for part in options.part or PARTS[:-1]:
         kept, seen = read(part), set[str]()
-        calls = [
-            call
-            for call in jobs_of(part, options.every)
-            if any(options.only in str(word) for word in call[1:])
-        ]
+        calls = jobs_of(part, options.every)
+        calls = [call for call in calls if any(options.only in str(word) for word in call[1:])]
         for group in in_processes(calls, options.workers):
             for name, *facts in group:
                 now, was = "\t".join(facts), kept.get(name, "not on record")
@@ -111,7 +105,6 @@ def main() -> int:
                     differences += 1
                     print(f"{part}: {name}\n  was {was}\n  is  {now}", flush=True)
             if options.write:
-                FOLDER.mkdir(exist_ok=True)
                 rows = "".join(f"{name}\t{facts}\n" for name, facts in sorted(kept.items()))
                 (FOLDER / f"{part}.tsv").write_text(rows)
         gone = [] if options.only or options.every > 1 else sorted(set(kept) - seen)

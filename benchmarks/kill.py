@@ -1,13 +1,10 @@
 """Kill long jobs at random times and continue them; the answer must be the uninterrupted one.
 
 Run as `python -m benchmarks.kill` (or `make bench-kill`).  An eigenvalue search and a classification of a
-network on the digits (4,810 parameters) run in processes of their own.  Each is killed by SIGINT and
-by SIGKILL at random times (and killed again, with even odds, after it went on) until it may finish.
-Exits with 1 if any saved file is not whole, a resumed answer differs in one bit, or anything saved was
-lost.
+network on the digits (4,810 parameters) run in processes of their own.  Each is killed by SIGINT and by
+SIGKILL at random times (and again, with even odds, after it went on) until it may finish.  Exits with 1 if
+any saved file is not whole, a resumed answer differs in one bit, or anything saved was lost.
 """
-
-from __future__ import annotations
 
 import contextlib
 import multiprocessing
@@ -17,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from benchmarks.report import command_line
+from benchmarks.report import command_line, seconds
 from hessian_probe.jobs.state import State, read, write
 from hessian_probe.problems import digits, mlp_init, mlp_loss
 
@@ -96,14 +93,6 @@ def in_process(*job: Any) -> None:
     sys.exit(INTERRUPTED)
 
 
-def begun(told: Any) -> bool:
-    """Wait until a job searches; False if it ended before."""
-    try:
-        return bool(told.recv())
-    except EOFError:
-        return False
-
-
 def searched(save_to: Path) -> int:
     """Products held in a saved file, which `read` refuses unless it is whole; 0 if there is none."""
     return sum(s["search"]["krylov"]["steps"] for s in read(save_to)["searches"]) if save_to.exists() else 0
@@ -116,9 +105,10 @@ def kill_and_resume(job: str, name: str, folder: Path, truth: State, rng: np.ran
     while True:
         process, told = start(job, save_to, answer)
         again = kills == 0 or (kills < 4 and rng.random() < 0.5)
-        if begun(told) and again:
-            time.sleep(rng.uniform(0.0, longest) / (1 + kills))
-            with contextlib.suppress(ProcessLookupError):  # it has ended
+        with contextlib.suppress(EOFError, ProcessLookupError):  # it has ended, before it searched or after
+            told.recv()
+            if again:
+                time.sleep(rng.uniform(0.0, longest) / (1 + kills))
                 os.kill(process.pid, getattr(signal, name))
         process.join()
         code = process.exitcode
@@ -148,9 +138,9 @@ def difference(truth: State, found: State) -> str:
     return "" if all(a.tobytes() == b.tobytes() for a, b in pairs) else "the arrays differ"
 
 
-def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
+def uninterrupted(job: str, answer: Path) -> State:
     """Let a job run to its end, and read its answer."""
-    process, _ = start(job, save_to, answer)
+    process, _ = start(job, None, answer)
     process.join()
     if process.exitcode:
         raise RuntimeError(f"{job} ended with {process.exitcode}")
@@ -158,12 +148,12 @@ def uninterrupted(job: str, save_to: Path | None, answer: Path) -> State:
 
 
 def campaign(
-    times: int, seed: int, folder: Path, jobs: Sequence[str] = JOBS, signals: Sequence[str] = SIGNALS
+    times: int, seed: int, folder: Path, jobs: tuple[str, ...] = JOBS, signals: tuple[str, ...] = SIGNALS
 ) -> list[str]:
     """Kill each job `times` times by each signal; print one line for each, return the faults."""
     faults = []
     for job in jobs:
-        truth = uninterrupted(job, None, folder / f"{job}-truth")
+        truth = uninterrupted(job, folder / f"{job}-truth")
         print(f"{job}: uninterrupted {truth['seconds']:.1f} s of searching")
         for name in signals:
             outcomes = []
@@ -191,11 +181,8 @@ def overhead(rounds: int, folder: Path) -> None:
     ratios = []
     hp.eigsh(op, **SEARCH)
     for index in range(rounds):
-        began = time.perf_counter()
-        hp.eigsh(op, **SEARCH)
-        middle = time.perf_counter()
-        hp.eigsh(op, **SEARCH, save_to=folder / f"cost-{index}", save_every=0)
-        ratios.append((time.perf_counter() - middle) / (middle - began))
+        saved = partial(hp.eigsh, op, **SEARCH, save_to=folder / f"cost-{index}", save_every=0)
+        ratios.append(seconds(saved) / seconds(partial(hp.eigsh, op, **SEARCH)))
     print(f"saving as often as allowed: {statistics.median(ratios):.3f} times the time (median of {rounds})")
 
 
@@ -208,12 +195,10 @@ def main() -> int:
     parser.add_argument("--signal", choices=SIGNALS, action="append")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = options.job or JOBS, options.signal or SIGNALS
+        chosen = tuple(options.job or JOBS), tuple(options.signal or SIGNALS)
         faults = campaign(options.times, options.seed, Path(folder), *chosen)
         overhead(5, Path(folder))
-    for fault in faults:
-        print(f"FAULT {fault}")
-    print(f"{len(faults)} faults")
+    print(*(f"FAULT {fault}" for fault in faults), f"{len(faults)} faults", sep="\n")
     return int(bool(faults))
 
 

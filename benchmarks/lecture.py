@@ -5,8 +5,6 @@ Run as `python -m benchmarks.lecture` (or `make lecture`): some minutes.  A cell
 `<!-- cell: name -->` and `<!-- end -->`.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,13 +1,9 @@
 """State probabilities about noisy data, draw such data many times, and count.
 
 Run as `python -m benchmarks.noise` (or `make bench-noise`): about five minutes.  Exits with 1 if a stated
-probability is missed by more than the counting error.
-
-Quadratic losses ½ wᵀA w + bᵀw whose matrices scatter about a known mean, regressions with known
-expected Hessian, and networks on the digits with the whole data set as the population.
+probability is missed by more than the counting error: on quadratics whose matrices scatter about a known
+mean, regressions of known expected Hessian, and networks on the digits, which are the population.
 """
-
-from __future__ import annotations
 
 import functools
 import sys
@@ -17,12 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
 from benchmarks.report import Share, command_line
+from benchmarks.truth_points.beside import least_squares, soft_logistic
 from benchmarks.truth_points.networks import plateau_points
+from benchmarks.truth_points.table import of_data
 from hessian_probe.points.thresholds import POWER
 from hessian_probe.spectrum.standard_errors import quantile
 
@@ -30,22 +27,8 @@ LEVEL = 0.99
 BATCHES = 16
 
 
-def mean_quadratic(w: jax.Array, batch: Any) -> jax.Array:
-    """½ wᵀA w + bᵀw for a batch that holds its mean matrix and its mean slope."""
-    matrix, slope = batch
-    return 0.5 * w @ matrix @ w + slope @ w
-
-
-def logistic(w: jax.Array, batch: Any) -> jax.Array:
-    """Mean logistic loss."""
-    x, y = batch
-    return jnp.mean(jax.nn.softplus(x @ w) - y * (x @ w))
-
-
-def squares(w: jax.Array, batch: Any) -> jax.Array:
-    """Half the mean squared error."""
-    x, y = batch
-    return 0.5 * jnp.mean((x @ w - y) ** 2)
+# ½ wᵀA w + bᵀw for batches of the mean matrix and the mean slope.
+mean_quadratic = of_data(lambda w, matrix, slope: 0.5 * w @ matrix @ w + slope @ w)
 
 
 def noise(rng: np.random.Generator, n: int, kind: str) -> np.ndarray:
@@ -58,9 +41,8 @@ def noise(rng: np.random.Generator, n: int, kind: str) -> np.ndarray:
 
 
 def batch_means(
-    rng: np.random.Generator, matrix: np.ndarray, sizes: Any, scatter: float, kind: str = "gaussian",
-    slope: Any = 0.0, slope_scatter: float = 0.0,
-) -> hp.Batches:  # fmt: skip
+    rng: Any, matrix: Any, sizes: Any, scatter: Any, kind: str = "gaussian", slope: Any = 0, spread: float = 0
+) -> hp.Batches:
     """Draw batches of these sizes; each is given by its means, with its number of samples as weight."""
     n, batches = len(matrix), []
     for size in sizes:
@@ -68,7 +50,7 @@ def batch_means(
             mean = noise(rng, n, kind) / np.sqrt(size)
         else:
             mean = np.mean([noise(rng, n, kind) for _ in range(size)], axis=0)
-        slopes = slope + slope_scatter / np.sqrt(size) * rng.standard_normal(n)
+        slopes = slope + spread / np.sqrt(size) * rng.standard_normal(n)
         batches.append((matrix + scatter * mean, slopes))
     return hp.Batches(batches, [float(size) for size in sizes])
 
@@ -113,7 +95,8 @@ def coverage_cases() -> Iterator[tuple[str, Callable[..., Any], Any, np.ndarray,
     for kind, sizes in ((kind, sizes) for kind, some in kinds.items() for sizes in some):
         draw = functools.partial(batch_means, matrix=matrix, sizes=sizes[1], scatter=1.0, kind=kind)
         yield f"quadratic, {kind}, {sizes[0]}", mean_quadratic, np.zeros(5), np.array([-1.0, 3.0]), draw
-    for name, loss, share in (("least squares", squares, 1.0), ("logistic regression at 0", logistic, 0.25)):
+    regressions = {"least squares": (least_squares, 1.0), "logistic regression at 0": (soft_logistic, 0.25)}
+    for name, (loss, share) in regressions.items():
         draw = functools.partial(regression, sizes=[64] * 16, kind=name.split()[0])
         yield f"{name}, 16 × 64", loss, np.zeros(6), share * np.array([1.0, 6.0]), draw
 
@@ -159,17 +142,15 @@ def promised(pilots: int) -> bool:
     good = True
     for name, matrix, slope, scatter in promise_cases():
         truth = hp.classify(mean_quadratic, np.zeros(len(matrix)), (matrix, slope)).label
-        rng, spread = np.random.default_rng(2), {"slope": slope, "slope_scatter": scatter[1]}
+        rng, spread = np.random.default_rng(2), {"slope": slope, "spread": scatter[1]}
         n, asked, labels, silent = len(matrix), [], Counter[str](), 0
         for _ in range(8 * pilots):
             if len(asked) == pilots:
                 break
             first = batch_means(rng, matrix, [4] * BATCHES, scatter[0], **spread)
             point = hp.classify(mean_quadratic, np.zeros(n), first, confidence=LEVEL)
-            if point.label != "undetermined":
-                continue
-            if point.samples_needed is None:
-                silent += 1
+            if point.label != "undetermined" or point.samples_needed is None:
+                silent += point.label == "undetermined"
                 continue
             asked.append(point.samples_needed)
             fresh = batch_means(rng, matrix, [asked[-1] / BATCHES] * BATCHES, scatter[0], **spread)
@@ -185,10 +166,7 @@ def promised(pilots: int) -> bool:
 
 
 def promise_cases() -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[float, float]]]:
-    """Yield name, mean matrix, mean slope, scatter of matrices and of slopes.
-
-    The lowest curvature is a number of standard errors of 64 samples (scatter/8) from zero.
-    """
+    """Yield name, mean matrix, mean slope, scatter of matrices and of slopes; an error is scatter/8."""
     rest = np.linspace(1.0, 2.0, 5)
     for times in (0.5, 1.0, 3.0, 5.0):
         for sign, label in ((-1.0, "saddle"), (1.0, "minimum")):

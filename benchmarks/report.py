@@ -1,20 +1,32 @@
 """What the measurements share: options of the command line, several processes, observed frequencies."""
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+import jax
 from scipy.stats import beta, binom
 
 
-def command_line(doc: str | None) -> argparse.ArgumentParser:
-    """A parser of options whose help is a module's docstring, as it is written."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(doc: str | None, *, seeds: int = 0, only: str = "") -> argparse.ArgumentParser:
+    """A parser of options whose help is a module's docstring; with a number of seeds, and a part of names."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if seeds:
+        parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
+    if only:
+        parser.add_argument("--only", default="", help=f"{only} whose name contains this")
+    return parser
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Time one call, its result waited for."""
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - began
 
 
 def in_processes(calls: Iterable[tuple[Callable[..., Any], *tuple[Any, ...]]], workers: int) -> Iterator[Any]:

@@ -3,8 +3,8 @@
 Run as `python -m benchmarks.sharpness` (or `make bench-sharpness`).
 
 First table: networks 64-32-10 with ReLU units on 500 of scikit-learn's digits, trained by plain stochastic
-gradient descent with three batch sizes and three learning rates until the training loss is 0.01, as Jiang et
-al. 2020, arXiv:1912.02178, stop theirs: measures of sharpness, loss and error on the other 1,297 digits.
+gradient descent with three batch sizes and three learning rates until the training loss is 0.01 (as Jiang et
+al. 2020, arXiv:1912.02178): measures of sharpness, loss and error on the other 1,297 digits.
 
 Second table: rank correlation (Spearman) of each measure with the test loss less the training loss, and with
 the test error.  "Over settings": among the nine settings of one seed, mean over seeds.  "Over seeds": among
@@ -12,8 +12,6 @@ the seeds of one setting, mean over settings.  Intervals are 95 %, by Student's 
 
 Third table: the same networks with the first layer multiplied by α and the second by 1/α.
 """
-
-from __future__ import annotations
 
 import itertools
 import sys
@@ -37,10 +35,8 @@ TARGET = 0.01
 # The loss is looked at whenever steps times rate have grown by this much: within 1 % of the target.
 LOOK = 5.0
 MOST_LOOKS = 300
-NAMES = (
-    *("lambda_max", "trace", "keskar", "filter_normalised"),
-    *("adaptive_lambda_max", "adaptive_trace", "adaptive_maximum"),
-)
+NAMES = ("lambda_max", "trace", "keskar", "filter_normalised")
+NAMES += ("adaptive_lambda_max", "adaptive_trace", "adaptive_maximum")
 LOSS = mlp_loss("relu", "cross_entropy")
 
 
@@ -81,7 +77,7 @@ def chunk(params: Any, data: Any, rows: Any, rate: Any) -> Any:
     return jax.vmap(one)(params, data, rows)
 
 
-def train(batch: int, rate: float, seeds: range) -> tuple[list[Any], list[int]]:
+def train(batch: int, rate: float, seeds: range) -> tuple[Any, ...]:
     """Train until the loss is at the target; for each seed the parameters and the steps taken."""
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
     params = stack([jax.tree.map(jnp.float32, mlp_init(WIDTHS, seed=seed)) for seed in seeds])
@@ -100,7 +96,7 @@ def train(batch: int, rate: float, seeds: range) -> tuple[list[Any], list[int]]:
             break
     else:
         raise RuntimeError(f"batch {batch}, rate {rate}: {len(ends)} of {len(seeds)} reached {TARGET}")
-    return [ends[i][0] for i in range(len(seeds))], [ends[i][1] for i in range(len(seeds))]
+    return tuple(zip(*(ends[i] for i in range(len(seeds))), strict=True))
 
 
 def measured(batch: int, rate: float, seeds: range) -> list[Run]:
@@ -143,17 +139,13 @@ def correlations(runs: list[Run], name: str, outcome: Any, by: str) -> list[floa
 
 def correlation_table(runs: list[Run]) -> None:
     """Print the rank correlations with the gap of the loss, and with the test error."""
-    outcomes = {
-        "gap, over settings": (lambda r: r.test - r.train, "seed"),
-        "gap, over seeds": (lambda r: r.test - r.train, "setting"),
-        "error, over settings": (lambda r: r.error, "seed"),
-    }
-    heads = "".join(f"{head:>26s}" for head in outcomes)
-    print(f"\n{'rank correlation with':22s}{heads}   invariant under")
+    gap, error = (lambda r: r.test - r.train), (lambda r: r.error)
+    heads = ("gap, over settings", "gap, over seeds", "error, over settings")
+    print(f"\n{'rank correlation with':22s}{''.join(f'{head:>26s}' for head in heads)}   invariant under")
     for name in NAMES:
-        cells = (interval(correlations(runs, name, *outcome)) for outcome in outcomes.values())
-        invariance = runs[0].found[name].invariance
-        print(f"{name:22s}" + "".join(f"{cell:>26s}" for cell in cells) + f"   {invariance}")
+        columns = ((gap, "seed"), (gap, "setting"), (error, "seed"))
+        cells = "".join(f"{interval(correlations(runs, name, *column)):>26s}" for column in columns)
+        print(f"{name:22s}{cells}   {runs[0].found[name].invariance}")
 
 
 def rescaling_table(batch: int, rate: float) -> None:
@@ -162,10 +154,8 @@ def rescaling_table(batch: int, rate: float) -> None:
     print(f"\n{'α':>5s}{'test loss':>12s}  ", *NAMES)
     for factor in (0.2, 1.0, 5.0, 25.0):
         first, second = params
-        scaled = (
-            {"weight": factor * first["weight"], "bias": factor * first["bias"]},
-            {"weight": second["weight"] / factor, "bias": second["bias"]},
-        )
+        turned = {"weight": second["weight"] / factor, "bias": second["bias"]}
+        scaled = ({name: factor * leaf for name, leaf in first.items()}, turned)
         found = hp.sharpness(LOSS, scaled, data)
         print(f"{factor:5g}{float(LOSS(scaled, test)):12.6f}  ", end=" ")
         print(*(f"{found[name].value:{len(name)}.4g}" for name in NAMES))
@@ -173,9 +163,7 @@ def rescaling_table(batch: int, rate: float) -> None:
 
 def main() -> int:
     """Measure and print."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=12, help="networks for each setting")
-    options = parser.parse_args()
+    options = command_line(__doc__, seeds=12).parse_args()
     runs: list[Run] = []
     for batch, rate in itertools.product(BATCHES, RATES):
         runs += measured(batch, rate, range(options.seeds))

@@ -5,23 +5,19 @@ one process, so that ratios hold even where the machine's speed wanders; medians
 quartiles' spread.  Compilation is measured apart, in this process's first calls.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe as hp
-from benchmarks.report import command_line
+from benchmarks.report import command_line, seconds
 from hessian_probe.arrays import generator, random_normal
 from hessian_probe.problems import KnownPoint, digits, mlp_loss
 
@@ -40,13 +36,6 @@ def digits_mlp_85k() -> KnownPoint:
     params = tuple({"weight": weight, "bias": bias} for weight, bias in layers)
     loss, data = mlp_loss("tanh", "cross_entropy"), digits(one_hot=False)
     return KnownPoint("digits_mlp_85k", loss, params, "not_critical", data=data)
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Time one call, its result waited for."""
-    began = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - began
 
 
 def spread(samples: list[float]) -> str:
@@ -71,9 +60,8 @@ def main() -> int:
     compile_search = seconds(lambda: hp.eigsh(op, rtol=1e-5).eigenvalues)
 
     where = f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)"
-    print(f"{op.size} variables, {op.dtype}, jax {jax.__version__}, {where}")
-    print(f"route: {op.route}")
     print(
+        f"{op.size} variables, {op.dtype}, jax {jax.__version__}, {where}\nroute: {op.route}\n"
         f"first calls, compilation included: gradient {compile_gradient:.1f} s, operator with its "
         f"self-check {compile_product:.1f} s, search {compile_search:.1f} s"
     )

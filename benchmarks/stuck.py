@@ -3,19 +3,15 @@
 Run as `python -m benchmarks.stuck` (or `make bench-stuck`).  Each row is a training from a start at or beside
 a saddle, and the same training from the usual start, which is well.  The plateau's loss is that of the plain
 training after 100 steps.  A plateau is left when the loss on all data, looked at every ten steps, has fallen
-below it by a tenth of what the well-started run gains; "never" says that it was not left in 3,000 steps.  The
-share is that of the well-started run's gain at the end.
+below it by a tenth of what the well-started run gains; "never": not in 3,000 steps.  The share is that of
+this gain at the end.  A row whose framework is not installed is skipped, and says so.
 
 `--compare` holds the hook against what else is done at a plateau, at equal gradients; `--escape` calls
 `hp.escape` where training has settled; `--moments` counts gradients until 90 % of that is gained, for ten
-optimisers and all that may become of their moments at an escape.  A row whose framework is not installed is
-skipped, and says so.
+optimisers and all that may become of their moments at an escape.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -122,10 +118,6 @@ def trainings(only: str, seeds: int) -> Iterator[Training]:
                 break
 
 
-def _cell(left: tuple[int, int] | None) -> str:
-    return f"{'never':>7}{'':8}" if left is None else f"{left[0]:7,}{left[1]:8,}"
-
-
 def table(only: str, seeds: int) -> None:
     """Plain and hooked."""
     print(f"{'':<38}{'plain':>11}{'':11}{'hooked':>13}{'':10}the hook")
@@ -133,26 +125,29 @@ def table(only: str, seeds: int) -> None:
     print(f"{'training':<34}seed{2 * columns}  escapes  back  searches  grads")
     left, shares, did = [], [], []
     for training in trainings(only, seeds):
-        both = training.both()
-        state = both[1].state
+        both, text = training.both(), ""
         left.append([each.left(training.level) for each in both])
         shares.append([training.share(each.end) for each in both])
-        did.append([int(state.num_escapes), int(state.num_rollbacks), int(state.num_probes)])
-        did[-1].append(int(state.num_gradients))
-        cells = (f"{_cell(at)}{share:7.2f} " for at, share in zip(left[-1], shares[-1], strict=True))
-        counts = "{:9}{:6}{:10}{:7}".format(*did[-1])
-        print(f"{training.row.name:<36}{training.seed:>2}{''.join(cells)}{counts}", flush=True)
+        state = both[1].state
+        counts = state.num_escapes, state.num_rollbacks, state.num_probes, state.num_gradients
+        did.append([int(count) for count in counts])
+        for at, share in zip(left[-1], shares[-1], strict=True):
+            text += f"{'never':>7}{'':8}" if at is None else f"{at[0]:7,}{at[1]:8,}"
+            text += f"{share:7.2f} "
+        text += "{:9}{:6}{:10}{:7}".format(*did[-1])
+        print(f"{training.row.name:<36}{training.seed:>2}{text}", flush=True)
     if not left:
         return
-    for name, which in (("plain", 0), ("hooked", 1)):
-        ends = np.array([share[which] for share in shares])
-        found = [each for each in (pair[which] for pair in left) if each is not None]
+    for name, times, ends in zip(
+        ("plain", "hooked"), zip(*left, strict=True), np.array(shares).T, strict=True
+    ):
+        found = [each for each in times if each is not None]
         early = sum(step <= STUCK for step, _ in found)
         cost = np.median([cost for _, cost in found]) if found else np.nan
         print(
             f"{name}: {len(found)} of {len(left)} left, {early} within {STUCK} steps; those after {cost:.0f} "
-            f"gradients in the median; share "
-            f"{np.median(ends):.3f} in the median, {ends.min():.3f} at least, {np.sum(ends > 0.9)} above 0.9"
+            f"gradients in the median; share {np.median(ends):.3f} in the median, {ends.min():.3f} at least, "
+            f"{np.sum(ends > 0.9)} above 0.9"
         )
     escapes, back, searches, spent = np.array(did).T
     print(
@@ -174,12 +169,9 @@ def figure(path: str, names: tuple[str, ...]) -> None:
         plain, hooked = training.both()
         well = training.run("plain", training.row.optimizer, training.good)
         steps = LOOK * np.arange(1, STEPS // LOOK + 1)
-        for label, each, color, width in (
-            ("started well", well, "#b0b0b0", 1.0),
-            ("stuck, left alone", plain, "#b3261e", 1.6),
-            ("stuck, with the hook", hooked, "#007f5f", 1.6),
-        ):
-            axis.plot(steps, each.losses, label=label, color=color, linewidth=width)
+        axis.plot(steps, well.losses, label="started well", color="#b0b0b0", linewidth=1.0)
+        axis.plot(steps, plain.losses, label="stuck, left alone", color="#b3261e", linewidth=1.6)
+        axis.plot(steps, hooked.losses, label="stuck, with the hook", color="#007f5f", linewidth=1.6)
         axis.set(title=name, xlabel="step", ylim=(0, 1.15 * training.plateau), xlim=(0, STEPS))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("loss on all data")
@@ -190,62 +182,29 @@ def figure(path: str, names: tuple[str, ...]) -> None:
 # What else is done at a plateau.
 
 
-class Around(NamedTuple):
-    """An optimiser that changes the gradient before, or the update after, the row's own."""
-
-    inner: Any
-    gradient: Callable[..., Any] = lambda gradient, *_: gradient
-    update: Callable[..., Any] = lambda update, *_: update
-
-    def made(self) -> Any:
-        """The optax transformation; both changes see the parameters, the batch and a key of the step."""
-
-        def init(params: Any) -> Any:
-            return self.inner.init(params), jnp.asarray(0)
-
-        def update(gradient: Any, state: Any, params: Any = None, *, batch: Any = None, **_: Any) -> Any:
-            key = jax.random.fold_in(jax.random.key(2), state[1])
-            changed = self.gradient(gradient, params, batch, key)
-            updates, inner = self.inner.update(changed, state[0], params)
-            return self.update(updates, gradient, state[1], key), (inner, state[1] + 1)
-
-        return optax.GradientTransformationExtraArgs(init, update)
-
-
-def noise(key: jax.Array, like: Any) -> Any:
-    """Normal numbers."""
-    leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-    )
-
-
 def perturbed(inner: Any, slope: float, radius: float = 0.1, wait: int = 50) -> Any:
     """Perturbed descent (Jin et al. 2017), around any optimiser: at a small gradient, a random step."""
 
-    def update(updates: Any, gradient: Any, step: jax.Array, key: jax.Array) -> Any:
+    def update(gradient: Any, state: Any, params: Any = None, **_: Any) -> Any:
+        own, step = state
+        updates, own = inner.update(gradient, own, params)
         due = (optax.tree.norm(gradient) <= slope) & (step % wait == wait - 1)
-        drawn = noise(key, updates)
-        size = jnp.where(due, radius / optax.tree.norm(drawn), 0.0)
-        return jax.tree.map(lambda u, d: u + size * d, updates, drawn)
+        drawn = optax.tree.random_like(jax.random.fold_in(jax.random.key(2), step), updates)
+        moves = optax.tree.scale(jnp.where(due, radius / optax.tree.norm(drawn), 0.0), drawn)
+        return optax.tree.add(updates, moves), (own, step + 1)
 
-    return Around(inner, update=update).made()
-
-
-def noisy(inner: Any, deviation: float = 0.1) -> Any:
-    """Normal noise on every gradient, whose variance falls like √t (Neelakantan et al. 2015)."""
-    return optax.chain(optax.add_noise(deviation**2, 0.55, 0), inner)
+    init = lambda params: (inner.init(params), jnp.asarray(0))  # noqa: E731
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def sharpness_aware(inner: Any, loss: Callable[..., Any], rho: float = 0.05) -> Any:
     """Sharpness-aware minimisation (Foret et al. 2021): the gradient a step uphill; two gradients a step."""
 
-    def gradient(gradient: Any, params: Any, batch: Any, _: Any) -> Any:
-        size = rho / (optax.tree.norm(gradient) + 1e-12)
-        return jax.grad(loss)(jax.tree.map(lambda p, g: p + size * g, params, gradient), batch)
+    def update(gradient: Any, state: Any, params: Any, *, batch: Any, **_: Any) -> Any:
+        uphill = optax.tree.add_scale(params, rho / (optax.tree.norm(gradient) + 1e-12), gradient)
+        return inner.update(jax.grad(loss)(uphill, batch), state, params)
 
-    return Around(inner, gradient).made()
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def rivals(training: Training, gradients: int) -> dict[str, Trained]:
@@ -258,13 +217,15 @@ def rivals(training: Training, gradients: int) -> dict[str, Trained]:
     drawn = training.run("plain", inner, fresh, gradients - SETTLED)
     uphill = training.run("SAM", sharpness_aware(inner, loss), bad, gradients // 2)
     steps = LOOK * np.arange(1, len(uphill.losses) + 1)
+    # Normal noise on every gradient, whose variance falls like √t (Neelakantan et al. 2015).
+    noisy = optax.chain(optax.add_noise(0.1**2, 0.55, 0), inner)
     return {
         "plain": training.run("plain", inner, bad, gradients),
         "perturbed": training.run(f"perturbed {slope}", perturbed(inner, slope), bad, gradients),
         "Adam": training.run("Adam", optax.adam(1e-3), bad, gradients),
         "drawn again": drawn._replace(extra=drawn.extra + SETTLED),
         "SAM": uphill._replace(extra=steps),
-        "noise": training.run("noise", noisy(inner), bad, gradients),
+        "noise": training.run("noise", noisy, bad, gradients),
     }
 
 
@@ -297,10 +258,7 @@ def escapes(only: str, seeds: int, batches: int = 16) -> None:
     total: dict[str, list[bool]] = {}
     for training in trainings(only, seeds):
         settled = training.run("plain", training.row.optimizer, training.bad, SETTLED).params
-        order = jnp.arange(len(jax.tree.leaves(training.data)[0]))
-        split = [
-            jax.tree.map(operator.itemgetter(part), training.data) for part in jnp.array_split(order, batches)
-        ]
+        split = list(zip(*(jnp.array_split(leaf, batches) for leaf in training.data), strict=True))
         for name, data in (("all data", training.data), (f"{batches} batches", split)):
             move = hp.escape(training.loss, settled, data)
             total.setdefault(name, []).append(move.status == "escaped")
@@ -314,59 +272,43 @@ def escapes(only: str, seeds: int, batches: int = 16) -> None:
         print(f"{name}: {sum(found)} of {len(found)} escaped")
 
 
-def optimizers() -> dict[str, Any]:
-    """Optimisers and what is put around them."""
-    last = {"last": optax.sgd(0.05, momentum=0.9), "rest": optax.adam(1e-3)}
-
-    def label(params: Any) -> Any:
-        final = len(params) - 1
-        return [
-            jax.tree.map(lambda _, n=n: "last" if n == final else "rest", p) for n, p in enumerate(params)
-        ]
-
-    return {
-        "descent": optax.sgd(0.2),
-        "momentum": momentum(0.05),
-        "Nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
-        "Adam": optax.adam(1e-3),
-        "AdamW": optax.adamw(1e-3),
-        "RMSProp": optax.rmsprop(1e-3),
-        "Adagrad": optax.adagrad(0.05),
-        "schedule-free": optax.contrib.schedule_free_adamw(3e-3),
-        "clipped, with a schedule": optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
-        ),
-        "two parts": optax.multi_transform(last, label),
-    }
+LAST = {"last": optax.sgd(0.05, momentum=0.9), "rest": optax.adam(1e-3)}
+FALLING = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+OPTIMIZERS = {
+    "descent": optax.sgd(0.2),
+    "momentum": momentum(0.05),
+    "Nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "Adam": optax.adam(1e-3),
+    "AdamW": optax.adamw(1e-3),
+    "RMSProp": optax.rmsprop(1e-3),
+    "Adagrad": optax.adagrad(0.05),
+    "schedule-free": optax.contrib.schedule_free_adamw(3e-3),
+    "clipped, with a schedule": optax.chain(optax.clip_by_global_norm(1.0), FALLING),
+    "two parts": optax.multi_transform(LAST, lambda params: ["rest"] * (len(params) - 1) + ["last"]),
+}
 
 
 def moments(seeds: int) -> None:
     """What becomes of the moments at an escape: gradients until it is left, and the share at the end."""
-    row = ROWS[0]
-    for name, optimizer in optimizers().items():
+    for name, optimizer in OPTIMIZERS.items():
         programs: dict[str, Any] = {}
-        cells: dict[str, list[tuple[float, float]]] = {}
+        cells = {how: [] for how in MOMENTS}
         for seed in range(seeds):
-            training = Training(dataclasses.replace(row, optimizer=optimizer), seed, programs)
+            training = Training(dataclasses.replace(ROWS[0], optimizer=optimizer), seed, programs)
             training.both()
-            for how in MOMENTS:
+            for how, found in cells.items():
                 hook = escape_saddles(optimizer, training.loss, moments=how)
                 run = training.run(how, hook, training.bad)
                 left = run.left(training.plateau - 0.9 * (training.plateau - training.well))
-                cells.setdefault(how, []).append(
-                    (np.inf if left is None else left[1], training.share(run.end))
-                )
-        text = (
-            f"{how} {np.median(c, axis=0)[0]:.0f} {np.median(c, axis=0)[1]:.3f}" for how, c in cells.items()
-        )
-        print(f"{name:<28}{', '.join(text)}", flush=True)
+                found.append((np.inf if left is None else left[1], training.share(run.end)))
+        medians = {how: np.median(found, axis=0) for how, found in cells.items()}
+        text = ", ".join(f"{how} {cost:.0f} {share:.3f}" for how, (cost, share) in medians.items())
+        print(f"{name:<28}{text}", flush=True)
 
 
 def main() -> int:
     """Measure and print."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="for each training")
-    parser.add_argument("--only", default="", help="trainings whose name holds this")
+    parser = command_line(__doc__, seeds=3, only="trainings")
     parser.add_argument("--compare", action="store_true", help="beside what else is done, at equal gradients")
     parser.add_argument("--escape", action="store_true", help="hp.escape from the settled point")
     parser.add_argument("--moments", action="store_true", help="what becomes of the optimiser's moments")
@@ -374,12 +316,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.figure:
         figure(options.figure, DRAWN)
-        return 0
-    if options.moments:
+    elif options.moments:
         moments(options.seeds)
-        return 0
-    measure = compare if options.compare else escapes if options.escape else table
-    measure(options.only, options.seeds)
+    else:
+        measure = compare if options.compare else escapes if options.escape else table
+        measure(options.only, options.seeds)
     return 0
 
 

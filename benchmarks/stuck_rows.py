@@ -1,14 +1,12 @@
 """The trainings of `benchmarks.stuck`: data, a network, its loss, a start that is stuck, an optimiser."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from benchmarks.endings.models import digits, first, physics, points_of_interval
@@ -33,25 +31,11 @@ class Row:
     def make(self, seed: int) -> tuple[Callable[..., Any], Any, Any]:
         """Loss, usual start and data, in float32."""
         init, apply = self.network() if callable(self.network) else self.network
-        assert init is not None
-        return self.objective(apply), in_float32(init(seed)), in_float32(self.data(seed))
+        return self.objective(apply), *nn.cast((init(seed), self.data(seed)), jnp.float32)
 
     def renew(self, params: Any, seed: int) -> Any:
         """Draw all weights again; vectors stay."""
-        init, _ = self.network() if callable(self.network) else self.network
-        assert init is not None
-        fresh = in_float32(init(seed))
-        return jax.tree.map(lambda new, old: new if new.ndim > 1 else old, fresh, params)
-
-
-def in_float32(tree: Any) -> Any:
-    """Cast what is floating."""
-
-    def cast(leaf: Any) -> jax.Array:
-        leaf = np.asarray(leaf)
-        return jnp.asarray(leaf, jnp.float32 if np.issubdtype(leaf.dtype, np.floating) else None)
-
-    return jax.tree.map(cast, tree)
+        return jax.tree.map(lambda new, old: new if new.ndim > 1 else old, self.make(seed)[1], params)
 
 
 def times(scale: float) -> Callable[[Any], Any]:
@@ -59,9 +43,7 @@ def times(scale: float) -> Callable[[Any], Any]:
     return lambda params: jax.tree.map(lambda leaf: leaf * scale if leaf.ndim > 1 else leaf, params)
 
 
-def momentum(rate: float) -> Any:
-    """Gradient descent with a momentum of 0.9."""
-    return optax.sgd(rate, momentum=0.9)
+momentum = functools.partial(optax.sgd, momentum=0.9)
 
 
 def codes(seed: int) -> Any:
@@ -70,24 +52,20 @@ def codes(seed: int) -> Any:
     return (inputs - inputs.mean(axis=0),) * 2
 
 
-def variational(apply: Any) -> Callable[[Any, Any], Any]:
+@losses.objective
+def variational(_: Any, params: Any, batch: Any) -> Any:
     """The bound of a variational autoencoder (Kingma & Welling 2014), with a weight of 0.05 on the prior."""
-
-    def loss(params: Any, batch: Any) -> Any:
-        hidden = jnp.tanh(nn.linear(params["in"], batch[0]))
-        mean, log = jnp.split(nn.linear(params["code"], hidden), 2, axis=-1)
-        code = mean + jnp.exp(0.5 * log) * jax.random.normal(jax.random.key(0), mean.shape, mean.dtype)
-        image = nn.linear(params["out"], jnp.tanh(nn.linear(params["mid"], code)))
-        prior = jnp.sum(jnp.exp(log) + mean**2 - 1 - log, axis=-1)
-        return 0.5 * jnp.mean(jnp.sum((image - batch[1]) ** 2, axis=-1) + 0.05 * prior)
-
-    return loss
+    hidden = jnp.tanh(nn.linear(params["in"], batch[0]))
+    mean, log = jnp.split(nn.linear(params["code"], hidden), 2, axis=-1)
+    code = mean + jnp.exp(0.5 * log) * jax.random.normal(jax.random.key(0), mean.shape, mean.dtype)
+    image = nn.linear(params["out"], jnp.tanh(nn.linear(params["mid"], code)))
+    prior = jnp.sum(jnp.exp(log) + mean**2 - 1 - log, axis=-1)
+    return 0.5 * jnp.mean(jnp.sum((image - batch[1]) ** 2, axis=-1) + 0.05 * prior)
 
 
-def variational_network() -> nn.Model:
-    """Its layers; `variational` puts them together."""
-    sizes = {"in": (64, 32), "code": (32, 16), "mid": (8, 32), "out": (32, 64)}
-    return nn.drawn(401, {name: nn.affine(*size) for name, size in sizes.items()}), lambda params, x: x
+# Its layers; `variational` puts them together.
+SIZES = {"in": (64, 32), "code": (32, 16), "mid": (8, 32), "out": (32, 64)}
+VARIATIONAL = nn.drawn(401, {name: nn.affine(*size) for name, size in SIZES.items()}), nn.linear
 
 
 def linen() -> nn.Model:
@@ -99,30 +77,24 @@ def linen() -> nn.Model:
 
 
 def nnx() -> nn.Model:
-    """Flax nnx: a convolution and a dense layer."""
+    """Flax nnx: two convolutions and a dense layer."""
     from flax import nnx as fx
 
-    class Network(fx.Module):
-        def __init__(self, rngs: fx.Rngs) -> None:
-            self.first = fx.Conv(1, 8, (3, 3), rngs=rngs)
-            self.second = fx.Conv(8, 8, (3, 3), strides=2, rngs=rngs)
-            self.last = fx.Linear(128, 10, rngs=rngs)
+    def network(seed: int) -> Any:
+        rngs = fx.Rngs(seed)
+        first, second = fx.Conv(1, 8, (3, 3), rngs=rngs), fx.Conv(8, 8, (3, 3), strides=2, rngs=rngs)
+        return fx.Dict(first=first, second=second, last=fx.Linear(128, 10, rngs=rngs))
 
-        def __call__(self, inputs: Any) -> Any:
-            hidden = jnp.tanh(self.first(inputs.reshape(-1, 8, 8, 1)))
-            return self.last(nn.flattened(jnp.tanh(self.second(hidden))))
-
-    graph = fx.graphdef(Network(fx.Rngs(0)))
-
-    def init(seed: int) -> Any:
-        return fx.to_pure_dict(fx.state(Network(fx.Rngs(seed))))
+    graph = fx.graphdef(network(0))
 
     def apply(params: Any, inputs: Any) -> Any:
-        state = fx.state(Network(fx.Rngs(0)))
+        state = fx.state(network(0))
         fx.replace_by_pure_dict(state, params)
-        return fx.merge(graph, state)(inputs)
+        net = fx.merge(graph, state)
+        hidden = jnp.tanh(net.second(jnp.tanh(net.first(inputs.reshape(-1, 8, 8, 1)))))
+        return net.last(nn.flattened(hidden))
 
-    return init, apply
+    return lambda seed: fx.to_pure_dict(fx.state(network(seed))), apply
 
 
 def equinox() -> nn.Model:
@@ -133,10 +105,8 @@ def equinox() -> nn.Model:
         return eqx.nn.MLP(64, 10, 32, 5, activation=jnp.tanh, key=jax.random.key(seed))
 
     fixed = eqx.partition(network(0), eqx.is_array)[1]
-    return (
-        lambda seed: eqx.filter(network(seed), eqx.is_array),
-        lambda params, inputs: jax.vmap(eqx.combine(params, fixed))(inputs),
-    )
+    apply = lambda params, inputs: jax.vmap(eqx.combine(params, fixed))(inputs)  # noqa: E731
+    return lambda seed: eqx.filter(network(seed), eqx.is_array), apply
 
 
 def haiku() -> nn.Model:
@@ -159,16 +129,11 @@ def keras() -> nn.Model:
 
     def network(seed: int) -> Any:
         ks.utils.set_random_seed(seed)
-        layers = ks.layers
-        return ks.Sequential(
-            [layers.Input((64,)), layers.Dense(32, "relu"), layers.Dense(32, "relu"), layers.Dense(10)]
-        )
+        dense = ks.layers.Dense
+        return ks.Sequential([ks.layers.Input((64,)), dense(32, "relu"), dense(32, "relu"), dense(10)])
 
     net = network(0)
-
-    def apply(params: Any, inputs: Any) -> Any:
-        return net.stateless_call(params, [], inputs)[0]
-
+    apply = lambda params, inputs: net.stateless_call(params, [], inputs)[0]  # noqa: E731
     return lambda seed: [variable.value for variable in network(seed).trainable_variables], apply
 
 
@@ -193,7 +158,7 @@ ROWS = (
     Row("graph convolutions, small", lines, models.graph(8), CE, times(1e-3), fast),
     Row("mixture of experts, small", lines, experts(4, 16, 64, 10, one=False), CE, times(1e-3), fast),
     Row("autoencoder, small", codes, dense((64, 32, 8, 32, 64), "gelu"), SQ, times(2e-3), momentum(0.01)),
-    Row("variational autoencoder, zero", codes, variational_network(), variational, times(0), adam),
+    Row("variational autoencoder, zero", codes, VARIATIONAL, variational, times(0), adam),
     Row("gated recurrent units, small", lines, gru(16, 8, 10), CE, times(1e-3), fast),
     Row("long short-term memory, small", lines, lstm(16, 8, 10), CE, times(1e-3), fast),
     Row("attention, small", lines, attention(16, 32), CE, times(1e-3), fast),

@@ -5,8 +5,6 @@ number of negative eigenvalues exceeds the true one, or if fewer than 97 % of th
 decided.  `--seed` draws other points than the ones the library was developed on.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -31,11 +29,7 @@ SHARE_DECIDED = 0.97
 
 
 def decidable_in(known: KnownPoint, dtype: Any) -> bool:
-    """Whether evaluations in a floating dtype can show the label: its gap is at least 64·ε·√n.
-
-    Eigenvalues are computed with an error of a moderate multiple of ε‖H‖, which grows like √n where roundings
-    are independent (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 2.8 and 3.1).
-    """
+    """Whether a dtype can show the label: its gap is at least 64·ε·√n (Higham 2002, sections 2.8 and 3.1)."""
     return known.decidable and known.gap >= 64.0 * float(np.finfo(dtype).eps) * np.sqrt(known.size)
 
 
@@ -109,11 +103,10 @@ class Table:
     def rows(self, kind: str) -> list[str]:
         """Return a kind's rows of the confusion table, one for each true label; a column for each answer."""
         lines = []
-        for truth, row in ((truth, row) for (name, truth), row in self.given.items() if name == kind):
+        for truth, row in [(truth, row) for (name, truth), row in self.given.items() if name == kind]:
             counts = "".join(f"{row[label] or '·':>13}" for label in LABELS)
-            decided = f"{row['decided']} of {row['decidable']}"
-            seconds = row["milliseconds"] / 1000
-            lines.append(f"{kind:<16}{truth:<14}{counts}{row['wrong']:>8}{decided:>12}{seconds:>9.1f}")
+            decided = f"{row['decided']} of {row['decidable']}{row['milliseconds'] / 1000:>9.1f}"
+            lines.append(f"{kind:<16}{truth:<14}{counts}{row['wrong']:>8}{decided:>21}")
         return lines
 
 

@@ -133,10 +133,17 @@ def printable(text: str) -> str:
         return text
 
 
+def summary(self: Any) -> tuple[str, list[tuple[str, str]]]:
+    """Title and rows of a result; last, where it knows, which leaves were varied."""
+    title, rows = self._summary()
+    named = getattr(self, "variables", "")
+    return title, [*rows, ("variables", named)] if named else rows
+
+
 def _safe_repr(self: Any) -> str:
     """Print the result; under tracing or with odd leaves, one line that cannot raise."""
     try:
-        title, rows = self._summary()
+        title, rows = summary(self)
         width = max((len(name) for name, _ in rows), default=0)
         lines = [title, *(f"  {name:<{width}}  {text}" for name, text in rows)]
         return printable("\n".join(lines))
@@ -147,7 +154,7 @@ def _safe_repr(self: Any) -> str:
 def _repr_html(self: Any) -> str:
     """Return the same facts as a plain escaped table for notebooks."""
     try:
-        title, rows = self._summary()
+        title, rows = summary(self)
     except Exception:  # a result must always print
         return f"<pre>{html.escape(_safe_repr(self))}</pre>"
     body = "".join(

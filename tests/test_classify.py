@@ -90,7 +90,7 @@ def test_quadratics(n, away, label, signs):
 
 def test_the_lecture_s_example():
     """(1 − w₁w₂)² at the origin: eigenvalues ∓2, and (1, 1)/√2 is the way down."""
-    point = hp.classify(problems.lecture_loss, {"w1": 0.0, "w2": 0.0})
+    point = hp.classify(problems.lecture_loss, {"w1": array(0.0)[0], "w2": array(0.0)[0]})
     assert point.label == "saddle"
     np.testing.assert_allclose(point.lowest.eigenvalues, [-2], atol=1e3 * EPS)
     np.testing.assert_allclose(point.highest.eigenvalues, [2], atol=1e3 * EPS)
@@ -531,7 +531,7 @@ def test_a_loss_that_ignores_a_leaf():
 def test_leaves_of_every_kind():
     params = {
         "w": array(0.0, 0.0),
-        "scalar": 0.0,
+        "scalar": array(0.0)[0],
         "empty": np.zeros((0, 3), FLOAT),
         "flat": np.zeros((0,), FLOAT),
         "none": None,
@@ -614,7 +614,7 @@ def test_a_sign_flipped_derivative_is_found_out_by_the_loss():
     flipped.defvjp(lambda p: (jnp.sum(p**2), p), lambda p, g: (g * 2 * p * array(1, -1),))
     point = hp.classify(flipped, array(0, 0))
     assert point.label == "undetermined"
-    assert point.reasons[0] in {"curvature_contradicted", "curvature_unconfirmed"}
+    assert point.reasons[0] == "derivative_not_of_loss"
     assert point.escape_direction is None
     assert point.index_at_least == 0
 

@@ -19,6 +19,21 @@ POINT = np.array([0.3, -0.2, 0.5], FLOAT)
 V = np.array([1.0, -2.0, 0.5], FLOAT)
 
 
+def padded(batch, size):
+    x, y = batch
+    rows = size - len(x)
+    return {
+        "x": np.pad(x, ((0, rows), (0, 0)), constant_values=7),
+        "y": np.pad(y, (0, rows), constant_values=-3),
+        "mask": np.arange(size) < len(x),
+    }
+
+
+def masked(p, batch):
+    errors = (batch["x"] @ p - batch["y"]) ** 2
+    return jnp.sum(jnp.where(batch["mask"], errors, 0)) / jnp.sum(batch["mask"])
+
+
 def least_squares(p, batch):
     x, y = batch
     return jnp.mean((x @ p - y) ** 2)
@@ -336,3 +351,35 @@ class Infinite(Endless):
 def test_data_without_end_are_refused(data, words):
     with pytest.raises(ValueError, match=words + r".*islice"):
         hp.classify(lambda p, x: jnp.sum(p**2) * jnp.mean(x), POINT, data)
+
+
+@pytest.mark.any_promotion
+@pytest.mark.parametrize(("cut", "size"), [(7, 7), (7, 9), (5, 8), (22, 30), (3, 3)])
+def test_padding_and_how_samples_are_cut_change_nothing(cut, size):
+    data = hp.Batches([padded(batch, size) for batch in batches(cut)], lambda batch: batch["mask"].sum())
+    op, plain = hp.hessian(masked, POINT, data), hp.hessian(least_squares, POINT, batches())
+    np.testing.assert_allclose(op.value, plain.value, rtol=16 * EPS)
+    np.testing.assert_allclose(op.dense(), plain.dense(), rtol=64 * EPS, atol=64 * EPS)
+
+
+def test_weights_by_a_function_of_data_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr("hessian_probe.operators.data.MOST_BATCHES", 20)
+
+    class Endless:
+        def __iter__(self):
+            return iter(lambda: batches()[0], None)
+
+    with pytest.raises(ValueError, match=r"gave 20 batches and goes on.*itertools\.islice"):
+        hp.Batches(Endless(), lambda batch: len(batch[0]))
+
+
+def test_a_first_pass_that_takes_long_says_so_once(monkeypatch):
+    monkeypatch.setattr("hessian_probe.operators.data.SLOW_DATA", 0.0)
+
+    class Slow:
+        def __iter__(self):
+            return iter(batches())
+
+    with pytest.warns(UserWarning, match="data gave .* in 0 seconds, and goes on") as said:
+        hp.hessian(least_squares, POINT, Slow())(V)
+    assert len(said) == 1

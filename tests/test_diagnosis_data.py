@@ -153,7 +153,8 @@ def test_a_recorded_loss_that_is_none_counts_where_the_run_ended_on_it():
     assert found(last).findings[0].reason == "history_not_finite"
 
 
-@pytest.mark.parametrize("count", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.slow
 def test_few_samples_are_diagnosed_as_far_as_that_goes(count):
     train = tuple(leaf[:count] for leaf in draws(0, 8))
     found = hp.diagnose(cross_entropy, start(), train, apply=network)

@@ -327,7 +327,7 @@ def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
         assert ("params['w']" in claim) == held, claim
 
 
-def test_numbers_of_python_are_trained_like_arrays():
+def test_numbers_of_python_that_are_asked_for_are_trained_like_arrays():
     x = rows(width=3)
 
     def loss(p, batch):
@@ -337,12 +337,19 @@ def test_numbers_of_python_are_trained_like_arrays():
     optimizer = optax.adamw(1e-3, weight_decay=0.1)
     batch = (x, x @ np.ones((3, 1), np.float32))
     seen = Experiments(
-        loss, {**params, "s": 1.0}, batch, optimizer=optimizer, opt_state=optimizer.init(params)
+        loss,
+        {**params, "s": 1.0},
+        batch,
+        trainable=lambda leaf: True,
+        optimizer=optimizer,
+        opt_state=optimizer.init(params),
     )
     assert seen.decays_weights
     assert sure(underfitting.check(seen), "optimization") > 0.9
     assert seen.adam_from_here < 0.5 * seen.value
-    assert critical_point.check_perturbed(Experiments(loss, params, batch)), "both are displaced"
+    both = Experiments(loss, params, batch, trainable=lambda leaf: True)
+    assert critical_point.check_perturbed(both), "both are displaced"
+    assert not critical_point.check_perturbed(Experiments(loss, params, batch)), "one is, by default"
 
 
 @pytest.mark.parametrize(("floor", "number"), [(0.0, 1e6), (0.1, 4.0), (-0.5, 2.6)])

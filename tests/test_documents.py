@@ -11,11 +11,16 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONAL = ("flax", "keras", "matplotlib", "optax", "sklearn")
-WITH_CODE = [page for page in PAGES if FENCE.search(page.read_text("utf-8"))]
+SLOW = ("index.md", "sharpness.md")
+WITH_CODE = [
+    pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page.name in SLOW))
+    for page in PAGES
+    if FENCE.search(page.read_text("utf-8"))
+]
 
 
 @pytest.mark.any_promotion
-@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_of_page_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run in order in one namespace; an `assert` in a block is a test."""
     monkeypatch.chdir(tmp_path)

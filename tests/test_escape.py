@@ -344,7 +344,11 @@ def test_from_every_point_of_a_known_table(known):
 
 def test_python_floats_and_odd_leaves():
     params = {"x": 0.0, "y": 0.0, "none": None, "name": "w", "key": jax.random.key(0), "n": 3}
-    move = hp.escape(lambda p: 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + p["y"] ** 2, params)
+    move = hp.escape(
+        lambda p: 0.25 * p["x"] ** 4 - 0.5 * p["x"] ** 2 + p["y"] ** 2,
+        params,
+        trainable=lambda leaf: isinstance(leaf, float),
+    )
     assert move.status == "escaped"
     assert move.params["name"] == "w"
     assert move.params["n"] == 3

@@ -177,7 +177,7 @@ def scattered(size, count=8):
     return loss, [jnp.asarray(each) for each in draws - draws.mean((0, 1))]
 
 
-@pytest.mark.parametrize("size", [20, 450])
+@pytest.mark.parametrize("size", [20, pytest.param(450, marks=pytest.mark.slow)])
 def test_noise_of_the_data_bounds_the_resolution_at_any_size(size):
     loss, data = scattered(size)
     exact = hp.classify(loss, jnp.ones(size), data, sampled=False)

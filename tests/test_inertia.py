@@ -195,7 +195,8 @@ def test_so_near_that_the_loss_underflows(side, sign, label):
 
 
 @pytest.mark.any_promotion
-@pytest.mark.parametrize("hidden", [pytest.param(3, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("hidden", [3, 8])
+@pytest.mark.slow
 def test_rounding_of_a_gradient_at_zero_weights_is_no_slope(hidden):
     """Balanced classes guessed alike: the gradient is zero but for its sums, which weights of zero hide."""
     rng = np.random.default_rng(hidden)

@@ -82,6 +82,7 @@ def test_a_kinked_saddle_is_left(name):
 
 
 @pytest.mark.parametrize("depth", [2])
+@pytest.mark.slow
 def test_a_rectifier_network_at_zero_is_a_saddle(depth):
     """All weights zero: the Hessian is exactly zero, and the loss falls and rises along the layers."""
     rng = np.random.default_rng(depth)

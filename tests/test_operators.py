@@ -118,7 +118,7 @@ def mixed(p):
 def odd():
     return {
         "a": np.array([[1.0, 2.0], [3.0, 4.0]], FLOAT),
-        "b": 0.5,
+        "b": np.array(0.5, FLOAT),
         "double": True,
         "empty": np.zeros((0, 3), FLOAT),
         "index": jnp.asarray(1),

@@ -328,6 +328,7 @@ def test_a_critical_point_that_noise_moves_about_is_not_decided():
     assert found.samples_needed > 64
 
 
+@pytest.mark.slow
 def test_noise_in_many_directions_moves_the_critical_point():
     """Neither end shows it: the gradient scatters along soft directions in the middle of the spectrum."""
     rng = np.random.default_rng(17)

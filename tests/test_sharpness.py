@@ -51,7 +51,7 @@ def units_rescaled(params, factors):
     return (first, {"weight": second["weight"] / factors[:, None], "bias": second["bias"]}, *rest)
 
 
-@pytest.mark.parametrize("count", [40, EXACT_SIZE + 40])
+@pytest.mark.parametrize("count", [40, pytest.param(EXACT_SIZE + 40, marks=pytest.mark.slow)])
 def test_a_diagonal_quadratic_has_the_closed_forms(count, x64):
     loss, x, h = diagonal(count)
     found = hp.sharpness(loss, jnp.asarray(x))

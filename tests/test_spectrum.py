@@ -352,7 +352,12 @@ def test_leaves_that_the_loss_ignores_have_curvature_zero():
 
 
 def test_several_leaves_and_dtypes_make_one_space():
-    params = {"a": np.zeros((5, 6), FLOAT), "b": 0.0, "c": np.zeros((0, 2), FLOAT), "s": "text"}
+    params = {
+        "a": np.zeros((5, 6), FLOAT),
+        "b": np.zeros((), FLOAT),
+        "c": np.zeros((0, 2), FLOAT),
+        "s": "text",
+    }
 
     def loss(p):
         return (
@@ -461,3 +466,36 @@ def test_the_bound_holds_for_lanczos_in_numpy(spectrum):
         top = np.linalg.eigvalsh(basis.T @ (values[:, None] * basis))[-1]
         missed += (1.0 - top) > allowed
     assert missed <= 300 * (1 - confidence)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_loose_cluster_ends_soon_after_its_pairs_have_converged(spread, seed):
+    """The lower end holds twelve values nearer to each other than the tolerance."""
+    rng = np.random.default_rng(0)
+    inner = np.clip(np.sort(rng.standard_normal(1483) * 0.25), -0.82, 5)
+    values = np.concatenate([np.sort(-1.05 + spread * rng.random(12)), [51.4, 57.7, 69.9, 73.1, 99.0], inner])
+    scale = jnp.asarray(values, jnp.float32)
+    op = hp.hessian(lambda x: 0.5 * jnp.sum(scale * x * x), jnp.zeros(len(values), jnp.float32))
+    found = hp.eigsh(op, lowest=5, highest=5, max_hvps=600, key=jax.random.key(seed)).require()
+    assert found.num_hvps <= 120
+    true = np.sort(values)[[0, 1, 2, 3, 4, -5, -4, -3, -2, -1]]
+    np.testing.assert_allclose(found.eigenvalues, true, atol=2 * found.rtol * found.norm)
+
+
+def test_every_value_is_accounted_for_where_it_is_printed():
+    values = np.concatenate([-np.arange(40.0, 110, 10), np.linspace(0, 1, 400), np.arange(45.0, 105, 10)])
+    scale = jnp.asarray(values)
+    op = hp.hessian(lambda x: 0.5 * jnp.sum(scale * x * x), jnp.zeros(len(values)))
+    lines = str(hp.eigsh(op, lowest=7, highest=6)).splitlines()
+    assert any(line.split()[0] == "λ[4…8]" and "5 more, -60" in line for line in lines)
+    assert sum("λ[" in line for line in lines) == 9
+
+
+def test_values_that_are_not_told_apart_are_not_called_copies():
+    squares = jnp.arange(1.0, 400.0) ** 2
+    op = hp.hessian(lambda x: 0.5 * jnp.sum(squares * x * x), jnp.zeros(399))
+    text = str(hp.eigsh(op, lowest=5, highest=4))
+    assert "5 values from" in text
+    assert "not told apart" in text
+    assert "×" not in text

@@ -74,7 +74,7 @@ def test_the_hook_leaves_where_plain_training_stays(data, batches, plain):
 
 
 @pytest.mark.parametrize("start", ["zero weights", "after plain training"])
-@pytest.mark.parametrize("parts", [1, 8])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_hp_escape_leaves_with_the_full_data_and_with_batches(data, plain, start, parts):
     params = START if start == "zero weights" else plain[0]
     given = data if parts == 1 else [jax.tree.map(lambda a, i=i: a[i::parts], data) for i in range(parts)]

@@ -182,6 +182,7 @@ def near(found, stated):
     return stated / 1.4 <= found <= 1.4 * stated
 
 
+@pytest.mark.slow
 def test_pairs_take_the_products_that_a_plan_states():
     loss, params, batch = network()
 
@@ -554,7 +555,7 @@ def test_a_run_of_a_hundred_products_shows_copies(steps, enough):
         fresh_at=0,
         _copies_excluded=lambda values, goal: False,
     )
-    ritz = Ritz(np.arange(4.0), np.eye(4), np.zeros(4))
+    ritz = Ritz(np.arange(4.0), np.eye(4), np.zeros(4), np.zeros(4))
     assert EigenSearch._copies_would_show(state, ritz, 1e-3) is enough
 
 
@@ -610,7 +611,7 @@ def test_a_count_holds_512_vectors_and_spends_half_on_deflation(monkeypatch):
 def test_a_pair_is_locked_at_a_hundredth_of_the_curvature_sought():
     basis = SimpleNamespace(settled=np.zeros(0))
     for residual, locked in ((0.7e-2, True), (1.4e-2, False)):
-        ritz = Ritz(np.array([-2.0]), np.eye(1), np.array([residual]))
+        ritz = Ritz(np.array([-2.0]), np.eye(1), np.array([residual]), np.array([residual]))
         assert counter()._converged(basis, ritz) is locked
 
 

@@ -65,9 +65,35 @@ def test_new_fixed_values_compile_nothing():
     np.testing.assert_allclose(point.lowest.eigenvalues, [-3.0], rtol=1e-5)
 
 
-def test_complex_arrays_are_refused():
-    with pytest.raises(TypeError, match="real and imaginary"):
-        WithAux(jnp.ones(2, FLOAT), jnp.ones(2, jnp.complex64))
+def test_aux_inputs_are_left_out_by_default():
+    """A Python number among them may change without a compilation; complex arrays pass."""
+    aux = {"depth": 2.0, "turn": np.ones(2, np.complex64), "count": 3}
+    both = WithAux({"x": jnp.zeros(2, FLOAT)}, aux)
+
+    def loss(both):
+        return scaled_well(both.params["x"], both.aux)
+
+    point = hp.classify(loss, both)
+    assert point.size == 2
+    assert "params.untrained['depth'] (untrained, not trained)" in point.variables
+    before = derivatives.value_and_gradient._cache_size()
+    deeper = hp.classify(loss, WithAux(both.params, aux | {"depth": 3.0}))
+    assert derivatives.value_and_gradient._cache_size() == before
+    np.testing.assert_allclose(deeper.lowest.eigenvalues, [-3.0], rtol=1e-5)
+
+
+def test_the_monitor_varies_no_aux_input_whatever_is_asked():
+    aux = {"depth": 2.0, "turn": np.ones(2, np.complex64), "count": 3}
+    params = {"x": jnp.zeros(2, FLOAT), "fixed": 1.0}
+    names = []
+    monitor = Monitor(
+        lambda p, aux: scaled_well(p["x"], aux), trainable=lambda path, _: names.append(path) or True
+    )
+    events = [monitor.update(step, params, 0.0, aux=aux) for step in range(200)]
+    points = [event.point for event in events if event.point is not None]
+    assert points
+    assert points[0].size == 3
+    assert set(names) == {"params['x']", "params['fixed']"}
 
 
 def test_the_monitor_moves_the_parameters_alone():

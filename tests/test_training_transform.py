@@ -200,6 +200,7 @@ def test_updates_outside_of_jit_trace_the_loss_once():
     assert counts[0] == counts[-1]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_run_without_the_hook_until_it_escapes():
     """Bit for bit, while a search goes on too: a plateau of zero weights, batches, momentum."""
     known = problems.zero_mlp_point()
@@ -280,6 +281,7 @@ def test_a_lower_minimum_is_reached_across_a_barrier_where_a_sphere_shows_it_and
 
 
 @pytest.mark.any_promotion
+@pytest.mark.slow
 def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
     """Up to the rounding of fused operations; three calls, one compilation."""
     known = problems.zero_mlp_point()
@@ -309,6 +311,7 @@ def test_a_healthy_scan_is_the_scan_without_the_hook_and_compiles_once():
         np.testing.assert_allclose(hooked, plain, rtol=2e3 * EPS, atol=2e3 * EPS)
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_judge_writes_two_arrays():
     """So that a healthy step costs the same whatever the hook remembers."""
     optimizer = escape_saddles(optax.sgd(0.05), well)
@@ -488,6 +491,7 @@ def test_misuse_of_a_step_is_refused():
 
 
 @pytest.mark.any_promotion
+@pytest.mark.slow
 def test_an_optimiser_that_takes_no_value_is_given_none():
     """optax.contrib.sam claims to take extra arguments and takes none."""
     inner = optax.contrib.sam(optax.sgd(0.05), optax.chain(optax.contrib.normalize(), optax.sgd(0.01)))

@@ -47,6 +47,7 @@ def test_names_are_unique_and_reasons_given(kind):
 
 
 @pytest.mark.parametrize("kind", ["noise", "precision", "scale", "kink", "slope", "orbit", *AT_A_RESOLUTION])
+@pytest.mark.slow
 def test_a_seed_draws_other_points_of_the_same_labels(kind):
     first, second = drawn(kind), truth_points(kind, seed=1)
     assert Counter(p.label for p in first) == Counter(p.label for p in second)

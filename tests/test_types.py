@@ -44,6 +44,7 @@ except TypeCheckError:
 """
 
 
+@pytest.mark.slow
 def test_public_calls_keep_to_the_shapes_of_their_signatures(tmp_path):
     pytest.importorskip("jaxtyping")
     pytest.importorskip("beartype")

@@ -1,7 +1,5 @@
 """Models whose trainings end in the ways that users meet: each a loss, a start and samples, from a seed."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ import numpy as np
 
 from benchmarks.zoo import image_models, losses, models, samples, sequence_models
 from benchmarks.zoo import layers as nn
+from benchmarks.zoo.photographs import shrunk
 
 
 class Model(NamedTuple):
@@ -25,16 +24,7 @@ class Model(NamedTuple):
     def make(self, seed: int) -> tuple[Callable[..., Any], Any, Any]:
         """Loss, start and one batch, in float64."""
         init, apply = self.network
-        assert init is not None
-        data = self.data(seed)
-        start, batch = jax.tree.map(in_float64, (init(seed), data))
-        return self.objective(apply), start, batch
-
-
-def in_float64(leaf: Any) -> Any:
-    """Cast what is floating."""
-    leaf = np.asarray(leaf)
-    return jnp.asarray(leaf, jnp.float64) if np.issubdtype(leaf.dtype, np.floating) else jnp.asarray(leaf)
+        return self.objective(apply), *nn.cast((init(seed), self.data(seed)), jnp.float64)
 
 
 def digits(count: int, side: int = 8) -> Callable[[int], Any]:
@@ -42,16 +32,15 @@ def digits(count: int, side: int = 8) -> Callable[[int], Any]:
 
     def make(seed: int) -> Any:
         (inputs, labels), _ = samples.digits(seed, count)
-        if side == 4:
-            inputs = inputs.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
+        inputs = inputs if side == 8 else shrunk(inputs, side)
         return inputs - inputs.mean(), labels
 
     return make
 
 
-def codes(side: int, count: int) -> Callable[[int], Any]:
-    """Digits as inputs and as targets."""
-    return lambda seed: (digits(count, side)(seed)[0],) * 2
+def codes(seed: int) -> Any:
+    """Small digits as inputs and as targets."""
+    return (digits(300, 4)(seed)[0],) * 2
 
 
 def first(parts: Callable[[int], samples.Parts], count: int | None = None) -> Callable[[int], Any]:
@@ -90,49 +79,24 @@ def weight_normed(widths: tuple[int, ...]) -> nn.Model:
     return nn.drawn(303, spec), apply
 
 
-def physics(apply: Any) -> Callable[[Any, Any], Any]:
+@losses.objective
+def physics(apply: Any, params: Any, batch: Any) -> Any:
     """u″ = −π² sin πx with u(0) = u(1) = 0: the mean squared residual and the boundary."""
-
-    def loss(params: Any, batch: Any) -> Any:
-        def u(x: Any) -> Any:
-            return apply(params, x[None, None])[0, 0]
-
-        inputs = batch[0]
-        residual = jax.vmap(jax.grad(jax.grad(u)))(inputs) + np.pi**2 * jnp.sin(np.pi * inputs)
-        return jnp.mean(residual**2) / 50 + u(jnp.zeros(())) ** 2 + u(jnp.ones(())) ** 2
-
-    return loss
+    u = lambda x: apply(params, x[None, None])[0, 0]  # noqa: E731
+    residual = jax.vmap(jax.grad(jax.grad(u)))(batch[0]) + np.pi**2 * jnp.sin(np.pi * batch[0])
+    return jnp.mean(residual**2) / 50 + u(jnp.zeros(())) ** 2 + u(jnp.ones(())) ** 2
 
 
-def mixed(apply: Any) -> Callable[[Any, Any], Any]:
-    """Negative log-likelihood of the inputs under a mixture."""
-    return lambda params, batch: losses.unlikely(apply)(params, batch[0])
+@losses.objective
+def chain(_: Any, params: Any, batch: Any) -> Any:
+    """Rosenbrock's chain of twelve variables: one long curved valley; no samples."""
+    x = params["x"]
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2) / 100
 
 
-CE, SQUARED = losses.cross_entropy, losses.squared
-
-
-def decayed(base: losses.Objective, decay: float) -> losses.Objective:
-    """A loss with weight decay."""
-    return losses.penalised(base, decay)
-
-
-def chain(seed: int) -> Any:
-    """A start for Rosenbrock's chain; no samples."""
-    return np.zeros(1), np.zeros(1)
-
-
-def rosenbrock(apply: Any) -> Callable[[Any, Any], Any]:
-    """Rosenbrock's chain of twelve variables: one long curved valley."""
-
-    def loss(params: Any, batch: Any) -> Any:
-        x = params["x"]
-        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2) / 100
-
-    return loss
-
-
-dense = models.dense
+CE, SQUARED, decayed, dense = losses.cross_entropy, losses.squared, losses.penalised, models.dense
+# The inputs under a mixture.
+mixed = losses.objective(lambda apply, params, batch: losses.unlikely(apply)(params, batch[0]))
 MODELS = (
     Model("linear regression", first(samples.diabetes), dense((10, 1)), SQUARED),
     Model("softmax with decay", first(samples.wine), dense((13, 3)), decayed(CE, 1e-2)),
@@ -150,8 +114,8 @@ MODELS = (
     Model("batch norm", first(samples.diabetes), models.batch_normed(10, 6, 1), SQUARED),
     Model("two linear layers", first(samples.diabetes), dense((10, 4, 1)), SQUARED),
     Model("three linear layers", digits(400, 4), dense((16, 6, 6, 10)), losses.one_hot_error),
-    Model("linear autoencoder", codes(4, 300), dense((16, 4, 16)), SQUARED),
-    Model("tanh autoencoder", codes(4, 300), dense((16, 6, 16), "tanh"), decayed(SQUARED, 1e-4)),
+    Model("linear autoencoder", codes, dense((16, 4, 16)), SQUARED),
+    Model("tanh autoencoder", codes, dense((16, 6, 16), "tanh"), decayed(SQUARED, 1e-4)),
     Model("interpolation", first(samples.diabetes, 20), dense((10, 30, 1), "tanh"), SQUARED),
     Model("attention", digits(300), sequence_models.attention(4, 6), decayed(CE, 3e-3)),
     Model("convolution", digits(300), image_models.convolutional("gelu", (4, 4)), decayed(CE, 3e-3)),
@@ -160,7 +124,7 @@ MODELS = (
     Model("matrix completion", known_cells, models.recommender(12, 10, 2), SQUARED),
     Model("mixture", first(samples.iris), models.normal_mixture(3, False), mixed),
     Model("equation", points_of_interval, dense((1, 12, 1), "tanh", 2.0), physics),
-    Model("valley", chain, (nn.drawn(304, {"x": nn.noise(1.0, 12)}), lambda p, x: x), rosenbrock),
+    Model("valley", lambda _: (np.zeros(1),) * 2, (nn.drawn(304, {"x": nn.noise(1.0, 12)}), None), chain),
     Model("10,000 variables", digits(300), dense((64, 120, 20, 10), "tanh"), decayed(CE, 1e-3)),
     Model("100,000 variables", digits(300), dense((64, 600, 100, 10), "gelu"), decayed(CE, 1e-3)),
 )  # fmt: skip

@@ -1,7 +1,5 @@
 """Trainings up to the stops that users have: SciPy's defaults, a flat loss, and polished ends."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 # A loss is flat where the mean over a window fell by less than this share of what training gained so far.
 WINDOW, FLAT, MAX_STEPS = 100, 1e-4, 6000
-# Quasi-Newton methods that hold a matrix are for few variables.
+# Quasi-Newton methods that hold a matrix (BFGS) are for few variables.
 FEW = 2000
-
-Value = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 def flat_loss(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[Any, Any, Any]:
@@ -27,7 +23,7 @@ def flat_loss(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[Any, A
     return (lambda x, batch: loss(unravel(x), batch)), x, unravel
 
 
-def for_scipy(loss: Any, batch: Any, dtype: Any) -> Value:
+def for_scipy(loss: Any, batch: Any, dtype: Any) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """Value and gradient of a vector, as SciPy takes them."""
     program = jax.jit(jax.value_and_grad(loss))
 
@@ -46,13 +42,13 @@ def by_scipy(method: str, loss: Any, x: Any, batch: Any) -> np.ndarray:
 
 def by_optax(optimizer: Any, loss: Any, x: Any, batch: Any) -> np.ndarray:
     """Stop where the loss is flat."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(carry: Any, _: None) -> Any:
         x, state = carry
         value, gradient = jax.value_and_grad(loss)(x, batch)
-        updates, state = optimizer.update(
-            gradient, state, x, value=value, grad=gradient, value_fn=lambda x: loss(x, batch)
-        )
+        extra = {"value": value, "grad": gradient, "value_fn": lambda x: loss(x, batch)}
+        updates, state = optimizer.update(gradient, state, x, **extra)
         return (optax.apply_updates(x, updates), state), value
 
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=WINDOW))
@@ -65,42 +61,18 @@ def by_optax(optimizer: Any, loss: Any, x: Any, batch: Any) -> np.ndarray:
     return np.asarray(carry[0])
 
 
-def adam() -> Any:
-    """Adam at its usual rate."""
-    return optax.with_extra_args_support(optax.adam(1e-2))
-
-
-def momentum() -> Any:
-    """Gradient descent with momentum 0.9."""
-    return optax.with_extra_args_support(optax.sgd(0.05, momentum=0.9))
-
-
 def polished(loss: Any, x: Any, batch: Any) -> np.ndarray:
     """L-BFGS as far as the precision allows."""
     value, end = for_scipy(loss, batch, x.dtype), np.asarray(x, np.float64)
+    options = {"maxcor": 30, "ftol": 0, "gtol": 0, "maxiter": 4000}
     for _ in range(3):
-        found = scipy.optimize.minimize(
-            value,
-            end,
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxcor": 30, "ftol": 0, "gtol": 0, "maxiter": 4000},
-        )
-        end = np.asarray(found.x)
+        end = scipy.optimize.minimize(value, end, jac=True, method="L-BFGS-B", options=options).x
     return end
 
 
-STOPS: dict[str, Callable[..., np.ndarray]] = {
-    "L-BFGS-B": functools.partial(by_scipy, "L-BFGS-B"),
-    "BFGS": functools.partial(by_scipy, "BFGS"),
-    "CG": functools.partial(by_scipy, "CG"),
-    "adam": lambda *args: by_optax(adam(), *args),
-    "momentum": lambda *args: by_optax(momentum(), *args),
-    "optax.lbfgs": lambda *args: by_optax(optax.lbfgs(), *args),
+STOPS = {method: functools.partial(by_scipy, method) for method in ("L-BFGS-B", "BFGS", "CG")} | {
+    "adam": functools.partial(by_optax, optax.adam(1e-2)),
+    "momentum": functools.partial(by_optax, optax.sgd(0.05, momentum=0.9)),
+    "optax.lbfgs": functools.partial(by_optax, optax.lbfgs()),
     "polished": polished,
 }
-
-
-def stops_for(size: int) -> list[str]:
-    """Stops that a model of a size is trained to."""
-    return [name for name in STOPS if size <= FEW or name != "BFGS"]

@@ -1,7 +1,5 @@
 """What is left to gain at an ending, by going on from there for very long in float64."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -22,32 +20,17 @@ REACHES = 2.0 ** np.arange(-8, 1)
 
 
 class Truth(NamedTuple):
-    """What going on gains.
+    """What going on gains."""
 
-    Attributes:
-        kind: "settled", "slope" or "between".
-        trained: what training gained up to the ending.
-        gain: what going on gains in all.
-        within: largest gain within each of the distances `REACHES` · |params|.
-        lowest: lowest eigenvalue at the end over the largest in magnitude; NaN where it was not computed.
-    """
-
-    kind: str
-    trained: float
-    gain: float
-    within: tuple[float, ...]
-    lowest: float
+    kind: str  # "settled", "slope" or "between"
+    trained: float  # what training gained up to the ending
+    gain: float  # what going on gains in all
+    within: tuple[float, ...]  # largest gain within each of the distances `REACHES` · |params|
+    lowest: float  # lowest eigenvalue at the end over the largest in magnitude
 
 
 def truth_of(loss: Any, start: np.ndarray, x: np.ndarray, batch: Any) -> Truth:
-    """Go on from an ending.
-
-    Args:
-        loss: loss of a vector.
-        start: where training started, float64.
-        x: where it ended.
-        batch: samples, float64.
-    """
+    """Go on from x, where training of the loss of a vector ended; start and batch are in float64."""
     value = for_scipy(loss, batch, jnp.float64)
     x = np.asarray(x, np.float64)
     here = value(x)[0]
@@ -60,7 +43,7 @@ def truth_of(loss: Any, start: np.ndarray, x: np.ndarray, batch: Any) -> Truth:
             seen.append((float(np.linalg.norm(y - x)), here - found[0]))
         return found
 
-    end, small = x, len(x) <= DENSE
+    small = len(x) <= DENSE
     # Small random pushes leave saddles; the best of both ends counts.
     rng = np.random.default_rng(0)
     options = {"maxcor": 30, "ftol": 0, "gtol": 0, "maxiter": 1500, "maxfun": 10**6}
@@ -68,20 +51,16 @@ def truth_of(loss: Any, start: np.ndarray, x: np.ndarray, batch: Any) -> Truth:
     for push in (0.0, 1e-3):
         first = x + push * length / np.sqrt(len(x)) * rng.standard_normal(len(x))
         first = scipy.optimize.minimize(counted, first, jac=True, method="L-BFGS-B", options=options).x
-        if small:
-            first = newton(loss, counted, first, batch)
-        ends.append(first)
+        ends.append(newton(loss, counted, first, batch) if small else first)
         ends.append(by_adam(loss, counted, ends[-1], batch))
     end = min(ends, key=lambda y: value(y)[0])
-    gain = max(0.0, max(gain for _, gain in seen))
     distances, gains = np.array(seen).T
+    gain = max(0.0, gains.max())
     within = tuple(float(max(gains[distances <= r * length], default=0.0)) for r in REACHES)
     lowest = lowest_share(loss, end, batch)
-    kind = "between"
+    kind = "slope" if within[-1] > SLOPE * trained else "between"
     if gain < SETTLED * trained and not lowest < -NEGATIVE:
         kind = "settled"
-    elif within[-1] > SLOPE * trained:
-        kind = "slope"
     return Truth(kind, trained, gain, within, lowest)
 
 
@@ -106,16 +85,9 @@ def by_adam(loss: Any, counted: Any, x: np.ndarray, batch: Any) -> np.ndarray:
 
 def newton(loss: Any, counted: Any, x: np.ndarray, batch: Any) -> np.ndarray:
     """Newton steps within a trust region, by the dense Hessian."""
-    dense = jax.jit(jax.hessian(loss))
-    found = scipy.optimize.minimize(
-        counted,
-        x,
-        jac=True,
-        hess=lambda y: np.asarray(dense(jnp.asarray(y), batch)),
-        method="trust-exact",
-        options={"maxiter": 100, "gtol": 1e-14},
-    )
-    return np.asarray(found.x)
+    dense, options = jax.jit(jax.hessian(loss)), {"maxiter": 100, "gtol": 1e-14}
+    hess = lambda y: np.asarray(dense(jnp.asarray(y), batch))  # noqa: E731
+    return scipy.optimize.minimize(counted, x, method="trust-exact", jac=True, hess=hess, options=options).x
 
 
 def lowest_share(loss: Any, x: np.ndarray, batch: Any) -> float:

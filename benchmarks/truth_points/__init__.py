@@ -1,25 +1,9 @@
-"""Points whose type is known by proof, by closed form or by dense eigenvalues, as tables.
-
-A file holds the tables of one kind, or of kinds that share code; a row is a ``KnownPoint``.
-"""
-
-from __future__ import annotations
+"""Points whose type is known by proof, by closed form or by dense eigenvalues, as tables."""
 
 from collections.abc import Iterable
 
-from benchmarks.truth_points import (  # noqa: F401  each registers its tables
-    beside,
-    flat,
-    kinks,
-    networks,
-    optima,
-    orbits,
-    plane,
-    quadratics,
-    sampled,
-    scales,
-    slopes,
-)
+# Each registers its tables; `beside` imports those that are not named.
+from benchmarks.truth_points import beside, kinks, networks, quadratics, sampled, scales, slopes  # noqa: F401
 from benchmarks.truth_points.table import TABLES
 from hessian_probe.problems import KnownPoint
 
@@ -33,12 +17,7 @@ NEED_EXTRAS = frozenset({"plateau"})
 
 
 def truth_points(kinds: str | Iterable[str] | None = None, *, seed: int = 0) -> list[KnownPoint]:
-    """Collect points of known type, table by table.
-
-    Args:
-        kinds: one of ``TRUTH_KINDS`` or several; None for all that need no extra.
-        seed: draws what is random in them.
-    """
+    """Collect points of one kind or several, or of all that need no extra; the seed draws what is random."""
     if kinds is None:
         kinds = [kind for kind in TRUTH_KINDS if kind not in NEED_EXTRAS]
     wanted = (kinds,) if isinstance(kinds, str) else tuple(kinds)

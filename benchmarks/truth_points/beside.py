@@ -6,9 +6,6 @@ shuffled parameters, minus the loss at x.  Where at most a fifth of it is left x
 times it or more a slope; nothing in between is in the tables.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 from collections.abc import Callable
 from itertools import product
@@ -20,7 +17,7 @@ import numpy as np
 
 from benchmarks.truth_points import optima, orbits
 from benchmarks.truth_points.orbits import ORBIT, reflect, unit
-from benchmarks.truth_points.table import changed, draws, table
+from benchmarks.truth_points.table import changed, draws, of_data, table
 from hessian_probe.problems import KnownPoint
 
 REACH, RESOLUTION = 0.3, 1e-5
@@ -82,61 +79,41 @@ class Place:
         ends = np.quantile(apart, [0.1, 0.9])  # a median of five lies outside of these in one of 60 cases
         return np.array([min([*found, end] if end > 1e-13 * apart.max() else found) for end in ends])
 
-    def ratios(self, x: np.ndarray) -> np.ndarray:
-        """Return the decrease left in units of the resolution, as large and as small as it may be."""
-        return self.gain(x) / (RESOLUTION * self.scales(x))
-
     def beside(self, name: str, direction: np.ndarray, how: float | str) -> list[KnownPoint]:
-        """Go a share of ‖x*‖ along a direction, or as far as leaves the decrease that is aimed at.
-
-        Returns:
-            One point, or none where what is left is neither clearly below nor above the resolution.
-        """
-        length = float(np.linalg.norm(self.x))
+        """Go a share of ‖x*‖ along a direction, or as far as leaves the decrease aimed at; or none."""
+        aimed, length = isinstance(how, str), float(np.linalg.norm(self.x))
         direction = direction / np.linalg.norm(direction)
-        share = 1e-3 if isinstance(how, str) else how
-        x = self.x
-        for _ in range(2 if isinstance(how, str) else 0):
-            aim = AIMS[str(how)] * RESOLUTION * float(self.scales(x)[int(how == "above")])
+        share, x = 1e-3 if aimed else how, self.x
+        for _ in range(2 if aimed else 0):
+            aim = AIMS[how] * RESOLUTION * float(self.scales(x)[int(how == "above")])
             for _ in range(8):  # exact for a parabola, halves the error at a kink
                 share *= np.sqrt(aim / self.gain(self.x + share * length * direction))
             x = self.x + share * length * direction
         x = self.x + share * length * direction
-        large, small = self.ratios(x)
+        # What is left in units of the resolution, as large and as small as it may be.
+        large, small = self.gain(x) / (RESOLUTION * self.scales(x))
         if large > BELOW and small < ABOVE:
             return []
         low = bool(large <= BELOW)
         ratio = f"{large if low else small:.2g} of the resolution"
         why = f"{share:.0e} of ‖x‖ beside a global minimum, higher by {ratio}"
         # Beside a minimum there may be negative curvature, made by the distance.
-        facts: dict[str, Any] = {"index": None}
-        if not low:
-            facts |= {"label": "not_critical", "num_zero": None, "degenerate": False}
-        point = changed(
-            self.minimum, f"{name}_{how if isinstance(how, str) else format(how, '.0e')}", why=why, **facts
-        )
-        return [dataclasses.replace(point, params=self.back(x), eigenvalue_range=None)]
+        facts: dict[str, Any] = {"index": None, "params": self.back(x), "eigenvalue_range": None, "why": why}
+        facts |= {} if low else {"label": "not_critical", "num_zero": None, "degenerate": False}
+        return [changed(self.minimum, f"{name}_{how if aimed else format(how, '.0e')}", **facts)]
 
 
-def valley(params: jax.Array, data: Any) -> jax.Array:
+@of_data
+def valley(x: jax.Array, slope: Any) -> jax.Array:
     """(x₀x₁ − 2)² + x₂² + s(x₀ − x₁)²."""
-    return (params[0] * params[1] - 2.0) ** 2 + params[2] ** 2 + data[0] * (params[0] - params[1]) ** 2
+    return (x[0] * x[1] - 2.0) ** 2 + x[2] ** 2 + slope[0] * (x[0] - x[1]) ** 2
 
 
 def valley_floor(_: int, slope: float) -> KnownPoint:
     """The curve x₀x₁ = 2 of minima for s = 0, and its middle, the only minimum with x₀ > 0 for s > 0."""
-    params = np.array([np.sqrt(2.0), np.sqrt(2.0), 0.0])
-    facts = ORBIT if slope == 0.0 else {}
-    return KnownPoint(
-        f"valley_{slope:g}",
-        valley,
-        params,
-        "minimum",
-        0,
-        np.array([slope]),
-        num_zero=int(slope == 0.0),
-        **facts,
-    )
+    params, name = np.array([np.sqrt(2.0), np.sqrt(2.0), 0.0]), f"valley_{slope:g}"
+    facts = ORBIT | {"num_zero": 1} if slope == 0.0 else {"num_zero": 0}
+    return KnownPoint(name, valley, params, "minimum", 0, np.array([slope]), **facts)
 
 
 BASES: tuple[tuple[Callable[..., KnownPoint], tuple[Any, ...]], ...] = (
@@ -161,15 +138,14 @@ def beside(seed: int, number: int) -> list[KnownPoint]:
     return [point for found in stops for point in found]
 
 
-def least_squares(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """½ mean (Ax − b)²."""
-    rows, target = data
-    return 0.5 * jnp.mean((rows @ params - target) ** 2)
+# ½ mean (Ax − b)²; mean |Ax − b|.
+least_squares = of_data(lambda x, a, b: 0.5 * jnp.mean((a @ x - b) ** 2))
+absolute_deviations = of_data(lambda x, a, b: jnp.mean(jnp.abs(a @ x - b)))
 
 
-def soft_logistic(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+@of_data
+def soft_logistic(params: jax.Array, rows: Any, probabilities: Any) -> jax.Array:
     """Mean cross-entropy of probabilities p under the log-odds Ax."""
-    rows, probabilities = data
     logits = rows @ params
     return jnp.mean(jax.nn.softplus(logits) - probabilities * logits)
 
@@ -187,13 +163,11 @@ def solved(loss: str, n: int, root: np.ndarray, rng: np.random.Generator) -> tup
     return KnownPoint("", least_squares, x, "minimum", 0, (rows, rows @ x + misfit), num_zero=0), vectors
 
 
-SIZES = {"least_squares": (100, 300, 1000), "logistic": (100, 300)}
-CASES = [
-    (loss, size, condition) for loss, sizes in SIZES.items() for size, condition in product(sizes, (1e4, 1e6))
-]
+SIZES = [("least_squares", 100), ("least_squares", 300), ("least_squares", 1000)]
+SIZES += [("logistic", 100), ("logistic", 300)]
 
 
-@table("ill_conditioned", CASES)
+@table("ill_conditioned", [(*case, condition) for case in SIZES for condition in (1e4, 1e6)])
 def ill_conditioned(seed: int, loss: str, size: int, condition: float) -> list[KnownPoint]:
     """Convex fits of high condition at the solution, at an optimiser's stop, and on a slope.
 
@@ -219,24 +193,15 @@ def relu_outputs(params: dict[str, jax.Array], inputs: Any) -> jax.Array:
     return jax.nn.relu(inputs @ params["w"].T + params["b"][None, :]) @ params["v"] + params["c"]
 
 
-def relu_square(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
-    """½ mean (f(x) − y)²."""
-    return 0.5 * jnp.mean((relu_outputs(params, data[0]) - data[1]) ** 2)
-
-
-def relu_absolute(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
-    """Mean |f(x) − y|."""
-    return jnp.mean(jnp.abs(relu_outputs(params, data[0]) - data[1]))
-
-
-RELU_LOSSES = {"square": relu_square, "absolute": relu_absolute}
+# ½ mean (f(x) − y)²; mean |f(x) − y|.
+RELU_LOSSES = {
+    "square": of_data(lambda p, x, y: 0.5 * jnp.mean((relu_outputs(p, x) - y) ** 2)),
+    "absolute": of_data(lambda p, x, y: jnp.mean(jnp.abs(relu_outputs(p, x) - y))),
+}
 
 
 def relu_fit(seed: int, loss: str, state: str, number: int) -> KnownPoint:
-    """Four units that fit 40 samples exactly: anywhere, one of them silent, on kinks, or 1e-6 beside these.
-
-    On kinks weights are small integers and inputs multiples of ¼: w·x + b is zero, exactly, for some.
-    """
+    """Four units that fit 40 samples exactly: anywhere, one silent, on kinks of integers, 1e-6 beside."""
     rng = draws(seed, len(loss), len(state), number, 74)
     inputs, w, b = rng.standard_normal((40, 3)), rng.standard_normal((4, 3)), 0.5 * rng.standard_normal(4)
     if "kink" in state:
@@ -249,10 +214,8 @@ def relu_fit(seed: int, loss: str, state: str, number: int) -> KnownPoint:
         b[0] = -0.5 - np.max(inputs @ w[0])
     params = {"w": w, "b": b, "v": rng.uniform(0.5, 1.5, 4) * rng.choice([-1.0, 1.0], 4), "c": np.ones(1)}
     outputs = np.maximum(inputs @ w.T + b, 0.0) @ params["v"] + params["c"]
-    name = f"fit_{loss}_{state}_{number}"
-    return KnownPoint(
-        name, RELU_LOSSES[loss], params, "minimum", data=(inputs, outputs), why="zero loss", **ORBIT
-    )
+    name, data = f"fit_{loss}_{state}_{number}", (inputs, outputs)
+    return KnownPoint(name, RELU_LOSSES[loss], params, "minimum", data=data, why="zero loss", **ORBIT)
 
 
 table("relu", product(RELU_LOSSES, ("anywhere", "silent", "kink", "beside_kink"), range(2)))(relu_fit)
@@ -269,36 +232,14 @@ def relu_beside(seed: int, loss: str, number: int) -> list[KnownPoint]:
 
 @table("relu", 2)
 def silent_network(seed: int, number: int) -> KnownPoint:
-    """No unit is active on any input, for any parameters within the reach; the constant is the mean of y.
-
-    A unit's −10 + w·x rises by at most reach·√(1 + ‖x‖²) < 7.5 within the reach.
-    """
+    """No unit is active within the reach, where −10 + w·x rises by at most 7.5; c is the mean of y."""
     rng = draws(seed, number, 76)
     inputs, targets = rng.uniform(-0.3, 0.3, (40, 3)), 1.0 + rng.standard_normal(40)
-    params = {
-        "w": 0.1 * rng.standard_normal((4, 3)),
-        "b": np.full(4, -10.0),
-        "v": rng.choice([-1.0, 1.0], 4),
-        "c": np.array([targets.mean()]),
-    }
+    params = {"w": 0.1 * rng.standard_normal((4, 3)), "b": np.full(4, -10.0)}
+    params |= {"v": rng.choice([-1.0, 1.0], 4), "c": np.array([targets.mean()])}
+    name, loss, data = f"silent_{number}", RELU_LOSSES["square"], (inputs, targets)
     why = "constant in all but c, and c is the mean"
-    return KnownPoint(
-        f"silent_{number}",
-        relu_square,
-        params,
-        "minimum",
-        0,
-        (inputs, targets),
-        num_zero=20,
-        why=why,
-        **ORBIT,
-    )
-
-
-def absolute_deviations(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """Mean |Ax − b|."""
-    rows, target = data
-    return jnp.mean(jnp.abs(rows @ params - target))
+    return KnownPoint(name, loss, params, "minimum", 0, data, num_zero=20, why=why, **ORBIT)
 
 
 @table("relu", 2)

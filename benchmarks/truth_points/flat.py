@@ -2,12 +2,9 @@
 
 "degenerate" is an honest answer where zeros are among the eigenvalues and the others are of one sign.  Where
 critical points form a manifold of as many dimensions as there are zeros (Morse & Bott), the signs of the
-others decide; elsewhere the form of lowest order on the flat space does.  Peano (in Genocchi, "Calcolo
-differenziale", 1884) has the function that is a minimum along every straight line and yet no minimum;
-Powell (Comput. J. 5, 1962), doi:10.1093/comjnl/5.2.147, the singular one.
+others decide; elsewhere the form of lowest order on the flat space does.  Sources: Peano (in Genocchi,
+"Calcolo differenziale", 1884); Powell (Comput. J. 5, 1962), doi:10.1093/comjnl/5.2.147.
 """
-
-from __future__ import annotations
 
 import functools
 import math
@@ -19,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.truth_points.plane import dixon_price, of
-from benchmarks.truth_points.table import changed, draws, extremum, table
+from benchmarks.truth_points.table import changed, draws, extremum, of_data, table
 from hessian_probe.problems import KnownPoint, deep_linear_point
 from hessian_probe.problems.known_point import random_rotation
 
@@ -27,20 +24,17 @@ NEXT_TO_THIRD = float(np.nextafter(1.0 / 3.0, 1.0))
 circle = of(lambda x, y: (x**2 + y**2 - 1.0) ** 2, 2)
 
 
+# Powell's singular function.
+powell = of(
+    lambda a, b, c, d: (a + 10.0 * b) ** 2 + 5.0 * (c - d) ** 2 + (b - 2.0 * c) ** 4 + 10.0 * (a - d) ** 4, 4
+)
+
+
 def flat_exponential(p: jax.Array) -> jax.Array:
-    """exp(−1/x²), 0 at 0: underflows to exactly 0 for |x| < 0.036 even in float64 (1/x² > 745).
-
-    So the outer branch changes no value; the inner one keeps 1/x² and its derivatives finite.
-    """
+    """exp(−1/x²), 0 at 0: underflows to exactly 0 for |x| < 0.036 even in float64 (1/x² > 745)."""
     x = p[0]
-    silent = jnp.abs(x) < 0.03
-    away = jnp.where(silent, 1.0, x)
-    return jnp.where(silent, 0.0, jnp.exp(-1.0 / away**2))
-
-
-def powell(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
-    """Powell's singular function."""
-    return (a + 10.0 * b) ** 2 + 5.0 * (c - d) ** 2 + (b - 2.0 * c) ** 4 + 10.0 * (a - d) ** 4
+    silent = jnp.abs(x) < 0.03  # changes no value; keeps 1/x² and its derivatives finite
+    return jnp.where(silent, 0.0, jnp.exp(-1.0 / jnp.where(silent, 1.0, x) ** 2))
 
 
 # Name, loss, point, label, counts of negative, zero and positive eigenvalues, why, and further facts.
@@ -70,7 +64,7 @@ DEGENERATE = (
     ("xyz", of(lambda x, y, z: 0.5 * (x * y * z - 1.0) ** 2, 3), (0, 0, 0), "saddle", (0, 3, 0),
      "1/2 - xyz + ... falls along (t, t, t) and rises along (-t, t, t)",
      {"isolated": False, "descent": (1, 1, 1)}),
-    ("powell", of(powell, 4), (0, 0, 0, 0), "minimum", (0, 2, 2),
+    ("powell", powell, (0, 0, 0, 0), "minimum", (0, 2, 2),
      "a sum of even powers that vanish together at the origin alone (Powell 1962)", {}),
     ("exp(-1/x2)", flat_exponential, (0,), "minimum", (0, 1, 0),
      "positive off 0, though every derivative at 0 is zero: no finite order decides", {"decidable": False}),
@@ -123,8 +117,8 @@ def flat_form(order: int) -> Any:
     With b ≠ 0 and an order above 4 the descents are curved: along straight lines it is a minimum.
     """
 
-    def loss(params: jax.Array, data: tuple[Any, ...]) -> jax.Array:
-        rotation, center, curvature, bend, bend_rows, weights, rows = data
+    @of_data
+    def loss(params, rotation, center, curvature, bend, bend_rows, weights, rows):
         z = rotation @ (params - center)
         u, v = z[: rows.shape[1]], z[z.shape[0] - curvature.shape[0] :]
         v = v - bend * (bend_rows @ u) ** 2
@@ -178,9 +172,8 @@ def forms(seed: int, order: int, kind: str, signs: str, bent: bool, copy: int) -
     bend = rng.uniform(0.5, 1.5, rest) * float(bent)
     bend_rows = rng.standard_normal((rest, flat))
     rises = kind == "positive" and signs in ("none", "positive")
-    why = "positive curvature, and a positive definite form on the flat space"
-    if not rises:
-        why = "curvature of both signs" if signs == "mixed" else "the higher-order form goes the other way"
+    falls = "curvature of both signs" if signs == "mixed" else "the higher-order form goes the other way"
+    why = "positive curvature, and a positive definite form on the flat space" if rises else falls
     name = f"form{order}_{kind}_{signs}{'_bent' * bent}_seed{seed}"
     label, index = "minimum" if rises else "saddle", int(np.sum(curvature < 0))
     data = (rotation, center, curvature, bend, bend_rows, weights, rows)
@@ -190,9 +183,9 @@ def forms(seed: int, order: int, kind: str, signs: str, bent: bool, copy: int) -
     return KnownPoint(name, flat_form(order), center, label, index, data, **facts)
 
 
-def two_curves(params: jax.Array, data: tuple[Any, ...]) -> jax.Array:
+@of_data
+def two_curves(params: jax.Array, rotation: Any, center: Any, slopes: Any, which: Any) -> jax.Array:
     """(y − ax^k)(y − bx^k) with (x, y) = Q(params − c); (1, 0) for k = 2 and (0, 1) for k = 3."""
-    rotation, center, slopes, which = data
     z = rotation @ (params - center)
     power = which[0] * z[0] ** 2 + which[1] * z[0] ** 3
     return (z[1] - slopes[0] * power) * (z[1] - slopes[1] * power)
@@ -208,15 +201,12 @@ def peano(seed: int, number: int) -> KnownPoint:
     center = np.zeros(2) if number < 8 else rng.standard_normal(2)
     data = (random_rotation(2, rng), center, np.array([first, second]), np.eye(2)[k - 2])
     why = f"negative between the curves y = {first:.2f}x^{k} and {second:.2f}x^{k}"
-    return KnownPoint(
-        f"peano_{number}", two_curves, center, "saddle", 0, data, degenerate=True, num_zero=1, why=why
-    )
+    facts = {"degenerate": True, "num_zero": 1, "why": why}
+    return KnownPoint(f"peano_{number}", two_curves, center, "saddle", 0, data, **facts)
 
 
-def shell(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """s(‖x‖² − r²)²/4: the sphere ‖x‖ = r is critical with curvature 2sr² across it."""
-    sign, radius = data
-    return sign[0] * (jnp.sum(params**2) - radius[0] ** 2) ** 2 / 4.0
+# s(‖x‖² − r²)²/4: the sphere ‖x‖ = r is critical with curvature 2sr² across it.
+shell = of_data(lambda x, sign, radius: sign[0] * (jnp.sum(x**2) - radius[0] ** 2) ** 2 / 4.0)
 
 
 @table("flat", product(range(3), (1, -1), (False, True)))
@@ -227,19 +217,17 @@ def shells(seed: int, number: int, sign: int, centre: bool) -> KnownPoint:
     direction = rng.standard_normal(size)
     inward = -sign * radius**2
     name = f"shell_n{size}_{'valley' if sign > 0 else 'ridge'}{'_centre' * centre}"
-    data = (np.array([float(sign)]), np.array([radius]))
-    why = "the loss is s(‖x‖² − r²)²/4: zero on the sphere, of one sign elsewhere"
+    facts: dict[str, Any] = {"data": (np.array([float(sign)]), np.array([radius]))}
+    facts["why"] = "the loss is s(‖x‖² − r²)²/4: zero on the sphere, of one sign elsewhere"
     if centre:
-        facts = {"index": size if sign > 0 else 0, "num_zero": 0, "eigenvalue_range": (inward, inward)}
-        return KnownPoint(name, shell, np.zeros(size), extremum(-sign), data=data, why=why, **facts)
-    facts = {"index": 0 if sign > 0 else 1, "num_zero": size - 1, "degenerate": True, "isolated": False}
-    at = radius * direction / np.linalg.norm(direction)
-    return KnownPoint(name, shell, at, extremum(sign), data=data, why=why, **facts)
+        facts |= {"index": size if sign > 0 else 0, "num_zero": 0, "eigenvalue_range": (inward, inward)}
+        return KnownPoint(name, shell, np.zeros(size), extremum(-sign), **facts)
+    facts |= {"index": 0 if sign > 0 else 1, "num_zero": size - 1, "degenerate": True, "isolated": False}
+    return KnownPoint(name, shell, radius * direction / np.linalg.norm(direction), extremum(sign), **facts)
 
 
-def factorisation(params: dict[str, jax.Array], target: Any) -> jax.Array:
-    """½‖UVᵀ − M‖², U of shape (m, k) and V of shape (n, k)."""
-    return 0.5 * jnp.sum((params["U"] @ params["V"].T - target) ** 2)
+# ½‖UVᵀ − M‖², U of shape (m, k) and V of shape (n, k).
+factorisation = of_data(lambda p, target: 0.5 * jnp.sum((p["U"] @ p["V"].T - target) ** 2))
 
 
 @table("flat", 8)
@@ -262,29 +250,24 @@ def factorisations(seed: int, code: int) -> KnownPoint:
     return KnownPoint(f"factorisation_{code}", factorisation, params, data=target, isolated=False, **facts)
 
 
-def tanh_fit(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """½ Σ (tanh(Ax) − b)²: fewer equations than unknowns."""
-    rows, target = data
-    return 0.5 * jnp.sum((jnp.tanh(rows @ params) - target) ** 2)
+# ½ Σ (tanh(Ax) − b)²: fewer equations than unknowns.
+tanh_fit = of_data(lambda x, rows, target: 0.5 * jnp.sum((jnp.tanh(rows @ x) - target) ** 2))
 
 
 @table("flat", 8)
 def underdetermined(seed: int, number: int) -> KnownPoint:
     """Three and eight values fitted exactly with 6 and 20 unknowns."""
     rng, (m, n) = draws(seed, number, 77), ((3, 6), (8, 20))[number % 2]
-    rows = rng.standard_normal((m, n)) / np.sqrt(n)
-    params = rng.standard_normal(n)
-    name = f"underdetermined_{m}_of_{n}_{number}"
-    data = (rows, np.tanh(rows @ params))
-    why = "a sum of squares that is zero; J has rank m"
-    return KnownPoint(
-        name, tanh_fit, params, "minimum", 0, data, degenerate=True, num_zero=n - m, isolated=False, why=why
-    )
+    rows, params = rng.standard_normal((m, n)) / np.sqrt(n), rng.standard_normal(n)
+    name, data = f"underdetermined_{m}_of_{n}_{number}", (rows, np.tanh(rows @ params))
+    facts: dict[str, Any] = {"degenerate": True, "num_zero": n - m, "isolated": False}
+    facts["why"] = "a sum of squares that is zero; J has rank m"
+    return KnownPoint(name, tanh_fit, params, "minimum", 0, data, **facts)
 
 
-def power_sum(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+@of_data
+def power_sum(params: jax.Array, rotation: Any, center: Any, weights: Any) -> jax.Array:
     """Σ c₂z² + c₄z⁴ + c₆z⁶ at z = Q(x − centre), c of shape (n, 3)."""
-    rotation, center, weights = data
     square = (rotation @ (params - center)) ** 2
     return jnp.sum(square * (weights[:, 0] + square * (weights[:, 1] + square * weights[:, 2])))
 
@@ -301,13 +284,10 @@ def power_sums(seed: int, number: int) -> KnownPoint:
     weights[np.arange(4), orders] = signs * rng.uniform(0.5, 2.0, 4)
     center = rng.standard_normal(4) * rng.integers(0, 2)
     mixed = bool(np.any(signs > 0) and np.any(signs < 0))
-    name = f"power_sum_{number}"
-    data = (random_rotation(4, rng), center, weights)
-    label = "saddle" if mixed else extremum(signs[0])
-    why = "separable: each coordinate's lowest even power has the sign " + str(signs.astype(int))
-    return KnownPoint.from_curvature(
-        name, power_sum, center, weights[:, 0], data, label=label, eigenvalue_range=None, why=why
-    )
+    name, data = f"power_sum_{number}", (random_rotation(4, rng), center, weights)
+    facts = {"label": "saddle" if mixed else extremum(signs[0]), "eigenvalue_range": None}
+    facts["why"] = "separable: each coordinate's lowest even power has the sign " + str(signs.astype(int))
+    return KnownPoint.from_curvature(name, power_sum, center, weights[:, 0], data, **facts)
 
 
 # Fitted directions by widths.

@@ -1,12 +1,10 @@
 """Losses with kinks: minima of convex ones, kinked saddles, and smooth pieces with kinks elsewhere.
 
-Inside a piece the Hessian decides as ever.  At a kink there is none; what automatic differentiation
-returns there is that of one piece, and such points count as undecidable by derivatives, though a label
-can still be wrong.
+At a kink automatic differentiation returns the Hessian of one piece; such points count as undecidable by
+derivatives, though a label can still be wrong.
 """
 
-from __future__ import annotations
-
+import functools
 from itertools import chain, combinations
 from typing import Any
 
@@ -14,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.truth_points.table import changed, draws, table
+from benchmarks.truth_points.table import changed, draws, of_data, table
 from hessian_probe.problems import KnownPoint, deep_linear_point
 from hessian_probe.problems.known_point import random_rotation
 
@@ -22,9 +20,9 @@ BIAS = 64.0  # a power of two: adding and subtracting it rounds, but moves nothi
 LABELS = ("minimum", "maximum", "saddle")
 
 
-def absolute_values(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+@of_data
+def absolute_values(params: jax.Array, weights: Any, curvature: Any, center: Any) -> jax.Array:
     """Σ wᵢ|zᵢ| + ½ Σ λᵢzᵢ² at z = x − c."""
-    weights, curvature, center = data
     z = params - center
     return jnp.sum(weights * jnp.abs(z) + 0.5 * curvature * z**2)
 
@@ -39,17 +37,13 @@ def sharp(seed: int, number: int) -> KnownPoint:
     if number // 3 % 3 == 2:
         weights[2:] = 0.0
     center = rng.integers(-2, 3, 4).astype(np.float64)
-    name = f"absolute_values_{number}"
-    label = LABELS[number % 3]
-    data = (weights, curvature, center)
+    name, label, data = f"absolute_values_{number}", LABELS[number % 3], (weights, curvature, center)
     why = "separable: every coordinate's lowest order has the sign " + str(sign.astype(int))
     return KnownPoint(name, absolute_values, center, label, data=data, decidable=False, why=why)
 
 
-def lasso(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
-    """½‖Ax − b‖² + t‖x‖₁."""
-    rows, target, penalty = data
-    return 0.5 * jnp.sum((rows @ params - target) ** 2) + penalty[0] * jnp.sum(jnp.abs(params))
+# ½‖Ax − b‖² + t‖x‖₁.
+lasso = of_data(lambda p, a, b, t: 0.5 * jnp.sum((a @ p - b) ** 2) + t[0] * jnp.sum(jnp.abs(p)))
 
 
 @table("kink", 12)
@@ -68,20 +62,16 @@ def lassos(seed: int, number: int) -> KnownPoint:
     slopes = np.where(params == 0.0, rng.uniform(-0.8, 0.8, 6), np.sign(params))
     target = rows @ np.linalg.solve(rows.T @ rows, rows.T @ rows @ params + penalty * slopes)
     values = np.linalg.eigvalsh(rows.T @ rows)
-    name = f"lasso_{'inside' if inside else 'kinked'}_{number}"
-    index = 0 if inside else None
-    data = (rows, target, np.array([penalty]))
-    num_zero = 0 if inside else None
-    gap = float(values[0] / values[-1])
-    why = "convex, and zero is a subgradient (Karush–Kuhn–Tucker)"
-    return KnownPoint(
-        name, lasso, params, "minimum", index, data, num_zero=num_zero, decidable=inside, gap=gap, why=why
-    )
+    name, data = f"lasso_{'inside' if inside else 'kinked'}_{number}", (rows, target, np.array([penalty]))
+    facts: dict[str, Any] = {"decidable": inside, "gap": float(values[0] / values[-1])}
+    facts |= {"index": 0, "num_zero": 0} if inside else {}
+    facts["why"] = "convex, and zero is a subgradient (Karush–Kuhn–Tucker)"
+    return KnownPoint(name, lasso, params, "minimum", data=data, **facts)
 
 
-def largest_of_quadratics(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
+@of_data
+def largest_of_quadratics(params: jax.Array, matrices: Any, centers: Any, heights: Any) -> jax.Array:
     """Maxⱼ ½(x − cⱼ)ᵀAⱼ(x − cⱼ) + dⱼ."""
-    matrices, centers, heights = data
     apart = params[None, :] - centers
     return jnp.max(0.5 * jnp.einsum("ki,kij,kj->k", apart, matrices, apart, precision="highest") + heights)
 
@@ -90,9 +80,8 @@ def largest_of_quadratics(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.
 def largest(seed: int, number: int) -> KnownPoint:
     """The largest of three quadratics, inside the piece of the first and where two pieces meet.
 
-    Inside: the first is higher than the others by 1 or more at its own centre, so that its Hessian
-    decides.  Where two meet: centres at ±c with one common positive definite matrix, whose maximum is
-    lowest at 0 by symmetry and convexity.
+    Inside, the first is higher than the others by 1 or more at its own centre.  Two meet with centres at ±c
+    and one positive definite matrix: their maximum is lowest at 0 by symmetry and convexity.
     """
     rng, meet = draws(seed, number, 13), number % 4 == 3
     spectrum = rng.uniform(0.5, 2.0, (3, 3))
@@ -112,26 +101,21 @@ def largest(seed: int, number: int) -> KnownPoint:
     label = {0: "minimum", 1: "saddle", 3: "maximum"}[negative]
     name = f"largest_of_quadratics_{'kinked' if meet else label}_{number}"
     data = ((matrices + matrices.transpose(0, 2, 1)) / 2.0, centers, heights)
-    facts: dict[str, Any] = {"decidable": False, "why": "symmetric and convex"}
-    if not meet:
-        why = "the centre of the quadratic that is highest there"
-        facts = {"index": negative, "num_zero": 0, "why": why}
+    facts = {"index": negative, "num_zero": 0, "why": "the centre of the quadratic that is highest there"}
+    facts = {"decidable": False, "why": "symmetric and convex"} if meet else facts
     return KnownPoint(name, largest_of_quadratics, params, label, data=data, **facts)
 
 
-def relu_network(
-    weights: tuple[jax.Array, jax.Array], batch: tuple[Any, Any], bias: float = 0.0
-) -> jax.Array:
+def relu_network(weights: Any, inputs: Any, targets: Any, bias: float = 0.0) -> jax.Array:
     """Half the squared error of V(relu(Wx + bias) − bias), as a mean over samples."""
-    inputs, targets = batch
     hidden = inputs @ weights[0].T
     hidden = jax.nn.relu(hidden + bias) - bias if bias else jax.nn.relu(hidden)
     return jnp.sum((hidden @ weights[1].T - targets) ** 2) / (2.0 * inputs.shape[0])
 
 
-def relu_piece(weights: tuple[jax.Array, jax.Array], batch: tuple[Any, Any]) -> jax.Array:
-    """The loss of the linear network VWx while every |Wx| is below 64."""
-    return relu_network(weights, batch, BIAS)
+relu_loss = of_data(relu_network)
+# The loss of the linear network VWx while every |Wx| is below 64.
+relu_piece = of_data(functools.partial(relu_network, bias=BIAS))
 
 
 @table("kink", [(s,) for s in chain.from_iterable(combinations((1, 2, 3), r) for r in range(4))])
@@ -143,15 +127,9 @@ def relu_pieces(seed: int, subset: tuple[int, ...]) -> KnownPoint:
 
 @table("kink", 6)
 def relu_zeros(seed: int, number: int) -> KnownPoint:
-    """ReLU networks, all weights zero: lower and higher values arbitrarily near.
-
-    The loss is ½‖y‖² − ⟨V, mean(y relu(Wx)ᵀ)⟩ up to fourth order, and flipping V's sign flips the product's.
-    """
+    """ReLU networks, all weights zero: to leading order ½‖y‖² − ⟨V, mean(y relu(Wx)ᵀ)⟩, odd in V."""
     rng = draws(seed, number, 14)
-    name = f"relu_zero_{number}"
-    params = (np.zeros((4, 3)), np.zeros((2, 4)))
+    name, params = f"relu_zero_{number}", (np.zeros((4, 3)), np.zeros((2, 4)))
     data = (rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
-    why = "odd in V to leading order, which is not zero"
-    return KnownPoint(
-        name, relu_network, params, "saddle", data=data, isolated=False, decidable=False, why=why
-    )
+    facts = {"isolated": False, "decidable": False, "why": "odd in V to leading order, which is not zero"}
+    return KnownPoint(name, relu_loss, params, "saddle", data=data, **facts)

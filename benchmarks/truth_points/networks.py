@@ -2,11 +2,8 @@
 
 Four networks of about a thousand parameters learn the digits by plain gradient descent on the mean squared
 error.  From a small start the loss stays for a while near the value 1 of the zero function: the origin is a
-saddle, and so are the points that the iterates pass.  The gradient's norm alone does not tell such a plateau
-from slow late training.
+saddle, and so are the points that the iterates pass.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
@@ -40,16 +37,9 @@ DEEP: dict[tuple[int, ...], list[tuple[tuple[int, ...], dict[int, tuple[int, ...
 # fmt: on
 
 
-@table("lecture", [()])
-def lecture(_: int) -> list[KnownPoint]:
-    """The lecture's saddle and one of its minima."""
-    return problems.lecture_points()
-
-
-@table("network", [()])
-def zero_network(seed: int) -> KnownPoint:
-    """A network with one hidden layer, all weights zero."""
-    return problems.zero_mlp_point(seed=seed)
+# The lecture's saddle and one of its minima; a network with one hidden layer, all weights zero.
+table("lecture", [()])(lambda _: problems.lecture_points())
+table("network", [()])(lambda seed: problems.zero_mlp_point(seed=seed))
 
 
 @table("linear_network", [*product(((4, 2, 3), (3, 3, 3), (5, 4, 3)), range(4))])
@@ -72,19 +62,16 @@ def descend(
     """Plain gradient descent on the whole batch until the loss is below a value: parameters, loss, steps."""
     both = jax.value_and_grad(loss)
 
-    def going_on(state: Any) -> jax.Array:
-        _, _, value, step = state
-        return (step < num_steps) & (value >= below)
-
     def move(state: Any) -> Any:
-        at, gradient, _, step = state
+        at, (_, gradient), step = state
         at = jax.tree.map(lambda leaf, slope: leaf - rate * slope, at, gradient)
-        value, gradient = both(at, data)
-        return at, gradient, value, step + 1
+        return at, both(at, data), step + 1
 
-    value, gradient = both(params, data)
-    start = (params, gradient, value, jnp.zeros_like(num_steps))
-    params, _, value, step = jax.lax.while_loop(going_on, move, start)
+    def going_on(state: Any) -> jax.Array:
+        return (state[2] < num_steps) & (state[1][0] >= below)
+
+    start = (params, both(params, data), jnp.zeros_like(num_steps))
+    params, (value, _), step = jax.lax.while_loop(going_on, move, start)
     return params, value, step
 
 
@@ -96,29 +83,15 @@ ACTIVATIONS = {
     "gelu": ((64, 13, 10), 0.009, 1.5, 0.05),
     "silu": ((64, 11, 11, 11, 10), 0.28, 1.5, 0.05),
 }
-# Label and reason of each state.  Measured in float64 with seed 0, from dense eigenvalues; s is the
-# Newton step in the eigenvectors above 1e-3‖H‖, and the flat share is the part of ‖gradient‖² in the others:
-#
-# =======  ================  ================  ==========  ====================  =============
-# state    ‖gradient‖        λ_min             λ_max       loss change by s      flat share
-# =======  ================  ================  ==========  ====================  =============
-# plateau  0.0009 … 0.013    −0.063 … −1.03    0.06 … 1.0  +4e-6 … +2e-4         below 5e-6
-# leaving  0.11 … 0.20       −0.28 … −1.3      0.16 … 1.1  −0.06 … +0.03         below 1e-5
-# slope    0.73 … 2.0        −0.88 … −2.4      22 … 59     −0.20 … −0.59         0.002
-# late     0.017 … 0.038     −0.009 … −0.030   26 … 55     −2e-4 … +8e-3         0.73 … 0.98
-# =======  ================  ================  ==========  ====================  =============
+# Reason of each state's label.  Measured in float64 with seed 0: at a plateau λ_min is −0.06 … −1.03, and a
+# Newton step in the curved directions changes the loss by less than 2e-4; leaving it and on a slope the
+# gradient is 0.1 … 2; late, 0.73 … 0.98 of ‖gradient‖² lies where the curvature is below 1e-3‖H‖.
 STATES = {
-    "plateau": (
-        "saddle",
-        "a fifth of the way from a small start to a loss 3 % lower; Newton's method in the curved "
-        "directions converges nearby to a critical point with eigenvalues of both signs",
-    ),
-    "leaving": ("not_critical", "first step with the loss 3 % below that of a small start"),
-    "slope": ("not_critical", "five steps into descent from a standard start"),
-    "late": (
-        "not_critical",
-        "3,000 steps from a standard start; most of the gradient lies where there is no curvature",
-    ),
+    "plateau": "a fifth of the way from a small start to a loss 3 % lower; Newton's method in the curved "
+    "directions converges nearby to a critical point with eigenvalues of both signs",
+    "leaving": "first step with the loss 3 % below that of a small start",
+    "slope": "five steps into descent from a standard start",
+    "late": "3,000 steps from a standard start; most of the gradient lies where there is no curvature",
 }
 
 
@@ -136,15 +109,12 @@ def reach(name: str, loss: Callable[[Any, Any], jax.Array], state: str, data: An
 
 @table("plateau", [(ACTIVATIONS,)])
 def plateau_points(seed: int, activations: Iterable[str], states: Iterable[str] = STATES) -> list[KnownPoint]:
-    """Networks that learn the digits, without biases; computed in float32 unless JAX has 64-bit numbers.
-
-    About ten seconds on two cores for all, mostly for "late".
-    """
+    """Networks that learn the digits, without biases; computed in float32 unless JAX has 64-bit numbers."""
     data, points = problems.digits(one_hot=True), []
     for name, state in product(activations, states):
         loss = problems.mlp_loss(name, "squared_error")
         params = reach(name, loss, state, data, seed)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-        label, why = STATES[state]
+        label, why = "saddle" if state == "plateau" else "not_critical", STATES[state]
         points.append(KnownPoint(f"{name}_{state}", loss, params, label, data=data, isolated=False, why=why))
     return points

@@ -1,9 +1,4 @@
-"""Exact optima of fits with symmetries, and saddles of these: tensors, distances, mixtures, constant answers.
-
-A minimum here is global.
-"""
-
-from __future__ import annotations
+"""Global minima of fits with symmetries, and saddles: tensors, distances, mixtures, constant answers."""
 
 from itertools import product
 from typing import Any
@@ -13,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.truth_points.orbits import ORBIT, SADDLE
-from benchmarks.truth_points.table import draws, table
+from benchmarks.truth_points.table import draws, of_data, table
 from hessian_probe.problems import KnownPoint
 from hessian_probe.problems.known_point import random_rotation
 
@@ -52,10 +47,10 @@ def tensors(seed: int, state: str) -> KnownPoint:
     return KnownPoint(name, tensor_fit, params, "saddle", 0, target, descent=descent, why=why, **ORBIT)
 
 
-def stress(positions: jax.Array, squared: Any) -> jax.Array:
-    """⅛ Σ (‖xᵢ − xⱼ‖² − dᵢⱼ²)² over all ordered pairs of rows."""
-    apart = positions[:, None, :] - positions[None, :, :]
-    return jnp.sum((jnp.sum(apart**2, axis=-1) - squared) ** 2) / 8.0
+# ⅛ Σ (‖xᵢ − xⱼ‖² − dᵢⱼ²)² over all ordered pairs of rows.
+stress = of_data(
+    lambda p, squared: jnp.sum((jnp.sum((p[:, None] - p[None]) ** 2, axis=-1) - squared) ** 2) / 8.0
+)
 
 
 @table("orbit", product((False, True), range(2)))
@@ -69,17 +64,14 @@ def distances(seed: int, collapsed: bool, number: int) -> KnownPoint:
     places = rng.standard_normal((8, 3))
     squared = np.sum((places[:, None] - places[None]) ** 2, axis=-1)
     if not collapsed:
-        why = "zero loss, and rigid motions"
-        return KnownPoint(
-            f"distances_{number}", stress, places, "minimum", 0, squared, num_zero=6, why=why, **ORBIT
-        )
+        name, facts = f"distances_{number}", {"num_zero": 6, "why": "zero loss, and rigid motions", **ORBIT}
+        return KnownPoint(name, stress, places, "minimum", 0, squared, **facts)
     laplacian = np.linalg.eigvalsh(np.diag(squared.sum(1)) - squared)
     curvature = -np.repeat(np.r_[laplacian[1:], 0.0], 3)
     why = "the Hessian is minus a Laplacian, and its null directions are shifts"
     params = np.zeros((8, 3)) + number * rng.standard_normal(3)
-    return KnownPoint.from_curvature(
-        f"distances_collapsed_{number}", stress, params, curvature, squared, why=why, isolated=False
-    )
+    name = f"distances_collapsed_{number}"
+    return KnownPoint.from_curvature(name, stress, params, curvature, squared, why=why, **SADDLE)
 
 
 def gaussian_mixture(params: dict[str, jax.Array], samples: Any) -> jax.Array:
@@ -113,36 +105,21 @@ def mixtures(seed: int, wide: int) -> KnownPoint:
     return KnownPoint(name, gaussian_mixture, params, "minimum", 0, mean + z, num_zero=3, why=why, **ORBIT)
 
 
-def softmax_regression(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
+@of_data
+def softmax_regression(params: dict[str, jax.Array], inputs: Any, targets: Any) -> jax.Array:
     """Mean cross-entropy of the classes' log-odds Wx + b."""
-    inputs, targets = data
-    return -jnp.mean(
-        jnp.sum(targets * jax.nn.log_softmax(inputs @ params["W"].T + params["b"][None, :]), axis=1)
-    )
+    logs = jax.nn.log_softmax(inputs @ params["W"].T + params["b"][None, :])
+    return -jnp.mean(jnp.sum(targets * logs, axis=1))
 
 
 @table("orbit", 3)
 def constant_answers(seed: int, number: int) -> KnownPoint:
-    """Inputs that say nothing of the class: W = 0 or the same row for all, and the classes' frequencies.
-
-    Each input comes with its opposite of the same class, so that the gradient of this convex loss is zero.
-    """
+    """Inputs that say nothing of the class, each with its opposite: W = 0 or one row, and frequencies."""
     rng = draws(seed, number, 64)
     inputs, classes = rng.standard_normal((30, 4)), np.r_[0:3, rng.integers(0, 3, 27)]
     targets = np.eye(3)[np.r_[classes, classes]]
-    params = {
-        "W": np.tile(float(number) * rng.standard_normal(4), (3, 1)),
-        "b": np.log(targets.mean(0)) + rng.standard_normal(),
-    }
+    rows = np.tile(float(number) * rng.standard_normal(4), (3, 1))
+    params = {"W": rows, "b": np.log(targets.mean(0)) + rng.standard_normal()}
     why = "convex, zero gradient; one row and one constant may be added to all classes"
-    return KnownPoint(
-        f"constant_answer_{number}",
-        softmax_regression,
-        params,
-        "minimum",
-        0,
-        (np.r_[inputs, -inputs], targets),
-        num_zero=5,
-        why=why,
-        **ORBIT,
-    )
+    name, data = f"constant_answer_{number}", (np.r_[inputs, -inputs], targets)
+    return KnownPoint(name, softmax_regression, params, "minimum", 0, data, num_zero=5, why=why, **ORBIT)

@@ -1,11 +1,7 @@
 """Extrema and saddles on orbits: symmetries keep the loss constant along curves through the point.
 
-Merged units, losses that do not change with the scale of their parameters, low-rank factors, tensors,
-gauges, rigid motions, and mixtures at exact optima.  A minimum here is global unless its row says otherwise,
-so that nothing within any distance is lower.
+A minimum here is global unless its row says otherwise, so that nothing within any distance is lower.
 """
-
-from __future__ import annotations
 
 from itertools import product
 from typing import Any
@@ -15,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.truth_points.flat import factorisation
-from benchmarks.truth_points.table import draws, table
+from benchmarks.truth_points.table import draws, of_data, table
 from hessian_probe.problems import KnownPoint
 from hessian_probe.problems.known_point import random_rotation
 
 ORBIT: dict[str, Any] = {"degenerate": True, "isolated": False}
 SADDLE: dict[str, Any] = {"isolated": False}
+known = KnownPoint.from_curvature
 
 
 def unit(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -29,10 +26,8 @@ def unit(rng: np.random.Generator, size: int) -> np.ndarray:
     return direction / np.linalg.norm(direction)
 
 
-def tanh_network(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
-    """½ mean (Σ vⱼ tanh(wⱼ·x) − y)²; x has a constant among its entries."""
-    inputs, targets = data
-    return 0.5 * jnp.mean((jnp.tanh(inputs @ params["w"].T) @ params["v"] - targets) ** 2)
+# ½ mean (Σ vⱼ tanh(wⱼ·x) − y)²; x has a constant among its entries.
+tanh_network = of_data(lambda p, x, y: 0.5 * jnp.mean((jnp.tanh(x @ p["w"].T) @ p["v"] - y) ** 2))
 
 
 @table("orbit", product((2, 3), (False, True)))
@@ -73,9 +68,9 @@ def reflect(x: Any, mirror: Any) -> Any:
     return x - 2.0 * (x @ mirror)[..., None] * mirror.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def rayleigh(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+@of_data
+def rayleigh(params: jax.Array, values: Any, mirror: Any) -> jax.Array:
     """Σ over rows of zᵀDz/zᵀz, z the reflected row and D diagonal."""
-    values, mirror = data
     z = reflect(params, mirror) ** 2
     return jnp.sum((z @ values) / jnp.sum(z, axis=-1))
 
@@ -96,12 +91,9 @@ def eigenvectors(seed: int, shape: tuple[int, ...], which: int) -> KnownPoint:
     there, mirror = mirrored(np.eye(n)[which], rng)
     lengths = rng.uniform(0.5, 2.0, shape[:-1])
     curvature = np.concatenate([2.0 * (values - values[which]) / r**2 for r in lengths.ravel()])
-    name = f"eigenvector{which}_{rows}x{n}"
+    name, params = f"eigenvector{which}_{rows}x{n}", lengths[..., None] * there
     why = "the Hessian at an eigenvector is 2(A − aₖ)/‖x‖², and x itself is its one null direction in a row"
-    params = lengths[..., None] * there
-    return KnownPoint.from_curvature(
-        name, rayleigh, params, curvature, (values, mirror), why=why, isolated=False
-    )
+    return known(name, rayleigh, params, curvature, (values, mirror), why=why, isolated=False)
 
 
 def quartic_on_sphere(params: jax.Array, mirror: Any) -> jax.Array:
@@ -126,16 +118,13 @@ def orthogonal_tensors(seed: int, n: int, support: int) -> KnownPoint:
     curvature = np.r_[np.full(support - 1, -8.0), np.full(n - support, 4.0), 0.0] / (support * length**2)
     why = f"{support - 1} directions of −8/s and {n - support} of 4/s on the unit sphere, s = {support}"
     name = f"orthogonal_tensor_{support}_of_{n}"
-    return KnownPoint.from_curvature(
-        name, quartic_on_sphere, length * there, curvature, mirror, why=why, isolated=False
-    )
+    return known(name, quartic_on_sphere, length * there, curvature, mirror, why=why, isolated=False)
 
 
-def weight_norm(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
-    """½ mean (X(g v/‖v‖) − y)²."""
-    inputs, targets = data
-    weights = params["g"] * params["v"] / jnp.sqrt(jnp.sum(params["v"] ** 2))
-    return 0.5 * jnp.mean((inputs @ weights - targets) ** 2)
+# ½ mean (X(g v/‖v‖) − y)².
+weight_norm = of_data(
+    lambda p, x, y: 0.5 * jnp.mean((x @ (p["g"] * p["v"] / jnp.sqrt(jnp.sum(p["v"] ** 2))) - y) ** 2)
+)
 
 
 @table("orbit", product((0.3, 3.0), (False, True)))
@@ -153,10 +142,8 @@ def weight_norms(seed: int, length: float, silent: bool) -> KnownPoint:
     pull = inputs.T @ targets / np.linalg.norm(inputs.T @ targets)
     v = rng.standard_normal(n)
     v = v - pull * (pull @ v) if silent else weights
-    params = {
-        "g": np.array([0.0 if silent else np.linalg.norm(weights)]),
-        "v": length * v / np.linalg.norm(v),
-    }
+    g = np.array([0.0 if silent else np.linalg.norm(weights)])
+    params = {"g": g, "v": length * v / np.linalg.norm(v)}
     name, data = f"weight_norm_{length:g}{'_silent' * silent}", (inputs, targets)
     if silent:
         why = "positive along g and, off the diagonal, not zero: both signs"
@@ -165,10 +152,10 @@ def weight_norms(seed: int, length: float, silent: bool) -> KnownPoint:
     return KnownPoint(name, weight_norm, params, "minimum", 0, data, num_zero=1, why=why, **ORBIT)
 
 
-def phase_energy(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """½ Σ Aᵢⱼ (1 − cos(θᵢ − θⱼ − φᵢⱼ)), unchanged by a shift of all phases."""
-    links, offsets = data
-    return 0.5 * jnp.sum(links * (1.0 - jnp.cos(params[:, None] - params[None, :] - offsets)))
+# ½ Σ Aᵢⱼ (1 − cos(θᵢ − θⱼ − φᵢⱼ)), unchanged by a shift of all phases.
+phase_energy = of_data(
+    lambda p, links, offsets: 0.5 * jnp.sum(links * (1.0 - jnp.cos(p[:, None] - p[None, :] - offsets)))
+)
 
 
 @table("orbit", [("complete", 0), ("complete", 1), ("bipartite", 0), ("bipartite", 6)])
@@ -184,9 +171,7 @@ def phases(seed: int, graph: str, turned: int) -> KnownPoint:
     curvature = np.linalg.eigvalsh(np.diag(signed.sum(1)) - signed)
     curvature[np.abs(curvature) < 1e-9] = 0.0
     name, why = f"phases_{graph}_{turned}", "the Hessian is the Laplacian of the links with these signs"
-    return KnownPoint.from_curvature(
-        name, phase_energy, params, curvature, (links, offsets), why=why, isolated=False
-    )
+    return known(name, phase_energy, params, curvature, (links, offsets), why=why, isolated=False)
 
 
 @table("orbit", product((3, 5), (3, 2)))
@@ -205,9 +190,9 @@ def low_rank(seed: int, width: int, fitted: int) -> KnownPoint:
     return KnownPoint(name, factorisation, params, "minimum", 0, target, why="zero loss", **ORBIT)
 
 
-def gram(params: jax.Array, target: Any) -> jax.Array:
-    """¼‖XXᵀ − M‖²."""
-    return 0.25 * jnp.sum((params @ params.T - target) ** 2)
+# ¼‖XXᵀ − M‖²; ½ Σ over the entries seen of (UVᵀ − M)².
+gram = of_data(lambda p, target: 0.25 * jnp.sum((p @ p.T - target) ** 2))
+completion = of_data(lambda p, seen, target: 0.5 * jnp.sum(seen * (p["U"] @ p["V"].T - target) ** 2))
 
 
 @table("orbit", [("all", 3), ("two", 3), ("none", 3), ("none", 12)])
@@ -230,13 +215,7 @@ def grams(seed: int, fitted: str, rank: int) -> KnownPoint:
     curvature = -np.repeat(np.r_[values, np.zeros(12 - rank)], 3)
     why = "the Hessian is −M, and ¼‖XXᵀ‖² rises where M is silent"
     label = "maximum" if rank == 12 else "saddle"
-    return KnownPoint.from_curvature(name, gram, params, curvature, target, label=label, why=why)
-
-
-def completion(params: dict[str, jax.Array], data: tuple[Any, Any]) -> jax.Array:
-    """½ Σ over the entries seen of (UVᵀ − M)²."""
-    seen, target = data
-    return 0.5 * jnp.sum(seen * (params["U"] @ params["V"].T - target) ** 2)
+    return known(name, gram, params, curvature, target, label=label, why=why)
 
 
 @table("orbit", 2)
@@ -245,6 +224,5 @@ def completions(seed: int, number: int) -> KnownPoint:
     rng = draws(seed, number, 58)
     params = {"U": rng.standard_normal((16, 2)), "V": rng.standard_normal((12, 2))}
     data = ((rng.random((16, 12)) < 0.67).astype(np.float64), params["U"] @ params["V"].T)
-    return KnownPoint(
-        f"completion_{number}", completion, params, "minimum", 0, data, why="zero loss", **ORBIT
-    )
+    name = f"completion_{number}"
+    return KnownPoint(name, completion, params, "minimum", 0, data, why="zero loss", **ORBIT)

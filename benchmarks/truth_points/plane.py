@@ -4,8 +4,6 @@
 eigenvalues, polished in float64.  A complete list lets a search be checked for what it missed.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections import Counter
@@ -98,10 +96,7 @@ def plane(_: int) -> list[KnownPoint]:
 
 
 def lennard_jones(positions: jax.Array) -> jax.Array:
-    """4 Σ (r⁻¹² − r⁻⁶) over all pairs of atoms, at positions of shape (atoms, 3).
-
-    Source: Jones, "On the determination of molecular fields II" (1924), doi:10.1098/rspa.1924.0082.
-    """
+    """4 Σ (r⁻¹² − r⁻⁶) over all pairs of atoms, at (atoms, 3); Jones (1924), doi:10.1098/rspa.1924.0082."""
     first, second = np.triu_indices(positions.shape[0], k=1)
     squared = jnp.sum((positions[first] - positions[second]) ** 2, axis=-1)
     attraction = squared**-3
@@ -118,38 +113,28 @@ def clusters(_: int) -> list[KnownPoint]:
     atoms: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader((DATA / "lennard_jones.csv").read_text("utf-8").splitlines()):
         atoms.setdefault(row["point"], []).append(row)
-    return [
-        KnownPoint(
-            name,
-            lennard_jones,
-            np.array([[float(atom[axis]) for axis in "xyz"] for atom in found]),
-            "minimum" if found[0]["index"] == "0" else "saddle",
-            int(found[0]["index"]),
-            degenerate=found[0]["index"] == "0",
-            num_zero=6,
-            isolated=False,
-            eigenvalue_range=(float(found[0]["lambda_min"]), float(found[0]["lambda_max"])),
-            why=f"energy {float(found[0]['energy']):.6f}; dense eigenvalues, six of them zero",
+    points = []
+    for name, found in atoms.items():
+        index, energy, low, high = (
+            float(found[0][k]) for k in ("index", "energy", "lambda_min", "lambda_max")
         )
-        for name, found in atoms.items()
-    ]
-
-
-def styblinski_tang_roots() -> np.ndarray:
-    """The roots of 4z³ − 32z + 5, ascending, by Newton to the last bit: they are simple."""
-    roots = np.sort(np.roots([4.0, 0.0, -32.0, 5.0]).real)
-    for _ in range(3):
-        roots = roots - (4.0 * roots**3 - 32.0 * roots + 5.0) / (12.0 * roots**2 - 32.0)
-    return roots
+        at = np.array([[float(atom[axis]) for axis in "xyz"] for atom in found])
+        facts = {"degenerate": index == 0, "num_zero": 6, "isolated": False, "eigenvalue_range": (low, high)}
+        facts["why"] = f"energy {energy:.6f}; dense eigenvalues, six of them zero"
+        label = "saddle" if index else "minimum"
+        points.append(KnownPoint(name, lennard_jones, at, label, int(index), **facts))
+    return points
 
 
 @table("styblinski_tang", [(2, range(3)), (10, range(11)), (30, (0, 1, 2, 15, 29, 30))])
 def styblinski_tang_points(seed: int, n: int, indices: Iterable[int]) -> list[KnownPoint]:
     """One point of each index: as many coordinates sit at the middle root, where curvature is negative."""
-    rng, points = draws(seed, n), []
+    rng, points, roots = draws(seed, n), [], np.sort(np.roots([4.0, 0.0, -32.0, 5.0]).real)
+    for _ in range(3):  # by Newton to the last bit: the roots of 4z³ − 32z + 5 are simple
+        roots = roots - (4.0 * roots**3 - 32.0 * roots + 5.0) / (12.0 * roots**2 - 32.0)
     for k in indices:
         which = np.concatenate([np.ones(k, int), rng.choice([0, 2], size=n - k)])
-        at = styblinski_tang_roots()[rng.permutation(which)]
+        at = roots[rng.permutation(which)]
         name, curvature = f"styblinski_tang_n{n}_index{k}", 6.0 * at**2 - 16.0
         why = "separable: each coordinate is a root of 4z^3 - 32z + 5, curvature 6z^2 - 16"
         points.append(KnownPoint.from_curvature(name, styblinski_tang, at, curvature, why=why))

@@ -1,7 +1,5 @@
 """Functions with a prescribed spectrum: what a certificate of an extremum must not miss, and units."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np
@@ -73,22 +71,16 @@ def certificates(seed: int, size: int, number: int) -> list[KnownPoint]:
     values = bulk(SHAPES[number], size, rng)
     seen, tiny = 10.0 ** rng.uniform(-3.0, -1.0), 10.0 ** rng.uniform(-6.0, -4.0)
     copies = int(rng.integers(2, max(size // 4, 3)))
-    depth = 10.0 ** rng.uniform(-1.5, 0.0)
-    spectra = {
-        "negative": np.r_[-seen, values[1:]],
-        "positive": np.r_[seen, values[1:]],
-        "tiny_negative": np.r_[-tiny, values[1:]],
-        "repeated": np.r_[np.full(copies, -depth), values[copies:]],
-        "maximum": -values,
-    }
+    lowest = {"negative": [-seen], "positive": [seen], "tiny_negative": [-tiny]}
+    lowest["repeated"] = [-(10.0 ** rng.uniform(-1.5, 0.0))] * copies
+    spectra = {name: np.r_[few, values[len(few) :]] for name, few in lowest.items()} | {"maximum": -values}
     points = []
     for name, spectrum in spectra.items():
         spectrum = rng.permutation(spectrum)
         center = rng.standard_normal(size) * rng.integers(0, 2)
         quartic = float(rng.integers(0, 2)) if spectrum.max() > 0 else 0.0
-        point = quadratic(
-            spectrum, center=center, rotate=bool(number % 2), quartic=quartic, seed=int(rng.integers(2**31))
-        )
+        facts = {"rotate": bool(number % 2), "quartic": quartic, "seed": int(rng.integers(2**31))}
+        point = quadratic(spectrum, center=center, **facts)
         decisive = np.min(np.abs(spectrum))
         if point.label == "saddle":  # the largest of either sign decide
             decisive = min(-spectrum.min(), spectrum.max())

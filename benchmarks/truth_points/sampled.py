@@ -1,7 +1,5 @@
 """Losses of which only a sample is seen, or only some digits: the truth is the population's, or exact."""
 
-from __future__ import annotations
-
 import functools
 from itertools import product
 from typing import Any
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from benchmarks.truth_points.table import draws, table
+from benchmarks.truth_points.table import draws, of_data, table
 from hessian_probe.problems import KnownPoint
 from hessian_probe.problems.known_point import random_rotation
 
@@ -25,16 +23,13 @@ LABELS = ("minimum", "saddle", "maximum", "not_critical")
 
 
 def standard_errors_needed(num_batches: int) -> float:
-    """Distance from zero, in standard errors of all B batches, from which a sign is decidable.
-
-    √2 times the quantile of Student's t with B/2 − 1 degrees of freedom: 18 for 8, 5.8 for 32.
-    """
+    """Standard errors of all B batches from zero from which a sign is decidable: 18 for 8, 5.8 for 32."""
     return float(np.sqrt(2.0) * scipy.stats.t.isf(LEVEL, num_batches // 2 - 1))
 
 
-def sampled_quartic(params: jax.Array, batch: tuple[Any, ...]) -> jax.Array:
+@of_data
+def sampled_quartic(params: jax.Array, curvature: Any, slope: Any, rotation: Any, center: Any) -> jax.Array:
     """Mean over samples of ½ Σ h z² + Σ g z + ¼ Σ z⁴ at z = Q(x − c), Q and c repeated for every sample."""
-    curvature, slope, rotation, center = batch
     z = jnp.einsum("sij,sj->si", rotation, params[None, :] - center, precision="highest")
     terms = 0.5 * curvature * z**2 + slope * z + 0.25 * z**4
     return jnp.sum(terms) / curvature.shape[0]
@@ -80,15 +75,12 @@ def noise(seed: int, multiple: float, num_batches: int, label: str) -> KnownPoin
     h = curvature + spread * rng.standard_normal((samples, SIZE))
     g = slope + slope_spread * rng.standard_normal((samples, SIZE))
     repeated = np.broadcast_to(rotation, (BATCH, SIZE, SIZE)), np.broadcast_to(center, (BATCH, SIZE))
-    return KnownPoint(
-        f"sampled_{label}_seed{code}",
-        sampled_quartic,
-        center,
-        label,  # and no index: that of the sample's Hessian may differ
-        data=[(h[k : k + BATCH], g[k : k + BATCH], *repeated) for k in range(0, samples, BATCH)],
-        decidable=decidable(label, num_batches, curvature, slope, spread, slope_spread),
-        why="mean and spread of the samples' curvatures and slopes are given",
-    )
+    data = [(h[k : k + BATCH], g[k : k + BATCH], *repeated) for k in range(0, samples, BATCH)]
+    why = "mean and spread of the samples' curvatures and slopes are given"
+    sure = decidable(label, num_batches, curvature, slope, spread, slope_spread)
+    # Without an index: that of the sample's Hessian may differ.
+    name = f"sampled_{label}_seed{code}"
+    return KnownPoint(name, sampled_quartic, center, label, data=data, decidable=sure, why=why)
 
 
 # ‖H‖-relative curvature counts as decidable from DECIDED·u upwards and as hidden up to HIDDEN·u, u the
@@ -103,8 +95,8 @@ def narrow_quadratic(narrow: str) -> Any:
     """Make ½ Σ wᵢ (Ax − b)ᵢ² with the product Ax computed in a narrow type."""
     dtype = NARROW[narrow]
 
-    def loss(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
-        rows, target, weights = data
+    @of_data
+    def loss(params: jax.Array, rows: Any, target: Any, weights: Any) -> jax.Array:
         product = rows.astype(dtype) @ params.astype(dtype)
         apart = product.astype(weights.dtype) - target
         return (0.5 * jnp.sum(weights * apart**2)).astype(params.dtype)
@@ -112,11 +104,8 @@ def narrow_quadratic(narrow: str) -> Any:
     return loss
 
 
-def wide_quadratic(params: jax.Array, data: tuple[Any, Any, Any]) -> jax.Array:
-    """½ Σ wᵢ (Ax − b)ᵢ² in float32, whatever narrow type the parameters have."""
-    rows, target, weights = data
-    apart = rows @ params.astype(rows.dtype) - target
-    return 0.5 * jnp.sum(weights * apart**2)
+# ½ Σ wᵢ (Ax − b)ᵢ² in float32, whatever narrow type the parameters have.
+wide_quadratic = of_data(lambda x, a, b, w: 0.5 * jnp.sum(w * (a @ x.astype(a.dtype) - b) ** 2))
 
 
 def narrowed(values: Any, narrow: str) -> np.ndarray:
@@ -124,9 +113,7 @@ def narrowed(values: Any, narrow: str) -> np.ndarray:
     return np.asarray(values).astype(jnp.dtype(NARROW[narrow])).astype(np.float64)
 
 
-def inertia(
-    rows: np.ndarray, weights: np.ndarray, narrow: str, name: str, loss: Any, **facts: Any
-) -> KnownPoint:
+def inertia(rows: np.ndarray, weights: np.ndarray, name: str, loss: Any, **facts: Any) -> KnownPoint:
     """Read the truth off AᵀWA: its inertia is that of W, A being invertible (Sylvester)."""
     values = np.linalg.eigvalsh(rows.T @ (weights[:, None] * rows))
     both = min(-values[0], values[-1]) if values[0] < 0 < values[-1] else np.min(np.abs(values))
@@ -156,7 +143,7 @@ def precision(seed: int, narrow: str, number: int) -> list[KnownPoint]:
     # The target is the rounded product, as the loss computes it up to the order of its sum.
     data = (rows, narrowed(rows @ center, narrow), weights)
     name, loss = f"{narrow}_product_{label}_{number}", narrow_quadratic(narrow)
-    points = [inertia(rows, weights, narrow, name, loss, params=center, data=data, decidable=not hidden)]
+    points = [inertia(rows, weights, name, loss, params=center, data=data, decidable=not hidden)]
     if hidden:
         return points
     # A Hadamard matrix (Sylvester 1867) of columns with random signs: AᵀA = n, and with small integers
@@ -167,9 +154,6 @@ def precision(seed: int, narrow: str, number: int) -> list[KnownPoint]:
     rows = rng.permutation(rows) * rng.choice([-1.0, 1.0], n)
     center = rng.integers(-4, 5, n).astype(np.float64)
     data = tuple(part.astype(np.float32) for part in (rows, rows @ center, curvature))
-    params = center.astype(jnp.dtype(NARROW[narrow]))
+    facts = {"params": center.astype(jnp.dtype(NARROW[narrow])), "data": data, "fixed_dtype": True}
     name = f"{narrow}_params_{label}_{number}"
-    return [
-        *points,
-        inertia(rows, weights, narrow, name, wide_quadratic, params=params, data=data, fixed_dtype=True),
-    ]
+    return [*points, inertia(rows, weights, name, wide_quadratic, **facts)]

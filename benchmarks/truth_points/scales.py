@@ -1,7 +1,5 @@
 """Where sizes mislead and signs do not: units, offsets, conditioning, tails, invariance to scale."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 
@@ -9,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.truth_points.table import changed, draws, table
+from benchmarks.truth_points.table import changed, draws, of_data, table
 from hessian_probe.problems import KnownPoint, quadratic
 from hessian_probe.problems.known_point import random_rotation
 
@@ -30,11 +28,7 @@ def units(seed: int, number: int, kind: int, at_origin: bool) -> KnownPoint:
 
 @table("scale", product((2, 3, 4, 6, 8, 11, 14), (1, -1), (False, True)))
 def conditions(seed: int, exponent: int, sign: int, rotate: bool) -> KnownPoint:
-    """Minima, and saddles of one small negative eigenvalue, of condition 1e2 … 1e14.
-
-    ``gap`` is 1/condition: below the precision's rounding the sign of the smallest eigenvalue is lost,
-    although the exact function has one.
-    """
+    """Minima, and saddles of one small negative eigenvalue, of condition 1e2 … 1e14, 1/``gap``."""
     rng = draws(seed, exponent, sign + 1, rotate)
     spectrum = 10.0 ** -np.r_[0.0, rng.uniform(0.0, exponent, SIZE - 2), exponent]
     spectrum[-1] *= sign
@@ -43,10 +37,8 @@ def conditions(seed: int, exponent: int, sign: int, rotate: bool) -> KnownPoint:
     return changed(point, f"condition_1e{exponent}_{point.label}{'_rotated' * rotate}", gap=10.0**-exponent)
 
 
-def offset_quadratic(params: jax.Array, data: tuple[Any, Any, Any, Any]) -> jax.Array:
-    """½ Σ λᵢzᵢ² + d at z = Q(x − c)."""
-    rotation, center, curvature, offset = data
-    return 0.5 * jnp.sum(curvature * (rotation @ (params - center)) ** 2) + offset[0]
+# ½ Σ λᵢzᵢ² + d at z = Q(x − c).
+offset_quadratic = of_data(lambda x, q, c, curve, d: 0.5 * jnp.sum(curve * (q @ (x - c)) ** 2) + d[0])
 
 
 @table("scale", 12)
@@ -62,11 +54,12 @@ def offsets(seed: int, number: int) -> KnownPoint:
     return KnownPoint.from_curvature(name, offset_quadratic, center, spectrum, data, why=why)
 
 
+@of_data
 def falling(params: jax.Array, weights: Any) -> jax.Array:
-    """Evaluate a function that falls for ever along x₀, times or plus a bowl in the others.
+    """A function that falls for ever along x₀, times or plus a bowl in the others, by weights.
 
-    Weights are those of exp(−x₀)(1 + ‖x'‖²/2), 1/(1 + x₀²) + ‖x'‖²/2, −atan(x₀) + ‖x'‖²/2 and
-    softplus(−x₀) + ‖x'‖²/2.  No weighted term has a critical point with x₀ > 0.
+    exp(−x₀)(1 + ‖x'‖²/2), 1/(1 + x₀²) + ‖x'‖²/2, −atan(x₀) + ‖x'‖²/2 and softplus(−x₀) + ‖x'‖²/2: no
+    weighted term has a critical point with x₀ > 0.
     """
     first, bowl = params[0], 0.5 * jnp.sum(params[1:] ** 2)
     away = (
@@ -80,10 +73,7 @@ def falling(params: jax.Array, weights: Any) -> jax.Array:
 
 @table("scale", product(range(4), (2, 6, 12, 20)))
 def tails(seed: int, which: int, far: int) -> KnownPoint:
-    """Far out on tails, gradients from 1e-1 down to 1e-9.
-
-    ``gap``: whether the gradient is above the rounding of the bowl's curvature times the parameters' length.
-    """
+    """Far out on tails, gradients from 1e-1 to 1e-9; ``gap`` holds them against the bowl's rounding."""
     slope = (np.exp(-far), 2.0 * far / (1.0 + far**2) ** 2, 1.0 / (1.0 + far**2), np.exp(-far))[which]
     bowl = np.exp(-far) if which == 0 else 1.0
     at = np.r_[float(far), np.zeros(2)]
@@ -93,10 +83,8 @@ def tails(seed: int, which: int, far: int) -> KnownPoint:
     return KnownPoint(f"tail_{which}_{far}", falling, at, "not_critical", data=data, gap=gap, why=why)
 
 
-def separable_logistic(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """Mean of log(1 + exp(−y w·x)), y = ±1."""
-    inputs, signs = data
-    return jnp.mean(jax.nn.softplus(-signs * (inputs @ params)))
+# Mean of log(1 + exp(−y w·x)), y = ±1.
+separable_logistic = of_data(lambda w, x, y: jnp.mean(jax.nn.softplus(-y * (x @ w))))
 
 
 @table("scale", product(range(4), range(2)))
@@ -107,15 +95,13 @@ def separable(seed: int, number: int, copy: int) -> KnownPoint:
     truth /= np.linalg.norm(truth)
     signs = np.sign(inputs @ truth)
     inputs += 0.3 * signs[:, None] * truth
-    name = f"separable_logistic_{length:g}_{copy}"
-    data = (inputs, signs)
+    name, at, data = f"separable_logistic_{length:g}_{copy}", length * truth, (inputs, signs)
     why = "every step along w lowers every term: the loss has no critical point"
-    return KnownPoint(name, separable_logistic, length * truth, "not_critical", 0, data, num_zero=0, why=why)
+    return KnownPoint(name, separable_logistic, at, "not_critical", 0, data, num_zero=0, why=why)
 
 
-def rayleigh_quotient(params: jax.Array, matrix: Any) -> jax.Array:
-    """xᵀAx / xᵀx, which does not change when x is scaled."""
-    return (params @ (matrix @ params)) / jnp.sum(params**2)
+# xᵀAx / xᵀx, which does not change when x is scaled.
+rayleigh_quotient = of_data(lambda x, matrix: (x @ (matrix @ x)) / jnp.sum(x**2))
 
 
 @table("scale", product(range(3), range(2), range(4)))
@@ -133,28 +119,25 @@ def rayleigh(seed: int, number: int, copy: int, k: int) -> KnownPoint:
     if k == 1:
         at, facts = radius * (vectors[:, 0] + vectors[:, 3]) / np.sqrt(2.0), {}
     facts |= {"data": (matrix + matrix.T) / 2.0, "why": "the Hessian at an eigenvector is 2(A − aₖ)/‖x‖²"}
-    return KnownPoint(
-        f"rayleigh_{k}_{radius:g}_{copy}", rayleigh_quotient, at, label, isolated=False, **facts
-    )
+    name = f"rayleigh_{k}_{radius:g}_{copy}"
+    return KnownPoint(name, rayleigh_quotient, at, label, isolated=False, **facts)
 
 
-def cubic_slope(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
-    """x₀³/3 + ex₀ + ½ Σ λᵢxᵢ², i ≥ 1."""
-    slope, curvature = data
-    x = params[0]
-    return x**3 / 3.0 + slope[0] * x + 0.5 * jnp.sum(curvature * params[1:] ** 2)
+# x₀³/3 + ex₀ + ½ Σ λᵢxᵢ², i ≥ 1.
+cubic_slope = of_data(
+    lambda x, slope, curve: x[0] ** 3 / 3.0 + slope[0] * x[0] + 0.5 * jnp.sum(curve * x[1:] ** 2)
+)
 
 
 @table("scale", product((2, 3, 4, 6, 8), (0, 1, -1)))
 def cubic_slopes(seed: int, exponent: int, where: int) -> KnownPoint:
     """x³/3 + ex has no critical point for e > 0, and two at ±√|e| for e < 0, of curvature ±2√|e|."""
     slope, curvature = 10.0**-exponent, draws(seed, exponent, where + 1).uniform(0.5, 2.0, 3)
-    name = f"cubic_slope_1e-{exponent}_{where}"
-    at = np.r_[where * np.sqrt(slope), np.zeros(3)]
-    label = ("not_critical", "minimum", "saddle")[where]
+    name, at = f"cubic_slope_1e-{exponent}_{where}", np.r_[where * np.sqrt(slope), np.zeros(3)]
     data = (np.array([slope if where == 0 else -slope]), curvature)
-    gap = 1.0 if where == 0 else float(2 * np.sqrt(slope) / curvature.max())
-    why = "the derivative along x₀ is x₀² + e" if where == 0 else "curvature ±2√e along x₀"
-    return KnownPoint(
-        name, cubic_slope, at, label, (0, 0, 1)[where], data, num_zero=int(where == 0), gap=gap, why=why
-    )
+    if where == 0:
+        facts = {"index": 0, "num_zero": 1, "why": "the derivative along x₀ is x₀² + e"}
+        return KnownPoint(name, cubic_slope, at, "not_critical", data=data, **facts)
+    gap, index = float(2 * np.sqrt(slope) / curvature.max()), int(where < 0)
+    facts = {"index": index, "num_zero": 0, "gap": gap, "why": "curvature ±2√e along x₀"}
+    return KnownPoint(name, cubic_slope, at, ("minimum", "saddle")[index], data=data, **facts)

@@ -1,11 +1,8 @@
 """Points at which the gradient is not zero: slopes, floors of valleys, and places next to critical points.
 
-A slope here has no critical point at all, or lies at the inflection between a well and a hill.  A place
-next to a critical point carries that point's label: it lies so near that the loss differs by less than
-1e-3 of what the curvature changes over the distance over which it holds.
+A place next to a critical point carries that point's label: it lies so near that the loss differs by less
+than 1e-3 of what the curvature changes over the distance over which it holds.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -13,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.truth_points.table import changed, draws, table
+from benchmarks.truth_points.table import changed, draws, of_data, table
 from hessian_probe.problems import KnownPoint, quadratic, random_polynomial, ridge_polynomial
 from hessian_probe.problems.known_point import random_rotation
 
@@ -34,16 +31,14 @@ def rising(seed: int, number: int) -> KnownPoint:
     weights = np.zeros((SIZE, 4))
     weights[0, [0, 2]] = SIZE * steep, 2.0 * SIZE * steep
     weights[1:, 1] = SIZE * curvature
-    name = f"rising_{number}"
-    at = center + rotation.T @ z
-    data = (rotation, rotation @ center, weights)
+    name, at, data = f"rising_{number}", center + rotation.T @ z, (rotation, rotation @ center, weights)
     why = f"the derivative along one direction is {steep:g}(1 + z²) everywhere"
     return KnownPoint(name, ridge_polynomial, at, "not_critical", data=data, gap=min(1.0, steep), why=why)
 
 
-def valley_floor(params: jax.Array, data: tuple[Any, Any]) -> jax.Array:
+@of_data
+def valley_floor(params: jax.Array, stiffness: Any, slope: Any) -> jax.Array:
     """½ Σ kᵢ(xᵢ − x₀²)² + s x₀, i ≥ 1."""
-    stiffness, slope = data
     apart = params[1:] - params[0] ** 2
     return 0.5 * jnp.sum(stiffness * apart**2) + slope[0] * params[0]
 
@@ -55,33 +50,24 @@ def valleys(seed: int, number: int) -> KnownPoint:
     first = rng.uniform(-1.0, 1.0)
     aside = (0.0, 1e-3, 1e-2)[number // 4] * rng.standard_normal(4)
     at = np.r_[first, first**2 + aside[1:]]
-    data = (10.0 ** rng.uniform(0.0, 2.0, 3), np.array([slope]))
+    name, data = f"valley_{slope:g}_{number}", (10.0 ** rng.uniform(0.0, 2.0, 3), np.array([slope]))
     why = "where the other derivatives vanish the one along the valley is s"
-    return KnownPoint(
-        f"valley_{slope:g}_{number}", valley_floor, at, "not_critical", data=data, gap=slope / 100.0, why=why
-    )
+    return KnownPoint(name, valley_floor, at, "not_critical", data=data, gap=slope / 100.0, why=why)
 
 
-def wells(params: jax.Array, widths: Any) -> jax.Array:
-    """Σ (xᵢ⁴/4 − aᵢ²xᵢ²/2): wells at ±aᵢ, hills at 0."""
-    return jnp.sum(params**4 / 4.0 - widths**2 * params**2 / 2.0)
+# Σ (xᵢ⁴/4 − aᵢ²xᵢ²/2): wells at ±aᵢ, hills at 0.
+wells = of_data(lambda p, widths: jnp.sum(p**4 / 4.0 - widths**2 * p**2 / 2.0))
 
 
 @table("slope", 12)
 def inflections(seed: int, number: int) -> KnownPoint:
-    """Some coordinates at the inflection a/√3, the others at rest.
-
-    The loss is 5/36 a⁴ below the hill there and 4/36 a⁴ above the well: as far from one as from the other.
-    """
+    """Some coordinates at the inflection a/√3, 5/36 a⁴ below a hill and 4/36 a⁴ above a well."""
     rng = draws(seed, number, 23)
     widths, place = rng.uniform(0.5, 2.0, 6), rng.choice([-1.0, 0.0, 1.0], 6)
     place[: 1 + number % 3] = 1.0 / np.sqrt(3.0)
-    name = f"inflection_{number}"
-    index = int(np.sum(place == 0.0))
+    name, index, zero = f"inflection_{number}", int(np.sum(place == 0.0)), 1 + number % 3
     why = "between a well and a hill, at the steepest place"
-    return KnownPoint(
-        name, wells, widths * place, "not_critical", index, widths, num_zero=1 + number % 3, why=why
-    )
+    return KnownPoint(name, wells, widths * place, "not_critical", index, widths, num_zero=zero, why=why)
 
 
 @table("slope", 36)

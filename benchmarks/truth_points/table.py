@@ -1,7 +1,5 @@
 """The one shape of all tables: a row is a ``KnownPoint``, made from the seed and the row's case."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,6 +27,11 @@ def table(kind: str, cases: Iterable[tuple[Any, ...]] | int) -> Callable[[Any], 
         return make
 
     return register
+
+
+def of_data(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Make a function of parameters and arrays a loss of parameters and data: these arrays, or the one."""
+    return lambda params, data: function(params, *(data if isinstance(data, tuple) else (data,)))
 
 
 def draws(*key: int) -> np.random.Generator:

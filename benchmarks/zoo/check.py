@@ -2,19 +2,13 @@
 
 Run as `python -m benchmarks.zoo.check`.  Rounds 4 to 9 are checked.
 
-A healthy run of round 4 must end at less than 15 % of its first loss, and at less than 20 % of it on test
-data; a failure must end well above what the same run without the trouble reaches (for overfitting and
-mismatch: on test data).
-
-From round 5 on competing cures are ruled out.  For causes that are not about the rate, training again at
-1/10, 1/3, 3 and 10 times the rate must close less than half of the gap to the run without the trouble (of the
-logarithms where gradients explode: those losses span decades).  Too small a rate must be mended by larger
-ones alone; too large a rate by smaller ones alone; noise by larger batches and by smaller rates.  A curable
-failure's training loss must fall by the action that `benchmarks.diagnose` takes for its cause.  The healthy
-runs from round 6 on are held to more: `finished_faults`.
+A failure must end well above what the same run without the trouble reaches (for overfitting and mismatch: on
+test data).  From round 5 on competing cures are ruled out.  For causes that are not about the rate, training
+again at 1/10, 1/3, 3 and 10 times the rate must close less than half of the gap to the run without the
+trouble (of the logarithms where gradients explode).  Too small a rate must be mended by larger ones alone;
+too large a rate by smaller ones alone; noise by larger batches and by smaller rates.  A curable failure's
+training loss must fall by the action that `benchmarks.diagnose` takes for its cause.
 """
-
-from __future__ import annotations
 
 import functools
 import itertools
@@ -33,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from benchmarks.diagnose import act
+from benchmarks.endings.stops import flat_loss, for_scipy
 from benchmarks.report import command_line
 from benchmarks.zoo import FAILURES
 from benchmarks.zoo.image_models import excitation, excited_channels
@@ -56,8 +51,6 @@ LITTLE = 0.03
 # Factors of the rate that the action takes (`diagnose` proposes its own), and the other causes' actions.
 FACTORS = {"slow": 10.0, "oscillation": 0.1}
 REMEDIES = {"saddle": "escape", "noise": "decay_rate"}
-
-
 Fact = Callable[["Trial"], tuple[bool, str]]  # whether it is so, and numbers to print where it is not
 
 
@@ -91,9 +84,7 @@ UNITS: dict[str, Callable[[Any, Any], Any]] = {
 
 def main() -> int:
     """Check the failures of rounds 4 to 9; 1 where one is bad."""
-    parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", default="", help="part of a failure's name")
+    parser = command_line(__doc__, seeds=10, only="failures")
     parser.add_argument("--round", type=int, choices=range(4, 10), help="default: all")
     options = parser.parse_args()
     bad = 0
@@ -160,8 +151,7 @@ def faults_of(trial: Trial) -> list[str]:
     if failure.curable and failure.round > 4:
         factor = FACTORS.get(failure.cause)
         remedy = REMEDIES.get(failure.cause, "adam") if factor is None else "multiply_rate"
-        finding = types.SimpleNamespace(remedy=remedy, factor=factor)
-        plain, acted = act(trial.run, finding)  # type: ignore[arg-type]
+        plain, acted = act(trial.run, types.SimpleNamespace(remedy=remedy, factor=factor))
         faults += [] if acted < plain else [f"the action ends at {acted:.3g}, going on at {plain:.3g}"]
     return [f"{trial.seed}: {text}" for text in faults]
 
@@ -188,10 +178,7 @@ def healthy_faults(t: Trial) -> list[str]:
 
 
 def finished_faults(t: Trial) -> list[str]:
-    """The loss is below 5 % of the first; no other rate halves it; 200 steps of Adam gain little from here.
-
-    Little is less than 3 % of the first loss, and less than half of the test loss.
-    """
+    """The loss is below 5 % of the first; no other rate halves it; 200 steps of Adam gain little."""
     faults = [] if t.end < LOW * t.first else [f"{t.first:.3g} to {t.end:.3g}"]
     ends = t.at_rates((1 / 3, 3.0))
     faults += [] if min(ends) > HALF * t.end else [f"{t.end:.3g}, other rates end at {ends}"]
@@ -212,10 +199,9 @@ def minimum_faults(t: Trial) -> list[str]:
 
 def second_order(t: Trial) -> tuple[float, np.ndarray]:
     """Norm of the gradient, and all eigenvalues of the dense Hessian."""
-    flat, back = jax.flatten_util.ravel_pytree(t.run.params)
-    slope = jax.grad(lambda at: t.run.loss(back(at), t.data))(flat)
-    curvature = np.linalg.eigvalsh(jax.hessian(lambda at: t.run.loss(back(at), t.data))(flat))
-    return float(jnp.linalg.norm(slope)), curvature
+    loss, x, _ = flat_loss(t.run.loss, t.run.params, t.data)
+    curvature = np.linalg.eigvalsh(jax.hessian(loss)(x, t.data))
+    return float(jnp.linalg.norm(jax.grad(loss)(x, t.data))), curvature
 
 
 # Cures
@@ -252,15 +238,10 @@ def cure_faults(t: Trial) -> list[str]:
 
 def lbfgs(t: Trial, iterations: int, *, from_zero: bool = False) -> float:
     """Training loss after some iterations of SciPy's L-BFGS from the end of the run, in float64."""
-    flat, back = jax.flatten_util.ravel_pytree(t.run.params)
-    both = jax.jit(jax.value_and_grad(lambda at: t.run.loss(back(at), t.data)))
-
-    def value(at: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, slope = both(jnp.asarray(at, flat.dtype))
-        return float(loss), np.asarray(slope, np.float64)
-
-    start = np.zeros(flat.size) if from_zero else np.asarray(flat, np.float64)
-    return float(minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations}).fun)
+    loss, x, _ = flat_loss(t.run.loss, t.run.params, t.data)
+    start, options = np.asarray(0 * x if from_zero else x, np.float64), {"maxiter": iterations}
+    value = for_scipy(loss, t.data, x.dtype)
+    return float(minimize(value, start, jac=True, method="L-BFGS-B", options=options).fun)
 
 
 # Facts of each cause

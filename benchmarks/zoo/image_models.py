@@ -1,7 +1,5 @@
 """Small networks of images: an init and an apply each, made once for each shape."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import Any
@@ -85,10 +83,9 @@ def within_channels(hidden: Any, kernel: Any) -> Any:
     """A 3 × 3 convolution within each channel, by shifts; `kernel` is (3, 3, channels) or (9, channels)."""
     side = hidden.shape[1]
     wide = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return sum(
-        wide[:, i : i + side, j : j + side] * kernel[(i, j) if kernel.ndim == 3 else 3 * i + j]
-        for i, j in itertools.product(range(3), range(3))
-    )
+    places = itertools.product(range(3), range(3))
+    kernel = kernel.reshape(3, 3, -1)
+    return sum(wide[:, i : i + side, j : j + side] * kernel[i, j] for i, j in places)
 
 
 @functools.cache

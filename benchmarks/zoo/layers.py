@@ -1,7 +1,5 @@
 """Parts of the small networks: weights drawn from a seed, layers, activations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -13,21 +11,20 @@ Params = Any
 Draw = Callable[[np.random.Generator], jax.Array]
 # A function that draws parameters from a seed, and the network.
 Model = tuple[Callable[[int], Params] | None, Callable[[Params, Any], Any]]
-ACTIVATIONS = {
-    "none": lambda x: x,
-    "relu": jax.nn.relu,
-    "relu by where": lambda x: jnp.where(x > 0, x, 0.0),
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "elu": jax.nn.elu,
-    "gelu": jax.nn.gelu,
-    "softplus": jax.nn.softplus,
-    "hard_tanh": jax.nn.hard_tanh,
-    "sin": jnp.sin,
-}
+NAMES = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "elu", "gelu", "softplus", "hard_tanh")
+ACTIVATIONS = {name: getattr(jax.nn, name) for name in NAMES} | {"none": lambda x: x, "sin": jnp.sin}
+ACTIVATIONS["relu by where"] = lambda x: jnp.where(x > 0, x, 0.0)
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def cast(tree: Params, dtype: Any) -> Params:
+    """Cast what is floating; the rest becomes arrays."""
+
+    def each(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jnp.asarray(leaf, dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else None)
+
+    return jax.tree.map(each, tree)
 
 
 def weights(*shape: int, gain: float = 1.0) -> Draw:

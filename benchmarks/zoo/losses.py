@@ -1,7 +1,5 @@
 """Losses of the small networks: functions of an apply, made once for each so that programs are reused."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,22 +14,27 @@ Apply = Callable[[Params, Any], Any]
 Objective = Callable[[Apply], Callable[[Params, Any], Any]]
 
 
+def objective(value: Callable[[Apply, Params, Any], Any]) -> Objective:
+    """A loss of an apply, parameters and a batch."""
+    return functools.cache(lambda apply: lambda params, batch: value(apply, params, batch))
+
+
 def of_outputs(value: Callable[[Any, Any], Any]) -> Objective:
     """A loss of the outputs and the targets."""
-    return functools.cache(lambda apply: lambda params, batch: value(apply(params, batch[0]), batch[1]))
+    return objective(lambda apply, params, batch: value(apply(params, batch[0]), batch[1]))
 
 
 @functools.cache
 def penalised(base: Objective, decay: float) -> Objective:
     """A loss with a quadratic penalty on all parameters."""
     penalty = lambda params: 0.5 * decay * optax.tree.norm(params, squared=True)  # noqa: E731
-    return functools.cache(lambda apply: lambda at, batch: base(apply)(at, batch) + penalty(at))
+    return objective(lambda apply, at, batch: base(apply)(at, batch) + penalty(at))
 
 
 @functools.cache
 def divided(base: Objective, size: int) -> Objective:
     """A loss divided by the size of a batch once more."""
-    return functools.cache(lambda apply: lambda params, batch: base(apply)(params, batch) / size)
+    return objective(lambda apply, params, batch: base(apply)(params, batch) / size)
 
 
 # Integer labels: mean cross-entropy, and the squared error against one-hot rows.
@@ -60,6 +63,10 @@ counts = of_outputs(lambda logs, y: jnp.mean(jnp.exp(logs) - y * logs))
 gamma = of_outputs(lambda logs, y: jnp.mean(y * jnp.exp(-logs) + logs))
 
 
+# Mean logarithm of the hyperbolic cosine of the errors.
+log_cosh = of_outputs(lambda out, y: jnp.mean(jnp.logaddexp(out - y, y - out) - jnp.log(2.0)))
+
+
 @of_outputs
 def likelihood(outputs: Any, targets: Any) -> Any:
     """Negative log-likelihood of normal targets; the outputs are the mean and the log of the variance."""
@@ -67,45 +74,24 @@ def likelihood(outputs: Any, targets: Any) -> Any:
     return 0.5 * jnp.mean(jnp.sum(log + (targets - mean) ** 2 * jnp.exp(-log), axis=-1))
 
 
-@of_outputs
-def log_cosh(outputs: Any, targets: Any) -> Any:
-    """Mean logarithm of the hyperbolic cosine of the errors."""
-    error = outputs - targets
-    return jnp.mean(jnp.logaddexp(error, -error) - jnp.log(2.0))
+# Mean squared error of an autoencoder, whose batches are the inputs alone; negative log-likelihood of inputs
+# under a mixture, less the constant.
+rebuilt = objective(lambda apply, params, batch: jnp.mean((apply(params, batch) - batch) ** 2))
+unlikely = objective(lambda apply, at, batch: -jnp.mean(jax.nn.logsumexp(apply(at, batch), axis=-1)))
 
 
-@functools.cache
-def rebuilt(apply: Apply) -> Callable[[Params, Any], Any]:
-    """Mean squared error of an autoencoder, whose batches are the inputs alone."""
-    return lambda params, batch: jnp.mean((apply(params, batch) - batch) ** 2)
-
-
-@functools.cache
-def unlikely(apply: Apply) -> Callable[[Params, Any], Any]:
-    """Negative log-likelihood of inputs under a mixture, less the constant."""
-    return lambda params, batch: -jnp.mean(jax.nn.logsumexp(apply(params, batch), axis=-1))
-
-
-@functools.cache
-def squared_hinge(apply: Apply) -> Callable[[Params, Any], Any]:
+@objective
+def squared_hinge(apply: Apply, params: Params, batch: Any) -> Any:
     """The objective of a support vector machine: mean squared hinge loss, and a small quadratic penalty."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        margins = apply(params, batch[0]) * batch[1]
-        penalty = sum(jnp.sum(layer["w"] ** 2) for layer in params)
-        return jnp.mean(jax.nn.relu(1 - margins) ** 2) + 0.005 * penalty
-
-    return loss
+    margins = apply(params, batch[0]) * batch[1]
+    penalty = sum(jnp.sum(layer["w"] ** 2) for layer in params)
+    return jnp.mean(jax.nn.relu(1 - margins) ** 2) + 0.005 * penalty
 
 
-@functools.cache
-def class_hinge(apply: Apply) -> Callable[[Params, Any], Any]:
+@objective
+def class_hinge(apply: Apply, params: Params, batch: Any) -> Any:
     """Squared distance of each class's score from its side of the margin, and a quadratic penalty."""
-
-    def loss(params: Params, batch: Any) -> Any:
-        scores = apply(params, batch[0])
-        sides = 2 * jax.nn.one_hot(batch[1], scores.shape[-1]) - 1
-        short = jax.nn.relu(1 - sides * scores)
-        return jnp.mean(jnp.sum(short**2, axis=-1)) + 1e-2 * jnp.sum(params["w"] ** 2)
-
-    return loss
+    scores = apply(params, batch[0])
+    sides = 2 * jax.nn.one_hot(batch[1], scores.shape[-1]) - 1
+    short = jax.nn.relu(1 - sides * scores)
+    return jnp.mean(jnp.sum(short**2, axis=-1)) + 1e-2 * jnp.sum(params["w"] ** 2)

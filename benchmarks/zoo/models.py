@@ -1,9 +1,4 @@
-"""Small networks of rows of numbers: an init and an apply each, made once for each shape.
-
-A program is then compiled once for all seeds.  Networks of images and of sequences are in files of their own.
-"""
-
-from __future__ import annotations
+"""Small networks of rows: an init and an apply each, made once for each shape to reuse programs."""
 
 import functools
 import itertools
@@ -19,11 +14,7 @@ from benchmarks.zoo.layers import Model, Params
 
 @functools.cache
 def dense(
-    widths: tuple[int, ...],
-    activation: str = "none",
-    gain: float | tuple[float, ...] = 1.0,
-    last: str = "none",
-    stream: int = 2,
+    widths: tuple[int, ...], activation: str = "none", gain: Any = 1.0, last: str = "none", stream: int = 2
 ) -> Model:
     """A fully connected network; `gain` may differ by layer, `last` is the activation of the output."""
     gains = gain if isinstance(gain, tuple) else (gain,) * (len(widths) - 1)
@@ -99,22 +90,9 @@ def batch_normed(inputs: int, hidden: int, outputs: int) -> Model:
 
 @functools.cache
 def gated_layers(
-    inputs: int,
-    width: int,
-    depth: int,
-    classes: int,
-    *,
-    stream: int,
-    gain: float = 1.0,
-    gate: str = "sigmoid",
-    gate_gain: float = 1.0,
-    biased: bool = False,
+    widths: tuple[int, ...], *, stream: int, gain: float = 1.0, gate: str = "sigmoid", biased: bool = False
 ) -> Model:
-    """Layers x W · gate(x V), then a linear one.
-
-    With a sigmoid they are gated linear units (Dauphin et al. 2017), with no activation a polynomial
-    whose degree doubles in each layer.
-    """
+    """Layers x W · gate(x V): gated linear units (Dauphin et al. 2017), or polynomials; then a linear one."""
 
     def apply(params: Params, inputs: Any) -> Any:
         hidden = inputs
@@ -123,12 +101,11 @@ def gated_layers(
             hidden = sums * nn.ACTIVATIONS[gate](gates + layer["b"] if biased else gates)
         return nn.linear(params["out"], hidden)
 
-    bias = {"b": nn.zeros(width)} if biased else {}
-    layers = [
-        {"w": nn.weights(size, width, gain=gain), "v": nn.weights(size, width, gain=gate_gain), **bias}
-        for size in (inputs, *(width,) * (depth - 1))
-    ]
-    return nn.drawn(stream, {"layers": layers, "out": nn.affine(width, classes)}), apply
+    layers, gain_of_gates = [], gain if gate == "none" else 1.0
+    for size in itertools.pairwise(widths[:-1]):
+        layers.append({"w": nn.weights(*size, gain=gain), "v": nn.weights(*size, gain=gain_of_gates)})
+        layers[-1] |= {"b": nn.zeros(size[1])} if biased else {}
+    return nn.drawn(stream, {"layers": layers, "out": nn.affine(*widths[-2:])}), apply
 
 
 @functools.cache
@@ -193,16 +170,15 @@ def table(rows: int, columns: int, rank: int, scale: float) -> Model:
 @functools.cache
 def recommender(rows: int, columns: int, width: int) -> Model:
     """Vectors for two kinds of number; the answer is their product and an offset for each."""
+    counts = {"rows": rows, "columns": columns}
 
     def apply(params: Params, inputs: Any) -> Any:
         row, column = (
-            jax.tree.map(lambda vectors, i=i: vectors[inputs[:, i]], params[name])
-            for i, name in enumerate(("rows", "columns"))
+            {name: part[inputs[:, i]] for name, part in params[kind].items()} for i, kind in enumerate(counts)
         )
         product = jnp.sum(row["vector"] * column["vector"], axis=1, keepdims=True)
         return product + row["offset"] + column["offset"]
 
-    counts = {"rows": rows, "columns": columns}
     spec = {name: {"vector": nn.noise(0.3, n, width), "offset": nn.zeros(n, 1)} for name, n in counts.items()}
     return nn.drawn(88, spec), apply
 
@@ -265,25 +241,19 @@ def routed(params: Params, inputs: Any, one: bool) -> Any:
 
 @functools.cache
 def soft_experts(inputs: int, count: int, outputs: int, hidden: int = 0, copied: bool = False) -> Model:
-    """Experts, linear or with hidden units, weighted by a softmax router without biases.
-
-    `copied`: all experts are the first one, and the router starts at zero.
-    """
+    """Experts weighted by a softmax router; `copied`: all are the first one, and the router is zero."""
 
     def apply(params: Params, inputs: Any) -> Any:
-        rows = inputs[None]
-        if hidden:
-            rows = jax.nn.gelu(rows @ params["up"])
+        rows = jax.nn.gelu(inputs[None] @ params["up"]) if hidden else inputs[None]
         answers = rows @ params["down"] + params["bias"][:, None]
         shares = jax.nn.softmax(inputs @ params["router"])
         return jnp.einsum("nk,kno->no", shares, jnp.broadcast_to(answers, (count, len(inputs), outputs)))
 
-    def each(rng: np.random.Generator, *shape: int) -> jax.Array:
-        values = rng.standard_normal((count, *shape)) / np.sqrt(shape[0])
-        return jnp.asarray(values[:1].repeat(count, 0) if copied else values, jnp.float32)
+    def each(*shape: int) -> nn.Draw:
+        draw = nn.stacked(count, nn.weights(*shape))
+        return lambda rng: draw(rng)[:1].repeat(count, 0) if copied else draw(rng)
 
-    up = {"up": lambda rng: each(rng, inputs, hidden)} if hidden else {}
-    down = {"down": lambda rng: each(rng, hidden or inputs, outputs)}
+    up, down = {"up": each(inputs, hidden)} if hidden else {}, {"down": each(hidden or inputs, outputs)}
     router = nn.zeros(inputs, count) if copied else nn.weights(inputs, count)
     return nn.drawn(82, up | down | {"bias": nn.zeros(count, outputs), "router": router}), apply
 
@@ -335,8 +305,7 @@ def additive(inputs: int, width: int) -> Model:
         hidden = jnp.tanh(inputs[:, :, None] * params["w"] + params["b"])
         return jnp.sum(hidden * params["v"], axis=(1, 2))[:, None] + params["offset"]
 
-    deviations = {"w": 3.0, "b": 2.0, "v": 0.5}
-    spec = {name: nn.noise(deviation, inputs, width) for name, deviation in deviations.items()}
+    spec = {name: nn.noise(size, inputs, width) for name, size in (("w", 3.0), ("b", 2.0), ("v", 0.5))}
     return nn.drawn(77, spec | {"offset": nn.zeros(1)}), apply
 
 
@@ -359,7 +328,7 @@ def random_cosines(count: int, spread: float, inputs: int = 64, classes: int = 1
     phases = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
 
     def apply(params: Params, inputs: Any) -> Any:
-        return np.sqrt(2) * jnp.cos(inputs @ sums + phases) @ params["w"] + params["b"]
+        return nn.linear(params, np.sqrt(2) * jnp.cos(inputs @ sums + phases))
 
     return nn.drawn(94, nn.affine(count, classes, gain=0.1)), apply
 
@@ -371,28 +340,21 @@ def heights(count: int, waves: bool) -> Model:
     if waves:
         basis = np.cos(np.pi * (steps[:, None] + 0.5) * steps[None, 1:] / count)
         basis /= np.linalg.norm(np.diff(basis, axis=0), axis=0)
-    basis = basis.astype(np.float32)
-
-    def apply(params: Params, inputs: Any) -> Any:
-        height = basis @ params["height"]
-        return (height[inputs[:, 1]] - height[inputs[:, 0]])[:, None]
-
-    return nn.drawn(0, {"height": nn.zeros(basis.shape[1])}), apply
+    basis, init = basis.astype(np.float32), nn.drawn(0, {"height": nn.zeros(basis.shape[1])})
+    return init, lambda params, inputs: jnp.diff((basis @ params["height"])[inputs], axis=1)
 
 
 @functools.cache
 def normal_mixture(groups: int, equal: bool, width: float = 0.5) -> Model:
     """A mixture of normal densities of one width in four dimensions: log densities of the groups."""
-
-    def means(rng: np.random.Generator) -> jax.Array:
-        values = rng.standard_normal((groups, 4))
-        return jnp.asarray(np.tile(values[:1], (groups, 1)) if equal else values, jnp.float32)
+    means = nn.noise(1.0, groups, 4)
 
     def apply(params: Params, inputs: Any) -> Any:
         far = jnp.sum((inputs[:, None] - params["means"]) ** 2, axis=-1)
         return jax.nn.log_softmax(params["shares"]) - 0.5 * far / width**2
 
-    return nn.drawn(201, {"means": means, "shares": nn.zeros(groups)}), apply
+    start = (lambda rng: jnp.tile(means(rng)[:1], (groups, 1))) if equal else means
+    return nn.drawn(201, {"means": start, "shares": nn.zeros(groups)}), apply
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Training and test samples of the two photographs that scikit-learn ships: a temple and a flower."""
 
-from __future__ import annotations
-
 import functools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,11 @@ def grey(name: str) -> np.ndarray:
 
 def windows(image: np.ndarray, seed: Any, count: int, side: int, width: int | None = None) -> np.ndarray:
     """Random pieces of an image: (count, side, side) or (count, side, width); `seed`: or a generator."""
-    size = (side, side if width is None else width)
+    high, wide = side, side if width is None else width
     rng = np.random.default_rng(seed)
-    tops, lefts = (
-        rng.integers(0, n - (s if s > 1 else 0), count) for n, s in zip(image.shape, size, strict=False)
-    )
-    return np.stack([image[i : i + size[0], j : j + size[1]] for i, j in zip(tops, lefts, strict=True)])
+    tops = rng.integers(0, len(image) - (high if high > 1 else 0), count)
+    lefts = rng.integers(0, image.shape[1] - wide, count)
+    return np.stack([image[i : i + high, j : j + wide] for i, j in zip(tops, lefts, strict=True)])
 
 
 def after(count: int, inputs: np.ndarray, targets: np.ndarray) -> Parts:
@@ -46,46 +45,44 @@ def means(image: np.ndarray, rows: int, columns: int, high: int, wide: int) -> n
     return image[: rows * high, : columns * wide].reshape(rows, high, columns, wide).mean(axis=(1, 3))
 
 
-def patches(seed: int, train: int = 600, test: int = 300) -> np.ndarray:
-    """Random 5 × 5 patches of the temple, (train + test, 25), of mean 0 and deviation 1 in all."""
-    cut = windows(grey(TEMPLE), [seed, 15], train + test, 5)
-    return standard(cut.reshape(len(cut), -1)).astype(np.float32)
+def made_of(cut: Any, split: Any, train: int = 600, test: int = 300, *more: int) -> Callable[..., Parts]:
+    """Samples by seed: pieces of a photograph, split into inputs and targets."""
+    return lambda seed, train=train: after(train, *split(cut(seed, train + test, *more)))
 
 
-def copied_patches(seed: int, train: int = 600) -> Parts:
-    """Patches of the temple as inputs and as targets."""
-    cut = patches(seed, train)
-    return after(train, cut, cut)
+def patches(seed: int, count: int) -> np.ndarray:
+    """Random 5 × 5 patches of the temple, (count, 25), of mean 0 and deviation 1 in all."""
+    cut = windows(grey(TEMPLE), [seed, 15], count, 5)
+    return standard(cut.reshape(count, -1)).astype(np.float32)
 
 
-def centre(seed: int) -> Parts:
-    """The middle pixel of a patch from the 24 around it."""
-    cut = patches(seed)
-    return after(600, np.delete(cut, 12, axis=1), cut[:, 12:13])
-
-
-def contrast(seed: int) -> Parts:
-    """The logarithm of a patch's own deviation, standardised, from its 25 pixels."""
-    cut = patches(seed)
-    return after(600, cut, column(standard(np.log(cut.std(axis=1, keepdims=True) + 1e-2))))
-
-
-def squares(name: str, seed: int, count: int, side: int = 6) -> np.ndarray:
+def squares(seed: int, count: int, side: int = 6, name: str = FLOWER) -> np.ndarray:
     """Random squares of a photograph, (count, side²), in units of the flower's deviation from its mean."""
     cut = windows(grey(name), [seed, 31], count, side).reshape(count, -1)
     return ((cut - grey(FLOWER).mean()) / grey(FLOWER).std()).astype(np.float32)
 
 
-def flower(seed: int) -> Parts:
-    """Squares of the flower as inputs and as targets."""
-    cut = squares(FLOWER, seed, 900)
-    return after(600, cut, cut)
+# Of a patch: itself; the middle pixel from the 24 around it; the logarithm of its deviation, standardised.
+copied_patches = made_of(patches, lambda cut: (cut, cut))
+centre = made_of(patches, lambda cut: (np.delete(cut, 12, axis=1), cut[:, 12:13]))
+contrast = made_of(patches, lambda cut: (cut, column(standard(np.log(cut.std(1, keepdims=True) + 1e-2)))))
+# Of a square: itself; a pixel, above zero, from the 35 others; the last row from the five above it.
+flower = made_of(squares, lambda cut: (cut, cut))
+flower_pixel = made_of(squares, lambda cut: (np.delete(cut, 14, axis=1), cut[:, 14:15] + 2))
+next_row = made_of(squares, lambda cut: (cut[:, :30], cut[:, 30:]))
+other_squares = made_of(partial(squares, name=TEMPLE), lambda cut: (cut, cut), 300, 0)
+# Four of 64 pixels from the others; the square from its means of 2 × 2 pixels.
+HIDDEN = np.ravel_multi_index(np.indices((2, 2)).reshape(2, -1) + 2, (8, 8))
+BLANK = np.isin(np.arange(64), HIDDEN)
+holes = made_of(
+    squares, lambda cut: (np.where(BLANK, 0.0, cut).astype(np.float32), cut[:, HIDDEN]), 800, 300, 8
+)
+halved = made_of(squares, lambda cut: (shrunk(cut, 6), cut), 600, 300, 12)
 
 
-def flower_pixel(seed: int) -> Parts:
-    """A pixel of a square of the flower, above zero, from the 35 others."""
-    cut = squares(FLOWER, seed, 900)
-    return after(600, np.delete(cut, 14, axis=1), cut[:, 14:15] + 2)
+def shrunk(cut: np.ndarray, side: int) -> np.ndarray:
+    """Means over 2 × 2 pixels of squares, as rows of side² numbers."""
+    return cut.reshape(-1, side, 2, side, 2).mean(axis=(2, 4)).reshape(-1, side**2)
 
 
 def roughness(seed: int) -> Parts:
@@ -98,28 +95,9 @@ def roughness(seed: int) -> Parts:
     return both(change, flower(seed))
 
 
-def next_row(seed: int) -> Parts:
-    """The last row of a square of the flower from the five above it."""
-    cut = squares(FLOWER, seed, 900)
-    return after(600, cut[:, :30], cut[:, 30:])
-
-
-def holes(seed: int) -> Parts:
-    """Squares of the flower with four of 64 pixels blank, and those four."""
-    cut = squares(FLOWER, seed, 1100, 8)
-    hidden = np.ravel_multi_index(np.indices((2, 2)).reshape(2, -1) + 2, (8, 8))
-    return after(800, np.where(np.isin(np.arange(64), hidden), 0.0, cut).astype(np.float32), cut[:, hidden])
-
-
-def halved(seed: int) -> Parts:
-    """Squares of the flower at half the resolution, and at the full one."""
-    fine = squares(FLOWER, seed, 900, 12)
-    return after(600, fine.reshape(-1, 6, 2, 6, 2).mean(axis=(2, 4)).reshape(-1, 36), fine)
-
-
 def grainy(seed: int) -> Parts:
     """Squares of the temple with noise of a fifth of their deviation, and without it."""
-    cut = standard(squares(TEMPLE, seed, 600, 8))
+    cut = standard(squares(seed, 600, 8, TEMPLE))
     noise = 0.2 * np.random.default_rng([seed, 105]).standard_normal(cut.shape)
     return after(400, (cut + noise).astype(np.float32), cut)
 
@@ -135,24 +113,20 @@ def enlarged(seed: int) -> Parts:
     """Means of 2 × 2 pixels of the flower, five by five, and the middle one's four pixels, with grain."""
     rng = np.random.default_rng([seed, 72])
     cut = windows(standard(picture(FLOWER).mean(axis=2)), rng, 1100, 10)
-    coarse = cut.reshape(-1, 5, 2, 5, 2).mean(axis=(2, 4)).reshape(-1, 25)
     fine = cut[:, 4:6, 4:6].reshape(-1, 4) + 0.15 * rng.standard_normal((len(cut), 4))
-    return parted(coarse, fine.astype(np.float32), seed, 800, 300)
+    return parted(shrunk(cut, 5), fine.astype(np.float32), seed, 800, 300)
 
 
-def warmth(seed: int, train: int = 600) -> Parts:
+def warmth(seed: int, train: int = 600, cut: np.ndarray | None = None) -> Parts:
     """Coloured squares of the flower, -1 to 1, and the logarithm of their red over blue, standardised."""
-    return _warmth(windows(picture(FLOWER), [seed, 71], train + 300, 6), seed, train)
+    cut = windows(picture(FLOWER), [seed, 71], train + 300, 6) if cut is None else cut
+    red, _, blue = cut.mean(axis=(1, 2)).T + 0.1
+    return parted(2 * cut.reshape(len(cut), -1) - 1, column(standard(np.log(red / blue))), seed, train, 300)
 
 
 def walls(seed: int) -> Parts:
     """The same of smaller squares of the temple below the sky."""
-    return _warmth(windows(picture(TEMPLE)[210:], [seed, 82], 900, 4), seed, 600)
-
-
-def _warmth(cut: np.ndarray, seed: int, train: int) -> Parts:
-    red, _, blue = cut.mean(axis=(1, 2)).T + 0.1
-    return parted(2 * cut.reshape(len(cut), -1) - 1, column(standard(np.log(red / blue))), seed, train, 300)
+    return warmth(seed, cut=windows(picture(TEMPLE)[210:], [seed, 82], 900, 4))
 
 
 def lines(seed: int, length: int = 24) -> Parts:
@@ -166,9 +140,9 @@ def brightness(seed: int, *, counts: bool, length: int = 12) -> Parts:
     image = picture(TEMPLE).sum(axis=2) * 255
     rng = np.random.default_rng([seed, 81])
     rows, starts = rng.integers(0, image.shape[0], 900), rng.integers(0, image.shape[1] - length, 900)
-    cut = np.stack([image[i, j : j + length + 1] for i, j in zip(rows, starts, strict=True)])
+    cut = image[rows[:, None], starts[:, None] + np.arange(length + 1)]
     scaled = (cut - image.mean()) / image.std()
-    return parted(cut[:, :-1] if counts else scaled[:, :-1], column(scaled[:, -1]), seed, 600, 300)
+    return parted((cut if counts else scaled)[:, :-1], column(scaled[:, -1]), seed, 600, 300)
 
 
 def levelling(seed: int, count: int) -> Part:
@@ -245,16 +219,12 @@ def mosaic(seed: int) -> Parts:
     seen = np.take_along_axis(image, (rows + columns)[..., None], axis=2)[..., 0]
     rng = np.random.default_rng([seed, 61])
     tops, lefts = (2 * rng.integers(0, size // 2 - 3, 1100) for size in seen.shape)
-    places = list(zip(tops, lefts, strict=True))
-    inputs = np.stack([seen[i : i + 5, j : j + 5].ravel() for i, j in places])
-    return after(800, inputs, np.stack([image[i + 2, j + 2, 1:] for i, j in places]))
+    inputs = np.stack([seen[i : i + 5, j : j + 5].ravel() for i, j in zip(tops, lefts, strict=True)])
+    return after(800, inputs, image[tops + 2, lefts + 2, 1:])
 
 
 def palette(seed: int, train: int = 1000, test: int = 300) -> Parts:
-    """Pixels of the flower by which of 512 colours they are nearest to, one column each; their grey values.
-
-    Columns of colours that training does not have are left out, and so are test pixels of them.
-    """
+    """Pixels of the flower by which of 512 colours they are, as training has them; their grey values."""
     image = datasets.load_sample_image(FLOWER).reshape(-1, 3)
     chosen = np.random.default_rng([seed, 62]).choice(len(image), 3 * (train + test), replace=False)
     kinds = (image[chosen] // 32).astype(np.int64) @ np.array([64, 8, 1])

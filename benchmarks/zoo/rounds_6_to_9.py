@@ -1,9 +1,4 @@
-"""Rounds 6 to 9: like round 5 with other models, data and failures, and stricter healthy runs.
-
-Every trouble of round 8 imitates one that users report in public.
-"""
-
-from __future__ import annotations
+"""Rounds 6 to 9: like round 5 with other models, data and failures, and stricter healthy runs."""
 
 from functools import partial
 
@@ -42,16 +37,8 @@ def narrow_bumps(c: Setup) -> Run:
     return fit(c, nets.radial_bases(c.pick(1.0, 6.0)), samples, adam(0.01 * c.rate), 600, start=start)
 
 
-def range_test(c: Setup) -> optax.GradientTransformation:
-    """A range test of rates (Smith 2017) that nobody stopped: they grow until the loss is above its start."""
-    return sgd(c.pick(optax.exponential_decay(1e-3 * c.rate, 170, 2e4), 0.3 * c.rate), 0.9)
-
-
 def unlucky_start(c: Setup) -> Run:
-    """Layers of 4, 2 and 1 units, all relu, from one of the many starts where the loss never moves.
-
-    As in "Loss values do not change" (community.deeplearning.ai/t/324182).
-    """
+    """As in "Loss values do not change" (community.deeplearning.ai/t/324182): all units start dead."""
     (x, _), (x_test, _) = data.raw_iris(c.seed)
     samples = (x[:, :3], x[:, 3:]), (x_test[:, :3], x_test[:, 3:])
     init, apply = dense((3, 4, 2, 1), "relu", last="relu")
@@ -109,33 +96,30 @@ def rates_by_layer(c: Setup) -> optax.GradientTransformation:
 # fmt: off
 row, curable, healthy = rows_of(6, "496d2af")
 ROUND_6 = (
-    # AMSGrad.
     healthy("forecast of a row", lambda c: fit(c, lstm(24, 6, 6), photos.next_row,
         optax.amsgrad(cosine(0.02 * c.rate, 500)), 500, batch=60)),
-    # Its decay of weights keeps them small.
     healthy("depthwise, Lion", lambda c: fit(c, images.depthwise(10), data.digits(c.seed, 1300),
         optax.lion(cosine(0.02 * c.rate, 400), weight_decay=2.2), 400, batch=100)),
     # A photograph by sines of the place (Sitzmann et al. 2020); the last batch is a small one.
     healthy("sines, one cycle", lambda c: fit(c, dense((2, 48, 48, 1), "sin", (4.0, 2.0, 1.0), stream=54),
         photos.blurred, nesterov(optax.cosine_onecycle_schedule(1600, 0.5 * c.rate), 0.9), 1600,
         loss=losses.huber, batch=96)),
-    # LAMB on gathered gradients, and a penalty in the loss.
     healthy("hole in a photo", lambda c: fit(c, images.mixer(8, 4), photos.holes,
         optax.MultiSteps(optax.lamb(optax.linear_schedule(0.02 * c.rate, 0.0, 200)), 2), 400,
         loss=losses.penalised(losses.squared, 1e-4), batch=80)),
-    # The colours that a sensor did not see; Adafactor.
     healthy("mosaic of a sensor", lambda c: fit(c, dense((25, 16, 2), "elu", 0.5), photos.mosaic,
         optax.adafactor(cosine(0.05 * c.rate, 600)), 600, batch=80)),
+    # A range test of rates (Smith 2017) that nobody stopped.
     row("range test without end", "divergence", "oscillation saturation",
-        lambda c: fit(c, lstm(16, 8, 10), data.digits, range_test(c), 170, batch=100)),
-    # However short the gradient: near the bottom they hop from side to side.
+        lambda c: fit(c, lstm(16, 8, 10), data.digits,
+            sgd(c.pick(optax.exponential_decay(1e-3 * c.rate, 170, 2e4), 0.3 * c.rate), 0.9), 170,
+            batch=100)),
     curable("steps of one length", "oscillation", "",
         lambda c: fit(c, dense((13, 3)), data.mislabelled(data.wine(c.seed), c.seed, 0.15, 3),
             optax.chain(optax.normalize_by_update_norm(), sgd(c.rate * c.pick(2.0, 0.04))), 300)),
     # Adadelta (Zeiler 2012) is made for a rate of 1; a fiftieth of it crawls.
     curable("Adadelta at 0.02", "slow", "", lambda c: fit(c, images.mixer(12), data.digits,
         optax.adadelta(c.rate * c.pick(0.02, 1.0)), 200, batch=100)),
-    # Yogi (Zaheer et al. 2018) on pairs of digits, a fifth of them mislabelled, read row by row.
     curable("Yogi on pairs", "noise", "oscillation", lambda c: fit(c, lstm(16, 8, 10),
         data.mislabelled(data.digits(c.seed, 800), c.seed, 0.2, 10, test=False), optax.yogi(0.05 * c.rate),
         900, batch=c.pick(2, 50))),
@@ -144,7 +128,6 @@ ROUND_6 = (
         lambda c: fit(c, dense((64, 16, 1), "tanh"), data.signed_parity,
             optax.chain(adam(0.01 * c.rate), c.pick(optax.keep_params_nonnegative(), optax.identity())), 300,
             batch=100)),
-    # Codes are shrunk to zero below it.
     row("threshold above all codes", "dead_units", "vanishing_gradients",
         lambda c: fit(c, nets.sparse_coder(24, c.pick(5.0, 0.1)), data.copied(data.digits(c.seed, 500)),
             adam(5e-3 * c.rate), 300, batch=100)),
@@ -154,15 +137,13 @@ ROUND_6 = (
             change=at(lambda b: b - c.pick(30.0, 0.0), ("gate", "b")))),
     # A gate lets half of the signal through, and sixteen of them in a row leave next to nothing.
     row("halved by gates", "vanishing_gradients", "saddle",
-        lambda c: fit(c, nets.gated_layers(13, 16, 16, 3, stream=56, gain=c.pick(1.0, 1.6)), data.wine,
+        lambda c: fit(c, nets.gated_layers((13, *(16,) * 16, 3), stream=56, gain=c.pick(1.0, 1.6)), data.wine,
             clipped(1.0, sgd(cosine(0.03 * c.rate, 200), 0.9)), 200)),
     # Layers of products square the size of the signal each, and it starts above 1.
     row("products of products", "exploding_gradients", "slow ill_conditioned",
         lambda c: fit(c,
-            nets.gated_layers(25, 16, 3, 1, stream=57, gate="none", gain=c.pick(2.5, 1.0),
-                gate_gain=c.pick(2.5, 1.0)), photos.contrast,
-            clipped(1.0, sgd(c.rate * c.pick(5e-5, 0.01), 0.9)), 200)),
-    # Among standardised values; the rate is the largest that they stand.
+            nets.gated_layers((25, 16, 16, 16, 1), stream=57, gate="none", gain=c.pick(2.5, 1.0)),
+            photos.contrast, clipped(1.0, sgd(c.rate * c.pick(5e-5, 0.01), 0.9)), 200)),
     row("missing is -999", "input_scale", "ill_conditioned", lambda c: fit(c, dense((13, 3), gain=0.1),
         data.gaps(c.seed, 0.03, c.pick(-999.0, 0.0)), lambda x: sgd(2 * c.rate / data.top(x)), 200)),
     # A branch's gate and its last weights both start at zero, where neither has a gradient.
@@ -176,7 +157,6 @@ ROUND_6 = (
     # Which of two digits is greater, by a model that sees their distance alone: swapped, it is the same.
     row("distance for an order", "model_bias", "minimum", lambda c: fit(c, nets.siamese(16, c.cured),
         data.pairs, adamw(0.01 * c.rate, weight_decay=1e-4), 400, loss=losses.binary)),
-    # Ten columns cut into 25 bins each are more weights than there are patients.
     row("columns in bins", "overfitting", "", lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1),
         c.pick(data.binned(c.seed, 120, 25), data.diabetes(c.seed, 120)), adam(0.02 * c.rate), 800)),
     row("dead column of the sensor", "mismatch", "", lambda c: fit(c, dense((25, 24, 2), "tanh"),
@@ -185,10 +165,8 @@ ROUND_6 = (
 
 row, curable, healthy = rows_of(7, "abf417f")
 ROUND_7 = (
-    # A photograph at twice its resolution.
     healthy("upscaled photo, Adan", lambda c: fit(c, images.upscaler(8), photos.halved,
         optax.adan(cosine(0.02 * c.rate, 500)), 500, batch=60)),
-    # Every next pixel of a line from those before it.
     healthy("causal convolutions", lambda c: fit(c, causal(10), photos.lines,
         optax.adamax(optax.polynomial_schedule(0.02 * c.rate, 0.0, 2, 500)), 500, batch=60)),
     # The loss is a sum over the batch, and the rate is one that was meant for a mean.
@@ -198,10 +176,8 @@ ROUND_7 = (
     curable("Fromage at 0.25", "oscillation", "",
         lambda c: fit(c, nets.soft_experts(13, 3, 3), data.mislabelled(data.wine(c.seed), c.seed, 0.15, 3),
             optax.fromage(c.rate * c.pick(0.25, 0.01)), 300)),
-    # Far above the gradients: next to nothing is left of the rate.
     curable("Adam with epsilon 0.1", "slow", "", lambda c: fit(c, gru(16, 8, 10), data.digits,
         adam(5e-3 * c.rate, eps=c.pick(0.1, 1e-8)), 200, batch=100)),
-    # Adan (Xie et al. 2022) on pairs of patients, of whom each has much that the inputs do not explain.
     curable("Adan on pairs", "noise", "", lambda c: fit(c, nets.soft_experts(10, 3, 1, 6), data.diabetes,
         optax.adan(0.05 * c.rate), 900, batch=c.pick(2, 75))),
     # Heights along a line from differences of neighbours: what is far apart hardly affects each other.
@@ -220,7 +196,6 @@ ROUND_7 = (
     healthy("four experts, ridge", lambda c: fit(c, nets.routed_experts(4, 24, 64, 10, one=False),
         data.digits(c.seed, 1400), nesterov(cosine(0.1 * c.rate, 800), 0.9), 800,
         loss=losses.penalised(losses.cross_entropy, 1e-4), batch=100)),
-    # Pixels of a photograph from one of half the size; Adamax.
     healthy("enlarged photo", lambda c: fit(c, images.finer(8), photos.enlarged,
         optax.adamax(optax.linear_schedule(0.02 * c.rate, 0.0, 600)), 600, batch=80)),
     # A router that asks the likeliest expert starts with a bias of 25 for one of sixteen.
@@ -242,7 +217,6 @@ ROUND_7 = (
     row("places in pixels", "input_scale", "ill_conditioned",
         lambda c: fit(c, dense((2, 32, 32, 1), "silu", 1.4), photos.thumbnail(c.seed, counted=not c.cured),
             adam(cosine(0.01 * c.rate, 800)), 800, change=at(lambda w: 0.0 * w, (-1, "w")))),
-    # A photograph as a function of the row plus one of the column, trained as far as that goes.
     row("row plus column", "model_bias", "minimum",
         lambda c: fit(c, c.pick(nets.additive(2, 24), dense((2, 64, 64, 1), "tanh", 2.0)),
             photos.thumbnail(c.seed, counted=False), adam(cosine(0.02 * c.rate, 1500)), 1500)),
@@ -260,20 +234,16 @@ row, curable, healthy = rows_of(8, "9c6f60f")
 ROUND_8 = (
     healthy("noise out of a photo", lambda c: fit(c, images.denoiser(6), photos.grainy,
         optax.adabelief(cosine(0.01 * c.rate, 400)), 400, batch=40)),
-    # A tumour's worst sizes; NAdam with a falling rate.
     healthy("batch-normalised", lambda c: fit(c, nets.batch_normed(20, 8, 2), data.worst_sizes,
         optax.nadam(optax.linear_schedule(0.02 * c.rate, 0.0, 400)), 400, batch=80)),
-    # With SGD at its default of 0.01 the loss is no number after some steps.
     # Reported: Cross Validated 418955, "Why is deep neural net with linear activation diverges".
     row("targets in the hundreds", "divergence", "oscillation",
         lambda c: fit(c, dense((10, 16, 1), stream=101),
             data.diabetes(c.seed, target=c.pick(same, data.standard)), sgd(0.01 * c.rate), 120, batch=30)),
-    # Gradient descent on a linear SVM (squared hinge): in the end its cost goes up and down.
     # Reported: Stack Overflow, a question on a linear SVC built from scratch whose hinge cost fluctuates.
     curable("margin from scratch", "oscillation", "", lambda c: fit(c, dense((10, 1), gain=0.3),
         data.diabetes(c.seed, target=lambda y: np.where(y > np.median(y), 1.0, -1.0)),
         lambda x: sgd(c.rate * c.pick(1.9, 0.2) / data.top(x)), 200, loss=losses.squared_hinge)),
-    # The mean loss is divided by the size of the batch once more, and with it the steps.
     # Reported: GitHub, williamleif/GraphSAGE, issue 12, "Double division by batch size".
     curable("averaged twice", "slow", "",
         lambda c: fit(c, images.pooled("silu", 6, 10), data.digits, sgd(0.1 * c.rate * c.pick(1, 50), 0.9),
@@ -281,7 +251,6 @@ ROUND_8 = (
     # Reported: Cross Validated, "Why does the loss/accuracy fluctuate during the training? (Keras, LSTM)".
     curable("one sequence per step", "noise", "oscillation",
         lambda c: fit(c, gru(16, 8, 10), data.digits, sgd(0.15 * c.rate, 0.9), 900, batch=c.pick(1, 50))),
-    # Batch gradient descent on nearly equal columns does not come to the weights of least squares.
     # Reported: Cross Validated 338844, "sklearn Linear Regression vs Batch Gradient Descent".
     curable("nearly equal columns", "ill_conditioned", "", lambda c: fit(c, dense((29, 1), gain=0.3),
         data.largest_radius(c.seed, c.cured), lambda x: sgd(1.3 * c.rate / data.top(x)), 150)),
@@ -296,8 +265,7 @@ ROUND_8 = (
             optax.chain(optax.trace(c.pick(1.0, 0.0)), sgd(c.rate * c.pick(0.03, 0.1))), 500,
             loss=losses.one_hot_error)),
     # With smoothed labels the loss stops well above zero, though nothing is left to learn.
-    # Reported: Reddit, r/MachineLearning 2019, "Minimum cost is not zero when calculating cross-entropy on
-    # soft labels".
+    # Reported: r/MachineLearning 2019, "Minimum cost is not zero when calculating cross-entropy on soft ...".
     row("smoothed labels, at rest", "minimum", "", lambda c: fit(c, dense((13, 1), gain=0.1),
         data.targets_by(lambda y: data.column((y == 0) * 0.9 + 0.05), data.wine(c.seed)),
         sgd(1.0 * c.rate, 0.9), 3000, loss=losses.binary)),
@@ -313,14 +281,12 @@ ROUND_8 = (
             sgd(0.5 * c.rate), 20000, loss=losses.one_hot_error, batch=10,
             change=partial(uniform_start, seed=c.seed, low=c.pick(0.0, -0.5)))),
     # More layers of bidirectional LSTM than the two that had worked, and training stands still.
-    # Reported: "Failed to converge with increased amount of BiLSTM layers"
-    # (github.com/wenwenyu/PICK-pytorch/issues/40).
+    # Reported: "Failed to converge with increased amount of BiLSTM layers" (wenwenyu/PICK-pytorch, issue 40).
     row("eight layers of LSTM", "vanishing_gradients", "saddle",
         lambda c: fit(c, stacked_lstm(12, c.pick(8, 2), 8, 10), data.digits,
             clipped(1.0, sgd(0.1 * c.rate, 0.9)), 300, batch=50)),
     # A convolutional network is made deeper and wider; its weights keep the deviation in the code.
-    # Reported: "Proper Initialization of Weights for DCNNs"
-    # (moderndescartes.com/essays/initializing_weights_DCNN).
+    # Reported: "Proper Initialization of Weights for DCNNs" (moderndescartes.com).
     row("deviation in the code", "exploding_gradients", "slow",
         lambda c: fit(c, plain_convolutions(c.pick(0.4, None)), photos.warmth(c.seed, 300),
             clipped(1.0, sgd(c.rate * c.pick(1e-4, 0.02), 0.9)), 120, batch=30)),
@@ -333,7 +299,6 @@ ROUND_8 = (
     row("relu where targets are negative", "model_bias", "minimum",
         lambda c: fit(c, dense((25, 32, 4), "silu", 1.4, c.pick("relu", "none")), photos.enlarged,
             adamw(cosine(0.01 * c.rate, 800), weight_decay=1e-4), 800, batch=100)),
-    # With more units than its small data can pin down it is trained until it knows them by heart.
     # Reported: "Preventing overfitting of LSTM on small dataset" (stats.stackexchange.com/q/204745).
     row("LSTM on few sequences", "overfitting", "", lambda c: fit(c, lstm(48, 8, 10),
         data.digits(c.seed, c.pick(60, 1200)), adam(0.01 * c.rate), 300, batch=30)),
@@ -346,10 +311,8 @@ ROUND_8 = (
 
 row, curable, healthy = rows_of(9, "8a9e293")
 ROUND_9 = (
-    # A network that predicts a mean and a variance: at large steps the variance shrinks to nothing.
     row("variance runs away", "divergence", "oscillation", lambda c: fit(c, dense((10, 16, 2), "tanh"),
         data.diabetes, sgd(c.rate * c.pick(0.5, 0.01), 0.9), 200, loss=losses.likelihood)),
-    # Their slope keeps its size near the solution, and so do the steps.
     curable("absolute errors that bounce", "oscillation", "", lambda c: fit(c, dense((4, 1), gain=0.3),
         data.strokes, sgd(c.rate * c.pick(1.0, 0.02)), 200, loss=losses.absolute)),
     # LARS (You et al. 2017) takes a thousandth of its rate, which is made for rates of 1 and more.
@@ -357,31 +320,25 @@ ROUND_9 = (
         optax.lars(c.rate * c.pick(0.05, 2.0)), 200, batch=100)),
     curable("two pixels per step", "noise", "oscillation", lambda c: fit(c, dense((12, 16, 3), "tanh"),
         photos.place_waves, optax.amsgrad(0.08 * c.rate), 4000, batch=c.pick(2, 60))),
-    # Kernel regression by gradient descent with a kernel so wide that its columns are nearly alike.
     curable("wide kernels", "ill_conditioned", "", lambda c: fit(c, dense((80, 1), gain=0.1),
         data.wide_kernel(c.seed, c.cured), lambda x: sgd(0.7 * c.rate / data.top(x), 0.3), 100)),
-    # A mixture of three groups whose means start at one place, and stay together.
     curable("groups that start as one", "saddle", "", lambda c: fit(c, nets.normal_mixture(3, not c.cured),
         data.alone(data.iris(c.seed)), sgd(0.03 * c.rate, 0.8), 300, loss=losses.unlikely)),
     curable("rates by layer", "optimization", "",
         lambda c: fit(c, dense((64, 6, 6, 10), "tanh"), data.digits, rates_by_layer(c), 400, batch=100)),
-    # Of a wine's alcohol, trained until nothing moves.
     row("log-cosh, at rest", "minimum", "model_bias", lambda c: fit(c, dense((12, 1), gain=0.3), data.alcohol,
         sgd(0.3 * c.rate, 0.9), 3000, loss=losses.log_cosh)),
     healthy("margin on random cosines",  # A support vector machine.
         lambda c: fit(c, nets.random_cosines(250, 0.3), data.digits(c.seed, 1400),
             adam(cosine(0.01 * c.rate, 800)), 800, loss=losses.class_hinge, batch=140)),
     row("after steps too long", "dead_units", "vanishing_gradients", after_large_steps),
-    # Of deviation 1 for 64 tokens, multiplied by √width, and tanh is behind it.
     row("sum of 64 vectors", "saturation", "vanishing_gradients",
         lambda c: fit(c, nets.token_sum(TOKENS, c.pick(1.0, 0.02), np.sqrt(TOKENS)), data.levels(c.seed, 500),
             sgd(0.005 * c.rate, 0.9), 400, batch=50)),
-    # A deep autoencoder of silu layers whose weights have a library's default deviation, 1 / √(3 inputs).
     row("default weights, deep", "vanishing_gradients", "saddle",
         lambda c: fit(c, dense((25, 24, 20, 16, 12, 16, 20, 24, 25), "silu", c.pick(3**-0.5, 1.9)),
             photos.copied_patches(c.seed, 400), clipped(1.0, sgd(0.05 * c.rate)), 300, loss=losses.averaged,
             batch=100)),
-    # Eight graph convolutions add up their neighbours, and nobody divides by how many there are.
     row("sum of neighbours", "exploding_gradients", "slow",
         lambda c: fit(c, nets.deep_graph(12, 8, scaled=c.cured), data.digits(c.seed, 300),
             clipped(1.0, sgd(c.rate * c.pick(1e-5, 0.02), 0.9)), 150, batch=100)),
@@ -389,16 +346,13 @@ ROUND_9 = (
     row("latitude and longitude", "input_scale", "ill_conditioned",
         lambda c: fit(c, dense((2, 32, 32, 1), "elu", 1.4), photos.survey(c.seed, degrees=not c.cured),
             adam(cosine(0.01 * c.rate, 1000)), 1000, change=at(lambda w: 0.0 * w, (-1, "w")))),
-    # Three layers without anything between them, for a kind of flower that lies between two others.
     row("no activations", "model_bias", "minimum",
         lambda c: fit(c, dense((4, 16, 16, 1), c.pick("none", "tanh"), 1.4),
             data.targets_by(lambda y: data.column(y == 1), data.iris(c.seed)),
             adam(cosine(0.01 * c.rate, 1500)), 1500, loss=losses.binary)),
-    # All products of up to three of ten columns are more weights than there are patients.
     row("products of three columns", "overfitting", "",
         lambda c: fit(c, lambda x: dense((x.shape[1], 1), gain=0.1), data.powered(c.seed, c.pick(3, 1)),
             adam(0.01 * c.rate), 10000)),
-    # The last rows of a file are kept for the test, and the file is sorted by class.
     row("last rows of a sorted file", "mismatch", "", lambda c: fit(c, dense((13, 24, 3), "silu"),
         data.sorted_wine(c.seed, shuffled=c.cured), optax.adamax(cosine(0.01 * c.rate, 400)), 400)),
 )

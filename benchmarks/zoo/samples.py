@@ -1,10 +1,4 @@
-"""Training and test samples of the tables that scikit-learn ships, split by a seed.
-
-All are pairs of a training and a test part, and a part is a pair of inputs and targets, if nothing else is
-said.  Standardised: of mean 0 and deviation 1.
-"""
-
-from __future__ import annotations
+"""Training and test samples, inputs and targets each, of the tables of scikit-learn, split by a seed."""
 
 import functools
 from collections.abc import Callable
@@ -144,12 +138,8 @@ def five_digits(seed: int) -> Parts:
 
 def padded(parts: Parts, blank: int) -> Parts:
     """Digits followed by blank rows, or led by them where negative."""
-
-    def change(x: np.ndarray) -> np.ndarray:
-        rows = np.zeros((len(x), abs(blank) * 8), np.float32)
-        return np.concatenate([x, rows] if blank > 0 else [rows, x], axis=1)
-
-    return inputs_by(change, parts)
+    ends = (0, 8 * blank) if blank > 0 else (-8 * blank, 0)
+    return inputs_by(lambda x: np.pad(x, ((0, 0), ends)), parts)
 
 
 def signed_parity(seed: int, train: int = 500) -> Parts:
@@ -171,9 +161,8 @@ def even(parts: Parts) -> Parts:
 def pairs(seed: int, count: int = 700, test: int = 150) -> Parts:
     """Pairs of digits in both orders, and whether the first is the greater one; no equal digits."""
     inputs, labels = all_digits()
-    rng = np.random.default_rng([seed, 64])
+    rng, parts = np.random.default_rng([seed, 64]), []
     chosen = rng.permutation(len(inputs))
-    parts = []
     for rows, size in ((chosen[:1200], count), (chosen[1200:], test)):
         first, second = rng.choice(rows, 4 * size), rng.choice(rows, 4 * size)
         keep = np.flatnonzero(labels[first] != labels[second])[:size]
@@ -181,7 +170,7 @@ def pairs(seed: int, count: int = 700, test: int = 150) -> Parts:
         left, right = ways[:, rng.permutation(2 * size)]
         greater = column(labels[left] > labels[right])
         parts.append((np.concatenate([inputs[left], inputs[right]], axis=1), greater))
-    return parts[0], parts[1]
+    return tuple(parts)
 
 
 def levels(seed: int, train: int) -> Parts:
@@ -199,10 +188,7 @@ def strokes(seed: int) -> Parts:
 
 
 def wide_kernel(seed: int, turned: bool, count: int = 80, width: float = 5.0) -> Parts:
-    """Digits by a Gaussian kernel to some of them, standardised, and 1 for an even one, -1 for an odd one.
-
-    `turned`: the kernels' values are turned to their principal components, each of deviation 1.
-    """
+    """Digits by a Gaussian kernel to some of them, or the principal components; 1 if even, -1 if odd."""
     (x, y), (x_test, y_test) = even(digits(seed, 500))
     far = [((part[:, None] - x[None, :count]) ** 2).sum(-1) for part in (x, x_test)]
     near = [np.exp(-0.5 * part.astype(np.float64) / width**2) for part in far]
@@ -213,15 +199,20 @@ def wide_kernel(seed: int, turned: bool, count: int = 80, width: float = 5.0) ->
     return (near[0].astype(np.float32), y), (near[1].astype(np.float32), y_test)
 
 
-def raw_wine(seed: int) -> Parts:
-    """Wine in its own units: inputs from 0.1 to 1,700; 120 and 58 samples."""
-    inputs, labels = datasets.load_wine(return_X_y=True)
-    return parted(inputs, labels.astype(np.int32), seed, 120, 58)
+def shipped(load: Callable[..., Any], train: int, test: int) -> tuple[Callable[..., Parts], ...]:
+    """Samples of a table of classes by seed: in its own units, and standardised."""
+
+    def raw(seed: int, train: int = train) -> Parts:
+        inputs, labels = load(return_X_y=True)
+        return parted(inputs, labels.astype(np.int32), seed, train, test)
+
+    return raw, lambda seed, train=train: whitened(raw(seed, train))
 
 
-def wine(seed: int) -> Parts:
-    """Wine, standardised."""
-    return whitened(raw_wine(seed))
+# Inputs from 0.1 to 1,700; in centimetres; from 0.001 to 4,000.
+raw_wine, wine = shipped(datasets.load_wine, 120, 58)
+raw_iris, iris = shipped(datasets.load_iris, 100, 50)
+raw_cancer, cancer = shipped(datasets.load_breast_cancer, 400, 569)
 
 
 def wine_of_all(seed: int) -> Parts:
@@ -259,28 +250,6 @@ def sorted_wine(seed: int, *, shuffled: bool) -> Parts:
     return whitened(taken(values.astype(np.float32), targets, first, second))
 
 
-def raw_iris(seed: int) -> Parts:
-    """Iris in centimetres; 100 and 50 samples."""
-    inputs, labels = datasets.load_iris(return_X_y=True)
-    return parted(inputs, labels.astype(np.int32), seed, 100, 50)
-
-
-def iris(seed: int) -> Parts:
-    """Iris, standardised."""
-    return whitened(raw_iris(seed))
-
-
-def raw_cancer(seed: int, train: int = 400) -> Parts:
-    """Breast cancer in its own units: inputs from 0.001 to 4,000."""
-    inputs, labels = datasets.load_breast_cancer(return_X_y=True)
-    return parted(inputs, labels.astype(np.int32), seed, train, len(inputs))
-
-
-def cancer(seed: int, train: int = 400) -> Parts:
-    """Breast cancer, standardised."""
-    return whitened(raw_cancer(seed, train))
-
-
 def one_logit(seed: int, train: int = 400) -> Parts:
     """Breast cancer, standardised, with targets 0 and 1 in one column."""
     return targets_by(column, cancer(seed, train))
@@ -293,10 +262,7 @@ def tumour_area(seed: int) -> Parts:
 
 
 def largest_radius(seed: int, turned: bool) -> Parts:
-    """A tumour's worst radius from the 29 other measurements, all standardised; some are nearly alike.
-
-    `turned`: the inputs are turned to their principal components, each of deviation 1.
-    """
+    """A tumour's worst radius from the 29 other measurements, or their principal components, standardised."""
     values = standard(datasets.load_breast_cancer(return_X_y=True)[0], 0)
     inputs = np.delete(values, 20, axis=1)
     if turned:

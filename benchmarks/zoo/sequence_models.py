@@ -1,9 +1,6 @@
 """Small networks of sequences, recurrent or with attention: an init and an apply each."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,14 +28,7 @@ def recurrent(width: int, activation: str, gain: float = 1.0) -> Model:
 
 
 def read(
-    step: Callable[[Params, Any, Any], Any],
-    params: Params,
-    rows: Any,
-    width: int,
-    *,
-    states: int = 1,
-    every: bool = False,
-    reverse: bool = False,
+    step: Any, params: Params, rows: Any, states: int = 1, *, every: bool = False, reverse: bool = False
 ) -> Any:
     """Read rows in the order (row, sample, column); the last hidden state, or that behind every row."""
 
@@ -46,7 +36,7 @@ def read(
         carry = step(params, carry, row)
         return carry, carry[0] if every else None
 
-    blank = jnp.zeros((rows.shape[1], width), rows.dtype)
+    blank = jnp.zeros((rows.shape[1], len(params["again"])), rows.dtype)
     carry, seen = jax.lax.scan(scanned, (blank,) * states, rows, reverse=reverse)
     return seen if every else carry[0]
 
@@ -58,17 +48,14 @@ def time_first(inputs: Any, columns: int) -> Any:
 
 @functools.cache
 def scanned(width: int, activation: str, gain: float = 1.0, biased: bool = True) -> Model:
-    """A recurrent network that reads rows of eight numbers by `lax.scan`.
-
-    `biased`: it has biases in the recurrence and none at the output; else the other way round.
-    """
+    """A recurrent network that reads rows by `lax.scan`; biases are in the recurrence, or at the output."""
 
     def step(params: Params, carry: Any, row: Any) -> Any:
         sums = row @ params["in"] + carry[0] @ params["again"]
         return (nn.ACTIVATIONS[activation](sums + params["bias"] if biased else sums),)
 
     def apply(params: Params, inputs: Any) -> Any:
-        hidden = read(step, params, time_first(inputs, 8), width)
+        hidden = read(step, params, time_first(inputs, 8))
         return hidden @ params["out"] if biased else nn.linear(params["out"], hidden)
 
     spec = {"in": nn.weights(8, width), "again": nn.weights(width, width, gain=gain)}
@@ -106,7 +93,7 @@ def lstm(width: int, columns: int, outputs: int) -> Model:
     """An LSTM that reads rows; its forget gates start open."""
 
     def apply(params: Params, inputs: Any) -> Any:
-        return nn.linear(params["out"], read(lstm_step, params, time_first(inputs, columns), width, states=2))
+        return nn.linear(params["out"], read(lstm_step, params, time_first(inputs, columns), 2))
 
     spec = gates(columns, width, 4)
     opened = {"bias": spec["bias"].at[:width].set(1.0), "out": nn.affine(width, outputs)}
@@ -120,10 +107,7 @@ def stacked_lstm(width: int, depth: int, columns: int, outputs: int) -> Model:
     def apply(params: Params, inputs: Any) -> Any:
         rows = time_first(inputs, columns)
         for ways in params["layers"]:
-            both = [
-                read(lstm_step, layer, rows, width, states=2, every=True, reverse=reverse)
-                for layer, reverse in zip(ways, (False, True), strict=True)
-            ]
+            both = [read(lstm_step, at, rows, 2, every=True, reverse=bool(i)) for i, at in enumerate(ways)]
             rows = jnp.concatenate(both, axis=-1)
         return nn.linear(params["out"], rows.mean(axis=0))
 
@@ -133,22 +117,16 @@ def stacked_lstm(width: int, depth: int, columns: int, outputs: int) -> Model:
 
 
 @functools.cache
-def gru(width: int, columns: int, outputs: int) -> Model:
-    """Gated recurrent units that read rows; the output sees their mean over time."""
+def gru(width: int, columns: int, outputs: int, *, keeps: bool = False) -> Model:
+    """Gated recurrent units that read rows; the output sees their mean over time, or the last state kept."""
 
     def apply(params: Params, inputs: Any) -> Any:
-        over_time = read(gru_step, params, time_first(inputs, columns), width, every=True)
-        return nn.linear(params["out"], over_time.mean(axis=0))
+        step = functools.partial(gru_step, keeps=keeps)
+        seen = read(step, params, time_first(inputs, columns), every=not keeps)
+        return nn.linear(params["out"], seen if keeps else seen.mean(axis=0))
 
-    return nn.drawn(83, {**gates(columns, width, 3), "out": nn.affine(width, outputs)}), apply
-
-
-@functools.cache
-def keeping_gru(width: int, classes: int = 10) -> Model:
-    """Gated recurrent units whose first gate keeps the old state; the output sees the last state."""
-    step = functools.partial(gru_step, keeps=True)
-    init = nn.drawn(22, {**gates(8, width, 3), "out": nn.affine(width, classes)})
-    return init, lambda at, x: nn.linear(at["out"], read(step, at, time_first(x, 8), width))
+    spec = {**gates(columns, width, 3), "out": nn.affine(width, outputs)}
+    return nn.drawn(22 if keeps else 83, spec), apply
 
 
 @functools.cache

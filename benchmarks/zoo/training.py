@@ -1,7 +1,5 @@
 """Synthetic failures, the training runs that they make, and what their recipes share."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -62,11 +60,6 @@ class Failure:
     recipe: Callable[[Setup], Run]  # model, samples, optimiser, steps, change
     curable: bool = False  # acting on the first proposal should lower the training loss
 
-    @property
-    def also(self) -> tuple[str, ...]:
-        """Those causes, one by one."""
-        return tuple(self.also_true.split())
-
     def make(self, seed: int, cured: bool = False, rate: float = 1.0) -> Run:
         """The run at a seed; without the trouble, or at a multiple of the learning rate (see `Setup`)."""
         return self.recipe(Setup(seed, cured, rate))
@@ -92,28 +85,22 @@ def fit(
     start: Params = None,  # else it is drawn
     without: tuple[str, ...] = (),  # what of the run is not handed over
 ) -> Run:
-    """Train, on the whole data or on shuffled batches of a size.
-
-    The loss is, if nothing else is said, the cross-entropy of integer labels, half the squared error of
-    others, and the error of an autoencoder where there are none.
-    """
+    """Train, on the whole data or on shuffled batches of a size; the usual loss depends on the targets."""
     data, test_data = samples(setup.seed) if callable(samples) else samples
     init, apply = model(data[0]) if callable(model) else model
     optimizer = optimizer if hasattr(optimizer, "init") else optimizer(data[0])
-    if loss is None:
-        labels = np.issubdtype(data[1].dtype, np.integer)
-        loss = rebuilt if not isinstance(data, tuple) else cross_entropy if labels else squared
-    value = loss(apply)
+    labels = np.issubdtype(data[1].dtype, np.integer)
+    usual = rebuilt if not isinstance(data, tuple) else cross_entropy if labels else squared
+    value = (usual if loss is None else loss)(apply)
     first = start if init is None or start is not None else change(init(setup.seed))
     index = order(len(jax.tree.leaves(data)[0]), batch, steps, setup.seed)
     state = optimizer.init(first)
     params, state, losses = train(value, optimizer, first, state, data, index, steps)
-    handed = data
     if batch is not None:
         rows = range(0, len(data[0]), batch)
-        handed = [jax.tree.map(lambda leaf, i=i: leaf[i : i + batch], data) for i in rows]
+        data = [jax.tree.map(lambda leaf, i=i: leaf[i : i + batch], data) for i in rows]
     history = {"loss": np.asarray(losses)}
-    run = Run(value, apply, params, handed, test_data, optimizer, state, history, first)
+    run = Run(value, apply, params, data, test_data, optimizer, state, history, first)
     return dataclasses.replace(run, **dict.fromkeys(without))
 
 
@@ -156,12 +143,7 @@ def joined(run: Run) -> Any:
 
 # What recipes share: optimisers, and changes of the start
 
-cosine = optax.cosine_decay_schedule
-
-
-def nesterov(rate: Any, momentum: float) -> Any:
-    """Gradient descent with Nesterov's momentum."""
-    return optax.sgd(rate, momentum, nesterov=True)
+cosine, nesterov = optax.cosine_decay_schedule, functools.partial(optax.sgd, nesterov=True)
 
 
 def clipped(norm: float, optimizer: Any) -> Any:
@@ -171,12 +153,7 @@ def clipped(norm: float, optimizer: Any) -> Any:
 
 def cut_to(limit: float) -> Any:
     """After each step, weights beyond a limit are set to it."""
-
-    def update(updates: Any, state: Any, params: Params = None) -> Any:
-        moves = jax.tree.map(lambda at, move: jnp.clip(at + move, -limit, limit) - at, params, updates)
-        return moves, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless_with_tree_map(lambda step, at: jnp.clip(at + step, -limit, limit) - at)
 
 
 def same(params: Params) -> Params:
@@ -190,14 +167,8 @@ def at(by: Callable[[Any], Any], *paths: tuple[Any, ...]) -> Callable[[Params], 
     def changed(params: Params, path: tuple[Any, ...]) -> Params:
         if not path:
             return by(params)
-        key, *rest = path
         params = params.copy()
-        params[key] = changed(params[key], tuple(rest))
+        params[path[0]] = changed(params[path[0]], path[1:])
         return params
 
-    def change(params: Params) -> Params:
-        for path in paths:
-            params = changed(params, path)
-        return params
-
-    return change
+    return lambda params: functools.reduce(changed, paths, params)

@@ -1,9 +1,9 @@
 """The vector space of a parameter pytree.
 
-A parameter pytree is split into *variables* (its real floating-point leaves) and the rest
-(integers, booleans, random keys, strings, functions).  A vector of the space is a tuple with one
-array per variable, in at least float32.  `Layout` remembers how to go back and forth; everything
-else here is linear algebra on such tuples and on bases (the same tuples with a leading axis).
+A parameter pytree is split into *variables* (its real floating-point arrays, unless a framework does not
+train them) and the rest (integers, Python numbers, random keys, strings, functions).  A vector of the
+space is a tuple with one array per variable, in at least float32.  `Layout` remembers how to go back and
+forth; everything else here is linear algebra on such tuples and on bases (the same with a leading axis).
 """
 
 from hessian_probe.arrays.algebra import accumulator as accumulator

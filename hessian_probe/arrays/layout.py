@@ -6,14 +6,28 @@ written as flat float64 arrays on the host.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import all_leaves
 
 from hessian_probe.arrays.types import Array, Basis, Float, PyTree, Vector
+
+# What stands beside the parameters and nobody trains, by the parameters' own name (Flax and its train states,
+# Keras), and a moving average in Haiku's state.
+BESIDE = {
+    "params": ("untrained", "batch_stats", "cache", "intermediates", "perturbations", "opt_state"),
+    "trainable_variables": ("non_trainable_variables", "metrics_variables", "optimizer_variables"),
+}
+AVERAGE = re.compile(r"/~/\w+_ema$")
+NOT_ASKED, NUMBER = "not in trainable=", "a Python number"
+# Leaves that a layout names when it prints, of those that are variables and of the others.
+SHOWN = 4
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -53,7 +67,8 @@ def hashable(value: object) -> Hashable:
 class Layout(NamedTuple):
     """How a pytree splits into variables, other arrays and static leaves (hashable).
 
-    `kinds` has one entry per leaf: "variable", "array" or "static".
+    `kinds` has one entry per leaf: "variable", "array" or "static"; `left_out` names those that are no
+    variables, each with the reason.  As a string it says which leaves are varied, and which are not.
     """
 
     treedef: Any
@@ -62,6 +77,32 @@ class Layout(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     statics: tuple[Hashable, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        sizes = [
+            f"{name} ({'×'.join(map(str, shape)) or 1})"
+            for name, shape in zip(self.names, self.shapes, strict=True)
+        ]
+        out = [f"{name} ({why})" for name, why in self.left_out]
+        text = f"{self.size:,} variable{'s' * (self.size != 1)}: {_listed(sizes)}"
+        return text + (f"; left out: {_listed(out)}" if out else "")
+
+    def require_variables(self) -> Layout:
+        """Return self if there is a variable; else raise ValueError, with what there is instead."""
+        if self.size:
+            return self
+        left = _listed([f"{name} ({why})" for name, why in self.left_out] or list(self.names)) or "no leaves"
+        empty = ", all of them empty" * bool(self.names)
+        raise ValueError(
+            f"params has no floating-point entry to vary{empty}; got {left}: pass float arrays with entries, "
+            "e.g. jax.tree.map(jnp.asarray, params), or say by trainable= which leaves are varied"
+        )
+
+    @property
+    def mask(self) -> PyTree:
+        """A pytree like the parameters: for each leaf, whether it is a variable."""
+        return jax.tree_util.tree_unflatten(self.treedef, [kind == "variable" for kind in self.kinds])
 
     @property
     def size(self) -> int:
@@ -95,53 +136,143 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return "params" + jax.tree_util.keystr(path)
 
 
-def _kind(leaf: object, name: str, static_numbers: bool) -> str:
-    if isinstance(leaf, complex):
-        raise TypeError(f"{name} is complex; real parameters are needed: split it into two leaves")
-    if isinstance(leaf, float):
-        return "variable"
-    if isinstance(leaf, int):  # bool is one too
-        return "static" if static_numbers else "array"
-    if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-        return "static"
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+def _listed(items: list[str]) -> str:
+    few = len(items) <= SHOWN + 1
+    return ", ".join(items if few else [*items[:SHOWN], f"and {len(items) - SHOWN} more leaves"])
+
+
+def _dtype(leaf: Any) -> Any:
+    """Dtype of an array, or type of a Python number; None for anything else."""
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return leaf.dtype
+    return next((kind for kind in (bool, int, float, complex) if isinstance(leaf, kind)), None)
+
+
+def _floating(dtype: Any, kind: Any = jnp.floating) -> bool:
+    """Whether a dtype, or a type of Python numbers, is a real floating-point one, or of another kind."""
+    return dtype is not None and bool(jnp.issubdtype(dtype, kind))
+
+
+def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
+    """For each leaf whether `trainable` asks for it; None leaves that to what is usual."""
+    flags: list[bool | None] = []
+    given = jax.tree.leaves(trainable)  # a mask may be a module, and callable
+    if given and all(isinstance(flag, bool | np.bool_) for flag in given):
+
+        def spread(flag: Any, part: Any) -> None:
+            above = None if flag else False
+            flags.extend([bool(flag)] if all_leaves([part]) else [above] * len(jax.tree.leaves(part)))
+
+        try:
+            jax.tree.map(spread, trainable, tree)
+        except ValueError as error:
+            raise ValueError(
+                f"trainable is a mask that does not fit params: {error}; give booleans in the structure of "
+                "params or of its upper levels, or a function of (path, leaf)"
+            ) from None
+        return flags
+    takes = inspect.signature(trainable).parameters.values() if callable(trainable) else ()
+    plain = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    count = sum(p.default is p.empty for p in plain)
+    if count not in (1, 2) and trainable is not None:
         raise TypeError(
-            f"{name} has dtype {leaf.dtype}; real parameters are needed: "
-            "hold the real and the imaginary part as two leaves"
+            f"trainable is a {type(trainable).__name__}; expected a function of (leaf) or of (path, leaf), "
+            "or a pytree of booleans like params"
         )
-    return "variable" if jnp.issubdtype(leaf.dtype, jnp.floating) else "array"
+    for path, leaf in paths:
+        ask = trainable is not None and _dtype(leaf) is not None
+        flags.append(bool(trainable(*(leaf_name(path), leaf)[2 - count :])) if ask else None)
+    return flags
+
+
+def _nnx_classes(node: Any) -> list[str]:
+    """Names of the class of a Flax NNX variable, and of those that it is derived from; of others none."""
+    kind = getattr(node, "type", None)  # older releases keep the class so
+    classes = (kind if isinstance(kind, type) else type(node)).__mro__
+    flax = any(c.__name__ == "Variable" and c.__module__.startswith("flax.nnx") for c in classes)
+    return [c.__name__ for c in classes] if flax else []
+
+
+def _untrained(tree: PyTree, paths: list[Any]) -> list[str]:
+    """For each leaf why the framework that it comes from does not train it; "" where nothing says so."""
+    classes: list[list[str]] = []
+    for node in jax.tree.leaves(tree, is_leaf=lambda node: bool(_nnx_classes(node))):
+        classes += [_nnx_classes(node)] * len(jax.tree.leaves(node))
+    some = any("Param" in names for names in classes)
+    keys = [[str(getattr(k, "key", getattr(k, "name", k))) for k in (*path, "")] for path, _ in paths]
+    own = {steps[0] for steps in keys} & set(BESIDE)
+    found = []
+    for (_, leaf), names, steps in zip(paths, classes, keys, strict=True):
+        why = "trainable=False" if getattr(leaf, "trainable", True) is False else ""
+        if some and names and "Param" not in names:
+            why = f"{names[0]}, not Param"
+        elif any(steps[0] in BESIDE[name] for name in own):
+            why = f"{steps[0]}, not trained"
+        elif any(map(AVERAGE.search, steps)):
+            why = "a moving average"
+        found.append(why)
+    return found
+
+
+def _why_not(leaf: Any, name: str, asked: bool | None, untrained: str) -> str:
+    """Why a leaf is no variable; "" for a variable."""
+    dtype = _dtype(leaf)
+    number = isinstance(dtype, type)
+    what = f"a {'Python ' * number}{type(leaf).__name__}" if dtype is None or number else str(dtype)
+    what = NUMBER if dtype is float else what
+    if asked and not _floating(dtype):
+        raise TypeError(
+            f"trainable asks for {name} ({what}); only real floating-point leaves can be varied: leave it out"
+        )
+    usual = asked is None and not untrained
+    if usual and _floating(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name} is complex ({what}); real parameters are needed: hold the real and the imaginary part "
+            "as two leaves, or leave it out by trainable="
+        )
+    if asked or (usual and _floating(dtype) and not number):
+        return ""
+    return untrained or (NOT_ASKED if asked is False and _floating(dtype) else what)
 
 
 def split(
-    tree: PyTree, *, static_numbers: bool = False, frozen: tuple[bool, ...] = ()
+    tree: PyTree, *, trainable: Any = None, static_numbers: tuple[type, ...] = ()
 ) -> tuple[Layout, Vector, tuple[Any, ...]]:
     """Return a pytree's layout, its variables (each in its own dtype) and its other arrays.
 
     Args:
-        tree: any pytree.  Real floating-point leaves (Python floats too) are variables.
-        static_numbers: keep Python integers and booleans as they are, instead of as arrays.
-        frozen: for each real floating-point leaf whether it is held constant; () for none.
+        tree: any pytree.
+        trainable: which leaves are variables.  None: arrays of real floating-point numbers, without those of
+            which a framework says that it does not train them.  Else a function of (leaf), or of (path, leaf)
+            with the path as it is printed, asked about arrays and Python numbers; or a pytree prefix of
+            booleans: True at a leaf asks for it, True above several for those that None would take.
+        static_numbers: types of Python numbers to keep as they are, instead of as arrays.
 
     Raises:
-        TypeError: a leaf is complex; the message names it.
+        TypeError: a leaf is complex, one that is asked for is not floating-point, or `trainable` is neither.
+        ValueError: `trainable` is a mask of another structure.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     kinds, names, statics, non_variables = [], [], [], []
     variables: list[jax.Array] = []
-    held = iter(frozen)
-    for path, leaf in paths:
-        name = leaf_name(path)
-        kind = _kind(leaf, name, static_numbers)
-        if kind == "variable" and next(held, False):
-            kind, leaf = "array", jnp.asarray(leaf)
-        kinds.append(kind)
-        if kind == "variable":
+    left_out: list[tuple[str, str]] = []
+    reasons = zip(paths, _asked(trainable, tree, paths), _untrained(tree, paths), strict=True)
+    for (path, leaf), asked, untrained in reasons:
+        name, dtype = leaf_name(path), _dtype(leaf)
+        why = _why_not(leaf, name, asked, untrained)
+        if not why:
+            kinds.append("variable")
             variables.append(jnp.asarray(leaf))
             names.append(name)
-        elif kind == "array":
-            non_variables.append(leaf)
-        else:
+            continue
+        left_out.append((name, why))
+        if dtype is None or (isinstance(dtype, type) and issubclass(dtype, static_numbers)):
+            kinds.append("static")
             statics.append(hashable(leaf))
+        else:
+            kinds.append("array")
+            own = isinstance(dtype, type) or isinstance(leaf, jax.Array | np.ndarray | np.generic)
+            non_variables.append(leaf if own else jnp.asarray(leaf))
     layout = Layout(
         treedef,
         tuple(kinds),
@@ -149,6 +280,7 @@ def split(
         tuple(v.shape for v in variables),
         tuple(str(v.dtype) for v in variables),
         tuple(statics),
+        tuple(sorted(left_out, key=lambda pair: pair[1] != NUMBER)),  # printed first
     )
     return layout, tuple(variables), tuple(non_variables)
 
@@ -171,17 +303,19 @@ def tangent(
 ) -> PyTree:
     """Return a vector (or, with `axis`, a basis of that many rows) as a pytree like the parameters.
 
-    Arrays that are no variables become zeros of their own dtype; static leaves stay as they are.
+    Arrays and numbers that are no variables become zeros of their own dtype; other leaves stay as they are.
     """
 
     def zeros(leaf: Any) -> Any:
-        if isinstance(leaf, int):
-            leaf = np.asarray(leaf)
+        if isinstance(_dtype(leaf), type):
+            return type(leaf)(0) if axis is None else np.zeros(axis, type(leaf))
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf
         return np.zeros(np.shape(leaf) if axis is None else (axis, *np.shape(leaf)), leaf.dtype)
 
-    return merge(layout, vector, tuple(zeros(leaf) for leaf in non_variables))
+    still = tuple(type(leaf)(0) if isinstance(leaf, int | float) else leaf for leaf in layout.statics)
+    others = tuple(zeros(leaf) for leaf in non_variables)
+    return merge(layout._replace(statics=still), vector, others)
 
 
 def from_tangent(layout: Layout, tree: PyTree, what: str = "the vector") -> Vector:

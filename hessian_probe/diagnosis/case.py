@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, generator, hashable, leaf_name
+from hessian_probe.arrays import PyTree, generator, hashable, leaf_name, split
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.optimizers.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
-from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner
-from hessian_probe.optimizers.untrained_params import frozen_variables
+from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner, float_leaf
+from hessian_probe.optimizers.untrained_params import moved_variables
 from hessian_probe.results import Cost
 
 # At most this number of samples enter where losses or gradients of single samples are computed.
@@ -57,6 +57,7 @@ class Case:
         params: PyTree,
         data: Any = None,
         *,
+        trainable: Any = None,
         test_data: Any = None,
         history: Mapping[str, np.ndarray] | None = None,
         optimizer: Any = None,
@@ -66,10 +67,13 @@ class Case:
         key: jax.Array | None = None,
         trial_factor: int = 1,
     ) -> None:
-        self.given_data = data
-        self.loss = OfParams(loss) if data is None and callable(loss) else loss
-        # Python floats are variables too, but training on copies needs leaves with a dtype.
+        layout = split(params, trainable=trainable)[0].require_variables()
+        self.trainable, self.variables, self.given_data = layout.mask, str(layout), data
+        # Training on copies needs leaves with a dtype; the loss gets those that are not varied as they are.
+        self.given_params = params
         self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+        loss = OfParams(loss) if data is None and callable(loss) else loss
+        self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
         self.rng = generator(key)
@@ -91,7 +95,7 @@ class Case:
             self.samples = None
 
     def _operator(self, data: Any) -> HessianOperator:
-        op = hessian(self.loss, self.params, data, check=False)
+        op = hessian(self.loss, self.params, data, check=False, trainable=self.trainable)
         op.objective.cost.whole = self.cost
         return op
 
@@ -137,22 +141,29 @@ class Case:
         if self.optimizer is None:
             return ()
         layout, rest = self.op.layout, self.op.objective.non_variables
-        flags = frozen_variables(self.optimizer, layout, self.op.x, rest)
-        return tuple(name for name, held in zip(layout.names, flags, strict=True) if held)
+        moved = moved_variables(self.optimizer, layout, self.op.x, rest)
+        return tuple(name for name in layout.names if name not in moved)
+
+    def moved(self, path: str, _: Any) -> bool:
+        """Whether a leaf is a variable that the optimiser moves."""
+        return path in self.op.layout.names and path not in self.fixed_by_optimizer
 
     @cached_property
-    def loss_of_trained(self) -> Callable[..., Any]:
+    def loss_of_moved(self) -> Callable[..., Any]:
         """The loss as a function of what the optimiser moves: what it holds fixed stays as it is."""
-        if not self.fixed_by_optimizer:
-            return self.loss
+        return self._holding(self.loss, frozenset(self.op.layout.names) - {*self.fixed_by_optimizer})
 
-        def loss(params: PyTree, *batch: Any) -> Any:
-            def leaf(path: Any, new: Any, old: Any) -> Any:
-                return old if leaf_name(path) in self.fixed_by_optimizer else new
+    def _holding(self, loss: Callable[..., Any], varied: frozenset[str]) -> Callable[..., Any]:
+        """The loss as a function of the leaves of these names: all other floating ones stay as they are."""
 
-            return self.loss(jax.tree_util.tree_map_with_path(leaf, params, self.params), *batch)
+        def leaf(path: Any, new: Any, own: Any, given: Any) -> Any:
+            return given if float_leaf(own) and leaf_name(path) not in varied else new
 
-        return loss
+        if len(varied) == sum(map(float_leaf, jax.tree.leaves(self.params))):
+            return loss
+        return lambda params, *batch: loss(
+            jax.tree_util.tree_map_with_path(leaf, params, self.params, self.given_params), *batch
+        )
 
     def best_by_adam(
         self, params: PyTree, batch: Any, loss: Callable[..., Any] | None = None

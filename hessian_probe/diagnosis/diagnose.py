@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import CHECKS, broadcast, divergence, inputs, uphill
+from hessian_probe.diagnosis.checks import CHECKS, broadcast, derivative, divergence, inputs, uphill
 from hessian_probe.diagnosis.confidence import EVEN
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
@@ -34,6 +34,7 @@ def diagnose(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     test_data: Any = None,
     history: Mapping[str, Any] | None = None,
     optimizer: Any = None,
@@ -58,6 +59,7 @@ def diagnose(
         params: pytree where training stopped.
         data: training data: one batch, or the list of batches that training uses (noise is checked only
             then).  A pair (inputs, targets) or a dict with such names allows more checks.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         test_data: test data of the same kind.
         history: equal-length arrays: "loss", and optionally "grad_norm", "test_loss", "learning_rate".
         optimizer: the optax transformation in use.
@@ -89,7 +91,7 @@ def diagnose(
 
     Examples:
         >>> import hessian_probe as hp
-        >>> found = hp.diagnose(lambda x: x**2 + 1.0, 1.0, history={"loss": [2.0, 2.0, 2.0, 9.0, 9.0, 9.0]})
+        >>> found = hp.diagnose(lambda x: x**2 + 1.0, np.ones(()), history={"loss": [2.0, 2.0, 2.0, 9.0]})
         >>> found.findings[0].cause, found.findings[0].reason, found.findings[0].remedy
         ('divergence', 'rise', 'roll_back')
     """
@@ -109,6 +111,7 @@ def diagnose(
         loss,
         params,
         data,
+        trainable=trainable,
         test_data=test_data,
         history=None if history is None else _read_history(history),
         optimizer=optimizer,
@@ -118,7 +121,11 @@ def diagnose(
         key=key,
         trial_factor=int(trial_factor),
     )
-    found = uphill.check(case) + divergence.check(case)
+    found = derivative.check(case)
+    if any(item.reason == "gradient_nonfinite" for item in found if isinstance(item, Finding)):
+        found += inputs.check(case)
+        return _diagnosis(case, [*found, NotChecked((), "a gradient that is finite", "everything else")])
+    found += uphill.check(case) + divergence.check(case)
     if divergence.nonfinite(case):
         found += inputs.check(case)  # needs no finite parameters
         finite = "finite parameters, from before the loss diverged"
@@ -178,6 +185,7 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
         not_checked=tuple(missing),
         loss=case.value,
         measured=tuple(case.measured.items()),
+        variables=case.variables,
         num_hvps=case.cost.num_hvps,
         num_evaluations=case.cost.num_evaluations,
     )
@@ -187,9 +195,8 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     """Record what `propose_rate` proposes, where the first finding is about steps."""
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
-    found = propose_rate(
-        case.loss, case.params, case.given_data, optimizer=case.optimizer, opt_state=case.opt_state
-    )
+    given: dict[str, Any] = {"optimizer": case.optimizer, "opt_state": case.opt_state}
+    found = propose_rate(case.loss, case.params, case.given_data, trainable=case.trainable, **given)
     case.cost.enter(found)
     said = f"none: {'; '.join(found.evidence)}"
     if found.proposed is not None:

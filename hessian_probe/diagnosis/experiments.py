@@ -57,6 +57,7 @@ class Experiments(ReferenceModels):
             self.loss,
             self.params,
             self.data,
+            trainable=self.trainable,
             optimizer=self.optimizer,
             opt_state=self.opt_state,
             key=self.key,
@@ -78,7 +79,8 @@ class Experiments(ReferenceModels):
     @cached_property
     def point(self) -> CriticalPoint:
         """The classification of the point, in the parameters that the optimiser moves."""
-        found = classify(self.loss_of_trained, self.params, self.data, key=self.key, max_hvps=CLASSIFY_HVPS)
+        given: dict[str, Any] = {"trainable": self.moved, "key": self.key, "max_hvps": CLASSIFY_HVPS}
+        found = classify(self.loss, self.params, self.data, **given)
         self.cost.enter(found)
         return found
 

@@ -72,7 +72,8 @@ def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> 
         Ranked findings, at least one.
     """
     kept = [f for f in found if f.confidence >= EVEN]
-    if any(f.cause == "broadcast" for f in kept):  # nothing that depends on it was checked
+    if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
+        # Nothing that depends on it was checked.
         return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
     headroom = _headroom(case, any(f.cause == "input_scale" for f in kept))
     converged = _converged(case, kept)

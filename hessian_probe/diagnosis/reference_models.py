@@ -229,8 +229,8 @@ class ReferenceModels(Case):
         if self.whole is None:
             return math.nan, math.nan
         start = perturb(self.params, np.random.default_rng(0))
-        first = self.loss_on(self.whole.batch, start, self.loss_of_trained)
-        return first, self.best_by_adam(start, self.whole.batch, self.loss_of_trained)[0]
+        first = self.loss_on(self.whole.batch, start, self.loss_of_moved)
+        return first, self.best_by_adam(start, self.whole.batch, self.loss_of_moved)[0]
 
     @property
     def adam_from_here(self) -> float:

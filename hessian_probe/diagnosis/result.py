@@ -11,6 +11,7 @@ from hessian_probe.results import number, plain, result
 # Below this confidence "healthy" is printed as "nothing found, and little checked".
 LITTLE = 0.5
 CAUSES = (
+    "derivative",
     "broadcast",
     "uphill",
     "input_scale",
@@ -40,8 +41,8 @@ class Finding:
     Attributes:
         cause: "model_bias", "optimization", "overfitting", "mismatch", "saddle", "minimum", "oscillation",
             "slow", "ill_conditioned", "noise", "divergence", "dead_units", "saturation",
-            "vanishing_gradients", "exploding_gradients", "input_scale", "uphill", "broadcast" or
-            "healthy".
+            "vanishing_gradients", "exploding_gradients", "input_scale", "uphill", "broadcast", "derivative"
+            or "healthy".
         reason: a code: the measurement that decided, of those that the cause has, such as "sharpness" or
             "schedule_ended".
         claim: what was found, in a sentence.
@@ -126,6 +127,7 @@ class Diagnosis:
         measured: every figure that was measured, as pairs of a name and a text.
         num_hvps: Hessian-vector products spent.
         num_evaluations: losses and gradients over the training data spent.
+        variables: which leaves were varied, and which were left out and why.
     """
 
     findings: tuple[Finding, ...]
@@ -134,6 +136,7 @@ class Diagnosis:
     measured: tuple[tuple[str, str], ...]
     num_hvps: int
     num_evaluations: int
+    variables: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers; numbers that are not finite as None."""

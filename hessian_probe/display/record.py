@@ -9,6 +9,7 @@ import numpy as np
 
 from hessian_probe.escapes.result import Escape, LossProfile
 from hessian_probe.points.result import CriticalPoint
+from hessian_probe.results import summary
 from hessian_probe.spectrum.result import EigenResult
 
 Rows = tuple[tuple[str, str], ...]
@@ -135,7 +136,7 @@ class Report:
 def summary_of(result: Any) -> tuple[str, list[tuple[str, str]]]:
     """Title and rows of a result; one line if it cannot be summed up."""
     try:
-        title, rows = result._summary()
+        title, rows = summary(result)
     except Exception:  # a result must always print
         return repr(result), []
     return title, list(rows)

@@ -25,6 +25,7 @@ from hessian_probe.escapes.thresholds import (
 )
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.classify import classify
+from hessian_probe.points.preconditions import FAULTS
 from hessian_probe.points.result import CriticalPoint
 from hessian_probe.points.rounding import decrease_margin
 from hessian_probe.points.sphere_search import SearchResult, moved_by, radii_tried, search_on_spheres
@@ -37,6 +38,7 @@ def escape(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     key: jax.Array | None = None,
     point: CriticalPoint | None = None,
     max_hvps: int | None = None,
@@ -59,8 +61,9 @@ def escape(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         key: random key; None means `jax.random.key(0)`.
         point: a classification of these very parameters, which then need not be classified again.
         max_hvps: products allowed for the classification; with fewer than it needs (7, or 0) only
@@ -94,10 +97,9 @@ def escape(
         raise TypeError(f"point must be made by hp.classify; got {type(point).__name__}")
     classified = point is None
     if point is None:
-        point = classify(
-            loss, params, data, key=key, max_hvps=max_hvps, null_space=null_space, progress=progress
-        )
-    objective = Objective(loss, params, data)
+        given: dict[str, Any] = {"max_hvps": max_hvps, "null_space": null_space, "progress": progress}
+        point = classify(loss, params, data, trainable=trainable, key=key, **given)
+    objective = Objective(loss, params, data, trainable=trainable)
     if classified and was_interrupted(point):
         reason = EscapeReason("not_classified", reason=point.evidence[0])
         return Escape.of(point, "undetermined", params, point.loss, reason)
@@ -119,6 +121,8 @@ def _search(
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
     misled = point.label == "undetermined" and point.reasons[0].startswith("null_space")
+    faults = [text for code, text in zip(point.reasons, point.evidence, strict=True) if code in FAULTS]
+    told = tuple(EscapeReason("derivative", reason=text) for text in faults)
     if (point.label == "minimum" and point.strict) or misled or not math.isfinite(before):
         status, reason = _no_direction(point)
         return Escape.of(point, status, params, before, reason, cost=objective.cost)
@@ -148,14 +152,15 @@ def _search(
             end, lowest, on_sphere = _LineEnd(there, math.nan, math.nan), after, True
     if end is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
         sphere = found if on_sphere else None
-        return _escaped(point, objective, params, before, lowest, end, slope, progress, sphere)
+        return _escaped(point, objective, params, before, lowest, end, slope, progress, sphere, told)
     if known is not None:
         reason = EscapeReason("no_decrease", floor=floor, margin=max(margin, slope), lowest=lowest)
         status = "no_decrease"
     else:
         status, reason = _no_direction(point)
-    looked = () if found is None else (EscapeReason("nothing_found_on_spheres", radii=radii_tried()),)
-    return Escape.of(point, status, params, before, reason, *looked, gain_of_slope=slope, cost=objective.cost)
+    if found is not None:
+        told = (EscapeReason("nothing_found_on_spheres", radii=radii_tried()), *told)
+    return Escape.of(point, status, params, before, reason, *told, gain_of_slope=slope, cost=objective.cost)
 
 
 def _along_known(
@@ -222,6 +227,7 @@ def _escaped(
     slope: float,
     progress: Callable[[str], None] | None,
     sphere: SearchResult | None = None,
+    told: tuple[EscapeReason, ...] = (),
 ) -> Escape:
     if progress is not None:
         progress(f"best step: loss {number(after, 6)}")
@@ -239,6 +245,7 @@ def _escaped(
         merge(objective.layout, end.moved, objective.non_variables),
         before,
         *reasons,
+        *told,
         after=after,
         gain=sphere.gain + slope if sphere is not None else before - after,
         gain_of_slope=slope,
@@ -403,7 +410,7 @@ def _check_point(point: CriticalPoint, objective: Objective, value: float) -> No
 
 
 def _no_direction(point: CriticalPoint) -> tuple[str, EscapeReason]:
-    if point.label in ("minimum", "not_critical"):
+    if point.label in ("minimum", "not_critical") and point.reasons[0] not in FAULTS:
         return "nothing_to_escape", EscapeReason(
             "minimum" if point.label == "minimum" else "slope", left=point.gain, reach=point.reach
         )

@@ -16,6 +16,7 @@ SENTENCES = {
         "a slope without negative curvature: the gradient itself lowers the loss, by up to {left:2} within "
         "{reach:2} of here"
     ),
+    "derivative": "{reason}",
     "no_direction": "the point is {label}, and no direction of negative curvature is known: {reason}",
     "no_decrease": (
         "no step tried lowers the loss below {floor:6} by more than rounding and the slope do ({margin:2}); "

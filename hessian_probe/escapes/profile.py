@@ -21,6 +21,7 @@ def loss_profile(
     *,
     point: CriticalPoint,
     move: Escape | None = None,
+    trainable: Any = None,
     num: int = 61,
 ) -> LossProfile | None:
     """Evaluate the loss along a point's escape direction.
@@ -30,6 +31,7 @@ def loss_profile(
         params: the parameters that were classified.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
         point: their classification.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         move: the escape from there; the profile reaches half as far again as its step.
         num: evaluations.
 
@@ -49,7 +51,7 @@ def loss_profile(
     """
     if point.escape_direction is None:
         return None
-    objective = Objective(loss, params, data)
+    objective = Objective(loss, params, data, trainable=trainable)
     direction = from_tangent(objective.layout, point.escape_direction, "point.escape_direction")
     step = 0.0 if move is None or move.step != move.step else move.step
     reach = BEYOND * abs(step) or DEFAULT_REACH

@@ -67,6 +67,11 @@ class Escape:
     gain: float = 0.0
     gain_of_slope: float = math.nan
 
+    @property
+    def variables(self) -> str:
+        """Which leaves were varied, and which were left out and why."""
+        return self.point.variables
+
     @classmethod
     def of(
         cls,

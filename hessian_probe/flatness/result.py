@@ -80,6 +80,7 @@ class Sharpness:
         evidence: limits of what the numbers cover.
         num_hvps: Hessian-vector products spent in all.
         num_evaluations: losses with gradients spent in all.
+        variables: which leaves were varied, and which were left out and why.
     """
 
     measures: tuple[SharpnessMeasure, ...]
@@ -89,6 +90,7 @@ class Sharpness:
     evidence: tuple[str, ...]
     num_hvps: int
     num_evaluations: int
+    variables: str = ""
 
     def __getitem__(self, name: str) -> SharpnessMeasure:
         for measure in self.measures:

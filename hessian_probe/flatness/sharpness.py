@@ -29,6 +29,7 @@ from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.operators.symmetric_operator import unit_roundoff
+from hessian_probe.points.preconditions import derivative_fault
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
 
@@ -47,6 +48,7 @@ def sharpness(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     num_probes: int = 30,
     keskar_box: float = 1e-3,
     adaptive_radius: float = 0.5,
@@ -75,8 +77,9 @@ def sharpness(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         num_probes: products for each trace.
         keskar_box: ε of Keskar's box.
         adaptive_radius: ρ of the adaptive ellipsoid.
@@ -112,7 +115,7 @@ def sharpness(
         (10.0, 12.0)
     """
     _check_options(num_probes, keskar_box, adaptive_radius)
-    op = hessian(loss, params, data)
+    op = hessian(loss, params, data, trainable=trainable)
     dense = op.dense() if op.size <= EXACT_SIZE else None
     scaled = _ScaledHessian(op, dense, num_probes, rtol, max_hvps, key, generator(key))
     x = cast(op.x, op.layout.work_dtypes)
@@ -140,11 +143,15 @@ def sharpness(
     evidence = (KINKS.format(", ".join(kinks)),) if kinks else ()
     if not np.isfinite(measures[0].value):
         evidence = (NO_CURVATURE, *evidence)
+    fault = derivative_fault(op)
+    if fault is not None:
+        evidence = (str(fault), *evidence)
     return Sharpness(
         measures=measures,
         loss=op.value,
         grad_norm=float(norm(op.gradient_vector)),
         size=op.size,
+        variables=str(op.layout),
         evidence=evidence,
         num_hvps=op.num_hvps,
         num_evaluations=op.objective.cost.num_evaluations,

@@ -219,7 +219,7 @@ def fingerprint(op: HessianOperator) -> State:
     layout = op.layout
     structure = re.sub(r"0x[0-9a-f]+", "", str(layout.treedef))
     return {
-        "layout": (structure, layout.shapes, layout.dtypes),
+        "layout": (structure, layout.names, layout.shapes, layout.dtypes),
         "params": digest((*op.x, *op.objective.non_variables)),
         "loss": op.objective.loss.fingerprint,
         "data": _data_fingerprint(op.objective.data),

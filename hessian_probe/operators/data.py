@@ -6,7 +6,9 @@ tuple, dict or registered pytree is one batch; `None` is no data at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,7 +16,10 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import Layout, PyTree, hashable
-from hessian_probe.operators.thresholds import MOST_BATCHES, SAME_DATA
+from hessian_probe.operators.thresholds import MOST_BATCHES, SAME_DATA, SLOW_DATA
+
+FINITE = "pass a finite part, for instance list(itertools.islice(data, 100))"
+_ENDLESS = "data gave {count:,} batches and goes on: a sampler without end? " + FINITE
 
 
 class Batches:
@@ -22,21 +27,29 @@ class Batches:
 
     Args:
         batches: a re-iterable of batches (pytrees of arrays).
-        weights: one positive weight per batch, for instance its number of tokens.
+        weights: one positive weight per batch, for instance its number of tokens; or a function that gives
+            the weight of a batch, for instance what its mask counts.  The loss is to be the mean over that.
 
     Raises:
         TypeError: `batches` can be iterated only once.
-        ValueError: a weight is not positive and finite.
+        ValueError: a weight is not positive and finite, or there are more than MOST_BATCHES batches.
 
     Examples:
         >>> data = Batches([np.ones((2, 3)), np.ones((2, 3))], weights=[3, 1])
         >>> Data(data).weights
         (0.75, 0.25)
+        >>> padded = [{"x": np.ones(4), "mask": np.array(mask)} for mask in ([1, 1, 1, 0], [1, 0, 0, 0])]
+        >>> Data(Batches(padded, lambda batch: batch["mask"].sum())).weights
+        (0.75, 0.25)
     """
 
-    def __init__(self, batches: Iterable[PyTree], weights: Sequence[float]) -> None:
+    def __init__(self, batches: Iterable[PyTree], weights: Sequence[float] | Callable[[PyTree], Any]) -> None:
         _refuse_one_shot(batches)
         self.batches = batches
+        if callable(weights):
+            weights = [weights(batch) for batch in islice(batches, MOST_BATCHES + 1)]
+            if len(weights) > MOST_BATCHES:
+                raise ValueError(_ENDLESS.format(count=MOST_BATCHES))
         self.weights = tuple(float(w) for w in weights)
         for index, weight in enumerate(self.weights):
             if not (np.isfinite(weight) and weight > 0):
@@ -56,9 +69,6 @@ class Batch(NamedTuple):
 
 class DataChangedError(ValueError):
     """The data was not the same on two passes, so no single loss is being probed."""
-
-
-FINITE = "pass a finite part, for instance list(itertools.islice(data, 100))"
 
 
 class _Every:
@@ -228,13 +238,19 @@ class Data:
     def _first_pass(self) -> tuple[float, ...]:
         sums: list[float] = []
         self._total, self._count = 0.0, 0
+        warn_at: float | None = time.monotonic() + SLOW_DATA
         size = getattr(self.source, "cardinality", None)  # of tf.data; −1 is without end
         if callable(size) and int(size()) == -1:
             raise ValueError(f"data has no end (its cardinality is infinite); {FINITE}")
         for batch in self._raw():
             if self._count == MOST_BATCHES:
-                raise ValueError(
-                    f"data gave {self._count:,} batches and goes on: a sampler without end? {FINITE}"
+                raise ValueError(_ENDLESS.format(count=self._count))
+            if warn_at is not None and time.monotonic() > warn_at:
+                warn_at = None
+                warnings.warn(
+                    f"data gave {self._count:,} batches in {SLOW_DATA:g} seconds, and goes on; it is read "
+                    "once before anything is computed, and again for every evaluation: a part of it may do",
+                    stacklevel=2,
                 )
             self._total += batch.weight
             self._count += 1

@@ -177,3 +177,7 @@ def values_and_gradients(scalar: Scalar, x: Vector, moves: Basis) -> tuple[Float
         return jax.value_and_grad(scalar)(tuple(a + b for a, b in zip(x, move, strict=True)))
 
     return jax.lax.map(at, moves)
+
+
+# Those of several points at once, which are the last operand.
+AT_SEVERAL = (line_forward, line_reverse, values_and_gradients)

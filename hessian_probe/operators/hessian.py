@@ -40,6 +40,7 @@ def hessian(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     max_residual_bytes: int | None = None,
     check: bool = True,
 ) -> HessianOperator:
@@ -51,11 +52,16 @@ def hessian(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables, all others are passed on.
+        params: pytree; the leaves that are not varied are passed on as they are.
         data: None, one batch (array, tuple, dict, registered pytree), or a list or other re-iterable
             of batches.  A batch weighs as many samples as the leading axis of its arrays;
             `Batches(batches, weights)` overrides that, and is needed where batches differ in size and their
             arrays disagree on that axis (sparse matrices, graphs, padded samples).
+        trainable: which leaves are varied.  None: floating-point arrays, without those that a framework keeps
+            beside what it trains (batch statistics, caches, random state); no Python numbers.  A function
+            of (leaf), such as `eqx.is_inexact_array`, or of (path, leaf), the path as it is printed
+            ("params['w'][0]"): the leaves for which it returns True.  A mask, a pytree prefix of booleans as
+            for `optax.masked`: True at a leaf asks for it, True above several for those that None takes.
         max_residual_bytes: memory that the stored linearisation may take, in bytes; None means a
             quarter of what is free, 0 recomputes always.
         check: at the first product, check that products are repeatable, symmetric and linear.
@@ -64,10 +70,10 @@ def hessian(
         The operator, at `params`.
 
     Raises:
-        TypeError: `loss` is not callable or returns no real scalar; a leaf is complex; data can be
-            read only once.
-        ValueError: `params` has no variable; data is empty or irregular.  At the first product also
-            `OperatorCheckError`, a ValueError that names the likely cause of a failed check.
+        TypeError: `loss` is not callable or returns no real scalar; a leaf is complex, or asked for and not
+            floating-point; data can be read only once.
+        ValueError: `params` has no variable; `trainable` does not fit it; data is empty or irregular.  At the
+            first product also `OperatorCheckError`, which names the likely cause of a failed check.
 
     Cost:
         One gradient with its linearisation, and four products for the check, at the first use; then
@@ -84,7 +90,9 @@ def hessian(
         >>> op.dense().tolist()
         [[6.0, 0.0], [0.0, 12.0]]
     """
-    op = HessianOperator(Objective(loss, params, data), max_residual_bytes=max_residual_bytes)
+    op = HessianOperator(
+        Objective(loss, params, data, trainable=trainable), max_residual_bytes=max_residual_bytes
+    )
     op.unchecked = check
     return op
 
@@ -306,8 +314,8 @@ class HessianOperator:
 
     def __repr__(self) -> str:
         return (
-            f"HessianOperator({self.size} variables, {np.dtype(self.dtype).name}, "
-            f"{self.objective.route.name}, {self.num_hvps} products so far)"
+            f"HessianOperator({np.dtype(self.dtype).name}, "
+            f"{self.objective.route.name}, {self.num_hvps} products so far; {self.layout})"
         )
 
     def _prepare(self) -> None:

@@ -11,7 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Basis, Float, PyTree, Vector, add_scaled, cast, norm, scale, split, widest
+from hessian_probe.arrays import (
+    Basis,
+    Float,
+    PyTree,
+    Vector,
+    add_scaled,
+    cast,
+    first_nonfinite,
+    from_tangent,
+    norm,
+    scale,
+    split,
+    widest,
+)
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
@@ -20,9 +33,11 @@ from hessian_probe.operators.tracing import (
     find_route,
     has_forward,
     machine_epsilon,
+    same_operations,
     shapes_of,
     trace,
 )
+from hessian_probe.programs.nonfinite import nonfinite_derivative
 from hessian_probe.results import Cost
 
 
@@ -38,19 +53,24 @@ def notes_in_loss(error: BaseException) -> tuple[str, ...]:
     return error.__dict__.get("notes_in_loss", ())
 
 
+NUMBERS = (int, float, complex)
+
+
 class Objective:
     """The loss to be probed, at any parameters of one layout.
 
     Args:
         loss: `loss(params)` or, with data, `loss(params, batch)`; traceable by JAX, real scalar.
-        params: pytree with at least one real floating-point leaf.
+        params: pytree with at least one real floating-point array.
         data: None, one batch, or a re-iterable of batches (see `hessian_probe.operators.data`).
         cost: the ledger; None for a new one.
+        trainable: which leaves are varied (see `hessian_probe.arrays.layout.split`).
 
     Attributes:
         cost: what was computed so far, by all operators of this objective too.
         facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
+        refusals: what the loss raised at trial points, one line each; it counts there as not finite.
 
     Raises:
         TypeError: `loss` is not callable, returns no real scalar, or a leaf is complex.
@@ -58,13 +78,21 @@ class Objective:
     """
 
     def __init__(
-        self, loss: Callable[..., Any], params: PyTree, data: Any = None, *, cost: Cost | None = None
+        self,
+        loss: Callable[..., Any],
+        params: PyTree,
+        data: Any = None,
+        *,
+        cost: Cost | None = None,
+        trainable: Any = None,
     ) -> None:
         if not callable(loss):
             raise TypeError(f"loss must be a function of params; got {type(loss).__name__}")
         self.data = Data(data)
         self.cost = Cost() if cost is None else cost
-        self._read(loss, params)
+        self.refusals: list[str] = []
+        self._evaluated = False
+        self._read(loss, params, trainable)
         batch = next(iter(self.data))
         shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
@@ -80,35 +108,33 @@ class Objective:
         self.route = find_route(self.loss, self.layout, batch.layout, shapes)
         self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
 
-    def _read(self, loss: Callable[..., Any], params: PyTree) -> None:
+    def _read(self, loss: Callable[..., Any], params: PyTree, trainable: Any) -> None:
         """Split the parameters and trace the loss.
 
         Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
-        as numbers (a width, a number of layers) raises then; it is traced again with the numbers themselves.
+        as numbers (a width, a number of layers) raises then, and one that asks which leaves are arrays is
+        another one: it is traced again with the integers, then with all numbers themselves.
         """
         batch = next(iter(self.data))
-        for static_numbers in (False, True):
-            self.layout, self.variables, self.non_variables = split(params, static_numbers=static_numbers)
-            self._check_variables(params)
+        for kept in ((), (int,), NUMBERS):
+            parts = split(params, trainable=trainable, static_numbers=kept)
+            self.layout, self.variables, self.non_variables = parts
+            self.layout.require_variables()
+            given = [None if hasattr(leaf, "dtype") else leaf for leaf in self.non_variables]
+            numbers = any(leaf is not None for leaf in given)
             try:
-                traced = trace(loss, self.layout, self.variables, self.non_variables, batch)
+                traced = trace(loss, *parts, batch)
+                if numbers:
+                    own = trace(loss, *split(params, trainable=trainable, static_numbers=NUMBERS), batch)
+                    if not same_operations(traced, [*[None] * len(self.variables), *given], own):
+                        continue
             except Exception as error:
-                numbers = any(isinstance(leaf, int) for leaf in self.non_variables)
-                if isinstance(error, TypeError | ValueError) and numbers and not static_numbers:
+                if isinstance(error, TypeError | ValueError) and numbers:
                     continue
                 raise self._explained(error) from None
-            self.loss, self.active, self.facts = traced
+            self.loss, self.active, self.facts, _ = traced
             self.eps = machine_epsilon(self.layout, self.facts)
             return
-
-    def _check_variables(self, params: PyTree) -> None:
-        if self.layout.size == 0:
-            found = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in jax.tree.leaves(params)})
-            empty = ", all of them empty" if self.layout.names else ""
-            raise ValueError(
-                f"params has no floating-point entry to differentiate; its leaves are {found or 'absent'}"
-                f"{empty}: pass float arrays with entries, e.g. jnp.asarray(params, jnp.float32)"
-            )
 
     def _explained(self, error: Exception) -> Exception:
         what = "loss(params)" if self.data.source is None else "loss(params, batch)"
@@ -135,13 +161,7 @@ class Objective:
 
     def read(self, params: PyTree) -> Vector:
         """Read other parameters of the same layout as variables."""
-        layout, variables, _ = split(params)
-        if (layout.treedef, layout.shapes) != (self.layout.treedef, self.layout.shapes):
-            raise ValueError(
-                f"params has leaves {dict(zip(layout.names, layout.shapes, strict=True))}; expected "
-                f"{dict(zip(self.layout.names, self.layout.shapes, strict=True))}"
-            )
-        return cast(variables, self.layout.dtypes)
+        return cast(from_tangent(self.layout, params, "the other parameters"), self.layout.dtypes)
 
     def value(self, x: Vector) -> float:
         """Loss at `x`, averaged over the batches by weight."""
@@ -197,6 +217,31 @@ class Objective:
         kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
         return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
+    def nonfinite_gradient(self, x: Vector, gradient: Vector) -> str:
+        """Say which part of a gradient at a finite loss is not finite, and which operation makes it so.
+
+        Args:
+            x: the variables.
+            gradient: the gradient there.
+
+        Returns:
+            A sentence; "" where the gradient is finite.
+
+        Cost:
+            Nothing where it is finite; else one gradient of each batch and, of one, operation by operation.
+        """
+        leaf, why = first_nonfinite(self.layout, gradient), ""
+        if not leaf:
+            return ""
+        for batch in self.data:
+            if first_nonfinite(self.layout, self.gradient_of(batch, x)[1]):
+                inputs = jax.tree.leaves((x, self.non_variables, batch.arrays))
+                why = nonfinite_derivative(self.program(batch, x), inputs)
+                break
+        return f"the gradient with respect to {leaf} is not finite at a finite loss" + (
+            f": {why}" if why else ""
+        )
+
     def linearized(self, batch: Batch, x: Vector) -> tuple[Any, Vector, Any]:
         """Loss, gradient and linearised gradient of one batch."""
         return self._call(derivatives.linearized, batch, x)
@@ -234,7 +279,32 @@ class Objective:
         return partial(kernel, self.loss, self.layout, batch.layout)
 
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
-        return self._partial(kernel, batch)(x, self.non_variables, batch.arrays, *extra)
+        """Run a kernel; where the loss raises at a trial point, its numbers there are NaN."""
+        function = self._partial(kernel, batch)
+        try:
+            found = function(x, self.non_variables, batch.arrays, *extra)
+            if self.facts.callback:  # what these raise comes with the numbers
+                jax.block_until_ready(found)
+        except Exception as error:
+            if not self._evaluated:
+                raise
+            if kernel in derivatives.AT_SEVERAL and len(jax.tree.leaves(extra[-1])[0]) > 1:
+                return self._one_by_one(kernel, batch, x, *extra)
+            first, *_ = (*str(error).strip().splitlines(), "")
+            self.refusals.append(f"{type(error).__name__}: {first}")
+            shapes = jax.eval_shape(function, x, self.non_variables, batch.arrays, *extra)
+            return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
+        self._evaluated = True
+        return found
+
+    def _one_by_one(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
+        """Run a kernel for several points once for each, so that one that raises costs itself alone."""
+        *others, points = extra
+        rows = [
+            self._call(kernel, batch, x, *others, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], points))
+            for i in range(len(jax.tree.leaves(points)[0]))
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ SAME_DATA = 1e-4
 # A first pass over data that goes on after this many batches is said to be without end.
 # Source: chosen; a product with as many takes minutes at least.
 MOST_BATCHES = 100_000
+# Seconds of a first pass after which the user is told.
+# Source: chosen; one wonders by then.
+SLOW_DATA = 10.0
 
 # Relative defects that the self-check of an operator allows: of exact products, and of finite differences.
 # Source: chosen, not measured: far above the rounding error unless the Hessian cancels badly, and far below

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import re
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from hessian_probe.arrays import Layout, Vector, hashable, widest
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.thresholds import DIFFERENCE_ERROR, REDUCED_EPS, REDUCED_EPS_ELSEWHERE
+from hessian_probe.programs import walker
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
-from hessian_probe.programs.walker import primitives
 
 
 class Route(NamedTuple):
@@ -60,11 +61,56 @@ class LossKey(NamedTuple):
 
 
 class TracedLoss(NamedTuple):
-    """The key of a loss, for each variable whether the loss reads it, and what its program shows."""
+    """The key of a loss, for each variable whether the loss reads it, what its program shows, and that."""
 
     key: LossKey
     active: tuple[bool, ...]
     facts: ProgramFacts
+    program: Any
+
+
+class _Operations(walker.Walker[Any]):
+    """Lists the operations of a program, but those on known numbers alone; None is a value not known."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, list[Any]]] = []
+
+    def constant(self, value: Any) -> Any:
+        """A literal is known."""
+        return value
+
+    def equation(self, equation: Any, inputs: list[Any], scope: Any) -> list[Any]:
+        """Enter a call, compute with known numbers, list anything else."""
+        called, shapes = walker.called_program(equation), [var.aval.shape for var in equation.outvars]
+        if called is not None:
+            return self.run(called[0], [None] * len(called[1]), inputs)
+        if inputs and not any(shapes) and all(value is not None for value in inputs):
+            return walker.evaluate(equation, inputs)
+        within: list[Any] = []  # numbers that nested programs read: compared there
+        for label, jaxpr in walker.nested_programs(equation):
+            known = walker.unchanging(equation, label, inputs)
+            rest = [None] * (len(jaxpr.invars) - len(known))
+            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest])
+            within += [value for value in known if value is not None]
+        own = [value for value in inputs if all(value is not known for known in within)]
+        self.found.append(((equation.primitive.name, shapes), own))
+        return [None] * len(shapes)
+
+
+def same_operations(one: TracedLoss, numbers: list[Any], other: TracedLoss) -> bool:
+    """Whether a program with numbers as its inputs (None for arrays) does the same as one that holds them."""
+
+    def operations(program: Any, known: list[Any]) -> list[tuple[Any, list[Any]]]:
+        rest = [None] * (len(program.jaxpr.invars) - len(known))
+        watch = _Operations()
+        watch.run(program.jaxpr, [None] * len(program.consts), [*known, *rest])
+        return watch.found
+
+    def same(a: Any, b: Any) -> bool:
+        return a is b if a is None or b is None else bool(np.allclose(a, b, atol=0))
+
+    pairs = list(itertools.zip_longest(operations(one.program, numbers), operations(other.program, [])))
+    return all(a and b and a[0] == b[0] and all(map(same, a[1], b[1])) for a, b in pairs)
 
 
 def trace(
@@ -84,7 +130,7 @@ def trace(
     flags = zip(used[: len(variables)], layout.shapes, strict=True)
     active = tuple(bool(flag) and bool(np.prod(shape)) for flag, shape in flags)
     facts = inspect_program(program, len(variables))
-    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts)
+    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts, program)
 
 
 def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
@@ -106,11 +152,11 @@ class Shapes(NamedTuple):
 
 
 def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> Shapes:
-    """Reduce arguments to their shapes; Python numbers stay themselves."""
+    """Reduce arguments to their shapes, Python numbers too."""
 
     def abstract(leaf: Any) -> Any:
         # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
-        return jax.eval_shape(lambda array: array, leaf) if hasattr(leaf, "dtype") else leaf
+        return jax.eval_shape(lambda array: array, leaf)
 
     return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, non_variables, batch.arrays)))
 
@@ -153,4 +199,4 @@ def _derivative_exists(
     except Exception:  # libraries refuse a derivative with errors of their own
         return False
     needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return "custom_lin" not in primitives(needed)
+    return "custom_lin" not in walker.primitives(needed)

@@ -68,7 +68,7 @@ def adjust_moments(
     paths, structure = jax.tree_util.tree_flatten_with_path(opt_state)
     leaves = [leaf for _, leaf in paths]
     parts = parts_like_params(paths, params)
-    moves = None if step is None else [jnp.asarray(leaf) for leaf in jax.tree.leaves(step)]
+    moves = None if step is None else [_array(leaf) for leaf in jax.tree.leaves(step)]
     fresh = None if init is None or how == "project" else _fresh(init, params, structure)
     for prefix, members in parts.items():
         if fresh is None and prefix and field_name(prefix[-1]) in PARAMETER_COPIES:
@@ -88,6 +88,10 @@ def adjust_moments(
             if path and field_name(path[-1]) == "count" and path[:-1] in beside:
                 leaves[at] = jnp.zeros_like(leaf)
     return jax.tree.unflatten(structure, leaves)
+
+
+def _array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if hasattr(leaf, "dtype") else leaf
 
 
 def _fresh(init: Callable[[PyTree], PyTree], params: PyTree, structure: Any) -> list[Any]:

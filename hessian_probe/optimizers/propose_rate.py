@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, flatten, norm, scale
+from hessian_probe.arrays import PyTree, Vector, flatten, norm, scale, tangent
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.preconditioned import PreconditionedOperator
 from hessian_probe.optimizers.impulse_response import ImpulseResponse
@@ -118,6 +118,7 @@ def propose_rate(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     optimizer: Any,
     opt_state: Any,
     steps: int = TRIAL_STEPS,
@@ -136,8 +137,9 @@ def propose_rate(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`), as training takes them.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         optimizer: an optax transformation.
         opt_state: its state in training.
         steps: steps of each trial, and of the prediction.
@@ -171,7 +173,7 @@ def propose_rate(
     for name, value in (("steps", steps), ("max_hvps", max_hvps)):
         if value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
-    op = hessian(loss, params, data)
+    op = hessian(loss, params, data, trainable=trainable)
     bad = nonfinite(op)
     if bad is not None:
         return _undetermined(op, (str(bad),), steps)
@@ -297,7 +299,8 @@ class _Trials(NamedTuple):
         }
         q, beta = min(changes, key=lambda pair: changes[pair])
         top = max(float(jnp.max(leaf, initial=0.0)) for leaf in self.response.gain)
-        optimizer = HeavyBall(beta, scale(q, self.response.gain))
+        rates = tangent(self.op.layout, scale(q, self.response.gain), self.op.objective.non_variables)
+        optimizer = HeavyBall(beta, rates)
         return RateSetting(
             name="heavy ball",
             learning_rate=q * top,
@@ -305,7 +308,7 @@ class _Trials(NamedTuple):
             factor=q * top / self.now.learning_rate,
             ratio=q * self.now.ratio / (1 + beta),
             predicted=changes[q, beta],
-            loss=loss_after_steps(self.op, optimizer, optimizer.init(self.op.x), self.steps),
+            loss=loss_after_steps(self.op, optimizer, optimizer.init(rates), self.steps),
         )
 
     def _same_momentum(self, name: str, factor: float) -> RateSetting:

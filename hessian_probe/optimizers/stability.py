@@ -61,6 +61,7 @@ class Stability:
             where there are any the status is "undetermined", since there is no limit to stay below.
         num_hvps: Hessian-vector products spent.
         num_evaluations: losses and gradients spent.
+        variables: which leaves were varied, and which were left out and why.
     """
 
     status: str
@@ -83,6 +84,7 @@ class Stability:
     uphill: tuple[UphillLeaf, ...] = ()
     num_hvps: int = 0
     num_evaluations: int = 0
+    variables: str = ""
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.status == "undetermined":
@@ -121,6 +123,7 @@ def stability(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     optimizer: Any,
     opt_state: Any,
     rtol: float = 1e-3,
@@ -137,8 +140,9 @@ def stability(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         optimizer: an optax transformation.
         opt_state: its state in training; a fresh state has no preconditioner yet.
         rtol: accuracy of the sharpness, relative to the largest one in magnitude.
@@ -171,18 +175,19 @@ def stability(
         >>> found.status, round(found.sharpness, 3), round(found.limit, 3)
         ('stable', 10.0, 20.0)
     """
-    op = hessian(loss, params, data)
+    op = hessian(loss, params, data, trainable=trainable)
     bad = nonfinite(op)
     if bad is not None:
-        return Stability("undetermined", evidence=(str(bad),))
+        return Stability("undetermined", evidence=(str(bad),), variables=str(op.layout))
     uphill = uphill_leaves(op, optimizer, opt_state)
     if uphill:
-        return Stability("undetermined", evidence=(uphill_text(uphill),), uphill=uphill)
+        text = uphill_text(uphill)
+        return Stability("undetermined", evidence=(text,), uphill=uphill, variables=str(op.layout))
     try:
         probe, response = probed(op, optimizer, opt_state)
         schedule = lr_lookahead(probe, response)
     except UnreadableError as error:
-        return Stability("undetermined", evidence=(str(error),))
+        return Stability("undetermined", evidence=(str(error),), variables=str(op.layout))
     return measured_stability(op, response, schedule, rtol=rtol, max_hvps=max_hvps, key=key)
 
 
@@ -207,7 +212,7 @@ def measured_stability(
     seen = PreconditionedOperator(op, response.gain, response.decay if whole else None)
     eigen = eigsh(seen, lowest=0, highest=1, rtol=rtol, max_hvps=max_hvps, key=key)
     if not len(eigen.eigenvalues):
-        return Stability("undetermined", evidence=eigen.evidence)
+        return Stability("undetermined", evidence=eigen.evidence, variables=str(op.layout))
     top, error = float(eigen.eigenvalues[-1]), float(eigen.residual_norms[-1])
     factor = 1.0 if whole else method.scale
     limit = 2.0 if whole else method.limit
@@ -231,6 +236,7 @@ def measured_stability(
         direction=_direction(op, response, eigen),
         eigen=eigen,
         evidence=(*_unconverged(eigen), *_notes(eigen, whole, response)),
+        variables=str(op.layout),
         num_hvps=op.num_hvps,
         num_evaluations=op.objective.cost.num_evaluations,
     )

@@ -77,11 +77,11 @@ class HeavyBall:
 
     Args:
         momentum: β; 0 is gradient descent.
-        rates: the rate of each variable, one array for each leaf that is trained; None for 1.
+        rates: the rate of each variable, a pytree like the parameters; None for 1.
     """
 
-    def __init__(self, momentum: float = 0.0, rates: Vector | None = None) -> None:
-        self.momentum, self.rates = momentum, rates
+    def __init__(self, momentum: float = 0.0, rates: PyTree = None) -> None:
+        self.momentum, self.rates = momentum, None if rates is None else _trained(rates)
 
     def init(self, params: PyTree) -> list[jax.Array]:
         """A velocity of zero."""

@@ -1,4 +1,4 @@
-"""Which parameters an optimiser never moves by their gradient, read off its traced program."""
+"""Which parameters an optimiser moves by their gradient, read off its traced program."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hessian_probe.arrays import Layout, Vector, from_tangent, merge
 from hessian_probe.optimizers.optax_state import call_update
 
 
-def frozen_variables(
+def moved_variables(
     optimizer: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...]
-) -> tuple[bool, ...]:
-    """Say for each variable whether its update is independent of its gradient.
+) -> frozenset[str]:
+    """Names of the variables whose update depends on their gradient.
 
-    It is for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing is
-    computed: the update is traced, and dead code is eliminated for one output at a time.
+    It does not for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing
+    is computed: the update is traced, and dead code is eliminated for one output at a time.
 
     Returns:
-        One flag per variable; all False where the optimiser cannot be traced, or moves nothing at all.
+        The names; all where the optimiser cannot be traced, or moves nothing at all.
     """
 
     def update(gradient: Vector, variables: Vector, rest: tuple[Any, ...], value: Any) -> Vector:
@@ -31,17 +31,18 @@ def frozen_variables(
         return from_tangent(layout, updates)
 
     shapes = tuple(_shape(leaf) for leaf in variables)
-    none = (False,) * len(variables)
+    every = frozenset(layout.names)
     try:
         value = jax.ShapeDtypeStruct((), layout.work_dtype)
         program = jax.make_jaxpr(update)(shapes, shapes, tuple(map(_shape, rest)), value).jaxpr
     except Exception:  # its own update says what is wrong, when it is called
-        return none
-    flags = []
-    for index in range(len(variables)):
+        return every
+    moved = set()
+    for index, name in enumerate(layout.names):
         _, used = partial_eval.dce_jaxpr(program, [other == index for other in range(len(variables))])
-        flags.append(not used[index])
-    return none if all(flags) else tuple(flags)
+        if used[index]:
+            moved.add(name)
+    return frozenset(moved) or every
 
 
 def _shape(leaf: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, leaf_name
+from hessian_probe.arrays import PyTree, merge
 from hessian_probe.operators import memory
+from hessian_probe.operators.data import Batches
 from hessian_probe.operators.dense import ENDS_INSTEAD
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.thresholds import DENSE_BLOCK, EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.operators.tracing import trace
@@ -28,6 +31,7 @@ from hessian_probe.planning.thresholds import (
     SAMPLE,
 )
 from hessian_probe.points.classify import products_allowed
+from hessian_probe.points.preconditions import derivative_fault
 from hessian_probe.points.thresholds import (
     DENSE_AFTER,
     DENSE_COUNT,
@@ -50,6 +54,7 @@ def plan(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     job: str = "classify",
     lowest: int | None = None,
     highest: int | None = None,
@@ -69,8 +74,9 @@ def plan(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         job: "classify", "escape", "eigsh", or "dense" (`op.dense()`).
         lowest: option of that job, as are all that follow except `measure`; None means its default.
         highest: see `hp.eigsh`.
@@ -91,8 +97,9 @@ def plan(
         ValueError: there is no such job, or it has no such option; `params` has no variable.
 
     Cost:
-        One pass over the data, two or three compilations (which the job itself reuses), three gradients
-        and three products on one batch.
+        One pass over the data, two or three compilations (which the job itself reuses), four gradients
+        and three products on one batch; four gradients and 16 losses more where the loss has operations
+        whose derivative need not be that of their value.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,10 +120,19 @@ def plan(
         "count": count,
     }
     options = _options(job, {name: value for name, value in given.items() if value is not None})
-    objective = Objective(loss, params, data)
+    objective = Objective(loss, params, data, trainable=trainable)
     batches = batch_sizes(objective)
     products = JOBS[job](objective, options)
-    return _joined(job, objective, products, batches, measure, _noticed(loss, params, objective, batches))
+    noticed = _noticed(loss, objective, batches)
+    made = _joined(job, objective, products, batches, measure, noticed)
+    fault = None
+    if made.gradient_seconds is not None:
+        batch = batches.largest
+        data = None if batch.layout is None else Batches([merge(batch.layout, (), batch.arrays)], [1.0])
+        fault = derivative_fault(HessianOperator(Objective(loss, params, data, trainable=trainable)))
+    if fault is None:
+        return made
+    return dataclasses.replace(made, noticed=(fault.code, *made.noticed), remarks=(str(fault), *made.remarks))
 
 
 def _options(job: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +197,7 @@ def _joined(
         remarks=tuple(text for _, text in noticed),
         advice=_advice(cost, batches, basis, layout.vector_bytes, dense, free, refused),
         size=layout.size,
+        variables=str(layout),
         dtype=np.dtype(layout.dtype).name,
         device=jax.local_devices()[0].device_kind,
     )
@@ -209,9 +226,7 @@ def _advice(
     return tuple(said)
 
 
-def _noticed(
-    loss: Any, params: PyTree, objective: Objective, batches: BatchSizes
-) -> tuple[tuple[str, str], ...]:
+def _noticed(loss: Any, objective: Objective, batches: BatchSizes) -> tuple[tuple[str, str], ...]:
     """What the program, the parameters and the data show: pairs of a code and a sentence."""
     found = list(objective.facts.remarks)
     again = trace(
@@ -222,11 +237,8 @@ def _noticed(
         found.insert(0, ("unrepeatable", text))
     for name in objective.ignored:
         found.append((f"unused:{name}", f"the loss does not read {name}: it is constant along it"))
-    paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    for (path, leaf), kind in zip(paths, objective.layout.kinds, strict=True):
-        if kind != "variable":
-            name, dtype = leaf_name(path), getattr(leaf, "dtype", type(leaf).__name__)
-            found.append((f"fixed:{name}", f"{name} ({dtype}) is not a variable: it stays as it is"))
+    for name, why in objective.layout.left_out:
+        found.append((f"fixed:{name}", f"{name} ({why}) is not a variable: it stays as it is"))
     count, ragged = len(batches.sizes), len(set(batches.sizes)) > 1
     if count > 1:
         found.append((f"batches:{count}", f"data in {count} batches"))

@@ -38,12 +38,14 @@ class Plan:
         stored: whether the linearisation is stored.
         noticed: codes of what was noticed: "unrepeatable", "random", "callback", "precision:bfloat16",
             "reduced_matmul", "custom_derivative:NAME", "kink:NAME", "loop:NAME", "unused:LEAF",
-            "fixed:LEAF", "batches:COUNT", "ragged".
+            "fixed:LEAF", "batches:COUNT", "ragged", "stop_gradient"; where gradients were measured also
+            "gradient_nonfinite", "derivative_not_of_loss".
         remarks: a sentence for each code, in the same order.
         advice: what to do instead where it does not fit.
         size: number of variables.
         dtype: precision of the parameters.
         device: where it would run.
+        variables: which leaves are varied, and which are left out and why.
     """
 
     job: str
@@ -74,6 +76,7 @@ class Plan:
     size: int
     dtype: str
     device: str
+    variables: str = ""
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         verdict = "FITS" if self.fits else "DOES NOT FIT"

@@ -49,6 +49,7 @@ def classify(
     params: PyTree,
     data: Any = None,
     *,
+    trainable: Any = None,
     resolution: float | None = None,
     key: jax.Array | None = None,
     max_hvps: int | None = None,
@@ -86,8 +87,9 @@ def classify(
 
     Args:
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
-        params: pytree; its real floating-point leaves are the variables.
+        params: pytree; its floating-point arrays are the variables, unless `trainable` says otherwise.
         data: None, one batch, or a re-iterable of batches (see `hp.hessian`).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         resolution: smallest change of the loss that counts, in units of the loss; None means 1e-5 of the
             smallest of three scales: the change that the curvature makes over the reach, and how much the
             loss differs at parameters of zero and at shuffled ones.  Never less than the rounding error
@@ -154,7 +156,7 @@ def classify(
         ('minimum', False, True)
     """
     _check(max_hvps, (confidence, negative_tol, rtol, resolution), {"sampled": sampled, "count": count})
-    op = hessian(loss, params, data, check=False)  # its own measurements are sharper
+    op = hessian(loss, params, data, check=False, trainable=trainable)  # its own measurements are sharper
     if null_space is not None:
         op = RestrictedHessian(op.objective, NullDirections(op.objective, null_space))
     budget = products_allowed(op.size, count=count) if max_hvps is None else max_hvps
@@ -243,6 +245,7 @@ def assemble(m: Measurements, verdict: Verdict) -> CriticalPoint:
         num_evaluations=op.objective.cost.num_evaluations,
         size=op.size,
         dtype=op.objective.precision,
+        variables=str(op.layout),
         reasons=tuple(reason.code for reason in evidence),
         gain=math.nan if gain is None else gain.value,
         resolution=math.nan if gain is None else gain.resolution,
@@ -252,7 +255,9 @@ def assemble(m: Measurements, verdict: Verdict) -> CriticalPoint:
 
 def _notes(op: HessianOperator) -> tuple[Reason, ...]:
     symmetry = (left_out(op),) if isinstance(op, RestrictedHessian) else ()
-    return symmetry + tuple(Reason("leaf_ignored", name=name) for name in op.objective.ignored)
+    refusals = op.objective.refusals
+    raised = (Reason("loss_raised", count=len(refusals), error=refusals[0]),) if refusals else ()
+    return symmetry + raised + tuple(Reason("leaf_ignored", name=name) for name in op.objective.ignored)
 
 
 def _eigen(m: Measurements, end: Eigenpair | None, num_lowest: int, error: float | None) -> EigenResult:
@@ -275,6 +280,7 @@ def _eigen(m: Measurements, end: Eigenpair | None, num_lowest: int, error: float
         norm=extremes.top,
         rtol=rtol,
         size=op.size,
+        variables=str(op.layout),
         evidence=() if good else (early,),
         standard_errors=None if error is None else np.array([error]),
     )

@@ -21,7 +21,10 @@ SENTENCES = {
     # What rules a classification out.
     "params_nonfinite": "{where} holds a NaN or an infinity",
     "loss_nonfinite": "the loss is {value} at these parameters",
-    "gradient_nonfinite": "the gradient with respect to {where} is not finite",
+    "gradient_nonfinite": (
+        "{found}; no learning rate helps: keep the operation away from that number, before it and not after "
+        "(jnp.where on its input, a small number added under a root)"
+    ),
     "nonfinite_nearby": "the loss or its gradient is not finite one rounding away from the parameters",
     "no_parameter_read": "the loss reads none of the parameters ({names})",
     "budget_too_small": "max_hvps={budget} is too few: at least {least} Hessian-vector products are needed",
@@ -36,9 +39,14 @@ SENTENCES = {
         "loss; a custom derivative, or a loss whose randomness depends on the parameters"
     ),
     # Derivatives compared with the loss itself.
-    "gradient_contradicted": (
-        "the gradient claims a slope of {claimed:3}, but the loss shows {shown:3} over ±{distance:2} along "
-        "it: the derivative is not that of the loss"
+    "derivative_not_of_loss": (
+        "the derivative is not that of the loss: along a line in {leaves} it claims a slope of "
+        "{claimed:+3}, and within {distance:2} the loss shows {shown:+3}; where the derivative is replaced "
+        "or stops: {where}"
+    ),
+    "loss_jumps": (
+        "the loss changes by {change:2} when the parameters move by one rounding, and no derivative shows "
+        "it: a jump lies here; operations that jump, or stop the derivative: {where}"
     ),
     "curvature_unconfirmed": (
         "the Hessian claims curvature {claimed:+5}, but neither the loss nor its gradient shows it at any "
@@ -71,6 +79,9 @@ SENTENCES = {
     "null_space_left_out": (
         "null_space: {count} flat directions are left out; the label is about the other {rest}"
     ),
+    "loss_raised": (
+        "the loss raised an exception at {count} trial points, which count as not finite ({error})"
+    ),
     "leaf_ignored": "the loss ignores {name}: it is flat along it",
     # What is left to gain.
     "gain": (
@@ -102,6 +113,10 @@ SENTENCES = {
     "gain_open": (
         "nothing tried lowers the loss by the resolution, but up to {gain:2} to gain is not excluded: a "
         "larger max_hvps, or resolution={gain:2}, would settle it"
+    ),
+    "narrow": (
+        "by its curvature a {label}, but that holds only so near that no change of the loss by the "
+        "resolution lies within; beyond, the loss is {side} by {change:2} with no barrier before"
     ),
     "resolution_rounded": (
         "changes of the loss by {resolution:2} count, and its rounding error is {rounding:2}: float64, or a "

@@ -18,9 +18,13 @@ from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.thresholds import (
-    GRADIENT_DISTANCES,
-    GRADIENT_SEEN,
-    GRADIENT_SHARE,
+    CHECK_BLIND,
+    CHECK_DISTANCES,
+    CHECK_GROUPS,
+    CHECK_NAMED,
+    CHECK_SHARE,
+    CHECK_STEPS,
+    JUMP_ROUNDINGS,
     LINE_CALLS,
     LINE_POINTS,
     NEARER,
@@ -158,33 +162,122 @@ class _Line:
         return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
 
 
-def gradient_check(op: HessianOperator, rounding: Rounding) -> Reason | None:
-    """Say so if the loss does not change along the gradient as the gradient claims.
+class FalseDerivative(NamedTuple):
+    """A derivative that is not that of the loss.
+
+    Attributes:
+        reason: evidence.
+        lower: displacement to the lowest loss seen on the lines, if it is lower; else None.
+    """
+
+    reason: Reason
+    lower: Vector | None
+
+
+def derivative_check(
+    op: HessianOperator, rounding: Rounding, rng: np.random.Generator
+) -> FalseDerivative | None:
+    """Hold the loss's changes along lines against its own derivatives there.
+
+    Between two points of a line the loss changes by no less than its smallest slope there allows and no more
+    than its largest; slopes are those at the two points.  What lies outside, in the two smallest intervals
+    that rounding lets see on both sides, is no change that this derivative makes.  Nor is it, further out,
+    where the loss changes much and every slope says that it does not: steps, rounding, counting.
 
     Args:
         op: operator at the parameters.
-        rounding: rounding error at the parameters.
+        rounding: rounding error there.
+        rng: source of the directions.
 
     Returns:
-        The reason; None for a loss without kinks and custom derivatives, which is not examined.
+        What was found; None where derivatives and loss agree, or where every operation of the loss has the
+        derivative that JAX takes (`ProgramFacts.blind`).
 
     Cost:
-        32 evaluations where the loss has kinks or such derivatives.
+        8 losses with slopes along a line in all leaves, and along one in each of up to CHECK_GROUPS groups.
     """
-    facts, length = op.objective.facts, float(norm(op.gradient_vector))
-    if not (facts.kinks or facts.custom_derivative) or facts.random or not length > 0:
+    facts = op.objective.facts
+    if not facts.blind or facts.random:
         return None
-    steps = parameter_scale(op) * 0.25 ** np.arange(1, GRADIENT_DISTANCES + 1)
-    values, _ = op.objective.line(
-        op.x, scale(1.0 / length, op.gradient_vector), np.concatenate([steps, -steps])
+    leaves = [index for index, on in enumerate(op.active) if on]
+    groups = [group.tolist() for group in np.array_split(leaves, min(len(leaves), CHECK_GROUPS))]
+    lines = [_SlopeCheck(op, rounding, _direction(op, rng, group)) for group in (leaves, *groups)]
+    lowest = min(lines, key=lambda line: line.fall)
+    lower = lowest.lowest if lowest.fall < -SAMPLE_ROUNDINGS * rounding.value else None
+    where = "; ".join(facts.blind[:CHECK_NAMED])
+    wrong = [index for index, line in enumerate(lines) if line.near or np.sum(line.blind) >= CHECK_STEPS]
+    if not wrong:
+        most = math.sqrt(op.eps) * max(line.widest for line in lines)
+        if rounding.value > max(most, JUMP_ROUNDINGS * op.eps * abs(op.value)):
+            return FalseDerivative(Reason("loss_jumps", change=rounding.value, where=where), lower)
+        return None
+    alone = [groups[index - 1] for index in wrong if index > 0]
+    names = [op.layout.names[index] for group in alone or [leaves] for index in group]
+    claimed, shown, distance = lines[wrong[-1]].disagreement()
+    reason = Reason(
+        "derivative_not_of_loss",
+        claimed=claimed,
+        shown=shown,
+        distance=distance,
+        leaves=", ".join(names[:CHECK_GROUPS]) + (", …" if len(names) > CHECK_GROUPS else ""),
+        where=where,
     )
-    shown = (values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-    visible = (length * steps > VISIBLE_ROUNDINGS * rounding.value) & np.isfinite(shown)
-    if np.sum(visible) < GRADIENT_SEEN or np.any(np.abs(shown[visible] - length) <= GRADIENT_SHARE * length):
-        return None
-    nearest = int(np.flatnonzero(visible)[-1])
-    found, distance = float(shown[nearest]), float(steps[nearest])
-    return Reason("gradient_contradicted", claimed=length, shown=found, distance=distance)
+    return FalseDerivative(reason, lower)
+
+
+def _direction(op: HessianOperator, rng: np.random.Generator, leaves: list[int]) -> Vector:
+    """A random unit direction in some leaves, with as much of each as that leaf is large."""
+    size = parameter_scale(op) / math.sqrt(max(op.size, 1))
+    parts = []
+    for index, (leaf, value) in enumerate(zip(random_normal(rng, op.layout, op.active), op.x, strict=True)):
+        width = max(float(norm((value,))) / math.sqrt(max(value.size, 1)), size)
+        parts.append(leaf * (width if index in leaves else 0.0))
+    return scale(1 / norm(tuple(parts)), tuple(parts))
+
+
+class _SlopeCheck:
+    """Changes of the loss between neighbouring points of a line, beside the slopes at these points.
+
+    Attributes:
+        near: whether the two smallest intervals that are visible on both sides disagree.
+        blind: intervals where the loss changes much more than any slope allows.
+        widest: largest change of the loss on the line.
+        fall: change of the loss at the lowest point.
+        lowest: displacement to it.
+    """
+
+    def __init__(self, op: HessianOperator, rounding: Rounding, direction: Vector) -> None:
+        steps = parameter_scale(op) * np.array(CHECK_DISTANCES)
+        ts = np.concatenate([-steps, steps[::-1]])
+        values, slopes = op.objective.line(op.x, direction, ts)
+        middle = len(steps)
+        self.ts = np.insert(ts, middle, 0.0)
+        values = np.insert(values, middle, op.value)
+        slopes = np.insert(slopes, middle, float(dot(op.gradient_vector, direction)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            widths = np.diff(self.ts)
+            self.shown = np.diff(values) / widths
+            low, high = np.minimum(slopes[1:], slopes[:-1]), np.maximum(slopes[1:], slopes[:-1])
+            self.claimed = np.clip(self.shown, low, high)
+            error = VISIBLE_ROUNDINGS * rounding.value / widths
+            largest = np.maximum(np.abs(low), np.abs(high))
+            outside = np.abs(self.shown - self.claimed)
+            visible = np.isfinite(outside) & (np.maximum(largest, np.abs(self.shown)) > error)
+            wrong = visible & (outside > CHECK_SHARE * np.maximum(largest, np.abs(self.shown)) + error)
+            self.blind = visible & (np.abs(self.shown) > CHECK_BLIND * largest + error)
+        sides = np.flatnonzero(visible[middle:]) + middle, np.flatnonzero(visible[:middle])[::-1]
+        self.near = all(len(side) >= 2 and bool(np.all(wrong[side[:2]])) for side in sides)
+        self.nearest = int(sides[0][0]) if self.near else -1
+        changes = np.where(np.isfinite(values), values - op.value, np.inf)
+        self.widest = float(np.max(np.abs(changes[np.isfinite(changes)])))
+        self.fall = float(np.min(changes))
+        self.lowest = scale(self.ts[int(np.argmin(changes))], direction)
+
+    def disagreement(self) -> tuple[float, float, float]:
+        """Slope that the derivative claims, slope that the loss shows, and how far from the parameters."""
+        index = self.nearest if self.nearest >= 0 else int(np.flatnonzero(self.blind)[0])
+        distance = float(np.max(np.abs(self.ts[index : index + 2])))
+        return float(self.claimed[index]), float(self.shown[index]), distance
 
 
 def spot_check(

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hessian_probe.arrays import Vector
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs, ExtremesSearch, Point
-from hessian_probe.points.line_check import LineCheck, line_check
+from hessian_probe.points.line_check import LineCheck, derivative_check, line_check
 from hessian_probe.points.locate import LocatedPoint, locate
 from hessian_probe.points.null_space import check_symmetry
 from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
@@ -38,6 +39,7 @@ class Measurements(NamedTuple):
         located: the critical point that is near, or why none is.
         problem: what rules out a label, or None.
         failed: whether the second derivative does not exist, or cannot be repeated.
+        lower: displacement to a lower loss, where the derivatives are not those of the loss.
     """
 
     op: HessianOperator
@@ -50,6 +52,7 @@ class Measurements(NamedTuple):
     located: LocatedPoint = UNLOCATED
     problem: Reason | None = None
     failed: bool = False
+    lower: Vector | None = None
 
     @property
     def left(self) -> int:
@@ -86,6 +89,9 @@ def measure(op: HessianOperator, settings: Settings, rng: np.random.Generator, j
     rounding = Rounding.measured(op, rng)
     if not rounding.finite:
         return m._replace(problem=Reason("nonfinite_nearby"), failed=True)
+    false = derivative_check(op, rounding, rng.spawn(1)[0])
+    if false is not None:
+        return m._replace(problem=false.reason, lower=false.lower)
     extremes = ExtremesSearch(op, rounding, rng, settings, m.unreserved, job).run()
     m = m._replace(rounding=rounding, extremes=extremes)
     if extremes.low is None or extremes.high is None:

@@ -1,4 +1,4 @@
-"""Why a point cannot be classified at all: nothing finite, or nothing that can be repeated."""
+"""Why a point cannot be classified: nothing finite or repeatable, or a derivative that is not the loss's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 
 import jax.numpy as jnp
 
-from hessian_probe.arrays import cast, first_nonfinite, norm
+from hessian_probe.arrays import cast, first_nonfinite, generator, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
+from hessian_probe.points.line_check import derivative_check
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.thresholds import GRADIENT_JUMP, UNREPEATABLE
+
+# Codes of what is wrong with a derivative.
+FAULTS = ("gradient_nonfinite", "derivative_not_of_loss", "loss_jumps")
 
 
 def nonfinite(op: HessianOperator) -> Reason | None:
@@ -21,8 +25,32 @@ def nonfinite(op: HessianOperator) -> Reason | None:
         return Reason("params_nonfinite", where=where)
     if not math.isfinite(op.value):
         return Reason("loss_nonfinite", value=op.value)
-    where = first_nonfinite(op.layout, op.gradient_vector)
-    return Reason("gradient_nonfinite", where=where) if where else None
+    found = op.objective.nonfinite_gradient(op.x, op.gradient_vector)
+    return Reason("gradient_nonfinite", found=found) if found else None
+
+
+def derivative_fault(op: HessianOperator) -> Reason | None:
+    """Say so if the gradient of a finite loss is not finite, or not that of the loss.
+
+    Args:
+        op: operator at the parameters.
+
+    Returns:
+        The reason, one of FAULTS, or None.
+
+    Cost:
+        A gradient; ROUNDING_DRAWS more and up to 72 losses where the program has operations whose derivative
+        need not be that of their value.
+    """
+    found = nonfinite(op)
+    if found is not None:
+        return found if found.code == "gradient_nonfinite" else None
+    if not op.objective.facts.blind:
+        return None
+    rng = generator()
+    rounding = Rounding.measured(op, rng)
+    false = derivative_check(op, rounding, rng) if rounding.finite else None
+    return None if false is None else false.reason
 
 
 def no_product(extremes: ExtremeEigenpairs) -> Reason:

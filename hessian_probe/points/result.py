@@ -80,6 +80,7 @@ class CriticalPoint:
             within the reach; at a maximum of the largest rise.  NaN where it was not measured.
         resolution: smallest change of the loss that counts, in loss units; NaN where it was not measured.
         reach: distance within which the gain was estimated, in params; NaN where it was not.
+        variables: which leaves were varied, and which were left out and why.
     """
 
     label: str
@@ -112,6 +113,7 @@ class CriticalPoint:
     gain: float = math.nan
     resolution: float = math.nan
     reach: float = math.nan
+    variables: str = ""
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         kind = "certified" if self.certified else "not certified"

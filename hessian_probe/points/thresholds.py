@@ -106,14 +106,32 @@ VALUE_SHARE = 0.5
 # The curvature must hold nearer too, at these shares of that distance, as far as rounding lets see.
 # Source: a kink shows as one that grows like 1/t.
 NEARER = (2.0**-2, 2.0**-6, 2.0**-12, 2.0**-20)
-# Distances along the gradient at which it is held against the loss, a factor 4 apart; where the change that
-# the slope makes is beyond VISIBLE_ROUNDINGS of the loss, its central difference must be the slope to
-# GRADIENT_SHARE at one of them.  GRADIENT_SEEN of them at least must be visible.
-# Source: chosen; as near as that it is so for every loss with that gradient.
-GRADIENT_DISTANCES = 16
-VISIBLE_ROUNDINGS = 64.0
-GRADIENT_SHARE = 0.5
-GRADIENT_SEEN = 3
+# Share of the reach within which curvature holds only so near that the rest of the reach is searched too.
+# Source: chosen; where it holds at a thousandth, the loss changes by a millionth of what it does further out.
+NARROW = 2.0**-10
+# Groups of leaves with a line each, on which the loss is held against its derivatives.
+# Source: chosen; among others a leaf of few variables hides.
+CHECK_GROUPS = 8
+# Distances along a line, as shares of the parameters' length, on both sides.
+# Source: chosen; what a network of digits computes in float32 shows slopes down to the last.
+CHECK_DISTANCES = (2.0**-1, 2.0**-4, 2.0**-7, 2.0**-10)
+# An interval is visible where slope or change is beyond this many roundings of the loss.
+# Source: chosen; a rounding is measured on a few draws.
+VISIBLE_ROUNDINGS = 16.0
+# The loss's change may lie outside of what its slopes allow by this share of the larger.
+# Source: chosen; slopes that are not monotone between two points exceed by less near the point.
+CHECK_SHARE = 0.02
+# Changes this many times what any slope allows, in CHECK_STEPS intervals, are steps.
+# Source: chosen; slopes of an oscillation are seldom all small.
+CHECK_BLIND = 4.0
+CHECK_STEPS = 2
+# A change of the loss when the parameters move by one rounding is a jump beyond this many eps of the loss,
+# and beyond the root of eps of what the loss changes on the lines.
+# Source: chosen; a sum of 1e6 equal terms is off by 1e3 eps at most.
+JUMP_ROUNDINGS = 1e3
+# Operations that are named, at most.
+# Source: chosen; a line of text.
+CHECK_NAMED = 3
 # Random directions in which a minimum's surroundings are sampled, at ± NEARER shares of the distance.
 # Source: chosen; not measured.
 SPOT_DIRECTIONS = 4

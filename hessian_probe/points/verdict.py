@@ -17,7 +17,7 @@ from hessian_probe.operators.restricted import RestrictedHessian
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs, ExtremesSearch, Point
 from hessian_probe.points.gain import Gain
-from hessian_probe.points.line_check import gradient_check, spot_check
+from hessian_probe.points.line_check import spot_check
 from hessian_probe.points.locate import LocatedPoint
 from hessian_probe.points.measurements import Measurements, after
 from hessian_probe.points.preconditions import no_product
@@ -141,16 +141,14 @@ def judge(m: Measurements) -> Verdict:
         if m.problem.code == "interrupted":
             return interrupted(m.extremes)
         label = "degenerate" if m.problem.code == "no_parameter_read" else "undetermined"
-        return Verdict(label, False, False, None, (m.problem,), failed=m.failed)
+        lower = None if m.lower is None else Descent(m.lower, straight=False)
+        return Verdict(label, False, False, None, (m.problem,), failed=m.failed, lower=lower)
     assert m.extremes is not None
     curvature = _curvature(m, m.extremes)
     unconfirmed = _unconfirmed(m, m.extremes)
     if unconfirmed is not None:
         return undetermined(unconfirmed)._replace(failed=True)
     if m.located.kind == "far":
-        denied = gradient_check(m.op, m.rounding)
-        if denied is not None:  # at a kink the gradient is none; finite steps may show what it is
-            return undetermined(denied, *curvature)._replace(failed=True)
         return Verdict("not_critical", True, False, None, (*m.located.evidence, *curvature))
     if m.located.kind == "unknown":
         return undetermined(*m.located.evidence, *curvature)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.interpreters import partial_eval
 
+from hessian_probe.programs.source import JAX, place_of
 from hessian_probe.programs.walker import Walker, called_program
-
-JAX, OURS = str(Path(jax.__file__).parent), str(Path(__file__).parents[1])
-INSTALLED = ("site-packages", "dist-packages")
 
 
 class Value(NamedTuple):
@@ -34,7 +30,7 @@ class Broadcast(NamedTuple):
         operation: name of the primitive.
         sources: labels of the inputs that each operand depends on.
         shapes: shapes of the operands before ranks were promoted.
-        place: file and line of the user's code; "" where the program does not say.
+        place: file, line and code of the user's, after a space; "" where the program does not say.
     """
 
     operation: str
@@ -87,7 +83,7 @@ class _Search(Walker[Value]):
         if called is not None:
             jaxpr, consts = called
             source = str(getattr(getattr(jaxpr, "debug_info", None), "func_src_info", ""))
-            inside = scope or (_place(equation) if JAX in source else "")
+            inside = scope or (place_of([equation]) if JAX in source else "")
             return self.run(jaxpr, [self.constant(c) for c in consts], inputs, inside)
         axes, sources = None, frozenset[int]().union(*(value.sources for value in inputs))
         if len(equation.outvars) == 1:
@@ -136,7 +132,7 @@ class _Search(Walker[Value]):
             data = one.sources - {0} and other.sources - {0} and one.sources != other.sources
             if self.found is None and data and _crossed(a, b):
                 shapes = (_original(one.axes, shape), _original(other.axes, shape))
-                place = scope or _place(equation)
+                place = scope or place_of([equation])
                 self.found = Broadcast(equation.primitive.name, (one.sources, other.sources), shapes, place)
         columns = zip(*copied, strict=True)
         return "".join(min(column, key="bci1+.".index) for column in columns) if seen else None
@@ -154,11 +150,3 @@ def _original(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     own = axes.lstrip("i+")
     sizes = shape[len(axes) - len(own) :]
     return tuple(size if axis in "b." else 1 for axis, size in zip(own, sizes, strict=True))
-
-
-def _place(equation: Any) -> str:
-    """File and line of the innermost frame of the user's own code, else of any library but JAX."""
-    traceback = getattr(equation.source_info, "traceback", None)
-    frames = [f for f in getattr(traceback, "frames", ()) if not f.file_name.startswith((JAX, OURS, "<"))]
-    own = [f for f in frames if not any(name in f.file_name for name in INSTALLED)] or frames
-    return f"{own[0].file_name}:{own[0].line_num}" if own else ""

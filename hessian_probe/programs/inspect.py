@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.programs.source import place_of, written_in_jax
 from hessian_probe.programs.walker import Marks, inner_marks, is_literal, nested_programs
 
 RANDOM = ("random_bits", "random_gamma_p", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
@@ -49,6 +50,8 @@ class ProgramFacts(NamedTuple):
         custom_derivative: functions of the user's with a derivative rule of their own.
         kinks: operations with a corner or a jump along the parameters, each once.
         loops: loops and branches: "scan of 12", "while", "cond".
+        blind: operations whose derivative need not be that of their value, each with its place: a derivative
+            that is stopped, a rule of the user's own, jumps.  A shift that JAX itself stops is none.
     """
 
     random: bool = False
@@ -58,6 +61,7 @@ class ProgramFacts(NamedTuple):
     custom_derivative: tuple[str, ...] = ()
     kinks: tuple[str, ...] = ()
     loops: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[tuple[str, str], ...]:
@@ -79,6 +83,11 @@ class ProgramFacts(NamedTuple):
         for name in self.kinks:
             text = f"has a kink or a jump, to which second derivatives are blind: {name}"
             said.append((f"kink:{name}", text))
+        for name in self.blind:
+            if name.startswith("stop_gradient"):
+                said.append(
+                    ("stop_gradient", f"stops a derivative, which need not be that of the loss: {name}")
+                )
         said.extend((f"loop:{name}", f"runs a loop or a branch: {name}") for name in self.loops)
         return tuple(said)
 
@@ -112,6 +121,7 @@ def inspect_program(program: Any, variables: int | None = None) -> ProgramFacts:
         custom_derivative=tuple(inspector.custom),
         kinks=tuple(inspector.kinks),
         loops=tuple(inspector.loops),
+        blind=tuple(inspector.blind),
     )
 
 
@@ -169,6 +179,8 @@ class _Inspector(Marks):
         self.custom: dict[str, None] = {}
         self.kinks: dict[str, None] = {}
         self.loops: dict[str, None] = {}
+        self.blind: dict[str, None] = {}
+        self.within: list[Any] = []  # equations in whose programs the walk is
 
     def visit(self, jaxpr: Any, marks: list[bool]) -> list[bool]:
         """Walk a program all of whose outputs are needed."""
@@ -196,7 +208,11 @@ class _Inspector(Marks):
         if not scope.smooth:
             self._see_kink(equation, inputs, scope)
         if any(True for _ in nested_programs(equation)):
-            return self.nested(equation, inputs, self._see_nested(equation, inputs, scope))
+            inside = self._see_nested(equation, inputs, scope)
+            self.within.append(equation)
+            outputs = self.nested(equation, inputs, inside)
+            self.within.pop()
+            return outputs
         # Which rows a factorisation swaps changes nothing of what is solved with it.
         return [marked and not (name == "lu" and index) for index in range(len(equation.outvars))]
 
@@ -224,25 +240,35 @@ class _Inspector(Marks):
             if not (name == "abs" and consumers and set(consumers) == {"log"}):
                 self.kinks[CORNERS[name]] = None
         elif name in JUMPS and marked:
-            self.kinks[JUMPS[name]] = None
+            self._see_jump(JUMPS[name], equation)
         elif name == "select_n" and inputs[0]:
-            self.kinks["where"] = None
+            self._see_jump("where", equation)
         elif name in INDEXED and any(inputs[INDEXED[name]]):
-            self.kinks["indexing by values"] = None
+            self._see_jump("indexing by values", equation)
         elif name == "convert_element_type" and marked:
             before, after = (v.aval.dtype for v in (equation.invars[0], equation.outvars[0]))
             if jnp.issubdtype(after, jnp.integer) and jnp.issubdtype(before, jnp.floating):
-                self.kinks["rounding to integers"] = None
+                self._see_jump("rounding to integers", equation)
             elif before == jnp.bool_ and jnp.issubdtype(after, jnp.floating):
-                self.kinks["comparison"] = None
+                self._see_jump("comparison", equation)
+        elif name == "stop_gradient" and marked and not written_in_jax(equation):
+            self._see_blind(name, equation)
+
+    def _see_jump(self, name: str, equation: Any) -> None:
+        self.kinks[name] = None
+        self._see_blind(name, equation)
+
+    def _see_blind(self, name: str, equation: Any) -> None:
+        self.blind[name + place_of([*self.within, equation])] = None
 
     def _see_nested(self, equation: Any, inputs: list[bool], scope: _Scope) -> _Scope:
         """Note what the programs nested in an equation are; the scope with what is known inside."""
         name = equation.primitive.name
         if name.startswith(("custom_jvp", "custom_vjp")):
-            rule, own = _rule(equation)
+            rule, own = rule_of(equation)
             if own:
                 self.custom[rule] = None
+                self._see_blind(f"the rule of {rule}", equation)
             else:
                 if rule in CORNERED_RULES and any(inputs):
                     self.kinks[rule] = None
@@ -253,7 +279,7 @@ class _Inspector(Marks):
             length = equation.params.get("length")
             self.loops[f"scan of {length}" if length is not None else name] = None
         if name in ("cond", "while") and not scope.smooth and self._decides(equation, inputs):
-            self.kinks[f"{name} on values"] = None
+            self._see_jump(f"{name} on values", equation)
         return scope
 
     def _decides(self, equation: Any, inputs: list[bool]) -> bool:
@@ -266,7 +292,7 @@ class _Inspector(Marks):
         return _Inspector().visit(condition, marks)[0]
 
 
-def _rule(equation: Any) -> tuple[str, bool]:
+def rule_of(equation: Any) -> tuple[str, bool]:
     """Name of a function with a derivative rule of its own, and whether it is not JAX's."""
     _, jaxpr = next(nested_programs(equation))
     source = getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None) or ""

@@ -200,5 +200,16 @@ def inner_marks(equation: Any, label: str, jaxpr: Any, inputs: list[bool], outpu
     return marks if len(marks) == len(jaxpr.invars) else [any(inputs)] * len(jaxpr.invars)
 
 
+def unchanging(equation: Any, label: str, inputs: list[V]) -> list[V]:
+    """What is known of the first inputs of a nested program, those that are the same in all its turns."""
+    name, params = equation.primitive.name, equation.params
+    if name == "cond":
+        return inputs[1:]
+    if name == "while" and "cond_nconsts" in params:
+        first, second = params["cond_nconsts"], params["body_nconsts"]
+        return inputs[:first] if label == "cond_jaxpr" else inputs[first : first + second]
+    return inputs[: (scan_parts(params) or (0, 0))[0]] if name == "scan" else []
+
+
 def _either(carried: list[bool], returned: list[bool]) -> list[bool]:
     return [a or b for a, b in zip(carried, returned, strict=False)]

@@ -71,5 +71,6 @@ def empty_result(
         norm=0.0,
         rtol=rtol,
         size=op.size,
+        variables=str(op.layout),
         evidence=(f"0 of {wanted} pairs: {EMPTY.get(status, 'no product was computed')}",),
     )

@@ -209,5 +209,6 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
         norm=top,
         rtol=rtol,
         size=n,
+        variables=str(op.layout),
         evidence=(f"the ends overlap: each of the {n} pairs is given once",) if overlap else (),
     )

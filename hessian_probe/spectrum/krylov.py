@@ -41,11 +41,19 @@ def _root_sum_of_squares(errors: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 class Ritz(NamedTuple):
-    """Ritz pairs of a basis: ascending values (m,), weights (m, m) by column, residual estimates."""
+    """Ritz pairs of a basis.
+
+    Attributes:
+        values: ascending, shape (m,).
+        weights: by column, shape (m, m).
+        residuals: estimates from above: what a remainder that was dropped left is never taken off.
+        recent: the same without dropped remainders.
+    """
 
     values: np.ndarray
     weights: np.ndarray
     residuals: np.ndarray
+    recent: np.ndarray
 
 
 class Krylov:
@@ -221,7 +229,8 @@ class Krylov:
             diagonals = np.diag(self._matrix), np.diag(self._matrix, 1)
             values, weights = eigh_tridiagonal(*diagonals, lapack_driver="stev")
         kept = _root_sum_of_squares(self._kept, weights)
-        return Ritz(values, weights, np.hypot(self._tail @ weights, kept))
+        recent = np.abs(self._tail @ weights)
+        return Ritz(values, weights, np.hypot(recent, kept), recent)
 
     def extended(self) -> np.ndarray:
         """The projected matrix with its last row: H·V = [V, next]·extended, shape (size + 1, size)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from hessian_probe.arrays import Bool, Float
 from hessian_probe.results import number, result, signed
+from hessian_probe.spectrum.thresholds import COPIES_APART, ROWS
 
 
 class Multiplicity(NamedTuple):
@@ -119,6 +120,7 @@ class EigenResult:
         evidence: sentences on pairs that are missing or have not converged; empty where none is.
         standard_errors: shape (k,): standard error of each eigenvalue over the data, which are a sample of
             a population; None where it was not measured.
+        variables: which leaves were varied, and which were left out and why.
 
     >>> import hessian_probe as hp
     >>> found = hp.eigsh(hp.hessian(lambda x: x[0] ** 2 - x[1] ** 2, np.ones(2)))
@@ -139,6 +141,7 @@ class EigenResult:
     size: int
     evidence: tuple[str, ...] = ()
     standard_errors: Float[np.ndarray, " k"] | None = None
+    variables: str = ""
 
     def require(self) -> EigenResult:
         """Return self if every pair has converged.
@@ -172,8 +175,11 @@ class EigenResult:
     def _row(self, first: int, group: Multiplicity) -> tuple[str, str]:
         """One eigenvalue, or several that agree within their residuals, with errors."""
         last = first + group.copies - 1
-        text = f"{str(group) if group.copies > 1 else signed(group.value)} ± "
-        text += number(np.max(np.asarray(self.residual_norms)[first : last + 1]), 1)
+        values, radius = self.eigenvalues[first : last + 1], np.max(self.residual_norms[first : last + 1])
+        text = f"{str(group) if group.copies > 1 else signed(group.value)} ± {number(radius, 1)}"
+        if values[-1] - values[0] > COPIES_APART * radius:  # errors of copies are of second order in that
+            span = f"{signed(values[0])} to {signed(values[-1])}"
+            text = f"{group.copies} values from {span}, not told apart at ± {number(radius, 1)}"
         if self.standard_errors is not None:
             text += (
                 f" ± {number(np.max(np.asarray(self.standard_errors)[first : last + 1]), 1)} over the data"
@@ -186,8 +192,13 @@ class EigenResult:
         title = f"EigenResult: {self.status.upper()}   {good} of {len(values)} pairs converged"
         groups = self.multiplicities
         firsts = np.cumsum([0, *(group.copies for group in groups)])
-        shown = range(len(groups)) if len(groups) <= 8 else [*range(4), *range(len(groups) - 4, len(groups))]
-        rows = [self._row(int(firsts[i]), groups[i]) for i in shown]
+        shown = len(groups) if len(groups) <= ROWS + 1 else ROWS // 2
+        rows = [self._row(int(firsts[i]), groups[i]) for i in range(shown)]
+        if shown < len(groups):
+            first, last = int(firsts[shown]), int(firsts[-1 - shown]) - 1
+            span = f"{signed(values[first])} to {signed(values[last])}"
+            rows.append((f"λ[{first}…{last}]", f"{last - first + 1} more, {span}"))
+            rows.extend(self._row(int(firsts[i]), groups[i]) for i in range(len(groups) - shown, len(groups)))
         if len(values):
             rows.append(("‖H‖", f"{number(self.norm)}, tolerance {number(self.rtol * self.norm, 2)}"))
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))

@@ -169,6 +169,10 @@ class EigenSearch:
         if done and (settle or krylov.exhausted):
             return True
         values, before = ritz.values[chosen], self.checked
+        # Dropped remainders stay in the estimates for good: true residuals then say more.
+        hidden = not done and krylov.restarted and bool(np.all(ritz.recent[chosen] <= 0.5 * goal))
+        if hidden and self._copies_would_show(ritz, goal):
+            return True
         again = done and self._copies_would_show(ritz, goal)
         if again and before is not None and np.all(np.abs(values - before) <= 2 * goal):
             return True
@@ -271,6 +275,7 @@ class EigenSearch:
             norm=top,
             rtol=self.rtol,
             size=op.size,
+            variables=str(op.layout),
             evidence=self._evidence(status, residuals, top, spent),
         )
 

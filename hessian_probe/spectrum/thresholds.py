@@ -102,3 +102,12 @@ LEVELS = (1e-3, 1e-2, 0.1, 0.5)
 # A share of a probe's weight below this is the rounding of a sum in float64.
 # Source: 45 units of float64 rounding, for sums of up to 96 shares.
 WEIGHT_ROUNDING = 1e-14
+
+# What is printed ------------------------------------------------------------------------------
+
+# Groups of eigenvalues that are printed at most; one row counts the others.
+# Source: chosen; a screen.
+ROWS = 8
+# Eigenvalues that differ by more than this share of their residual are not said to be copies of one.
+# Source: derived: copies in one Krylov space differ by the square of the residual over a gap.
+COPIES_APART = 0.1

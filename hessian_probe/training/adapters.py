@@ -5,7 +5,6 @@ Optax alone and Haiku need none: their parameters and states are plain pytrees, 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -153,8 +152,7 @@ class EquinoxMonitor:
     Args:
         loss: `loss(module, batch) -> scalar mean over the batch`; with `state` given to `update`,
             `loss(module, state, batch)`.
-        trainable: a filter (`eqx.is_inexact_array`, or a pytree of booleans like the module): what is
-            trained; the rest is an aux input.  None means `eqx.is_inexact_array`.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         data: see `Monitor`.
         key: see `Monitor`, as all that follow.
         window: steps until the first verdict of the plateau test, a multiple of 32.
@@ -183,17 +181,11 @@ class EquinoxMonitor:
         moments: str = "reset",
         log: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._eqx = needs("equinox", "equinox")
-        self._trainable = self._eqx.is_inexact_array if trainable is None else trainable
-
-        def apart(params: PyTree, aux: PyTree, *batch: Any) -> Any:
-            rest, state = aux
-            module = self._eqx.combine(params, rest)
-            return loss(module, *batch) if state is None else loss(module, state, *batch)
-
+        needs("equinox", "equinox")
         self.monitor = Monitor(
-            apart,
+            loss,
             data,
+            trainable=trainable,
             key=key,
             window=window,
             max_hvps=max_hvps,
@@ -225,10 +217,7 @@ class EquinoxMonitor:
         Returns:
             Event.
         """
-        params, rest = self._eqx.partition(module, self._trainable)
-        event = self.monitor.update(step, params, value, opt_state=opt_state, batch=batch, aux=(rest, state))
-        moved = self._eqx.combine(event.params, rest) if event.moved else module
-        return dataclasses.replace(event, params=moved)
+        return self.monitor.update(step, module, value, opt_state=opt_state, batch=batch, aux=state)
 
 
 # What `fit` holds of a model.

@@ -28,7 +28,7 @@ from hessian_probe.arrays import (
 from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
-from hessian_probe.optimizers.untrained_params import frozen_variables
+from hessian_probe.optimizers.untrained_params import moved_variables
 from hessian_probe.points.sphere_search import advance, idle, run_if, words_of
 from hessian_probe.points.thresholds import SPHERE_RADII
 from hessian_probe.training.backoff import asks_for_search, check_common, exceeds_threshold, least_gain
@@ -50,6 +50,7 @@ def escape_saddles(
     optimizer: Any,
     loss: Callable[..., Any],
     *,
+    trainable: Any = None,
     key: jax.Array | None = None,
     moments: str = "reset",
     window: int = 64,
@@ -75,9 +76,10 @@ def escape_saddles(
 
     Searches without a result are followed by pauses that grow geometrically.  Nothing is compiled twice, and
     the host is not asked.  Parameters that the optimiser never moves (`optax.set_to_zero` in a partition or
-    a mask) stay as they are.  Sharded arrays under `jit` work; under `shard_map` or `pmap` every device would
-    search on its own batch and take its own step, so give all of them the same batch.  An update cannot be
-    differentiated in reverse mode: it contains a `jax.lax.while_loop`.
+    a mask) and leaves that are not varied (`trainable`) stay as they are; a Python number is an array in
+    compiled steps, and varied.  Sharded arrays under `jit` work; under `shard_map` or `pmap` every device
+    would search on its own batch and take its own step, so give all of them the same batch.  An update cannot
+    be differentiated in reverse mode: it contains a `jax.lax.while_loop`.
 
     `hp.training.Monitor` labels the point as well; this hook only searches for a lower loss.  `escape_events`
     reads from its state what it saw, what it did, and why it paused.
@@ -85,6 +87,7 @@ def escape_saddles(
     Args:
         optimizer: an optax gradient transformation.
         loss: `loss(params) -> scalar`, or `loss(params, batch) -> scalar mean over the batch`.
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         key: random key; None means `jax.random.key(0)`.
         moments: what becomes of the optimiser's state after an escape, and after one is taken back, when the
             next update begins: "keep", "reset" or "project" (see `adjust_moments`).
@@ -131,7 +134,7 @@ def escape_saddles(
         raise ImportError(
             "escape_saddles wraps an optax optimiser: pip install 'hessian_probe[optax]'"
         ) from error
-    options = HookOptions(moments, window, max_share)
+    options = HookOptions(moments, window, max_share, trainable)
     check_options(optimizer, loss, key, options)
     hook = EscapeHook(optax.with_extra_args_support(optimizer), loss, key, options)
     return optax.GradientTransformationExtraArgs(hook.init, hook.update)
@@ -143,6 +146,7 @@ class HookOptions(NamedTuple):
     moments: str = "reset"
     window: int = 64
     max_share: float = 0.01
+    trainable: Any = None
 
 
 class EscapeHook:
@@ -152,11 +156,12 @@ class EscapeHook:
         self.optimizer, self.loss, self.options = optimizer, loss, options
         self.chunk, self.words = chunk_of(options.window), words_of(key)
         self._compiled, self._adjusted = jax.jit(self._step), jax.jit(self._moments)
-        self._frozen: dict[Layout, tuple[bool, ...]] = {}
+        self._moved: dict[Layout, frozenset[str]] = {}
 
     def init(self, params: PyTree) -> EscapeState:
         """Start."""
-        layout, _, _ = self._split(params)
+        arrays = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+        layout, _, _ = self._split(arrays)  # as compiled steps see Python numbers
 
         def room() -> Vector:
             sizes = zip(layout.shapes, layout.work_dtypes, strict=True)
@@ -167,12 +172,11 @@ class EscapeHook:
 
     def _split(self, params: PyTree) -> tuple[Layout, Vector, tuple[Any, ...]]:
         """Split, with what the optimiser never moves among the arrays that are no variables."""
-        layout, x, rest = split(params)
-        check_layout(layout)
-        if layout not in self._frozen:
-            self._frozen[layout] = frozen_variables(self.optimizer, layout, x, rest)
-        frozen = self._frozen[layout]
-        return split(params, frozen=frozen) if any(frozen) else (layout, x, rest)
+        layout, x, rest = split(params, trainable=self.options.trainable)
+        layout.require_variables()
+        if layout not in self._moved:
+            self._moved[layout] = moved_variables(self.optimizer, layout, x, rest)
+        return split(params, trainable=lambda path, _: path in self._moved[layout])
 
     def update(
         self,
@@ -385,15 +389,6 @@ def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> 
     check_common(loss, options.moments, options.max_share)
     chunk_of(options.window)
     words_of(key)
-
-
-def check_layout(layout: Layout) -> None:
-    """Refuse parameters of which nothing can be trained."""
-    if layout.size == 0:
-        raise ValueError(
-            "params has no floating-point entry, so there is nothing to train; got leaves "
-            f"{list(layout.names) or list(layout.kinds)}"
-        )
 
 
 def check_step(loss: Callable[..., Any], params: PyTree, value: Any, batch: PyTree) -> None:

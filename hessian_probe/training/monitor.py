@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, add_scaled, cast, split, tangent
+from hessian_probe.arrays import PyTree, add_scaled, cast, from_tangent, split, tangent
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.results import Cost
@@ -47,6 +47,7 @@ class Monitor:
         data: None (then the training batch given to `update` is halved: one half is probed, the other
             confirms), one batch that is all the data, or a re-iterable of batches (a few are probed, a
             few others confirm).
+        trainable: which leaves are varied: a function of (leaf) or (path, leaf), or a mask: see `hp.hessian`.
         key: random key; None means `jax.random.key(0)`.
         window: steps until the first verdict of the plateau test, a multiple of 32 (see `PlateauTest`).
         max_hvps: products that one classification may spend.
@@ -94,6 +95,7 @@ class Monitor:
         loss: Callable[..., Any],
         data: Any = None,
         *,
+        trainable: Any = None,
         key: jax.Array | None = None,
         window: int = 64,
         max_hvps: int = 40,
@@ -108,9 +110,11 @@ class Monitor:
         self.test = PlateauTest(window=window)
         self.gradient_test = PlateauTest(window=window, of="gradient norm")
         self.cost = Cost()
-        self._probes = [MonitorProbe(each, data, key, max_hvps, self.cost) for each in (loss, with_aux(loss))]
+        self._trainable = trainable
+        given = data, key, max_hvps, self.cost, trainable
+        self._probes = [MonitorProbe(each, *given) for each in (loss, with_aux(loss))]
         self.events: list[dict[str, Any]] = []
-        self.state = MonitorState(self.test, self.gradient_test, self.cost, max_share)
+        self.state = MonitorState(self.test, self.gradient_test, self.cost, max_share, trainable)
 
     def update(
         self,
@@ -161,14 +165,14 @@ class Monitor:
         new_params, new_state = params, opt_state
         if self.state.exceeds_threshold(value) and self._escape_failed(params, batch, aux):
             kind, new_params = "taken_back", self.state.with_rollback_params(params)
-            new_state = adjust_moments(opt_state, new_params, "reset", _difference(new_params, params))
+            new_state = adjust_moments(opt_state, new_params, "reset", self._difference(new_params, params))
             evidence = (*evidence, str(self.state.roll_back(value)))
         elif self.state.due(kind):
             found = self._probe(params, batch, aux)
             evidence = (*evidence, *found.evidence)
             if found.escape is not None and found.escape.status == "escaped":
                 kind, new_params = "escaped", found.escape.params
-                moved = _difference(new_params, params)
+                moved = self._difference(new_params, params)
                 new_state = adjust_moments(opt_state, new_params, self._moments, moved)
         if self.state.at_minimum and kind in RESTS:
             kind = "at_minimum"
@@ -211,6 +215,12 @@ class Monitor:
         probe, joined = self._joined(params, aux)
         _, before = self._joined(self.state.with_rollback_params(params), aux)
         return probe.worse_than_before(joined, before, batch, self.state.num_probes, self.state.gain)
+
+    def _difference(self, new: PyTree, old: PyTree) -> PyTree:
+        """Displacement of the variables; zero elsewhere."""
+        layout, here, rest = split(old, trainable=self._trainable)
+        moved = add_scaled(from_tangent(layout, new), -1.0, cast(here, layout.work_dtypes))
+        return tangent(layout, moved, rest)
 
     def _record(self, event: Event) -> None:
         """Keep and log what changed: classifications, rollbacks, and new kinds."""
@@ -260,10 +270,3 @@ def _bounce(kind: str, test: PlateauTest) -> tuple[str, ...]:
     if kind not in (*RESTS, "oscillating") or not test.lasts:
         return said
     return (*said, str(EscapeReason("gradient_lasts", level=float(test.verdict.level))))
-
-
-def _difference(new: PyTree, old: PyTree) -> PyTree:
-    """Displacement of the variables; zero elsewhere."""
-    layout, there, rest = split(new)
-    here, work = split(old)[1], layout.work_dtypes
-    return tangent(layout, add_scaled(cast(there, work), -1.0, cast(here, work)), rest)

@@ -32,6 +32,7 @@ class MonitorState:
         gradient_test: that of the gradient's norm.
         cost: the monitor's ledger.
         max_share: share of the run's gradients that probes without a result may cost.
+        trainable: which leaves are varied.
 
     Attributes:
         num_steps: updates seen.
@@ -50,8 +51,10 @@ class MonitorState:
         rollback_params: variables before it, for as long as it may be taken back; else empty.
     """
 
-    def __init__(self, test: PlateauTest, gradient_test: PlateauTest, cost: Cost, max_share: float) -> None:
-        self._test, self._cost, self._max_share = test, cost, max_share
+    def __init__(
+        self, test: PlateauTest, gradient_test: PlateauTest, cost: Cost, max_share: float, trainable: Any
+    ) -> None:
+        self._test, self._cost, self._max_share, self._trainable = test, cost, max_share, trainable
         self._tests = {"loss": test, "grad_norm": gradient_test}
         self.num_steps = self.num_probes = self.num_escapes = self.num_rollbacks = 0
         self.seconds = self.probe_seconds = self.gain = 0.0
@@ -106,7 +109,7 @@ class MonitorState:
         window = self._test.window
         new = self.backoff.after_escape(self._steps, True, before, gain, window)
         self.backoff, self.at_minimum, self.gain = _scalars(new), False, gain
-        self.rollback_params = tuple(np.asarray(leaf) for leaf in split(params)[1])
+        self.rollback_params = tuple(np.asarray(leaf) for leaf in split(params, trainable=self._trainable)[1])
         self.num_escapes += 1
         self._test.restart(gain)
 
@@ -116,7 +119,7 @@ class MonitorState:
 
     def with_rollback_params(self, params: PyTree) -> PyTree:
         """Put the variables before the latest escape into the parameters' place."""
-        layout, _, rest = split(params)
+        layout, _, rest = split(params, trainable=self._trainable)
         before = tuple(jnp.asarray(leaf) for leaf in self.rollback_params)
         return merge(layout, cast(before, layout.dtypes), rest)
 

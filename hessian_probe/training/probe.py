@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree
+from hessian_probe.arrays import PyTree, split
 from hessian_probe.escapes.escape import escape
 from hessian_probe.escapes.evidence import EscapeReason
 from hessian_probe.escapes.result import Escape
@@ -72,12 +72,14 @@ class MonitorProbe:
         key: random key, or None.
         max_hvps: products that one classification may spend.
         cost: ledger; what classifications and escapes evaluate is entered as gradients.
+        trainable: which leaves are varied.
     """
 
     def __init__(
-        self, loss: Callable[..., Any], data: Any, key: jax.Array | None, max_hvps: int, cost: Cost
+        self, loss: Callable[..., Any], data: Any, key: Any, max_hvps: int, cost: Cost, trainable: Any = None
     ) -> None:
         self._loss, self._data, self._key, self._max_hvps, self._cost = loss, data, key, max_hvps, cost
+        self._trainable = trainable
         self.checked = False
 
     def check(self, params: PyTree, batch: PyTree) -> None:
@@ -95,7 +97,7 @@ class MonitorProbe:
         seen = [_first(part) for part in sample[:2] if part is not None]
         for _ in Data(seen if len(seen) > 1 else sample.probe):
             pass
-        Objective(self._loss, params, seen[0] if seen else None)
+        Objective(self._loss, params, seen[0] if seen else None, trainable=self._varied(params))
         self.checked = True
 
     def __call__(self, params: PyTree, batch: PyTree, turn: int, *, least: float) -> ProbeResult:
@@ -107,11 +109,12 @@ class MonitorProbe:
 
     def _probe(self, params: PyTree, batch: PyTree, turn: int, least: float) -> ProbeResult:
         sample, key, cost = draw_batches(self._data, batch, turn), self._key_of(turn), self._cost.part()
-        point = classify(self._loss, params, sample.probe, key=key, max_hvps=self._max_hvps)
+        given = {"trainable": self._varied(params), "key": key}
+        point = classify(self._loss, params, sample.probe, max_hvps=self._max_hvps, **given)
         cost.enter(point)
         if point.label == "minimum" and point.strict:
             return _result(point, None, sample, cost)
-        move = escape(self._loss, params, sample.probe, point=point, key=key)
+        move = escape(self._loss, params, sample.probe, point=point, **given)
         cost.add(gradients=move.num_evaluations - point.num_evaluations)
         if move.status == "escaped":
             doubt = self._doubt(params, move, sample.held_out, least, cost)
@@ -124,9 +127,15 @@ class MonitorProbe:
     ) -> bool:
         """Whether the loss at `params` exceeds that at `before` by more than `gain`, or is no number."""
         data = batch if batch is not None else draw_batches(self._data, None, turn).probe
-        objective = Objective(self._loss, params, data, cost=self._cost)
+        objective = Objective(self._loss, params, data, cost=self._cost, trainable=self._varied(params))
         level = objective.value(objective.read(before))
         return math.isfinite(level) and not objective.value(objective.variables) <= level + gain
+
+    def _varied(self, params: PyTree) -> Any:
+        """Which leaves are varied, of parameters or of a `WithAux`."""
+        if not isinstance(params, WithAux):
+            return self._trainable
+        return WithAux(split(params.params, trainable=self._trainable)[0].mask, False)
 
     def _key_of(self, turn: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(0) if self._key is None else self._key, turn)
@@ -140,7 +149,7 @@ class MonitorProbe:
             return EscapeReason("gains_too_little", gain=gain, least=least)
         if held_out is None:
             return None
-        objective = Objective(self._loss, params, held_out, cost=cost)
+        objective = Objective(self._loss, params, held_out, cost=cost, trainable=self._varied(params))
         before, after = objective.value(objective.variables), objective.value(objective.read(move.params))
         if before - after > CONFIRMED * gain:
             return None

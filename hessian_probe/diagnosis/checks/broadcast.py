@@ -108,5 +108,4 @@ def _told(found: Broadcast, samples: Samples) -> str:
 
     one, other = (f"{name(s)} {shape}" for s, shape in zip(found.sources, found.shapes, strict=True))
     both = np.broadcast_shapes(*found.shapes)
-    place = f" at {found.place}" if found.place else ""
-    return f"{one} and {other} broadcast to {both} in `{found.operation}`{place}"
+    return f"{one} and {other} broadcast to {both} in `{found.operation}`{found.place}"

@@ -91,7 +91,7 @@ def check_perturbed(case: Experiments) -> Found:
 
 def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> Finding:
     """Leave it on a copy, and train on from there as from here."""
-    move = escape(case.loss_of_trained, case.params, case.data, point=point, key=case.key)
+    move = escape(case.loss, case.params, case.data, trainable=case.moved, point=point, key=case.key)
     steps = move.num_evaluations - point.num_evaluations
     case.cost.add(losses=steps)
     unchanged, left, on = case.value, move.loss_after, ""

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessian_probe.arrays import from_tangent
 from hessian_probe.diagnosis.case import MAX_SINGLE
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import NotChecked
-from hessian_probe.optimizers.trial_runs import float_leaf
 from hessian_probe.results import number
 
 SPREAD = 0.5
@@ -107,8 +107,8 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
     groups = jax.tree.map(lambda leaf: leaf.reshape(GROUPS, each, 1, *leaf.shape[1:]), batch)
 
     def add(total: tuple[jax.Array, jax.Array], sample: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
-        found = jax.tree.leaves(jax.grad(case.loss, allow_int=True)(case.params, sample))
-        g = jnp.concatenate([leaf.ravel().astype(jnp.float32) for leaf in found if float_leaf(leaf)])
+        found = from_tangent(case.op.layout, jax.grad(case.loss, allow_int=True)(case.params, sample))
+        g = jnp.concatenate([leaf.ravel().astype(jnp.float32) for leaf in found])
         return (total[0] + g, total[1] + g @ g), None
 
     def group(part: Any) -> tuple[jax.Array, jax.Array]:

@@ -5,6 +5,8 @@ A minimum or a maximum by second order stands unless a larger change was seen.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hessian_probe.points.evidence import Reason
@@ -18,6 +20,7 @@ from hessian_probe.points.thresholds import (
     FAMILIES_SIZE,
     FEW_DIRECTIONS,
     FEWEST_BATCHES,
+    NARROW,
     SUM_ROUNDING,
 )
 from hessian_probe.points.verdict import Descent, Verdict, none_beyond
@@ -43,7 +46,10 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     for seen in verdict.higher_order:
         if seen.sign == sign and seen.lower is not None:
             estimate.try_move(seen.lower.move)
-    gain = estimate.run(tries=verdict.label not in EXACT, walk=verdict.label != "saddle")
+    # Curvature that holds only very near says little of what lies within the reach.
+    radii = [check.radius for check in m.line_checks.values() if check.radius > 0]
+    narrow = verdict.label != "saddle" and min(radii, default=math.inf) < NARROW * estimate.reach
+    gain = estimate.run(tries=narrow or verdict.label not in EXACT, walk=verdict.label != "saddle")
     if estimate.kinks and verdict.label in ("minimum", "maximum") and gain.shown <= gain.resolution:
         gain = gain._replace(slope=gain.shown)  # a gradient at a kink is no slope
     numbers = Reason(
@@ -87,9 +93,12 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
     assert m.extremes is not None
     assert gain is not None
     if verdict.label in EXACT:
-        if verdict.label != "saddle" and gain.shown > gain.resolution:
-            return verdict.relabelled("not_critical", *evidence, strict=True)
-        return verdict
+        if verdict.label == "saddle" or gain.shown <= gain.resolution:
+            return verdict
+        if estimate.at_rest:
+            side = "lower" if sign > 0 else "higher"
+            return verdict.withdrawn(Reason("narrow", label=verdict.label, side=side, change=gain.shown))
+        return verdict.relabelled("not_critical", *evidence, strict=True)
     if verdict.label == "not_critical" and gain.shown > gain.resolution:
         return verdict
     if located.kind == "exact" and not located.distance > 0:

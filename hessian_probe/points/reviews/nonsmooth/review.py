@@ -102,14 +102,17 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     elif label == found.label == "not_critical":
         return verdict
     many = found.label in ("minimum", "maximum") and op.size > FEW_DIRECTIONS
-    if (label in ("degenerate", "undetermined") and found.label is None) or (label == "degenerate" and many):
+    if label in ("degenerate", "undetermined") and found.label is None:
         return verdict.with_reasons(*found.evidence)
     if many:
-        first = [Reason("kinks_many_directions", size=op.size), *first]
+        first = [Reason("kinks_many_directions", size=op.size), *found.evidence, *first]
     else:
         first = [*first, *found.evidence] if found.label is None else [*found.evidence, *first]
     decided = "undetermined" if many or found.label is None else found.label
-    replaced = Verdict(decided, False, False, None, (*first, *verdict.evidence))
+    evidence = (*first, *verdict.evidence)
+    if m.problem is not None and m.problem.code == "gradient_nonfinite":  # what training stumbles over
+        evidence = (*verdict.evidence, *first)
+    replaced = Verdict(decided, False, False, None, evidence)
     if m.sampled:
         return undetermined(Reason("finite_steps_not_held_out"), *replaced.evidence)
     if op is m.op:
