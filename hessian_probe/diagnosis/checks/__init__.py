@@ -14,8 +14,8 @@ from hessian_probe.diagnosis.checks import (
     underfitting,
 )
 
-# `derivative`, `uphill`, `divergence` and `broadcast` run before them: where these find something, most of the
-# others cannot.
+# `derivative`, `uphill`, `divergence` and `broadcast` run before them: where these find something, most of
+# the others cannot.
 CHECKS = (
     inputs.check,
     activations.check,

@@ -10,8 +10,8 @@ from hessian_probe.points.preconditions import derivative_fault
 CURES = {
     "gradient_nonfinite": "keep the operand of that operation away from where its derivative is infinite, by "
     "jnp.where on the operand or a small number added to it; no learning rate helps",
-    "derivative_not_of_loss": "train on a loss that has that derivative, or give this one its own; what is held "
-    "on purpose belongs into a closure, not into params",
+    "derivative_not_of_loss": "train on a loss that has that derivative, or give this one its own; what is "
+    "held on purpose belongs into a closure, not into params",
     "loss_jumps": "replace the jump by a smooth function (a sigmoid, a softmax), or search without gradients",
 }
 
