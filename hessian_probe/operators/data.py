@@ -127,13 +127,13 @@ def _count(arrays: tuple[Any, ...], index: int) -> float:
 
 def _check_counts(one: Batch, other: Batch, index: int) -> None:
     """Refuse batches of different sizes whose arrays do not say the same of their samples."""
-    counts = {np.shape(leaf)[0] for leaf in other.arrays if np.ndim(leaf) > 0}
-    shapes = [[np.shape(leaf) for leaf in batch.arrays] for batch in (one, other)]
-    if len(counts) > 1 and shapes[0] != shapes[1]:
+    first, this = ([np.shape(leaf) for leaf in batch.arrays] for batch in (one, other))
+    counts = [{shape[0] for shape in shapes if shape} for shapes in (first, this)]
+    if max(map(len, counts)) > 1 and first != this:
         raise ValueError(
-            f"batch {index} of data has arrays with leading axes of {sorted(counts)}, so its samples cannot "
-            "be counted, and it differs in size from batch 0; say what each batch weighs, for instance its "
-            "number of samples: data=Batches(batches, weights=[...])"
+            f"batch 0 of data has arrays with leading axes of {sorted(counts[0])}, batch {index} of "
+            f"{sorted(counts[1])}, so samples cannot be counted; say what each batch weighs, for instance "
+            "its number of samples: data=Batches(batches, weights=[...])"
         )
 
 
