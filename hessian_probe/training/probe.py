@@ -26,7 +26,7 @@ from hessian_probe.training.thresholds import BATCHES, CONFIRMED
 
 
 class ProbeResult(NamedTuple):
-    """What a probe found, if anything: sentences, of the classification first; and its part of the ledger."""
+    """The classification, if one was made, the escape, if one was tried, sentences, and the cost of both."""
 
     point: CriticalPoint | None
     escape: Escape | None
