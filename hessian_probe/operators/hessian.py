@@ -15,6 +15,7 @@ from hessian_probe.arrays import (
     Layout,
     PyTree,
     Vector,
+    add_scaled,
     cast,
     flatten,
     from_tangent,
@@ -184,6 +185,15 @@ class HessianOperator:
     def gradient(self) -> PyTree:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
+
+    @property
+    def x_vector(self) -> Vector:
+        """Variables in working dtypes."""
+        return cast(self.x, self.layout.work_dtypes)
+
+    def moved(self, step: Vector, factor: Any = 1.0) -> HessianOperator:
+        """Return the same Hessian after a step, a multiple of a vector."""
+        return self.at(add_scaled(self.x_vector, factor, step))
 
     def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
