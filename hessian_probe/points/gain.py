@@ -171,22 +171,18 @@ class GainEstimate:
         nearer than the reach, or the rise is rounding or not finite, they say nothing.  Where no scale is
         left, that of the curvature stands in, or what a random displacement changes.
         """
-        objective, here, dtypes = self.op.objective, self.op.value, self.op.layout.dtypes
+        objective, here, layout = self.op.objective, self.op.value, self.op.layout
         x: list[Any] = [np.asarray(leaf) for leaf in self.op.x]
         others = [tuple(np.zeros_like(leaf) for leaf in x)]
         for _ in range(SHUFFLES):
-            orders = [self.rng.permutation(leaf.size) for leaf in x]
-            shuffled = [leaf.ravel()[order] for leaf, order in zip(x, orders, strict=True)]
+            shuffled = (leaf.ravel()[self.rng.permutation(leaf.size)] for leaf in x)
             others.append(tuple(y.reshape(leaf.shape) for y, leaf in zip(shuffled, x, strict=True)))
-        rises = [
-            objective.value(cast(y, dtypes)) - here
-            if float(norm(add_scaled(cast(y, self.op.layout.work_dtypes), -1.0, self.origin))) >= self.reach
-            else math.nan
-            for y in others
-            if not objective.facts.callback  # which may refuse such parameters
-        ] or [math.nan]
+        rises = [math.nan] * len(others)
+        for i, other in enumerate(() if objective.facts.callback else others):  # a callback may refuse them
+            if float(norm(add_scaled(self.origin, -1.0, cast(other, layout.work_dtypes)))) >= self.reach:
+                rises[i] = objective.value(cast(other, layout.dtypes)) - here
         curved = 0.5 * self.extremes.top * self.reach**2
-        found = [curved, rises[0], float(np.median(rises[1:] or rises))]
+        found = [curved, rises[0], float(np.median(rises[1:]))]
         found = [s for s in found if math.isfinite(s) and s > GAIN_ROUNDINGS * self.least]
         if found:
             return found
@@ -240,9 +236,8 @@ class GainEstimate:
                 left = decrease
             kept = self._kept(region, vector) if solved and not self.at_rest else 0.0
             small = left <= SMALL * self.resolution and kept <= REGULAR_KEPT
-            if small or self.shown > SHARP * self.resolution:
-                break
-            if visit == points - 1 or not self._advance(region, vector):
+            shown = self.shown > SHARP * self.resolution
+            if small or shown or visit == points - 1 or not self._advance(region, vector):
                 break
         return modelled, left, kept <= REGULAR_KEPT, tail
 
