@@ -318,19 +318,16 @@ def count_negative(m: Measurements, *, trusted: bool) -> IndexCount:
     if extremes is None or extremes.low is None or (extremes.negatives and not trusted):
         return NOT_COUNTED
     if extremes.spectrum is not None:
-        return _exact(extremes.spectrum[0], extremes.band)
+        (values, _), band = extremes.spectrum, extremes.band
+        count = int(np.sum(values < -band))
+        # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
+        groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
+        zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
+        found = tuple(group for group in zeroed if group.copies > 1)
+        return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)
     if not settings.counting or extremes.status not in ("converged", "max_hvps"):
         return IndexCount(extremes.negatives, None, ())
     allowed = settings.negative_tol * extremes.top
     counted = IndexCounter(m.op, extremes.band, allowed, settings.confidence, m.left, m.rng).run()
     found = tuple(group for group in counted.multiplicities if group.copies > 1)
     return IndexCount(max(counted.at_least, extremes.negatives), counted.estimate, found)
-
-
-def _exact(values: np.ndarray, band: float) -> IndexCount:
-    count = int(np.sum(values < -band))
-    # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
-    groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
-    zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
-    found = tuple(group for group in zeroed if group.copies > 1)
-    return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)

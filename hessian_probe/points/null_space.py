@@ -112,20 +112,17 @@ def _change_along_line(
     far = parameter_scale(op) * np.array(LINE_SHARES)
     steps = np.concatenate([far, -far])
     values, slopes = op.objective.line(op.x, direction, steps)
-    moved = np.abs(values - op.value)
-    noise = (
-        DRAWN_ROUNDINGS * (rounding.value + op.eps * abs(op.value)) + FLAT_BANDS * extremes.band * steps**2
-    )
-    slope_noise = DRAWN_ROUNDINGS * rounding.gradient + FLAT_BANDS * extremes.band * np.abs(steps)
+    moved, flat = np.abs(values - op.value), FLAT_BANDS * extremes.band
+    noise = DRAWN_ROUNDINGS * (rounding.value + op.eps * abs(op.value)) + flat * steps**2
+    slope_noise = DRAWN_ROUNDINGS * rounding.gradient + flat * np.abs(steps)
     if np.all(moved <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return None
     found = {"moved": float(np.max(moved)), "distance": float(np.max(far))}
     if extremes.spectrum is None:
         return found
     steps = np.max(far) * np.arange(1, RELAXED + 1) / RELAXED
-    noise = noise[0] + FLAT_BANDS * extremes.band * steps**2
-    flat = all(_flat_relaxed(op, direction, extremes, sign * steps, noise) for sign in (1.0, -1.0))
-    return None if flat else found
+    noise, sides = noise[0] + flat * steps**2, (steps, -steps)
+    return None if all(_flat_relaxed(op, direction, extremes, side, noise) for side in sides) else found
 
 
 def _flat_relaxed(
