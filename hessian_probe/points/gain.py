@@ -445,7 +445,7 @@ class GainEstimate:
 
     def _trial(self) -> float:
         """Estimate what is left where no bound is sharp, from what a run's second half gained."""
-        # L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  It
+        # L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  L-BFGS
         # goes on from a little beside the best point wherever it stops early.
         falls = self._adam(TRIAL_EVALUATIONS) if self.kinks else []
         while len(falls) < TRIAL_EVALUATIONS:
