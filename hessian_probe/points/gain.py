@@ -445,8 +445,8 @@ class GainEstimate:
 
     def _trial(self) -> float:
         """Estimate what is left where no bound is sharp, from what a run's second half gained."""
-        # L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  L-BFGS
-        # goes on from a little beside the best point wherever it stops early.
+        # At a kink L-BFGS stops early: there Adam runs first, whose steps do not rest on one gradient.  And
+        # wherever L-BFGS stops early, it goes on from a little beside the best point.
         falls = self._adam(TRIAL_EVALUATIONS) if self.kinks else []
         while len(falls) < TRIAL_EVALUATIONS:
             beside = TRIAL_BESIDE * self.reach * bool(falls) * self._displacement()
