@@ -349,14 +349,8 @@ class GainEstimate:
     def _region(
         self, slope: Vector | None = None, at: HessianOperator | None = None
     ) -> tuple[TrustRegion, Callable[[np.ndarray], Vector], bool]:
-        """Return the model, the map from its coordinates to vectors, and whether it explains the gradient.
-
-        By all eigenvalues or in the gradient's Krylov space.  `slope` stands in for the gradient, `at` for
-        the point reached.
-
-        Returns:
-            These three.
-        """
+        """Return the model, the map from its coordinates to vectors, and whether it explains the gradient."""
+        # `slope` stands in for the gradient, `at` for the point reached.
         op, sign = self.there if at is None else at, self.sign
         g = op.gradient_vector if slope is None else slope
         few = DENSE_SIZE if slope is None else REGION_HVPS
@@ -380,9 +374,8 @@ class GainEstimate:
             weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
             region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
             bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
-            if bound <= SMALL * self.resolution or (
-                decrease > SHARP * self.resolution and bound <= SHARP * decrease
-            ):
+            shown = decrease > SHARP * self.resolution and bound <= SHARP * decrease
+            if shown or bound <= SMALL * self.resolution:
                 break
         solved = krylov.invariant or krylov.exhausted
         return region, lambda y: row(krylov.vectors((weights @ y)[:, None]), 0), solved

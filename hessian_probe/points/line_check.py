@@ -60,8 +60,8 @@ NOTHING = LineCheck(0.0, 0.0, "", math.nan, 0.0)
 
 def parameter_scale(op: HessianOperator) -> float:
     """Distance from which probing starts: the length of the parameters that the loss reads, at least 1."""
-    read = op.x_vector
-    return max(float(norm(tuple(leaf for leaf, flag in zip(read, op.active, strict=True) if flag))), 1.0)
+    read = tuple(leaf for leaf, flag in zip(op.x_vector, op.active, strict=True) if flag)
+    return max(float(norm(read)), 1.0)
 
 
 def line_check(
@@ -80,16 +80,26 @@ def line_check(
         counts only if the curvature holds nearer too: it does not at a kink, nor where the loss
         comes back by chance.
     """
+    # A slope is itself rounded, and below the smallest normal number it is cut off.
+    finfo = jnp.finfo(op.objective.scalar_dtype)
+    rounded = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
     slope_error = rounding.gradient if slope_error is None else slope_error
-    line = _Line(op, direction, curvature, rounding.value, slope_error)
-    start = parameter_scale(op)
+    slope_error = slope_error + rounded + SLOPE_ROUNDINGS * float(finfo.tiny)
+    start, allowed = parameter_scale(op), SLOPE_SHARE * abs(curvature)
+
+    def holds(pair: _Pair) -> bool:  # never for NaN
+        return math.isfinite(pair.by_loss) and abs(pair.by_slope - curvature) <= allowed
+
     for call in range(LINE_CALLS):
         exponents = 0.5 * np.arange(call * LINE_POINTS, (call + 1) * LINE_POINTS)
-        for pair in line.pairs(start * 0.5**exponents):
-            if line.slope_error > SLOPE_SHARE * abs(curvature) * pair.step:
+        for pair in _pairs(op, direction, start * 0.5**exponents):
+            if slope_error > allowed * pair.step:
                 return NOTHING
-            if line.holds(pair) and line.holds_within(pair.step):
-                return line.judge(pair)
+            if holds(pair):
+                nearer = _pairs(op, direction, pair.step * np.array(NEARER))
+                # As far as the gradient's accuracy allows to see.
+                if all(holds(near) or slope_error > allowed * near.step for near in nearer):
+                    return _judged(pair, curvature, rounding.value)
     return NOTHING
 
 
@@ -102,48 +112,26 @@ class _Pair(NamedTuple):
     apart: float
 
 
-class _Line:
-    """The loss along one direction, with what is claimed of it."""
+def _pairs(op: HessianOperator, direction: Vector, steps: np.ndarray) -> list[_Pair]:
+    """Evaluate at ± every step."""
+    values, slopes = op.objective.line(op.x, direction, np.concatenate([steps, -steps]))
+    (ahead, behind), (slope, slope_behind) = np.split(values, 2), np.split(slopes, 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        by_slope = (slope - slope_behind) / (2 * steps)
+        by_loss, apart = (ahead + behind - 2 * op.value) / steps**2, ahead - behind
+    return [_Pair(*map(float, row)) for row in zip(steps, by_slope, by_loss, apart, strict=True)]
 
-    def __init__(
-        self, op: HessianOperator, direction: Vector, curvature: float, value_error: float, slope_error: float
-    ) -> None:
-        self.op, self.direction, self.curvature, self.value_error = op, direction, curvature, value_error
-        # A slope is itself rounded, and below the smallest normal number it is cut off.
-        finfo = jnp.finfo(op.objective.scalar_dtype)
-        rounding = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
-        self.slope_error = slope_error + rounding + SLOPE_ROUNDINGS * float(finfo.tiny)
 
-    def pairs(self, steps: np.ndarray) -> list[_Pair]:
-        """Evaluate at ± every step."""
-        values, slopes = self.op.objective.line(self.op.x, self.direction, np.concatenate([steps, -steps]))
-        (ahead, behind), (slope, slope_behind) = np.split(values, 2), np.split(slopes, 2)
-        with np.errstate(invalid="ignore", over="ignore"):
-            by_slope = (slope - slope_behind) / (2 * steps)
-            by_loss, apart = (ahead + behind - 2 * self.op.value) / steps**2, ahead - behind
-        return [_Pair(*map(float, row)) for row in zip(steps, by_slope, by_loss, apart, strict=True)]
-
-    def holds(self, pair: _Pair) -> bool:
-        """Whether the slopes show the claimed curvature there (never for NaN)."""
-        error = abs(pair.by_slope - self.curvature)
-        return math.isfinite(pair.by_loss) and error <= SLOPE_SHARE * abs(self.curvature)
-
-    def holds_within(self, distance: float) -> bool:
-        """Whether it holds nearer too, as far as the gradient's accuracy allows to see."""
-        allowed, pairs = SLOPE_SHARE * abs(self.curvature), self.pairs(distance * np.array(NEARER))
-        return all(self.holds(pair) or self.slope_error > allowed * pair.step for pair in pairs)
-
-    def judge(self, pair: _Pair) -> LineCheck:
-        """Confirm the curvature by the losses at the widest distance where it holds."""
-        size, step = abs(self.curvature), pair.step
-        downhill = 0.0 if abs(pair.apart) <= 4 * self.value_error else -math.copysign(1.0, pair.apart)
-        noise = 4 * self.value_error / step**2
-        measured, by = pair.by_loss, "loss"
-        if noise > VALUE_SHARE * size:
-            measured, by = pair.by_slope, "slope"
-        elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
-            by = ""
-        return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
+def _judged(pair: _Pair, curvature: float, value_error: float) -> LineCheck:
+    """Confirm the curvature by the losses at the widest distance where it holds."""
+    size, step, noise = abs(curvature), pair.step, 4 * value_error / pair.step**2
+    downhill = 0.0 if abs(pair.apart) <= 4 * value_error else -math.copysign(1.0, pair.apart)
+    measured, by = pair.by_loss, "loss"
+    if noise > VALUE_SHARE * size:
+        measured, by = pair.by_slope, "slope"
+    elif abs(measured - curvature) > VALUE_SHARE * size + noise:
+        by = ""
+    return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
 
 
 class FalseDerivative(NamedTuple):

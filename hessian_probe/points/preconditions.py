@@ -32,9 +32,6 @@ def nonfinite(op: HessianOperator) -> Reason | None:
 def derivative_fault(op: HessianOperator) -> Reason | None:
     """Say so if the gradient of a finite loss is not finite, or not that of the loss.
 
-    Args:
-        op: operator at the parameters.
-
     Returns:
         The reason, one of FAULTS, or None.
 
