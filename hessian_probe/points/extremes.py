@@ -48,7 +48,6 @@ class ExtremeEigenpairs(NamedTuple):
         top: ‖H‖, the largest Ritz value in magnitude.
         band: zero band.
         negatives: Ritz values below −band; by interlacing at least as many eigenvalues are.
-        positives: Ritz values above +band.
         complete: every eigenvalue is known (dense, or the whole space was spanned).
         settled: the search ended because the signs were decided, not because the budget did.
         lower: with the asked confidence no eigenvalue lies below this.
@@ -65,7 +64,6 @@ class ExtremeEigenpairs(NamedTuple):
     top: float
     band: float
     negatives: int
-    positives: int
     complete: bool = False
     settled: bool = False
     lower: float = -math.inf
@@ -306,7 +304,7 @@ class ExtremesSearch:
     def _ends(self, status: str) -> ExtremeEigenpairs:
         krylov = self.krylov
         if krylov.size == 0:
-            return ExtremeEigenpairs(None, None, 0.0, 0.0, 0, 0, status=status)
+            return ExtremeEigenpairs(None, None, 0.0, 0.0, 0, status=status)
         ritz = krylov.ritz()
         pair = np.array([0, krylov.size - 1])
         vectors = krylov.vectors(ritz.weights[:, pair])
@@ -332,11 +330,11 @@ class ExtremesSearch:
         """Both ends with the Ritz values seen, as if these were all eigenvalues."""
         top = float(np.max(np.abs(values)))
         band = self._band(values)
-        counts = int(np.sum(values < -band)), int(np.sum(values > band))
+        negatives = int(np.sum(values < -band))
         settled, bounds = status == "converged", (float(values[0]), float(values[-1]))
         steps, asymmetry = self.krylov.steps, self.krylov.asymmetry
         return ExtremeEigenpairs(
-            low, high, top, band, *counts, True, settled, *bounds, steps, None, None, asymmetry, status
+            low, high, top, band, negatives, True, settled, *bounds, steps, None, None, asymmetry, status
         )
 
     def _measured(self, value: float, vector: Vector) -> Eigenpair:

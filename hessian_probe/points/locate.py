@@ -97,7 +97,7 @@ def locate(
         return far(Reason("slope_without_curvature", gradient=length))
     if any(p.radius == 0.0 for p in line_checks):
         return unknown(Reason("curvature_not_held"))
-    both_signs = extremes.negatives > 0 and extremes.positives > 0
+    both_signs = extremes.negatives > 0 and extremes.ends[1].value > extremes.band
     iteration = NewtonIteration(op, extremes, rounding, rng, min(budget, NEWTON_HVPS))
     # A saddle needs both curvatures to matter; where all have one sign, that along the step will do.
     iteration.change = (min if both_signs else max)(p.change for p in line_checks)

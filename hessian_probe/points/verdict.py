@@ -213,8 +213,7 @@ def _extremum(
 ) -> Verdict:
     strict, settings = not m.op.objective.ignored, m.settings
     if extremes.complete:
-        sign = 1 if label == "minimum" else -1
-        signs = Reason("all_one_sign", count=extremes.steps, sign=sign)
+        signs = Reason("all_one_sign", count=extremes.steps, sign=1 if label == "minimum" else -1)
         # That a null space given by the caller is flat was sampled.
         proved = not isinstance(m.op, RestrictedHessian)
         return Verdict(label, strict, proved, None, (*evidence, signs))
