@@ -58,7 +58,7 @@ def flat_families(op: HessianOperator, rounding: Rounding) -> tuple[FlatFamily, 
     """
     if not (math.isfinite(op.value) and math.isfinite(rounding.value)):
         return ()
-    search = _Search(op, rounding)
+    search = _Candidates(op, rounding)
     for leaf in tuple(search.leaves):
         search.add(leaf)
     for members in search.units():
@@ -66,7 +66,7 @@ def flat_families(op: HessianOperator, rounding: Rounding) -> tuple[FlatFamily, 
     return tuple(search.found)
 
 
-class _Search:
+class _Candidates:
     """Candidates at a point, and what was found."""
 
     def __init__(self, op: HessianOperator, rounding: Rounding) -> None:
