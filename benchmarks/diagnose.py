@@ -33,7 +33,7 @@ BUDGET = 100
 CONFIDENT = 0.9
 # What stops training, as the documentation of `hp.diagnose` lists it.
 HINDRANCES = {"divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "oscillation"}
-HINDRANCES |= {"vanishing_gradients", "noise", "slow", "ill_conditioned", "saddle"}
+HINDRANCES |= {"vanishing_gradients", "noise", "slow", "ill_conditioned", "saddle", "broadcast", "uphill"}
 OPPOSITES = [{"divergence", "slow"}, {"oscillation", "slow"}, {"saddle", "minimum"}]
 OPPOSITES += [{"vanishing_gradients", "exploding_gradients"}, {"overfitting", "mismatch"}]
 Record = dict[str, Any]

@@ -182,6 +182,8 @@ def test_classify_and_escape_say_so_and_a_lower_point_is_offered(unit):
     assert "test_derivative_check.py" in str(move)
     assert "test_derivative_check.py" in str(hp.sharpness(loss, params))
     assert {"derivative_not_of_loss"} <= set(hp.plan(loss, params).noticed)
+    found = hp.diagnose(loss, params)
+    assert (found.findings[0].cause, found.findings[0].reason) == ("derivative", "derivative_not_of_loss")
 
 
 def test_a_jump_at_the_parameters_is_no_plateau():
@@ -273,7 +275,16 @@ def test_every_verb_says_that_a_gradient_is_not_finite():
     monitor = hp.training.Monitor(loss, window=32)
     events = [monitor.update(step, params, loss(params)) for step in range(128)]
     probed = next(event for event in events if event.point is not None)
-    for text in (point, move, hp.sharpness(loss, params), hp.plan(loss, params), " ".join(probed.evidence)):
+    found = hp.diagnose(loss, params)
+    assert (found.findings[0].cause, found.findings[0].reason) == ("derivative", "gradient_nonfinite")
+    for text in (
+        found,
+        point,
+        move,
+        hp.sharpness(loss, params),
+        hp.plan(loss, params),
+        " ".join(probed.evidence),
+    ):
         assert operation in str(text)
 
 
@@ -308,6 +319,9 @@ def test_a_trial_point_where_the_loss_raises_is_one_that_is_not_finite(label):
     q = jnp.asarray(at, jnp.zeros(()).dtype)
     point = hp.classify(loss, q)
     assert point.label == label
+    told = [text for code, text in zip(point.reasons, point.evidence, strict=True) if code == "loss_raised"]
+    assert len(told) == 1
+    assert told[0].endswith("ValueError: must be positive")
     move = hp.escape(loss, q, point=point)
     assert move.loss_after <= move.loss_before
     assert (move.status == "escaped") == (label in ("saddle", "maximum"))

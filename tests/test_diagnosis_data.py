@@ -181,3 +181,102 @@ def test_test_data_that_are_not_finite_are_said_to_be():
     found = hp.diagnose(cross_entropy, start(), (x, y), test_data=(bad, y), apply=network)
     (need,) = (item.needs for item in found.not_checked if "overfitting" in item.causes)
     assert "(1 numbers" in need
+
+
+# ---------------------------------------------------------------- a loss of the parameters alone
+
+CURVATURES = jnp.array([1.0, 10.0, 100.0])
+
+
+def valley(w):
+    return 0.5 * jnp.sum(CURVATURES.astype(w.dtype) * w**2) + 1.0
+
+
+def without_data(loss, optimizer, steps, start):
+    """Diagnose a training of parameters alone by its optimiser, state and history."""
+
+    @jax.jit
+    def step(w, state):
+        value, gradient = jax.value_and_grad(loss)(w)
+        updates, state = optimizer.update(gradient, state, w)
+        return optax.apply_updates(w, updates), state, value
+
+    w, state, losses = start, optimizer.init(start), []
+    for _ in range(steps):
+        w, state, value = step(w, state)
+        losses.append(float(value))
+    found = hp.diagnose(loss, w, optimizer=optimizer, opt_state=state, history={"loss": losses})
+    return found, {f.cause: f for f in found.findings if f.confidence >= 0.9}
+
+
+NEED_NO_SAMPLES = {
+    "uphill", "divergence", "oscillation", "slow", "ill_conditioned", "saddle", "minimum"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "first", "among"),
+    [
+        (optax.sgd(0.0201), 300, "divergence", "oscillation"),
+        (optax.sgd(0.0199, 0.0), 40, "oscillation", "oscillation"),
+        (optax.sgd(1e-6), 300, "slow", "slow"),
+        (optax.adam(1e-6), 100, "slow", "slow"),
+        (optax.scale(1e-4), 300, "uphill", "uphill"),
+        (optax.adam(-1e-3), 50, "uphill", "uphill"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_steps_are_judged_without_data(optimizer, steps, first, among, dtype):
+    start = jnp.ones(3, dtype)
+    found, strong = without_data(valley, optimizer, steps, start)
+    missing = {cause for item in found.not_checked if not item.aspect for cause in item.causes}
+    assert not missing & NEED_NO_SAMPLES
+    assert missing >= {"noise", "model_bias", "broadcast", "input_scale", "overfitting"}
+    assert found.findings[0].cause == first
+    assert among in strong
+    assert ("oscillation" in strong) == (among == "oscillation")
+    assert ("slow" in strong) == (among == "slow")
+
+
+def test_points_and_valleys_are_judged_without_data():
+    """A good training, a finished one, a saddle, a long valley and a decay that holds the loss up."""
+    start = jnp.ones(3)
+    even = jnp.array([1.0, 3.0, 10.0])
+    found, _ = without_data(lambda w: 0.5 * jnp.sum(even * (w - 2.0) ** 2), optax.sgd(0.1), 30, start)
+    assert [f.cause for f in found.findings] == ["healthy"]
+    _, strong = without_data(valley, optax.sgd(0.01), 2500, start)
+    assert not set(strong) - {"minimum", "healthy"}
+
+    def saddle(w):
+        return 2.0 + 0.5 * (w[0] ** 2 + w[1] ** 2) - 0.5 * w[2] ** 2 + 0.05 * w[2] ** 4
+
+    _, strong = without_data(saddle, optax.sgd(0.1), 200, jnp.array([1.0, 1.0, 0.0]))
+    assert "saddle" in strong
+
+    def long(w):
+        return 0.5 * jnp.sum(jnp.geomspace(1e-4, 1.0, 6) * w**2) + 1e-6
+
+    _, strong = without_data(long, optax.sgd(1.9), 400, jnp.array([100.0, 40.0, 10.0, 4.0, 1.0, 1.0]))
+    assert "ill_conditioned" in strong
+
+    def fit(w):
+        return jnp.sum((w - 3.0) ** 2) + 0.01
+
+    decaying = optax.chain(optax.add_decayed_weights(20.0), optax.sgd(0.02))
+    _, strong = without_data(fit, decaying, 200, start)
+    assert strong["optimization"].reason == "weight_decay"
+
+
+def test_one_batch_that_is_no_set_of_samples_is_stepped_on_as_a_whole():
+    """A loss over a whole graph: its steps need no samples either."""
+    rng = np.random.default_rng(0)
+    near = rng.random((30, 30)).astype(np.float32) / 30
+    graph = {"near": near, "x": np.float32(rng.standard_normal((30, 2)))}
+
+    def loss(w, g):
+        return jnp.mean((g["near"] @ g["x"] @ w - (g["x"] @ jnp.ones(2, g["x"].dtype))) ** 2) + 0.1
+
+    w, optimizer = jnp.zeros(2, jnp.float32), optax.sgd(1e-6)
+    found = hp.diagnose(loss, w, graph, optimizer=optimizer, opt_state=optimizer.init(w))
+    assert "slow" in {f.cause for f in found.findings}
+    assert not {cause for item in found.not_checked for cause in item.causes} & {"oscillation", "saddle"}

@@ -6,14 +6,20 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hessian_probe as hp
 from hessian_probe.operators.per_batch import charge_share, rayleigh_quotients, select_batches
 from hessian_probe.points.reviews.sampling.noise import held_out, split_halves, steps_for_halves
-from hessian_probe.points.reviews.sampling.review import rounded_up, times_for_place, times_the_data
-from hessian_probe.points.thresholds import POWER, SAMPLING_HVPS
+from hessian_probe.points.reviews.sampling.review import (
+    rounded_up,
+    times_between,
+    times_for_place,
+    times_the_data,
+)
+from hessian_probe.points.thresholds import LEAST_ERRORS, POWER, SAMPLING_HVPS
 from hessian_probe.spectrum.standard_errors import weighted_mean
 
 FLOAT = np.dtype(jnp.zeros(()).dtype)
@@ -248,6 +254,47 @@ def test_the_number_of_samples_settles_it():
     assert "samples_needed" in few.reasons
     many = cut(samples(rng, matrix, needed, 1.0), [needed // 16] * 16)
     assert hp.classify(quadratic, point(6), many).label == "saddle"
+
+
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_few_batches_ask_for_more_of_the_same_data_and_for_no_number_of_samples(count):
+    settled = 0
+    for seed in range(4):
+        arrays = samples(np.random.default_rng(seed), saddle_matrix(4, low=-1.0), 320, 2.0)
+        few = hp.classify(quadratic, point(4), cut(arrays, [320 // count] * count))
+        if few.label == "undetermined":
+            assert (few.samples_needed, few.samples_interval, few.batches_needed) == (None, None, 64)
+            assert few.reasons.index("more_batches") < few.reasons.index("samples_unknown")
+        settled += hp.classify(quadratic, point(4), cut(arrays, [5] * 64)).label == "saddle"
+    assert settled == 4
+
+
+def test_a_number_of_samples_comes_with_its_interval():
+    arrays = samples(np.random.default_rng(7), saddle_matrix(6, low=-0.3), 64, 1.0)
+    found = hp.classify(quadratic, point(6), cut(arrays, [4] * 16))
+    low, high = found.samples_interval
+    assert 64 <= low <= found.samples_needed <= high
+    assert high > 2 * low
+    assert found.batches_needed == 32  # of two samples each
+    assert f"{low:,} to {high:,}" in repr(found)
+
+
+def test_the_interval_of_the_number_of_samples_holds_as_often_as_stated():
+    """Means of a known multiple of their error: the number that it needs lies within in eight of ten."""
+    rng, level, freedom = np.random.default_rng(3), 0.99, 15.0
+    for truth in (2.5, 4.0):
+        threshold = scipy.stats.t.ppf(level, 7.0) + scipy.stats.norm.ppf(math.sqrt(POWER))
+        needed, within = max(2.0 * (threshold / truth) ** 2, 1.0), 0
+        for _ in range(400):
+            mean, error = truth + rng.standard_normal(), math.sqrt(rng.chisquare(freedom) / freedom)
+            ends = times_between(mean, mean, error, freedom, level)
+            within += ends is not None and ends[0] <= needed <= ends[1]
+        assert 0.7 < within / 400 < 0.9, truth
+    least = times_between(0.0, 0.0, 1.0, freedom, level)
+    assert least[1] == pytest.approx(2.0 * (threshold / LEAST_ERRORS) ** 2)
+    assert times_between(0.5, 0.5, 1.0, freedom, level)[1] == times_between(-1.0, 2.0, 0.1, freedom, level)[1]
+    assert least[1] > 4 * least[0] >= 4.0
+    assert times_between(1.0, 1.0, math.inf, freedom, level) is None
 
 
 def test_a_minimum_needs_its_lowest_curvature_beyond_its_error():

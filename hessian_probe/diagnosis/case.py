@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,21 @@ from hessian_probe.results import Cost
 MAX_SINGLE = 512
 # Fewer samples than this give no standard error of a mean loss.
 FEWEST_LOSSES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class OfParams:
+    """A loss of the parameters alone, called with a batch of nothing."""
+
+    loss: Callable[..., Any]
+
+    def __call__(self, params: PyTree, *batch: Any) -> Any:
+        """The loss."""
+        return self.loss(params)
+
+
+# What a loss of the parameters alone takes in place of samples.
+NOTHING = Samples((), 1, None, None, None)
 
 
 class Case:
@@ -56,6 +72,7 @@ class Case:
         # Training on copies needs leaves with a dtype; the loss gets those that are not varied as they are.
         self.given_params = params
         self.params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, params)
+        loss = OfParams(loss) if data is None and callable(loss) else loss
         self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply, self.baseline, self.key = apply, baseline, key
@@ -68,6 +85,7 @@ class Case:
         self.lower_points: list[tuple[float, Any]] = []
         self.samples: Samples | None = None if data is None else join_batches(data)
         self.test_samples: Samples | None = None if test_data is None else join_batches(test_data)
+        self.given_samples = self.samples  # before any test whether the loss is a mean over them
         _check_alike(self.samples, self.test_samples)
         self.data = data  # joined into one batch below, where that changes nothing
         self.op = self._operator(data)
@@ -80,6 +98,15 @@ class Case:
         op = hessian(self.loss, self.params, data, check=False, trainable=self.trainable)
         op.objective.cost.whole = self.cost
         return op
+
+    @property
+    def whole(self) -> Samples | None:
+        """What a step is taken on: the samples, a batch that is no set of them, nothing without data."""
+        if self.samples is not None or self.given_data is None:
+            return NOTHING if self.samples is None else self.samples
+        arrays = all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(self.given_data))
+        single = not self.op.objective.data.is_sequence and arrays
+        return NOTHING._replace(batch=self.given_data) if single else None
 
     @property
     def need_of_samples(self) -> str:
@@ -167,18 +194,29 @@ class Case:
 
     def sample_losses(self, samples: Samples, params: Any = None) -> np.ndarray | None:
         """Loss of each of at most MAX_SINGLE samples; None where the loss is not a mean over samples."""
-        rows = np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
-        batch = jax.tree.map(jnp.asarray, samples.take(rows))
-        at = self.params if params is None else params
+        found = self.alone_and_together(samples, self.params if params is None else params)
+        return found[0] if found is not None and is_mean(*found) else None
+
+    def alone_and_together(self, samples: Samples, params: PyTree) -> tuple[np.ndarray, float] | None:
+        """Loss of each of at most MAX_SINGLE samples, and that of all of these; None where there is none."""
+        batch = jax.tree.map(jnp.asarray, samples.take(single_rows(samples)))
         try:
-            alone = jax.vmap(lambda b: self.loss(at, jax.tree.map(lambda leaf: leaf[None], b)))
+            alone = jax.vmap(lambda b: self.loss(params, jax.tree.map(lambda leaf: leaf[None], b)))
             losses = np.asarray(jax.jit(alone)(batch), np.float64)
             self.cost.add(losses=1)
-            together = self.loss_on(batch, at)
-        except Exception:  # a loss that cannot take one sample is no mean over samples
+            return losses, self.loss_on(batch, params)
+        except Exception:  # a loss that cannot take one sample, or this number of them
             return None
-        mean = abs(losses.mean() - together) <= 1e-3 * abs(together) + 1e-6
-        return losses if mean and np.all(np.isfinite(losses)) else None
+
+
+def single_rows(samples: Samples) -> np.ndarray:
+    """Rows of at most MAX_SINGLE samples, always the same."""
+    return np.sort(np.random.default_rng(0).permutation(samples.size)[:MAX_SINGLE])
+
+
+def is_mean(alone: np.ndarray, together: float) -> bool:
+    """Whether the loss of some samples is the mean of their losses, all finite."""
+    return bool(abs(alone.mean() - together) <= 1e-3 * abs(together) + 1e-6 and np.all(np.isfinite(alone)))
 
 
 def _check_alike(train: Samples | None, test: Samples | None) -> None:

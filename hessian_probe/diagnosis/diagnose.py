@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import CHECKS, divergence, inputs
+from hessian_probe.diagnosis.checks import CHECKS, broadcast, derivative, divergence, inputs, uphill
+from hessian_probe.diagnosis.confidence import EVEN
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
@@ -53,7 +54,8 @@ def diagnose(
     their effects.
 
     Args:
-        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`.
+        loss: `loss(params, batch) -> scalar mean over the batch`, or `loss(params)` without `data`: all that
+            needs no samples is checked then, too.
         params: pytree where training stopped.
         data: training data: one batch, or the list of batches that training uses (noise is checked only
             then).  A pair (inputs, targets) or a dict with such names allows more checks.
@@ -119,14 +121,23 @@ def diagnose(
         key=key,
         trial_factor=int(trial_factor),
     )
-    found = divergence.check(case)
+    found = derivative.check(case)
+    if any(item.reason == "gradient_nonfinite" for item in found if isinstance(item, Finding)):
+        found += inputs.check(case)
+        return _diagnosis(case, [*found, NotChecked((), "a gradient that is finite", "everything else")])
+    found += uphill.check(case) + divergence.check(case)
     if divergence.nonfinite(case):
         found += inputs.check(case)  # needs no finite parameters
         finite = "finite parameters, from before the loss diverged"
         found.append(NotChecked((), finite, "everything else"))
-    else:
-        for check in CHECKS:
-            found += check(case)
+        return _diagnosis(case, found)
+    found += broadcast.check(case)
+    if any(item.cause == "broadcast" for item in found if isinstance(item, Finding)):
+        found += inputs.check(case)
+        mean = "a loss that is a mean over samples: this one is about pairs of them"
+        return _diagnosis(case, [*found, NotChecked((), mean, "everything else")])
+    for check in CHECKS:
+        found += check(case)
     return _diagnosis(case, found)
 
 
@@ -161,7 +172,9 @@ def _check_leaves(params: PyTree) -> None:
 
 def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosis:
     if math.isfinite(case.value) and case.value <= 0:
-        found.append(NotChecked(NEED_POSITIVE_LOSS, "a positive loss: gains are measured as shares of it"))
+        seen = {f.cause for f in found if isinstance(f, Finding) and f.confidence >= EVEN}
+        causes = tuple(cause for cause in NEED_POSITIVE_LOSS if cause not in seen)
+        found.append(NotChecked(causes, "a positive loss: gains are measured as shares of it"))
     if case.adam_failed:
         found.append(NotChecked(BY_ADAM, case.adam_failed, "by training copies with Adam"))
     missing = [item for item in found if isinstance(item, NotChecked)]

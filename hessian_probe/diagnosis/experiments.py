@@ -15,7 +15,9 @@ from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
 from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
+from hessian_probe.optimizers.thresholds import MOST_CALLS
 from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, zeros
+from hessian_probe.optimizers.uphill import UphillLeaf, uphill_leaves
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
 
@@ -41,8 +43,6 @@ SMALL_PART = 64
 TOWARDS_ZERO = 0.5
 # and is the same with a gradient and without one, up to this share.
 AGREE = 0.05
-# Calls within which an optimiser that accumulates gradients must move.
-MOST_CALLS = 32
 
 
 class Experiments(ReferenceModels):
@@ -64,6 +64,11 @@ class Experiments(ReferenceModels):
         )
         self.cost.enter(found)
         return found
+
+    @cached_property
+    def uphill(self) -> tuple[UphillLeaf, ...] | None:
+        """Leaves that the optimiser moves up their gradient; None where that cannot be measured."""
+        return None if self.optimizer is None else uphill_leaves(self.op, self.optimizer, self.opt_state)
 
     @property
     def known_stability(self) -> Stability | None:
@@ -95,9 +100,9 @@ class Experiments(ReferenceModels):
     @cached_property
     def trials(self) -> dict[float, Trial]:
         """A trial of the user's optimiser at each of several multiples of its rate."""
-        if self.optimizer is None or self.samples is None:
+        if self.optimizer is None or self.whole is None:
             return {}
-        steps = self.steps(self.samples.batch_size, self.num_steps)
+        steps = self.steps(self.whole.batch_size, self.num_steps)
         tried = partial(steps.run, self.params, self.opt_state, self.value)
         try:
             found = {factor: tried(factor) for factor in FACTORS}
@@ -163,9 +168,9 @@ class Experiments(ReferenceModels):
 
     def gradient_descent(self, rate: float) -> Trial:
         """A trial of gradient descent on all samples."""
-        assert self.samples is not None
+        assert self.whole is not None
         optimizer = HeavyBall()
-        steps = TrialRunner(self.loss, optimizer, self.samples, None, self.num_steps, self.cost)
+        steps = TrialRunner(self.loss, optimizer, self.whole, None, self.num_steps, self.cost)
         return steps.run(self.params, optimizer.init(self.params), self.value, rate)
 
     @cached_property
@@ -209,8 +214,8 @@ class Experiments(ReferenceModels):
 
     def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> TrialRunner:
         """Steps of the user's optimiser on batches of a size, with its weight decay or without (`pull`)."""
-        assert self.samples is not None
-        return TrialRunner(self.loss, self.optimizer, self.samples, batch_size, count, self.cost, pull=pull)
+        assert self.whole is not None
+        return TrialRunner(self.loss, self.optimizer, self.whole, batch_size, count, self.cost, pull=pull)
 
     @cached_property
     def retrained_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -233,7 +238,7 @@ class Experiments(ReferenceModels):
         for start in range(PARTS if train.size < PARTS * SMALL_PART else 1):
             out = np.flatnonzero((part == start) & first)
             kept = train.take(np.flatnonzero(part != start))
-            reached, end = self.best_by_adam(self._reinitialised, kept)
+            reached, end = self.best_by_adam(self.reinitialised, kept)
             here, there = self.sample_losses(train.part(out), end), self.sample_losses(test, end)
             if not reached < LARGE * self.constant_predictor_loss or here is None or there is None:
                 return None

@@ -2,10 +2,10 @@
 
 1. Evidence: findings with confidence below 0.5 are dropped.  The rest are strong (0.9 or more) or moderate;
    strong ones come first.
-2. Among strong ones, a cause comes before its effects: inputs of a bad scale saturate units, stretch valleys
-   or make the loss diverge; dead units stop gradients; a wrong step size or a saddle keeps optimisation from
-   what the model can reach; a limit of the model remains when nothing hinders training, and explains a high
-   minimum. `CAUSES` lists them in this order.
+2. Among strong ones, a cause comes before its effects: updates that climb explain whatever steps do; inputs
+   of a bad scale saturate units, stretch valleys or make the loss diverge; dead units stop gradients; a wrong
+   step size or a saddle keeps optimisation from what the model can reach; a limit of the model remains when
+   nothing hinders training, and explains a high minimum.  `CAUSES` lists them in this order.
 3. Moderate ones come by confidence: the order of causes means nothing for what may not be there.
 
 "optimization" says only that the loss can be lower; any finding that hinders training explains more and comes
@@ -34,13 +34,15 @@ from hessian_probe.results import number
 
 # Causes that hinder training: with one of them, the loss shows no limit of the model.
 HINDRANCES = frozenset({
-    "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
-    "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+    "uphill", "divergence", "input_scale", "dead_units", "saturation", "exploding_gradients",
+    "vanishing_gradients", "oscillation", "noise", "slow", "ill_conditioned", "saddle",
 })  # fmt: skip
 # Causes that count only where the training loss can be lower.
-NEED_HEADROOM = HINDRANCES - {"divergence"} | {"optimization"}
+NEED_HEADROOM = HINDRANCES - {"uphill", "divergence"} | {"optimization"}
 # Causes measured by other steps; dropped where steps without weight decay end lower than all of them.
 OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle"})
+# How a recorded loss that rises shows.
+OF_HISTORY = frozenset({"rise", "first_step", "history_not_finite", "not_finite"})
 # Causes measured on the test data.
 OF_TEST = frozenset({"overfitting", "mismatch"})
 # Causes about units that do not respond to the data.
@@ -70,12 +72,17 @@ def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> 
         Ranked findings, at least one.
     """
     kept = [f for f in found if f.confidence >= EVEN]
+    if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
+        # Nothing that depends on it was checked.
+        return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
     headroom = _headroom(case, any(f.cause == "input_scale" for f in kept))
-    converged = _converged(case)
+    converged = _converged(case, kept)
     if (not headroom >= HEADROOM and not _test_loss_improves(case)) or converged:
         steps_too = converged and headroom >= HEADROOM and any(f.cause in OF_TEST for f in kept)
         of_steps = [f for f in kept if steps_too and f.cause in OF_STEPS and f.confidence >= STRONG]
         kept = [f for f in kept if f.cause not in NEED_HEADROOM or f in of_steps]
+    if any(f.cause == "uphill" for f in kept):  # no other rate, batch or place helps updates that climb
+        kept = [f for f in kept if f.cause not in OF_STEPS and f.reason not in OF_HISTORY]
     kept = _drop_harmless_units(case, kept)
     if any(f.cause == "optimization" for f in kept) and case.limited_by_decay:
         kept = [f for f in kept if f.cause not in OF_STEPS]
@@ -161,8 +168,13 @@ def _noticeable(case: Experiments) -> bool:
     return case.test_sign_score > ERRORS
 
 
-def _converged(case: Experiments) -> bool:
+def _converged(case: Experiments, kept: list[Finding]) -> bool:
     """Whether the training loss is small, and a lower one hardly lowers the test loss."""
+    if case.samples is None:  # without a scale of small losses: at a minimum, and nothing came lower
+        if not math.isfinite(case.value) or case.point.label != "minimum":
+            return False
+        factors = [f.number for f in kept if f.cause == "optimization"]
+        return not any(case.value * (1 - 1 / factor) > case.point.resolution for factor in factors)
     # Not where a reference model does better even on held-out samples.
     if not case.value < LARGE * case.constant_predictor_loss:
         return False

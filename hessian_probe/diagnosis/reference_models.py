@@ -74,7 +74,7 @@ class ReferenceModels(Case):
         if task is None or len(self.targets) < self.samples.size:
             return task
         some = np.arange(min(self.samples.size, ONE_BATCH))  # one number can agree by accident
-        start = self._reinitialised
+        start = self.reinitialised
         value = self.loss_on(self.samples.take(some), start)
         outputs = np.asarray(self.apply(start, jnp.asarray(self.samples.inputs[some])))
         self.cost.add(losses=1)
@@ -97,7 +97,7 @@ class ReferenceModels(Case):
             floating = samples.inputs.dtype.kind == "f"
             one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
             mean = np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
-            starts, constant = (self.params, self._reinitialised), samples.with_inputs(mean)
+            starts, constant = (self.params, self.reinitialised), samples.with_inputs(mean)
             losses = [self.best_by_adam(at, constant)[0] for at in starts]
             return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
         recorded = None if self.history is None else self.history.get("loss")
@@ -121,7 +121,7 @@ class ReferenceModels(Case):
         assert self.apply is not None
         if rows.shape[1] * task.classes > self.op.size:
             return math.nan
-        if jacobian_rank(self.apply, self._reinitialised, samples.inputs) < needed:
+        if jacobian_rank(self.apply, self.reinitialised, samples.inputs) < needed:
             return math.nan
         return baselines.fit(rows, task.part(chosen), within=self.output_range)[1]
 
@@ -194,15 +194,16 @@ class ReferenceModels(Case):
         return task if each else None
 
     @property
-    def _reinitialised(self) -> Any:
+    def reinitialised(self) -> Any:
+        """Parameters as at a usual start."""
         return reinitialise(self.params, np.random.default_rng(0))
 
     @cached_property
     def adam_from_reinit(self) -> float:
         """Lowest training loss of Adam from re-initialised weights."""
-        if self.samples is None:
+        if self.whole is None:
             return math.nan
-        return self.best_by_adam(self._reinitialised, self.samples.batch)[0]
+        return self.best_by_adam(self.reinitialised, self.whole.batch)[0]
 
     @cached_property
     def adam_on_standardised(self) -> float:
@@ -211,13 +212,13 @@ class ReferenceModels(Case):
         if samples is None or samples.inputs is None or samples.targets is None:
             return math.nan
         batch = samples.with_inputs(standardise(samples.inputs))
-        return self.best_by_adam(self._reinitialised, batch)[0]
+        return self.best_by_adam(self.reinitialised, batch)[0]
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:
-        if self.samples is None:
+        if self.whole is None:
             return float("nan"), None
-        return self.best_by_adam(self.params, self.samples.batch)
+        return self.best_by_adam(self.params, self.whole.batch)
 
     @cached_property
     def adam_from_perturbed(self) -> tuple[float, float]:
@@ -225,11 +226,11 @@ class ReferenceModels(Case):
 
         What the optimiser holds fixed stays as it is.
         """
-        if self.samples is None:
+        if self.whole is None:
             return math.nan, math.nan
         start = perturb(self.params, np.random.default_rng(0))
-        first = self.loss_on(self.samples.batch, start, self.loss_of_moved)
-        return first, self.best_by_adam(start, self.samples.batch, self.loss_of_moved)[0]
+        first = self.loss_on(self.whole.batch, start, self.loss_of_moved)
+        return first, self.best_by_adam(start, self.whole.batch, self.loss_of_moved)[0]
 
     @property
     def adam_from_here(self) -> float:
@@ -246,7 +247,7 @@ class ReferenceModels(Case):
             return float("nan"), float("nan"), float("nan"), float("nan")
         rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
         batch, alone = self.samples.take(rows), self.samples.take(np.full_like(rows, rows[0]))
-        here, anew = self.loss_on(batch, self.params), self.loss_on(batch, self._reinitialised)
+        here, anew = self.loss_on(batch, self.params), self.loss_on(batch, self.reinitialised)
         after, floor = (self.best_by_adam(self.params, some)[0] for some in (batch, alone))
         return here, anew, after, floor
 

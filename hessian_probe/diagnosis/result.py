@@ -11,6 +11,9 @@ from hessian_probe.results import number, plain, result
 # Below this confidence "healthy" is printed as "nothing found, and little checked".
 LITTLE = 0.5
 CAUSES = (
+    "derivative",
+    "broadcast",
+    "uphill",
     "input_scale",
     "divergence",
     "dead_units",
@@ -38,7 +41,8 @@ class Finding:
     Attributes:
         cause: "model_bias", "optimization", "overfitting", "mismatch", "saddle", "minimum", "oscillation",
             "slow", "ill_conditioned", "noise", "divergence", "dead_units", "saturation",
-            "vanishing_gradients", "exploding_gradients", "input_scale" or "healthy".
+            "vanishing_gradients", "exploding_gradients", "input_scale", "uphill", "broadcast", "derivative"
+            or "healthy".
         reason: a code: the measurement that decided, of those that the cause has, such as "sharpness" or
             "schedule_ended".
         claim: what was found, in a sentence.

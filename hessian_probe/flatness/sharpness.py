@@ -178,17 +178,9 @@ class _Estimate(NamedTuple):
     vector: Vector | None = None
 
     def measure(self, name: str, invariance: str, formula: str, unit: str, source: str) -> SharpnessMeasure:
+        spent = self.num_hvps, self.num_evaluations
         return SharpnessMeasure(
-            name=name,
-            value=self.value,
-            error=self.error,
-            error_kind=self.kind,
-            invariance=invariance,
-            formula=formula,
-            unit=unit,
-            source=source,
-            num_hvps=self.num_hvps,
-            num_evaluations=self.num_evaluations,
+            name, self.value, self.error, self.kind, invariance, formula, unit, source, *spent
         )
 
 

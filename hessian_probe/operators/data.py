@@ -122,11 +122,13 @@ def _count(arrays: tuple[Any, ...], index: int, opening: list[tuple[int, ...]]) 
         )
     if counts[0] == 0:
         raise ValueError(f"batch {index} of data holds no samples (leading axis 0)")
-    if len(set(counts)) > 1 and opening != list(map(np.shape, arrays)):
+    shapes = list(map(np.shape, arrays))
+    axes = [{shape[0] for shape in each if shape} for each in (opening, shapes)]
+    if max(map(len, axes)) > 1 and opening != shapes:
         raise ValueError(
-            f"batch {index} of data has arrays with leading axes of {sorted(set(counts))}, so its samples "
-            "cannot be counted, and it differs in size from batch 0; say what each batch weighs, for "
-            "instance its number of samples: data=Batches(batches, weights=[...])"
+            f"batch 0 of data has arrays with leading axes of {sorted(axes[0])}, batch {index} of "
+            f"{sorted(axes[1])}, so samples cannot be counted; say what each batch weighs, for instance "
+            "its number of samples: data=Batches(batches, weights=[...])"
         )
     return float(counts[0])
 

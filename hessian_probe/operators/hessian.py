@@ -14,6 +14,7 @@ from hessian_probe.arrays import (
     Float,
     PyTree,
     Vector,
+    add_scaled,
     cast,
     flatten,
     from_tangent,
@@ -169,6 +170,15 @@ class HessianOperator:
     def project(self, v: Vector) -> Vector:
         """Project onto the searched space: the complement of a null space, if one is given."""
         return v
+
+    @property
+    def x_vector(self) -> Vector:
+        """Variables in working dtypes."""
+        return cast(self.x, self.layout.work_dtypes)
+
+    def moved(self, step: Vector, factor: Any = 1.0) -> HessianOperator:
+        """Return the same Hessian after a step, a multiple of a vector."""
+        return self.at(add_scaled(self.x_vector, factor, step))
 
     def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,6 +54,13 @@ def notes_in_loss(error: BaseException) -> tuple[str, ...]:
 
 
 NUMBERS = (int, float, complex)
+
+
+def _in_a_line(error: BaseException) -> str:
+    """The line that names an exception; of one that JAX passes on from a callback, the callback's own."""
+    text = f"{type(error).__name__}: {error}"
+    named = [line for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\w*: .", line)]
+    return (named or text.splitlines())[-1].strip()
 
 
 class Objective:
@@ -270,8 +278,7 @@ class Objective:
                 raise
             if kernel in derivatives.AT_SEVERAL and len(jax.tree.leaves(extra[-1])[0]) > 1:
                 return self._one_by_one(kernel, batch, x, *extra)
-            first, *_ = (*str(error).strip().splitlines(), "")
-            self.refusals.append(f"{type(error).__name__}: {first}")
+            self.refusals.append(_in_a_line(error))
             shapes = self._abstract(kernel, batch, x, *extra)
             return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
         self._evaluated = True

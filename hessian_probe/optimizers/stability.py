@@ -17,6 +17,7 @@ from hessian_probe.optimizers.optax_state import UnreadableError
 from hessian_probe.optimizers.probe import OptimizerProbe
 from hessian_probe.optimizers.stability_limit import recognise
 from hessian_probe.optimizers.thresholds import EDGE, NONLINEAR
+from hessian_probe.optimizers.uphill import UphillLeaf, uphill_leaves, uphill_text
 from hessian_probe.points.preconditions import nonfinite
 from hessian_probe.results import number, result, signed
 from hessian_probe.spectrum.eigsh import eigsh
@@ -56,6 +57,8 @@ class Stability:
             gradient along it alternates once the limit is passed; None if undetermined.
         eigen: the EigenResult behind the sharpness; its vector is scaled by the preconditioner.
         evidence: why the status is "undetermined"; what the figures do not cover.
+        uphill: leaves that the optimiser moves up their gradient, as pairs (name, multiple of the gradient);
+            where there are any the status is "undetermined", since there is no limit to stay below.
         num_hvps: Hessian-vector products spent.
         num_evaluations: losses and gradients spent.
         variables: which leaves were varied, and which were left out and why.
@@ -78,6 +81,7 @@ class Stability:
     direction: Any = None
     eigen: EigenResult | None = None
     evidence: tuple[str, ...] = ()
+    uphill: tuple[UphillLeaf, ...] = ()
     num_hvps: int = 0
     num_evaluations: int = 0
     variables: str = ""
@@ -146,15 +150,17 @@ def stability(
         key: random key of the start vector; None means `jax.random.key(0)`.
 
     Returns:
-        Stability.  Status "undetermined" with a reason where the optimiser has no linear response with
-        one momentum (sign-based and normalised steps, Lion, Adafactor, schedule-free methods).
+        Stability.  Status "undetermined" with a reason where some leaves climb (`uphill`), and where the
+        optimiser has no linear response with one momentum (sign-based and normalised steps, Lion, Adafactor,
+        schedule-free methods).
 
     Raises:
         TypeError: `loss` or `data` are of the wrong kind.
         ValueError: `params` has no variable; data is empty.
 
     Cost:
-        About forty updates of the optimiser and 10 to 50 products; one gradient with its linearisation.
+        About fifty updates of the optimiser (a hundred where it leaves a leaf in place) and 10 to 50
+        products; one gradient with its linearisation.
 
     Source:
         J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,
@@ -173,6 +179,10 @@ def stability(
     bad = nonfinite(op)
     if bad is not None:
         return Stability("undetermined", evidence=(str(bad),), variables=str(op.layout))
+    uphill = uphill_leaves(op, optimizer, opt_state)
+    if uphill:
+        text = uphill_text(uphill)
+        return Stability("undetermined", evidence=(text,), uphill=uphill, variables=str(op.layout))
     try:
         probe, response = probed(op, optimizer, opt_state)
         schedule = lr_lookahead(probe, response)

@@ -40,6 +40,13 @@ INVERSE_POWER = 0.75
 # Source: chosen; not measured.
 LOOKAHEAD = (10, 100, 1000, 10000)
 
+# Calls within which an optimiser that accumulates gradients must move.
+# Source: chosen; not measured.
+MOST_CALLS = 32
+# A leaf climbs where its step along its gradient is beyond this many rounding units of all its steps.
+# Source: an update rounds a few times; where momentum is far larger than the gradient that is all there is.
+CLIMB_ROUNDINGS = 64.0
+
 # Stability.
 
 # Within this band around 1, sharpness ÷ limit counts as being at the edge of stability.

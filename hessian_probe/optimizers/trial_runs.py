@@ -294,15 +294,15 @@ def loss_after_steps(
     return end if math.isfinite(end) else math.inf
 
 
-def perturb(params: Any, rng: np.random.Generator) -> Any:
-    """Parameters with a little noise on each entry, those of leaves of zeros too."""
+def perturb(params: Any, rng: np.random.Generator, share: float = PERTURBATION) -> Any:
+    """Parameters with noise on each entry, a share of their size, those of leaves of zeros too."""
 
     def leaf(x: Any) -> Any:
         if not float_leaf(x):
             return x
         array = np.asarray(x, np.float64)
         usual = 1 / np.sqrt(array.shape[-2]) if array.ndim > 1 else 1.0
-        size = PERTURBATION * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
+        size = share * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
         return jnp.asarray(array + size * rng.standard_normal(array.shape), x.dtype)
 
     return jax.tree.map(leaf, params)

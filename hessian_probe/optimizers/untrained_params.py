@@ -15,13 +15,11 @@ from hessian_probe.optimizers.optax_state import call_update
 def moved_variables(
     optimizer: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...]
 ) -> frozenset[str]:
-    """Names of the variables whose update depends on their gradient.
+    """Return the names of the variables whose update depends on their gradient.
 
     It does not for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing
-    is computed: the update is traced, and dead code is eliminated for one output at a time.
-
-    Returns:
-        The names; all where the optimiser cannot be traced, or moves nothing at all.
+    is computed: the update is traced, and dead code is eliminated for one output at a time.  All are named
+    where the optimiser cannot be traced, or moves nothing at all.
     """
 
     def update(gradient: Vector, variables: Vector, rest: tuple[Any, ...], value: Any) -> Vector:

@@ -80,7 +80,7 @@ SENTENCES = {
         "null_space: {count} flat directions are left out; the label is about the other {rest}"
     ),
     "loss_raised": (
-        "the loss raised an exception at {count} trial points, which count as not finite ({error})"
+        "the loss raised an exception at trial points ({count} times), where it counts as not finite: {error}"
     ),
     "leaf_ignored": "the loss ignores {name}: it is flat along it",
     # What is left to gain.
@@ -331,11 +331,15 @@ SENTENCES = {
         + ": too much of it may be noise to call it a slope"
     ),
     "samples_needed": (
-        "about {samples:,} samples in all (these are {total:6}), in {batches} batches or more, would settle "
-        "it with probability {power} (if the true value is at least {least} times its present "
-        "standard error)"
+        "about {samples:,} samples in all ({low:,} to {high:,}; these are {total:6}), in {batches} batches "
+        "or more, would settle it with probability {power} (if the true value is at least {least} times its "
+        "present standard error)"
     ),
-    "samples_unknown": "no number of samples can be named that would settle it",
+    "more_batches": (
+        "first shuffle the same data and cut them into {batches} batches instead of {count}: their scatter, "
+        "and so every error, is then known better"
+    ),
+    "samples_unknown": "from these batches no number of samples can be named that would settle it",
 }
 
 

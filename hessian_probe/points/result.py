@@ -67,9 +67,11 @@ class CriticalPoint:
             along the straight line to it.  None if there is none, or second order shows a descent.
         evidence: short sentences with the numbers that decided.
         reasons: their codes, one for each sentence; the first decided.  See `hessian_probe.points.evidence`.
-        samples_needed: where the noise of the data leaves the label undetermined, how many samples in
-            all, in at least 16 batches, would settle it with probability 0.9 (in the unit of the weights
-            where `Batches` gave them); None elsewhere, and where no number can be named.
+        samples_needed: where the noise of the data leaves the label undetermined, how many samples in all
+            would settle it with probability 0.9 (in the unit of the weights where `Batches` gave them); None
+            elsewhere, with fewer than 16 batches, and where no number can be named.
+        samples_interval: the interval of probability 0.8 of that number.
+        batches_needed: into how many batches the same data should be cut first; None where more hardly help.
         num_hvps: Hessian-vector products spent; one with half of the batches counts as half.
         num_evaluations: loss or gradient evaluations spent beside them.
         size: number of variables.
@@ -105,6 +107,8 @@ class CriticalPoint:
     dtype: str
     grad_norm_error: float | None = None
     samples_needed: int | None = None
+    samples_interval: tuple[int, int] | None = None
+    batches_needed: int | None = None
     reasons: tuple[str, ...] = ()
     gain: float = math.nan
     resolution: float = math.nan
@@ -134,8 +138,11 @@ class CriticalPoint:
             rows.append(("index", f"{self.index_estimate}; at least {self.index_at_least} proved"))
         elif self.index_at_least:
             rows.append(("index", f"at least {self.index_at_least}"))
-        if self.samples_needed is not None:
-            rows.append(("would settle it", f"about {self.samples_needed:,} samples"))
+        if self.batches_needed is not None:
+            rows.append(("would help", f"the same data, shuffled, in {self.batches_needed} batches"))
+        if self.samples_needed is not None and self.samples_interval is not None:
+            low, high = self.samples_interval
+            rows.append(("would settle it", f"about {self.samples_needed:,} samples ({low:,} to {high:,})"))
         if self.descent is not None:
             path = "straight" if self.escape_direction is not None else "curved"
             rows.append(("descent", f"{path}, of higher order than second"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import jax
 
-_JAX = str(Path(jax.__file__).parent)
+JAX = str(Path(jax.__file__).parent) + os.sep
 LONGEST_LINE = 80  # signs of a line of code that are shown
-_OWN = str(Path(__file__).parent.parent)
+_INSTALLED = ("site-packages", "dist-packages")
+_OWN = str(Path(__file__).parent.parent) + os.sep
 
 
 def _frames(equation: Any) -> list[Any]:
@@ -34,11 +36,12 @@ def place_of(equations: Sequence[Any]) -> str:
     ' ('
     """
     for equation in reversed(equations):
-        for frame in _frames(equation):
-            if not frame.file_name.startswith((_JAX, _OWN)):
-                line = linecache.getline(frame.file_name, frame.line_num).strip()
-                code = f": {textwrap.shorten(line, LONGEST_LINE, placeholder=' …')}" if line else ""
-                return f" ({Path(frame.file_name).name}:{frame.line_num}{code})"
+        found = [f for f in _frames(equation) if not f.file_name.startswith((JAX, _OWN, "<frozen"))]
+        own = [f for f in found if not any(folder in f.file_name for folder in _INSTALLED)]
+        for frame in (own or found)[:1]:  # the user's own code before that of a framework
+            line = linecache.getline(frame.file_name, frame.line_num).strip()
+            code = f": {textwrap.shorten(line, LONGEST_LINE, placeholder=' …')}" if line else ""
+            return f" ({Path(frame.file_name).name}:{frame.line_num}{code})"
     return ""
 
 
@@ -46,7 +49,7 @@ def written_in_jax(equation: Any) -> bool:
     """Whether a function of JAX calls for an operation, not the user."""
     caller = ""
     for frame in _frames(equation):
-        if not frame.file_name.startswith(_JAX):
+        if not frame.file_name.startswith(JAX):
             break
         caller = frame.function_name
     return caller not in ("", equation.primitive.name)

@@ -14,7 +14,8 @@ from hessian_probe.diagnosis.checks import (
     underfitting,
 )
 
-# `divergence` runs before them: with numbers that are not finite none of these can.
+# `derivative`, `uphill`, `divergence` and `broadcast` run before them: where these find something, most of
+# the others cannot.
 CHECKS = (
     inputs.check,
     activations.check,

@@ -6,7 +6,7 @@ import math
 
 from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import BETTER as LOWER
-from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.experiments import LIKELY, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.escapes.escape import escape
@@ -134,6 +134,8 @@ def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     # A loss that may be negative has no shares: that no direction descends is known, whether it is low is
     # not.
     large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
+    if case.samples is None and math.isnan(share):  # nor is its scale
+        large = LIKELY
     no_better = case.random_feature_loss > case.value
     among = " among what the optimiser moves" if case.fixed_by_optimizer else ""
     return Finding(

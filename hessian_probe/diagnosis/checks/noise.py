@@ -26,8 +26,10 @@ GROUPS = 16
 def check(case: Experiments) -> Found:
     """Compare the batch size with the gradient noise scale, and try steps on larger batches."""
     samples = case.samples
-    if samples is None or not case.trials:
+    if not case.trials:
         return []  # said by the check of the steps
+    if samples is None:
+        return [NotChecked(("noise",), case.need_of_samples)]
     scale = noise_scale(case)
     if scale is not None:
         most = f" to {number(scale[2], 3)}" if math.isfinite(scale[2]) else " or more"

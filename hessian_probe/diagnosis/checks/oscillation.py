@@ -25,7 +25,7 @@ def check(case: Experiments) -> Found:
     """Try the user's optimiser for some steps at several rates."""
     if not case.trials:
         missing = ["optimizer and opt_state"] if case.optimizer is None else []
-        need = " and ".join([*missing, *([case.need_of_samples] if case.samples is None else [])])
+        need = " and ".join([*missing, *([case.need_of_samples] if case.whole is None else [])])
         found = case.known_stability
         if found is not None:  # needs no samples
             case.measured[SHARPNESS] = number(found.ratio, 4)
@@ -34,7 +34,7 @@ def check(case: Experiments) -> Found:
     case.measured[f"loss after {case.num_steps} steps at multiples of the rate"] = text
     out: Found = []
     stability = case.stability
-    if stability is not None and stability.status == "undetermined":
+    if stability is not None and stability.status == "undetermined" and not case.uphill:
         out.append(NotChecked((), "; ".join(stability.evidence), "sharpness against the stability limit"))
     if case.no_step_moves:  # steps of length zero show nothing about others
         return [*out, NotChecked(("oscillation",), "steps that move the parameters: none does here")]

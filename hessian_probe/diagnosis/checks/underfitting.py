@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from hessian_probe.diagnosis.case import OfParams
 from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
 from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.features import FEATURES
@@ -32,23 +33,29 @@ APPLY = "apply(params, inputs) whose outputs give the loss as a cross-entropy or
 
 def check(case: Experiments) -> Found:
     """Compare the training loss with simpler models, a richer one, and other training."""
-    if case.samples is None:
+    if case.whole is None:
         need = NotChecked(("optimization", "model_bias"), case.need_of_samples)
         known = case.baseline is not None and np.ndim(case.baseline) == 0
         return [need, _optimization(case, _simpler(case))] if known else [need]
     out: Found = []
-    _measure(case)
+    if case.samples is not None:
+        _measure(case)
     simpler = _simpler(case)
     if not simpler:
         simple = (
             f"baseline, or {APPLY}" if case.task is None else "baseline; this model contains no linear one"
         )
         out.append(NotChecked(("optimization",), simple, "against a simpler model"))
-    out.append(_decay(case) if case.limited_by_decay else _optimization(case, simpler))
+    if case.limited_by_decay:
+        out.append(_decay(case))
+    elif case.samples is not None or simpler:  # how far Adam should get is not known without a scale
+        out.append(_optimization(case, simpler))
     if case.trials and case.decays_weights is None:
         plain = "an optimiser that uses the parameters for nothing but weight decay"
         out.append(NotChecked((), plain, "weight decay"))
-    if math.isfinite(case.random_feature_loss):
+    if case.samples is None:
+        out.append(NotChecked(("model_bias",), case.need_of_samples))
+    elif math.isfinite(case.random_feature_loss):
         out.append(_model_bias(case))
     else:
         out += [NotChecked(("model_bias",), APPLY, "against a richer model"), _too_small(case)]
@@ -77,9 +84,9 @@ def _simpler(case: Experiments) -> dict[str, float]:
     if baseline is not None and np.ndim(baseline) == 0:
         out["the baseline given"] = float(baseline)
     elif baseline is not None:
-        assert case.samples is not None
-        loss, params = baseline
-        out["the baseline model, trained here"] = case.best_by_adam(params, case.samples.batch, loss)[0]
+        assert case.whole is not None
+        loss, params = baseline if case.given_data is not None else (OfParams(baseline[0]), baseline[1])
+        out["the baseline model, trained here"] = case.best_by_adam(params, case.whole.batch, loss)[0]
     return out
 
 

@@ -37,13 +37,15 @@ class SamplingErrors(NamedTuple):
         low: standard error of the lowest eigenvalue at the parameters.
         high: of the highest.
         gradient: root mean square length of the gradient's error.
-        samples: samples, in all, that would settle an undetermined label.
+        samples: samples, in all, that would settle an undetermined label: from, about, to.
+        batches: batches that the same samples should be cut into first.
     """
 
     low: float | None = None
     high: float | None = None
     gradient: float | None = None
-    samples: int | None = None
+    samples: tuple[int, int, int] | None = None
+    batches: int | None = None
 
 
 class GradientNoise(NamedTuple):

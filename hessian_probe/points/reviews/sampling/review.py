@@ -11,6 +11,7 @@ import scipy.stats
 from scipy.stats import chi2
 
 from hessian_probe.arrays import add_scaled, cast, dot, norm
+from hessian_probe.operators.data import Batches
 from hessian_probe.operators.per_batch import rayleigh_quotients
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.measurements import Measurements
@@ -28,6 +29,7 @@ from hessian_probe.points.reviews.sampling.noise import (
 from hessian_probe.points.thresholds import (
     AIM,
     BATCHES,
+    ENDS,
     FEWEST_BATCHES,
     GRADIENT_DRAWS,
     GRID_POINTS,
@@ -36,6 +38,7 @@ from hessian_probe.points.thresholds import (
     MODEL_SHARE,
     MOST_DATA,
     NOISE_SHARE,
+    PLENTY,
     POWER,
     REST_PARTS,
     SAMPLING_HVPS,
@@ -71,7 +74,7 @@ class SamplingReview:
         self.here, self.judged, self.line_checks = m.here, verdict.judged or m.here, m.line_checks
         self.level, self.rng, self.m = m.settings.confidence, m.rng, m
         self.data = m.op.objective.data
-        self.times: list[float | None] = []
+        self.times: list[tuple[float, float, float] | None] = []
 
     def judge(self, verdict: Verdict) -> Verdict:
         """Return the verdict as it holds for the whole, with the errors measured."""
@@ -96,7 +99,9 @@ class SamplingReview:
         checks = {"saddle": self._saddle, "not_critical": self._slope}
         if verdict.label in DECIDED and not verdict.at_resolution:
             verdict = checks.get(verdict.label, self._extremum)(verdict)
-        errors = SamplingErrors(low.error, high.error, self.gradient_noise.error, self._samples())
+        errors = SamplingErrors(low.error, high.error, self.gradient_noise.error)
+        if self.times:
+            errors = errors._replace(samples=self._samples(), batches=self._more_batches())
         return verdict._replace(sampling=errors)
 
     def _saddle(self, verdict: Verdict) -> Verdict:
@@ -237,9 +242,13 @@ class SamplingReview:
                 curvature = 0.5 * REST_PARTS * error * (error / moved.change)
                 along = np.c_[along, np.tile([[slope], [error], [curvature]], REST_PARTS)]
         limits = LOSS_SHARE * self._change(), MODEL_SHARE * self._change(), NOISE_SHARE
-        self.times.append(
-            times_for_place(along[0], along[1], along[2], limits, self.level, self.gradient_noise.freedom)
-        )
+        freedom = self.gradient_noise.freedom
+        times = times_for_place(along[0], along[1], along[2], limits, self.level, freedom)
+        if times is None or freedom <= 0:
+            self.times.append(None)
+        else:  # it grows like the square of the errors
+            ends = freedom / chi2.ppf([ENDS, 1.0 - ENDS], freedom)
+            self.times.append((times * float(ends[0]), times, times * float(ends[1])))
 
     def _along(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Slopes, their errors, and curvatures along the known eigenvectors beyond the zero band."""
@@ -252,23 +261,36 @@ class SamplingReview:
         """Ask for a sign of a mean between the value on held-out batches and that on the sample."""
         low, high, bias = min(first, second), max(first, second), max(first - second, 0.0)
         times = times_the_data(low, high, mean.error, mean.freedom, self.level, bias=bias, signs=signs)
-        self.times.append(times)
+        ends = times_between(low, high, mean.error, mean.freedom, self.level)
+        if times is None or ends is None:
+            self.times.append(None)
+        else:
+            self.times.append((min(ends[0], times), times, max(ends[1], times)))
 
     def _doubts(self, doubts: list[Reason]) -> list[Reason]:
-        samples = self._samples()
+        samples, more = self._samples(), self._more_batches()
+        if more is not None:
+            doubts.append(Reason("more_batches", count=self.data.count, batches=more))
         if samples is None:
             return [*doubts, Reason("samples_unknown")]
-        stated = {
-            "power": f"{POWER:g}",
-            "least": f"{LEAST_ERRORS:g}",
-            "batches": max(self.data.count, BATCHES),
-        }
-        return [*doubts, Reason("samples_needed", samples=samples, total=self.data.total, **stated)]
+        low, about, high = samples
+        stated = {"power": f"{POWER:g}", "least": f"{LEAST_ERRORS:g}", "batches": self.data.count}
+        numbers = {"samples": about, "low": low, "high": high, "total": self.data.total}
+        return [*doubts, Reason("samples_needed", **numbers, **stated)]
 
-    def _samples(self) -> int | None:
-        if not self.times or any(times is None for times in self.times):
+    def _samples(self) -> tuple[int, int, int] | None:
+        """Samples from, about and to; None where the batches are too few, or too noisy, to estimate that."""
+        if self.data.count < BATCHES or any(times is None for times in self.times):
             return None
-        return rounded_up(max(max(t for t in self.times if t is not None), 1.0) * self.data.total)
+        columns = zip(*(times for times in self.times if times is not None), strict=True)
+        low, about, high = (rounded_up(max(*column, 1.0) * self.data.total) for column in columns)
+        return low, about, high
+
+    def _more_batches(self) -> int | None:
+        """Into how many batches the same data should be cut first; None where more hardly help."""
+        counted = not isinstance(self.data.source, Batches)
+        most = min(PLENTY, int(self.data.total) // 2) if counted else PLENTY
+        return most if most > self.data.count else None
 
 
 def _numbers(halves: SplitHalf) -> dict[str, Any]:
@@ -337,6 +359,30 @@ def times_the_data(
         _smallest(lambda times: seen(np.array(LEAST_ERRORS * error), times), 1.0 - (1.0 - SURE) / signs),
     ]
     return min((times for times in found if times is not None), default=None)
+
+
+def times_between(
+    low: float, high: float, error: float, freedom: float, level: float
+) -> tuple[float, float] | None:
+    """Multiples of the data between which a sign needs them: for the largest and the least mean.
+
+    The arguments are those of `times_the_data`; the means are those of an interval, ENDS of the probability
+    beyond either end.
+
+    Returns:
+        Both ends; the upper one is at most that of a mean of LEAST_ERRORS errors.  None without an error.
+    """
+    # In units of the error, which is uncertain itself by 1/√(2·freedom) of it.
+    unsure = math.hypot(error, max(abs(low), abs(high)) / math.sqrt(2.0 * max(freedom, 1e-300)))
+    width = quantile(1.0 - ENDS, freedom) * unsure
+    if not math.isfinite(width) or error == 0.0:
+        return None if error else (1.0, 1.0)
+    least, most = low - width, high + width
+    near = max(min(abs(least), abs(most)) if least * most > 0 else 0.0, LEAST_ERRORS * error)
+    threshold = quantile(level, max(0.5 * (freedom - 1.0), BATCHES / 2 - 1.0))
+    seen = error * (threshold + float(scipy.stats.norm.ppf(math.sqrt(POWER))))
+    far = max(abs(least), abs(most))
+    return max(2.0 * (seen / far) ** 2, 1.0), max(2.0 * (seen / near) ** 2, 1.0)
 
 
 def times_for_place(

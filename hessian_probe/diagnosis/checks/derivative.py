@@ -1,0 +1,40 @@
+"""Is the gradient finite, and that of the loss?"""
+
+from __future__ import annotations
+
+from hessian_probe.diagnosis.confidence import MOST, Found
+from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.result import Finding
+from hessian_probe.points.preconditions import derivative_fault
+
+CURES = {
+    "gradient_nonfinite": "keep the operand of that operation away from where its derivative is infinite, by "
+    "jnp.where on the operand or a small number added to it; no learning rate helps",
+    "derivative_not_of_loss": "train on a loss that has that derivative, or give this one its own; what is "
+    "held on purpose belongs into a closure, not into params",
+    "loss_jumps": "replace the jump by a smooth function (a sigmoid, a softmax), or search without gradients",
+}
+
+
+def check(case: Experiments) -> Found:
+    """Name what is wrong with the derivative, and the line of code."""
+    fault = derivative_fault(case.op)
+    if fault is None:
+        return []
+    return [
+        Finding(
+            cause="derivative",
+            reason=fault.code,
+            claim=str(fault),
+            quantity="faults of the derivative",
+            number=1.0,
+            low=1.0,
+            high=1.0,
+            threshold=0.0,
+            source="the loss changes along a line as its slopes there allow",
+            confidence=MOST,
+            remedy="repair_loss",
+            experiment=CURES[fault.code],
+            cost="a gradient; four more and up to 72 losses where a derivative may be replaced",
+        )
+    ]
