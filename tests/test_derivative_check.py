@@ -328,3 +328,85 @@ def test_a_trial_point_where_the_loss_raises_is_one_that_is_not_finite(label):
     hp.sharpness(loss, q)
     with pytest.raises(Exception, match="must be positive"):
         hp.classify(loss, -q - 1)
+
+
+SQUARE = with_vjp(lambda h: h**2, lambda h, g: 2 * h * g)
+RIGHT_FAR_OUT = {
+    "waves of 8 numbers at 1e3": (
+        lambda p: sum(jnp.where(jnp.sin(q) > 0.2, 2.0, 1.0) * (jnp.sin(q) - 0.2) ** 2 for q in p),
+        tuple(1000 + 3 * np.sin(i + 1.0) for i in range(8)),
+    ),
+    "a signal from 1e4 on": (
+        lambda p: sum(jnp.where(jnp.cos(3 * q) > 0, 1.0, 3.0) * jnp.cos(3 * q) ** 2 for q in p),
+        tuple(1e4 + i / 3 for i in range(6)),
+    ),
+    "a right rule at a frequency of 2e4": (
+        lambda p: jnp.mean(SQUARE(jnp.sin(2e4 * jnp.stack(p)) - 0.3)),
+        (0.7, 0.31),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_FAR_OUT)
+def test_waves_shorter_than_the_lines_are_no_wrong_derivative(name):
+    loss, at = RIGHT_FAR_OUT[name]
+    for shift in np.linspace(0, 1, 6):
+        params = tuple(jnp.asarray(q + shift, jnp.zeros(()).dtype) for q in at)
+        assert derivative_fault(hessian(loss, params, check=False)) is None
+
+
+def test_one_stopped_leaf_of_forty_is_named():
+    def loss(p):
+        return sum(jnp.sum((jnp.tanh(stop(q) if i == 17 else q) - 0.9) ** 2) for i, q in enumerate(p))
+
+    found = derivative_fault(hessian(loss, [0.5 * jnp.ones(20)] * 40, check=False))
+    assert found.fields["leaves"] == "params[17]"
+
+
+@pytest.mark.parametrize("count", [lambda hit: jnp.mean(hit), lambda hit: jnp.sum(hit) / 50.0])
+def test_counts_of_hits_are_steps(count):
+    rows = jnp.asarray(np.random.default_rng(1).standard_normal((50, 3)), jnp.zeros(()).dtype)
+    point = hp.classify(lambda w: count(rows @ w > 0.1), jnp.array([0.6, -0.3, 1.2]))
+    assert (point.label, point.reasons[0]) == ("undetermined", "derivative_not_of_loss")
+
+
+def test_numbers_drawn_inside_with_a_fixed_key_hide_nothing():
+    def loss(p):
+        keep = jax.random.bernoulli(jax.random.key(1), 0.5, (8,))
+        hidden = jnp.where(keep, 2 * stop(jnp.tanh(p["w"])), 0.0)
+        return jnp.sum((hidden - 0.9) ** 2) + jnp.sum((p["b"] - 1) ** 2)
+
+    found = derivative_fault(hessian(loss, {"w": jnp.full(8, 0.2), "b": jnp.ones(2)}, check=False))
+    assert found.code == "derivative_not_of_loss"
+
+
+def raising(error, when):
+    """A loss of a batch that raises by what it is given or how often it was asked."""
+    asked = []
+
+    def check(rows):
+        asked.append(1)
+        if when(rows, len(asked)):
+            raise error
+        return rows
+
+    def loss(p, rows):
+        seen = jax.pure_callback(check, jax.ShapeDtypeStruct(rows.shape, rows.dtype), rows)
+        return jnp.mean((p.sum() - seen) ** 2) + jnp.sum(p**4)
+
+    return loss
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exception_at_the_parameters_comes_through_in_any_batch():
+    loss = raising(RuntimeError("bad batch"), lambda rows, _: rows[0] > 5)
+    for call in (hp.classify, hp.diagnose):
+        with pytest.raises(Exception, match="bad batch"):
+            call(loss, jnp.array([1.0, 2.0]), [jnp.ones(3), 9 * jnp.ones(3)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ctrl_c_in_a_callback_is_no_refused_trial_point():
+    loss = raising(KeyboardInterrupt(), lambda _, count: count == 12)
+    point = hp.classify(loss, jnp.array([1.0, 2.0]), jnp.ones(3))
+    assert "interrupted" in point.reasons

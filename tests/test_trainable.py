@@ -424,3 +424,16 @@ def test_a_loss_that_asks_which_leaves_are_arrays_keeps_its_value():
             np.testing.assert_allclose(point.loss, loss(params), rtol=10 * EPS)
             found = hp.diagnose(loss, params)
             np.testing.assert_allclose(found.loss, loss(params), rtol=10 * EPS)
+
+
+NEEDING = {
+    "a slice": lambda p: jnp.sum(p["w"][: p["n"]] ** 2),
+    "a method": lambda p: jnp.sum(p["w"] ** 2) * p["n"].bit_length(),
+    "a type": lambda p: jnp.sum(p["w"] ** 2) / isinstance(p["n"], int),
+}
+
+
+@pytest.mark.parametrize("name", NEEDING)
+def test_a_number_that_the_loss_needs_as_a_number_stays_one(name):
+    point = hp.classify(NEEDING[name], {"w": jnp.zeros(2), "n": 2})
+    assert point.label == "minimum"

@@ -99,7 +99,7 @@ class Objective:
         self.data = Data(data)
         self.cost = Cost() if cost is None else cost
         self.refusals: list[str] = []
-        self._evaluated = False
+        self._evaluated = 0  # batches
         batch = next(iter(self.data))
         self._read(loss, params, batch, trainable)
         shapes = shapes_of(self.variables, self.non_variables, batch)
@@ -130,7 +130,7 @@ class Objective:
                     if not same_operations(traced, [*[None] * len(self.variables), *given], own):
                         continue
             except Exception as error:
-                if isinstance(error, TypeError | ValueError) and numbers:
+                if numbers:
                     continue
                 raise self._explained(error) from None
             self.loss, self.active, self.facts, _ = traced
@@ -274,14 +274,16 @@ class Objective:
             if self.facts.callback:  # what these raise comes with the numbers
                 jax.block_until_ready(found)
         except Exception as error:
-            if not self._evaluated:
-                raise
+            if "KeyboardInterrupt" in str(error):
+                raise KeyboardInterrupt from error
+            if self._evaluated < self.data.count or "RESOURCE_EXHAUSTED" in str(error):
+                raise  # at the parameters themselves, or out of memory
             if kernel in derivatives.AT_SEVERAL and len(jax.tree.leaves(extra[-1])[0]) > 1:
                 return self._one_by_one(kernel, batch, x, *extra)
             self.refusals.append(_in_a_line(error))
             shapes = self._abstract(kernel, batch, x, *extra)
             return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
-        self._evaluated = True
+        self._evaluated += 1
         return found
 
     def _one_by_one(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:

@@ -159,18 +159,23 @@ def derivative_check(
         8 losses with slopes along a line in all leaves, and along one in each of up to CHECK_GROUPS groups.
     """
     facts = op.objective.facts
-    if not facts.blind or facts.random:
+    if not facts.blind:
         return None
     leaves = [index for index, on in enumerate(op.active) if on]
-    groups = [group.tolist() for group in np.array_split(leaves, min(len(leaves), CHECK_GROUPS))]
+    # What the loss reads and the gradient does not would hide among others.
+    still = [index for index in leaves if not jnp.any(op.gradient_vector[index])]
+    others = [index for index in leaves if index not in still]
+    parts = (np.array_split(some, min(len(some), CHECK_GROUPS)) for some in (still, others) if some)
+    groups = [group.tolist() for part in parts for group in part]
     lines = [_SlopeCheck(op, rounding, _direction(op, rng, group)) for group in (leaves, *groups)]
     lowest = min(lines, key=lambda line: line.fall)
     lower = lowest.lowest if lowest.fall < -SAMPLE_ROUNDINGS * rounding.value else None
     where = "; ".join(facts.blind[:CHECK_NAMED])
-    wrong = [index for index, line in enumerate(lines) if line.near or np.sum(line.blind) >= CHECK_STEPS]
+    wrong = [index for index, line in enumerate(lines) if line.persists or np.sum(line.blind) >= CHECK_STEPS]
     if not wrong:
         most = math.sqrt(op.eps) * max(line.widest for line in lines)
-        if rounding.value > max(most, JUMP_ROUNDINGS * op.eps * abs(op.value)):
+        own = abs(op.value) + float(norm(op.gradient_vector)) * parameter_scale(op)
+        if rounding.value > max(most, JUMP_ROUNDINGS * op.eps * own):
             return FalseDerivative(Reason("loss_jumps", change=rounding.value, where=where), lower)
         return None
     alone = [groups[index - 1] for index in wrong if index > 0]
@@ -194,15 +199,19 @@ class _SlopeCheck:
     """Changes of the loss between neighbouring points of a line, beside the slopes at these points.
 
     Attributes:
-        near: whether the two smallest intervals that are visible on both sides disagree.
+        near: whether the two smallest intervals that are visible on both sides disagree; None where there are
+            not two on both sides.
         blind: intervals where the loss changes much more than any slope allows.
         widest: largest change of the loss on the line.
         fall: change of the loss at the lowest point.
         lowest: displacement to it.
     """
 
-    def __init__(self, op: HessianOperator, rounding: Rounding, direction: Vector) -> None:
-        steps = parameter_scale(op) * np.array(CHECK_DISTANCES)
+    def __init__(
+        self, op: HessianOperator, rounding: Rounding, direction: Vector, share: float = 1.0
+    ) -> None:
+        self.op, self.rounding, self.direction = op, rounding, direction
+        steps = share * parameter_scale(op) * np.array(CHECK_DISTANCES)
         ts = np.concatenate([-steps, steps[::-1]])
         values, slopes = op.objective.line(op.x, direction, ts)
         middle = len(steps)
@@ -217,16 +226,26 @@ class _SlopeCheck:
             error = VISIBLE_ROUNDINGS * rounding.value / widths
             largest = np.maximum(np.abs(low), np.abs(high))
             outside, size = np.abs(self.shown - self.claimed), np.maximum(largest, np.abs(self.shown))
-            visible = np.isfinite(outside) & (size > error)
+            visible = np.isfinite(outside) & (CHECK_SHARE * size > error)
             wrong = visible & (outside > CHECK_SHARE * size + error)
             self.blind = visible & (np.abs(self.shown) > CHECK_BLIND * largest + error)
         sides = np.flatnonzero(visible[middle:]) + middle, np.flatnonzero(visible[:middle])[::-1]
-        self.near = all(len(side) >= 2 and bool(np.all(wrong[side[:2]])) for side in sides)
+        seen = all(len(side) >= 2 for side in sides)
+        self.near = all(bool(np.all(wrong[side[:2]])) for side in sides) if seen else None
         self.nearest = int(sides[0][0]) if self.near else -1
         changes = np.where(np.isfinite(values), values - op.value, np.inf)
         self.widest = float(np.max(np.abs(changes[np.isfinite(changes)])))
         self.fall = float(np.min(changes))
         self.lowest = scale(self.ts[int(np.argmin(changes))], direction)
+
+    @property
+    def persists(self) -> bool:
+        """Whether they disagree, and do as far inwards as rounding lets see: waves that are short do not."""
+        near, share = self.near, CHECK_DISTANCES[-1]
+        while near and share > self.op.eps:
+            near = _SlopeCheck(self.op, self.rounding, self.direction, share).near
+            share *= CHECK_DISTANCES[-1]
+        return bool(self.near) and near is not False
 
     def disagreement(self) -> dict[str, float]:
         """Slope that the derivative claims, slope that the loss shows, and how far from the parameters."""
