@@ -13,6 +13,8 @@ MOST = 0.99
 # From STRONG on a finding is strong; below EVEN it is dropped.
 STRONG = 0.9
 EVEN = 0.5
+# Where most thresholds come from.
+CHOSEN = "chosen on synthetic failures (make bench-diagnose)"
 
 
 class Sign(NamedTuple):
@@ -30,6 +32,12 @@ class Sign(NamedTuple):
     threshold: float
     source: str
     text: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        """The number with an interval of two standard errors."""
+        low, high = (self.number + side * self.error for side in (-2, 2))
+        return Measure(self.number, self.threshold, low, high, self.sure)
 
 
 def confidence(distance: float, spread: float) -> float:
@@ -50,40 +58,46 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
     return confidence(math.log(number / threshold), spread)
 
 
-def ratio_finding(
-    cause: str,
-    reason: str,
+class Measure(NamedTuple):
+    """A number, its threshold, the ends of its uncertainty, and the confidence that it is beyond."""
+
+    number: float
+    threshold: float
+    low: float
+    high: float
+    sure: float = MOST
+
+
+def exact(number: float, threshold: float = 0.0) -> Measure:
+    """A number without uncertainty."""
+    return Measure(number, threshold, number, number)
+
+
+def ratio(number: float, threshold: float, spread: float) -> Measure:
+    """A ratio; `spread` is the standard deviation of its logarithm."""
+    low, high = (number * math.exp(side * spread) for side in (-2, 2))
+    return Measure(number, threshold, low, high, log_confidence(number, threshold, spread))
+
+
+def finding(
+    code: tuple[str, str],
     claim: str,
-    *,
     quantity: str,
-    number: float,
-    threshold: float,
-    spread: float,
-    source: str,
-    remedy: str,
-    experiment: str,
-    cost: str,
+    measure: Measure,
+    *,
+    source: str = CHOSEN,
     sure: float | None = None,
+    remedy: tuple[str, str],
+    cost: str,
     factor: float | None = None,
 ) -> Finding:
-    """A finding whose number is a ratio; `spread` is the standard deviation of its logarithm.
+    """A finding of a cause for a reason (`code`), with a remedy's code and what to try.
 
     Returns:
-        Finding.  Its confidence is `sure`, or else the probability that the ratio is above the threshold.
+        Finding.  Its confidence is `sure`, or else that of the measure.
     """
+    number, threshold, low, high, known = measure
+    confidence = known if sure is None else sure
     return Finding(
-        cause=cause,
-        reason=reason,
-        claim=claim,
-        quantity=quantity,
-        number=number,
-        low=number * math.exp(-2 * spread),
-        high=number * math.exp(2 * spread),
-        threshold=threshold,
-        source=source,
-        confidence=log_confidence(number, threshold, spread) if sure is None else sure,
-        remedy=remedy,
-        experiment=experiment,
-        cost=cost,
-        factor=factor,
+        *code, claim, quantity, number, low, high, threshold, source, confidence, *remedy, cost, factor
     )

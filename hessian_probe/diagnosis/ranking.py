@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG
+from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG, exact, finding
 from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
@@ -209,23 +209,16 @@ def _healthy(case: Experiments, found: list[Finding], headroom: float, missing: 
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
     causes = set(CAUSES) - {"healthy"}
-    unknown = causes & {cause for item in missing for cause in item.causes}
-    checked = len(causes) - len(unknown)
+    checked = len(causes - {cause for item in missing for cause in item.causes})
     nearest = f"; the nearest one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
-    gain = headroom if math.isfinite(headroom) else math.nan
-    return Finding(
-        cause="healthy",
-        reason="nothing_found",
-        claim=f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
+    return finding(
+        ("healthy", "nothing_found"),
+        f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
         f"checked{nearest}",
-        quantity="share of the constant's loss that training could still gain",
-        number=gain,
-        low=gain,
-        high=gain,
-        threshold=HEADROOM,
+        "share of the constant's loss that training could still gain",
+        exact(headroom if math.isfinite(headroom) else math.nan, HEADROOM),
         source="chosen on synthetic failures",
-        confidence=min((1 - doubt) * checked / len(causes), MOST),
-        remedy="none",
-        experiment="nothing: `not_checked` lists what was not checked",
+        sure=min((1 - doubt) * checked / len(causes), MOST),
+        remedy=("none", "nothing: `not_checked` lists what was not checked"),
         cost="all checks together",
     )

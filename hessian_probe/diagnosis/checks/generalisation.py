@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
-from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, Sign, confidence
+from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, Measure, Sign, confidence, finding
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -40,6 +40,9 @@ SKILL = 0.8
 # Standard errors by which the reference model's gap must exceed its threshold: small test sets differ by
 # chance, and with equal inputs overfitting explains a gap better.
 MORE = 1.0
+MATCH = "compare test samples with training samples; train on data like the test data"
+REGULARISE = "train again with weight decay (optax.adamw), and keep the step of the lowest test loss"
+HELD_OUT = "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's"
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
 
@@ -94,20 +97,15 @@ def _explain(
         same = f"test data {no_more} than held-out training data ({own.text})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),
-        Finding(
-            cause="mismatch",
-            reason=other.reason,
-            claim=f"the test loss is {number(there, 3)}, the training loss {number(here, 3)}, and the test "
+        finding(
+            ("mismatch", other.reason),
+            f"the test loss is {number(there, 3)}, the training loss {number(here, 3)}, and the test "
             f"data are of another kind: {other.text}",
-            quantity=other.quantity,
-            number=other.number,
-            low=other.number - 2 * other.error,
-            high=other.number + 2 * other.error,
-            threshold=other.threshold,
+            other.quantity,
+            other.measure,
             source=other.source,
-            confidence=min(matters, other.sure),
-            remedy="match_data",
-            experiment="compare test samples with training samples; train on data like the test data",
+            sure=min(matters, other.sure),
+            remedy=("match_data", MATCH),
             cost=f"{FOLDS} small classifiers, and {baselines.FOLDS} to {baselines.FOLDS + 2} small models",
         ),
     ]
@@ -175,8 +173,7 @@ def _reference_model_gap(case: Experiments) -> Sign | None:
         there - here,
         error,
         _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error,
-        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's "
-        "at least, and one standard error more",
+        f"{HELD_OUT} at least, and one standard error more",
     )
 
 
@@ -198,27 +195,23 @@ def _retrained_gap(case: Experiments) -> Sign | None:
         there - here,
         error,
         _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH),
-        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's",
+        HELD_OUT,
     )
 
 
 def _overfitting(here: float, there: float, error: float, sure: float, same: str) -> Finding:
-    ratio = there / here if here > 0 else math.inf
-    return Finding(
-        cause="overfitting",
-        reason="test_loss",
-        claim=f"the test loss is {number(there, 3)} ± {number(error, 1)}, the training loss "
+    gap, low, high = (
+        x / here if here > 0 else math.inf for x in (there, there - 2 * error, there + 2 * error)
+    )
+    return finding(
+        ("overfitting", "test_loss"),
+        f"the test loss is {number(there, 3)} ± {number(error, 1)}, the training loss "
         f"{number(here, 3)}; {same}",
-        quantity="test loss ÷ training loss",
-        number=ratio,
-        low=(there - 2 * error) / here if here > 0 else math.inf,
-        high=(there + 2 * error) / here if here > 0 else math.inf,
-        threshold=GAP,
+        "test loss ÷ training loss",
+        Measure(gap, GAP, low, high, sure),
         source="half the training loss more, and 0.2 of the constant's at least; chosen on synthetic "
         "failures",
-        confidence=sure,
-        remedy="regularise",
-        experiment="train again with weight decay (optax.adamw), and keep the step of the lowest test loss",
+        remedy=("regularise", REGULARISE),
         cost="the loss of single samples of both sets",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding
@@ -21,6 +21,7 @@ STILL = 1e-4
 BEYOND_SLOPE = 10.0
 # Steps within which a rising schedule counts as raising the rate by itself.
 SOON = 1000
+RESTART = "restart the schedule (opt_state = optimizer.init(params)), and make it longer"
 
 
 def check(case: Experiments) -> Found:
@@ -51,20 +52,16 @@ def _slow(case: Experiments) -> Finding:
     room = ""
     if stability is not None and stability.ratio < 1:
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
-    return ratio_finding(
-        "slow",
-        sign.reason,
+    return finding(
+        ("slow", sign.reason),
         f"the learning rate is too small{room}: {sign.text}{rising}",
-        quantity=sign.quantity,
-        number=sign.number,
-        threshold=sign.threshold,
-        spread=SPREAD,
+        sign.quantity,
+        ratio(sign.number, sign.threshold, SPREAD),
         source=sign.source,
         # Where the best step is a shorter one the rate is not too small, whatever a longer one gains.
         sure=0.0 if case.best_factor < 1 else min(sign.sure, 1.0 if rise is None else LIKELY),
-        remedy="multiply_rate",
+        remedy=("multiply_rate", f"multiply the learning rate by {best:.3g}"),
         factor=best,
-        experiment=f"multiply the learning rate by {best:.3g}",
         cost=f"{steps} steps on a copy",
     )
 
@@ -135,19 +132,14 @@ def _ended(case: Experiments) -> Finding:
     again = case.schedule_restarted
     assert again is not None
     gain = case.gain(case.value, again.after)
-    what = f"loss after {case.num_steps} steps with the schedule restarted"
-    case.measured[what] = number(again.after, 4)
-    return ratio_finding(
-        "slow",
-        "schedule_ended",
+    case.measured[f"loss after {case.num_steps} steps with the schedule restarted"] = number(again.after, 4)
+    return finding(
+        ("slow", "schedule_ended"),
         "the optimiser no longer moves: its schedule has reduced the rate to zero; with the schedule "
         f"restarted {case.num_steps} steps lower the loss by {number(100 * gain, 3)} %",
-        quantity="share of the loss that steps gain with the schedule restarted",
-        number=gain,
-        threshold=MATERIAL,
-        spread=SPREAD,
+        "share of the loss that steps gain with the schedule restarted",
+        ratio(gain, MATERIAL, SPREAD),
         source="least share of the loss that counts; chosen on synthetic failures",
-        remedy="restart_schedule",
-        experiment="restart the schedule (opt_state = optimizer.init(params)), and make it longer",
+        remedy=("restart_schedule", RESTART),
         cost=f"{case.num_steps} steps on a copy",
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import from_tangent
 from hessian_probe.diagnosis.case import MAX_SINGLE
-from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
@@ -48,22 +48,21 @@ def check(case: Experiments) -> Found:
     gain = _gain_of_larger(case, size)
     # The lower end of the interval of the noise scale.
     by_scale, by_trials = log_confidence(scale[1] / size, 1.0, SPREAD), _by_trials(case)
+    experiment = (
+        f"decay the learning rate to zero from here, or use {LARGER} times the batch; by the noise scale "
+        f"twice the batch needs at best {doubled}, half the batch at worst {halved}"
+    )
     return [
-        ratio_finding(
-            "noise",
-            "noise_scale" if by_scale >= by_trials else "larger_batches",
+        finding(
+            ("noise", "noise_scale" if by_scale >= by_trials else "larger_batches"),
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
             f"{_samples(scale[0])}, and a batch {LARGER} times as large lowers the loss by "
             f"{number(100 * gain, 3)} % more",
-            quantity="gradient noise scale ÷ batch size",
-            number=scale[0] / size,
-            threshold=1.0,
-            spread=SPREAD,
+            "gradient noise scale ÷ batch size",
+            ratio(scale[0] / size, 1.0, SPREAD),
             source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
             sure=min(max(by_scale, by_trials), log_confidence(gain, MATERIAL, SPREAD)),
-            remedy="decay_rate",
-            experiment=f"decay the learning rate to zero from here, or use {LARGER} times the batch; by the "
-            f"noise scale twice the batch needs at best {doubled}, half the batch at worst {halved}",
+            remedy=("decay_rate", experiment),
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * case.num_steps} steps",
         )
     ]
