@@ -11,7 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
-from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
+from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels, least
 from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
@@ -53,15 +53,7 @@ class Experiments(ReferenceModels):
         """Sharpness against the optimiser's limit."""
         if self.optimizer is None:
             return None
-        found = stability(
-            self.loss,
-            self.params,
-            self.data,
-            trainable=self.trainable,
-            optimizer=self.optimizer,
-            opt_state=self.opt_state,
-            key=self.key,
-        )
+        found = stability(self.loss, self.params, self.data, key=self.key, **self.of_optimizer)
         self.cost.enter(found)
         return found
 
@@ -87,15 +79,13 @@ class Experiments(ReferenceModels):
     @cached_property
     def best_seen(self) -> float:
         """Lowest training loss that other steps, a re-initialisation or a linear model reached."""
-        both = (self.best_of_model, self.linear_loss)
-        return min((loss for loss in both if math.isfinite(loss)), default=math.nan)
+        return least((self.best_of_model, self.linear_loss))
 
     @cached_property
     def best_of_model(self) -> float:
         """The same of this model alone."""
-        by_adam = (self.adam_from_here, self.adam_from_reinit)
-        by_steps = (self.without_weight_decay, *(trial.after for trial in self.trials.values()))
-        return min((loss for loss in (*by_adam, *by_steps) if math.isfinite(loss)), default=math.nan)
+        others = (self.adam_from_here, self.adam_from_reinit, self.without_weight_decay)
+        return least((*others, *(trial.after for trial in self.trials.values())))
 
     @cached_property
     def trials(self) -> dict[float, Trial]:
@@ -258,7 +248,7 @@ class Experiments(ReferenceModels):
         """Test loss here, and where the training loss was lowest."""
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None:
-            return float("nan"), float("nan")
+            return math.nan, math.nan
         return self.loss_on(samples.batch, self.params), self.loss_on(samples.batch, end)
 
     @cached_property
@@ -266,10 +256,10 @@ class Experiments(ReferenceModels):
         """Sign test, in standard errors, that most test samples have a lower loss there; NaN if unknown."""
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None or samples.size < FEWEST_LOSSES:
-            return float("nan")
+            return math.nan
         here, there = (self.sample_losses(samples, at) for at in (self.params, end))
         if here is None or there is None:
-            return float("nan")
+            return math.nan
         # Signs, because a few large squared errors decide their mean.
         lower = float(np.mean((there < here) + 0.5 * (there == here)))
         return (lower - 0.5) * 2 * math.sqrt(len(here))

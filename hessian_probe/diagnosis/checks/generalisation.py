@@ -158,45 +158,43 @@ def _reference_model_gap(case: Experiments) -> Sign | None:
     found = case.random_feature_held_out
     if found is None or len(found[1]) < FEWEST_LOSSES:
         return None
-    inside, outside, trivial = found
-    here, there, error = _difference(inside, outside)
+    here, there, error = means = _difference(*found[:2])
     case.measured["loss of a reference model on held-out training samples, and on test data"] = (
         f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
     )
-    if here > SKILL * trivial:
+    if here > SKILL * found[2]:
         return None
-    return _sign(
-        "reference_model",
-        "loss on test data − loss on held-out training data, of a reference model",
+    text = (
         f"a reference model has loss {number(here, 3)} on held-out training data and {number(there, 3)} ± "
-        f"{number(error, 1)} on the test data",
-        there - here,
-        error,
-        _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error,
-        f"{HELD_OUT} at least, and one standard error more",
+        f"{number(error, 1)} on the test data"
     )
+    return _gap_sign("reference_model", "a reference model", text, means, found[2], more=True)
 
 
 def _retrained_gap(case: Experiments) -> Sign | None:
     """Compare this model's loss on test data with its loss on held-out samples, where that can be tried."""
-    found = case.retrained_held_out
-    if found is None:
+    if case.retrained_held_out is None:
         return None
-    here, there, error = _difference(*found)
+    here, there, error = means = _difference(*case.retrained_held_out)
     text = (
         f"retrained on a part of the training data, its loss is {number(here, 3)} on the rest of them and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
     case.measured["this model on held-out training samples"] = text
-    return _sign(
-        "retrained_model",
-        "loss on test data − loss on held-out training data, of this model retrained",
-        text,
-        there - here,
-        error,
-        _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH),
-        HELD_OUT,
-    )
+    trivial = case.constant_predictor_loss
+    return _gap_sign("retrained_model", "this model retrained", text, means, trivial)
+
+
+def _gap_sign(
+    reason: str, of: str, text: str, means: tuple[float, float, float], trivial: float, more: bool = False
+) -> Sign:
+    """The gap from held-out to test data against the least that counts, or one standard error more."""
+    here, there, error = means
+    quantity = f"loss on test data − loss on held-out training data, of {of}"
+    threshold, source = _large_gap(here, trivial, MATERIAL_MISMATCH), HELD_OUT
+    if more:
+        threshold, source = threshold + MORE * error, f"{HELD_OUT} at least, and one standard error more"
+    return _sign(reason, quantity, text, there - here, error, threshold, source)
 
 
 def _overfitting(here: float, there: float, error: float, sure: float, same: str) -> Finding:
