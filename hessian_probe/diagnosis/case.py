@@ -174,11 +174,7 @@ class Case:
     def best_by_adam(
         self, params: PyTree, batch: Any, loss: Callable[..., Any] | None = None
     ) -> tuple[float, PyTree | None]:
-        """Lowest loss that Adam meets on a batch, and where that run ended.
-
-        Returns:
-            The loss and the parameters; NaN and None without optax, which `adam_failed` then names.
-        """
+        """Lowest loss that Adam meets, and where that run ended; NaN and None without optax."""
         loss = self.loss if loss is None else loss
         if hashable(loss) not in self._adam_runners:
             try:

@@ -41,11 +41,7 @@ class Sign(NamedTuple):
 
 
 def confidence(distance: float, spread: float) -> float:
-    """Probability that a normal quantity, measured `distance` beyond a threshold, is beyond it.
-
-    Returns:
-        Φ(distance / spread), at most MOST; `spread` is its standard deviation.
-    """
+    """Probability Φ(distance / spread), at most MOST, that a normal quantity is beyond its threshold."""
     if not math.isfinite(distance):
         return MOST if distance > 0 else 0.0
     return min(0.5 * math.erfc(-distance / (spread * math.sqrt(2))), MOST)
@@ -56,6 +52,11 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
     if not number > 0:
         return 0.0
     return confidence(math.log(number / threshold), spread)
+
+
+def joint_confidence(spread: float, *pairs: tuple[float, float]) -> float:
+    """The least of the same for pairs of a number and its threshold: all of them must hold."""
+    return min(log_confidence(number, threshold, spread) for number, threshold in pairs)
 
 
 class Measure(NamedTuple):
@@ -91,11 +92,7 @@ def finding(
     cost: str,
     factor: float | None = None,
 ) -> Finding:
-    """A finding of a cause for a reason (`code`), with a remedy's code and what to try.
-
-    Returns:
-        Finding.  Its confidence is `sure`, or else that of the measure.
-    """
+    """A finding of a cause for a reason (`code`); `sure` replaces the confidence of the measure."""
     number, threshold, low, high, known = measure
     confidence = known if sure is None else sure
     return Finding(

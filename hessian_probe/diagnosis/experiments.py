@@ -16,7 +16,7 @@ from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
 from hessian_probe.optimizers.thresholds import MOST_CALLS
-from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, zeros
+from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, map_trained, zeros
 from hessian_probe.optimizers.uphill import UphillLeaf, uphill_leaves
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
@@ -97,8 +97,7 @@ class Experiments(ReferenceModels):
         try:
             found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
-            message = str(error).strip().split("\n")[0]
-            raised = f"{type(error).__name__}: {message}"
+            raised = f"{type(error).__name__}: " + str(error).strip().split("\n")[0]
             self.trials_failed = f"an optimiser that takes steps here; it raised {raised}"
             return {}
         while max(found) < MOST_FACTOR and _best(found) == max(found):
@@ -188,14 +187,6 @@ class Experiments(ReferenceModels):
         """Share by which a changed trial's loss is below the unchanged one's."""
         worse = min(unchanged, 10 * self.value)  # a trial that diverged counts as ten times the present loss
         return (worse - changed) / worse if min(worse, self.value) > 0 else 0.0
-
-    @cached_property
-    def schedule_restarted(self) -> Trial | None:
-        """A trial with the optimiser's initial state, so that its schedule starts again."""
-        if not self.trials:
-            return None
-        state = self.optimizer.init(self.params)
-        return self.steps(self.samples_in_a_step, self.num_steps).run(self.params, state, self.value)
 
     @property
     def samples_in_a_step(self) -> int | None:
@@ -301,7 +292,7 @@ def applies_weight_decay(
 
 def _holds_params(optimizer: Any, params: PyTree) -> bool:
     """Whether the first state depends on the values of the parameters."""
-    doubled = jax.tree.map(lambda leaf: 2 * leaf if float_leaf(leaf) else leaf, params)
+    doubled = map_trained(lambda leaf: 2 * leaf, params)
     pairs = zip(*(jax.tree.leaves(optimizer.init(at)) for at in (params, doubled)), strict=True)
     return any(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs if float_leaf(a))
 

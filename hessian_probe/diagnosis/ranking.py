@@ -66,11 +66,7 @@ HEADROOM = 0.05
 
 
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
-    """Drop what is not supported and order the rest; "healthy" where nothing remains.
-
-    Returns:
-        Ranked findings, at least one.
-    """
+    """Drop what is not supported and order the rest; "healthy" alone where nothing remains."""
     kept = [f for f in found if f.confidence >= EVEN]
     if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
         # Nothing that depends on it was checked.

@@ -15,7 +15,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.case import Case
 from hessian_probe.diagnosis.features import Features, standardise
-from hessian_probe.optimizers.trial_runs import float_leaf, perturb, reinitialise
+from hessian_probe.optimizers.trial_runs import map_trained, perturb, reinitialise
 
 # Samples of the test whether a few samples can be fitted.
 ONE_BATCH = 16
@@ -295,13 +295,9 @@ def _range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[
     run = jax.jit(lambda at, x: apply(at, x))
     low, high = math.inf, -math.inf
     for size in np.geomspace(1 / FAR, FAR, DRAWS):
-        drawn = jax.tree.map(lambda x: rng.standard_normal(np.shape(x)) if float_leaf(x) else x, params)
+        drawn = map_trained(lambda x: rng.standard_normal(np.shape(x)), params)
         for sign in (1, -1):
-            at = jax.tree.map(
-                lambda x, f, by=size * sign: jnp.asarray(by * f, x.dtype) if float_leaf(x) else x,
-                params,
-                drawn,
-            )
+            at = map_trained(lambda x, f, by=size * sign: jnp.asarray(by * f, x.dtype), params, drawn)
             for rows in (some, larger):
                 out = np.asarray(run(at, jnp.asarray(rows)), np.float64)
                 if not np.all(np.isfinite(out)):

@@ -13,7 +13,6 @@ import numpy as np
 
 from hessian_probe.arrays import (
     PyTree,
-    Vector,
     add_scaled,
     at_least_float32,
     cast,
@@ -56,9 +55,14 @@ def float_leaf(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def map_trained(change: Callable[..., Any], params: PyTree, *rest: PyTree) -> PyTree:
+    """Change the leaves that are trained."""
+    return jax.tree.map(lambda x, *other: change(x, *other) if float_leaf(x) else x, params, *rest)
+
+
 def zeros(params: PyTree) -> PyTree:
     """Zeros in place of what is trained."""
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
+    return map_trained(jnp.zeros_like, params)
 
 
 def _trained(tree: PyTree) -> list[jax.Array]:
@@ -69,7 +73,7 @@ def _trained(tree: PyTree) -> list[jax.Array]:
 def _descend(tree: PyTree, steps: Sequence[jax.Array]) -> PyTree:
     """A tree with minus the steps in place of the leaves that are trained."""
     left = iter(steps)
-    return jax.tree.map(lambda leaf: -next(left) if float_leaf(leaf) else leaf, tree)
+    return map_trained(lambda _: -next(left), tree)
 
 
 class HeavyBall:
@@ -139,22 +143,14 @@ def take_step(
     *,
     pull: bool = True,
 ) -> tuple[PyTree, Any]:
-    """One step of an optimiser, with its update, and so its learning rate, multiplied by a factor.
-
-    Without `pull` the optimiser sees zeros for the parameters, and so cannot let weights decay.
-
-    Returns:
-        The parameters and the state after the step.
-    """
+    """Parameters and state after one step, its update times `factor`; no weight decays without `pull`."""
     updates, state = call_update(optimizer, gradient, state, params if pull else zeros(params), value)
 
     def moved(x: Any, u: Any) -> Any:
-        if not float_leaf(x):
-            return x
         dtype = at_least_float32(widest((x.dtype, u.dtype)))
         return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * u.astype(dtype)).astype(x.dtype)
 
-    return jax.tree.map(moved, params, updates), state
+    return map_trained(moved, params, updates), state
 
 
 def _compiled(
@@ -269,17 +265,11 @@ class AdamRunner:
 def loss_after_steps(
     op: HessianOperator, optimizer: Any, state: Any, steps: int, factor: float = 1.0
 ) -> float:
-    """Loss over all data after some steps of an optimiser from an operator's parameters.
-
-    Each step takes one batch of the operator's data; `factor` multiplies every update.
-
-    Returns:
-        The loss; infinite where it is not finite.
-    """
+    """Loss over all data after steps on one batch each, updates times `factor`; infinite if not finite."""
     layout, rest = op.layout, op.objective.non_variables
 
     @jax.jit
-    def step(x: Vector, gradient: Vector, value: Any, state: Any) -> Any:
+    def step(x: PyTree, gradient: PyTree, value: Any, state: Any) -> Any:
         given = tangent(layout, cast(gradient, layout.dtypes), rest)
         params, state = take_step(optimizer, merge(layout, x, rest), state, value, given, factor)
         return cast(from_tangent(layout, params, "the parameters"), layout.dtypes), state
@@ -298,14 +288,12 @@ def perturb(params: Any, rng: np.random.Generator, share: float = PERTURBATION) 
     """Parameters with noise on each entry, a share of their size, those of leaves of zeros too."""
 
     def leaf(x: Any) -> Any:
-        if not float_leaf(x):
-            return x
         array = np.asarray(x, np.float64)
         usual = 1 / np.sqrt(array.shape[-2]) if array.ndim > 1 else 1.0
         size = share * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
         return jnp.asarray(array + size * rng.standard_normal(array.shape), x.dtype)
 
-    return jax.tree.map(leaf, params)
+    return map_trained(leaf, params)
 
 
 def reinitialise(params: Any, rng: np.random.Generator) -> Any:
@@ -318,9 +306,9 @@ def reinitialise(params: Any, rng: np.random.Generator) -> Any:
     """
 
     def leaf(x: Any) -> Any:
-        if not float_leaf(x) or np.ndim(x) == 0:
-            return x
         array = np.asarray(x, np.float64)
+        if array.ndim == 0:
+            return x
         if GAIN_MEAN[0] < array.mean() < GAIN_MEAN[1] and array.mean() > GAIN_DEVIATIONS * array.std():
             return jnp.ones_like(x)
         if array.ndim == 1:
@@ -328,4 +316,4 @@ def reinitialise(params: Any, rng: np.random.Generator) -> Any:
         ends = np.prod(array.shape[:-2], dtype=float) * (array.shape[-2] + array.shape[-1])
         return jnp.asarray(rng.standard_normal(array.shape) * np.sqrt(2 / ends), x.dtype)
 
-    return jax.tree.map(leaf, params)
+    return map_trained(leaf, params)

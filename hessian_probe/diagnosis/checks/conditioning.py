@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
-from hessian_probe.diagnosis.confidence import Found, finding, log_confidence, ratio
+from hessian_probe.diagnosis.confidence import Found, finding, joint_confidence, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.results import number
 from hessian_probe.spectrum.krylov import Krylov
@@ -114,10 +114,8 @@ def check(case: Experiments) -> Found:
             f"{number(100 * plain, 3)} %",
             "decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
             ratio(better, BETTER, SPREAD),
-            sure=min(
-                log_confidence(better, BETTER, SPREAD),
-                log_confidence(model.condition, LONG, SPREAD),
-                log_confidence(newton - plain, MATERIAL, SPREAD),
+            sure=joint_confidence(
+                SPREAD, (better, BETTER), (model.condition, LONG), (newton - plain, MATERIAL)
             ),
             remedy=("precondition", PRECONDITION),
             cost=f"{PRODUCTS} HVPs, {len(losses)} evaluations",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +13,7 @@ from hessian_probe.diagnosis.confidence import MOST, Found, exact, finding, log_
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.samples import Samples, count_nonfinite, finite_rows
-from hessian_probe.optimizers.trial_runs import float_leaf
+from hessian_probe.optimizers.trial_runs import map_trained
 from hessian_probe.results import number
 
 # A loss RISE times its lowest diverges; SPREAD is the error of that ratio's logarithm on noisy curves.  Both
@@ -79,11 +79,7 @@ def check(case: Experiments) -> Found:
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
-    """Running median of the losses, and the noise that is left in its logarithm.
-
-    Returns:
-        The medians, and their standard deviation, estimated from the differences of successive losses.
-    """
+    """Running median of the losses, and the noise left in its logarithm, by successive differences."""
     width = _width(losses)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
     # A run can diverge in its first steps, so the start has a median of its own.
@@ -110,7 +106,7 @@ def _from_data(case: Experiments, samples: Samples) -> bool:
     rows = finite_rows(samples)
     if np.all(rows):
         return False
-    start = jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0, neginf=0) if float_leaf(x) else x, case.params)
+    start = map_trained(partial(jnp.nan_to_num, posinf=0, neginf=0), case.params)
     parts = [samples.take(np.flatnonzero(some)) for some in (~rows, rows) if np.any(some)]
     finite = [math.isfinite(case.loss_on(part, start)) for part in parts]
     return not finite[0] and all(finite[1:])
