@@ -113,8 +113,8 @@ class Experiments(ReferenceModels):
         """The same with all samples in every step, at factors up to one."""
         if self.samples_in_a_step is None:
             return self.trials
-        steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
-        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+        tried = partial(self.steps(None, self.num_steps).run, self.params, self.opt_state, self.value)
+        return {factor: tried(factor) for factor in FACTORS if factor <= 1}
 
     @property
     def no_step_moves(self) -> bool:

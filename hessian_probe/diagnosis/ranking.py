@@ -146,22 +146,17 @@ def _reinit_helps(case: Experiments, finding: Finding) -> bool:
 
 
 def _test_loss_improves(case: Experiments) -> bool:
-    """Whether a lower training loss halves the test loss, and by an amount that can be seen."""
+    """Whether a lower training loss halves the test loss, by an amount that counts or on most samples."""
     # Where inputs nearly determine the targets, what is left to gain is small beside the constant's loss.
     if case.test_samples is None:
         return False
     here, there = case.test_losses
-    return 2 * there < here < case.constant_predictor_loss and _noticeable(case)
-
-
-def _noticeable(case: Experiments) -> bool:
-    """Whether the test loss falls by an amount that counts, or on significantly more than half of it."""
-    here, there = case.test_losses
+    if not 2 * there < here < case.constant_predictor_loss:
+        return False
     if here - there > SEEN * case.constant_predictor_loss:
         return True
-    if case.task is None or case.task.kind != "squared_error":
-        return False  # a cross-entropy can always fall further on labels that are already right
-    return case.test_sign_score > ERRORS
+    # A cross-entropy can always fall further on labels that are already right.
+    return case.task is not None and case.task.kind == "squared_error" and case.test_sign_score > ERRORS
 
 
 def _converged(case: Experiments, kept: list[Finding]) -> bool:

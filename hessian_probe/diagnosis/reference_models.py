@@ -246,12 +246,7 @@ def least(losses: Iterable[float]) -> float:
 
 
 def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
-    """Rank of the outputs' Jacobian with respect to the inputs: the width of the narrowest layer.
-
-    Returns:
-        The rank at randomly drawn `params`; infinite where the model cannot take one sample, or inputs are
-        no floats.
-    """
+    """Rank of the outputs' Jacobian by the inputs: the narrowest layer; infinite where it is not known."""
     if inputs.dtype.kind != "f":
         return math.inf
 

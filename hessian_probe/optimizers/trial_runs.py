@@ -165,10 +165,8 @@ def _compiled(
             batch = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
             value, gradient = jax.value_and_grad(loss, allow_int=True)(at, batch)
             slope = sum(jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False))
-            return take_step(optimizer, at, inner, value, gradient, factor, pull=pull), (
-                value,
-                jnp.asarray(slope, jnp.float32),
-            )
+            reached = take_step(optimizer, at, inner, value, gradient, factor, pull=pull)
+            return reached, (value, jnp.asarray(slope, jnp.float32))
 
         length = None if index is not None else count
         (end, _), (values, slopes) = jax.lax.scan(step, (params, state), index, length=length)
@@ -180,14 +178,8 @@ def _compiled(
 class TrialRunner:
     """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
 
-    Args:
-        loss: `loss(params, batch)`.
-        optimizer: the optax transformation.
-        samples: the training data.
-        batch_size: samples in a step; None takes all of them.
-        count: number of steps.
-        cost: where their gradients are entered.
-        pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
+    Each of `count` steps takes `batch_size` samples, or all of them (None), and is entered in `cost`.  Without
+    `pull` the optimiser sees zeros for the parameters, and so cannot let weights decay.
     """
 
     def __init__(
@@ -209,20 +201,13 @@ class TrialRunner:
     def run(
         self, params: Any, state: Any, before: float, factor: float = 1.0, direction: Any = None
     ) -> Trial:
-        """Take the steps from parameters where the loss is `before`.
-
-        Returns:
-            The trial; with the sign changes of the gradient along `direction`, where one is given.
-        """
+        """Take the steps from where the loss is `before`, and watch the gradient along `direction`."""
         self.cost.add(gradients=self.count)
         leaves = () if direction is None else tuple(jax.tree.leaves(direction))
         _, _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
-        value = float(after)
-        flips = float("nan")
-        if direction is not None:
-            signs = np.sign(np.asarray(slopes, np.float64))
-            flips = float(np.mean(signs[1:] * signs[:-1] < 0))
-        return Trial(before, value if np.isfinite(value) else float("inf"), flips)
+        signs, value = np.sign(np.asarray(slopes, np.float64)), float(after)
+        flips = math.nan if direction is None else float(np.mean(signs[1:] * signs[:-1] < 0))
+        return Trial(before, value if math.isfinite(value) else math.inf, flips)
 
 
 def _order(count: int, batch_size: int | None, steps: int) -> Any:
@@ -247,11 +232,7 @@ class AdamRunner:
         self._run = _compiled(loss, self._adam, steps)
 
     def best(self, params: Any, batch: Any) -> tuple[float, Any]:
-        """Lowest loss that the better of the rates meets, and where that run ended.
-
-        Returns:
-            The loss (NaN where none was finite, or the first was not) and the parameters.
-        """
+        """Lowest loss met at the better rate (NaN: none, or the first is not finite), and where it ended."""
         self.cost.add(gradients=len(ADAM_RATES) * self.steps)
         arrays, state = jax.tree.map(jnp.asarray, batch), self._adam.init(params)
         found = [self._run(params, state, rate, arrays, None, ()) for rate in ADAM_RATES]
@@ -297,13 +278,7 @@ def perturb(params: Any, rng: np.random.Generator, share: float = PERTURBATION) 
 
 
 def reinitialise(params: Any, rng: np.random.Generator) -> Any:
-    """Parameters as at a usual start: random weights, biases of zero, gains of one.
-
-    Returns:
-        A pytree with the shapes of `params`; a leaf of entries around 1 is a gain.  Weights have variance
-        2 / (inputs + outputs): Glorot and Bengio 2010, equation 16; the leading axes of a kernel multiply
-        both.
-    """
+    """Parameters as at a usual start: random weights, biases of zero, gains (entries around 1) of one."""
 
     def leaf(x: Any) -> Any:
         array = np.asarray(x, np.float64)
@@ -313,6 +288,7 @@ def reinitialise(params: Any, rng: np.random.Generator) -> Any:
             return jnp.ones_like(x)
         if array.ndim == 1:
             return jnp.zeros_like(x)
+        # Variance 2 / (inputs + outputs): Glorot and Bengio 2010, equation 16; leading axes multiply both.
         ends = np.prod(array.shape[:-2], dtype=float) * (array.shape[-2] + array.shape[-1])
         return jnp.asarray(rng.standard_normal(array.shape) * np.sqrt(2 / ends), x.dtype)
 

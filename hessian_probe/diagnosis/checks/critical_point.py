@@ -47,20 +47,16 @@ def check(case: Experiments) -> Found:
     perturbed = [] if point.label in ("saddle", "minimum") else check_perturbed(case)
     if perturbed:
         return perturbed
-    stuck = point.label == "undetermined" and _stuck(case, point)
-    if point.label == "undetermined" and not stuck:
-        return [NotChecked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
         return [_minimum(case, min(sure, MOST), cost)]
-    if not stuck and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
+    known = point.escape_direction is not None
+    if point.label == "undetermined":  # then a saddle, where the optimiser gains nothing at any of its rates
+        still = case.trials and all(trial.gain < STILL for trial in case.trials.values())
+        if not (known and still):
+            return [NotChecked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
+    elif not known or point.label not in ("saddle", "degenerate"):
         return []
     return [_saddle(case, point, sure, cost)]
-
-
-def _stuck(case: Experiments, point: CriticalPoint) -> bool:
-    """Whether a descent direction is known, and the optimiser gains nothing at any multiple of its rate."""
-    trials = case.trials.values()
-    return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
 
 
 def check_perturbed(case: Experiments) -> Found:

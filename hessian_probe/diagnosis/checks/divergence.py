@@ -34,7 +34,7 @@ LAST = 0.1
 
 def check(case: Experiments) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
-    where = nonfinite(case)
+    where = first_nonfinite(case.op.layout, case.op.x) or ("" if math.isfinite(case.value) else "the loss")
     if where and case.samples is not None and _from_data(case, case.samples):
         return [_of_data(count_nonfinite(case.samples))]
     if where:
@@ -93,12 +93,6 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _width(losses: np.ndarray) -> int:
     return min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
-
-
-def nonfinite(case: Experiments) -> str:
-    """Name what is not finite, if anything is."""
-    leaf = first_nonfinite(case.op.layout, case.op.x)
-    return leaf or ("" if math.isfinite(case.value) else "the loss")
 
 
 def _from_data(case: Experiments, samples: Samples) -> bool:

@@ -253,12 +253,7 @@ def chance_spread(each: int) -> float:
 
 
 def area_under_curve(score: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Area under the curve and its standard error.
-
-    Returns:
-        Area, from the statistic of Mann and Whitney 1947, and its error by Hanley and McNeil 1982, Radiology
-        143, equation 2.
-    """
+    """Area (Mann and Whitney 1947), and its error: Hanley and McNeil 1982, Radiology 143, equation 2."""
     n, m = np.sum(labels == 1), np.sum(labels == 0)
     area = float(mannwhitneyu(score[labels == 1], score[labels == 0]).statistic) / (n * m)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)

@@ -100,8 +100,8 @@ def _sooner(case: Experiments, best: float) -> Sign:
     quantity = f"loss after {many} steps ÷ after {case.num_steps} longer ones"
     source = "as far in a fifth of the steps; chosen on synthetic failures"
     text = (
-        f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps at the "
-        f"present rate at {number(unchanged, 3)}"
+        f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps at "
+        f"the present rate at {number(unchanged, 3)}"
     )
     return Sign("fewer_steps", sure, quantity, factor, 0.0, 1.0, source, text)
 

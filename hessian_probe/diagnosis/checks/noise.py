@@ -90,12 +90,7 @@ def _by_trials(case: Experiments) -> float:
 
 
 def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
-    """Gradient noise scale tr Σ / |G|², in samples, with an interval from groups left out in turn.
-
-    Returns:
-        The scale and the ends of its interval; None where the loss cannot take single samples.  Infinite
-        where the gradient is zero within its error.
-    """
+    """Noise scale tr Σ / |G|² in samples, and the ends of its interval; None without single samples."""
     samples = case.samples
     assert samples is not None
     rows = case.rng.permutation(samples.size)[: MAX_SINGLE - MAX_SINGLE % GROUPS]
@@ -128,7 +123,7 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
     trace, signal = parts(everything)
     left = np.array([parts(everything & (np.arange(GROUPS) != g)) for g in range(GROUPS)])
     error = np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean(0)) ** 2, axis=0))
-    least, most = signal - 2 * error[1], signal + 2 * error[1]
+    least, most = signal - 2 * error[1], signal + 2 * error[1]  # infinite where G is zero within its error
     high = trace / least if least > 0 else math.inf
     return (trace / signal if signal > 0 else math.inf), trace / most if most > 0 else math.inf, high
 
