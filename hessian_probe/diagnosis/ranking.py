@@ -106,11 +106,9 @@ def _headroom(case: Experiments, scaled: bool) -> float:
     if not (math.isfinite(constant) and constant > 0):
         return math.inf  # without a scale nothing is dropped
     best = case.best_seen if math.isfinite(case.best_seen) else 0.0
-    if scaled and math.isfinite(case.adam_on_standardised):
-        case.measured["the same from re-initialised weights, with inputs standardised"] = number(
-            case.adam_on_standardised, 4
-        )
-        best = min(best, case.adam_on_standardised)
+    if scaled and math.isfinite(anew := case.adam_on_standardised):
+        case.measured["the same from re-initialised weights, with inputs standardised"] = number(anew, 4)
+        best = min(best, anew)
     # An oscillating run may have stopped at a low by luck, so the loss after further steps counts too.
     continued = case.trials[1.0].after if case.trials else case.value
     headroom = (max(case.value, min(continued, 10 * case.value)) - best) / constant
@@ -176,9 +174,8 @@ def _converged(case: Experiments, kept: list[Finding]) -> bool:
     if case.test_samples is None:
         return case.value < SMALL * case.constant_predictor_loss
     here, there = case.test_losses
-    case.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = (
-        f"{number(here, 3)}, {number(there, 3)}"
-    )
+    said = f"{number(here, 3)}, {number(there, 3)}"
+    case.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = said
     # Test data on which the model fails altogether show nothing about training.
     better = BETTER * there < here and here - there > SEEN * case.constant_predictor_loss
     return not (here < case.constant_predictor_loss and (better or _test_loss_improves(case)))

@@ -191,9 +191,8 @@ class ReferenceModels(Case):
     @cached_property
     def adam_from_reinit(self) -> float:
         """Lowest training loss of Adam from re-initialised weights."""
-        if self.whole is None:
-            return math.nan
-        return self.best_by_adam(self.reinitialised, self.whole.batch)[0]
+        whole = self.whole
+        return math.nan if whole is None else self.best_by_adam(self.reinitialised, whole.batch)[0]
 
     @cached_property
     def adam_on_standardised(self) -> float:

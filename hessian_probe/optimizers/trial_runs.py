@@ -178,8 +178,8 @@ def _compiled(
 class TrialRunner:
     """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
 
-    Each of `count` steps takes `batch_size` samples, or all of them (None), and is entered in `cost`.  Without
-    `pull` the optimiser sees zeros for the parameters, and so cannot let weights decay.
+    Each of `count` steps takes `batch_size` samples, or all of them (None); `cost` is where their gradients
+    are entered.  Without `pull` the optimiser sees zeros for the parameters: no weight can decay.
     """
 
     def __init__(

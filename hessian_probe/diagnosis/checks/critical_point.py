@@ -125,8 +125,7 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
 def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = case.value / case.constant_predictor_loss if case.constant_predictor_loss > 0 else math.nan
-    # A loss that may be negative has no shares: that no direction descends is known, whether it is low is
-    # not.
+    # A loss that may be negative has no shares: no direction descends, but whether it is low is not known.
     large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
     if case.samples is None and math.isnan(share):  # nor is its scale
         large = LIKELY

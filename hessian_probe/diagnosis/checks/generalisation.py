@@ -159,9 +159,8 @@ def _reference_model_gap(case: Experiments) -> Sign | None:
     if found is None or len(found[1]) < FEWEST_LOSSES:
         return None
     here, there, error = means = _difference(*found[:2])
-    case.measured["loss of a reference model on held-out training samples, and on test data"] = (
-        f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
-    )
+    said = f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
+    case.measured["loss of a reference model on held-out training samples, and on test data"] = said
     if here > SKILL * found[2]:
         return None
     text = (

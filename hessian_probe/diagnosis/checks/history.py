@@ -27,9 +27,8 @@ def check(case: Experiments) -> Found:
         if name in history:
             values = np.abs(history[name])
             most, last = float(np.nanmax(values)), float(np.nanmedian(values[-width:]))
-            case.measured[f"recorded {text} at the end ÷ its largest"] = (
-                number(last / most, 3) if most > 0 else "0"
-            )
+            said = number(last / most, 3) if most > 0 else "0"
+            case.measured[f"recorded {text} at the end ÷ its largest"] = said
     return _overtrained(case, history["test_loss"], width) if "test_loss" in history else []
 
 
