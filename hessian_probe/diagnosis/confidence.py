@@ -94,7 +94,5 @@ def finding(
 ) -> Finding:
     """A finding of a cause for a reason (`code`); `sure` replaces the confidence of the measure."""
     number, threshold, low, high, known = measure
-    confidence = known if sure is None else sure
-    return Finding(
-        *code, claim, quantity, number, low, high, threshold, source, confidence, *remedy, cost, factor
-    )
+    sure = known if sure is None else sure
+    return Finding(*code, claim, quantity, number, low, high, threshold, source, sure, *remedy, cost, factor)

@@ -57,9 +57,8 @@ def check(case: Experiments) -> Found:
     said = f"{number(rise, 3)}, {number(last / first, 3)}"
     case.measured["largest rise of the loss, and at the end ÷ first"] = said
     limit = RISE * math.exp(OUTLIERS * noise)
-    if (
-        last < RECOVERED * first
-    ):  # it recovered, unless it ends far above its lowest, with much of what it had gained lost again
+    # It recovered, unless it ends far above its lowest, with much of what it had gained lost again.
+    if last < RECOVERED * first:
         stays = last / lowest if last - lowest > LOST * (first - lowest) else 0.0
         rise, peak = stays, len(smooth) - 1
     sure = log_confidence(rise, limit, SPREAD)
