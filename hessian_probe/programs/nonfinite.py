@@ -34,12 +34,12 @@ def nonfinite_derivative(program: Any, inputs: list[Any]) -> str:
     >>> nonfinite_derivative(program, [0.0]).split(" (")[0]
     'sqrt at 0, which the loss does not use there'
     """
-    search, one = _Search(), jnp.ones((), program.jaxpr.outvars[0].aval.dtype)
+    search, one = _Backwards(), jnp.ones((), program.jaxpr.outvars[0].aval.dtype)
     search.backwards(program.jaxpr, program.consts, inputs, [one])
     return search.found
 
 
-class _Search:
+class _Backwards:
     """A walk backwards that ends at the first derivative that is not finite."""
 
     def __init__(self) -> None:
