@@ -171,7 +171,7 @@ def curved(x):
 CALLS = [(Objective, name) for name in ("line", "value", "value_and_gradient", "linearized")]
 
 
-@pytest.mark.parametrize(("cls", "name"), [(HessianOperator, "multiply"), *CALLS])
+@pytest.mark.parametrize(("cls", "name"), [(HessianOperator, "apply"), *CALLS])
 def test_ctrl_c_anywhere_in_a_classification_gives_no_label_or_the_right_one(cls, name, monkeypatch):
     x = jnp.zeros(40)
     truth = hp.classify(curved, x)

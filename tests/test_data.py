@@ -312,11 +312,17 @@ def sparse(size):
     return {"data": INPUTS[:7].ravel()[kept], "rows": kept // 3, "y": TARGETS[:7]}
 
 
+def as_many_non_zeros_as_rows(size):
+    """In the second batch alone."""
+    count = 7 if size == 9 else 12
+    return {"data": np.ones(count, FLOAT), "rows": np.arange(count) % 7, "y": TARGETS[:7]}
+
+
 def graph(size):
     return {"edges": np.zeros((size + 4, 2), np.int32), "nodes": INPUTS[:size]}
 
 
-@pytest.mark.parametrize("made", [constant_first, sparse, graph])
+@pytest.mark.parametrize("made", [constant_first, sparse, as_many_non_zeros_as_rows, graph])
 def test_batches_whose_arrays_disagree_on_their_samples_are_refused(made):
     """Where the batches differ in size: then it matters which axis counts; weights say it."""
 
@@ -324,7 +330,7 @@ def test_batches_whose_arrays_disagree_on_their_samples_are_refused(made):
         return jnp.sum(p**2) * jnp.mean(jnp.abs(batch[sorted(batch)[-1]]))
 
     data = [made(5), made(9)]
-    with pytest.raises(ValueError, match=r"batch 1 .*leading axes .*Batches\(batches, weights"):
+    with pytest.raises(ValueError, match=r"batch 0 .*leading axes .*batch 1 .*Batches\(batches, weights"):
         hp.classify(loss, POINT, data)
     assert hp.classify(loss, 0 * POINT, hp.Batches(data, [5, 9])).label == "minimum"
     assert hp.classify(loss, 0 * POINT, [made(5), made(5)]).label == "minimum"

@@ -319,6 +319,9 @@ def test_a_trial_point_where_the_loss_raises_is_one_that_is_not_finite(label):
     q = jnp.asarray(at, jnp.zeros(()).dtype)
     point = hp.classify(loss, q)
     assert point.label == label
+    told = [text for code, text in zip(point.reasons, point.evidence, strict=True) if code == "loss_raised"]
+    assert len(told) == 1
+    assert told[0].endswith("ValueError: must be positive")
     move = hp.escape(loss, q, point=point)
     assert move.loss_after <= move.loss_before
     assert (move.status == "escaped") == (label in ("saddle", "maximum"))

@@ -474,7 +474,7 @@ def test_products_are_counted():
 def test_every_product_is_entered_in_the_ledger_of_the_objective():
     op = hp.hessian(lambda w, x: jnp.mean((x @ w) ** 3), W, [X[:20], X[20:]])
     op(V)
-    op.at(op.x).multiply(op.gradient_vector)
+    op.at(op.x).apply(op.gradient_vector)
     scaled = PreconditionedOperator(op, (jnp.ones(4, FLOAT),))
     scaled.apply(op.gradient_vector)
     assert (op.num_hvps, scaled.num_hvps, op.objective.cost.num_hvps) == (2, 1, 3)

@@ -101,13 +101,9 @@ def coefficients(basis: Basis, vector: Vector) -> Float[Array, " rows"]:
 @jax.jit
 def combine(basis: Basis, weights: Float[Array, "rows ..."]) -> Vector:
     """Combine the rows linearly: weights of shape (rows,) give a vector, (rows, k) a basis of k rows."""
-    out = []
     with jax.default_matmul_precision("highest"):
-        for b in basis:
-            flat = b.reshape(b.shape[0], -1)
-            mixed = weights.astype(b.dtype).T @ flat
-            out.append(mixed.reshape(*weights.shape[1:], *b.shape[1:]))
-    return tuple(out)
+        mixed = (weights.astype(b.dtype).T @ b.reshape(b.shape[0], -1) for b in basis)
+        return tuple(m.reshape(*weights.shape[1:], *b.shape[1:]) for m, b in zip(mixed, basis, strict=True))
 
 
 @jax.jit
@@ -117,7 +113,4 @@ def _finite(vector: Vector) -> list[jax.Array]:
 
 def first_nonfinite(layout: Layout, vector: Vector) -> str | None:
     """Name the first leaf that holds a NaN or an infinity, or return None."""
-    for name, good in zip(layout.names, _finite(vector), strict=True):
-        if not bool(good):
-            return name
-    return None
+    return next((name for name, good in zip(layout.names, _finite(vector), strict=True) if not good), None)

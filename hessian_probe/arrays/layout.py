@@ -121,11 +121,6 @@ class Layout(NamedTuple):
         return tuple(at_least_float32(dtype) for dtype in self.dtypes)
 
     @property
-    def work_dtype(self) -> Any:
-        """Lowest precision among a vector's leaves."""
-        return at_least_float32(self.dtype)
-
-    @property
     def dtype(self) -> Any:
         """Lowest precision among the variables; it sets every tolerance."""
         return max(map(jnp.dtype, self.dtypes), key=lambda d: float(jnp.finfo(d).eps))
@@ -155,6 +150,8 @@ def _floating(dtype: Any, kind: Any = jnp.floating) -> bool:
 
 def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
     """For each leaf whether `trainable` asks for it; None leaves that to what is usual."""
+    if trainable is None:
+        return [None] * len(paths)
     flags: list[bool | None] = []
     given = jax.tree.leaves(trainable)  # a mask may be a module, and callable
     if given and all(isinstance(flag, bool | np.bool_) for flag in given):
@@ -174,15 +171,13 @@ def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
     takes = inspect.signature(trainable).parameters.values() if callable(trainable) else ()
     plain = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     count = sum(p.default is p.empty for p in plain)
-    if count not in (1, 2) and trainable is not None:
+    if count not in (1, 2):
         raise TypeError(
             f"trainable is a {type(trainable).__name__}; expected a function of (leaf) or of (path, leaf), "
             "or a pytree of booleans like params"
         )
-    for path, leaf in paths:
-        ask = trainable is not None and _dtype(leaf) is not None
-        flags.append(bool(trainable(*(leaf_name(path), leaf)[2 - count :])) if ask else None)
-    return flags
+    asked = [(leaf_name(path), leaf)[2 - count :] for path, leaf in paths]
+    return [None if _dtype(one[-1]) is None else bool(trainable(*one)) for one in asked]
 
 
 def _nnx_classes(node: Any) -> list[str]:

@@ -93,13 +93,7 @@ class Story:
     final_ends: EigenResult | None = None
 
 
-def run(
-    story: Story,
-    *,
-    quick: bool,
-    stage: Callable[[str], None],
-    progress: Callable[[str], None],
-) -> None:
+def run(story: Story, *, quick: bool, stage: Callable[[str], None], progress: Callable[[str], None]) -> None:
     """Train, classify, escape and train on; the story is filled in as it goes: an interruption loses nothing.
 
     `stage` is called with a line of text as each part begins, `progress` with lines within the parts.

@@ -125,11 +125,7 @@ def svg_bytes(report: Report, *, theme: Theme = LIGHT) -> bytes:
 
 def draw_training(axes: Any, report: Report, theme: Theme) -> None:
     """Loss against steps: up to the point, and on from there with and without the escape."""
-    styles = {
-        "before": (theme.ink, "-"),
-        "alone": (theme.other, "--"),
-        "after": (theme.main, "-"),
-    }
+    styles = {"before": (theme.ink, "-"), "alone": (theme.other, "--"), "after": (theme.main, "-")}
     for curve in report.curves:
         colour, dash = styles[curve.role]
         every = max(len(curve.steps) // DRAWN, 1)

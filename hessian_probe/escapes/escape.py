@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -121,8 +122,8 @@ def _search(
     before = objective.value(objective.variables)
     _check_point(point, objective, before)
     misled = point.label == "undetermined" and point.reasons[0].startswith("null_space")
-    faults = [text for code, text in zip(point.reasons, point.evidence, strict=True) if code in FAULTS]
-    told = tuple(EscapeReason("derivative", reason=text) for text in faults)
+    said = zip(point.reasons, point.evidence, strict=True)
+    told = tuple(EscapeReason("derivative", reason=text) for code, text in said if code in FAULTS)
     if (point.label == "minimum" and point.strict) or misled or not math.isfinite(before):
         status, reason = _no_direction(point)
         return Escape.of(point, status, params, before, reason, cost=objective.cost)
@@ -149,35 +150,34 @@ def _search(
         after = objective.value(there)
         # A step along one direction is the simpler one, unless it gains clearly less.
         if math.isfinite(after) and (known is None or not lowest - LEAST_SHARE * (before - lowest) <= after):
-            end, lowest, on_sphere = _LineEnd(there, math.nan, math.nan), after, True
+            end, lowest, on_sphere = _LineEnd(there), after, True
     if end is not None and before - lowest >= WORTH * slope and lowest < floor - margin:
         sphere = found if on_sphere else None
-        return _escaped(point, objective, params, before, lowest, end, slope, progress, sphere, told)
+        if progress is not None:
+            progress(f"best step: loss {number(lowest, 6)}")
+        return _escaped(point, objective, before, lowest, end, slope, sphere, told)
+    status, reason = _no_direction(point)
     if known is not None:
-        reason = EscapeReason("no_decrease", floor=floor, margin=max(margin, slope), lowest=lowest)
-        status = "no_decrease"
-    else:
-        status, reason = _no_direction(point)
+        status, tried = "no_decrease", {"floor": floor, "margin": max(margin, slope), "lowest": lowest}
+        reason = EscapeReason(status, **tried)
     if found is not None:
         told = (EscapeReason("nothing_found_on_spheres", radii=radii_tried()), *told)
-    return Escape.of(point, status, params, before, reason, *told, gain_of_slope=slope, cost=objective.cost)
+    return Escape.of(point, status, params, before, reason, *told, slope=slope, cost=objective.cost)
 
 
 def _along_known(
     point: CriticalPoint, objective: Objective, before: float, margin: float
 ) -> tuple[_LineEnd | None, float, bool]:
-    """Search along negative curvature and from a descent of higher order, where the point has them.
-
-    Returns:
-        Where the lower one ended, or None; the loss there; False where Ctrl-C ended it.
-    """
+    """Return where the lower search along what is known ended, or None; the loss; False for Ctrl-C."""
     ends = []
     if point.escape_direction is not None:
         ends.append(_straight(objective, point, before, margin))
-    ended = not ends or ends[0].ended
+    ended = all(end.ended for end in ends)
     if point.descent is not None and ended:
         move = from_tangent(objective.layout, point.descent, "point.descent")
-        ends.append(_LineEnd(_continue_from(objective, move, margin), math.nan, math.nan))
+        there = moved_by(objective, objective.variables, move)
+        value, gradient = objective.value_and_gradient(there)
+        ends.append(_LineEnd(_downhill(objective, there, value, gradient, margin, float(norm(move)))[0]))
     if not ends:
         return None, before, True
     values = [objective.value(end.moved) for end in ends]
@@ -188,71 +188,71 @@ def _along_known(
 
 
 def _settle(objective: Objective, before: float, margin: float) -> tuple[Vector, float]:
-    """Go down along the gradient by SETTLING line searches; where that ends, and what it gained.
+    """Return where SETTLING line searches along the gradient end, and what they gained.
 
     A step along which the loss bends down is none by the slope: it ends before that.
-
-    Args:
-        objective: the loss.
-        before: its value at the variables.
-        margin: a decrease below this is rounding.
-
-    Returns:
-        Variables, and the decrease.
     """
-    x, value, work = objective.variables, before, objective.layout.work_dtypes
-    length = max(float(norm(cast(x, work))), 1.0)
+    x, value = objective.variables, before
+    length = max(float(norm(cast(x, objective.layout.work_dtypes))), 1.0)
     for _ in range(SETTLING):
         gradient = objective.value_and_gradient(x)[1]
-        steepness = float(norm(gradient))
-        if not (math.isfinite(steepness) and steepness > 0):
+        there, best = _downhill(objective, x, value, gradient, margin, length)
+        # Where the gradient is zero or not finite, nothing falls.
+        if not margin < value - best.value <= BENT * float(norm(gradient)) * abs(best.length):
             break
-        downhill = scale(-1.0 / steepness, gradient)
-        best = LineSearch(objective, x, downhill, value, margin, False).run(length)
-        fall = value - best.value
-        if not margin < fall <= BENT * steepness * abs(best.length):
-            break
-        x = cast(add_scaled(cast(x, work), best.length, downhill), objective.layout.dtypes)
-        value, length = best.value, max(2 * abs(best.length), 1e-3 * length)
+        x, value, length = there, best.value, max(2 * abs(best.length), 1e-3 * length)
     return x, max(before - value, 0.0)
+
+
+def _downhill(
+    objective: Objective, x: Vector, value: float, gradient: Vector, margin: float, length: float
+) -> tuple[Vector, LineStep]:
+    """Search along the gradient, if it is finite; the variables where that ends, and the step."""
+    steepness, layout = float(norm(gradient)), objective.layout
+    if not (math.isfinite(value) and 0 < steepness < math.inf):
+        return x, LineStep(0.0, value)
+    downhill = scale(-1.0 / steepness, gradient)
+    best = LineSearch(objective, x, downhill, value, margin, False).run(length)
+    return cast(add_scaled(cast(x, layout.work_dtypes), best.length, downhill), layout.dtypes), best
 
 
 def _escaped(
     point: CriticalPoint,
     objective: Objective,
-    params: PyTree,
     before: float,
     after: float,
     end: _LineEnd,
     slope: float,
-    progress: Callable[[str], None] | None,
-    sphere: SearchResult | None = None,
-    told: tuple[EscapeReason, ...] = (),
+    sphere: SearchResult | None,
+    told: tuple[EscapeReason, ...],
 ) -> Escape:
-    if progress is not None:
-        progress(f"best step: loss {number(after, 6)}")
-    distance = distance_to(end.moved, objective) if math.isnan(end.step) else abs(end.step)
+    """Say what a step gained, and why no descent returns from there."""
+    gain, work = before - after, objective.layout.work_dtypes
+    move = add_scaled(cast(end.moved, work), -1.0, cast(objective.variables, work))
+    distance = float(norm(move)) if math.isnan(end.step) else abs(end.step)
+    fell: dict[str, Any] = {"gain": gain, "distance": distance}
     if sphere is not None:
-        fell = EscapeReason(
-            "fell_on_sphere", gain=before - after, distance=distance, radius=sphere.radius, slope=slope
-        )
-        reasons: tuple[EscapeReason, ...] = (fell,)
+        reasons = [EscapeReason("fell_on_sphere", **fell, radius=sphere.radius, slope=slope)]
+    elif point.descent is not None:
+        reasons = [EscapeReason("fell_by_higher_order", **fell)]
+    elif math.isnan(end.predicted):
+        reasons = [EscapeReason("fell", **fell)]
     else:
-        reasons = _reasons(point, before, after, end.predicted, distance)
-    return Escape.of(
-        point,
-        "escaped",
-        merge(objective.layout, end.moved, objective.non_variables),
-        before,
-        *reasons,
-        *told,
-        after=after,
-        gain=sphere.gain + slope if sphere is not None else before - after,
-        gain_of_slope=slope,
+        reasons = [EscapeReason("fell_by_model", **fell, predicted=before - end.predicted)]
+    if sphere is None and math.isfinite(point.critical_loss):
+        below = min(before, point.critical_loss) - after
+        reasons.append(EscapeReason("below_critical_point", below=below))
+    elif sphere is None:
+        reasons.append(EscapeReason("from_no_critical_point", label=point.label.replace("_", " ")))
+    params = merge(objective.layout, end.moved, objective.non_variables)
+    still = Escape.of(point, "escaped", params, before, *reasons, *told, slope=slope, cost=objective.cost)
+    return dataclasses.replace(
+        still,
+        loss_after=after,
+        gain=gain if sphere is None else sphere.gain + slope,
         distance=distance,
         step=end.step,
         predicted=end.predicted,
-        cost=objective.cost,
     )
 
 
@@ -263,8 +263,8 @@ class _LineEnd(NamedTuple):
     """
 
     moved: Vector
-    step: float
-    predicted: float
+    step: float = math.nan
+    predicted: float = math.nan
     ended: bool = True
 
 
@@ -291,20 +291,6 @@ def _straight(objective: Objective, point: CriticalPoint, before: float, margin:
     )
 
 
-def _continue_from(objective: Objective, move: Vector, margin: float) -> Vector:
-    """Move to a lower point that second order does not show, and search downhill from there."""
-    layout = objective.layout
-    work = cast(objective.variables, layout.work_dtypes)
-    there = cast(add_scaled(work, 1.0, move), layout.dtypes)
-    value, gradient = objective.value_and_gradient(there)
-    steepness = float(norm(gradient))
-    if not (math.isfinite(value) and math.isfinite(steepness)) or steepness == 0:
-        return there
-    downhill = scale(-1.0 / steepness, gradient)
-    best = LineSearch(objective, there, downhill, value, margin, False).run(float(norm(move)))
-    return cast(add_scaled(cast(there, layout.work_dtypes), best.length, downhill), layout.dtypes)
-
-
 class LineStep(NamedTuple):
     """A step along a direction and the loss there."""
 
@@ -313,15 +299,10 @@ class LineStep(NamedTuple):
 
 
 class LineSearch:
-    """Search for the step with the lowest loss along ±direction.
+    """Search from `x` for the step with the lowest loss along ± a unit vector.
 
-    Args:
-        objective: the loss.
-        x: variables where the line starts.
-        direction: unit vector.
-        value: loss at `x`.
-        margin: a decrease below this is rounding.
-        both: take the better side; else +direction if the loss falls there at all.
+    A decrease below `margin` is rounding.  With `both` the better side is taken; else +direction if the loss
+    falls there at all.
     """
 
     def __init__(
@@ -332,16 +313,10 @@ class LineSearch:
         self.best = LineStep(0.0, value)
 
     def run(self, scale: float) -> LineStep:
-        """Search from a first scale: shrink until the loss falls, then walk out while it falls.
+        """Return the best step, of length 0 if none lowers the loss, where `scale` is the longest at first.
 
-        The step found lies before the first rise of the loss that was seen, in the valley next to the start,
-        and within LONGEST scales.
-
-        Args:
-            scale: the longest step that is tried at first.
-
-        Returns:
-            The best step; of length 0 if none lowers the loss.
+        Steps shrink until the loss falls, then go out while it falls.  The one found lies before the first
+        rise of the loss that was seen, in the valley next to the start, and within LONGEST scales.
         """
         for call in range(MAX_CALLS):
             steps = scale * 16.0**-call * 0.5 ** np.arange(LINE_STEPS // 2)[::-1]
@@ -361,8 +336,8 @@ class LineSearch:
             steps = steps[steps <= LONGEST * scale]
             if len(steps) == 0:
                 break
-            padded = np.pad(steps, (0, LINE_STEPS - len(steps)), mode="edge")
-            self._walk(sign * padded, self._values(sign * padded))
+            padded = sign * np.pad(steps, (0, LINE_STEPS - len(steps)), mode="edge")
+            self._walk(padded, self._values(padded))
             outermost = steps[-1]
         self._refine()
         return self.best
@@ -415,26 +390,3 @@ def _no_direction(point: CriticalPoint) -> tuple[str, EscapeReason]:
             "minimum" if point.label == "minimum" else "slope", left=point.gain, reach=point.reach
         )
     return "undetermined", EscapeReason("no_direction", label=point.label, reason=point.evidence[0])
-
-
-def distance_to(there: Vector, objective: Objective) -> float:
-    """Distance of variables from those of the objective, in params."""
-    work = objective.layout.work_dtypes
-    return float(norm(add_scaled(cast(there, work), -1.0, cast(objective.variables, work))))
-
-
-def _reasons(
-    point: CriticalPoint, before: float, after: float, predicted: float, distance: float
-) -> tuple[EscapeReason, EscapeReason]:
-    """Say what a step gained, and why no descent returns from there."""
-    gain = before - after
-    if point.descent is not None:
-        fell = EscapeReason("fell_by_higher_order", gain=gain, distance=distance)
-    elif math.isnan(predicted):
-        fell = EscapeReason("fell", gain=gain, distance=distance)
-    else:
-        fell = EscapeReason("fell_by_model", gain=gain, distance=distance, predicted=before - predicted)
-    if math.isfinite(point.critical_loss):
-        below = min(before, point.critical_loss) - after
-        return fell, EscapeReason("below_critical_point", below=below)
-    return fell, EscapeReason("from_no_critical_point", label=point.label.replace("_", " "))

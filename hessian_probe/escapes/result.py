@@ -80,30 +80,24 @@ class Escape:
         params: Any,
         before: float,
         *reasons: EscapeReason,
-        after: float | None = None,
-        gain: float | None = None,
-        gain_of_slope: float = math.nan,
-        distance: float = 0.0,
-        step: float = 0.0,
-        predicted: float = math.nan,
+        slope: float = math.nan,
         cost: Cost | None = None,
     ) -> Escape:
-        """Write down an attempt from a classified point; its cost is added to that of the classification."""
+        """Write down an attempt that moved nothing; its cost is added to that of the classification."""
         return cls(
             status=status,
             params=params,
             loss_before=before,
-            loss_after=before if after is None else after,
-            distance=distance,
-            step=step,
-            predicted=predicted,
+            loss_after=before,
+            distance=0.0,
+            step=0.0,
+            predicted=math.nan,
             num_hvps=point.num_hvps,
             num_evaluations=point.num_evaluations + (0 if cost is None else cost.num_evaluations),
             point=point,
             evidence=tuple(str(reason) for reason in reasons),
             reasons=tuple(reason.code for reason in reasons),
-            gain=(before - after if after is not None else 0.0) if gain is None else gain,
-            gain_of_slope=gain_of_slope,
+            gain_of_slope=slope,
         )
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:

@@ -28,7 +28,6 @@ from hessian_probe.flatness.thresholds import ASCENT_STEPS, ASCENT_TOLERANCE, EX
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.objective import Objective
 from hessian_probe.operators.preconditioned import PreconditionedOperator
-from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.points.preconditions import derivative_fault
 from hessian_probe.spectrum.eigsh import eigsh
 from hessian_probe.spectrum.trace import trace
@@ -179,17 +178,9 @@ class _Estimate(NamedTuple):
     vector: Vector | None = None
 
     def measure(self, name: str, invariance: str, formula: str, unit: str, source: str) -> SharpnessMeasure:
+        spent = self.num_hvps, self.num_evaluations
         return SharpnessMeasure(
-            name=name,
-            value=self.value,
-            error=self.error,
-            error_kind=self.kind,
-            invariance=invariance,
-            formula=formula,
-            unit=unit,
-            source=source,
-            num_hvps=self.num_hvps,
-            num_evaluations=self.num_evaluations,
+            name, self.value, self.error, self.kind, invariance, formula, unit, source, *spent
         )
 
 
@@ -252,7 +243,7 @@ class _ScaledHessian(NamedTuple):
         assert self.dense is not None
         flat = flatten(widths)
         matrix = flat[:, None] * self.dense * flat
-        return matrix, unit_roundoff(self.op) * float(np.linalg.norm(matrix))
+        return matrix, self.op.eps * float(np.linalg.norm(matrix))
 
 
 def _filters(x: Vector, axis: int) -> Vector:

@@ -230,7 +230,7 @@ def _data_fingerprint(data: Data) -> State:
     """Fingerprint of the data; of a loader that may shuffle, what no shuffling changes."""
     if data.source is None:
         return {}
-    if data.is_single or isinstance(data.source, list):
+    if not data.is_sequence or isinstance(data.source, list):
         return {"prints": tuple(digest((*batch.arrays, np.float64(batch.weight))) for batch in data)}
     batches = list(map(_sum_of_samples, data))
     weights = tuple(getattr(data.source, "weights", ()))

@@ -112,8 +112,8 @@ def _split_batch(tree: PyTree) -> tuple[Layout, tuple[Any, ...]]:
     return Layout(treedef, tuple(kinds), (), (), (), tuple(statics)), tuple(arrays)
 
 
-def _count(arrays: tuple[Any, ...], index: int) -> float:
-    """Samples in a batch: the leading axis of its first array."""
+def _count(arrays: tuple[Any, ...], index: int, opening: list[tuple[int, ...]]) -> float:
+    """Samples in a batch, by its leading axis; arrays may disagree where all have the shapes of batch 0."""
     counts = [np.shape(leaf)[0] for leaf in arrays if np.ndim(leaf) > 0]
     if not counts:
         raise ValueError(
@@ -122,19 +122,15 @@ def _count(arrays: tuple[Any, ...], index: int) -> float:
         )
     if counts[0] == 0:
         raise ValueError(f"batch {index} of data holds no samples (leading axis 0)")
-    return float(counts[0])
-
-
-def _check_counts(one: Batch, other: Batch, index: int) -> None:
-    """Refuse batches of different sizes whose arrays do not say the same of their samples."""
-    counts = {np.shape(leaf)[0] for leaf in other.arrays if np.ndim(leaf) > 0}
-    shapes = [[np.shape(leaf) for leaf in batch.arrays] for batch in (one, other)]
-    if len(counts) > 1 and shapes[0] != shapes[1]:
+    shapes = list(map(np.shape, arrays))
+    axes = [{shape[0] for shape in each if shape} for each in (opening, shapes)]
+    if max(map(len, axes)) > 1 and opening != shapes:
         raise ValueError(
-            f"batch {index} of data has arrays with leading axes of {sorted(counts)}, so its samples cannot "
-            "be counted, and it differs in size from batch 0; say what each batch weighs, for instance its "
-            "number of samples: data=Batches(batches, weights=[...])"
+            f"batch 0 of data has arrays with leading axes of {sorted(axes[0])}, batch {index} of "
+            f"{sorted(axes[1])}, so samples cannot be counted; say what each batch weighs, for instance "
+            "its number of samples: data=Batches(batches, weights=[...])"
         )
+    return float(counts[0])
 
 
 class Data:
@@ -146,27 +142,14 @@ class Data:
         self._single: Batch | None = None
         self._signature: tuple[float, ...] | None = None
         self._total, self._count = 1.0, 1
-        if data is None:
-            self._single = Batch(None, (), 1.0)
-        elif not self.is_sequence:
-            self._single = self._one_batch(data)
-        else:
+        if self.is_sequence:
             _refuse_one_shot(data)
-
-    @staticmethod
-    def _one_batch(data: Any) -> Batch:
-        layout, arrays = _split_batch(data)
-        if not arrays:
+            return
+        self._single = Batch(None, (), 1.0) if data is None else Batch(*_split_batch(data), 1.0)
+        if data is not None and not self._single.arrays:
             raise ValueError(f"data ({type(data).__name__}) holds no array; pass arrays or data=None")
-        for leaf in arrays:
-            if np.ndim(leaf) > 0 and np.shape(leaf)[0] == 0:
-                raise ValueError("data holds no samples (an array with leading axis 0)")
-        return Batch(layout, arrays, 1.0)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether there is just one batch (or no data at all)."""
-        return self._single is not None
+        if any(np.ndim(leaf) > 0 and np.shape(leaf)[0] == 0 for leaf in self._single.arrays):
+            raise ValueError("data holds no samples (an array with leading axis 0)")
 
     @property
     def count(self) -> int:
@@ -210,14 +193,14 @@ class Data:
 
     def _raw(self) -> Iterator[Batch]:
         weights = self.source.weights if isinstance(self.source, Batches) else None
-        opening: Batch | None = None
         first: tuple[Any, tuple[Any, ...]] | None = None
+        opening: list[tuple[int, ...]] = []
         index = -1
         for index, tree in enumerate(self.source):
             layout, arrays = _split_batch(tree)
             tails = tuple(np.shape(leaf)[1:] for leaf in arrays)
             if first is None:
-                first = (layout.treedef, tails)
+                first, opening = (layout.treedef, tails), list(map(np.shape, arrays))
             elif first != (layout.treedef, tails):
                 raise ValueError(
                     f"data is a sequence of batches, but batch {index} has another structure or other "
@@ -226,12 +209,8 @@ class Data:
                 )
             if weights is not None and index >= len(weights):
                 raise ValueError(f"data has more batches than its {len(weights)} weights")
-            weight = _count(arrays, index) if weights is None else weights[index]
-            batch = Batch(layout, arrays, weight)
-            opening = batch if opening is None else opening
-            if weights is None:
-                _check_counts(opening, batch, index)
-            yield batch
+            weight = _count(arrays, index, opening) if weights is None else weights[index]
+            yield Batch(layout, arrays, weight)
         if weights is not None and index + 1 != len(weights):
             raise ValueError(f"data has {index + 1} batches but {len(weights)} weights")
 
@@ -280,13 +259,11 @@ class Data:
                 f"data changed between passes: another number of batches ({len(sums)} records "
                 f"against {len(expected)}); pass a fixed list of batches"
             )
-        order = (np.sort(sums), np.sort(expected))
         width = float(np.sum(expected)), float(np.sum(sums))
         if not np.all(np.isfinite(width)):  # the loss will show it, and say so
             return
-        if not np.isclose(*width, rtol=SAME_DATA) or (
-            isinstance(self.source, list) and not np.array_equal(*order)
-        ):
+        moved = isinstance(self.source, list) and not np.array_equal(np.sort(sums), np.sort(expected))
+        if moved or not np.isclose(*width, rtol=SAME_DATA):
             raise DataChangedError(
                 "data changed between passes: its entries sum to "
                 f"{width[1]:.8g} after {width[0]:.8g}; switch off augmentation and dropping of "

@@ -34,12 +34,7 @@ def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variable
 
 
 def real_scalar(output: Any) -> jax.Array:
-    """Return what the loss returned as a JAX scalar, if it is one real number.
-
-    Raises:
-        TypeError: it returned several things, or a number that is complex or no float.
-        ValueError: it returned an array that is not a scalar.
-    """
+    """Return what the loss returned as a JAX scalar; raise where it is not one real number."""
     if isinstance(output, (tuple, list, dict)) or output is None:
         raise TypeError(
             f"loss returned a {type(output).__name__}; expected one real scalar: return the loss "
@@ -142,17 +137,17 @@ def reverse_over_reverse(scalar: Scalar, x: Vector, v: Vector) -> Vector:
     return jax.grad(lambda y: dot(gradient(y), v))(x)
 
 
+def _on_line(at: Callable[[Vector], Any], x: Vector, d: Vector, ts: jax.Array) -> Any:
+    """What a function of the variables gives at `x + t d` for every `t`."""
+    return jax.lax.map(lambda t: at(tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))), ts)
+
+
 @_compiled
 def line_forward(
     scalar: Scalar, x: Vector, d: Vector, ts: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """Loss and its slope along `d` at `x + t d` for every `t`, by forward mode."""
-
-    def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
-        return jax.jvp(scalar, (y,), (d,))
-
-    return jax.lax.map(at, ts)
+    return _on_line(lambda y: jax.jvp(scalar, (y,), (d,)), x, d, ts)
 
 
 @_compiled
@@ -161,12 +156,11 @@ def line_reverse(
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """The same by reverse mode, for losses without a forward derivative."""
 
-    def at(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))
+    def at(y: Vector) -> tuple[jax.Array, jax.Array]:
         v, g = jax.value_and_grad(scalar)(y)
         return v, dot(g, d)
 
-    return jax.lax.map(at, ts)
+    return _on_line(at, x, d, ts)
 
 
 @_compiled

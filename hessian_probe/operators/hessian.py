@@ -12,9 +12,9 @@ import numpy as np
 from hessian_probe.arrays import (
     Basis,
     Float,
-    Layout,
     PyTree,
     Vector,
+    add_scaled,
     cast,
     flatten,
     from_tangent,
@@ -102,6 +102,11 @@ class HessianOperator:
 
     Attributes:
         objective: the loss with its data.
+        layout: layout of the parameters.
+        active: for each variable leaf, whether the loss reads it; elsewhere the Hessian is zero.
+        size: number of scalar variables n; the Hessian is n by n.
+        dtype: lowest precision among the variables.
+        eps: relative spacing of the coarsest numbers that the loss computes with; sets every tolerance.
         x: the variables at which the Hessian is taken.
         cost: what was computed so far, the products of the self-check left out; a part of the objective's.
         unchecked: the self-check has not been made; the first product makes it.
@@ -111,38 +116,14 @@ class HessianOperator:
         self, objective: Objective, x: Vector | None = None, *, max_residual_bytes: int | None = None
     ) -> None:
         self.objective = objective
+        self.layout, self.active = objective.layout, objective.active
+        self.size, self.dtype, self.eps = self.layout.size, self.layout.dtype, objective.eps
         self.x = objective.variables if x is None else x
         self.cost = objective.cost.part()
         self.unchecked = False
         self._max_residual_bytes = max_residual_bytes
-        self._value: float | None = None
-        self._gradient: Vector | None = None
+        self._found: tuple[float, Vector] | None = None
         self._maps: list[tuple[float, Any]] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of the parameters."""
-        return self.objective.layout
-
-    @property
-    def active(self) -> tuple[bool, ...]:
-        """For each variable leaf, whether the loss reads it; elsewhere the Hessian is zero."""
-        return self.objective.active
-
-    @property
-    def size(self) -> int:
-        """Number of scalar variables n; the Hessian is n by n."""
-        return self.layout.size
-
-    @property
-    def dtype(self) -> Any:
-        """Lowest precision among the variables."""
-        return self.layout.dtype
-
-    @property
-    def eps(self) -> float:
-        """Relative spacing of the coarsest numbers that the loss computes with; sets every tolerance."""
-        return self.objective.eps
 
     @property
     def route(self) -> str:
@@ -164,26 +145,40 @@ class HessianOperator:
     @property
     def evaluated(self) -> bool:
         """Whether loss and gradient have been computed."""
-        return self._value is not None
+        return self._found is not None
 
     @property
     def value(self) -> float:
         """Loss at the operator's parameters."""
-        self._prepare()
-        assert self._value is not None
-        return self._value
+        return self._prepare()[0]
 
     @property
     def gradient_vector(self) -> Vector:
         """Gradient at the operator's parameters, as a vector."""
-        self._prepare()
-        assert self._gradient is not None
-        return self._gradient
+        return self._prepare()[1]
 
     @property
     def gradient(self) -> PyTree:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
+
+    def search_dimension(self, active: tuple[bool, ...]) -> int:
+        """Dimension of the searched space: the variables of active leaves, without a given null space."""
+        flags = zip(active, self.layout.shapes, strict=True)
+        return int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
+
+    def project(self, v: Vector) -> Vector:
+        """Project onto the searched space: the complement of a null space, if one is given."""
+        return v
+
+    @property
+    def x_vector(self) -> Vector:
+        """Variables in working dtypes."""
+        return cast(self.x, self.layout.work_dtypes)
+
+    def moved(self, step: Vector, factor: Any = 1.0) -> HessianOperator:
+        """Return the same Hessian after a step, a multiple of a vector."""
+        return self.at(add_scaled(self.x_vector, factor, step))
 
     def at(self, x: Vector) -> HessianOperator:
         """Return the same Hessian at other variables (a vector); nothing is compiled again."""
@@ -232,10 +227,6 @@ class HessianOperator:
         """Multiply a vector of the parameter space, after the self-check if it has not been made."""
         if self.unchecked:
             self.check().require()
-        return self.multiply(v)
-
-    def multiply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space."""
         self.cost.add(hvps=1)
         return self.product(v)
 
@@ -318,26 +309,26 @@ class HessianOperator:
             f"{self.objective.route.name}, {self.num_hvps} products so far; {self.layout})"
         )
 
-    def _prepare(self) -> None:
-        """Evaluate loss and gradient once; keep the linearisation if it fits."""
-        if self._value is not None:
-            return
-        if self.objective.route is FORWARD and self._linearize():
-            return
-        self._value, self._gradient = self.objective.value_and_gradient(self.x)
+    def _prepare(self) -> tuple[float, Vector]:
+        """Loss and gradient, evaluated once; the linearisation is kept if it fits."""
+        if self._found is None:
+            stored = self._linearize() if self.objective.route is FORWARD else None
+            self._found = stored or self.objective.value_and_gradient(self.x)
+        return self._found
 
-    def _linearize(self) -> bool:
+    def _linearize(self) -> tuple[float, Vector] | None:
         limit = self._max_residual_bytes
         room = memory.free_bytes() * MEMORY_SHARE if limit is None else limit
         maps, total, gradient = [], 0.0, None
         for batch in self.objective.data:
             room -= memory.tree_bytes(self.objective.abstract_linearized(batch, self.x)[2])
             if room < 0:
-                return False
+                return None
             value, g, tangent_map = self.objective.linearized(batch, self.x)
             total += batch.weight * float(value)
             gradient = accumulate(gradient, batch.weight, g)
             maps.append((batch.weight, tangent_map))
         self.cost.add(gradients=1)
-        self._value, self._gradient, self._maps = total, gradient, maps
-        return True
+        self._maps = maps
+        assert gradient is not None
+        return total, gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,8 +31,7 @@ from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
-    find_route,
-    has_forward,
+    find_derivatives,
     machine_epsilon,
     same_operations,
     shapes_of,
@@ -56,6 +56,13 @@ def notes_in_loss(error: BaseException) -> tuple[str, ...]:
 NUMBERS = (int, float, complex)
 
 
+def _in_a_line(error: BaseException) -> str:
+    """The line that names an exception; of one that JAX passes on from a callback, the callback's own."""
+    text = f"{type(error).__name__}: {error}"
+    named = [line for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\w*: .", line)]
+    return (named or text.splitlines())[-1].strip()
+
+
 class Objective:
     """The loss to be probed, at any parameters of one layout.
 
@@ -70,6 +77,7 @@ class Objective:
         cost: what was computed so far, by all operators of this objective too.
         facts: what the loss's program shows: chance, low precision, kinks, custom derivatives.
         eps: relative spacing of the coarsest numbers that the loss computes with.
+        scalar_dtype: widest working dtype among the variables; steps along a line are given in it.
         refusals: what the loss raised at trial points, one line each; it counts there as not finite.
 
     Raises:
@@ -92,30 +100,23 @@ class Objective:
         self.cost = Cost() if cost is None else cost
         self.refusals: list[str] = []
         self._evaluated = False
-        self._read(loss, params, trainable)
         batch = next(iter(self.data))
+        self._read(loss, params, batch, trainable)
         shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
-            jax.eval_shape(
-                self._partial(derivatives.value_and_gradient, batch),
-                self.variables,
-                self.non_variables,
-                batch.arrays,
-            )
+            self._abstract(derivatives.value_and_gradient, batch, self.variables)
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
-        self.route = find_route(self.loss, self.layout, batch.layout, shapes)
-        self.forward = has_forward(self.loss, self.layout, batch.layout, shapes)
+        self.route, self.forward = find_derivatives(self.loss, self.layout, batch.layout, shapes)
 
-    def _read(self, loss: Callable[..., Any], params: PyTree, trainable: Any) -> None:
+    def _read(self, loss: Callable[..., Any], params: PyTree, batch: Batch, trainable: Any) -> None:
         """Split the parameters and trace the loss.
 
         Python numbers are traced like arrays, so that a new value compiles nothing.  A loss that needs them
         as numbers (a width, a number of layers) raises then, and one that asks which leaves are arrays is
         another one: it is traced again with the integers, then with all numbers themselves.
         """
-        batch = next(iter(self.data))
         for kept in ((), (int,), NUMBERS):
             parts = split(params, trainable=trainable, static_numbers=kept)
             self.layout, self.variables, self.non_variables = parts
@@ -134,6 +135,7 @@ class Objective:
                 raise self._explained(error) from None
             self.loss, self.active, self.facts, _ = traced
             self.eps = machine_epsilon(self.layout, self.facts)
+            self.scalar_dtype = widest(self.layout.work_dtypes)
             return
 
     def _explained(self, error: Exception) -> Exception:
@@ -144,11 +146,6 @@ class Objective:
                 "data is a list, so every item of it was passed as a batch; if it is one batch, pass a tuple"
             )
         return error
-
-    @property
-    def scalar_dtype(self) -> Any:
-        """Widest working dtype among the variables; steps along a line are given in it."""
-        return widest(self.layout.work_dtypes)
 
     @property
     def precision(self) -> str:
@@ -171,29 +168,27 @@ class Objective:
     def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         """Loss and gradient at `x`, averaged over the batches by weight."""
         self.cost.add(gradients=1)
-        total, gradient = 0.0, None
-        for batch in self.data:
-            value, g = self.gradient_of(batch, x)
-            total += batch.weight * float(value)
-            gradient = accumulate(gradient, batch.weight, g)
-        assert gradient is not None
-        return total, gradient
+        total, gradient = self._mean(derivatives.value_and_gradient, x)
+        return float(total), gradient
 
     def gradient_of(self, batch: Batch, x: Vector) -> tuple[Any, Vector]:
         """Loss and gradient of one batch; the caller counts."""
-        found: tuple[Any, Vector] = self._call(derivatives.value_and_gradient, batch, x)
-        return found
+        return self._call(derivatives.value_and_gradient, batch, x)
 
     def values_and_gradients(self, x: Vector, moves: Basis) -> tuple[Float[np.ndarray, " k"], Basis]:
         """Losses, float64 of shape (k,), and gradients at `x + move` for all k rows of a basis."""
-        values, gradients = np.zeros(len(moves[0])), None
-        self.cost.add(gradients=len(values))
+        self.cost.add(gradients=len(moves[0]))
+        return self._mean(derivatives.values_and_gradients, x, moves)
+
+    def _mean(self, kernel: Any, x: Vector, *extra: Any) -> tuple[Any, Vector]:
+        """Numbers, in float64, and vectors that a kernel gives, averaged over the batches by weight."""
+        numbers, vectors = np.zeros(()), None
         for batch in self.data:
-            v, g = self._call(derivatives.values_and_gradients, batch, x, moves)
-            values += batch.weight * np.asarray(v, np.float64)
-            gradients = accumulate(gradients, batch.weight, g)
-        assert gradients is not None
-        return values, gradients
+            found, beside = self._call(kernel, batch, x, *extra)
+            numbers = numbers + batch.weight * np.asarray(found, np.float64)
+            vectors = accumulate(vectors, batch.weight, beside)
+        assert vectors is not None
+        return numbers, vectors
 
     def line(
         self, x: Vector, direction: Vector, ts: Any
@@ -214,18 +209,11 @@ class Objective:
 
     def program(self, batch: Batch, x: Vector) -> Any:
         """The loss of one batch as a closed jaxpr of (variables, non-variables, batch arrays)."""
-        kernel = partial(inspect.unwrap(derivatives.value), self.loss, self.layout, batch.layout)
+        kernel = self._partial(inspect.unwrap(derivatives.value), batch)
         return jax.make_jaxpr(kernel)(x, self.non_variables, batch.arrays)
 
     def nonfinite_gradient(self, x: Vector, gradient: Vector) -> str:
-        """Say which part of a gradient at a finite loss is not finite, and which operation makes it so.
-
-        Args:
-            x: the variables.
-            gradient: the gradient there.
-
-        Returns:
-            A sentence; "" where the gradient is finite.
+        """Return which part of the gradient at `x` is not finite, and what makes it so; "" for none.
 
         Cost:
             Nothing where it is finite; else one gradient of each batch and, of one, operation by operation.
@@ -248,9 +236,7 @@ class Objective:
 
     def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
         """Shapes of what `linearized` would return; nothing is computed."""
-        return jax.eval_shape(
-            self._partial(derivatives.linearized, batch), x, self.non_variables, batch.arrays
-        )
+        return self._abstract(derivatives.linearized, batch, x)
 
     def product_of(self, batch: Batch, x: Vector) -> Callable[[Vector], Vector]:
         """Hessian-vector product of one batch, by the objective's route."""
@@ -265,12 +251,12 @@ class Objective:
         return derivatives.forward_over_reverse if forward else derivatives.reverse_over_reverse
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
-        length, size = float(norm(v)), float(norm(cast(x, self.layout.work_dtypes)))
+        work = cast(x, self.layout.work_dtypes)
+        length, size = float(norm(v)), float(norm(work))
         if length == 0:
             return v
         # The error eps/h + h² of central differences is smallest near h = eps^(1/3) times the scale of x.
         h = self.eps ** (1 / 3) * (size or 1.0) / length
-        work = cast(x, self.layout.work_dtypes)
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
         behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]
         return scale(1 / (2 * h), add_scaled(ahead, -1.0, behind))
@@ -278,11 +264,13 @@ class Objective:
     def _partial(self, kernel: Any, batch: Batch) -> Any:
         return partial(kernel, self.loss, self.layout, batch.layout)
 
+    def _abstract(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
+        return jax.eval_shape(self._partial(kernel, batch), x, self.non_variables, batch.arrays, *extra)
+
     def _call(self, kernel: Any, batch: Batch, x: Vector, *extra: Any) -> Any:
         """Run a kernel; where the loss raises at a trial point, its numbers there are NaN."""
-        function = self._partial(kernel, batch)
         try:
-            found = function(x, self.non_variables, batch.arrays, *extra)
+            found = self._partial(kernel, batch)(x, self.non_variables, batch.arrays, *extra)
             if self.facts.callback:  # what these raise comes with the numbers
                 jax.block_until_ready(found)
         except Exception as error:
@@ -290,9 +278,8 @@ class Objective:
                 raise
             if kernel in derivatives.AT_SEVERAL and len(jax.tree.leaves(extra[-1])[0]) > 1:
                 return self._one_by_one(kernel, batch, x, *extra)
-            first, *_ = (*str(error).strip().splitlines(), "")
-            self.refusals.append(f"{type(error).__name__}: {first}")
-            shapes = jax.eval_shape(function, x, self.non_variables, batch.arrays, *extra)
+            self.refusals.append(_in_a_line(error))
+            shapes = self._abstract(kernel, batch, x, *extra)
             return jax.tree.map(lambda shape: jnp.full(shape.shape, jnp.nan, shape.dtype), shapes)
         self._evaluated = True
         return found

@@ -13,6 +13,9 @@ from hessian_probe.arrays import (
     Float,
     PyTree,
     Vector,
+    add_scaled,
+    coefficients,
+    combine,
     flatten,
     flatten_rows,
     from_tangent,
@@ -21,7 +24,6 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
-from hessian_probe.operators.symmetric_operator import project_out_null_space
 from hessian_probe.operators.thresholds import INDEPENDENT
 
 Generator = Callable[[PyTree], PyTree]
@@ -48,21 +50,15 @@ class NullDirections:
             self.generators = (given,)
         elif isinstance(given, list | tuple) and given and all(map(callable, given)):
             self.generators = tuple(given)
-        self._rows = np.zeros((0, 0)) if self.generators else self._vectors(given)
+        self.fixed = not self.generators  # whether the directions are the same everywhere
+        self._rows = self._vectors(given) if self.fixed else np.zeros((0, 0))
         self.basis(objective.variables)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the directions are the same everywhere (vectors, not generators)."""
-        return not self.generators
 
     def generator(self, index: int, x: Vector) -> Vector:
         """One generator's direction at x."""
-        params = merge(self.objective.layout, x, self.objective.non_variables)
-        direction = from_tangent(
-            self.objective.layout, self.generators[index](params), "null_space's generator"
-        )
-        return self._active(direction)
+        layout = self.objective.layout
+        found = self.generators[index](merge(layout, x, self.objective.non_variables))
+        return self._active(from_tangent(layout, found, "null_space's generator"))
 
     def name(self, index: int) -> str:
         """Name of a direction in messages."""
@@ -154,9 +150,17 @@ class RestrictedHessian(HessianOperator):
         rows = flatten_rows(self.null_basis)
         return np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :]
 
+    def search_dimension(self, active: tuple[bool, ...]) -> int:
+        """Dimension of the searched space."""
+        return super().search_dimension(active) - len(self.null_basis[0])
+
+    def project(self, v: Vector) -> Vector:
+        """Multiply P and a vector."""
+        return add_scaled(v, -1.0, combine(self.null_basis, coefficients(self.null_basis, v)))
+
     def product(self, v: Vector) -> Vector:
         """Multiply P H P and a vector; the caller counts."""
-        return project_out_null_space(self, super().product(project_out_null_space(self, v)))
+        return self.project(super().product(self.project(v)))
 
     def multiply_whole(self, v: Vector) -> Vector:
         """Multiply H itself and a vector."""

@@ -64,15 +64,10 @@ class OperatorCheck:
 def check_products(
     u: Vector, v: Vector, product: Product, again: Product, *, tolerance: float, in_batches: bool
 ) -> OperatorCheck:
-    """Return the three defects, measured by four products.
+    """Return the three defects on two random vectors, measured by four products.
 
-    Args:
-        u: random vector.
-        v: another.
-        product: multiplies a vector.
-        again: the same, with the gradient linearised and the data read a second time.
-        tolerance: relative defect allowed.
-        in_batches: the data are a sequence of batches; decides which cause is the likely one.
+    `again` multiplies with the gradient linearised and the data read a second time; whether the data are a
+    sequence, `in_batches`, decides which cause is the likely one.
     """
     hu, hu_again, hv = product(u), again(u), product(v)
     both = product(add_scaled(u, 1.0, v))

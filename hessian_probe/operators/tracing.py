@@ -30,17 +30,16 @@ from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 class Route(NamedTuple):
     """How the gradient is differentiated, and how accurate that is.
 
-    A product has a relative error of `factor · eps^power` in units of ‖H‖, rounding error aside.
+    A product has a relative error of `factor · eps^(2/3)` in units of ‖H‖, rounding error aside.
     """
 
     name: str
     accuracy: str
     factor: float = 0.0
-    power: float = 0.0
 
     def error(self, eps: float) -> float:
         """Relative error of a product, without its rounding error."""
-        return self.factor * eps**self.power
+        return self.factor * eps ** (2 / 3)
 
 
 FORWARD = Route("forward over reverse", "exact to rounding")
@@ -49,7 +48,6 @@ DIFFERENCES = Route(
     "central differences of the gradient",
     "relative error about 10 eps^(2/3) of the parameters' dtype: 2e-4 in float32, 4e-10 in float64",
     factor=DIFFERENCE_ERROR,
-    power=2 / 3,
 )
 
 
@@ -72,9 +70,6 @@ class TracedLoss(NamedTuple):
 class _Operations(walker.Walker[Any]):
     """Lists the operations of a program, but those on known numbers alone; None is a value not known."""
 
-    def __init__(self) -> None:
-        self.found: list[tuple[Any, list[Any]]] = []
-
     def constant(self, value: Any) -> Any:
         """A literal is known."""
         return value
@@ -83,17 +78,17 @@ class _Operations(walker.Walker[Any]):
         """Enter a call, compute with known numbers, list anything else."""
         called, shapes = walker.called_program(equation), [var.aval.shape for var in equation.outvars]
         if called is not None:
-            return self.run(called[0], [None] * len(called[1]), inputs)
+            return self.run(called[0], [None] * len(called[1]), inputs, scope)
         if inputs and not any(shapes) and all(value is not None for value in inputs):
             return walker.evaluate(equation, inputs)
         within: list[Any] = []  # numbers that nested programs read: compared there
         for label, jaxpr in walker.nested_programs(equation):
-            known = walker.unchanging(equation, label, inputs)
+            known, *_ = walker.input_parts(equation, label, inputs) or ([],)
             rest = [None] * (len(jaxpr.invars) - len(known))
-            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest])
+            self.run(jaxpr, [None] * len(jaxpr.constvars), [*known, *rest], scope)
             within += [value for value in known if value is not None]
         own = [value for value in inputs if all(value is not known for known in within)]
-        self.found.append(((equation.primitive.name, shapes), own))
+        scope.append(((equation.primitive.name, shapes), own))
         return [None] * len(shapes)
 
 
@@ -101,10 +96,10 @@ def same_operations(one: TracedLoss, numbers: list[Any], other: TracedLoss) -> b
     """Whether a program with numbers as its inputs (None for arrays) does the same as one that holds them."""
 
     def operations(program: Any, known: list[Any]) -> list[tuple[Any, list[Any]]]:
+        found: list[tuple[Any, list[Any]]] = []
         rest = [None] * (len(program.jaxpr.invars) - len(known))
-        watch = _Operations()
-        watch.run(program.jaxpr, [None] * len(program.consts), [*known, *rest])
-        return watch.found
+        _Operations().run(program.jaxpr, [None] * len(program.consts), [*known, *rest], found)
+        return found
 
     def same(a: Any, b: Any) -> bool:
         return a is b if a is None or b is None else bool(np.allclose(a, b, atol=0))
@@ -143,60 +138,37 @@ def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
     return eps
 
 
-class Shapes(NamedTuple):
-    """Shapes and dtypes of the arguments of a compiled derivative (hashable)."""
-
-    variables: tuple[Any, ...]
-    non_variables: tuple[Any, ...]
-    batch: tuple[Any, ...]
-
-
-def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> Shapes:
-    """Reduce arguments to their shapes, Python numbers too."""
-
-    def abstract(leaf: Any) -> Any:
-        # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
-        return jax.eval_shape(lambda array: array, leaf)
-
-    return Shapes(*(tuple(map(abstract, leaves)) for leaves in (variables, non_variables, batch.arrays)))
+def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> tuple[Any, ...]:
+    """Reduce the arguments of a compiled derivative to shapes and dtypes (hashable), Python numbers too."""
+    # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
+    found: tuple[Any, ...] = jax.eval_shape(lambda *given: given, variables, non_variables, batch.arrays)
+    return found
 
 
 @lru_cache(maxsize=512)
-def find_route(key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Shapes) -> Route:
-    """Find the first route by which JAX can differentiate the gradient."""
-    vector = _vector(layout)
-    if _derivative_exists(derivatives.forward_over_reverse, key, layout, batch_layout, shapes, vector):
-        return FORWARD
-    if _derivative_exists(derivatives.reverse_over_reverse, key, layout, batch_layout, shapes, vector):
-        return REVERSE
-    return DIFFERENCES
+def find_derivatives(
+    key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: tuple[Any, ...]
+) -> tuple[Route, bool]:
+    """Return the first route by which JAX differentiates the gradient, and whether lines have forward mode.
 
-
-@lru_cache(maxsize=512)
-def has_forward(key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Shapes) -> bool:
-    """Whether slopes along a line can be computed by forward mode."""
-    steps = jax.ShapeDtypeStruct((1,), widest(layout.work_dtypes))
-    kernel = derivatives.line_forward
-    return _derivative_exists(kernel, key, layout, batch_layout, shapes, _vector(layout), steps)
-
-
-def _vector(layout: Layout) -> tuple[jax.ShapeDtypeStruct, ...]:
-    pairs = zip(layout.shapes, layout.work_dtypes, strict=True)
-    return tuple(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape, dtype in pairs)
-
-
-def _derivative_exists(
-    kernel: Any, key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Shapes, *extra: Any
-) -> bool:
-    """Return whether a derivative's program can be traced, and holds no part without a derivative.
-
-    Forward mode through a `custom_vjp` function traces, and fails only when it is compiled: it
-    leaves a placeholder in the program.
+    A derivative exists where its program can be traced, and holds no part without one: forward mode through
+    a `custom_vjp` function traces, and leaves a placeholder that fails only when it is compiled.
     """
-    function = partial(inspect.unwrap(kernel), key, layout, batch_layout)
-    try:
-        program = jax.make_jaxpr(function)(*shapes, *extra)
-    except Exception:  # libraries refuse a derivative with errors of their own
-        return False
-    needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return "custom_lin" not in walker.primitives(needed)
+
+    def exists(kernel: Any, *extra: Any) -> bool:
+        function = partial(inspect.unwrap(kernel), key, layout, batch_layout)
+        try:
+            program = jax.make_jaxpr(function)(*shapes, *extra)
+        except Exception:  # libraries refuse a derivative with errors of their own
+            return False
+        needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+        return "custom_lin" not in walker.primitives(needed)
+
+    pairs = zip(layout.shapes, layout.work_dtypes, strict=True)
+    vector = tuple(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape, dtype in pairs)
+    if exists(derivatives.forward_over_reverse, vector):
+        route = FORWARD
+    else:
+        route = REVERSE if exists(derivatives.reverse_over_reverse, vector) else DIFFERENCES
+    steps = jax.ShapeDtypeStruct((1,), widest(layout.work_dtypes))
+    return route, exists(derivatives.line_forward, vector, steps)

@@ -257,13 +257,11 @@ def _relative_step(probe: OptimizerProbe, delta: Vector, first: np.ndarray, stat
 def _corrections(
     probe: OptimizerProbe, delta: Vector, first: np.ndarray, after: Any, ratio: float
 ) -> tuple[bool, bool]:
-    """Measure whether the second moment's bias is corrected, and whether the step is rectified.
+    """Return whether the second moment's bias is corrected, and whether the step is rectified, as measured.
 
     Once all corrections are gone, a step has grown by the correction of momentum, or not at all: with the
-    second moment left as it is where that is not corrected, with it filled where it is.
-
-    Returns:
-        Both answers; a step that grows otherwise is rectified.
+    second moment left as it is where that is not corrected, with it filled where it is.  A step that grows
+    otherwise is rectified.
     """
     counts = [
         int(node.count)

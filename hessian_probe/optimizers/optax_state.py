@@ -71,10 +71,9 @@ def accumulates(node: Any) -> bool:
 
 
 def rewrite(state: Any, visit: Callable[..., Any], *others: Any) -> Any:
-    """Rebuild a state, with each named node replaced by what `visit` makes of it.
+    """Return a state rebuilt, with each named node replaced by what `visit` makes of it.
 
-    Returns:
-        The new state.  `visit` is given a node, outer ones first, and the nodes at its place in `others`.
+    `visit` is given a node, outer ones first, and the nodes at its place in `others`.
     """
 
     def walk(node: Any, *beside: Any) -> Any:
@@ -128,12 +127,9 @@ def parts_like_params(paths: list[tuple[Path, Any]], params: PyTree) -> dict[Pat
 
 
 def unknown_memory(state: Any) -> str:
-    """Name an array of floating-point numbers that no known field holds, or return "".
+    """Return the path of an array of floating-point numbers that no known field holds, or "".
 
     A momentum kept under another name, or outside a named tuple, would be taken for constant.
-
-    Returns:
-        Its path in the state.
     """
     known: set[int] = set()
     for node in nodes(state):
@@ -181,12 +177,9 @@ def widened(state: Any) -> Any:
 
 
 def hold_second_moments(state: Any, after_zero: Any) -> Any:
-    """The state whose preconditioner, after one step with a zero gradient, is that of `state`.
+    """Return the state whose preconditioner, after one step with a zero gradient, is that of `state`.
 
     Moving averages decay when the gradient is zero; each is divided by the decay measured in `after_zero`.
-
-    Returns:
-        The state to probe.
 
     Raises:
         UnreadableError: no step has filled a moving average yet, or it does not decay evenly.
@@ -273,21 +266,11 @@ def rescaled(state: Any, factor: float) -> Any:
 def advanced(
     state: Any, after: Any, steps: int, *, corrected: bool, moments: bool = True, schedules: bool = True
 ) -> Any:
-    """The state with its counts increased by some steps; preconditioners stay.
+    """Return the state with its counts increased by some steps; preconditioners stay.
 
-    The count beside a second moment corrects the bias of momentum and often of the second moment.  The
-    latter fills as its correction goes, so it is multiplied by the ratio of both corrections.
-
-    Args:
-        state: the state.
-        after: the same after a step with a zero gradient.
-        steps: number of steps.
-        corrected: whether the bias of second moments is.
-        moments: whether the counts beside second moments increase.
-        schedules: whether the counts of schedules increase, too.
-
-    Returns:
-        The new state.
+    The count beside a second moment corrects the bias of momentum, and of the second moment if `corrected`.
+    The latter fills as its correction goes, so it is multiplied by the ratio of both corrections.  `after` is
+    the state after a step with a zero gradient; `moments` and `schedules` say which counts increase.
     """
 
     def visit(node: Any, beyond: Any) -> Any:

@@ -83,10 +83,9 @@ class OptimizerProbe:
         return update, state
 
     def impulse(self, gradient: Vector, params: Vector, steps: int, state: Any = None) -> list[Vector]:
-        """Response to a gradient, and to parameters, that differ from zero in the first step alone.
+        """Return each step's update, from `state` or the held one, less that at zero gradient and parameters.
 
-        Returns:
-            The update of each step, from `state` or the held one, less that at zero gradient and parameters.
+        Gradient and parameters differ from zero in the first step alone.
         """
         out = []
         at = idle = self.state if state is None else state

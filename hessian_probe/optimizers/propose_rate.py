@@ -188,7 +188,7 @@ def propose_rate(
     if spectrum is None:
         return _undetermined(op, ("the gradient is zero: no rate moves the parameters",), steps)
     trials = _Trials(op, steps, optimizer, opt_state, response, now, spectrum)
-    tried = [trials.unchanged(), trials.other_rate()]
+    tried = [trials.same_momentum("as it is", 1.0), trials.other_rate()]
     if not response.kind and _one_rate(response):
         tried.append(trials.heavy_ball())
     if not _better(op, tried):
@@ -222,12 +222,9 @@ class GradientSpectrum(NamedTuple):
     parts: np.ndarray
 
     def change(self, kernel: MomentumKernel, factor: float, steps: int) -> float:
-        """Change of the quadratic after some steps from rest.
+        """Return the quadratic's change after steps from rest, in units of the loss; infinite on overflow.
 
         Negative curvature counts as zero: there the quadratic has no minimum, and the loss may have one.
-
-        Returns:
-            Loss there − loss here, in units of the loss; infinite where it overflows.
         """
         nodes = np.maximum(self.nodes, 0.0)
         moved, late = np.zeros_like(nodes), np.zeros_like(nodes)
@@ -279,15 +276,11 @@ class _Trials(NamedTuple):
     now: Stability
     spectrum: GradientSpectrum
 
-    def unchanged(self) -> RateSetting:
-        """The optimiser as it is."""
-        return self._same_momentum("as it is", 1.0)
-
     def other_rate(self, factor: float | None = None) -> RateSetting:
         """Another rate, the momentum as it is; the best by prediction unless it is given."""
         if factor is None:
             factor = float(min(_factors(self.now.ratio), key=lambda f: self._change(float(f))))
-        return self._same_momentum("another rate", factor)
+        return self.same_momentum("another rate", factor)
 
     def heavy_ball(self) -> RateSetting:
         """Heavy ball from rest, with another rate and momentum."""
@@ -311,7 +304,8 @@ class _Trials(NamedTuple):
             loss=loss_after_steps(self.op, optimizer, optimizer.init(rates), self.steps),
         )
 
-    def _same_momentum(self, name: str, factor: float) -> RateSetting:
+    def same_momentum(self, name: str, factor: float) -> RateSetting:
+        """The present rate times a factor, the momentum as it is."""
         return RateSetting(
             name=name,
             learning_rate=factor * self.now.learning_rate,

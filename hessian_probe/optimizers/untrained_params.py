@@ -8,20 +8,18 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from hessian_probe.arrays import Layout, Vector, from_tangent, merge
+from hessian_probe.arrays import Layout, Vector, at_least_float32, from_tangent, merge
 from hessian_probe.optimizers.optax_state import call_update
 
 
 def moved_variables(
     optimizer: Any, layout: Layout, variables: Vector, rest: tuple[Any, ...]
 ) -> frozenset[str]:
-    """Names of the variables whose update depends on their gradient.
+    """Return the names of the variables whose update depends on their gradient.
 
     It does not for `optax.set_to_zero` under `partition` or `masked`, whatever chain surrounds them.  Nothing
-    is computed: the update is traced, and dead code is eliminated for one output at a time.
-
-    Returns:
-        The names; all where the optimiser cannot be traced, or moves nothing at all.
+    is computed: the update is traced, and dead code is eliminated for one output at a time.  All are named
+    where the optimiser cannot be traced, or moves nothing at all.
     """
 
     def update(gradient: Vector, variables: Vector, rest: tuple[Any, ...], value: Any) -> Vector:
@@ -33,7 +31,7 @@ def moved_variables(
     shapes = tuple(_shape(leaf) for leaf in variables)
     every = frozenset(layout.names)
     try:
-        value = jax.ShapeDtypeStruct((), layout.work_dtype)
+        value = jax.ShapeDtypeStruct((), at_least_float32(layout.dtype))
         program = jax.make_jaxpr(update)(shapes, shapes, tuple(map(_shape, rest)), value).jaxpr
     except Exception:  # its own update says what is wrong, when it is called
         return every

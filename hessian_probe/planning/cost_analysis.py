@@ -20,14 +20,9 @@ from hessian_probe.planning.thresholds import LONG_CALL
 
 
 class CompiledProgram(NamedTuple):
-    """Memory of a compiled program.
+    """Bytes of a compiled program's arguments, outputs, temporaries and code, and seconds to compile it.
 
-    Attributes:
-        arguments: bytes of its inputs.
-        outputs: bytes of its results.
-        temporaries: bytes in between; None where the backend does not report them.
-        code: bytes of the code itself.
-        seconds: time that tracing and compiling took.
+    The temporaries are None where the backend does not report them.
     """
 
     arguments: int
@@ -84,13 +79,11 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 class BatchSizes(NamedTuple):
-    """The batches of an objective's data.
+    """The batches of an objective's data, and the one with the most bytes.
 
     Attributes:
-        largest: the batch with the most bytes.
-        position: its index.
         sizes: bytes of each batch.
-        residuals: bytes of the linearised gradient of each batch; 0 where the route does not linearise.
+        residuals: bytes of the linearised gradient of each; 0 where the route does not linearise.
     """
 
     largest: Batch

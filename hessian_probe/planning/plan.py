@@ -108,16 +108,9 @@ def plan(
         >>> ahead.num_hvps, ahead.max_hvps, ahead.fits
         (35, 1040, True)
     """
-    given = {
-        "lowest": lowest,
-        "highest": highest,
-        "rtol": rtol,
-        "max_hvps": max_hvps,
-        "max_basis": max_basis,
-        "confidence": confidence,
-        "negative_tol": negative_tol,
-        "sampled": sampled,
-        "count": count,
+    given: dict[str, Any] = {
+        **{"lowest": lowest, "highest": highest, "rtol": rtol, "max_hvps": max_hvps, "max_basis": max_basis},
+        **{"confidence": confidence, "negative_tol": negative_tol, "sampled": sampled, "count": count},
     }
     options = _options(job, {name: value for name, value in given.items() if value is not None})
     objective = Objective(loss, params, data, trainable=trainable)

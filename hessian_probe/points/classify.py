@@ -12,9 +12,7 @@ import numpy as np
 
 from hessian_probe.arrays import (
     PyTree,
-    Vector,
     add_scaled,
-    cast,
     dot,
     flatten,
     flatten_rows,
@@ -28,7 +26,7 @@ from hessian_probe.jobs.state import random_state
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.operators.restricted import NullDirections, RestrictedHessian
 from hessian_probe.points.evidence import Reason
-from hessian_probe.points.extremes import Eigenpair, ExtremeEigenpairs
+from hessian_probe.points.extremes import Eigenpair
 from hessian_probe.points.measurements import Measurements, measure
 from hessian_probe.points.null_space import left_out
 from hessian_probe.points.result import CriticalPoint
@@ -214,7 +212,7 @@ def assemble(m: Measurements, verdict: Verdict) -> CriticalPoint:
     extremes, op, located, errors = m.extremes, m.op, verdict.located or m.located, verdict.sampling
     low, high = (None, None) if extremes is None else (extremes.low, extremes.high)
     trusted = bool(m.line_checks.get("low") and m.line_checks["low"].confirmed_by)
-    counted = count_negative(op, extremes, m.settings, m.left, m.rng, trusted=trusted)
+    counted = count_negative(m, trusted=trusted)
     near = verdict.label not in ("not_critical", "undetermined")
     evidence = (*verdict.evidence, *_notes(op))
     gain = verdict.gain
@@ -290,7 +288,10 @@ def _escape_direction(m: Measurements, verdict: Verdict, low: Eigenpair | None) 
     if low is None or m.extremes is None or low.value >= -m.extremes.band:
         return _straight_descent(m, verdict)
     slope = float(dot(m.op.gradient_vector, low.vector))
-    sign = -float(np.sign(slope)) or m.line_checks["low"].downhill or _leading_sign(low.vector)
+    sign = -float(np.sign(slope)) or m.line_checks["low"].downhill
+    if not sign:  # without a slope a convention: the sign of the largest entry
+        entries = flatten(low.vector)
+        sign = float(np.sign(entries[np.argmax(np.abs(entries))]))
     return tangent(m.op.layout, scale(sign, low.vector), m.op.objective.non_variables)
 
 
@@ -300,8 +301,7 @@ def _descent(m: Measurements, verdict: Verdict) -> PyTree | None:
         return None
     move, there = verdict.lower.move, m.located.operator
     if there is not None and verdict.judged is not None:
-        work = m.op.layout.work_dtypes
-        move = add_scaled(add_scaled(move, 1.0, cast(there.x, work)), -1.0, cast(m.op.x, work))
+        move = add_scaled(add_scaled(move, 1.0, there.x_vector), -1.0, m.op.x_vector)
     return tangent(m.op.layout, move, m.op.objective.non_variables)
 
 
@@ -312,50 +312,22 @@ def _straight_descent(m: Measurements, verdict: Verdict) -> PyTree | None:
     return tangent(m.op.layout, unit, m.op.objective.non_variables)
 
 
-def _leading_sign(vector: Vector) -> float:
-    """Sign of the entry of largest magnitude: a convention for directions without a slope."""
-    entries = flatten(vector)
-    return float(np.sign(entries[np.argmax(np.abs(entries))]))
-
-
-def count_negative(
-    op: HessianOperator,
-    extremes: ExtremeEigenpairs | None,
-    settings: Settings,
-    budget: int,
-    rng: np.random.Generator,
-    *,
-    trusted: bool,
-) -> IndexCount:
-    """IndexCount the eigenvalues below the zero band, at the parameters.
-
-    Args:
-        op: operator at the parameters.
-        extremes: what the search saw there.
-        settings: `counting` asks for products beyond what the search spent.
-        budget: products left.
-        rng: source of random vectors.
-        trusted: whether the loss itself shows the negative curvature; else none is counted.
-
-    Returns:
-        What is proved, and the estimate of the index if there is one.
-    """
+def count_negative(m: Measurements, *, trusted: bool) -> IndexCount:
+    """Count the eigenvalues below the zero band; none where the loss itself does not show any (`trusted`)."""
+    extremes, settings = m.extremes, m.settings
     if extremes is None or extremes.low is None or (extremes.negatives and not trusted):
         return NOT_COUNTED
     if extremes.spectrum is not None:
-        return _exact(extremes.spectrum[0], extremes.band)
+        (values, _), band = extremes.spectrum, extremes.band
+        count = int(np.sum(values < -band))
+        # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
+        groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
+        zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
+        found = tuple(group for group in zeroed if group.copies > 1)
+        return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)
     if not settings.counting or extremes.status not in ("converged", "max_hvps"):
         return IndexCount(extremes.negatives, None, ())
     allowed = settings.negative_tol * extremes.top
-    counted = IndexCounter(op, extremes.band, allowed, settings.confidence, budget, rng).run()
+    counted = IndexCounter(m.op, extremes.band, allowed, settings.confidence, m.left, m.rng).run()
     found = tuple(group for group in counted.multiplicities if group.copies > 1)
     return IndexCount(max(counted.at_least, extremes.negatives), counted.estimate, found)
-
-
-def _exact(values: np.ndarray, band: float) -> IndexCount:
-    count = int(np.sum(values < -band))
-    # Copies of an eigenvalue differ by rounding, and that lies within the zero band.
-    groups = multiplicities(values, np.full(len(values), 0.5 * band), True)
-    zeroed = (group._replace(value=0.0) if abs(group.value) <= band else group for group in groups)
-    found = tuple(group for group in zeroed if group.copies > 1)
-    return IndexCount(count, IndexEstimate(count, count, count, -band, 1.0, "exact", 0), found)

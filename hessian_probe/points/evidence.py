@@ -80,7 +80,7 @@ SENTENCES = {
         "null_space: {count} flat directions are left out; the label is about the other {rest}"
     ),
     "loss_raised": (
-        "the loss raised an exception at {count} trial points, which count as not finite ({error})"
+        "the loss raised an exception at trial points ({count} times), where it counts as not finite: {error}"
     ),
     "leaf_ignored": "the loss ignores {name}: it is flat along it",
     # What is left to gain.

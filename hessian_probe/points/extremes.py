@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, norm, row, scale
+from hessian_probe.arrays import Vector, norm, row, scale, unflatten
 from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.rounding import SINGLE, Rounding
 from hessian_probe.points.settings import Settings
 from hessian_probe.points.thresholds import (
@@ -26,7 +25,7 @@ from hessian_probe.points.thresholds import (
     PATIENCE,
 )
 from hessian_probe.spectrum.certificate import Certificate, log_inverse_weight, steps_for
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh
+from hessian_probe.spectrum.dense import dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
 from hessian_probe.spectrum.thresholds import MAX_BASIS, SIGN_MARGIN, SIGN_RESIDUAL
 
@@ -48,7 +47,6 @@ class ExtremeEigenpairs(NamedTuple):
         top: ‖H‖, the largest Ritz value in magnitude.
         band: zero band.
         negatives: Ritz values below −band; by interlacing at least as many eigenvalues are.
-        positives: Ritz values above +band.
         complete: every eigenvalue is known (dense, or the whole space was spanned).
         settled: the search ended because the signs were decided, not because the budget did.
         lower: with the asked confidence no eigenvalue lies below this.
@@ -65,21 +63,31 @@ class ExtremeEigenpairs(NamedTuple):
     top: float
     band: float
     negatives: int
-    positives: int
-    complete: bool
-    settled: bool
-    lower: float
-    upper: float
-    steps: int
-    needed: int | None
-    spectrum: tuple[np.ndarray, np.ndarray] | None
-    asymmetry: float
-    status: str
+    complete: bool = False
+    settled: bool = False
+    lower: float = -math.inf
+    upper: float = math.inf
+    steps: int = 0
+    needed: int | None = None
+    spectrum: tuple[np.ndarray, np.ndarray] | None = None
+    asymmetry: float = 0.0
+    status: str = "converged"
 
     @property
     def margin(self) -> float:
         """Curvature beyond which a sign is shown."""
         return SIGN_MARGIN * self.band
+
+    @property
+    def ends(self) -> tuple[Eigenpair, Eigenpair]:
+        """Both ends, where the search found them."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
+
+    def lowest(self, sign: float) -> Eigenpair:
+        """The lowest end of ±H."""
+        return self.ends[0 if sign > 0 else 1]
 
 
 class Point(NamedTuple):
@@ -101,14 +109,13 @@ class ExtremesSearch:
         budget: int,
         job: Job,
     ) -> None:
-        self.job = job
-        self.op, self.rounding, self.rng = op, rounding, rng
+        self.op, self.rounding, self.rng, self.job = op, rounding, rng, job
         self.settings, self.budget = settings, budget
         self.before = op.objective.cost.num_hvps
         self.judged = 0  # steps after which the search was judged last
         self.resolved_at = 0  # steps after which both ends were resolved first
         self.top = (0, 0)  # products and steps when the last step began
-        self.dimension = search_dimension(op, op.active)
+        self.dimension = op.search_dimension(op.active)
 
     @property
     def spent(self) -> int:
@@ -117,10 +124,12 @@ class ExtremesSearch:
 
     def run(self) -> ExtremeEigenpairs:
         """Search."""
+        # All variables are multiplied at once where there are few, or every eigenvalue is to be counted.
+        counted = self.settings.counting and self.dimension <= DENSE_COUNT
         fits = memory.vectors_that_fit(self.op.layout.vector_bytes)
         self.krylov = Krylov(self.op, None, self.rng, max(min(MAX_BASIS, fits), 8), self.op.active)
         try:
-            if self._dense_at_once():
+            if (self.dimension <= DENSE_FIRST or counted) and self._affords_dense():
                 return self._dense()
             saved = self.job.begin(self.op, self.rng)
             if saved is not None:
@@ -156,18 +165,11 @@ class ExtremesSearch:
         self.op.objective.cost.num_hvps = self.before + values["spent"]
         self.top = values["spent"], self.krylov.steps
 
-    def _dense_at_once(self) -> bool:
-        """Whether to multiply all variables: there are few, or every eigenvalue is to be counted."""
-        counted = self.settings.counting and self.dimension <= DENSE_COUNT
-        return (self.dimension <= DENSE_FIRST or counted) and self._affords_dense()
-
     def _iterate(self) -> str:
         krylov = self.krylov
         while True:
-            if krylov.steps > self.judged:
-                status = self._judge()
-                if status:
-                    return status
+            if krylov.steps > self.judged and (status := self._judge()):
+                return status
             self.judged, self.top = krylov.steps, (self.spent, krylov.steps)
             if krylov.nonfinite:
                 return "nonfinite"
@@ -176,7 +178,8 @@ class ExtremesSearch:
             if krylov.full:
                 if krylov.exhausted:
                     return "converged"
-                self._restart()
+                keep = max(1, krylov.max_basis // 6)
+                krylov.restart(np.unique(np.r_[0:keep, krylov.size - keep : krylov.size]))
             if self.dimension <= DENSE_COUNT and self._affords_dense() and not self._affords_dense(LAST_CALL):
                 return "dense"
             self.job.offer(self.state)
@@ -231,9 +234,8 @@ class ExtremesSearch:
 
     def _sharp(self, values: np.ndarray, residuals: np.ndarray) -> bool:
         """Whether the ends are as accurate as the caller asked."""
-        return self.settings.rtol is None or bool(
-            np.all(residuals <= self.settings.rtol * np.max(np.abs(values)))
-        )
+        rtol = self.settings.rtol
+        return rtol is None or bool(np.all(residuals <= rtol * np.max(np.abs(values))))
 
     def _saddle(self, values: np.ndarray, residuals: np.ndarray) -> bool:
         margin = self.rounding.margin(float(np.max(np.abs(values))), self.krylov.asymmetry)
@@ -243,10 +245,8 @@ class ExtremesSearch:
 
     def _resolved(self, values: np.ndarray, residuals: np.ndarray) -> bool:
         """Whether both ends have a sign, or are zero, beyond doubt of their residuals."""
-        band = self._band(values)
-        return self._sharp(values, residuals) and all(
-            r <= max(END_RESIDUAL * abs(v), 0.5 * band) for v, r in zip(values, residuals, strict=True)
-        )
+        allowed = np.maximum(END_RESIDUAL * np.abs(values), 0.5 * self._band(values))
+        return self._sharp(values, residuals) and bool(np.all(residuals <= allowed))
 
     def _certificate(self) -> Certificate:
         """What the run from the random start says of the eigenvalues that it has not shown."""
@@ -279,113 +279,61 @@ class ExtremesSearch:
             needed = max(needed, steps)
         return needed
 
-    def _restart(self) -> None:
-        size = self.krylov.size
-        keep = max(1, self.krylov.max_basis // 6)
-        self.krylov.restart(np.unique(np.r_[0:keep, size - keep : size]))
-
     def _dense(self) -> ExtremeEigenpairs:
-        """Compute the whole spectrum."""
+        """Compute the whole spectrum of the leaves that the loss reads."""
         if self.krylov.first is None:
             self.krylov.step()
             if self.krylov.nonfinite:
                 raise FloatingPointError
             assert self.krylov.first is not None
             self.rounding.compare_product(*self.krylov.first)
-        return dense_ends(self.op, self.rounding, self.krylov.asymmetry)
+        op, count = self.op, self.dimension
+        values, vectors = dense_eigh(op)
+        if count < len(values):  # leave out the exact zeros that belong to the other leaves
+            mask = np.repeat(np.asarray(op.active, bool), [int(np.prod(shape)) for shape in op.layout.shapes])
+            inside = np.sum(np.square(vectors[mask]), axis=0)
+            chosen = np.sort(np.argsort(-inside, kind="stable")[:count])
+            values, vectors = values[chosen], vectors[:, chosen]
+        low, high = (self._measured(float(values[i]), unflatten(op.layout, vectors[:, i])) for i in (0, -1))
+        found = self._seen(low, high, values, "converged")
+        return found._replace(steps=count, spectrum=(values, vectors))
 
     def _ends(self, status: str) -> ExtremeEigenpairs:
         krylov = self.krylov
         if krylov.size == 0:
-            nothing = (0.0, 0.0, 0, 0, False, False, -math.inf, math.inf, 0, None, None, 0.0)
-            return ExtremeEigenpairs(None, None, *nothing, status)
+            return ExtremeEigenpairs(None, None, 0.0, 0.0, 0, status=status)
         ritz = krylov.ritz()
         pair = np.array([0, krylov.size - 1])
         vectors = krylov.vectors(ritz.weights[:, pair])
-        extremes = [
+        low, high = (
             Eigenpair(float(ritz.values[i]), row(vectors, j), float(ritz.residuals[i]))
             for j, i in enumerate(pair)
-        ]
+        )
         if status in ("converged", "max_hvps"):
-            extremes = [measured_pair(self.rounding, end.value, _unit(end.vector)) for end in extremes]
-        top = float(np.max(np.abs(ritz.values)))
-        band = self.rounding.band(top, krylov.asymmetry)
-        certificate, known = self._certificate(), krylov.exhausted
-        confidence = self.settings.confidence
-        return ExtremeEigenpairs(
-            extremes[0],
-            extremes[1],
-            top,
-            band,
-            int(np.sum(ritz.values < -band)),
-            int(np.sum(ritz.values > band)),
-            krylov.exhausted,
-            status == "converged",
-            float(ritz.values[0]) if known else certificate.lower_bound(self.dimension, confidence),
-            float(ritz.values[-1]) if known else certificate.upper_bound(self.dimension, confidence),
-            krylov.steps if known else certificate.steps,
-            None if known else self._needed(ritz.values[pair]),
-            None,
-            krylov.asymmetry,
-            status,
+            low, high = (self._measured(v, scale(1.0 / float(norm(u)), u)) for v, u, _ in (low, high))
+        found = self._seen(low, high, ritz.values, status)
+        if krylov.exhausted:
+            return found
+        certificate, within = self._certificate(), (self.dimension, self.settings.confidence)
+        return found._replace(
+            complete=False,
+            lower=certificate.lower_bound(*within),
+            upper=certificate.upper_bound(*within),
+            steps=certificate.steps,
+            needed=self._needed(ritz.values[pair]),
         )
 
+    def _seen(self, low: Eigenpair, high: Eigenpair, values: np.ndarray, status: str) -> ExtremeEigenpairs:
+        """Both ends with the Ritz values seen, as if these were all eigenvalues."""
+        top = float(np.max(np.abs(values)))
+        band = self._band(values)
+        negatives = int(np.sum(values < -band))
+        settled, bounds = status == "converged", (float(values[0]), float(values[-1]))
+        steps, asymmetry = self.krylov.steps, self.krylov.asymmetry
+        return ExtremeEigenpairs(
+            low, high, top, band, negatives, True, settled, *bounds, steps, None, None, asymmetry, status
+        )
 
-def _unit(vector: Vector) -> Vector:
-    return scale(1.0 / float(norm(vector)), vector)
-
-
-def dense_ends(op: HessianOperator, rounding: Rounding, asymmetry: float) -> ExtremeEigenpairs:
-    """Compute the whole spectrum of the leaves that the loss reads.
-
-    Args:
-        op: the Hessian.
-        rounding: rounding error of its products.
-        asymmetry: of its products, as far as Lanczos has seen it.
-
-    Returns:
-        Both ends, with every eigenpair.
-    """
-    count = search_dimension(op, op.active)
-    values, vectors = dense_eigh(op)
-    if count < len(values):
-        values, vectors = _drop_ignored(op, count, values, vectors)
-    low, high = (
-        measured_pair(rounding, float(values[i]), row(columns_to_basis(op, vectors[:, [i]]), 0))
-        for i in (0, -1)
-    )
-    top = float(np.max(np.abs(values)))
-    band = rounding.band(top, asymmetry)
-    return ExtremeEigenpairs(
-        low,
-        high,
-        top,
-        band,
-        int(np.sum(values < -band)),
-        int(np.sum(values > band)),
-        True,
-        True,
-        low.value,
-        high.value,
-        count,
-        None,
-        (values, vectors),
-        asymmetry,
-        "converged",
-    )
-
-
-def measured_pair(rounding: Rounding, value: float, vector: Vector) -> Eigenpair:
-    """Multiply a Ritz vector once more, one rounding away: its residual, and the error of its value."""
-    return Eigenpair(value, vector, rounding.compare_quotient(vector, value))
-
-
-def _drop_ignored(
-    op: HessianOperator, count: int, values: np.ndarray, vectors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the exact zeros that belong to leaves which the loss does not read."""
-    widths = [int(np.prod(shape)) for shape in op.layout.shapes]
-    mask = np.repeat(np.asarray(op.active, bool), widths)
-    inside = np.sum(np.square(vectors[mask]), axis=0)
-    chosen = np.sort(np.argsort(-inside, kind="stable")[:count])
-    return values[chosen], vectors[:, chosen]
+    def _measured(self, value: float, vector: Vector) -> Eigenpair:
+        """Multiply a Ritz vector once more, one rounding away: its residual, and the error of its value."""
+        return Eigenpair(value, vector, self.rounding.compare_quotient(vector, value))

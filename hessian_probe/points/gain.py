@@ -112,16 +112,7 @@ class Gain(NamedTuple):
 
 
 class GainEstimate:
-    """Measures what is left to gain from a point.
-
-    Args:
-        op: operator at the parameters.
-        extremes: extreme eigenpairs there.
-        rounding: rounding error there.
-        rng: source of randomness.
-        budget: products allowed.
-        resolution: the caller's, or None.
-        sampled: whether the batches are a sample of more data.
+    """Measures what is left to gain from a point, with a resolution of the caller's or its own.
 
     Attributes:
         sign: −1 asks what there is to gain upwards.
@@ -146,20 +137,21 @@ class GainEstimate:
     ) -> None:
         self.op, self.extremes, self.rounding, self.rng, self.sign = op, extremes, rounding, rng, 1.0
         self.stop_at = op.objective.cost.num_hvps + budget
-        self.work = op.layout.work_dtypes
         self.reach = REACH * parameter_scale(op)
         self.shown = 0.0
         self.beyond: tuple[float, float] | None = None
         self.uneven = False
         self.move: Vector | None = None
-        self.origin = cast(op.x, self.work)
+        self.origin = op.x_vector
         self.there, self.spectrum = op, extremes.spectrum
         self.least = GAIN_ROUNDINGS * rounding.value
         scale = min(self.scales())
         self.least = max(self.least, GAIN_ROUNDINGS * op.eps * scale)
         resolution = RESOLUTION * scale if resolution is None else resolution
         self.resolution = max(resolution, self.least)
-        self.noise = self._noise() if sampled else 0.0
+        self.noise = 0.0  # what the noise of the data, taken for a gradient, gains in the model
+        if sampled and float(norm(draw := measure_gradient_noise(op, extremes, rng).draw)) > 0:
+            self.noise = self._region(draw)[0].step(self.reach)[1]
         self.resolution = max(self.resolution, self.noise)
         self.least_modelled = SAFETY * max(resolution, self.noise)
         self.hidden = self._hidden(resolution, scale)
@@ -179,22 +171,18 @@ class GainEstimate:
         nearer than the reach, or the rise is rounding or not finite, they say nothing.  Where no scale is
         left, that of the curvature stands in, or what a random displacement changes.
         """
-        objective, here, dtypes = self.op.objective, self.op.value, self.op.layout.dtypes
+        objective, here, layout = self.op.objective, self.op.value, self.op.layout
         x: list[Any] = [np.asarray(leaf) for leaf in self.op.x]
         others = [tuple(np.zeros_like(leaf) for leaf in x)]
         for _ in range(SHUFFLES):
-            orders = [self.rng.permutation(leaf.size) for leaf in x]
-            shuffled = [leaf.ravel()[order] for leaf, order in zip(x, orders, strict=True)]
+            shuffled = (leaf.ravel()[self.rng.permutation(leaf.size)] for leaf in x)
             others.append(tuple(y.reshape(leaf.shape) for y, leaf in zip(shuffled, x, strict=True)))
-        rises = [
-            objective.value(cast(y, dtypes)) - here
-            if float(norm(add_scaled(cast(y, self.work), -1.0, self.origin))) >= self.reach
-            else math.nan
-            for y in others
-            if not objective.facts.callback  # which may refuse such parameters
-        ] or [math.nan]
+        rises = [math.nan] * len(others)
+        for i, other in enumerate(() if objective.facts.callback else others):  # a callback may refuse them
+            if float(norm(add_scaled(self.origin, -1.0, cast(other, layout.work_dtypes)))) >= self.reach:
+                rises[i] = objective.value(cast(other, layout.dtypes)) - here
         curved = 0.5 * self.extremes.top * self.reach**2
-        found = [curved, rises[0], float(np.median(rises[1:] or rises))]
+        found = [curved, rises[0], float(np.median(rises[1:]))]
         found = [s for s in found if math.isfinite(s) and s > GAIN_ROUNDINGS * self.least]
         if found:
             return found
@@ -205,15 +193,7 @@ class GainEstimate:
         return [float(np.max(np.abs(changes)))]
 
     def run(self, *, tries: bool = True, walk: bool = True) -> Gain:
-        """Go downhill by trust-region steps until nothing is left, or more than the resolution is shown.
-
-        Args:
-            tries: whether to look beyond the quadratic model, by descents from displaced points.
-            walk: whether to take steps.
-
-        Returns:
-            The estimate.
-        """
+        """Estimate the gain, by trust-region steps (`walk`) and by descents beyond their model (`tries`)."""
         points = DENSE_POINTS if self.op.size <= DENSE_SIZE else REGION_POINTS
         modelled, left, converges, tail = self._walk(tries, points if walk else 1)
         curvature = self._along_lowest()
@@ -241,12 +221,7 @@ class GainEstimate:
         return float(falls[-1]), float(steps[-1])
 
     def _walk(self, tries: bool, points: int) -> tuple[float, float, bool, bool]:
-        """Take trust-region steps.
-
-        Returns:
-            What the model has at first; what it has left; whether steps converge, else that is no measure;
-            whether there is a tail.
-        """
+        """Step until little is left or much is shown: modelled at first, left, whether that holds, a tail."""
         modelled, left, kept, tail = 0.0, math.inf, 0.0, False
         if self.at_rest and not tries:
             return 0.0, float(norm(self.op.gradient_vector)) * self.reach / SAFETY, True, False
@@ -261,9 +236,8 @@ class GainEstimate:
                 left = decrease
             kept = self._kept(region, vector) if solved and not self.at_rest else 0.0
             small = left <= SMALL * self.resolution and kept <= REGULAR_KEPT
-            if small or self.shown > SHARP * self.resolution:
-                break
-            if visit == points - 1 or not self._advance(region, vector):
+            shown = self.shown > SHARP * self.resolution
+            if small or shown or visit == points - 1 or not self._advance(region, vector):
                 break
         return modelled, left, kept <= REGULAR_KEPT, tail
 
@@ -272,7 +246,7 @@ class GainEstimate:
         op = self.there
         with np.errstate(over="ignore", invalid="ignore"):  # along flat directions a step may have any length
             step = vector(region.step(math.inf)[0])
-            there = cast(add_scaled(cast(op.x, self.work), 1.0, step), op.layout.dtypes)
+            there = cast(add_scaled(op.x_vector, 1.0, step), op.layout.dtypes)
         gradient = op.objective.value_and_gradient(there)[1]
         if self._is_rounding(gradient):
             return 0.0
@@ -285,7 +259,7 @@ class GainEstimate:
             y, decrease = region.step(math.inf)
             if host_norm(y) > parameter_scale(op) or decrease <= self.rounding.value:
                 return False
-            there = op.at(add_scaled(cast(op.x, self.work), 1.0, vector(y)))
+            there = op.moved(vector(y))
             fall, gradient = self.sign * (op.value - there.value), there.gradient_vector
             if not (math.isfinite(fall) and fall >= AS_MODELLED * decrease) or self._is_rounding(gradient):
                 return False
@@ -293,10 +267,9 @@ class GainEstimate:
             in_a_row = in_a_row + 1 if slow else 0
             if in_a_row == 2:
                 return True
-            region, vector, solved = self._region(at=there)
+            op, (region, vector, solved) = there, self._region(at=there)
             if not solved:
-                return False
-            op = there
+                break
         return False
 
     def _try_displaced(self) -> None:
@@ -317,10 +290,7 @@ class GainEstimate:
             self.uneven = min(lowest) < -self.resolution
 
     def _rise(self, move: np.ndarray) -> float | None:
-        """Return how far on the way to a lower loss one must rise by the resolution, or None.
-
-        The way is the floor of the valley: the component along the move is held, all others are lowered.
-        """
+        """Return how far on the way to a lower loss, along the valley's floor, one must rise, or None."""
         length = host_norm(move)
         for share in WAY:
             falls, _ = self._descend(share * move, DISPLACED_EVALUATIONS, move / length)
@@ -329,11 +299,9 @@ class GainEstimate:
         return None
 
     def lower_on_sphere(self) -> tuple[float, float] | None:
-        """Return a decrease, and its distance, at the scale of an initialiser, where weights are smaller.
-
-        Small weights make deep networks flat: what is within the reach says nothing of what training would
-        gain then.  What lies behind a rise does not count.
-        """
+        """Return a decrease, and its distance, at the scale of an initialiser, where weights are smaller."""
+        # Small weights make deep networks flat: what is within the reach says nothing of what training would
+        # gain then.  What lies behind a rise does not count.
         if float(norm(self.origin)) >= drawn_length(self.origin) or self.op.objective.facts.callback:
             return None
         key = jax.random.key(int(self.rng.integers(2**31)))
@@ -371,13 +339,6 @@ class GainEstimate:
         """Whether the gradient may change the loss by more than the resolution within the reach."""
         return float(norm(self.op.gradient_vector)) * self.reach > self.resolution
 
-    def _noise(self) -> float:
-        """Return what the noise of the data, taken for a gradient, gains in the model."""
-        draw = measure_gradient_noise(self.op, self.extremes, self.rng).draw
-        if not float(norm(draw)) > 0:
-            return 0.0
-        return self._region(draw)[0].step(self.reach)[1]
-
     def _is_rounding(self, gradient: Vector) -> bool:
         tolerance = self.rounding.gradient_tolerance(self.extremes.top)
         return float(norm(gradient)) <= tolerance and not self.rounding.hides_slope(gradient, tolerance)
@@ -388,11 +349,8 @@ class GainEstimate:
     def _region(
         self, slope: Vector | None = None, at: HessianOperator | None = None
     ) -> tuple[TrustRegion, Callable[[np.ndarray], Vector], bool]:
-        """Return the model at the point reached, by all eigenvalues or in the gradient's Krylov space.
-
-        With the map from its coordinates to vectors, and whether it explains the whole gradient; `slope`
-        stands in for that, `at` for the point reached.
-        """
+        """Return the model, the map from its coordinates to vectors, and whether it explains the gradient."""
+        # `slope` stands in for the gradient, `at` for the point reached.
         op, sign = self.there if at is None else at, self.sign
         g = op.gradient_vector if slope is None else slope
         few = DENSE_SIZE if slope is None else REGION_HVPS
@@ -416,9 +374,8 @@ class GainEstimate:
             weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
             region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
             bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
-            if bound <= SMALL * self.resolution or (
-                decrease > SHARP * self.resolution and bound <= SHARP * decrease
-            ):
+            shown = decrease > SHARP * self.resolution and bound <= SHARP * decrease
+            if shown or bound <= SMALL * self.resolution:
                 break
         solved = krylov.invariant or krylov.exhausted
         return region, lambda y: row(krylov.vectors((weights @ y)[:, None]), 0), solved
@@ -426,7 +383,7 @@ class GainEstimate:
     def _advance(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> bool:
         """Take the step that lowers the loss the most, of several lengths; whether one does."""
         op, best, lowest = self.there, None, self._fall(self.there.value)
-        moved, size = add_scaled(cast(op.x, self.work), -1.0, self.origin), math.inf
+        moved, size = add_scaled(op.x_vector, -1.0, self.origin), math.inf
         # Valleys are often bent: a model of them holds over a shorter distance than the reach.
         for radius in self.reach * 0.25 ** np.arange(REGION_RADII):
             if size < INTERIOR * radius:
@@ -446,7 +403,7 @@ class GainEstimate:
         falls = self._falls(op, best, shares)
         share = shares[int(np.argmax(falls))]
         self._show(float(np.max(falls)), add_scaled(moved, share, best))
-        self.there, self.spectrum = op.at(add_scaled(cast(op.x, self.work), share, best)), None
+        self.there, self.spectrum = op.moved(best, share), None
         return True
 
     def _falls(self, op: HessianOperator, direction: Vector, steps: np.ndarray) -> np.ndarray:
@@ -459,16 +416,13 @@ class GainEstimate:
             self.shown, self.move = float(fall), move
 
     def _along_lowest(self) -> float:
-        """Return the largest decrease along the lowest eigenvector, on both sides of the point reached.
-
-        A decrease on one side alone is one by the gradient.
-        """
-        low = self.extremes.low if self.sign > 0 else self.extremes.high
-        if low is None or 0.5 * self.sign * low.value * self.reach**2 > self.resolution:
+        """Return the largest decrease along the lowest eigenvector, on both sides of the point reached."""
+        low = self.extremes.lowest(self.sign)
+        if 0.5 * self.sign * low.value * self.reach**2 > self.resolution:
             return 0.0
         outward = self.reach * 0.25 ** np.arange(EIGENVECTOR_POINTS)
         steps = np.concatenate([outward, -outward])
-        moved = add_scaled(cast(self.there.x, self.work), -1.0, self.origin)
+        moved = add_scaled(self.there.x_vector, -1.0, self.origin)
         lengths = np.array([float(norm(add_scaled(moved, step, low.vector))) for step in steps])
         falls = self._falls(self.there, low.vector, steps)
         falls = np.where(lengths <= (1 + 1e-3) * self.reach, falls, -np.inf)
@@ -483,11 +437,9 @@ class GainEstimate:
         return max(0.0, float(np.max(both) - self._fall(self.there.value)))
 
     def _trial(self) -> float:
-        """Return an estimate of what is left where no bound is sharp, from what a run's second half gained.
-
-        L-BFGS stops early at a kink: there Adam runs first, whose steps do not rest on one gradient.  L-BFGS
-        goes on from a little beside the best point wherever it stops early.
-        """
+        """Estimate what is left where no bound is sharp, from what a run's second half gained."""
+        # At a kink L-BFGS stops early: there Adam runs first, whose steps do not rest on one gradient.  And
+        # wherever L-BFGS stops early, it goes on from a little beside the best point.
         falls = self._adam(TRIAL_EVALUATIONS) if self.kinks else []
         while len(falls) < TRIAL_EVALUATIONS:
             beside = TRIAL_BESIDE * self.reach * bool(falls) * self._displacement()
@@ -514,10 +466,7 @@ class GainEstimate:
     def _evaluate(
         self, y: np.ndarray, unit: float, held: np.ndarray | None, seen: _Seen
     ) -> tuple[float, np.ndarray]:
-        """Return signed loss and gradient after a move of y units, and note the decrease.
-
-        Moves beyond the reach are drawn back to it; along the direction held the gradient is left out.
-        """
+        """Return signed loss and gradient, but along `held`, after y units, drawn back to the reach."""
         op, move = self.op, unit * y
         over = max(host_norm(move) / self.reach, 1.0)
         move = move / over
@@ -539,11 +488,7 @@ class GainEstimate:
     def _descend(
         self, aside: np.ndarray, evaluations: int, held: np.ndarray | None = None
     ) -> tuple[list[float], Vector | None]:
-        """Run L-BFGS from aside of the best point, or with a direction held aside of the parameters.
-
-        Returns:
-            The decreases seen, and the move of the largest.
-        """
+        """Run L-BFGS aside of the best point, or with a direction held of the parameters."""
         seen, unit = _Seen(), max(host_norm(aside), TRIAL_BESIDE * self.reach)
         start = aside if held is not None or self.move is None else aside + flatten(self.move)
         options = {"maxfun": evaluations, "ftol": 0.0, "gtol": 0.0, "maxls": 10}
@@ -555,12 +500,12 @@ class GainEstimate:
     def _displacement(self) -> np.ndarray:
         """Return a random unit vector along which the loss is flattest, as far as that is known."""
         direction = flatten(random_normal(self.rng, self.op.layout, self.op.active)).astype(np.float64)
-        low = self.extremes.low if self.sign > 0 else self.extremes.high
+        low = self.extremes.lowest(self.sign)
         if self.spectrum is not None:
             values, columns = self.spectrum
             flat = np.abs(values) <= max(self.extremes.band, FLAT_SHARE * self.extremes.top)
             if np.any(flat):
                 direction = np.asarray(columns[:, flat] @ self.rng.standard_normal(int(np.sum(flat))))
-        elif low is not None and abs(low.value) < FLAT_SHARE * self.extremes.top:
+        elif abs(low.value) < FLAT_SHARE * self.extremes.top:
             direction = flatten(low.vector).astype(np.float64)
         return direction / host_norm(direction)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, cast, dot, norm, random_normal, scale
+from hessian_probe.arrays import Vector, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.rounding import Rounding
@@ -60,8 +60,8 @@ NOTHING = LineCheck(0.0, 0.0, "", math.nan, 0.0)
 
 def parameter_scale(op: HessianOperator) -> float:
     """Distance from which probing starts: the length of the parameters that the loss reads, at least 1."""
-    read = cast(op.x, op.layout.work_dtypes)
-    return max(float(norm(tuple(leaf for leaf, flag in zip(read, op.active, strict=True) if flag))), 1.0)
+    read = tuple(leaf for leaf, flag in zip(op.x_vector, op.active, strict=True) if flag)
+    return max(float(norm(read)), 1.0)
 
 
 def line_check(
@@ -71,31 +71,35 @@ def line_check(
     rounding: Rounding,
     slope_error: float | None = None,
 ) -> LineCheck:
-    """Find the distance over which slope and loss show `curvature` along a unit direction.
+    """Find the distance over which slope and loss show the `curvature` claimed along a unit direction.
 
-    Args:
-        op: operator at the parameters.
-        direction: unit vector.
-        curvature: λ claimed by the Hessian along it.
-        rounding: rounding error at the parameters.
-        slope_error: rounding error of the slope along the direction; None means that of the gradient.
+    Where no `slope_error` along it is given, that of the gradient is taken.
 
     Returns:
         The check; `confirmed_by` is "" where no distance shows the claimed curvature.  A distance
         counts only if the curvature holds nearer too: it does not at a kink, nor where the loss
         comes back by chance.
     """
+    # A slope is itself rounded, and below the smallest normal number it is cut off.
+    finfo = jnp.finfo(op.objective.scalar_dtype)
+    rounded = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
     slope_error = rounding.gradient if slope_error is None else slope_error
-    line = _Line(op, direction, curvature, rounding.value, slope_error)
-    start = parameter_scale(op)
+    slope_error = slope_error + rounded + SLOPE_ROUNDINGS * float(finfo.tiny)
+    start, allowed = parameter_scale(op), SLOPE_SHARE * abs(curvature)
+
+    def holds(pair: _Pair) -> bool:  # never for NaN
+        return math.isfinite(pair.by_loss) and abs(pair.by_slope - curvature) <= allowed
+
     for call in range(LINE_CALLS):
         exponents = 0.5 * np.arange(call * LINE_POINTS, (call + 1) * LINE_POINTS)
-        pairs = line.pairs(start * 0.5**exponents)
-        for pair in pairs:
-            if line.slope_error > SLOPE_SHARE * abs(curvature) * pair.step:
+        for pair in _pairs(op, direction, start * 0.5**exponents):
+            if slope_error > allowed * pair.step:
                 return NOTHING
-            if line.holds(pair) and line.holds_within(pair.step):
-                return line.judge(pair)
+            if holds(pair):
+                nearer = _pairs(op, direction, pair.step * np.array(NEARER))
+                # As far as the gradient's accuracy allows to see.
+                if all(holds(near) or slope_error > allowed * near.step for near in nearer):
+                    return _judged(pair, curvature, rounding.value)
     return NOTHING
 
 
@@ -108,67 +112,30 @@ class _Pair(NamedTuple):
     apart: float
 
 
-class _Line:
-    """The loss along one direction, with what is claimed of it."""
+def _pairs(op: HessianOperator, direction: Vector, steps: np.ndarray) -> list[_Pair]:
+    """Evaluate at ± every step."""
+    values, slopes = op.objective.line(op.x, direction, np.concatenate([steps, -steps]))
+    (ahead, behind), (slope, slope_behind) = np.split(values, 2), np.split(slopes, 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        by_slope = (slope - slope_behind) / (2 * steps)
+        by_loss, apart = (ahead + behind - 2 * op.value) / steps**2, ahead - behind
+    return [_Pair(*map(float, row)) for row in zip(steps, by_slope, by_loss, apart, strict=True)]
 
-    def __init__(
-        self,
-        op: HessianOperator,
-        direction: Vector,
-        curvature: float,
-        value_error: float,
-        slope_error: float,
-    ) -> None:
-        self.op, self.direction, self.curvature = op, direction, curvature
-        self.value_error = value_error
-        # A slope is itself rounded, and below the smallest normal number it is cut off.
-        finfo = jnp.finfo(op.objective.scalar_dtype)
-        rounding = SLOPE_ROUNDINGS * float(finfo.eps) * abs(float(dot(op.gradient_vector, direction)))
-        self.slope_error = slope_error + rounding + SLOPE_ROUNDINGS * float(finfo.tiny)
 
-    def pairs(self, steps: np.ndarray) -> list[_Pair]:
-        """Evaluate at ± every step."""
-        values, slopes = self.op.objective.line(self.op.x, self.direction, np.concatenate([steps, -steps]))
-        count = len(steps)
-        with np.errstate(invalid="ignore", over="ignore"):
-            by_slope = (slopes[:count] - slopes[count:]) / (2 * steps)
-            by_loss = (values[:count] + values[count:] - 2 * self.op.value) / steps**2
-            apart = values[:count] - values[count:]
-        return [_Pair(*map(float, row)) for row in zip(steps, by_slope, by_loss, apart, strict=True)]
-
-    def holds(self, pair: _Pair) -> bool:
-        """Whether the slopes show the claimed curvature there (never for NaN)."""
-        error = abs(pair.by_slope - self.curvature)
-        return math.isfinite(pair.by_loss) and error <= SLOPE_SHARE * abs(self.curvature)
-
-    def holds_within(self, distance: float) -> bool:
-        """Whether it holds nearer too, as far as the gradient's accuracy allows to see."""
-        allowed = SLOPE_SHARE * abs(self.curvature)
-        return all(
-            self.holds(pair) or self.slope_error > allowed * pair.step
-            for pair in self.pairs(distance * np.array(NEARER))
-        )
-
-    def judge(self, pair: _Pair) -> LineCheck:
-        """Confirm the curvature by the losses at the widest distance where it holds."""
-        size, step = abs(self.curvature), pair.step
-        downhill = 0.0 if abs(pair.apart) <= 4 * self.value_error else -math.copysign(1.0, pair.apart)
-        noise = 4 * self.value_error / step**2
-        measured, by = pair.by_loss, "loss"
-        if noise > VALUE_SHARE * size:
-            measured, by = pair.by_slope, "slope"
-        elif abs(measured - self.curvature) > VALUE_SHARE * size + noise:
-            by = ""
-        return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
+def _judged(pair: _Pair, curvature: float, value_error: float) -> LineCheck:
+    """Confirm the curvature by the losses at the widest distance where it holds."""
+    size, step, noise = abs(curvature), pair.step, 4 * value_error / pair.step**2
+    downhill = 0.0 if abs(pair.apart) <= 4 * value_error else -math.copysign(1.0, pair.apart)
+    measured, by = pair.by_loss, "loss"
+    if noise > VALUE_SHARE * size:
+        measured, by = pair.by_slope, "slope"
+    elif abs(measured - curvature) > VALUE_SHARE * size + noise:
+        by = ""
+    return LineCheck(step, 0.5 * size * step**2, by, measured, downhill)
 
 
 class FalseDerivative(NamedTuple):
-    """A derivative that is not that of the loss.
-
-    Attributes:
-        reason: evidence.
-        lower: displacement to the lowest loss seen on the lines, if it is lower; else None.
-    """
+    """A derivative that is not that of the loss; the displacement to a lower loss, if the lines show one."""
 
     reason: Reason
     lower: Vector | None
@@ -183,11 +150,6 @@ def derivative_check(
     than its largest; slopes are those at the two points.  What lies outside, in the two smallest intervals
     that rounding lets see on both sides, is no change that this derivative makes.  Nor is it, further out,
     where the loss changes much and every slope says that it does not: steps, rounding, counting.
-
-    Args:
-        op: operator at the parameters.
-        rounding: rounding error there.
-        rng: source of the directions.
 
     Returns:
         What was found; None where derivatives and loss agree, or where every operation of the loss has the
@@ -213,16 +175,9 @@ def derivative_check(
         return None
     alone = [groups[index - 1] for index in wrong if index > 0]
     names = [op.layout.names[index] for group in alone or [leaves] for index in group]
-    claimed, shown, distance = lines[wrong[-1]].disagreement()
-    reason = Reason(
-        "derivative_not_of_loss",
-        claimed=claimed,
-        shown=shown,
-        distance=distance,
-        leaves=", ".join(names[:CHECK_GROUPS]) + (", …" if len(names) > CHECK_GROUPS else ""),
-        where=where,
-    )
-    return FalseDerivative(reason, lower)
+    listed = ", ".join(names[:CHECK_GROUPS]) + (", …" if len(names) > CHECK_GROUPS else "")
+    numbers = lines[wrong[-1]].disagreement()
+    return FalseDerivative(Reason("derivative_not_of_loss", **numbers, leaves=listed, where=where), lower)
 
 
 def _direction(op: HessianOperator, rng: np.random.Generator, leaves: list[int]) -> Vector:
@@ -261,9 +216,9 @@ class _SlopeCheck:
             self.claimed = np.clip(self.shown, low, high)
             error = VISIBLE_ROUNDINGS * rounding.value / widths
             largest = np.maximum(np.abs(low), np.abs(high))
-            outside = np.abs(self.shown - self.claimed)
-            visible = np.isfinite(outside) & (np.maximum(largest, np.abs(self.shown)) > error)
-            wrong = visible & (outside > CHECK_SHARE * np.maximum(largest, np.abs(self.shown)) + error)
+            outside, size = np.abs(self.shown - self.claimed), np.maximum(largest, np.abs(self.shown))
+            visible = np.isfinite(outside) & (size > error)
+            wrong = visible & (outside > CHECK_SHARE * size + error)
             self.blind = visible & (np.abs(self.shown) > CHECK_BLIND * largest + error)
         sides = np.flatnonzero(visible[middle:]) + middle, np.flatnonzero(visible[:middle])[::-1]
         self.near = all(len(side) >= 2 and bool(np.all(wrong[side[:2]])) for side in sides)
@@ -273,27 +228,20 @@ class _SlopeCheck:
         self.fall = float(np.min(changes))
         self.lowest = scale(self.ts[int(np.argmin(changes))], direction)
 
-    def disagreement(self) -> tuple[float, float, float]:
+    def disagreement(self) -> dict[str, float]:
         """Slope that the derivative claims, slope that the loss shows, and how far from the parameters."""
         index = self.nearest if self.nearest >= 0 else int(np.flatnonzero(self.blind)[0])
-        distance = float(np.max(np.abs(self.ts[index : index + 2])))
-        return float(self.claimed[index]), float(self.shown[index]), distance
+        numbers = self.claimed[index], self.shown[index], np.max(np.abs(self.ts[index : index + 2]))
+        return dict(zip(("claimed", "shown", "distance"), map(float, numbers), strict=True))
 
 
 def spot_check(
     op: HessianOperator, sign: float, distance: float, rounding: Rounding, rng: np.random.Generator
 ) -> float | None:
-    """Find a sample that is lower than a minimum (`sign` +1) or higher than a maximum (−1).
-
-    Args:
-        op: operator at the point.
-        sign: +1 for a minimum, −1 for a maximum.
-        distance: distance over which the curvature was seen to hold.
-        rounding: rounding error at the parameters.
-        rng: source of the directions.
+    """Find how far away a sample is lower than a minimum (`sign` +1) or higher than a maximum (−1).
 
     Returns:
-        The distance of such a sample, or None if there is none.
+        The distance, within that over which the curvature was seen to hold, or None.
 
     Cost:
         SPOT_DIRECTIONS · 8 evaluations.

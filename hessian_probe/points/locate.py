@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, norm, random_normal, scale
+from hessian_probe.arrays import Vector, add_scaled, dot, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
@@ -83,27 +83,12 @@ def locate(
     rng: np.random.Generator,
     budget: int,
 ) -> LocatedPoint:
-    """Decide how near a critical point is.
-
-    Args:
-        op: operator at the parameters.
-        extremes: extreme eigenpairs found there.
-        line_checks: what the loss shows along those beyond the zero band.
-        rounding: rounding error at the parameters.
-        rng: source of randomness.
-        budget: products that may be spent.
-
-    Returns:
-        The critical point, or why none is known to be near.
-    """
+    """Decide how near a critical point is, by what line checks show along ends beyond the zero band."""
     rounding, tolerance = _gradient_rounding(op, extremes, rounding, line_checks, rng)
     length = float(norm(op.gradient_vector))
     small = length <= tolerance
-    if (
-        small
-        and _small_along_all(op, extremes, rounding, tolerance)
-        and _small_beside_change(op, extremes, line_checks)
-    ):
+    along_all = small and _small_along_all(op, extremes, rounding, tolerance)
+    if along_all and _small_beside_change(op, extremes, line_checks):
         zero = Reason("gradient_zero", gradient=length, tolerance=tolerance)
         if length > tolerance - GRADIENT_NOISE * rounding.gradient:
             zero = Reason("gradient_below_change", gradient=length, change=rounding.gradient)
@@ -112,15 +97,13 @@ def locate(
         return far(Reason("slope_without_curvature", gradient=length))
     if any(p.radius == 0.0 for p in line_checks):
         return unknown(Reason("curvature_not_held"))
-    both_signs = extremes.negatives > 0 and extremes.positives > 0
+    both_signs = extremes.negatives > 0 and extremes.ends[1].value > extremes.band
+    iteration = NewtonIteration(op, extremes, rounding, rng, min(budget, NEWTON_HVPS))
     # A saddle needs both curvatures to matter; where all have one sign, that along the step will do.
-    change = (min if both_signs else max)(p.change for p in line_checks)
-    radius = max(p.radius for p in line_checks)
-    iteration = NewtonIteration(
-        op, extremes, (rounding, tolerance), (change, radius), rng, min(budget, NEWTON_HVPS)
-    )
+    iteration.change = (min if both_signs else max)(p.change for p in line_checks)
+    iteration.radius = max(p.radius for p in line_checks)
     iteration.polish = not both_signs or op.size <= FEW_VARIABLES
-    iteration.one_sign = not both_signs
+    iteration.one_sign, iteration.tolerance = not both_signs, tolerance
     if small:  # as a whole, but not along weak curvature: steps must show that it falls there
         iteration.tolerance, iteration.doubtful = KEPT_IN_ALL * length, tolerance
     return iteration.run()
@@ -143,7 +126,7 @@ def _gradient_rounding(
     changes = []
     for _ in range(ROUNDING_DRAWS):
         draw = random_normal(rng, op.layout, tuple(flags))
-        moved = op.at(add_scaled(cast(op.x, op.layout.work_dtypes), op.eps * radius, draw))
+        moved = op.moved(draw, op.eps * radius)
         changes.append(add_scaled(moved.gradient_vector, -1.0, op.gradient_vector))
     wider = rounding.widened(changes)
     if not wider.finite:
@@ -160,8 +143,7 @@ def _small_along_all(
     # the change that one rounding makes.
     if extremes.spectrum is None:
         return not rounding.hides_slope(op.gradient_vector, tolerance)
-    work = op.layout.work_dtypes
-    eps, length = op.eps, float(norm(cast(op.x, work)))
+    eps, length = op.eps, float(norm(op.x_vector))
     step, flat = split_gradient(op, op.gradient_vector, extremes.spectrum, extremes.band)
     noises = [split_gradient(op, change, extremes.spectrum, extremes.band) for change in rounding.changes]
     step_noise, flat_noise = (max(parts) for parts in zip(*noises, strict=True))
@@ -177,53 +159,41 @@ def _small_beside_change(
     # Rounding in bfloat16 is wide enough to hide the slope of a tail like exp(−x), far out.
     if op.eps <= SINGLE or not line_checks or not float(norm(op.gradient_vector)) > 0:
         return True
-    found = [
-        end for end in (extremes.low, extremes.high) if end is not None and abs(end.value) > extremes.band
-    ]
+    found = [end for end in extremes.ends if abs(end.value) > extremes.band]
     parts = [
         (0.5 * float(dot(op.gradient_vector, end.vector)) ** 2 / abs(end.value), check.change)
         for end, check in zip(found, line_checks, strict=True)
     ]
     if extremes.spectrum is not None:
-        parts.append(
-            (dense_step(op, extremes.spectrum, extremes.band).change, max(p.change for p in line_checks))
-        )
+        step = dense_step(op, extremes.spectrum, extremes.band)
+        parts.append((step.change, max(p.change for p in line_checks)))
     return all(moved <= MODEL_SHARE * change for moved, change in parts)
 
 
 class NewtonIteration:
     """Newton steps from the parameters towards the predicted critical point.
 
-    Args:
-        op: operator at the parameters.
-        extremes: extreme eigenpairs found there.
-        accuracy: rounding error there, and the gradient norm that is zero to it.
-        extent: what the curvature changes of the loss, and up to which distance it was seen to hold.
-        rng: source of randomness.
-        budget: products that may be spent.
+    Attributes:
+        change: what the curvature changes of the loss.
+        radius: up to which distance it was seen to hold.
+        tolerance: gradient norm that is zero to rounding.
+        doubtful: a remainder below this many DOUBTs could be rounding, too.
     """
 
     def __init__(
         self,
         op: HessianOperator,
         extremes: ExtremeEigenpairs,
-        accuracy: tuple[Rounding, float],
-        extent: tuple[float, float],
+        rounding: Rounding,
         rng: np.random.Generator,
         budget: int,
     ) -> None:
-        self.op, self.extremes = op, extremes
-        self.rounding, self.tolerance = accuracy
-        (self.change, self.radius), self.rng = extent, rng
+        self.op, self.extremes, self.rounding, self.rng = op, extremes, rounding, rng
+        self.change = self.radius = self.tolerance = self.doubtful = 0.0
         self.polish = self.one_sign = False
-        self.doubtful = 0.0  # a remainder below this many DOUBTs could be rounding, too
         self.stop_at = op.objective.cost.num_hvps + budget
         self.limit = parameter_scale(op)
         self.length = float(norm(op.gradient_vector))
-
-    @property
-    def _left(self) -> int:
-        return self.stop_at - self.op.objective.cost.num_hvps
 
     def run(self) -> LocatedPoint:
         """Take steps until one settles it."""
@@ -236,21 +206,26 @@ class NewtonIteration:
             assert step.vector is not None
             if self.one_sign and here is self.op and not self._check_step(step.vector):
                 return unknown(Reason("no_curvature_along_step"))
-            there = here.at(add_scaled(cast(here.x, here.layout.work_dtypes), 1.0, step.vector))
+            there = here.moved(step.vector)
             before, after = (float(norm(o.gradient_vector)) for o in (here, there))
             if not math.isfinite(after):
                 return unknown(Reason("loss_nonfinite_there"))
             # At params of zero nothing is rounded; where the step leads, something is.
-            self.tolerance = max(self.tolerance, self._rounding_of_params(there))
-            off = self._moved_too_far(there, step)
-            if off is not None:
-                return off
+            rounded = there.eps * self.extremes.top * float(norm(there.x_vector))
+            self.tolerance = max(self.tolerance, rounded)
+            numbers = self._numbers(there)
+            # The loss, or the model eigenvector by eigenvector, may change too much on the path.
+            if self._moved(there) > LOSS_SHARE * self.change:
+                return far(Reason("loss_moves_too_much", limit=100 * LOSS_SHARE), numbers)
+            if step.change > MODEL_SHARE * self.change:
+                percent, limit = self._percent(step.change), 100 * MODEL_SHARE
+                return far(Reason("model_moves_too_much", percent=percent, limit=limit), numbers)
             # Rounding may spoil the last ratio, hence the better one of the last two.
             ratio, last = after / before, ratio
             regular = min(ratio, last) <= REGULAR_KEPT or self._rounded_away(there, after)
             in_a_row = in_a_row + 1 if ratio <= REGULAR_KEPT else 0
             if self._arrived(before, after, regular, in_a_row):
-                distance, numbers = self._distance(there), self._numbers(there)
+                distance = float(norm(self._path(there)))
                 if not regular and distance > self.radius:
                     return unknown(numbers, Reason("curvature_held_nearer", radius=self.radius))
                 polished = after <= DOUBTFUL_TOLERANCES * self.tolerance
@@ -258,7 +233,6 @@ class NewtonIteration:
             if ratio > PROGRESS or (here is not self.op and ratio > STEP_TAIL):
                 break
             here, spectrum = there, None
-        numbers = self._numbers(there)
         return unknown(Reason("newton_stalls", share=after / before, kept=str(REGULAR_KEPT)), numbers)
 
     def _unseen(self, slope: float) -> bool:
@@ -270,11 +244,6 @@ class NewtonIteration:
         """Whether the gradient is what rounding was measured to make, as a whole and entry by entry."""
         measured = min(self.tolerance, GRADIENT_NOISE * self.rounding.gradient)
         return after <= measured and not self.rounding.hides_slope(there.gradient_vector, self.tolerance)
-
-    def _rounding_of_params(self, there: HessianOperator) -> float:
-        """Gradient that the rounding of the parameters alone leaves at a critical point."""
-        eps, work = there.eps, there.layout.work_dtypes
-        return eps * self.extremes.top * float(norm(cast(there.x, work)))
 
     def _check_step(self, step: Vector) -> bool:
         """Take the distance checked, and what the curvature does over it, along the step itself."""
@@ -303,26 +272,19 @@ class NewtonIteration:
         goal = POLISH_UNEXPLAINED if self.polish else UNEXPLAINED
         goal = max(goal, 0.5 * self.tolerance / float(norm(op.gradient_vector)))
         limits = self.limit, MODEL_SHARE * self.change
-        return krylov_step(op, self.extremes.band, goal, limits, self.rng, self._left)
+        left = self.stop_at - op.objective.cost.num_hvps
+        return krylov_step(op, self.extremes.band, goal, limits, self.rng, left)
 
-    def _distance(self, there: HessianOperator) -> float:
-        work = self.op.layout.work_dtypes
-        return float(norm(add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))))
+    def _path(self, there: HessianOperator) -> Vector:
+        return add_scaled(there.x_vector, -1.0, self.op.x_vector)
 
     def _hopeless(self, here: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
         """Say why no critical point follows from this step, or None if one may."""
         length = float(norm(here.gradient_vector))
         if step.outcome == "costly":
-            return far(
-                Reason(
-                    "gradient_too_large",
-                    gradient=length,
-                    change=step.change,
-                    percent=self._percent(step.change),
-                    radius=self.radius,
-                    limit=100 * MODEL_SHARE,
-                )
-            )
+            numbers = {"gradient": length, "change": step.change, "percent": self._percent(step.change)}
+            limit = 100 * MODEL_SHARE
+            return far(Reason("gradient_too_large", **numbers, radius=self.radius, limit=limit))
         if step.outcome == "budget" or step.vector is None:
             return unknown(Reason("newton_budget", unexplained=step.unexplained))
         if step.outcome == "flat":
@@ -332,28 +294,16 @@ class NewtonIteration:
             return far(Reason("slope_along_flat", percent=100 * step.unexplained, gradient=length))
         distance = float(norm(step.vector))
         if step.outcome == "beyond" or distance > self.limit:
+            costly = step.change > MODEL_SHARE * self.change
             beyond = Reason("prediction_too_far", distance=distance, limit=self.limit)
-            if step.change > MODEL_SHARE * self.change:
-                return far(beyond)
-            return unknown(beyond)
-        return None
-
-    def _moved_too_far(self, there: HessianOperator, step: NewtonStep) -> LocatedPoint | None:
-        """Say so if the loss, or the model along some eigenvector, changes too much on the path."""
-        if self._moved(there) > LOSS_SHARE * self.change:
-            return far(Reason("loss_moves_too_much", limit=100 * LOSS_SHARE), self._numbers(there))
-        if step.change > MODEL_SHARE * self.change:
-            percent, limit = self._percent(step.change), 100 * MODEL_SHARE
-            moved = Reason("model_moves_too_much", percent=percent, limit=limit)
-            return far(moved, self._numbers(there))
+            return far(beyond) if costly else unknown(beyond)
         return None
 
     def _moved(self, there: HessianOperator) -> float:
         """Change of the loss; from the gradients at both ends where losses are too coarse to subtract."""
         if 10 * self.rounding.value <= LOSS_SHARE * self.change:
             return abs(there.value - self.op.value)
-        work = self.op.layout.work_dtypes
-        path = add_scaled(cast(there.x, work), -1.0, cast(self.op.x, work))
+        path = self._path(there)
         return 0.5 * abs(float(dot(path, self.op.gradient_vector)) + float(dot(path, there.gradient_vector)))
 
     def _percent(self, change: float) -> float:
@@ -364,7 +314,7 @@ class NewtonIteration:
         moved = self._moved(there)
         return Reason(
             "newton_predicts",
-            distance=self._distance(there),
+            distance=float(norm(self._path(there))),
             before=self.length,
             after=float(norm(there.gradient_vector)),
             moved=moved,

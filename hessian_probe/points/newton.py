@@ -43,7 +43,7 @@ def krylov_step(
     Schwarz, since r is orthogonal to H times the space.  Where that is too much the search ends.
 
     Args:
-        op: operator whose gradient is to vanish.
+        op: operator.
         band: zero band.
         goal: remainder to reach, relative to the gradient.
         limits: longest step, and largest change of the loss, that would be accepted.
@@ -65,7 +65,11 @@ def krylov_step(
         product = host_norm(matrix @ rest)
         if product > 0:
             least = 0.5 * length * (length * float(np.linalg.norm(rest)) ** 3 / product)
-        y, rest = _least_squares(matrix, band)
+        # Singular values within the band are left out.
+        target = np.eye(1, len(matrix))[0]
+        top = float(np.linalg.norm(matrix, 2))
+        y = np.linalg.lstsq(matrix, -target, rcond=band / top if top > 0 else 1.0)[0]
+        rest = target + matrix @ y
         if np.linalg.norm(rest) <= goal:
             outcome = "solved"
         elif least > limits[1]:
@@ -81,20 +85,10 @@ def krylov_step(
         return NewtonStep(None, unexplained, least, outcome)
     ritz = krylov.ritz()
     beyond = np.abs(ritz.values) > band
-    change = (
-        0.5 * length * float(np.sum(ritz.weights[0, beyond] ** 2 * (length / np.abs(ritz.values[beyond]))))
-    )
+    parts = ritz.weights[0, beyond] ** 2 * (length / np.abs(ritz.values[beyond]))
+    change = 0.5 * length * float(np.sum(parts))
     vector = scale(length, row(krylov.vectors(y[:, None]), 0))
     return NewtonStep(vector, unexplained, change, outcome)
-
-
-def _least_squares(matrix: np.ndarray, band: float) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise ‖e₁ + matrix·y‖, singular values within the band left out; return y and the remainder."""
-    target = np.zeros(len(matrix))
-    target[0] = 1.0
-    top = float(np.linalg.norm(matrix, 2))
-    y = np.linalg.lstsq(matrix, -target, rcond=band / top if top > 0 else 1.0)[0]
-    return y, target + matrix @ y
 
 
 def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> NewtonStep:
@@ -105,10 +99,9 @@ def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], ban
     gradient = flatten(op.gradient_vector) / length
     parts = vectors.T @ gradient  # of the unit gradient: squares of tiny or huge ones do not exist
     steps = length / values[inside] * parts[inside]
-    flat = vectors[:, inside] @ -steps
     rest = float(np.sqrt(max(1.0 - np.sum(parts[inside] ** 2), 0.0)))
     change = 0.5 * length * float(np.sum(np.abs(steps * parts[inside])))
-    step = unflatten(op.layout, flat)
+    step = unflatten(op.layout, vectors[:, inside] @ -steps)
     return NewtonStep(step, rest, change, "solved" if rest <= UNEXPLAINED else "flat")
 
 

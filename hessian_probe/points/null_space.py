@@ -33,12 +33,6 @@ def check_symmetry(
     is: along a generator's flow; along a vector as a straight line, or, where the whole spectrum is
     known, with all other directions relaxed.
 
-    Args:
-        op: the restricted operator.
-        extremes: extreme eigenpairs of the rest.
-        rounding: rounding error at the parameters.
-        rng: source of roundings.
-
     Returns:
         The reason, or None.
 
@@ -52,19 +46,18 @@ def check_symmetry(
         problem = _here(op, index, direction, extremes, rounding)
         if problem is None and not op.null.fixed:
             problem = _along_flow(op, index, rounding, extremes)
-        if problem is None and op.null.fixed:
+        elif problem is None:
             moved = _change_along_line(op, direction, extremes, rounding)
             if moved is not None:
                 problem = Reason("null_space_line", name=op.null.name(index), **moved)
         if problem is not None:
             return problem
-    if op.null.fixed and len(rows) > 1:
-        for _ in range(COMBINATIONS):
-            flat = rng.standard_normal(len(rows)) @ rows
-            flat /= np.linalg.norm(flat)
-            moved = _change_along_line(op, unflatten(op.layout, flat), extremes, rounding)
-            if moved is not None:
-                return Reason("null_space_combination", **moved)
+    for _ in range(COMBINATIONS if op.null.fixed and len(rows) > 1 else 0):
+        flat = rng.standard_normal(len(rows)) @ rows
+        flat /= np.linalg.norm(flat)
+        moved = _change_along_line(op, unflatten(op.layout, flat), extremes, rounding)
+        if moved is not None:
+            return Reason("null_space_combination", **moved)
     return None
 
 
@@ -81,7 +74,7 @@ def _here(
     if not op.null.fixed and length > 0:
         # H G = −(∂G)ᵀ g along an orbit; the size of ∂G is measured along g.
         step = 1e-3 * parameter_scale(op) / length
-        there = add_scaled(cast(op.x, op.layout.work_dtypes), step, op.gradient_vector)
+        there = add_scaled(op.x_vector, step, op.gradient_vector)
         change = add_scaled(op.null.generator(index, there), -1.0, op.null.generator(index, op.x))
         bend = 4.0 * float(norm(change)) / step / max(float(norm(op.null.generator(index, op.x))), 1e-300)
     product = float(norm(op.multiply_whole(direction)))
@@ -94,11 +87,9 @@ def _along_flow(
     op: RestrictedHessian, index: int, rounding: Rounding, extremes: ExtremeEigenpairs
 ) -> Reason | None:
     """Follow the generator's flow by the classical Runge–Kutta method."""
-    x = cast(op.x, op.layout.work_dtypes)
-    length = FLOW * parameter_scale(op)
+    x, length = op.x_vector, FLOW * parameter_scale(op)
     step = length / FLOW_STEPS / max(float(norm(op.null.generator(index, op.x))), 1e-300)
-    error = FLOW_ERROR * length
-    steep = float(norm(op.gradient_vector))
+    error, steep = FLOW_ERROR * length, float(norm(op.gradient_vector))
     allowed = DRAWN_ROUNDINGS * rounding.value + error * steep + extremes.top * error**2
     for count in range(FLOW_STEPS):
         first = op.null.generator(index, x)
@@ -121,20 +112,17 @@ def _change_along_line(
     far = parameter_scale(op) * np.array(LINE_SHARES)
     steps = np.concatenate([far, -far])
     values, slopes = op.objective.line(op.x, direction, steps)
-    moved = np.abs(values - op.value)
-    noise = (
-        DRAWN_ROUNDINGS * (rounding.value + op.eps * abs(op.value)) + FLAT_BANDS * extremes.band * steps**2
-    )
-    slope_noise = DRAWN_ROUNDINGS * rounding.gradient + FLAT_BANDS * extremes.band * np.abs(steps)
+    moved, flat = np.abs(values - op.value), FLAT_BANDS * extremes.band
+    noise = DRAWN_ROUNDINGS * (rounding.value + op.eps * abs(op.value)) + flat * steps**2
+    slope_noise = DRAWN_ROUNDINGS * rounding.gradient + flat * np.abs(steps)
     if np.all(moved <= noise) and np.all(np.abs(slopes) <= slope_noise):
         return None
     found = {"moved": float(np.max(moved)), "distance": float(np.max(far))}
     if extremes.spectrum is None:
         return found
     steps = np.max(far) * np.arange(1, RELAXED + 1) / RELAXED
-    noise = noise[0] + FLAT_BANDS * extremes.band * steps**2
-    flat = all(_flat_relaxed(op, direction, extremes, sign * steps, noise) for sign in (1.0, -1.0))
-    return None if flat else found
+    noise, sides = noise[0] + flat * steps**2, (steps, -steps)
+    return None if all(_flat_relaxed(op, direction, extremes, side, noise) for side in sides) else found
 
 
 def _flat_relaxed(
@@ -149,9 +137,8 @@ def _flat_relaxed(
     values, vectors = extremes.spectrum
     inside = np.abs(values) > extremes.band
     values, across = values[inside], vectors[:, inside]
-    work, rest = op.layout.work_dtypes, np.zeros(len(values))
-    x = flatten(cast(op.x, work)).astype(np.float64)
-    line = flatten(direction).astype(np.float64)
+    rest = np.zeros(len(values))
+    x, line = (flatten(vector).astype(np.float64) for vector in (op.x_vector, direction))
 
     def there(y: np.ndarray, step: float) -> tuple[float, Vector]:
         moved = unflatten(op.layout, x + step * line + across @ y)

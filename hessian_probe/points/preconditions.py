@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from hessian_probe.arrays import cast, first_nonfinite, generator, norm
+from hessian_probe.arrays import first_nonfinite, generator, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
@@ -31,9 +31,6 @@ def nonfinite(op: HessianOperator) -> Reason | None:
 
 def derivative_fault(op: HessianOperator) -> Reason | None:
     """Say so if the gradient of a finite loss is not finite, or not that of the loss.
-
-    Args:
-        op: operator at the parameters.
 
     Returns:
         The reason, one of FAULTS, or None.
@@ -62,7 +59,7 @@ def no_product(extremes: ExtremeEigenpairs) -> Reason:
 
 def not_repeatable(op: HessianOperator, extremes: ExtremeEigenpairs, rounding: Rounding) -> Reason | None:
     """Name the likely cause where gradients or products cannot be repeated."""
-    moved = GRADIENT_JUMP * op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    moved = GRADIENT_JUMP * op.eps * float(norm(op.x_vector))
     expected = moved * (extremes.top + rounding.product)
     if rounding.gradient > UNREPEATABLE * float(norm(op.gradient_vector)) + expected:
         return Reason("gradient_not_repeatable", change=rounding.gradient)

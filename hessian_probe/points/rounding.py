@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Vector, accumulator, add_scaled, cast, dot, norm
+from hessian_probe.arrays import Vector, accumulator, add_scaled, dot, norm
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.thresholds import (
@@ -67,10 +67,6 @@ class Rounding:
     def measured(cls, op: HessianOperator, rng: np.random.Generator) -> Rounding:
         """Measure the error of loss and gradient at a point.
 
-        Args:
-            op: operator at the point.
-            rng: source of the signs of the moves.
-
         Returns:
             The errors; products are compared later, by `compare_product` and `compare_quotient`.
 
@@ -105,29 +101,16 @@ class Rounding:
         self.product = max(self.product, float(norm(add_scaled(other, -1.0, product))))
 
     def compare_quotient(self, v: Vector, value: float) -> float:
-        """Multiply a Ritz vector by the perturbed operator; the change of its Rayleigh quotient is an error.
-
-        Returns:
-            The residual ‖H'v − λv‖.
-        """
+        """Residual ‖H'v − λv‖ of a Ritz vector, H' perturbed; the change of its quotient is an error."""
         product = self.perturbed.apply(v)
         self.product = max(self.product, abs(float(dot(v, product)) - value))
         return float(norm(add_scaled(product, -value, v)))
 
     def band(self, top: float, asymmetry: float = 0.0) -> float:
-        """Half-width of the zero band: curvature below it cannot be told from zero.
-
-        Args:
-            top: ‖H‖.
-            asymmetry: largest |⟨u,Hv⟩ − ⟨v,Hu⟩| seen.
-
-        Returns:
-            The half-width, in loss / params².
-        """
+        """Half-width of the zero band, in loss / params², from ‖H‖ and the largest |⟨u,Hv⟩ − ⟨v,Hu⟩|."""
         eps = self.op.eps
         roundings = BAND_ROUNDING * math.sqrt(min(self.op.size, 100)) if eps <= SINGLE else BAND_REDUCED
-        rounding = roundings * eps * top
-        rounding += self.op.objective.route.error(eps) * top
+        rounding = roundings * eps * top + self.op.objective.route.error(eps) * top
         return rounding + BAND_NOISE * max(self.product, asymmetry)
 
     def margin(self, top: float, asymmetry: float = 0.0) -> float:
@@ -136,7 +119,7 @@ class Rounding:
 
     def gradient_tolerance(self, top: float) -> float:
         """Gradient norm below which the gradient is zero to rounding, for an operator of norm `top`."""
-        length = float(norm(cast(self.op.x, self.op.layout.work_dtypes)))
+        length = float(norm(self.op.x_vector))
         return GRADIENT_ROUNDING * self.op.eps * top * length + GRADIENT_NOISE * self.gradient
 
     def slope(self, direction: Vector) -> float:
@@ -157,7 +140,7 @@ class Rounding:
 def perturbed_operator(op: HessianOperator, rng: np.random.Generator) -> HessianOperator:
     """Move every variable by eps times the larger of its own size and its leaf's root mean square."""
     signs = tuple(rng.integers(0, 2, leaf.shape, np.int8) * np.int8(2) - np.int8(1) for leaf in op.x)
-    return op.at(_moved(cast(op.x, op.layout.work_dtypes), signs, op.eps))
+    return op.at(_moved(op.x_vector, signs, op.eps))
 
 
 def decrease_margin(objective: Objective, value: float) -> float:

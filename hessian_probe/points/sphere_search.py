@@ -138,7 +138,7 @@ def advance(
     drawn = start | (checking & ~good) | (last & ~found)
     sphere = select(start, 0, state.sphere + drawn.astype(jnp.int32))
     share = FIRST_STEP * (1 - (1 - LAST_STEP) / SPHERE_STEPS * state.turn.astype(gain.dtype))
-    number, lengths = number * len(SPHERE_RADII) + sphere, _lengths(x, _radius(sphere, gain.dtype))
+    number, lengths = number * len(SPHERE_RADII) + sphere, _lengths(x, sphere, gain.dtype)
     drawing = partial(_draw, words, number, deviations(x))
     # A gradient that is not finite spoils a sphere at worst, not a step that is being checked.
     moved = select(checking, state.step, _downhill(state.step, gradient, lengths, share))
@@ -171,9 +171,6 @@ def deviations(x: Vector) -> tuple[float, ...]:
     differ in their order: of a kernel's axes these are the first two or the last two, whichever are longer.
     Vectors are not drawn.  Where no leaf has two axes every leaf is drawn, with 1.
 
-    Args:
-        x: variables.
-
     Returns:
         Standard deviations of the entries of each leaf; 0 for none.
     """
@@ -183,15 +180,10 @@ def deviations(x: Vector) -> tuple[float, ...]:
     return tuple(math.sqrt(math.sqrt(ends) / max(leaf.size, 1)) for leaf, ends in zip(x, both, strict=True))
 
 
-def _radius(sphere: jax.Array, dtype: Any) -> jax.Array:
-    """Radius of a sphere, in units of an initialiser's draw."""
-    radii = np.asarray((*SPHERE_RADII, 0.0), dtype)
-    return jax.lax.dynamic_slice(radii, (sphere.astype(np.uint32),), (1,))[0]
-
-
-def _lengths(x: Vector, radius: jax.Array) -> list[jax.Array]:
+def _lengths(x: Vector, sphere: jax.Array, dtype: Any) -> list[jax.Array]:
     """Length of each leaf's displacement; of vectors the greatest."""
-    found = []
+    radii = np.asarray((*SPHERE_RADII, 0.0), dtype)
+    found, radius = [], jax.lax.dynamic_slice(radii, (sphere.astype(np.uint32),), (1,))[0]
     for leaf, deviation in zip(x, deviations(x), strict=True):
         length = radius.astype(leaf.dtype) * (deviation * math.sqrt(leaf.size) or VECTOR_RADIUS)
         if deviation and leaf.ndim < 2:  # as long as the leaf where that is longer
@@ -205,26 +197,20 @@ def _draw(words: Any, number: jax.Array, drawn: tuple[float, ...], step: Vector)
     # One call draws for all leaves: each further one takes as long to compile.
     leaves = [leaf for leaf, deviation in zip(step, drawn, strict=True) if deviation]
     seed = jnp.stack([words[0], words[1], np.uint32(0), number.astype(np.uint32)])
-    numbers = _random(seed, sum(leaf.size for leaf in leaves))
     ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def draw(seed: jax.Array) -> jax.Array:
+        bits = jax.lax.rng_bit_generator(seed, (int(ends[-1]),), np.uint32, algorithm=PHILOX)[1]
+        return jax.lax.bitcast_convert_type(bits, np.int32)
+
+    # By itself `vmap` draws all lanes with the first one's seed.
+    numbers = jax.custom_batching.sequential_vmap(draw)(seed)
     found = (
         numbers[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
         for leaf, end in zip(leaves, ends, strict=True)
     )
     pairs = zip(step, drawn, strict=True)
     return tuple(next(found) if deviation else jnp.zeros_like(leaf) for leaf, deviation in pairs)
-
-
-def _random(seed: jax.Array, count: int) -> jax.Array:
-    """Whole numbers, uniform in int32."""
-
-    def draw(seed: jax.Array) -> jax.Array:
-        bits = jax.lax.rng_bit_generator(seed, (count,), np.uint32, algorithm=PHILOX)[1]
-        return jax.lax.bitcast_convert_type(bits, np.int32)
-
-    # By itself `vmap` draws all lanes with the first one's seed.
-    drawn: jax.Array = jax.custom_batching.sequential_vmap(draw)(seed)
-    return drawn
 
 
 def _downhill(step: Vector, gradient: Vector, lengths: list[jax.Array], share: jax.Array) -> Vector:
@@ -300,14 +286,8 @@ def search_on_spheres(
     With at least FEWEST_HELD_OUT batches, every other one fits the step and the others check it.  Spheres are
     as large as they are around the objective's own variables.
 
-    Args:
-        objective: the loss.
-        x: variables where the search starts.
-        key: random key.
-        enough: mean decrease that is required, in loss units.
-
     Returns:
-        What was found.
+        As from `search`.
     """
     layout, data = objective.layout, objective.data
     count = 2 if data.count >= FEWEST_HELD_OUT else 1

@@ -50,10 +50,6 @@ def flat_families(op: HessianOperator, rounding: Rounding) -> tuple[FlatFamily, 
     at once, amounts added to several leaves, leaves more than NEIGHBOURS apart, leaves that the program
     ignores.  A regulariser or a constant in a normalisation ends a symmetry once it exceeds rounding.
 
-    Args:
-        op: operator at the parameters.
-        rounding: rounding error there.
-
     Returns:
         The families.  They can overlap: dimensions do not add up.
 
@@ -62,7 +58,7 @@ def flat_families(op: HessianOperator, rounding: Rounding) -> tuple[FlatFamily, 
     """
     if not (math.isfinite(op.value) and math.isfinite(rounding.value)):
         return ()
-    search = _Search(op, rounding)
+    search = _Candidates(op, rounding)
     for leaf in tuple(search.leaves):
         search.add(leaf)
     for members in search.units():
@@ -70,7 +66,7 @@ def flat_families(op: HessianOperator, rounding: Rounding) -> tuple[FlatFamily, 
     return tuple(search.found)
 
 
-class _Search:
+class _Candidates:
     """Candidates at a point, and what was found."""
 
     def __init__(self, op: HessianOperator, rounding: Rounding) -> None:
@@ -86,7 +82,8 @@ class _Search:
         terms = {i: near[i] * self.g[i] for i in near}
         self.lengths = {i: float(np.linalg.norm(terms[i])) for i in near}
         axes = [(i, axis) for i in near for axis in (*range(near[i].ndim), None)]
-        self.sums = {(i, axis): _sums(_last(terms[i], axis)) for i, axis in axes}
+        lasts = {(i, axis): _last(terms[i], axis) for i, axis in axes}
+        self.sums = {key: last.sum(axis=tuple(range(last.ndim - 1))) for key, last in lasts.items()}
         self.named: set[tuple[int, int | None]] = set()
         self.found: list[FlatFamily] = []
 
@@ -195,10 +192,6 @@ def _slices(ndim: int, axis: int | None) -> str:
 
 def _last(leaf: Entries, axis: int | None) -> Entries:
     return leaf.reshape(-1, 1) if axis is None else np.moveaxis(leaf, axis, -1)
-
-
-def _sums(last: Entries) -> Float[np.ndarray, " h"]:
-    return last.sum(axis=tuple(range(last.ndim - 1)))
 
 
 def _rms(leaf: Entries) -> float:

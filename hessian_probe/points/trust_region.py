@@ -62,9 +62,9 @@ class TrustRegion:
 
     def bound(self, radius: float, band: float) -> float:
         """Return the least bound (1); curvature above −`band` is taken as zero."""
-        if not np.any(self.parts):
-            return 0.5 * max(0.0, -float(np.min(self.values)) - band) * radius**2
         floor = max(0.0, -float(np.min(self.values)) - band)
+        if not np.any(self.parts):
+            return 0.5 * floor * radius**2
         widest = self.top + host_norm(self.parts) / radius
         extra = np.concatenate([[0.0], widest * np.logspace(-16, 0, 65)])
         shifted = np.maximum(self.values, -floor) + (floor + extra)[:, None]

@@ -27,12 +27,7 @@ from hessian_probe.points.rounding import Rounding
 
 
 class Descent(NamedTuple):
-    """A move to a lower loss, found where second order shows none.
-
-    Attributes:
-        move: displacement from the point.
-        straight: whether the loss falls along it from the start.
-    """
+    """A displacement to a lower loss; whether that falls from the start, where second order shows none."""
 
     move: Vector
     straight: bool
@@ -90,13 +85,9 @@ class Verdict(NamedTuple):
         """Add further evidence."""
         return self._replace(evidence=(*self.evidence, *reasons))
 
-    def relabelled(
-        self, label: str, *evidence: Reason, strict: bool = False, certified: bool = False
-    ) -> Verdict:
-        """Give another label, without a probability."""
-        return self._replace(
-            label=label, strict=strict, certified=certified, confidence=None, evidence=evidence
-        )
+    def relabelled(self, label: str, *evidence: Reason, strict: bool = False) -> Verdict:
+        """Give another label, not certified and without a probability."""
+        return self._replace(label=label, strict=strict, certified=False, confidence=None, evidence=evidence)
 
     def withdrawn(self, *reasons: Reason) -> Verdict:
         """Make no claim, for further reasons, which come first."""
@@ -122,17 +113,14 @@ def was_interrupted(point: CriticalPoint) -> bool:
 
 def is_saddle(extremes: ExtremeEigenpairs) -> bool:
     """Whether curvature of both signs lies beyond the zero band."""
-    assert extremes.low is not None
-    assert extremes.high is not None
-    return extremes.low.value < -extremes.band and extremes.high.value > extremes.band
+    low, high = extremes.ends
+    return low.value < -extremes.band and high.value > extremes.band
 
 
 def curvature_found(extremes: ExtremeEigenpairs) -> Reason:
     """State both extreme eigenvalues and the zero band."""
-    assert extremes.low is not None
-    assert extremes.high is not None
-    low, high = extremes.low.value, extremes.high.value
-    return Reason("curvature", low=low, high=high, band=extremes.band)
+    low, high = extremes.ends
+    return Reason("curvature", low=low.value, high=high.value, band=extremes.band)
 
 
 def judge(m: Measurements) -> Verdict:
@@ -175,9 +163,7 @@ def _judge_there(m: Measurements, extremes: ExtremeEigenpairs, there: HessianOpe
 
 
 def _saddle_there(m: Measurements, extremes: ExtremeEigenpairs, there: HessianOperator) -> Verdict:
-    assert extremes.low is not None
-    assert extremes.high is not None
-    low, high = (float(dot(e.vector, there.apply(e.vector))) for e in (extremes.low, extremes.high))
+    low, high = (float(dot(end.vector, there.apply(end.vector))) for end in extremes.ends)
     if not (low < -extremes.margin and high > extremes.margin):
         return undetermined(Reason("signs_differ_there", low=low, high=high), *m.located.evidence)
     found = Reason("curvature_there", low=low, high=high)
@@ -206,18 +192,20 @@ def _spot_checked(m: Measurements, verdict: Verdict, op: HessianOperator) -> Ver
 
 def _by_signs(m: Measurements, extremes: ExtremeEigenpairs, evidence: tuple[Reason, ...]) -> Verdict:
     """Label by the signs of the extreme eigenvalues at a critical point."""
-    assert extremes.low is not None
-    assert extremes.high is not None
-    evidence = (*evidence, *_curvature(m, extremes))
-    low, high, band = extremes.low.value, extremes.high.value, extremes.band
+    evidence, band = (*evidence, *_curvature(m, extremes)), extremes.band
+    low, high = (end.value for end in extremes.ends)
     if is_saddle(extremes):
         return Verdict("saddle", True, True, None, evidence)
     if not extremes.settled:
         need = _steps_needed(extremes)
         return undetermined(Reason("not_settled", budget=m.settings.budget, need=need), *evidence)
-    if (low < -band and high < -band) or (low > band and high > band):
+    if high < -band or low > band:
         return _extremum(m, "minimum" if low > band else "maximum", extremes, evidence)
-    return Verdict("degenerate", False, False, None, (*evidence, _silent(extremes)))
+    silent = Reason("silent_somewhere")
+    if extremes.spectrum is not None:
+        values = extremes.spectrum[0]
+        silent = Reason("silent", flat=int(np.sum(np.abs(values) <= band)), size=len(values))
+    return Verdict("degenerate", False, False, None, (*evidence, silent))
 
 
 def _extremum(
@@ -225,8 +213,7 @@ def _extremum(
 ) -> Verdict:
     strict, settings = not m.op.objective.ignored, m.settings
     if extremes.complete:
-        sign = 1 if label == "minimum" else -1
-        signs = Reason("all_one_sign", count=extremes.steps, sign=sign)
+        signs = Reason("all_one_sign", count=extremes.steps, sign=1 if label == "minimum" else -1)
         # That a null space given by the caller is flat was sampled.
         proved = not isinstance(m.op, RestrictedHessian)
         return Verdict(label, strict, proved, None, (*evidence, signs))
@@ -258,13 +245,6 @@ def none_beyond(
     )
 
 
-def _silent(extremes: ExtremeEigenpairs) -> Reason:
-    if extremes.spectrum is None:
-        return Reason("silent_somewhere")
-    values = extremes.spectrum[0]
-    return Reason("silent", flat=int(np.sum(np.abs(values) <= extremes.band)), size=len(values))
-
-
 def _steps_needed(extremes: ExtremeEigenpairs) -> str:
     """Say how many products the probability statement needs, where that is known and not reached."""
     if extremes.needed is None or extremes.needed <= extremes.steps:
@@ -275,21 +255,18 @@ def _steps_needed(extremes: ExtremeEigenpairs) -> str:
 def _curvature(m: Measurements, extremes: ExtremeEigenpairs) -> tuple[Reason, ...]:
     """State the curvature with how it was confirmed."""
     reasons = [curvature_found(extremes)]
-    for name, side in (("low", "lowest"), ("high", "highest")):
-        check = m.line_checks.get(name)
-        if check is not None and check.confirmed_by:
-            of, shown = check.confirmed_by, check.measured
-            reasons.append(
-                Reason("curvature_confirmed", of=of, radius=check.radius, side=side, measured=shown)
-            )
+    for name, check in m.line_checks.items():
+        if check.confirmed_by:
+            numbers = {"of": check.confirmed_by, "radius": check.radius, "measured": check.measured}
+            reasons.append(Reason("curvature_confirmed", **numbers, side=f"{name}est"))
     return tuple(reasons)
 
 
 def _unconfirmed(m: Measurements, extremes: ExtremeEigenpairs) -> Reason | None:
     """Say which claimed curvature the loss itself does not show."""
-    for name, end in (("low", extremes.low), ("high", extremes.high)):
+    for name, end in zip(("low", "high"), extremes.ends, strict=True):
         check = m.line_checks.get(name)
-        if check is None or check.confirmed_by or end is None:
+        if check is None or check.confirmed_by:
             continue
         if math.isnan(check.measured):
             return Reason("curvature_unconfirmed", claimed=end.value)

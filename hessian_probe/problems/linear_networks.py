@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 from hessian_probe.problems.known_point import KnownPoint, random_rotation
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
+Carried = Mapping[int, frozenset[int]]
 
 
 def deep_linear_loss(weights: Sequence[jax.Array], batch: tuple[Any, Any]) -> jax.Array:
@@ -78,11 +80,7 @@ def _directions(widths: Sequence[int], s: Matrix, seed: int) -> _Directions:
 
 
 def _weights(
-    widths: Sequence[int],
-    subset: Sequence[int],
-    s: Matrix,
-    parts: _Directions,
-    carried: Mapping[int, frozenset[int]],
+    widths: Sequence[int], subset: Sequence[int], s: Matrix, parts: _Directions, carried: Carried
 ) -> list[Matrix]:
     """Lay out W₁ … W_H: fitted directions (from 0) first, then what other hidden coordinates carry."""
     depth, r = len(widths) - 1, len(subset)
@@ -95,23 +93,16 @@ def _weights(
     unused = [i for i in range(s.size) if i not in subset]
     for coordinate, layers in carried.items():
         for layer in layers:
-            if layer in (1, depth):
-                direction = unused[coordinate - r]
-                if layer == 1:
-                    weights[0][coordinate] = parts.right[direction]
-                else:
-                    weights[-1][:, coordinate] = parts.left[:, direction]
+            if layer == 1:
+                weights[0][coordinate] = parts.right[unused[coordinate - r]]
+            elif layer == depth:
+                weights[-1][:, coordinate] = parts.left[:, unused[coordinate - r]]
             else:
                 weights[layer - 1][coordinate, coordinate] = 1.0
     return weights
 
 
-def _fault(
-    widths: Sequence[int],
-    subset: Sequence[int],
-    s: Matrix,
-    carried: Mapping[int, frozenset[int]],
-) -> str | None:
+def _fault(widths: Sequence[int], subset: Sequence[int], s: Matrix, carried: Carried) -> str | None:
     """Say what is wrong with the arguments of ``deep_linear_point``; None where nothing is."""
     r, depth = len(subset), len(widths) - 1
     most = min(widths[0], widths[-1])
@@ -138,25 +129,16 @@ def _fault(
     return None
 
 
-def _product(weights: Iterable[Matrix], size: int) -> Matrix:
-    product = np.eye(size)
-    for weight in weights:
-        product = weight @ product
-    return product
-
-
 def _is_tightened(weights: Sequence[Matrix], r: int) -> bool:
     """Whether a critical point of rank r has the pairs of layers that ``deep_linear_point`` speaks of."""
-    depth = len(weights)
-    for j, i in combinations(range(depth), 2):
-        blocks = (
-            _product(weights[i + 1 :], weights[i].shape[0]),
-            _product(weights[j + 1 : i], weights[j].shape[0]),
-            _product(weights[:j], weights[0].shape[1]),
-        )
-        if all(np.linalg.matrix_rank(block) != r for block in blocks):
-            return False
-    return True
+    sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+
+    def rank(first: int, end: int) -> int:
+        start = np.eye(sizes[first])
+        return int(np.linalg.matrix_rank(reduce(lambda x, weight: weight @ x, weights[first:end], start)))
+
+    pairs = combinations(range(len(weights)), 2)
+    return all(r in (rank(i + 1, len(weights)), rank(j + 1, i), rank(0, j)) for j, i in pairs)
 
 
 def _index_of_two_layers(widths: Sequence[int], subset: Sequence[int], s: Matrix) -> tuple[int, int]:
@@ -251,14 +233,11 @@ def deep_linear_point(
     is_minimum = fits_top and r in (min(widths), s.size)
     non_strict = fits_top and not is_minimum and _is_tightened(weights, r)
     descent = _descent(weights, chosen, s, parts) if non_strict else None
-    index: int | None = None
-    num_zero: int | None = None
+    index, num_zero = (0 if is_minimum or non_strict else None), None
     if depth == 2:
         index, num_zero = _index_of_two_layers(widths, chosen, s)
     elif r == 0 and not any(layers.values()):
         index, num_zero = 0, sum(w.size for w in weights)
-    elif is_minimum or non_strict:
-        index = 0
     if rotate_hidden:
         rng = np.random.default_rng([seed, *widths, len(chosen)])
         turns = [np.eye(widths[0]), *(random_rotation(w, rng) for w in widths[1:-1]), np.eye(widths[-1])]

@@ -16,7 +16,6 @@ from hessian_probe.problems.known_point import KnownPoint
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Layers = tuple[Mapping[str, Any], ...]
 
-
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "gelu": jax.nn.gelu,

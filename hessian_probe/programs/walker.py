@@ -181,35 +181,28 @@ def scan_parts(params: dict[str, Any]) -> tuple[int, int] | None:
         return None
 
 
-def inner_marks(equation: Any, label: str, jaxpr: Any, inputs: list[bool], outputs: list[bool]) -> list[bool]:
-    """Which inputs of a nested program are marked."""
+def input_parts(equation: Any, label: str, inputs: list[V]) -> tuple[list[V], list[V], list[V]] | None:
+    """Return the inputs of a branch or a loop's program: the same in all turns, carried, a row for each turn.
+
+    None where this JAX does not say, and for any other operation.
+    """
     name, params = equation.primitive.name, equation.params
-    if name == "cond":
-        marks = inputs[1:]
-    elif name == "scan" and (parts := scan_parts(params)) is not None:
+    if name == "scan" and (parts := scan_parts(params)) is not None:
         fixed, carried = parts
-        marks = [*inputs[:fixed], *_either(inputs[fixed:], outputs[:carried]), *inputs[fixed + carried :]]
-    elif name == "while" and "cond_nconsts" in params:
-        first, second = params["cond_nconsts"], params["body_nconsts"]
-        own = inputs[:first] if label == "cond_jaxpr" else inputs[first : first + second]
-        marks = [*own, *_either(inputs[first + second :], outputs)]
-    elif name in ("scan", "while"):  # of a JAX that names its parts otherwise: what is carried may depend
-        marks = [any(inputs)] * len(jaxpr.invars)
-    else:
-        marks = inputs
-    return marks if len(marks) == len(jaxpr.invars) else [any(inputs)] * len(jaxpr.invars)
-
-
-def unchanging(equation: Any, label: str, inputs: list[V]) -> list[V]:
-    """What is known of the first inputs of a nested program, those that are the same in all its turns."""
-    name, params = equation.primitive.name, equation.params
-    if name == "cond":
-        return inputs[1:]
+        return inputs[:fixed], inputs[fixed : fixed + carried], inputs[fixed + carried :]
     if name == "while" and "cond_nconsts" in params:
         first, second = params["cond_nconsts"], params["body_nconsts"]
-        return inputs[:first] if label == "cond_jaxpr" else inputs[first : first + second]
-    return inputs[: (scan_parts(params) or (0, 0))[0]] if name == "scan" else []
+        own = inputs[:first] if label == "cond_jaxpr" else inputs[first : first + second]
+        return own, inputs[first + second :], []
+    return (inputs[1:], [], []) if name == "cond" else None
 
 
-def _either(carried: list[bool], returned: list[bool]) -> list[bool]:
-    return [a or b for a, b in zip(carried, returned, strict=False)]
+def inner_marks(equation: Any, label: str, jaxpr: Any, inputs: list[bool], outputs: list[bool]) -> list[bool]:
+    """Which inputs of a nested program are marked."""
+    parts, marks = input_parts(equation, label, inputs), inputs
+    if parts is not None:
+        fixed, carried, rows = parts
+        marks = [*fixed, *(a or b for a, b in zip(carried, outputs, strict=False)), *rows]
+    elif equation.primitive.name in ("scan", "while"):  # what is carried may depend on any
+        marks = []
+    return marks if len(marks) == len(jaxpr.invars) else [any(inputs)] * len(jaxpr.invars)

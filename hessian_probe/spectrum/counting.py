@@ -32,7 +32,6 @@ from scipy.special import betainc
 from hessian_probe.arrays import Vector, norm, random_normal
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.spectrum.krylov import Krylov, Ritz
 from hessian_probe.spectrum.result import IndexEstimate, Multiplicity, multiplicities
 from hessian_probe.spectrum.thresholds import (
@@ -88,7 +87,7 @@ class IndexCounter:
         self.op, self.band, self.allowed = op, band, max(allowed, band)
         self.confidence, self.budget, self.rng = confidence, budget, rng
         self.before = op.objective.cost.num_hvps
-        self.dimension = search_dimension(op, op.active)
+        self.dimension = op.search_dimension(op.active)
         self.runs = self.num_ended = 0
         self.seen = np.zeros(0)  # eigenvalues of the projected matrix with most of them below −band
         self.multiplicities: tuple[Multiplicity, ...] = ()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessian_probe.arrays import Basis, tangent, unflatten_rows
+from hessian_probe.arrays import tangent, unflatten_rows
 from hessian_probe.operators import memory
 from hessian_probe.operators.dense import ENDS_INSTEAD
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import SymmetricOperator
 from hessian_probe.operators.thresholds import EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.spectrum.result import EigenResult
 
@@ -20,7 +19,7 @@ EMPTY = {
 }
 
 
-def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
+def dense_eigh(operator: HessianOperator) -> tuple[np.ndarray, np.ndarray]:
     """Return all eigenvalues (n,), ascending, and eigenvectors (n, n) by column, float64.
 
     Where a null space of k dimensions is excluded, these are the n − k pairs of its complement.
@@ -36,11 +35,8 @@ def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     if not np.all(np.isfinite(matrix)):
         raise FloatingPointError("a Hessian-vector product is not finite")
     complement = getattr(operator, "complement", None)
-    if complement is None:
-        values, vectors = np.linalg.eigh(matrix)
-        return values, vectors
-    values, vectors = np.linalg.eigh(complement.T @ matrix @ complement)
-    return values, complement @ vectors
+    values, vectors = np.linalg.eigh(matrix if complement is None else complement.T @ matrix @ complement)
+    return values, vectors if complement is None else complement @ vectors
 
 
 def ends(count: int, lowest: int, highest: int) -> np.ndarray:
@@ -48,17 +44,12 @@ def ends(count: int, lowest: int, highest: int) -> np.ndarray:
     return np.arange(count) if lowest + highest >= count else np.r_[0:lowest, count - highest : count]
 
 
-def columns_to_basis(operator: SymmetricOperator, columns: np.ndarray) -> Basis:
-    """Write columns (n, k) as a basis of k rows."""
-    return unflatten_rows(operator.layout, columns.T)
-
-
 def empty_result(
     op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
 ) -> EigenResult:
     """Return a result without any pair, with the reason in its evidence."""
     zero = np.zeros(0)
-    basis = columns_to_basis(op, np.zeros((op.size, 0)))
+    basis = unflatten_rows(op.layout, np.zeros((0, op.size)))
     return EigenResult(
         eigenvalues=zero,
         eigenvectors=tangent(op.layout, basis, op.objective.non_variables, 0),

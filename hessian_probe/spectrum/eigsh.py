@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, generator, tangent
+from hessian_probe.arrays import PyTree, Vector, add_scaled, from_tangent, generator, tangent, unflatten_rows
 from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import unit_roundoff
-from hessian_probe.spectrum.dense import columns_to_basis, dense_eigh, empty_result, ends
+from hessian_probe.spectrum.dense import dense_eigh, empty_result, ends
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
 from hessian_probe.spectrum.thick_restart import EigenOptions, EigenSearch
@@ -132,13 +132,11 @@ def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
     """Read a start: one vector, or the sum of several, each as long as the others."""
     if not isinstance(initial, EigenResult):
         return from_tangent(op.layout, initial, "initial")
-    total: Vector | None = None
-    for index in range(len(initial.eigenvalues)):
-        vector = from_tangent(op.layout, initial.vector(index), "initial")
-        total = vector if total is None else add_scaled(total, 1.0, vector)
-    if total is None:
+    count = len(initial.eigenvalues)
+    if not count:
         raise ValueError("initial is an EigenResult without any pair; leave it out")
-    return total
+    vectors = (from_tangent(op.layout, initial.vector(index), "initial") for index in range(count))
+    return reduce(lambda total, vector: add_scaled(total, 1.0, vector), vectors)
 
 
 def takes_dense(size: int, wanted: int) -> bool:
@@ -192,14 +190,12 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
     except FloatingPointError:
         return empty_result(op, op.num_hvps - before, "dense", rtol, "nonfinite", lowest + highest)
     chosen, overlap = ends(n, lowest, highest), lowest + highest > n
-    top = float(np.max(np.abs(values)))
-    rounding = unit_roundoff(op) * np.sqrt(n) * top
+    basis, top = unflatten_rows(op.layout, vectors[:, chosen].T), float(np.max(np.abs(values)))
+    rounding = op.eps * np.sqrt(n) * top
     good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],
-        eigenvectors=tangent(
-            op.layout, columns_to_basis(op, vectors[:, chosen]), op.objective.non_variables, len(chosen)
-        ),
+        eigenvectors=tangent(op.layout, basis, op.objective.non_variables, len(chosen)),
         residual_norms=np.full(len(chosen), rounding),
         converged=np.full(len(chosen), good),
         num_lowest=lowest,

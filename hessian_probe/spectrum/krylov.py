@@ -21,11 +21,7 @@ from scipy.linalg import eigh_tridiagonal
 from hessian_probe.arrays import Basis, Vector, accumulator, combine, host_norm, norm, random_normal, scale
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State
-from hessian_probe.operators.symmetric_operator import (
-    SymmetricOperator,
-    project_out_null_space,
-    search_dimension,
-)
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
 from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH, LOOKED_AT_EACH, LOOKED_AT_EVERY
@@ -81,7 +77,7 @@ class Krylov:
 
     def __init__(
         self,
-        operator: SymmetricOperator,
+        operator: HessianOperator,
         start: Vector | None,
         rng: np.random.Generator,
         max_basis: int,
@@ -90,7 +86,7 @@ class Krylov:
         self.operator = operator
         self._rng = rng
         self._active = active or (True,) * len(operator.layout.shapes)
-        self.dimension = search_dimension(operator, self._active)
+        self.dimension = operator.search_dimension(self._active)
         self.max_basis = max(1, min(max_basis, self.dimension))
         self.eps = float(jnp.finfo(operator.dtype).eps)
         self.size = self.steps = 0
@@ -103,10 +99,18 @@ class Krylov:
         self.ended_runs: tuple[Certificate, ...] = ()
         self._run = KrylovRun(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
-            start = project_out_null_space(operator, random_normal(rng, operator.layout, self._active))
-        rows = segment(2)
-        basis = tuple(jnp.zeros((rows, *v.shape), v.dtype) for v in start)
-        self.basis, self._next, _, _ = extend(basis, start, zeros(start), np.int32(0))
+            start = self._draw()
+        self.basis = tuple(jnp.zeros((segment(2), *v.shape), v.dtype) for v in start)
+        self._continue_from(start)
+
+    def _draw(self) -> Vector:
+        """Draw a random vector of the searched space."""
+        return self.operator.project(random_normal(self._rng, self.operator.layout, self._active))
+
+    def _continue_from(self, vector: Vector) -> float:
+        """Make a vector orthogonal to the basis and its next one; return the length that was left."""
+        self.basis, self._next, _, length = extend(self.basis, vector, zeros(vector), np.int32(self.size))
+        return float(length)
 
     @property
     def settled(self) -> np.ndarray:
@@ -134,11 +138,7 @@ class Krylov:
         return self.full or self.size <= LOOKED_AT_EACH or self.size % LOOKED_AT_EVERY == 0
 
     def step(self) -> bool:
-        """Multiply the newest vector and add its product to the basis.
-
-        Returns:
-            False if nothing could be added: full, exhausted or not finite.
-        """
+        """Multiply the newest vector; False if nothing could be added: full, exhausted or not finite."""
         if self.full:
             return False
         w = self.operator.apply(self._next)
@@ -160,26 +160,16 @@ class Krylov:
             self.basis = cleared(self.basis, np.int32(index))
             return False
         self._grow(coefficient)
-        self._settle(beta * self._reprojected(index))
+        projected = self.operator.project(self._next)
+        if projected is not self._next:  # rounding leaks into an excluded null space
+            self.basis = cleared(self.basis, np.int32(index))
+            beta *= self._continue_from(projected)
+        self._settle(beta)
         return True
-
-    def _reprojected(self, index: int) -> float:
-        """Re-project the new vector off an excluded null space (rounding leaks into it).
-
-        Returns:
-            The norm that remains.
-        """
-        projected = project_out_null_space(self.operator, self._next)
-        if projected is self._next:
-            return 1.0
-        emptied = cleared(self.basis, np.int32(index))
-        self.basis, self._next, _, length = extend(emptied, projected, zeros(projected), np.int32(index))
-        return float(length)
 
     def _grow(self, column: np.ndarray) -> None:
         size = len(column)
-        matrix = np.zeros((size, size))
-        matrix[:-1, :-1] = self._matrix
+        matrix = np.pad(self._matrix, (0, 1))
         matrix[:, -1] = matrix[-1, :] = column
         if size > 1:
             self.asymmetry = max(self.asymmetry, float(np.max(np.abs(column[:-1] - self._tail))))
@@ -210,14 +200,10 @@ class Krylov:
         self._kept = np.hypot(self._kept, np.abs(self._tail))
         self._tail = np.zeros(self.size)
         for _ in range(FRESH_DRAWS):  # one is enough unless the remaining space is tiny
-            draw = project_out_null_space(
-                self.operator, random_normal(self._rng, self.operator.layout, self._active)
-            )
-            draw = scale(1 / norm(draw), draw)
-            index = np.int32(self.size)
-            emptied = cleared(self.basis, index)
-            self.basis, self._next, _, length = extend(emptied, draw, zeros(draw), index)
-            if float(length) > FRESH_LENGTH * self.eps * np.sqrt(self.dimension):
+            draw = self._draw()
+            self.basis = cleared(self.basis, np.int32(self.size))
+            length = self._continue_from(scale(1 / norm(draw), draw))
+            if length > FRESH_LENGTH * self.eps * np.sqrt(self.dimension):
                 return
         self.exhausted = True
 
@@ -238,20 +224,15 @@ class Krylov:
 
     def vectors(self, weights: np.ndarray) -> Basis:
         """Combinations of the basis vectors: `weights` of shape (size, k) gives a basis of k rows."""
-        rows = self.basis[0].shape[0]
-        padded = np.zeros((rows, weights.shape[1]))
-        padded[: self.size] = weights
-        dtype = accumulator(self.basis)
-        return combine(self.basis, jnp.asarray(padded).astype(dtype))
+        padded = np.pad(weights, [(0, self.basis[0].shape[0] - self.size), (0, 0)])
+        return combine(self.basis, jnp.asarray(padded).astype(accumulator(self.basis)))
 
     @uninterrupted()
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:
-        """Thick restart: keep the chosen Ritz vectors, continue from the remainder or a fresh vector.
+        """Thick restart: keep the Ritz pairs of these indices, ascending, and continue from the remainder.
 
-        Args:
-            chosen: indices of the Ritz pairs to keep, ascending.
-            fresh: continue from a random vector instead of the remainder, to find copies of repeated
-                eigenvalues, which one Krylov space cannot show.
+        A `fresh` one continues from a random vector, to find copies of repeated eigenvalues, which one Krylov
+        space cannot show.
         """
         ritz = self.ritz()
         weights = ritz.weights[:, chosen]
@@ -265,9 +246,7 @@ class Krylov:
         if fresh or not np.any(self._tail):
             self._refresh()
         else:
-            self.basis, self._next, _, _ = extend(
-                self.basis, remainder, zeros(remainder), np.int32(self.size)
-            )
+            self._continue_from(remainder)
 
     def state(self) -> State:
         """Return everything from which the run can be continued to the same answer, bit for bit."""

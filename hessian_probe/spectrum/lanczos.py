@@ -22,7 +22,7 @@ from hessian_probe.spectrum.thresholds import BREAKDOWN, SEGMENTS, SHRINKAGE
 def orthogonalise(
     basis: Basis, vector: Vector, newest: Vector, index: jax.Array | int
 ) -> tuple[Vector, jax.Array, jax.Array]:
-    """Make a vector orthogonal to the basis, and of unit length.
+    """Make a vector orthogonal to the basis, and of unit length, by two or three passes.
 
     First the component along the newest basis vector is removed, the largest in a Lanczos step, then the
     components along all of them; where that leaves less than SHRINKAGE of the vector, once more.
@@ -36,9 +36,6 @@ def orthogonalise(
     Returns:
         The unit vector (zero where nothing is left), the components removed, shape (rows,), and the length
         of what was left.
-
-    Cost:
-        Two or three passes over the basis.
     """
     alpha = dot(newest, vector)
     vector = _minus(vector, scale(alpha, newest))
@@ -68,25 +65,15 @@ def breakdown_length(eps: float, norm_estimate: Any) -> Any:
     return BREAKDOWN * eps * norm_estimate
 
 
-def write(basis: Basis, index: jax.Array | int, vector: Vector) -> Basis:
-    """Replace one row."""
-    return tuple(
-        jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0)
-        for b, v in zip(basis, vector, strict=True)
-    )
-
-
 @partial(jax.jit, donate_argnums=0)
 def extend(
     basis: Basis, vector: Vector, newest: Vector, index: jax.Array
 ) -> tuple[Basis, Vector, jax.Array, jax.Array]:
-    """Orthogonalise a vector and write it as row `index`: `orthogonalise`, then `write`.
-
-    Returns:
-        The basis, the new row, the components removed, and the length before normalisation.
-    """
+    """Write a vector as row `index`; returns the basis, and what `orthogonalise` does."""
     unit, total, length = orthogonalise(basis, vector, newest, index)
-    return write(basis, index, unit), unit, total, length
+    rows = zip(basis, unit, strict=True)
+    written = tuple(jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, 0) for b, v in rows)
+    return written, unit, total, length
 
 
 def _minus(a: Vector, b: Vector) -> Vector:

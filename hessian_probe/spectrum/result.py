@@ -162,10 +162,8 @@ class EigenResult:
         """
         values = np.asarray(self.eigenvalues)
         known = np.full(len(values), self.method == "dense")
-        if len(values) < self.size and len(values):
-            edges = [self.num_lowest - 1] if self.num_lowest else []
-            edges += [self.num_lowest] if self.num_lowest < len(values) else []
-            known[edges] = False
+        if len(values) < self.size:
+            known[max(self.num_lowest - 1, 0) : self.num_lowest + 1] = False
         return multiplicities(values, np.asarray(self.residual_norms), known)
 
     def vector(self, index: int) -> Any:

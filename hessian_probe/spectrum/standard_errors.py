@@ -34,10 +34,6 @@ class Estimate(NamedTuple):
         """Whether the mean has this sign, beyond a band, with the probability `level` (one-sided)."""
         return sign * self.value - band > quantile(level, self.freedom) * self.error
 
-    def within(self, level: float) -> float:
-        """Half-width of the two-sided interval of probability `level`."""
-        return quantile(0.5 + 0.5 * level, self.freedom) * self.error
-
 
 def quantile(level: float, freedom: float) -> float:
     """Quantile of Student's t; infinite without a degree of freedom."""

@@ -19,7 +19,6 @@ from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import unit_roundoff
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result, ends
 from hessian_probe.spectrum.krylov import Krylov, Ritz
@@ -41,16 +40,7 @@ from hessian_probe.spectrum.thresholds import (
 
 
 class EigenOptions(NamedTuple):
-    """What a search is asked for.
-
-    Attributes:
-        lowest: pairs wanted at the lower end.
-        highest: pairs wanted at the upper end.
-        rtol: tolerance of a residual, relative to ‖H‖.
-        max_hvps: products allowed; None means `default_budget`.
-        max_basis: basis vectors held at most; None means `default_basis`.
-        progress: called with a line of text at every look at the pairs.
-    """
+    """What a search is asked for: arguments of `eigsh`."""
 
     lowest: int
     highest: int
@@ -80,15 +70,13 @@ class EigenSearch:
     ) -> None:
         self.op, self.rng, self.job = op, rng, job
         self.lowest, self.highest, self.rtol = options.lowest, options.highest, options.rtol
-        self.wanted, self.progress = options.wanted, options.progress
-        self.aim = AIM
+        self.wanted, self.progress, self.aim = options.wanted, options.progress, AIM
         self.budget = default_budget(self.wanted) if options.max_hvps is None else options.max_hvps
         self.finishing = 0  # products for true residuals before the search was continued
         self.judged = 0  # steps at the last look at the pairs
         self.checked: np.ndarray | None = None  # wanted values before the last fresh start
         self.fresh_at = 0  # steps before it
-        default = default_basis(op.layout, self.wanted)
-        self.max_basis = default if options.max_basis is None else options.max_basis
+        self.max_basis = options.max_basis or default_basis(op.layout, self.wanted)
 
     @property
     def spent(self) -> int:
@@ -149,11 +137,7 @@ class EigenSearch:
             krylov.step()
 
     def _judge(self) -> bool:
-        """Look at the pairs after a step; restart where it is time.
-
-        Returns:
-            Whether all wanted pairs have converged, with their copies.
-        """
+        """Whether all wanted pairs have converged, with their copies, after a step; else it may restart."""
         krylov = self.krylov
         if krylov.nonfinite or krylov.size <= self.wanted or not krylov.due:
             self.judged = krylov.steps
@@ -187,14 +171,13 @@ class EigenSearch:
 
     def _floor(self, top: float) -> float:
         """Residual that cannot be told from rounding, for a norm of `top`."""
-        return RESIDUAL_ROUNDINGS * unit_roundoff(self.op) * top
+        return RESIDUAL_ROUNDINGS * self.op.eps * top
 
     def _copies_would_show(self, ritz: Ritz, goal: float) -> bool:
-        """Whether the run from the last fresh vector has been long enough to show a further copy.
+        """Return whether the run from the last fresh vector has been long enough to show a further copy.
 
-        Returns:
-            True once no copy can hide in the pairs next to the wanted ones, and either the run's certificate
-            excludes a copy or FRESH_STEPS products have been spent.
+        It has once no copy can hide in the pairs next to the wanted ones, and either the run's certificate
+        excludes a copy or FRESH_STEPS products have been spent.
         """
         if not self.krylov.restarted:
             return True
@@ -230,12 +213,9 @@ class EigenSearch:
         share = extra // 2 if self.lowest and self.highest else extra
         low = self.lowest + share if self.lowest else 0
         high = self.highest + (extra - share) if self.highest else 0
-        room = self.krylov.max_basis - 2
+        room, count = self.krylov.max_basis - 2, len(values)
         low, high = min(low, room), min(high, max(room - low, 0))
-        count = len(values)
-        if low + high >= count:
-            return np.arange(count)[: max(count - 1, 1)]
-        return np.r_[0:low, count - high : count]
+        return ends(count, low, high) if low + high < count else np.arange(max(count - 1, 1))
 
     def _report(self, values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray) -> None:
         if self.progress is not None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import Layout, Vector, add_scaled, coefficients, combine, dot, norm
-from hessian_probe.operators.symmetric_operator import SymmetricOperator, unit_roundoff
+from hessian_probe.arrays import Vector, add_scaled, coefficients, combine, dot, norm
+from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.spectrum.lanczos import cleared, extend, zeros
 
 
@@ -34,32 +34,28 @@ class Trace(NamedTuple):
     num_hvps: int
 
 
-def random_signs(rng: np.random.Generator, layout: Layout, active: tuple[bool, ...]) -> Vector:
-    """Draw a vector of signs; leaves that are not `active` are zero."""
-    rows = zip(layout.shapes, layout.work_dtypes, active, strict=True)
-    return tuple(
-        jnp.asarray(rng.choice([-1.0, 1.0], shape) if on else np.zeros(shape), dtype)
-        for shape, dtype, on in rows
-    )
-
-
-def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace:
+def trace(op: HessianOperator, probes: int, rng: np.random.Generator) -> Trace:
     """Estimate the trace; a third of the probes each go to finding a basis, within it, and outside it."""
+
+    def signs() -> Vector:
+        rows = zip(op.layout.shapes, op.layout.work_dtypes, op.active, strict=True)
+        return tuple(jnp.asarray(rng.choice([-1.0, 1.0], s) if on else np.zeros(s), d) for s, d, on in rows)
+
     third = probes // 3
-    basis = tuple(jnp.zeros((third, *v.shape), v.dtype) for v in random_signs(rng, op.layout, op.active))
+    basis = tuple(jnp.zeros((third, *v.shape), v.dtype) for v in signs())
     inside, products = 0.0, 2 * third
     for index in range(third):
-        found = op.apply(random_signs(rng, op.layout, op.active))
+        found = op.apply(signs())
         basis, newest, _, length = extend(basis, found, zeros(found), np.int32(index))
-        if float(length) > np.sqrt(unit_roundoff(op)) * float(norm(found)):
+        if float(length) > np.sqrt(op.eps) * float(norm(found)):
             inside += float(dot(newest, op.apply(newest)))
             products += 1
         else:  # the remainder is rounding: the images span no further direction
             basis = cleared(basis, np.int32(index))
     samples = []
     for _ in range(third):
-        outside = random_signs(rng, op.layout, op.active)
+        outside = signs()
         outside = add_scaled(outside, -1.0, combine(basis, coefficients(basis, outside)))
         samples.append(float(dot(outside, op.apply(outside))))
     value, error = inside + float(np.mean(samples)), float(np.std(samples, ddof=1) / np.sqrt(third))
-    return Trace(value, max(error, unit_roundoff(op) * abs(value)), products)
+    return Trace(value, max(error, op.eps * abs(value)), products)

@@ -5,6 +5,7 @@ Optax alone and Haiku need none: their parameters and states are plain pytrees, 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,6 @@ from hessian_probe.training.monitor import Monitor
 
 def needs(module: str, extra: str) -> Any:
     """Import an extra, or say how to install it."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -105,16 +104,8 @@ class NNXMonitor:
         def apart(params: PyTree, aux: PyTree, *batch: Any) -> Any:
             return loss(self._nnx.merge(graph, self._state(params), aux), *batch)
 
-        self.monitor = Monitor(
-            apart,
-            data,
-            key=key,
-            window=window,
-            max_hvps=max_hvps,
-            max_share=max_share,
-            moments=moments,
-            log=log,
-        )
+        limits: dict[str, Any] = {"window": window, "max_hvps": max_hvps, "max_share": max_share}
+        self.monitor = Monitor(apart, data, key=key, moments=moments, log=log, **limits)
 
     def update(self, step: int, value: Any, *, batch: PyTree = None) -> Event:
         """Give the monitor one step; module and optimiser are changed in place on an escape.
@@ -182,17 +173,8 @@ class EquinoxMonitor:
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         needs("equinox", "equinox")
-        self.monitor = Monitor(
-            loss,
-            data,
-            trainable=trainable,
-            key=key,
-            window=window,
-            max_hvps=max_hvps,
-            max_share=max_share,
-            moments=moments,
-            log=log,
-        )
+        limits: dict[str, Any] = {"window": window, "max_hvps": max_hvps, "max_share": max_share}
+        self.monitor = Monitor(loss, data, trainable=trainable, key=key, moments=moments, log=log, **limits)
 
     def update(
         self,
@@ -264,20 +246,12 @@ def keras_callback(
     if moments == "project":
         raise ValueError('moments="project" is not available for Keras; expected "reset" or "keep"')
     resets = moments == "reset"
+    limits: dict[str, Any] = {"window": window, "max_hvps": max_hvps, "max_share": max_share}
 
     class EscapeSaddles(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.monitor = Monitor(
-                self._loss,
-                data,
-                key=key,
-                window=window,
-                max_hvps=max_hvps,
-                max_share=max_share,
-                moments=moments,
-                log=log,
-            )
+            self.monitor = Monitor(self._loss, data, key=key, moments=moments, log=log, **limits)
             self.history: list[Event] = []
             self._step = self._seen = 0
             self._mean = 0.0
@@ -306,9 +280,6 @@ def keras_callback(
             value = (mean * (batch + 1) - before) / max(steps, 1)
             self._seen, self._mean = batch + 1, mean
             self._step += steps
-            self._update(value)
-
-        def _update(self, value: float) -> None:
             state = self.model._jax_state  # what `fit` holds; `jax_state_sync` writes it to the model
             params, *aux = (list(state[f"{name}_variables"]) for name in VARIABLES)
             event = self.monitor.update(self._step, params, value, aux=tuple(aux))

@@ -11,13 +11,7 @@ import numpy as np
 from hessian_probe.arrays import select
 from hessian_probe.escapes.thresholds import LEAST_SHARE, WORTH
 from hessian_probe.optimizers.adjust_moments import MOMENTS
-from hessian_probe.training.plateau_statistics import (
-    FLAT,
-    NOISY,
-    OSCILLATING,
-    SLOW,
-    PlateauVerdict,
-)
+from hessian_probe.training.plateau_statistics import FLAT, NOISY, OSCILLATING, SLOW, PlateauVerdict
 from hessian_probe.training.thresholds import (
     BACKOFF,
     BACKOFF_AT_MINIMUM,
@@ -53,16 +47,7 @@ class BackoffState(NamedTuple):
         return np if isinstance(self.pause, np.generic | np.ndarray) else jnp
 
     def after_judgement(self, step: Any, falls: Any, window: int) -> BackoffState:
-        """Let an old escape stand, and make pauses short again where the loss falls as it should.
-
-        Args:
-            step: number of updates.
-            falls: whether the verdict is "none".
-            window: of the plateau test.
-
-        Returns:
-            The state after it.
-        """
+        """Let an old escape stand, and make pauses short again where the loss `falls` as it should."""
         stands = step - self.last_step > GUARD * window
         threshold = select(stands, _largest(self.rollback_threshold), self.rollback_threshold)
         return self._replace(rollback_threshold=threshold, pause=select(falls, PAUSE * window, self.pause))
@@ -70,19 +55,10 @@ class BackoffState(NamedTuple):
     def after_probe(
         self, step: Any, *, fruitless: Any, hopeless: Any, cost: Any, max_share: float
     ) -> BackoffState:
-        """Where nothing was found, add the cost of a search, and start a pause.
+        """Return the state after a search: where it was `fruitless`, add its cost and start a pause.
 
-        Pauses grow each time, and fastest at a minimum.
-
-        Args:
-            step: number of updates.
-            fruitless: whether nothing was found.
-            hopeless: whether the point is a minimum.
-            cost: of the search, in gradients.
-            max_share: share of the run's gradients that searches without a result may cost.
-
-        Returns:
-            The state after it.
+        Pauses grow each time, and fastest where it was `hopeless`, at a minimum.  They last until all costs,
+        in gradients, are within `max_share` of the run's.
         """
         xp, dtype = self._xp, self.pause.dtype
         now = step.astype(dtype)
@@ -97,18 +73,7 @@ class BackoffState(NamedTuple):
         )
 
     def after_escape(self, step: Any, moved: Any, value: Any, gain: Any, window: int) -> BackoffState:
-        """If a step was taken, reset the cost and the pause, and set the threshold for a rollback.
-
-        Args:
-            step: number of updates.
-            moved: whether a step was taken.
-            value: loss before it.
-            gain: its decrease of the loss.
-            window: of the plateau test.
-
-        Returns:
-            The state after it.
-        """
+        """If a step `moved` off a loss of `value`, reset cost and pause; set the threshold of a rollback."""
         return self._replace(
             pause=select(moved, PAUSE * window, self.pause),
             spent_without_result=select(moved, 0.0, self.spent_without_result),
@@ -139,15 +104,9 @@ def _largest(number: Any) -> float:
 
 
 def asks_for_search(kind: Any, count: Any, every: Any) -> Any:
-    """Whether a search is asked for by the verdict, or by the schedule where noise allows none.
+    """Return whether the verdict asks for a search, or the schedule where noise allows none.
 
-    Args:
-        kind: of the verdict.
-        count: values seen.
-        every: values since the judgement before.
-
-    Returns:
-        Bool scalar.
+    Of the `count` values seen, `every` came since the judgement before.
     """
     # Optimisers that step by signs oscillate about a saddle for ever, with an amplitude of their rate.
     stalled = (kind == FLAT) | (kind == SLOW) | (kind == OSCILLATING)
@@ -156,15 +115,9 @@ def asks_for_search(kind: Any, count: Any, every: Any) -> Any:
 
 
 def least_gain(xp: ModuleType, verdict: PlateauVerdict, windows: Any) -> Any:
-    """Least decrease of the loss that makes an escape: by what training gains in a window, and has gained.
+    """Return the least gain of an escape, in loss units: by what training gains in a window, and has gained.
 
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        verdict: on the losses.
-        windows: length of the latest half of the run in windows.
-
-    Returns:
-        Scalar, in loss units.
+    The verdict is on the losses; the latest half of the run is `windows` windows long.
     """
     return xp.maximum(WORTH * verdict.most / windows, LEAST_SHARE * verdict.progress)
 

@@ -14,17 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import (
-    Layout,
-    PyTree,
-    Vector,
-    cast,
-    merge,
-    select,
-    split,
-    tangent,
-    widest,
-)
+from hessian_probe.arrays import Layout, PyTree, Vector, cast, merge, select, split, tangent, widest
 from hessian_probe.operators.derivatives import real_scalar
 from hessian_probe.optimizers.adjust_moments import adjust_moments
 from hessian_probe.optimizers.optax_state import accepted
@@ -240,7 +230,8 @@ class EscapeHook:
         """Judge where that is due; then roll back, or start or continue a search where that is asked for."""
         memory = unpack(held[0])
         fresh = memory.waits >= self.chunk
-        judged = run_if(fresh, partial(self._judged, memory, local.eps), _judgement(memory))
+        before = tuple(getattr(memory, name) for name in JUDGEMENT)
+        judged = run_if(fresh, partial(self._judged, memory, local.eps), before)
         memory = memory._replace(**dict(zip(JUDGEMENT, judged, strict=True)))
         search, step = memory.search, memory.num_steps
         alarm, going = exceeds_threshold(memory.backoff, value), search.going
@@ -263,11 +254,7 @@ class EscapeHook:
         found, ended = going & ~alarm & search.found, (going & ~search.going) | worse
         moved, spent = found | worse, memory.search_gradients + points
         backoff = memory.backoff.after_probe(
-            step,
-            fruitless=ended & ~moved,
-            hopeless=False,
-            cost=spent,
-            max_share=self.options.max_share,
+            step, fruitless=ended & ~moved, hopeless=False, cost=spent, max_share=self.options.max_share
         ).after_escape(step, found, value, search.gain, self.options.window)
         backoff = backoff.after_rollback(step, worse, self.options.window)
         # An alarm that is not confirmed raises the threshold a little, so that noise costs little.
@@ -317,33 +304,21 @@ class EscapeHook:
 JUDGEMENT = ("statistics", "backoff", "waits", "kind", "least_gain")
 
 
-def _judgement(memory: HookState) -> tuple[Any, ...]:
-    return tuple(getattr(memory, name) for name in JUDGEMENT)
+class LocalLoss(NamedTuple):
+    """The loss around the parameters of one training step, with the step's batch, if any.
 
-
-class LocalLoss:
-    """The loss around the parameters of one training step.
-
-    Args:
-        loss: `loss(params)` or `loss(params, batch)`.
-        layout: layout of the parameters.
+    Attributes:
         x: variables, in working dtypes.
         rest: the parameters' other arrays.
-        batch: the step's batch, or None.
         dtype: of values.
     """
 
-    def __init__(
-        self,
-        loss: Callable[..., Any],
-        layout: Layout,
-        x: Vector,
-        rest: tuple[Any, ...],
-        batch: PyTree,
-        dtype: Any,
-    ) -> None:
-        self.layout, self.x, self.rest, self.batch, self.dtype = layout, x, rest, batch, dtype
-        self._loss = loss
+    loss: Callable[..., Any]
+    layout: Layout
+    x: Vector
+    rest: tuple[Any, ...]
+    batch: PyTree
+    dtype: Any
 
     def value(self, x: Vector) -> jax.Array:
         """Loss at `x`, as training sees it: with the parameters' own dtypes."""
@@ -351,7 +326,7 @@ class LocalLoss:
 
     def _own(self, x: Vector) -> jax.Array:
         params = merge(self.layout, cast(x, self.layout.dtypes), self.rest)
-        return jnp.asarray(self._loss(params) if self.batch is None else self._loss(params, self.batch))
+        return jnp.asarray(self.loss(params) if self.batch is None else self.loss(params, self.batch))
 
     @property
     def eps(self) -> float:
@@ -360,14 +335,9 @@ class LocalLoss:
         return max(float(jnp.finfo(dtype).eps) for dtype in (self.layout.dtype, own))
 
     def evaluate(self, there: Vector, points: jax.Array) -> tuple[jax.Array, jax.Array, Vector]:
-        """Evaluate at `x` where two points are asked for, then at `there`.
+        """Return the loss at `x`, that at `there`, and the gradient there.
 
-        Args:
-            there: variables.
-            points: 0, 1 or 2.
-
-        Returns:
-            The loss at `x` (used where there are two), that at `there`, and the gradient there.
+        Of two `points` both are evaluated, of one `there` alone, of none nothing.
         """
 
         def one(held: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -392,12 +362,7 @@ def check_options(optimizer: Any, loss: Any, key: Any, options: HookOptions) -> 
 
 
 def check_step(loss: Callable[..., Any], params: PyTree, value: Any, batch: PyTree) -> None:
-    """Refuse a loss, or the value of one, that is no real scalar; while a step is traced.
-
-    Raises:
-        TypeError: the loss returns several things, or what is no real floating-point number.
-        ValueError: the loss or `value` is an array.
-    """
+    """Refuse a loss, or the value of one, that is no real scalar; while a step is traced."""
     if jnp.shape(value) != ():
         raise ValueError(
             f"value has shape {jnp.shape(value)}; expected the step's loss, a scalar: take jnp.mean"

@@ -16,45 +16,17 @@ from hessian_probe.training.plateau_statistics import PlateauStatistics, new_sta
 # Scalars of `HookState` in the order of the packed arrays: its own, those of its backoff, and with a prefix
 # those of its search and statistics.
 COUNTS = (
-    "num_steps",
-    "num_probes",
-    "num_escapes",
-    "num_rollbacks",
-    "num_gradients",
-    "num_rows",
-    "last_step",
-    "kind",
-    "waits",
-    "search_sphere",
-    "search_turn",
-    "search_gradients",
-    "statistics_filled",
-    "statistics_stride",
-    "statistics_held",
+    *("num_steps", "num_probes", "num_escapes", "num_rollbacks", "num_gradients", "num_rows", "last_step"),
+    *("kind", "waits", "search_sphere", "search_turn", "search_gradients"),
+    *("statistics_filled", "statistics_stride", "statistics_held"),
 )
 NUMBERS = (
-    "search_gain",
-    "pause",
-    "next_probe",
-    "spent_without_result",
-    "rollback_threshold",
-    "last_gain",
-    "least_gain",
-    "statistics_partial",
-    "statistics_first",
-    "statistics_gain",
+    *("search_gain", "pause", "next_probe", "spent_without_result", "rollback_threshold", "last_gain"),
+    *("least_gain", "statistics_partial", "statistics_first", "statistics_gain"),
 )
 # Rows that are kept, the latest ones: pauses grow, so that they cover all of a run but for its many escapes.
 ROWS = 32
-COLUMNS = (
-    "step",
-    "what",
-    "verdict",
-    "value",
-    "gain",
-    "num_gradients",
-    "next_probe",
-)
+COLUMNS = ("step", "what", "verdict", "value", "gain", "num_gradients", "next_probe")
 # What happened, in the order of the numbers that stand for it.
 WHAT = ("nothing", "escaped", "taken_back")
 
@@ -107,9 +79,6 @@ class HookState(NamedTuple):
     """An `EscapeState` unpacked, without the optimiser's state.
 
     Attributes:
-        search: the search on spheres.
-        statistics: what the plateau test remembers.
-        backoff: what the hook remembers of its searches.
         waits: losses that wait to be added to the statistics.
         search_gradients: gradients that this search has cost so far.
         least_gain: least decrease of the loss that makes an escape, rounding aside.

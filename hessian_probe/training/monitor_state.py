@@ -97,11 +97,7 @@ class MonitorState:
         if point is not None and at_minimum:
             self.left, self.reach = float(point.gain), float(point.reach)
         new = self.backoff.after_probe(
-            self._steps,
-            fruitless=True,
-            hopeless=at_minimum,
-            cost=found.price,
-            max_share=self._max_share,
+            self._steps, fruitless=True, hopeless=at_minimum, cost=found.price, max_share=self._max_share
         )
         self.backoff, self.at_minimum = _scalars(new), at_minimum
 

@@ -152,17 +152,11 @@ def chunk_of(window: int) -> int:
 
 
 def oscillates(values: np.ndarray) -> bool:
-    """Whether values alternate, or ring undamped with a period of a quarter of their number at most.
+    """Return whether values alternate, or ring undamped with a period of at most a quarter of their number.
 
     Deviations from a line are judged, spikes clipped to a fence round the middle 80 %, where they exceed the
     line's fall.  With correlations r₁ and r₂ the AR(2) fit is φ₂ = (r₂ − r₁²) / (1 − r₁²), φ₁ = r₁(1 − φ₂); a
     period P solves cos(2π/P) = φ₁ / (2√(−φ₂)).
-
-    Args:
-        values: shape (n,).
-
-    Returns:
-        The answer.
     """
     x = np.arange(len(values)) - (len(values) - 1) / 2
     slope = x @ (values - values[-1]) / (x @ x)

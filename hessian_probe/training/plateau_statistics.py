@@ -83,35 +83,14 @@ class PlateauVerdict(NamedTuple):
 
 
 def new_statistics(xp: ModuleType, dtype: Any, gain: Any = 0.0) -> PlateauStatistics:
-    """Start a stream.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        dtype: floating dtype of the values.
-        gain: decrease of the loss by the step just taken, as a first measure of progress.
-
-    Returns:
-        The empty stream.
-    """
+    """Start a stream, with the decrease of the loss by the step just taken as a first measure of progress."""
     none, one = (xp.full((), value, np.int32) for value in (0, 1))
     zero, gain = xp.zeros((), dtype), xp.asarray(gain, dtype)
     return PlateauStatistics(xp.zeros(BLOCKS, dtype), none, one, none, zero, zero, gain)
 
 
 def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatistics:
-    """Add a chunk of values.
-
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        s: the stream.
-        values: an even number of them, finite, of the stream's dtype.
-
-    Returns:
-        The stream after them.
-
-    Cost:
-        A pass over the blocks.
-    """
+    """Add a chunk of values: an even number of them, finite, of the stream's dtype."""
     half = len(values) // 2
     middle = xp.sum(_descending(xp, values)[half - 1 : half + 1] / 2)
     held = s.held + 1
@@ -132,19 +111,9 @@ def absorb(xp: ModuleType, s: PlateauStatistics, values: Any) -> PlateauStatisti
 
 
 def judge(xp: ModuleType, s: PlateauStatistics, chunk: int, rounding: float) -> PlateauVerdict:
-    """Judge the stream at its present end.
+    """Return the verdict on the stream at its present end; "none" with fewer than eight blocks.
 
-    Args:
-        xp: `numpy` or `jax.numpy`.
-        s: the stream.
-        chunk: number of values that were added at a time.
-        rounding: relative error of a value.
-
-    Returns:
-        The verdict; "none" with fewer than eight blocks.
-
-    Cost:
-        A sort of 126 numbers and a few passes over them.
+    Values were added `chunk` at a time, each with a relative error of `rounding`.  A sort and a few passes.
     """
     dtype, lifted = s.blocks.dtype, s.blocks[0]
     blocks, numbers = s.blocks - lifted, np.arange(BLOCKS, dtype=np.int32)

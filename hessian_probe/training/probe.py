@@ -26,14 +26,7 @@ from hessian_probe.training.thresholds import BATCHES, CONFIRMED
 
 
 class ProbeResult(NamedTuple):
-    """What a probe found, and what it cost.
-
-    Attributes:
-        point: the classification, if one was made.
-        escape: the escape, if one was tried.
-        evidence: sentences, of the classification first.
-        cost: its part of the monitor's ledger.
-    """
+    """The classification, if one was made, the escape, if one was tried, sentences, and the cost of both."""
 
     point: CriticalPoint | None
     escape: Escape | None
@@ -64,15 +57,7 @@ class MonitorProbe:
     """Probe points of one loss.
 
     A probe is made at `params`, with the training step's `batch` or None, as the `turn`-th of its monitor;
-    an escape must gain `least`.
-
-    Args:
-        loss: `loss(params)` or `loss(params, batch)`.
-        data: of the monitor.
-        key: random key, or None.
-        max_hvps: products that one classification may spend.
-        cost: ledger; what classifications and escapes evaluate is entered as gradients.
-        trainable: which leaves are varied.
+    an escape must gain `least`.  What classifications and escapes evaluate enters `cost` as gradients.
     """
 
     def __init__(
@@ -83,16 +68,7 @@ class MonitorProbe:
         self.checked = False
 
     def check(self, params: PyTree, batch: PyTree) -> None:
-        """Refuse a loss, parameters or data that no probe could work with, before the first one.
-
-        Args:
-            params: parameters.
-            batch: the training step's batch, or None.
-
-        Raises:
-            TypeError: the loss needs a batch and there is none, or returns no real scalar.
-            ValueError: no variable in `params`, or batches that are not alike.
-        """
+        """Refuse a loss, parameters or data that no probe could work with, before the first one."""
         sample = draw_batches(self._data, batch, 0)
         seen = [_first(part) for part in sample[:2] if part is not None]
         for _ in Data(seen if len(seen) > 1 else sample.probe):
@@ -163,19 +139,11 @@ def _result(point: CriticalPoint, move: Escape | None, sample: ProbeBatches, cos
 
 
 def draw_batches(data: Any, batch: PyTree, turn: int) -> ProbeBatches:
-    """Choose the data of the `turn`-th probe.
+    """Return the data of the `turn`-th probe, given the monitor's data and the training step's batch, if any.
 
     One batch as `data` is taken for all the data there is.  Of a sequence of batches, eight neighbours
     are taken, others at each turn: every other one to probe on, the rest to confirm.  Without `data`,
     the training batch is halved.
-
-    Args:
-        data: the monitor's data.
-        batch: the training step's batch, or None.
-        turn: number of probes so far.
-
-    Returns:
-        The sample.
     """
     if data is None:
         return ProbeBatches(None, None, "the loss") if batch is None else _halves(batch)

@@ -6,49 +6,25 @@ is left to gain), sampling (data in batches).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from hessian_probe.points.measurements import Measurements
 from hessian_probe.points.reviews import higher_order, inertia, resolution
 from hessian_probe.points.reviews.nonsmooth import review as nonsmooth
 from hessian_probe.points.reviews.sampling import review as sampling
 from hessian_probe.points.verdict import Verdict
 
-
-class Review(NamedTuple):
-    """One review.
-
-    Attributes:
-        subject: what it looks at.
-        applies: whether it has something to say on a verdict.
-        review: confirms or amends the verdict.
-        cost: evaluations and products it takes.
-    """
-
-    subject: str
-    applies: Callable[[Measurements, Verdict], bool]
-    review: Callable[[Measurements, Verdict], Verdict]
-    cost: str
-
-
+# Whether a review has something to say on a verdict, and what it makes of it; at which cost.
 REVIEWS = (
-    Review("kinks", nonsmooth.applies, nonsmooth.review, "4 gradients at a saddle, else about 240"),
-    Review("units", inertia.applies, inertia.review, "two products for each variable"),
-    Review("flat directions", higher_order.applies, higher_order.review, "400 to 3,000 gradients"),
-    Review(
-        "resolution",
-        resolution.applies,
-        resolution.review,
-        "at most 40 products at each of 4 points; 400 losses",
-    ),
-    Review("data", sampling.applies, sampling.review, "about two dozen products and two gradients"),
+    (nonsmooth.applies, nonsmooth.review),  # 4 gradients at a saddle, else about 240
+    (inertia.applies, inertia.review),  # two products for each variable
+    (higher_order.applies, higher_order.review),  # 400 to 3,000 gradients
+    (resolution.applies, resolution.review),  # at most 40 products at each of 4 points; 400 losses
+    (sampling.applies, sampling.review),  # about two dozen products and two gradients
 )
 
 
 def reviewed(m: Measurements, verdict: Verdict) -> Verdict:
     """Pass a verdict through all reviews."""
-    for each in REVIEWS:
-        if each.applies(m, verdict):
-            verdict = each.review(m, verdict)
+    for applies, review in REVIEWS:
+        if applies(m, verdict):
+            verdict = review(m, verdict)
     return verdict

@@ -22,9 +22,8 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from hessian_probe.arrays import cast, flatten, flatten_rows, host_norm, unflatten
+from hessian_probe.arrays import flatten, flatten_rows, host_norm, unflatten
 from hessian_probe.operators.hessian import HessianOperator
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.measurements import Measurements
@@ -66,15 +65,7 @@ class _Lowest(NamedTuple):
 
 
 class SphereDescent:
-    """Lowest points on spheres along the flat directions.
-
-    Args:
-        op: operator at the point.
-        spectrum: eigenvalues and, by column, eigenvectors; None where every direction is flat.
-        band: half-width of the zero band.
-        sign: −1 to look at −f.
-        rng: source of starts and of roundings.
-    """
+    """Lowest points on spheres along the flat directions: all, where `spectrum` is None."""
 
     def __init__(
         self,
@@ -92,18 +83,16 @@ class SphereDescent:
             flat = np.abs(values) <= band
             self.flat, self.stiff = vectors[:, flat], vectors[:, ~flat]
             self.curvature = sign * values[~flat]
-        self.x = flatten(cast(op.x, op.layout.work_dtypes)).astype(np.float64)
+        self.x = flatten(op.x_vector).astype(np.float64)
         self.here = sign * flatten(op.gradient_vector).astype(np.float64)
 
     def evaluate(self, move: np.ndarray) -> tuple[float, np.ndarray]:
         """Return ±(f − f(x)) and its gradient after a displacement."""
-        layout, start = self.op.layout, 0
-        leaves: list[Any] = []
-        for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
-            width = int(np.prod(shape))  # NumPy arrays: nothing is compiled for them
-            leaves.append(move[start : start + width].astype(dtype).reshape(1, *shape))
-            start += width
-        values, gradients = self.op.objective.values_and_gradients(self.op.x, tuple(leaves))
+        shapes, dtypes = self.op.layout.shapes, self.op.layout.work_dtypes
+        parts = np.split(move, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+        rows = zip(parts, shapes, dtypes, strict=True)  # NumPy arrays: nothing is compiled for them
+        leaves: Any = tuple(part.astype(dtype).reshape(1, *shape) for part, shape, dtype in rows)
+        values, gradients = self.op.objective.values_and_gradients(self.op.x, leaves)
         gradient = flatten_rows(gradients)[0].astype(np.float64)
         return self.sign * (float(values[0]) - self.op.value), self.sign * gradient
 
@@ -207,15 +196,9 @@ def higher_order(
     sign: float,
     rng: np.random.Generator,
 ) -> HigherOrder:
-    """Say what the loss does along the flat directions of a critical point, all others at rest.
+    """Say what ±f does along the flat directions of a critical point, all others at rest.
 
-    Args:
-        op: operator at a point whose gradient is zero to rounding.
-        spectrum: eigenvalues and, by column, eigenvectors there, with no curvature of the sign −`sign`
-            beyond the band; None where there is no curvature at all.
-        band: half-width of the zero band.
-        sign: −1 to ask about −f.
-        rng: source of starts.
+    `spectrum` has no curvature of the sign −`sign` beyond the band; it is None where there is none at all.
 
     Returns:
         The finding.
@@ -235,15 +218,13 @@ def higher_order(
     if all(low.outward > 0 for _, low in run):
         return HigherOrder("rises", Reason("spheres_rise", sign=sign, near=near, far=far), sign)
     order, inwards = _order(run), len(run) == POWER_SPHERES and all(low.outward < 0 for _, low in run)
-    falls = inwards and order is not None
     # A fall may go on beyond the widest sphere on which the other directions come to rest.
     widest, outermost = visible[-1][1], spheres[0][1] is None and visible[-1][1] is seen[-1][1]
     falling = inwards or (outermost and widest.outward < 0)
     lower = _lowest(descent, visible)
-    if falls:
-        return HigherOrder(
-            "falls", Reason("spheres_fall", sign=sign, order=order, near=near, far=far), sign, lower
-        )
+    if inwards and order is not None:
+        fall = Reason("spheres_fall", sign=sign, order=order, near=near, far=far)
+        return HigherOrder("falls", fall, sign, lower)
     kind = "falling" if falling else "unclear"
     return HigherOrder(kind, Reason("spheres_unclear", near=near, far=far), sign, lower)
 
@@ -261,20 +242,15 @@ def _lowest(descent: SphereDescent, spheres: list[tuple[float, _Lowest]]) -> Des
 
 def applies(m: Measurements, verdict: Verdict) -> bool:
     """Whether second order is silent at the parameters themselves, and their precision shows more."""
-    return (
-        verdict.label == "degenerate" and m.problem is None and verdict.judged is None and m.op.eps <= SINGLE
-    )
+    silent_here = verdict.label == "degenerate" and verdict.judged is None
+    return silent_here and m.problem is None and m.op.eps <= SINGLE
 
 
 def review(m: Measurements, verdict: Verdict) -> Verdict:
-    """Call a point a saddle where the loss falls and rises arbitrarily near, which second order misses.
-
-    Returns:
-        The verdict, then neither strict nor certified; else with what was seen.
-    """
+    """Call a point a saddle where the loss falls and rises arbitrarily near, which second order misses."""
     op, extremes = m.here
     spectrum, band = extremes.spectrum, extremes.band
-    variables = search_dimension(op, op.active)
+    variables = op.search_dimension(op.active)
     if spectrum is None and extremes.top > band:
         if variables > DENSE_SIZE or variables < op.size or m.left < op.size:
             return verdict

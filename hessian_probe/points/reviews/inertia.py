@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessian_probe.arrays import Vector, add_scaled, cast, flatten, scale, unflatten
+from hessian_probe.arrays import Vector, flatten, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import line_check, parameter_scale
@@ -48,10 +48,6 @@ def scaled_inertia(op: HessianOperator, rounding: Rounding) -> Inertia | None:
 
     The band comes from the same matrix one rounding away, in the same units: entries are rounded
     relative to their own rows and columns only where the loss computes them so, and this measures it.
-
-    Args:
-        op: operator at a point.
-        rounding: rounding error there.
 
     Returns:
         The inertia, or None where a diagonal entry is not known, or the diagonal is well scaled.
@@ -107,9 +103,8 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     if found is None or not _near(op, found):
         return verdict
     low, high, margin = found.values[0], found.values[-1], SIGN_MARGIN * found.band
-    label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get(
-        (_sign(low, margin), _sign(high, margin))
-    )
+    signs = [int(np.sign(value)) if abs(value) > margin else 0 for value in (low, high)]
+    label = {(1, 1): "minimum", (-1, -1): "maximum", (-1, 1): "saddle"}.get((signs[0], signs[1]))
     check = line_check(op, found.low, found.curvature, rounding)
     if label is None or not check.confirmed_by:
         return verdict
@@ -117,7 +112,7 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
         Reason("inertia", spread=found.spread, low=low, high=high, band=found.band),
         Reason("inertia_confirmed", of=check.confirmed_by, measured=check.measured),
     )
-    decided = verdict.relabelled(label, *evidence, *verdict.evidence, strict=True, certified=True)
+    decided = verdict.relabelled(label, *evidence, *verdict.evidence, strict=True)._replace(certified=True)
     if label != "saddle":
         return decided
     return decided._replace(lower=Descent(scale(check.radius, found.low), straight=True))
@@ -127,17 +122,11 @@ def _near(op: HessianOperator, found: Inertia) -> bool:
     """Whether the Newton step is short, and is rounding or leads to where the gradient vanishes."""
     if not np.max(np.linalg.norm(found.steps, axis=0)) <= NEAR * parameter_scale(op):
         return False
-    work = op.layout.work_dtypes
-    x = cast(op.x, work)
-    size = np.abs(flatten(x))
+    size = np.abs(flatten(op.x_vector))
     rounding = STEP_NOISE * (np.max(np.abs(found.steps[:, 1:]), axis=1) + op.eps * size)
     step = found.steps[:, 0]
     if np.all(np.abs(step) <= rounding):
         return True
-    there = op.at(add_scaled(x, -1.0, unflatten(op.layout, step)))
+    there = op.moved(unflatten(op.layout, step), -1.0)
     left = found.newton @ flatten(there.gradient_vector)
     return bool(np.all(np.abs(left) <= REGULAR_KEPT * np.abs(step) + rounding))
-
-
-def _sign(value: float, margin: float) -> int:
-    return int(np.sign(value)) if abs(value) > margin else 0

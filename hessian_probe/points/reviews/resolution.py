@@ -92,6 +92,7 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
     gain, evidence, located = verdict.gain, verdict.evidence, verdict.located or m.located
     assert m.extremes is not None
     assert gain is not None
+    low, high, end = *m.extremes.ends, m.extremes.lowest(sign)
     if verdict.label in EXACT:
         if verdict.label == "saddle" or gain.shown <= gain.resolution:
             return verdict
@@ -104,18 +105,14 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
     if located.kind == "exact" and not located.distance > 0:
         # A fall beyond what a gradient of rounding makes is one of higher order.
         slope = m.rounding.gradient_tolerance(m.extremes.top) * gain.reach
-        falling = any(
-            seen.kind in ("falls", "falling") and seen.sign == sign for seen in verdict.higher_order
-        )
-        if gain.shown > estimate.least + slope or falling or estimate.uneven:
+        seen = {each.kind for each in verdict.higher_order if each.sign == sign}
+        if gain.shown > estimate.least + slope or seen & {"falls", "falling"} or estimate.uneven:
             lower = None if gain.move is None or sign < 0 else Descent(gain.move, straight=False)
             return verdict._replace(lower=verdict.lower or lower)
     elif sign > 0 and gain.shown > gain.resolution:
-        assert m.extremes.low is not None
-        assert m.extremes.high is not None
-        if gain.curvature > gain.slope and m.extremes.high.value > m.extremes.band:
+        if gain.curvature > gain.slope and high.value > m.extremes.band:
             return verdict.relabelled("saddle", *evidence)
-        if not estimate.gradient_counts and m.extremes.low.value < -m.extremes.band:
+        if not estimate.gradient_counts and low.value < -m.extremes.band:
             return verdict
         if verdict.label != "not_critical" and at_a_kink(m.op.objective, m.op.x):
             return verdict  # a gradient at a kink is no slope
@@ -127,8 +124,6 @@ def _labelled(m: Measurements, verdict: Verdict, sign: float, estimate: GainEsti
         steady = Reason("falls_further", sign=sign, fall=fall, distance=distance)
         return verdict.relabelled("not_critical", steady, *evidence, strict=True)
     within = gain.value <= (1 + SUM_ROUNDING) * gain.resolution and _turns(verdict, sign, m.extremes)
-    end = m.extremes.low if sign > 0 else m.extremes.high
-    assert end is not None
     if verdict.failed and estimate.at_rest and not estimate.kinks:  # rounding may hide what curvature gains
         within &= -0.5 * sign * end.value * gain.reach**2 <= gain.resolution
     unseen = () if estimate.spectrum is not None else _unseen(m, sign, m.extremes, gain)
@@ -156,32 +151,28 @@ def _unseen(
 ) -> tuple[Reason, ...] | None:
     """Say how much curvature of the wrong sign may be missed; None where that is too much or not known."""
     beyond = max(-extremes.lower if sign > 0 else extremes.upper, extremes.band)
-    end, claim = (extremes.low, 1.0) if sign > 0 else (extremes.high, -1.0)
-    assert end is not None
+    end, covered = extremes.lowest(sign), beyond <= m.settings.negative_tol * extremes.top
     # An end that is not resolved may lie further on the wrong side, by its residual.
-    unresolved = 0.5 * max(end.residual - max(claim * end.value, 0.0), 0.0) * gain.reach**2
-    if extremes.settled and not beyond <= m.settings.negative_tol * extremes.top:
+    unresolved = 0.5 * max(end.residual - max(sign * end.value, 0.0), 0.0) * gain.reach**2
+    if extremes.settled and not covered:
         return ()
-    if not beyond <= m.settings.negative_tol * extremes.top or unresolved > gain.resolution:
+    if not covered or unresolved > gain.resolution:
         return None
     return (none_beyond(m, "minimum" if sign > 0 else "maximum", beyond, extremes),)
 
 
 def _side(m: Measurements, verdict: Verdict, extremes: ExtremeEigenpairs, estimate: GainEstimate) -> float:
     """−1 where the point may be a maximum, so that what there is to gain upwards is asked for; else 1."""
-    assert extremes.low is not None
-    assert extremes.high is not None
+    low, high = extremes.ends
     critical = m.located.kind in ("exact", "near") or not estimate.gradient_counts
-    if not critical or extremes.high.value > extremes.band:
+    if not critical or high.value > extremes.band:
         return 1.0
     falls = any(seen.kind == "falls" and seen.sign > 0 for seen in verdict.higher_order)
-    return -1.0 if extremes.low.value < -extremes.band or falls else 1.0
+    return -1.0 if low.value < -extremes.band or falls else 1.0
 
 
 def _turns(verdict: Verdict, sign: float, extremes: ExtremeEigenpairs) -> bool:
     """Whether the loss rises somewhere near (falls, where the sign is −1)."""
-    assert extremes.low is not None
-    assert extremes.high is not None
-    curvature = max(sign * extremes.low.value, sign * extremes.high.value)
+    curvature = max(sign * end.value for end in extremes.ends)
     other = {("rises", sign), ("falls", -sign)}
     return curvature > extremes.band or any((seen.kind, seen.sign) in other for seen in verdict.higher_order)

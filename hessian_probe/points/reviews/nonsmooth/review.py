@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from hessian_probe.arrays import Vector, add_scaled, cast, norm, random_normal, scale
+from hessian_probe.arrays import Vector, add_scaled, norm, random_normal, scale
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
 from hessian_probe.points.evidence import Reason
@@ -72,17 +72,13 @@ def applies(m: Measurements, verdict: Verdict) -> bool:
 def review(m: Measurements, verdict: Verdict) -> Verdict:
     """Let finite steps confirm, withdraw or replace a verdict.
 
-    Args:
-        m: what was measured.
-        verdict: the verdict so far.
-
     Returns:
         The verdict as amended.
 
     Cost:
         Four gradients for a saddle; about 60 for each of four distances otherwise.
     """
-    op, label = m.located.operator or m.op, verdict.label
+    op, label, extremum = m.located.operator or m.op, verdict.label, verdict.label in ("minimum", "maximum")
     first: list[Reason] = []
     if label == "saddle":
         hidden = _hidden_slope(op, m)
@@ -93,10 +89,15 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
         failed = m.failed or verdict.failed
         if not (failed if label == "undetermined" else at_a_kink(op.objective, op.x)):
             return verdict
-    found = examine_stationarity(op, m, near=label in ("minimum", "maximum"))
-    if label in ("minimum", "maximum"):
+    found = examine_stationarity(op, m, near=extremum)
+    if extremum:
         if found.label in (None, label) and not (found.falls if label == "minimum" else found.rises):
-            return _uncertified_at_kink(op, verdict)
+            # At a kink the loss may fall within a wedge so narrow that no sample meets it.
+            if not at_a_kink(op.objective, op.x):
+                return verdict
+            if op.size > FEW_DIRECTIONS:
+                return undetermined(Reason("kinks_many_directions", size=op.size), *verdict.evidence)
+            return verdict._replace(strict=False, certified=False).with_reasons(Reason("kink_sampled"))
         side = "lower" if label == "minimum" else "higher"
         first = [Reason("finite_steps_differ", label=label, side=side)]
     elif label == found.label == "not_critical":
@@ -112,9 +113,9 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     evidence = (*first, *verdict.evidence)
     if m.problem is not None and m.problem.code == "gradient_nonfinite":  # what training stumbles over
         evidence = (*verdict.evidence, *first)
-    replaced = Verdict(decided, False, False, None, evidence)
     if m.sampled:
-        return undetermined(Reason("finite_steps_not_held_out"), *replaced.evidence)
+        return undetermined(Reason("finite_steps_not_held_out"), *evidence)
+    replaced = Verdict(decided, False, False, None, evidence)
     if op is m.op:
         replaced = replaced._replace(located=LocatedPoint("exact", 0.0, op.value, None, ()))
     if found.descent is not None:
@@ -122,27 +123,15 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     return replaced
 
 
-def _uncertified_at_kink(op: HessianOperator, verdict: Verdict) -> Verdict:
-    """Let an extremum stand that is not at a kink, or has few directions; else claim nothing."""
-    # At a kink the loss may fall within a wedge so narrow that no sample meets it.
-    if not at_a_kink(op.objective, op.x):
-        return verdict
-    if op.size > FEW_DIRECTIONS:
-        return undetermined(Reason("kinks_many_directions", size=op.size), *verdict.evidence)
-    return verdict._replace(strict=False, certified=False).with_reasons(Reason("kink_sampled"))
-
-
 def _hidden_slope(op: HessianOperator, m: Measurements) -> Reason | None:
     """Say so if gradients on both sides of the point agree on a slope that the point does not show."""
     radii = (check.radius for check in m.line_checks.values() if check.radius > 0)
     distance, own = min(radii, default=0.1 * parameter_scale(op)), float(norm(op.gradient_vector))
-    x, noise, means = cast(op.x, op.layout.work_dtypes), 8 * m.rounding.gradient, []
+    noise, means = 8 * m.rounding.gradient, []
     for share in CLOSER:
         draw = random_normal(m.rng, op.layout, op.active)
         unit = scale(1 / norm(draw), draw)
-        ahead, behind = (
-            op.at(add_scaled(x, s * share * distance, unit)).gradient_vector for s in (1.0, -1.0)
-        )
+        ahead, behind = (op.moved(unit, s * share * distance).gradient_vector for s in (1.0, -1.0))
         means.append(0.5 * float(norm(add_scaled(ahead, 1.0, behind))))
         if not means[-1] > max(HIDDEN_SLOPE * max(float(norm(g)) for g in (ahead, behind)), 4 * own + noise):
             return None
@@ -160,27 +149,19 @@ def at_a_kink(objective: Objective, x: Vector) -> bool:
     Cost:
         One evaluation of the loss, and its compilation.
     """
-    kinks = set(objective.facts.kinks)
-    return bool(kinks) and any(
-        operands_tie(
-            objective.program(batch, x),
-            len(x),
-            jax.tree.leaves((x, objective.non_variables, batch.arrays)),
-            kinks,
-            float(objective.eps),
-        )
-        for batch in objective.data
-    )
+    kinks, eps = set(objective.facts.kinks), float(objective.eps)
+
+    def tie(batch: Any) -> bool:
+        inputs = jax.tree.leaves((x, objective.non_variables, batch.arrays))
+        return operands_tie(objective.program(batch, x), len(x), inputs, kinks, eps)
+
+    return bool(kinks) and any(map(tie, objective.data))
 
 
 def examine_stationarity(op: HessianOperator, m: Measurements, *, near: bool) -> Stationarity:
-    """Look at the loss around a point over decades of distance.
+    """Look at the loss over decades of distance, or as far as the curvature holds (`near`).
 
-    Args:
-        op: operator at the point.
-        m: what was measured; its extreme eigenvectors are looked along, beside the gradient, random
-            directions and those found on the previous spheres.
-        near: whether to stay within the distance over which the curvature holds.
+    Along extreme eigenvectors, the gradient, random directions and those found on the previous spheres.
 
     Returns:
         The finding.
@@ -193,7 +174,7 @@ def examine_stationarity(op: HessianOperator, m: Measurements, *, near: bool) ->
     if math.isfinite(float(norm(op.gradient_vector))):
         directions.append(op.gradient_vector)
     around = SphereSampling(op, m.rounding, 0.0 if m.extremes is None else m.extremes.top, m.rng)
-    spacing = op.eps * float(norm(cast(op.x, op.layout.work_dtypes)))
+    spacing = op.eps * float(norm(op.x_vector))
     held = [check.radius for check in m.line_checks.values()] if near else []
     radius, carried, spheres = min([0.1 * parameter_scale(op), *held]), list[Vector](), list[Sphere]()
     for _ in range(SPHERES):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from hessian_probe.arrays import Vector, add_scaled, cast, dot, flatten, norm, random_normal, scale, unflatten
+from hessian_probe.arrays import Vector, add_scaled, dot, flatten, norm, random_normal, scale, unflatten
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.thresholds import (
@@ -86,18 +86,10 @@ class Sphere(NamedTuple):
 
 
 class SphereSampling:
-    """Samples the loss around a point.
-
-    Args:
-        op: operator at the point; only values and gradients are used.
-        rounding: rounding error of loss and slopes; slopes that were not measured say nothing.
-        top: ‖H‖, as far as the second derivative shows it.
-        rng: source of directions.
-    """
+    """Samples values and gradients around a point; `top` is ‖H‖, as far as the second derivative shows it."""
 
     def __init__(self, op: HessianOperator, rounding: Rounding, top: float, rng: np.random.Generator) -> None:
         self.op, self.rounding, self.top, self.rng, self.value = op, rounding, top, rng, op.value
-        self._x = cast(op.x, op.layout.work_dtypes)
         self._samples: list[SphereSample] = []
         self._pairs: list[tuple[SphereSample, SphereSample]] = []
 
@@ -111,7 +103,8 @@ class SphereSampling:
             gradients, min_norm, slope = self._bundle()
             across = _span(gradients, CURVED * distance * self.top)
             for direction in (*directions, drawn[0]):
-                self._both(self._vector(_project(flatten(direction), across)))
+                flat = flatten(direction)  # but for the directions across the kinks
+                self._both(unflatten(self.op.layout, flat - (across @ flat) @ across))
             low = self._search(min(self._samples, key=lambda sample: sample.change), 1.0)
             high = self._search(max(self._samples, key=lambda sample: sample.change), -1.0)
             self._both(low.direction)
@@ -130,7 +123,7 @@ class SphereSampling:
             self._pairs.append((self._sample(unit), self._sample(scale(-1.0, unit))))
 
     def _sample(self, direction: Vector) -> SphereSample:
-        there = self.op.at(add_scaled(self._x, self._distance, direction))
+        there = self.op.moved(direction, self._distance)
         gradient, change = there.gradient_vector, there.value - self.value
         slope = float(dot(gradient, direction))
         if not (math.isfinite(change) and math.isfinite(float(norm(gradient)))):
@@ -142,20 +135,14 @@ class SphereSampling:
     def _visible(self, change: float, slope: float) -> float:
         """Change of the loss; by the slope, as of a parabola, where losses are too coarse; else zero."""
         coarse, by_slope = SAMPLE_ROUNDINGS * self.rounding.value, 0.5 * slope * self._distance
-        # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
         if not abs(change) <= coarse:
             return change
-        shown = (
-            abs(slope) > SAMPLE_ROUNDINGS * self.rounding.gradient and abs(by_slope) <= SLOPE_BEYOND * coarse
-        )
-        return by_slope if shown else 0.0
+        # A slope that the losses would show and do not is not theirs (rounding with a made-up derivative).
+        measured = abs(slope) > SAMPLE_ROUNDINGS * self.rounding.gradient
+        return by_slope if measured and abs(by_slope) <= SLOPE_BEYOND * coarse else 0.0
 
     def _bundle(self) -> tuple[np.ndarray, float, bool]:
-        """Add the gradients seen along ± the shortest combination until it is short or stays.
-
-        Returns:
-            Gradients by row, the norm of their shortest combination, and whether that is a slope.
-        """
+        """Gradients by row, until their shortest combination is short or stays; its norm; is it a slope."""
         # A direction that was found may lie in a kink, where the derivative is a convention; a draw does not.
         gradients = np.stack([flatten(sample.gradient) for sample in self._samples[: 2 * DRAWN_DIRECTIONS]])
         while True:
@@ -163,18 +150,18 @@ class SphereSampling:
             longest = float(np.max(np.linalg.norm(gradients, axis=1)))
             if not length > 0:
                 return gradients, length, False
-            best = weights @ gradients
-            down = self._vector(-best)
-            newest = self._gradients(down, MIXED_SHARE, 1)
-            stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
-            if stays and length > STATIONARY * longest:  # is it so in all directions?
-                newest = self._gradients(down, 1.0, MIXED_PAIRS)
+            best, steep = weights @ gradients, length > STATIONARY * longest
+            down = unflatten(self.op.layout, -best)
+            for share, count in ((MIXED_SHARE, 1), (1.0, MIXED_PAIRS)):  # then: is it so in all directions?
+                newest = self._gradients(down, share, count)
                 stays = bool(np.all(newest @ best >= (1 - SETTLED) * length**2))
-            if stays or length <= STATIONARY * longest or len(gradients) >= BUNDLE:
+                if not (stays and steep):
+                    break
+            if stays or not steep or len(gradients) >= BUNDLE:
                 self._both(down)
                 fall, rise = (sample.change for sample in self._pairs[-1])
                 least = STEEP * self._distance * length
-                slope = stays and length > STATIONARY * longest and fall < -least and rise > least
+                slope = stays and steep and fall < -least and rise > least
                 return gradients, length, slope
             gradients = np.vstack([gradients, newest])
 
@@ -187,21 +174,17 @@ class SphereSampling:
             rows.append(flatten(self._sample(_unit(mixed)).gradient))
         return np.stack(rows)
 
-    def _vector(self, flat: np.ndarray) -> Vector:
-        return unflatten(self.op.layout, flat)
-
     def _search(self, best: SphereSample, sign: float) -> SphereSample:
         """Go along the sphere to lower (`sign` +1) or higher (−1) values, also along a kink."""
         gradients = flatten(best.gradient)[None]
         for _ in range(TURNS):
             weights, _ = min_norm_point(gradients @ gradients.T)
-            turn = _tangential(self._vector(-sign * weights @ gradients), best.direction)
+            turn = _tangential(unflatten(self.op.layout, -sign * weights @ gradients), best.direction)
             if turn is None:
                 break
             trials = 0.25 ** np.arange(TURN_TRIALS)
-            steps = self._distance * trials
-            start = add_scaled(self._x, self._distance, best.direction)
-            values, slopes = self.op.objective.line(cast(start, self.op.layout.dtypes), turn, steps)
+            start = self.op.moved(best.direction, self._distance).x
+            values, slopes = self.op.objective.line(start, turn, self._distance * trials)
             changes = np.where(np.isfinite(values), sign * (values - self.value), np.inf)
             if np.all(np.abs(changes) <= SAMPLE_ROUNDINGS * self.rounding.value):
                 changes = self._distance * sign * np.where(np.isfinite(slopes), np.cumsum(slopes), 0.0)
@@ -236,11 +219,6 @@ def _span(gradients: np.ndarray, curved: float) -> np.ndarray:
     _, sizes, rows = np.linalg.svd(gradients[1:] - gradients[0], full_matrices=False)
     longest = float(np.max(np.linalg.norm(gradients, axis=1), initial=0.0))
     return rows[sizes > max(KINK_SHARE * longest, curved)]
-
-
-def _project(flat: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Leave out the directions across the kinks."""
-    return flat - (across @ flat) @ across
 
 
 def min_norm_point(gram: np.ndarray) -> tuple[np.ndarray, float]:

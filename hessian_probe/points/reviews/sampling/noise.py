@@ -23,7 +23,6 @@ from hessian_probe.operators.per_batch import (
     rayleigh_quotients,
     select_batches,
 )
-from hessian_probe.operators.symmetric_operator import search_dimension
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.newton import krylov_step
 from hessian_probe.points.thresholds import DRAW_HVPS, FEWEST_STEPS, MOST_STEPS, NOISE_DRAWS, UNEXPLAINED
@@ -246,7 +245,7 @@ def split_halves(values: np.ndarray, weights: np.ndarray) -> SplitHalf:
 
 def steps_for_halves(op: HessianOperator, steps: int, budget: int) -> int:
     """Products that the search on each half may make; 0 where the budget does not allow the check."""
-    size = search_dimension(op, op.active)
+    size = op.search_dimension(op.active)
     wanted = min(size, min(max(steps, FEWEST_STEPS), MOST_STEPS))
     # Two halves of `allowed` products each, and two vectors judged on either half, rounded up.
     allowed = budget - 4
