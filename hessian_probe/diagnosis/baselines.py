@@ -101,11 +101,7 @@ def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[n
 
 
 def guess_task(targets: np.ndarray, *, like: Task | None = None) -> Task | None:
-    """The task that such targets usually have, where the outputs are not known.
-
-    Returns:
-        The task, of the kind of `like` where that is given; None where no task fits.
-    """
+    """The task that such targets usually have, of the kind of `like` where given; None where none fits."""
     array = np.asarray(targets)
     if like is not None and like.kind == "cross_entropy":
         labels = _labels(array, like.classes)
@@ -173,11 +169,7 @@ def lowest_loss(task: Task, within: tuple[float, float]) -> float:
 def fit(
     rows: np.ndarray, task: Task, *, decay: float = DECAY, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[np.ndarray, float]:
-    """Fit a linear model of given features.
-
-    Returns:
-        Weights, shape (d, classes), and their training loss with outputs cut to `within`.
-    """
+    """Weights (d, classes) of a linear model of features; its training loss, outputs cut to `within`."""
     if task.kind == "squared_error":
         gram = rows.T @ rows / len(rows) + decay * np.eye(rows.shape[1])
         weights = np.linalg.solve(gram, rows.T @ task.targets / len(rows))

@@ -75,7 +75,8 @@ class Case:
         loss = OfParams(loss) if data is None and callable(loss) else loss
         self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
-        self.apply, self.baseline, self.key = apply, baseline, key
+        self.apply: Any = apply
+        self.baseline, self.key = baseline, key
         self.rng = generator(key)
         self.num_steps, self.num_adam_steps = trial_factor * TRIAL_STEPS, trial_factor * ADAM_STEPS
         self.measured: dict[str, str] = {}
@@ -144,6 +145,11 @@ class Case:
         moved = moved_variables(self.optimizer, layout, self.op.x, rest)
         return tuple(name for name in layout.names if name not in moved)
 
+    @property
+    def of_optimizer(self) -> dict[str, Any]:
+        """Arguments of what measures the optimiser."""
+        return {"trainable": self.trainable, "optimizer": self.optimizer, "opt_state": self.opt_state}
+
     def moved(self, path: str, _: Any) -> bool:
         """Whether a leaf is a variable that the optimiser moves."""
         return path in self.op.layout.names and path not in self.fixed_by_optimizer
@@ -168,11 +174,7 @@ class Case:
     def best_by_adam(
         self, params: PyTree, batch: Any, loss: Callable[..., Any] | None = None
     ) -> tuple[float, PyTree | None]:
-        """Lowest loss that Adam meets on a batch, and where that run ended.
-
-        Returns:
-            The loss and the parameters; NaN and None without optax, which `adam_failed` then names.
-        """
+        """Lowest loss that Adam meets, and where that run ended; NaN and None without optax."""
         loss = self.loss if loss is None else loss
         if hashable(loss) not in self._adam_runners:
             try:

@@ -13,6 +13,8 @@ MOST = 0.99
 # From STRONG on a finding is strong; below EVEN it is dropped.
 STRONG = 0.9
 EVEN = 0.5
+# Where most thresholds come from.
+CHOSEN = "chosen on synthetic failures (make bench-diagnose)"
 
 
 class Sign(NamedTuple):
@@ -31,13 +33,15 @@ class Sign(NamedTuple):
     source: str
     text: str = ""
 
+    @property
+    def measure(self) -> Measure:
+        """The number with an interval of two standard errors."""
+        low, high = (self.number + side * self.error for side in (-2, 2))
+        return Measure(self.number, self.threshold, low, high, self.sure)
+
 
 def confidence(distance: float, spread: float) -> float:
-    """Probability that a normal quantity, measured `distance` beyond a threshold, is beyond it.
-
-    Returns:
-        Φ(distance / spread), at most MOST; `spread` is its standard deviation.
-    """
+    """Probability Φ(distance / spread), at most MOST, that a normal quantity is beyond its threshold."""
     if not math.isfinite(distance):
         return MOST if distance > 0 else 0.0
     return min(0.5 * math.erfc(-distance / (spread * math.sqrt(2))), MOST)
@@ -50,40 +54,45 @@ def log_confidence(number: float, threshold: float, spread: float) -> float:
     return confidence(math.log(number / threshold), spread)
 
 
-def ratio_finding(
-    cause: str,
-    reason: str,
+def joint_confidence(spread: float, *pairs: tuple[float, float]) -> float:
+    """The least of the same for pairs of a number and its threshold: all of them must hold."""
+    return min(log_confidence(number, threshold, spread) for number, threshold in pairs)
+
+
+class Measure(NamedTuple):
+    """A number, its threshold, the ends of its uncertainty, and the confidence that it is beyond."""
+
+    number: float
+    threshold: float
+    low: float
+    high: float
+    sure: float = MOST
+
+
+def exact(number: float, threshold: float = 0.0) -> Measure:
+    """A number without uncertainty."""
+    return Measure(number, threshold, number, number)
+
+
+def ratio(number: float, threshold: float, spread: float) -> Measure:
+    """A ratio; `spread` is the standard deviation of its logarithm."""
+    low, high = (number * math.exp(side * spread) for side in (-2, 2))
+    return Measure(number, threshold, low, high, log_confidence(number, threshold, spread))
+
+
+def finding(
+    code: tuple[str, str],
     claim: str,
-    *,
     quantity: str,
-    number: float,
-    threshold: float,
-    spread: float,
-    source: str,
-    remedy: str,
-    experiment: str,
-    cost: str,
+    measure: Measure,
+    *,
+    source: str = CHOSEN,
     sure: float | None = None,
+    remedy: tuple[str, str],
+    cost: str,
     factor: float | None = None,
 ) -> Finding:
-    """A finding whose number is a ratio; `spread` is the standard deviation of its logarithm.
-
-    Returns:
-        Finding.  Its confidence is `sure`, or else the probability that the ratio is above the threshold.
-    """
-    return Finding(
-        cause=cause,
-        reason=reason,
-        claim=claim,
-        quantity=quantity,
-        number=number,
-        low=number * math.exp(-2 * spread),
-        high=number * math.exp(2 * spread),
-        threshold=threshold,
-        source=source,
-        confidence=log_confidence(number, threshold, spread) if sure is None else sure,
-        remedy=remedy,
-        experiment=experiment,
-        cost=cost,
-        factor=factor,
-    )
+    """A finding of a cause for a reason (`code`); `sure` replaces the confidence of the measure."""
+    number, threshold, low, high, known = measure
+    sure = known if sure is None else sure
+    return Finding(*code, claim, quantity, number, low, high, threshold, source, sure, *remedy, cost, factor)

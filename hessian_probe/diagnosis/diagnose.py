@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import CHECKS, broadcast, derivative, divergence, inputs, uphill
-from hessian_probe.diagnosis.confidence import EVEN
+from hessian_probe.diagnosis.checks import CHECKS, inputs
+from hessian_probe.diagnosis.confidence import EVEN, Found
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.ranking import rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
@@ -27,6 +27,14 @@ BY_STEPS = ("oscillation", "slow", "ill_conditioned")
 # Causes that need copies trained with Adam.
 BY_ADAM = ("optimization", "model_bias", "saddle", "mismatch")
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
+# Reasons for which no check that follows can be made, but that of the inputs; and what these would need.
+FINITE = "finite parameters, from before the loss diverged"
+BLOCKED = {
+    "gradient_nonfinite": "a gradient that is finite",
+    "not_finite": FINITE,
+    "data_not_finite": FINITE,
+    "crossed_samples": "a loss that is a mean over samples: this one is about pairs of them",
+}
 
 
 def diagnose(
@@ -105,39 +113,22 @@ def diagnose(
     if test_data is not None and data is None:
         raise ValueError("test_data was given without data; pass both, or neither")
     _check_baseline(baseline)
-    _check_factor(trial_factor)
+    if isinstance(trial_factor, bool) or not isinstance(trial_factor, int | np.integer):
+        raise TypeError(f"trial_factor must be a whole number; got {type(trial_factor).__name__}")
+    if trial_factor < 1:
+        raise ValueError(f"trial_factor={trial_factor}; expected at least 1, the usual number of steps")
     _check_leaves(params)
-    case = Experiments(
-        loss,
-        params,
-        data,
-        trainable=trainable,
-        test_data=test_data,
-        history=None if history is None else _read_history(history),
-        optimizer=optimizer,
-        opt_state=opt_state,
-        apply=apply,
-        baseline=baseline,
-        key=key,
-        trial_factor=int(trial_factor),
-    )
-    found = derivative.check(case)
-    if any(item.reason == "gradient_nonfinite" for item in found if isinstance(item, Finding)):
-        found += inputs.check(case)
-        return _diagnosis(case, [*found, NotChecked((), "a gradient that is finite", "everything else")])
-    found += uphill.check(case) + divergence.check(case)
-    if divergence.nonfinite(case):
-        found += inputs.check(case)  # needs no finite parameters
-        finite = "finite parameters, from before the loss diverged"
-        found.append(NotChecked((), finite, "everything else"))
-        return _diagnosis(case, found)
-    found += broadcast.check(case)
-    if any(item.cause == "broadcast" for item in found if isinstance(item, Finding)):
-        found += inputs.check(case)
-        mean = "a loss that is a mean over samples: this one is about pairs of them"
-        return _diagnosis(case, [*found, NotChecked((), mean, "everything else")])
+    read = None if history is None else _read_history(history)
+    given: dict[str, Any] = {"trainable": trainable, "test_data": test_data, "history": read, "key": key}
+    given |= {"optimizer": optimizer, "opt_state": opt_state, "apply": apply, "baseline": baseline}
+    case = Experiments(loss, params, data, trial_factor=int(trial_factor), **given)
+    found: Found = []
     for check in CHECKS:
         found += check(case)
+        needs = [BLOCKED[f.reason] for f in found if isinstance(f, Finding) and f.reason in BLOCKED]
+        if needs:
+            found += [*inputs.check(case), NotChecked((), needs[0], "everything else")]
+            break
     return _diagnosis(case, found)
 
 
@@ -153,13 +144,6 @@ def _check_baseline(baseline: Any) -> None:
         )
 
 
-def _check_factor(factor: Any) -> None:
-    if isinstance(factor, bool) or not isinstance(factor, int | np.integer):
-        raise TypeError(f"trial_factor must be a whole number; got {type(factor).__name__}")
-    if factor < 1:
-        raise ValueError(f"trial_factor={factor}; expected at least 1, the usual number of steps")
-
-
 def _check_leaves(params: PyTree) -> None:
     """Refuse leaves that are no arrays: compiled trials take the parameters as arguments."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -170,7 +154,7 @@ def _check_leaves(params: PyTree) -> None:
             )
 
 
-def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosis:
+def _diagnosis(case: Experiments, found: Found) -> Diagnosis:
     if math.isfinite(case.value) and case.value <= 0:
         seen = {f.cause for f in found if isinstance(f, Finding) and f.confidence >= EVEN}
         causes = tuple(cause for cause in NEED_POSITIVE_LOSS if cause not in seen)
@@ -180,23 +164,15 @@ def _diagnosis(case: Experiments, found: list[Finding | NotChecked]) -> Diagnosi
     missing = [item for item in found if isinstance(item, NotChecked)]
     findings = rank(case, [item for item in found if isinstance(item, Finding)], missing)
     _propose_rate(case, findings)
-    return Diagnosis(
-        findings=findings,
-        not_checked=tuple(missing),
-        loss=case.value,
-        measured=tuple(case.measured.items()),
-        variables=case.variables,
-        num_hvps=case.cost.num_hvps,
-        num_evaluations=case.cost.num_evaluations,
-    )
+    spent, measured = (case.cost.num_hvps, case.cost.num_evaluations), tuple(case.measured.items())
+    return Diagnosis(findings, tuple(missing), case.value, measured, *spent, case.variables)
 
 
 def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
     """Record what `propose_rate` proposes, where the first finding is about steps."""
     if not findings or findings[0].cause not in BY_STEPS or case.optimizer is None:
         return
-    given: dict[str, Any] = {"optimizer": case.optimizer, "opt_state": case.opt_state}
-    found = propose_rate(case.loss, case.params, case.given_data, trainable=case.trainable, **given)
+    found = propose_rate(case.loss, case.params, case.given_data, **case.of_optimizer)
     case.cost.enter(found)
     said = f"none: {'; '.join(found.evidence)}"
     if found.proposed is not None:
@@ -209,9 +185,8 @@ def _propose_rate(case: Experiments, findings: Sequence[Finding]) -> None:
 
 def _read_history(history: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not isinstance(history, Mapping):
-        raise TypeError(
-            f"history must map names to arrays, e.g. {{'loss': […]}}; got {type(history).__name__}"
-        )
+        got = type(history).__name__
+        raise TypeError(f"history must map names to arrays, e.g. {{'loss': […]}}; got {got}")
     unknown = sorted(set(map(str, history)) - set(HISTORY))
     if unknown:
         raise ValueError(f"history has unknown entries {unknown}; expected some of {list(HISTORY)}")

@@ -11,12 +11,12 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
-from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels
+from hessian_probe.diagnosis.reference_models import LARGE, ReferenceModels, least
 from hessian_probe.optimizers.optax_state import call_update
 from hessian_probe.optimizers.samples import assign_folds
 from hessian_probe.optimizers.stability import Stability, stability
 from hessian_probe.optimizers.thresholds import MOST_CALLS
-from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, zeros
+from hessian_probe.optimizers.trial_runs import HeavyBall, Trial, TrialRunner, float_leaf, map_trained, zeros
 from hessian_probe.optimizers.uphill import UphillLeaf, uphill_leaves
 from hessian_probe.points.classify import classify
 from hessian_probe.points.result import CriticalPoint
@@ -53,15 +53,7 @@ class Experiments(ReferenceModels):
         """Sharpness against the optimiser's limit."""
         if self.optimizer is None:
             return None
-        found = stability(
-            self.loss,
-            self.params,
-            self.data,
-            trainable=self.trainable,
-            optimizer=self.optimizer,
-            opt_state=self.opt_state,
-            key=self.key,
-        )
+        found = stability(self.loss, self.params, self.data, key=self.key, **self.of_optimizer)
         self.cost.enter(found)
         return found
 
@@ -87,15 +79,13 @@ class Experiments(ReferenceModels):
     @cached_property
     def best_seen(self) -> float:
         """Lowest training loss that other steps, a re-initialisation or a linear model reached."""
-        both = (self.best_of_model, self.linear_loss)
-        return min((loss for loss in both if math.isfinite(loss)), default=math.nan)
+        return least((self.best_of_model, self.linear_loss))
 
     @cached_property
     def best_of_model(self) -> float:
         """The same of this model alone."""
-        by_adam = (self.adam_from_here, self.adam_from_reinit)
-        by_steps = (self.without_weight_decay, *(trial.after for trial in self.trials.values()))
-        return min((loss for loss in (*by_adam, *by_steps) if math.isfinite(loss)), default=math.nan)
+        others = (self.adam_from_here, self.adam_from_reinit, self.without_weight_decay)
+        return least((*others, *(trial.after for trial in self.trials.values())))
 
     @cached_property
     def trials(self) -> dict[float, Trial]:
@@ -107,8 +97,7 @@ class Experiments(ReferenceModels):
         try:
             found = {factor: tried(factor) for factor in FACTORS}
         except Exception as error:  # what the optimiser needs beyond gradients, state and parameters
-            message = str(error).strip().split("\n")[0]
-            raised = f"{type(error).__name__}: {message}"
+            raised = f"{type(error).__name__}: " + str(error).strip().split("\n")[0]
             self.trials_failed = f"an optimiser that takes steps here; it raised {raised}"
             return {}
         while max(found) < MOST_FACTOR and _best(found) == max(found):
@@ -124,8 +113,8 @@ class Experiments(ReferenceModels):
         """The same with all samples in every step, at factors up to one."""
         if self.samples_in_a_step is None:
             return self.trials
-        steps, factors = self.steps(None, self.num_steps), [f for f in FACTORS if f <= 1]
-        return {f: steps.run(self.params, self.opt_state, self.value, f) for f in factors}
+        tried = partial(self.steps(None, self.num_steps).run, self.params, self.opt_state, self.value)
+        return {factor: tried(factor) for factor in FACTORS if factor <= 1}
 
     @property
     def no_step_moves(self) -> bool:
@@ -199,14 +188,6 @@ class Experiments(ReferenceModels):
         worse = min(unchanged, 10 * self.value)  # a trial that diverged counts as ten times the present loss
         return (worse - changed) / worse if min(worse, self.value) > 0 else 0.0
 
-    @cached_property
-    def schedule_restarted(self) -> Trial | None:
-        """A trial with the optimiser's initial state, so that its schedule starts again."""
-        if not self.trials:
-            return None
-        state = self.optimizer.init(self.params)
-        return self.steps(self.samples_in_a_step, self.num_steps).run(self.params, state, self.value)
-
     @property
     def samples_in_a_step(self) -> int | None:
         """Samples in a batch; None for all of them."""
@@ -258,7 +239,7 @@ class Experiments(ReferenceModels):
         """Test loss here, and where the training loss was lowest."""
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None:
-            return float("nan"), float("nan")
+            return math.nan, math.nan
         return self.loss_on(samples.batch, self.params), self.loss_on(samples.batch, end)
 
     @cached_property
@@ -266,10 +247,10 @@ class Experiments(ReferenceModels):
         """Sign test, in standard errors, that most test samples have a lower loss there; NaN if unknown."""
         samples, end = self.test_samples, self._lowest_end
         if samples is None or end is None or samples.size < FEWEST_LOSSES:
-            return float("nan")
+            return math.nan
         here, there = (self.sample_losses(samples, at) for at in (self.params, end))
         if here is None or there is None:
-            return float("nan")
+            return math.nan
         # Signs, because a few large squared errors decide their mean.
         lower = float(np.mean((there < here) + 0.5 * (there == here)))
         return (lower - 0.5) * 2 * math.sqrt(len(here))
@@ -311,7 +292,7 @@ def applies_weight_decay(
 
 def _holds_params(optimizer: Any, params: PyTree) -> bool:
     """Whether the first state depends on the values of the parameters."""
-    doubled = jax.tree.map(lambda leaf: 2 * leaf if float_leaf(leaf) else leaf, params)
+    doubled = map_trained(lambda leaf: 2 * leaf, params)
     pairs = zip(*(jax.tree.leaves(optimizer.init(at)) for at in (params, doubled)), strict=True)
     return any(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs if float_leaf(a))
 

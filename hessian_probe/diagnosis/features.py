@@ -42,11 +42,7 @@ class Features:
 
 
 def standardise(inputs: np.ndarray) -> np.ndarray:
-    """Inputs with mean 0 and deviation 1: of each column of a table, of all entries together otherwise.
-
-    Returns:
-        An array like `inputs`, which are floats; what does not vary is 0.
-    """
+    """Inputs (floats) of mean 0, deviation 1: each column of a table, else all; 0 where nothing varies."""
     array = np.asarray(inputs, np.float64)
     axes = (0,) if array.ndim == 2 else tuple(range(array.ndim))
     mean, scale = array.mean(axis=axes, keepdims=True), array.std(axis=axes, keepdims=True)

@@ -13,11 +13,7 @@ from hessian_probe.programs.layers import run_model, trace_model
 
 
 def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[list[float], bool]:
-    """Norms of the loss's gradient with respect to the output of each layer, from the first to the last.
-
-    Returns:
-        The norms, and whether the program holds loops.
-    """
+    """Norms of the loss's gradient by each layer's output, first to last; whether there are loops."""
     program, count = trace_model(loss, params, batch)
     first = jax.eval_shape(lambda p, b: run_model(program, count, p, b).layers, params, batch)
     seen = {}

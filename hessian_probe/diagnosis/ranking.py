@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG
+from hessian_probe.diagnosis.confidence import EVEN, MOST, STRONG, exact, finding
 from hessian_probe.diagnosis.experiments import BETTER, LIKELY, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import CAUSES, Finding, NotChecked
@@ -66,11 +66,7 @@ HEADROOM = 0.05
 
 
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
-    """Drop what is not supported and order the rest; "healthy" where nothing remains.
-
-    Returns:
-        Ranked findings, at least one.
-    """
+    """Drop what is not supported and order the rest; "healthy" alone where nothing remains."""
     kept = [f for f in found if f.confidence >= EVEN]
     if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
         # Nothing that depends on it was checked.
@@ -110,11 +106,9 @@ def _headroom(case: Experiments, scaled: bool) -> float:
     if not (math.isfinite(constant) and constant > 0):
         return math.inf  # without a scale nothing is dropped
     best = case.best_seen if math.isfinite(case.best_seen) else 0.0
-    if scaled and math.isfinite(case.adam_on_standardised):
-        case.measured["the same from re-initialised weights, with inputs standardised"] = number(
-            case.adam_on_standardised, 4
-        )
-        best = min(best, case.adam_on_standardised)
+    if scaled and math.isfinite(anew := case.adam_on_standardised):
+        case.measured["the same from re-initialised weights, with inputs standardised"] = number(anew, 4)
+        best = min(best, anew)
     # An oscillating run may have stopped at a low by luck, so the loss after further steps counts too.
     continued = case.trials[1.0].after if case.trials else case.value
     headroom = (max(case.value, min(continued, 10 * case.value)) - best) / constant
@@ -150,22 +144,17 @@ def _reinit_helps(case: Experiments, finding: Finding) -> bool:
 
 
 def _test_loss_improves(case: Experiments) -> bool:
-    """Whether a lower training loss halves the test loss, and by an amount that can be seen."""
+    """Whether a lower training loss halves the test loss, by an amount that counts or on most samples."""
     # Where inputs nearly determine the targets, what is left to gain is small beside the constant's loss.
     if case.test_samples is None:
         return False
     here, there = case.test_losses
-    return 2 * there < here < case.constant_predictor_loss and _noticeable(case)
-
-
-def _noticeable(case: Experiments) -> bool:
-    """Whether the test loss falls by an amount that counts, or on significantly more than half of it."""
-    here, there = case.test_losses
+    if not 2 * there < here < case.constant_predictor_loss:
+        return False
     if here - there > SEEN * case.constant_predictor_loss:
         return True
-    if case.task is None or case.task.kind != "squared_error":
-        return False  # a cross-entropy can always fall further on labels that are already right
-    return case.test_sign_score > ERRORS
+    # A cross-entropy can always fall further on labels that are already right.
+    return case.task is not None and case.task.kind == "squared_error" and case.test_sign_score > ERRORS
 
 
 def _converged(case: Experiments, kept: list[Finding]) -> bool:
@@ -185,9 +174,8 @@ def _converged(case: Experiments, kept: list[Finding]) -> bool:
     if case.test_samples is None:
         return case.value < SMALL * case.constant_predictor_loss
     here, there = case.test_losses
-    case.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = (
-        f"{number(here, 3)}, {number(there, 3)}"
-    )
+    said = f"{number(here, 3)}, {number(there, 3)}"
+    case.measured["test loss here, and where Adam or a Newton step lowered the training loss"] = said
     # Test data on which the model fails altogether show nothing about training.
     better = BETTER * there < here and here - there > SEEN * case.constant_predictor_loss
     return not (here < case.constant_predictor_loss and (better or _test_loss_improves(case)))
@@ -209,23 +197,16 @@ def _healthy(case: Experiments, found: list[Finding], headroom: float, missing: 
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
     causes = set(CAUSES) - {"healthy"}
-    unknown = causes & {cause for item in missing for cause in item.causes}
-    checked = len(causes) - len(unknown)
+    checked = len(causes - {cause for item in missing for cause in item.causes})
     nearest = f"; the nearest one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
-    gain = headroom if math.isfinite(headroom) else math.nan
-    return Finding(
-        cause="healthy",
-        reason="nothing_found",
-        claim=f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
+    return finding(
+        ("healthy", "nothing_found"),
+        f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
         f"checked{nearest}",
-        quantity="share of the constant's loss that training could still gain",
-        number=gain,
-        low=gain,
-        high=gain,
-        threshold=HEADROOM,
+        "share of the constant's loss that training could still gain",
+        exact(headroom if math.isfinite(headroom) else math.nan, HEADROOM),
         source="chosen on synthetic failures",
-        confidence=min((1 - doubt) * checked / len(causes), MOST),
-        remedy="none",
-        experiment="nothing: `not_checked` lists what was not checked",
+        sure=min((1 - doubt) * checked / len(causes), MOST),
+        remedy=("none", "nothing: `not_checked` lists what was not checked"),
         cost="all checks together",
     )

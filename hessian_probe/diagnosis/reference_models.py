@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.baselines import Task
 from hessian_probe.diagnosis.case import Case
 from hessian_probe.diagnosis.features import Features, standardise
-from hessian_probe.optimizers.trial_runs import float_leaf, perturb, reinitialise
+from hessian_probe.optimizers.trial_runs import map_trained, perturb, reinitialise
 
 # Samples of the test whether a few samples can be fitted.
 ONE_BATCH = 16
@@ -32,6 +32,7 @@ MANY = 64
 # A range within [-1, 1] counts only where outputs came NEARLY to its ends; END_TOLERANCE beyond they left it.
 NEARLY = 0.9
 END_TOLERANCE = 1e-5
+UNBOUNDED = (-math.inf, math.inf)
 
 
 class ReferenceModels(Case):
@@ -57,10 +58,8 @@ class ReferenceModels(Case):
             raise ValueError(f"apply must return the outputs alone, as one array; got {type(given).__name__}")
         found = np.asarray(given)
         if found.ndim == 0 or len(found) != self.samples.size:
-            raise ValueError(
-                f"apply must return an output for each of the {self.samples.size} samples along axis 0; got "
-                f"shape {found.shape}"
-            )
+            each = f"an output for each of the {self.samples.size} samples along axis 0"
+            raise ValueError(f"apply must return {each}; got shape {found.shape}")
         return found
 
     @cached_property
@@ -69,7 +68,6 @@ class ReferenceModels(Case):
         if self.outputs is None or self.targets is None or self.samples is None:
             return None
         task = baselines.recognise_task(self.outputs, self.targets, self.value)
-        assert self.apply is not None
         assert self.samples.inputs is not None
         if task is None or len(self.targets) < self.samples.size:
             return task
@@ -80,8 +78,7 @@ class ReferenceModels(Case):
         self.cost.add(losses=1)
         if not (math.isfinite(value) and np.all(np.isfinite(outputs))):
             return task
-        again = baselines.recognise_task(outputs, self.targets[some], value, like=task)
-        return None if again is None else task
+        return task if baselines.recognise_task(outputs, self.targets[some], value, like=task) else None
 
     @cached_property
     def constant_predictor_loss(self) -> float:
@@ -98,8 +95,7 @@ class ReferenceModels(Case):
             one = samples.inputs.mean(axis=0, keepdims=True) if floating else samples.inputs[:1]
             mean = np.broadcast_to(one, samples.inputs.shape).astype(samples.inputs.dtype)
             starts, constant = (self.params, self.reinitialised), samples.with_inputs(mean)
-            losses = [self.best_by_adam(at, constant)[0] for at in starts]
-            return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
+            return least(self.best_by_adam(at, constant)[0] for at in starts)
         recorded = None if self.history is None else self.history.get("loss")
         return math.nan if recorded is None else float(recorded[0])
 
@@ -117,11 +113,9 @@ class ReferenceModels(Case):
         chosen = baselines.subset(samples.size, rng)
         rows = Features(samples.inputs[chosen], rng)(samples.inputs[chosen])
         free = task.classes - (task.kind == "cross_entropy")  # a constant added to all logits changes nothing
-        needed = min(free, rows.shape[1] - 1)
-        assert self.apply is not None
         if rows.shape[1] * task.classes > self.op.size:
             return math.nan
-        if jacobian_rank(self.apply, self.reinitialised, samples.inputs) < needed:
+        if jacobian_rank(self.apply, self.reinitialised, samples.inputs) < min(free, rows.shape[1] - 1):
             return math.nan
         return baselines.fit(rows, task.part(chosen), within=self.output_range)[1]
 
@@ -131,14 +125,12 @@ class ReferenceModels(Case):
         samples, outputs = self.samples, self.outputs
         free = self.task is None or self.task.probabilities  # whose logits may be anything
         if free or samples is None or samples.inputs is None or outputs is None:
-            return -math.inf, math.inf
-        assert self.apply is not None
-        within = np.abs(outputs).max(initial=0) <= 1 + END_TOLERANCE or outputs.min(initial=0) >= 0
-        if not within:
-            return -math.inf, math.inf
+            return UNBOUNDED
+        if not (np.abs(outputs).max(initial=0) <= 1 + END_TOLERANCE or outputs.min(initial=0) >= 0):
+            return UNBOUNDED
         low, high = observed_range(self.apply, self.params, samples.inputs)
         inside = np.all((outputs >= low - END_TOLERANCE) & (outputs <= high + END_TOLERANCE))
-        return (low, high) if inside else (-math.inf, math.inf)
+        return (low, high) if inside else UNBOUNDED
 
     @property
     def loss_floor(self) -> float:
@@ -158,9 +150,7 @@ class ReferenceModels(Case):
         Where the user's loss is not known, it is the one that such targets usually have.
         """
         train = self.samples
-        if train is None or train.inputs is None or self.targets is None:
-            return None
-        if train.size < 2 * baselines.FOLDS:
+        if train is None or train.inputs is None or self.targets is None or train.size < 2 * baselines.FOLDS:
             return None
         task = self._task_of_samples or baselines.guess_task(self.targets)
         if task is None:
@@ -201,9 +191,8 @@ class ReferenceModels(Case):
     @cached_property
     def adam_from_reinit(self) -> float:
         """Lowest training loss of Adam from re-initialised weights."""
-        if self.whole is None:
-            return math.nan
-        return self.best_by_adam(self.reinitialised, self.whole.batch)[0]
+        whole = self.whole
+        return math.nan if whole is None else self.best_by_adam(self.reinitialised, whole.batch)[0]
 
     @cached_property
     def adam_on_standardised(self) -> float:
@@ -216,9 +205,7 @@ class ReferenceModels(Case):
 
     @cached_property
     def _adam_run(self) -> tuple[float, Any]:
-        if self.whole is None:
-            return float("nan"), None
-        return self.best_by_adam(self.params, self.whole.batch)
+        return (math.nan, None) if self.whole is None else self.best_by_adam(self.params, self.whole.batch)
 
     @cached_property
     def adam_from_perturbed(self) -> tuple[float, float]:
@@ -244,7 +231,7 @@ class ReferenceModels(Case):
         The last is what training on a single one of them reaches: the floor of a loss that has one.
         """
         if self.samples is None:
-            return float("nan"), float("nan"), float("nan"), float("nan")
+            return math.nan, math.nan, math.nan, math.nan
         rows = np.sort(self.rng.permutation(self.samples.size)[:ONE_BATCH])
         batch, alone = self.samples.take(rows), self.samples.take(np.full_like(rows, rows[0]))
         here, anew = self.loss_on(batch, self.params), self.loss_on(batch, self.reinitialised)
@@ -252,13 +239,13 @@ class ReferenceModels(Case):
         return here, anew, after, floor
 
 
-def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
-    """Rank of the outputs' Jacobian with respect to the inputs: the width of the narrowest layer.
+def least(losses: Iterable[float]) -> float:
+    """The lowest loss that is finite; NaN where none is."""
+    return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
-    Returns:
-        The rank at randomly drawn `params`; infinite where the model cannot take one sample, or inputs are
-        no floats.
-    """
+
+def jacobian_rank(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> float:
+    """Rank of the outputs' Jacobian by the inputs: the narrowest layer; infinite where it is not known."""
     if inputs.dtype.kind != "f":
         return math.inf
 
@@ -288,7 +275,7 @@ def observed_range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -
     try:
         low, high = _range(apply, params, inputs)
     except Exception:  # not every function takes any parameters
-        return -math.inf, math.inf
+        return UNBOUNDED
     if NEARLY <= max(high, -low) <= 1 + END_TOLERANCE and low >= -1 - END_TOLERANCE:
         return (0.0 if low >= 0 else -1.0), 1.0
     return (0.0 if low >= 0 else -math.inf), math.inf
@@ -302,16 +289,12 @@ def _range(apply: Callable[..., Any], params: Any, inputs: np.ndarray) -> tuple[
     run = jax.jit(lambda at, x: apply(at, x))
     low, high = math.inf, -math.inf
     for size in np.geomspace(1 / FAR, FAR, DRAWS):
-        drawn = jax.tree.map(lambda x: rng.standard_normal(np.shape(x)) if float_leaf(x) else x, params)
+        drawn = map_trained(lambda x: rng.standard_normal(np.shape(x)), params)
         for sign in (1, -1):
-            at = jax.tree.map(
-                lambda x, f, by=size * sign: jnp.asarray(by * f, x.dtype) if float_leaf(x) else x,
-                params,
-                drawn,
-            )
+            at = map_trained(lambda x, f, by=size * sign: jnp.asarray(by * f, x.dtype), params, drawn)
             for rows in (some, larger):
                 out = np.asarray(run(at, jnp.asarray(rows)), np.float64)
                 if not np.all(np.isfinite(out)):
-                    return -math.inf, math.inf
+                    return UNBOUNDED
                 low, high = min(low, float(out.min())), max(high, float(out.max()))
     return low, high

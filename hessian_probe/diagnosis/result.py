@@ -39,10 +39,7 @@ class Finding:
     """One cause that was measured; made by `diagnose`.
 
     Attributes:
-        cause: "model_bias", "optimization", "overfitting", "mismatch", "saddle", "minimum", "oscillation",
-            "slow", "ill_conditioned", "noise", "divergence", "dead_units", "saturation",
-            "vanishing_gradients", "exploding_gradients", "input_scale", "uphill", "broadcast", "derivative"
-            or "healthy".
+        cause: one of `hessian_probe.diagnosis.result.CAUSES`, such as "saddle"; "healthy" for none.
         reason: a code: the measurement that decided, of those that the cause has, such as "sharpness" or
             "schedule_ended".
         claim: what was found, in a sentence.
@@ -77,8 +74,7 @@ class Finding:
     factor: float | None = None
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
-        title = f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}"
-        return title, self.rows()
+        return f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}", self.rows()
 
     def rows(self) -> list[tuple[str, str]]:
         """Number, threshold, experiment and cost as rows of text."""
@@ -110,7 +106,7 @@ class NotChecked:
     @property
     def check(self) -> str:
         """What was not checked, in words."""
-        return ", ".join([*self.causes, *([self.aspect] if self.aspect else [])])
+        return ", ".join(filter(None, (*self.causes, self.aspect)))
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         return f"not checked: {self.check}", [("needs", self.needs)]
@@ -148,8 +144,7 @@ class Diagnosis:
             first = "NOTHING FOUND, AND LITTLE CHECKED"
         rows: list[tuple[str, str]] = []
         for rank, finding in enumerate(self.findings, 1):
-            head = f"{finding.cause} ({finding.confidence:.2f})"
-            rows.append((f"{rank}. {head}", finding.claim))
+            rows.append((f"{rank}. {finding.cause} ({finding.confidence:.2f})", finding.claim))
             rows.extend((f"   {name}", text) for name, text in finding.rows())
         rows.extend(("not checked", f"{item.check}: needs {item.needs}") for item in self.not_checked)
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))

@@ -89,16 +89,12 @@ class Stability:
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         if self.status == "undetermined":
             return "Stability: UNDETERMINED", [("because", text) for text in self.evidence]
-        title = (
-            f"Stability: {self.status.upper().replace('_', ' ')}   sharpness ÷ limit = {number(self.ratio)}"
-        )
+        title = f"Stability: {self.status.upper().replace('_', ' ')}"
         rate = "unknown" if np.isnan(self.learning_rate) else number(self.learning_rate)
         of_what = "P⁻¹H" if self.preconditioner else "H"
+        top = f"{signed(self.sharpness)} ± {number(self.error, 1)}, largest eigenvalue of {of_what}"
         rows = [
-            (
-                "sharpness",
-                f"{signed(self.sharpness)} ± {number(self.error, 1)}, largest eigenvalue of {of_what}",
-            ),
+            ("sharpness", top),
             ("limit", f"{number(self.limit)} = {self.formula}   ({self.source})"),
             ("optimiser", f"{self.method}, learning rate {rate}, momentum {number(self.momentum)}"),
         ]
@@ -115,7 +111,8 @@ class Stability:
             text = f"learning rate × {number(factor, 3)}, sharpness ÷ limit {then} if H stays as it is"
             rows.append((f"in {steps} steps", text))
         rows.extend(("note", text) for text in self.evidence)
-        return title, [*rows, ("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations")]
+        rows.append(("cost", f"{self.num_hvps} HVPs, {self.num_evaluations} evaluations"))
+        return f"{title}   sharpness ÷ limit = {number(self.ratio)}", rows
 
 
 def stability(
@@ -213,16 +210,14 @@ def measured_stability(
     eigen = eigsh(seen, lowest=0, highest=1, rtol=rtol, max_hvps=max_hvps, key=key)
     if not len(eigen.eigenvalues):
         return Stability("undetermined", evidence=eigen.evidence, variables=str(op.layout))
-    top, error = float(eigen.eigenvalues[-1]), float(eigen.residual_norms[-1])
-    factor = 1.0 if whole else method.scale
-    limit = 2.0 if whole else method.limit
-    sharpness = top * factor
-    ratio, spread = sharpness / limit, error * factor / limit
+    factor, limit = (1.0, 2.0) if whole else (method.scale, method.limit)
+    sharpness, error = float(eigen.eigenvalues[-1]) * factor, float(eigen.residual_norms[-1]) * factor
+    ratio = sharpness / limit
     return Stability(
-        status=_status(ratio, spread, eigen),
+        status=_status(ratio, error / limit, eigen),
         method=method.name,
         sharpness=sharpness,
-        error=error * factor,
+        error=error,
         limit=limit,
         ratio=ratio,
         learning_rate=method.rate,

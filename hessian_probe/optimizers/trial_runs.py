@@ -13,7 +13,6 @@ import numpy as np
 
 from hessian_probe.arrays import (
     PyTree,
-    Vector,
     add_scaled,
     at_least_float32,
     cast,
@@ -56,9 +55,14 @@ def float_leaf(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def map_trained(change: Callable[..., Any], params: PyTree, *rest: PyTree) -> PyTree:
+    """Change the leaves that are trained."""
+    return jax.tree.map(lambda x, *other: change(x, *other) if float_leaf(x) else x, params, *rest)
+
+
 def zeros(params: PyTree) -> PyTree:
     """Zeros in place of what is trained."""
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if float_leaf(leaf) else leaf, params)
+    return map_trained(jnp.zeros_like, params)
 
 
 def _trained(tree: PyTree) -> list[jax.Array]:
@@ -69,7 +73,7 @@ def _trained(tree: PyTree) -> list[jax.Array]:
 def _descend(tree: PyTree, steps: Sequence[jax.Array]) -> PyTree:
     """A tree with minus the steps in place of the leaves that are trained."""
     left = iter(steps)
-    return jax.tree.map(lambda leaf: -next(left) if float_leaf(leaf) else leaf, tree)
+    return map_trained(lambda _: -next(left), tree)
 
 
 class HeavyBall:
@@ -139,22 +143,14 @@ def take_step(
     *,
     pull: bool = True,
 ) -> tuple[PyTree, Any]:
-    """One step of an optimiser, with its update, and so its learning rate, multiplied by a factor.
-
-    Without `pull` the optimiser sees zeros for the parameters, and so cannot let weights decay.
-
-    Returns:
-        The parameters and the state after the step.
-    """
+    """Parameters and state after one step, its update times `factor`; no weight decays without `pull`."""
     updates, state = call_update(optimizer, gradient, state, params if pull else zeros(params), value)
 
     def moved(x: Any, u: Any) -> Any:
-        if not float_leaf(x):
-            return x
         dtype = at_least_float32(widest((x.dtype, u.dtype)))
         return (x.astype(dtype) + jnp.asarray(factor).astype(dtype) * u.astype(dtype)).astype(x.dtype)
 
-    return jax.tree.map(moved, params, updates), state
+    return map_trained(moved, params, updates), state
 
 
 def _compiled(
@@ -169,10 +165,8 @@ def _compiled(
             batch = data if rows is None else jax.tree.map(lambda leaf: leaf[rows], data)
             value, gradient = jax.value_and_grad(loss, allow_int=True)(at, batch)
             slope = sum(jnp.vdot(d, g) for d, g in zip(direction, jax.tree.leaves(gradient), strict=False))
-            return take_step(optimizer, at, inner, value, gradient, factor, pull=pull), (
-                value,
-                jnp.asarray(slope, jnp.float32),
-            )
+            reached = take_step(optimizer, at, inner, value, gradient, factor, pull=pull)
+            return reached, (value, jnp.asarray(slope, jnp.float32))
 
         length = None if index is not None else count
         (end, _), (values, slopes) = jax.lax.scan(step, (params, state), index, length=length)
@@ -184,14 +178,8 @@ def _compiled(
 class TrialRunner:
     """Steps of the user's optimiser from a copy of its state, with every update multiplied by a factor.
 
-    Args:
-        loss: `loss(params, batch)`.
-        optimizer: the optax transformation.
-        samples: the training data.
-        batch_size: samples in a step; None takes all of them.
-        count: number of steps.
-        cost: where their gradients are entered.
-        pull: whether the optimiser sees the parameters, and so can let weights decay; else it sees zeros.
+    Each of `count` steps takes `batch_size` samples, or all of them (None); `cost` is where their gradients
+    are entered.  Without `pull` the optimiser sees zeros for the parameters: no weight can decay.
     """
 
     def __init__(
@@ -213,20 +201,13 @@ class TrialRunner:
     def run(
         self, params: Any, state: Any, before: float, factor: float = 1.0, direction: Any = None
     ) -> Trial:
-        """Take the steps from parameters where the loss is `before`.
-
-        Returns:
-            The trial; with the sign changes of the gradient along `direction`, where one is given.
-        """
+        """Take the steps from where the loss is `before`, and watch the gradient along `direction`."""
         self.cost.add(gradients=self.count)
         leaves = () if direction is None else tuple(jax.tree.leaves(direction))
         _, _, after, slopes = self._run(params, state, factor, self.batch, self.index, leaves)
-        value = float(after)
-        flips = float("nan")
-        if direction is not None:
-            signs = np.sign(np.asarray(slopes, np.float64))
-            flips = float(np.mean(signs[1:] * signs[:-1] < 0))
-        return Trial(before, value if np.isfinite(value) else float("inf"), flips)
+        signs, value = np.sign(np.asarray(slopes, np.float64)), float(after)
+        flips = math.nan if direction is None else float(np.mean(signs[1:] * signs[:-1] < 0))
+        return Trial(before, value if math.isfinite(value) else math.inf, flips)
 
 
 def _order(count: int, batch_size: int | None, steps: int) -> Any:
@@ -251,11 +232,7 @@ class AdamRunner:
         self._run = _compiled(loss, self._adam, steps)
 
     def best(self, params: Any, batch: Any) -> tuple[float, Any]:
-        """Lowest loss that the better of the rates meets, and where that run ended.
-
-        Returns:
-            The loss (NaN where none was finite, or the first was not) and the parameters.
-        """
+        """Lowest loss met at the better rate (NaN: none, or the first is not finite), and where it ended."""
         self.cost.add(gradients=len(ADAM_RATES) * self.steps)
         arrays, state = jax.tree.map(jnp.asarray, batch), self._adam.init(params)
         found = [self._run(params, state, rate, arrays, None, ()) for rate in ADAM_RATES]
@@ -269,17 +246,11 @@ class AdamRunner:
 def loss_after_steps(
     op: HessianOperator, optimizer: Any, state: Any, steps: int, factor: float = 1.0
 ) -> float:
-    """Loss over all data after some steps of an optimiser from an operator's parameters.
-
-    Each step takes one batch of the operator's data; `factor` multiplies every update.
-
-    Returns:
-        The loss; infinite where it is not finite.
-    """
+    """Loss over all data after steps on one batch each, updates times `factor`; infinite if not finite."""
     layout, rest = op.layout, op.objective.non_variables
 
     @jax.jit
-    def step(x: Vector, gradient: Vector, value: Any, state: Any) -> Any:
+    def step(x: PyTree, gradient: PyTree, value: Any, state: Any) -> Any:
         given = tangent(layout, cast(gradient, layout.dtypes), rest)
         params, state = take_step(optimizer, merge(layout, x, rest), state, value, given, factor)
         return cast(from_tangent(layout, params, "the parameters"), layout.dtypes), state
@@ -298,34 +269,27 @@ def perturb(params: Any, rng: np.random.Generator, share: float = PERTURBATION) 
     """Parameters with noise on each entry, a share of their size, those of leaves of zeros too."""
 
     def leaf(x: Any) -> Any:
-        if not float_leaf(x):
-            return x
         array = np.asarray(x, np.float64)
         usual = 1 / np.sqrt(array.shape[-2]) if array.ndim > 1 else 1.0
         size = share * max(float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0, usual)
         return jnp.asarray(array + size * rng.standard_normal(array.shape), x.dtype)
 
-    return jax.tree.map(leaf, params)
+    return map_trained(leaf, params)
 
 
 def reinitialise(params: Any, rng: np.random.Generator) -> Any:
-    """Parameters as at a usual start: random weights, biases of zero, gains of one.
-
-    Returns:
-        A pytree with the shapes of `params`; a leaf of entries around 1 is a gain.  Weights have variance
-        2 / (inputs + outputs): Glorot and Bengio 2010, equation 16; the leading axes of a kernel multiply
-        both.
-    """
+    """Parameters as at a usual start: random weights, biases of zero, gains (entries around 1) of one."""
 
     def leaf(x: Any) -> Any:
-        if not float_leaf(x) or np.ndim(x) == 0:
-            return x
         array = np.asarray(x, np.float64)
+        if array.ndim == 0:
+            return x
         if GAIN_MEAN[0] < array.mean() < GAIN_MEAN[1] and array.mean() > GAIN_DEVIATIONS * array.std():
             return jnp.ones_like(x)
         if array.ndim == 1:
             return jnp.zeros_like(x)
+        # Variance 2 / (inputs + outputs): Glorot and Bengio 2010, equation 16; leading axes multiply both.
         ends = np.prod(array.shape[:-2], dtype=float) * (array.shape[-2] + array.shape[-1])
         return jnp.asarray(rng.standard_normal(array.shape) * np.sqrt(2 / ends), x.dtype)
 
-    return jax.tree.map(leaf, params)
+    return map_trained(leaf, params)

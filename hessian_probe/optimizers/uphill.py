@@ -34,11 +34,6 @@ def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[
     mixes leaves can turn one of them, but not all, so this is repeated with the gradients of these leaves
     alone until none drops out.
 
-    Args:
-        op: operator at the parameters.
-        optimizer: an optax transformation.
-        opt_state: its state there.
-
     Returns:
         The leaves; None where the optimiser needs more than gradients, state, parameters and the loss.
 

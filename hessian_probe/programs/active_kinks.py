@@ -6,7 +6,6 @@ nothing ties, the loss is smooth in a neighbourhood, and its second derivative i
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -32,8 +31,14 @@ def operands_tie(program: Any, num_variables: int, inputs: list[Any], kinks: set
     """
     watch = _KinkWatch(kinks, eps)
     marks = [index < num_variables for index in range(len(inputs))]
-    tied = jax.jit(partial(watch.any_tie, program.jaxpr, marks))(program.consts, inputs)
-    return watch.hidden or bool(tied)
+
+    @jax.jit
+    def any_tie(consts: list[Any], inputs: list[Any]) -> jax.Array:
+        given = list(zip(inputs, marks, strict=True))
+        watch.run(program.jaxpr, [watch.constant(value) for value in consts], given)
+        return jnp.any(jnp.stack(watch.ties)) if watch.ties else jnp.zeros((), bool)
+
+    return bool(any_tie(program.consts, inputs)) or watch.hidden
 
 
 class _KinkWatch(Evaluation[bool]):
@@ -47,12 +52,6 @@ class _KinkWatch(Evaluation[bool]):
     def constant(self, value: Any) -> Noted[bool]:
         """A constant does not depend on the parameters."""
         return value, False
-
-    def any_tie(self, jaxpr: Any, marks: list[bool], consts: list[Any], inputs: list[Any]) -> jax.Array:
-        """Whether any operands tie."""
-        given = list(zip(inputs, marks, strict=True))
-        self.run(jaxpr, [self.constant(value) for value in consts], given)
-        return jnp.any(jnp.stack(self.ties)) if self.ties else jnp.zeros((), bool)
 
     def operation(self, equation: Any, inputs: list[Noted[bool]], outputs: list[Any]) -> list[Noted[bool]]:
         """Watch an operation; its outputs depend on the parameters where an input does."""

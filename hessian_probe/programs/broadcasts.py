@@ -54,14 +54,14 @@ def find_broadcast(program: Any, labels: Sequence[int], samples: int) -> Broadca
         The operation; None where there is none.
     """
     jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
-    search = _Search(samples)
+    search = _SampleAxes(samples)
     pairs = zip(jaxpr.invars, labels, strict=True)
     inputs = [search.by_size(var, frozenset((label,))) for var, label in pairs]
     search.run(jaxpr, [search.by_size(var, frozenset()) for var in jaxpr.constvars], inputs, "")
     return search.found
 
 
-class _Search(Walker[Value]):
+class _SampleAxes(Walker[Value]):
     """Follows axes of samples; the scope is the place of a call into JAX's own functions."""
 
     def __init__(self, samples: int) -> None:

@@ -80,15 +80,13 @@ class ProgramFacts(NamedTuple):
         for name in self.custom_derivative:
             text = f"the derivative of {name} is the user's own, and taken on trust"
             said.append((f"custom_derivative:{name}", text))
-        for name in self.kinks:
-            text = f"has a kink or a jump, to which second derivatives are blind: {name}"
-            said.append((f"kink:{name}", text))
-        for name in self.blind:
-            if name.startswith("stop_gradient"):
-                said.append(
-                    ("stop_gradient", f"stops a derivative, which need not be that of the loss: {name}")
-                )
-        said.extend((f"loop:{name}", f"runs a loop or a branch: {name}") for name in self.loops)
+        kink = "has a kink or a jump, to which second derivatives are blind"
+        said += [(f"kink:{name}", f"{kink}: {name}") for name in self.kinks]
+        stop = "stops a derivative, which need not be that of the loss"
+        said += [
+            ("stop_gradient", f"{stop}: {name}") for name in self.blind if name.startswith("stop_gradient")
+        ]
+        said += [(f"loop:{name}", f"runs a loop or a branch: {name}") for name in self.loops]
         return tuple(said)
 
 
@@ -106,23 +104,14 @@ def inspect_program(program: Any, variables: int | None = None) -> ProgramFacts:
         >>> inspect_program(jax.make_jaxpr(lambda w: jnp.sum(jnp.abs(w)))(jnp.ones(3))).kinks
         ('abs',)
     """
-    inputs = program.jaxpr.invars
+    inputs, inspector = program.jaxpr.invars, _Inspector()
     count = len(inputs) if variables is None else variables
-    inspector = _Inspector()
     for variable in inputs[:count]:
         inspector.see_float(variable.aval)
-    marks = [index < count for index in range(len(inputs))]
-    inspector.visit(program.jaxpr, marks)
-    return ProgramFacts(
-        random=inspector.random,
-        callback=inspector.callback,
-        lowest_float=None if inspector.lowest is None else inspector.lowest.name,
-        reduced_matmul=inspector.reduced,
-        custom_derivative=tuple(inspector.custom),
-        kinks=tuple(inspector.kinks),
-        loops=tuple(inspector.loops),
-        blind=tuple(inspector.blind),
-    )
+    inspector.visit(program.jaxpr, [index < count for index in range(len(inputs))])
+    lowest = None if inspector.lowest is None else inspector.lowest.name
+    names = (tuple(seen) for seen in (inspector.custom, inspector.kinks, inspector.loops, inspector.blind))
+    return ProgramFacts(inspector.random, inspector.callback, lowest, inspector.reduced, *names)
 
 
 class _Scope(NamedTuple):
@@ -145,29 +134,27 @@ class _Scope(NamedTuple):
 
 def _scope(jaxpr: Any, outputs: list[tuple[bool, bool]] | None = None, smooth: bool = False) -> _Scope:
     """Follow a program backwards from what is needed of its outputs (None: all)."""
-    needed: dict[Any, tuple[bool, bool]] = {}
-    uses: dict[Any, list[str]] = {}
+    scope = _Scope({}, {}, smooth)
 
-    def need(var: Any, value: bool, slope: bool) -> None:
-        if not is_literal(var):
-            old = needed.get(var, (False, False))
-            needed[var] = (old[0] or value, old[1] or slope)
+    def need(var: Any, value: bool, slope: bool, reader: str = "") -> None:
+        if is_literal(var):
+            return
+        old = scope.of(var)
+        scope.needed[var] = (old[0] or value, old[1] or slope)
+        if reader:
+            scope.uses.setdefault(var, []).append(reader)
 
     flags = [(True, True)] * len(jaxpr.outvars) if outputs is None else outputs
     for var, (value, slope) in zip(jaxpr.outvars, flags, strict=True):
-        need(var, value, slope)
-        if not is_literal(var):
-            uses.setdefault(var, []).append("output")
+        need(var, value, slope, "output")
     for equation in reversed(jaxpr.eqns):
-        flags = [needed.get(var, (False, False)) for var in equation.outvars]
+        name, flags = equation.primitive.name, [scope.of(var) for var in equation.outvars]
         value = any(flag[0] for flag in flags) or bool(equation.effects)
-        slope = any(flag[1] for flag in flags) and equation.primitive.name not in STOPS
+        slope = any(flag[1] for flag in flags) and name not in STOPS
         for var in equation.invars:
             floating = hasattr(var.aval, "dtype") and jnp.issubdtype(var.aval.dtype, jnp.inexact)
-            need(var, value, slope and floating)
-            if value and not is_literal(var):
-                uses.setdefault(var, []).append(equation.primitive.name)
-    return _Scope(needed, uses, smooth)
+            need(var, value, slope and floating, name if value else "")
+    return scope
 
 
 class _Inspector(Marks):
@@ -176,10 +163,7 @@ class _Inspector(Marks):
     def __init__(self) -> None:
         self.random = self.callback = self.reduced = False
         self.lowest: np.dtype[Any] | None = None
-        self.custom: dict[str, None] = {}
-        self.kinks: dict[str, None] = {}
-        self.loops: dict[str, None] = {}
-        self.blind: dict[str, None] = {}
+        self.custom, self.kinks, self.loops, self.blind = (dict[str, None]() for _ in range(4))
         self.within: list[Any] = []  # equations in whose programs the walk is
 
     def visit(self, jaxpr: Any, marks: list[bool]) -> list[bool]:
@@ -269,13 +253,13 @@ class _Inspector(Marks):
             if own:
                 self.custom[rule] = None
                 self._see_blind(f"the rule of {rule}", equation)
-            else:
-                if rule in CORNERED_RULES and any(inputs):
-                    self.kinks[rule] = None
-                scope = scope._replace(smooth=True)
-        elif name == "custom_linear_solve":  # its solution is smooth, whatever its pivots do
-            scope = scope._replace(smooth=True)
-        elif name in ("scan", "while", "cond"):
+                return scope
+            if rule in CORNERED_RULES and any(inputs):
+                self.kinks[rule] = None
+            return scope._replace(smooth=True)
+        if name == "custom_linear_solve":  # its solution is smooth, whatever its pivots do
+            return scope._replace(smooth=True)
+        if name in ("scan", "while", "cond"):
             length = equation.params.get("length")
             self.loops[f"scan of {length}" if length is not None else name] = None
         if name in ("cond", "while") and not scope.smooth and self._decides(equation, inputs):

@@ -117,9 +117,7 @@ class _Origins(Evaluation[Origin]):
         axis = _axis(name, values, origins, outputs[0])
         if data and name in LAYERS and not all(origin.data for origin in origins):
             self.hidden |= through
-            self.read += [
-                (value, bool(origin.through)) for value, origin in inputs if origin.data and origin.inside
-            ]
+            self.read += [(value, bool(o.through)) for value, o in inputs if o.data and o.inside]
             outputs = [self._layer(outputs[0])]
             inside, layers = True, frozenset({len(self.layers)})
             if name == "conv_general_dilated":
@@ -137,25 +135,22 @@ class _Origins(Evaluation[Origin]):
         """Where a stack of values came from."""
         through = frozenset[int]().union(*(origin.through for origin in notes))
         layers = frozenset[int]().union(*(origin.layers for origin in notes))
-        data, inside = any(o.data for o in notes), any(o.inside for o in notes)
-        return Origin(data, through, False, inside, layers=layers)
+        inside = any(origin.inside for origin in notes)
+        return Origin(any(origin.data for origin in notes), through, inside=inside, layers=layers)
 
     def _note_gates(self, equation: Any, origins: list[Origin], through: frozenset[int]) -> None:
-        """Note activations that multiply what another layer made."""
+        """Note gates, and activations that are multiplied by raw data (masks, weights, targets)."""
         name = equation.primitive.name
         if name == "mul" and _apart(origins):
-            self._note_factors(*(o for o in origins if o.data))
+            first, second = (o for o in origins if o.data)
+            if first.layers and second.layers:
+                self.gates |= (first.through ^ second.through) - self.hidden
+            else:
+                self.weighed |= first.through | second.through
         elif name == "mul" and any(origin.zero for origin in origins):  # the first turn of a cell
             self.gates |= through - self.hidden
         elif name == "sub" and _is_number(getattr(equation.invars[0], "val", None), 1):
             self.mixers |= through
-
-    def _note_factors(self, first: Origin, second: Origin) -> None:
-        """Note gates, and activations that are multiplied by raw data (masks, weights, targets)."""
-        if first.layers and second.layers:
-            self.gates |= (first.through ^ second.through) - self.hidden
-        else:
-            self.weighed |= first.through | second.through
 
     def _layer(self, value: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(value) if self.cut else value
@@ -230,12 +225,6 @@ def run_model(
     output, end = rules.run(program.jaxpr, consts, inputs)[0]
     logistic = {i for i, activation in enumerate(rules.activations) if activation.kind == "logistic"}
     gates = (rules.gates - rules.mixers) & logistic
-    return ForwardPass(
-        output=output,
-        activations=[a._replace(kind="gate") if i in gates else a for i, a in enumerate(rules.activations)],
-        hidden=rules.hidden,
-        last=end.through - rules.hidden - (rules.weighed & logistic),
-        layers=rules.layers,
-        read=rules.read,
-        loops=rules.loops,
-    )
+    last = end.through - rules.hidden - (rules.weighed & logistic)
+    known = [a._replace(kind="gate") if i in gates else a for i, a in enumerate(rules.activations)]
+    return ForwardPass(output, known, rules.hidden, last, rules.layers, rules.read, rules.loops)

@@ -34,14 +34,12 @@ def nonfinite_derivative(program: Any, inputs: list[Any]) -> str:
     >>> nonfinite_derivative(program, [0.0]).split(" (")[0]
     'sqrt at 0, which the loss does not use there'
     """
-    search = _Search()
-    search.backwards(
-        program.jaxpr, program.consts, inputs, [jnp.ones((), program.jaxpr.outvars[0].aval.dtype)]
-    )
+    search, one = _Backwards(), jnp.ones((), program.jaxpr.outvars[0].aval.dtype)
+    search.backwards(program.jaxpr, program.consts, inputs, [one])
     return search.found
 
 
-class _Search:
+class _Backwards:
     """A walk backwards that ends at the first derivative that is not finite."""
 
     def __init__(self) -> None:
@@ -82,10 +80,8 @@ class _Search:
         places = [index for index, value in enumerate(inputs) if _differentiable(value)]
 
         def outputs(operands: list[Any]) -> list[Any]:
-            given = list(inputs)
-            for index, operand in zip(places, operands, strict=True):
-                given[index] = operand
-            return evaluate(equation, given)
+            given = {**dict(enumerate(inputs)), **dict(zip(places, operands, strict=True))}
+            return evaluate(equation, list(given.values()))
 
         made, pull = jax.vjp(outputs, [inputs[index] for index in places])
         filled = [
@@ -98,10 +94,8 @@ class _Search:
             self._enter(equation, inputs, filled)
             operands = [inputs[index] for index in places]
             self.found = self.found or self._named(equation, operands, pulled, filled)
-        found: list[Any] = [None] * len(inputs)
-        for index, cotangent in zip(places, pulled, strict=True):
-            found[index] = cotangent
-        return found
+        found = dict(zip(places, pulled, strict=True))
+        return [found.get(index) for index in range(len(inputs))]
 
     def _enter(self, equation: Any, inputs: list[Any], cotangents: list[Any]) -> None:
         """Look inside a call, the branch taken or the turns of a loop."""
@@ -149,8 +143,7 @@ class _Search:
 
 
 def _differentiable(value: Any) -> bool:
-    dtype = getattr(value, "dtype", None)
-    dtype = np.result_type(value) if dtype is None else dtype
+    dtype = value.dtype if hasattr(value, "dtype") else np.result_type(value)
     return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 

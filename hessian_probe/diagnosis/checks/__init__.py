@@ -2,8 +2,11 @@
 
 from hessian_probe.diagnosis.checks import (
     activations,
+    broadcast,
     conditioning,
     critical_point,
+    derivative,
+    divergence,
     generalisation,
     gradient_flow,
     history,
@@ -12,11 +15,14 @@ from hessian_probe.diagnosis.checks import (
     noise,
     oscillation,
     underfitting,
+    uphill,
 )
 
-# `derivative`, `uphill`, `divergence` and `broadcast` run before them: where these find something, most of
-# the others cannot.
 CHECKS = (
+    derivative.check,
+    uphill.check,
+    divergence.check,
+    broadcast.check,
     inputs.check,
     activations.check,
     gradient_flow.check,

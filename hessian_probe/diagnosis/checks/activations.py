@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, confidence
+from hessian_probe.diagnosis.confidence import Found, Measure, confidence, finding
 from hessian_probe.diagnosis.experiments import IDLE, Experiments
 from hessian_probe.diagnosis.layer_jacobians import activation_slopes
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -22,8 +22,22 @@ LEVEL = 0.005
 # Below this share of the steepest there is no answer at all; an output below this size is zero.
 STILL = 1e-3
 ZERO = 0.05
-UNIT_CAUSES = ("dead_units", "saturation")
-SOURCE = "half of a layer; chosen on synthetic failures (make bench-diagnose)"
+# What is counted of each cause, the reason, what is claimed of the share, and the remedy.
+COUNTED = {
+    "dead_units": (
+        "dead units",
+        "zero_for_every_sample",
+        "of the ReLU units are zero for every sample",
+        "re-initialise with biases of zero and train with a smaller learning rate, or use leaky ReLU",
+    ),
+    "saturation": (
+        "saturated outputs",
+        "flat_ends",
+        "of the outputs lie at the flat ends of the activation",
+        "re-initialise with smaller weights (variance 1/inputs), or normalise before the activation",
+    ),
+}
+UNIT_CAUSES = tuple(COUNTED)
 
 
 def check(case: Experiments) -> Found:
@@ -51,17 +65,11 @@ def check_units(case: Experiments) -> Found:
     # At the model's output too: where the loss is large, they are flat on the wrong side.
     ends = [seen.activations[i] for i in sorted(seen.last)]
     if not hidden and not ends and not others:
-        need = "hidden layers with relu, tanh or sigmoid"
-        return [*out, NotChecked(UNIT_CAUSES, need)]
+        return [*out, NotChecked(UNIT_CAUSES, "hidden layers with relu, tanh or sigmoid")]
     dead = [_dead(a) for a in [*hidden, *ends] if a.kind == "relu"] + [_off(*other) for other in others]
     flat = [_flat(a) for a in [*hidden, *ends] if a.kind != "relu"] + [_level(*other) for other in others]
-    if dead:
-        case.measured["dead units by layer"] = ", ".join(f"{share:.2f}" for share in dead)
-        out.append(_finding("dead_units", dead))
-    if flat:
-        case.measured["saturated outputs by layer"] = ", ".join(f"{share:.2f}" for share in flat)
-        out.append(_finding("saturation", flat))
-    return out
+    found = {"dead_units": dead, "saturation": flat}
+    return [*out, *(_worst_layer(case, cause, shares) for cause, shares in found.items() if shares)]
 
 
 def _dead(activation: Activation) -> float:
@@ -82,50 +90,39 @@ def _flat(activation: Activation) -> float:
 
 def _off(value: np.ndarray, slope: np.ndarray) -> float:
     """Share of units that are about zero with slope zero, for every sample."""
-    axes = tuple(range(value.ndim - 1))
     size = np.maximum(np.sqrt(np.mean(value**2)), 1.0)
-    still = (slope <= STILL * np.max(slope)) if np.max(slope) > STILL else np.ones(slope.shape, bool)
-    return float(np.mean(np.all(still & (np.abs(value) < ZERO * size), axis=axes)))
+    still = _still(slope, STILL) & (np.abs(value) < ZERO * size)
+    return float(np.mean(np.all(still, axis=tuple(range(value.ndim - 1)))))
 
 
 def _level(value: np.ndarray, slope: np.ndarray) -> float:
     """Share of outputs with slope zero that are not zero themselves."""
-    most = float(np.max(slope))
-    flat = slope <= LEVEL * most if most > STILL else np.ones(slope.shape, bool)
     size = np.maximum(np.sqrt(np.mean(value**2)), 1e-30)
-    return float(np.mean(flat & (np.abs(value) >= ZERO * min(size, 1.0))))
+    return float(np.mean(_still(slope, LEVEL) & (np.abs(value) >= ZERO * min(size, 1.0))))
 
 
-def _finding(cause: str, shares: list[float]) -> Finding:
+def _still(slope: np.ndarray, share: float) -> np.ndarray:
+    """Where the slope is below a share of the steepest; everywhere if there is no slope at all."""
+    most = float(np.max(slope))
+    return slope <= share * most if most > STILL else np.ones(slope.shape, bool)
+
+
+def _share(share: float, threshold: float) -> Measure:
+    low, high = max(share - 2 * SPREAD, 0.0), min(share + 2 * SPREAD, 1.0)
+    return Measure(share, threshold, low, high, confidence(share - threshold, SPREAD))
+
+
+def _worst_layer(case: Experiments, cause: str, shares: list[float]) -> Finding:
+    what, reason, claim, experiment = COUNTED[cause]
+    case.measured[f"{what} by layer"] = ", ".join(f"{share:.2f}" for share in shares)
     worst = max(shares)
-    layer = shares.index(worst) + 1
-    what, reason, claim, experiment = {
-        "dead_units": (
-            "share of dead units in the worst layer",
-            "zero_for_every_sample",
-            f"in layer {layer} {worst:.0%} of the ReLU units are zero for every sample",
-            "re-initialise with biases of zero and train with a smaller learning rate, or use leaky ReLU",
-        ),
-        "saturation": (
-            "share of saturated outputs in the worst layer",
-            "flat_ends",
-            f"in layer {layer} {worst:.0%} of the outputs lie at the flat ends of the activation",
-            "re-initialise with smaller weights (variance 1/inputs), or normalise before the activation",
-        ),
-    }[cause]
-    return Finding(
-        cause=cause,
-        reason=reason,
-        claim=claim,
-        quantity=what,
-        number=worst,
-        low=max(worst - 2 * SPREAD, 0.0),
-        high=min(worst + 2 * SPREAD, 1.0),
-        threshold=SHARE,
-        source=SOURCE,
-        confidence=confidence(worst - SHARE, SPREAD),
-        remedy="reinitialise",
-        experiment=experiment,
+    return finding(
+        (cause, reason),
+        f"in layer {shares.index(worst) + 1} {worst:.0%} {claim}",
+        f"share of {what} in the worst layer",
+        _share(worst, SHARE),
+        source="half of a layer; chosen on synthetic failures (make bench-diagnose)",
+        remedy=("reinitialise", experiment),
         cost="one forward pass over 512 samples",
     )
 
@@ -134,23 +131,17 @@ def _unused_blocks(case: Experiments) -> Found:
     if case.blocks_without_gradient is None:
         return []
     name, idle, total = case.blocks_without_gradient
-    share = idle / total
+    more = "and add a loss that balances the samples over the experts"
+    experiment = f"train again with the router's weights near zero, {more}"
     return [
-        Finding(
-            cause="dead_units",
-            reason="blocks_without_gradient",
-            claim=f"{idle} of the {total} blocks of {name} along its first axis get no gradient from any "
+        finding(
+            ("dead_units", "blocks_without_gradient"),
+            f"{idle} of the {total} blocks of {name} along its first axis get no gradient from any "
             "sample: no sample is routed to them, or no layer uses their output",
-            quantity="share of blocks without gradient",
-            number=share,
-            low=max(share - 2 * SPREAD, 0.0),
-            high=min(share + 2 * SPREAD, 1.0),
-            threshold=IDLE,
+            "share of blocks without gradient",
+            _share(idle / total, IDLE),
             source="half of an array, as for units of a layer",
-            confidence=confidence(share - IDLE, SPREAD),
-            remedy="reinitialise",
-            experiment="train again with the router's weights near zero, and add a loss that balances the "
-            "samples over the experts",
+            remedy=("reinitialise", experiment),
             cost="one gradient",
         )
     ]

@@ -9,9 +9,9 @@ import numpy as np
 
 from hessian_probe.arrays import PyTree
 from hessian_probe.diagnosis.case import is_mean, single_rows
-from hessian_probe.diagnosis.confidence import MOST, Found
+from hessian_probe.diagnosis.confidence import Found, exact, finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.operators.data import Data
 from hessian_probe.optimizers.samples import Samples
 from hessian_probe.optimizers.trial_runs import perturb
@@ -48,19 +48,16 @@ def check(case: Experiments) -> Found:
         case.measured[f"{len(alone)} samples: {what}"] = said
         return []
     return [
-        Finding(
-            cause="broadcast",
-            reason="crossed_samples",
-            claim=f"this loss is no mean over samples: {_told(crossed, samples)} (of {len(alone)}: {said})",
-            quantity="loss of some samples ÷ mean of their losses",
-            number=ratio,
-            low=ratio,
-            high=ratio,
-            threshold=1.0,
+        finding(
+            ("broadcast", "crossed_samples"),
+            f"this loss is no mean over samples: {_told(crossed, samples)} (of {len(alone)}: {said})",
+            "loss of some samples ÷ mean of their losses",
+            exact(ratio, 1.0),
             source="a mean over samples is the mean of their losses, to rounding",
-            confidence=MOST,
-            remedy="match_shapes",
-            experiment="give both operands one shape, e.g. by [:, 0] on the one whose last axis is 1",
+            remedy=(
+                "match_shapes",
+                "give both operands one shape, e.g. by [:, 0] on the one whose last axis is 1",
+            ),
             cost="the program, and three losses of single samples",
         )
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, cast, merge, norm, row
-from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, joint_confidence, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.results import number
 from hessian_probe.spectrum.krylov import Krylov
@@ -26,6 +26,7 @@ BETTER = 3.0
 # Condition from which a valley is long: gradient steps that keep within it take about as many steps.
 LONG = 100.0
 SPREAD = 0.5
+PRECONDITION = "normalise inputs or activations, or precondition (Adam, Adagrad, L-BFGS)"
 
 
 class GradientKrylovModel(NamedTuple):
@@ -48,8 +49,7 @@ class GradientKrylovModel(NamedTuple):
 
 def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:
     """Run Lanczos from the gradient and compare what both methods could reach."""
-    op = case.op
-    gradient = op.gradient_vector
+    op, gradient = case.op, case.op.gradient_vector
     length = float(norm(gradient))
     if not length > 0:
         return None
@@ -91,9 +91,8 @@ def check(case: Experiments) -> Found:
     lowest = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
     if lowest < case.value:
         x = add_scaled(op.x, 1.0, model.steps[losses.index(lowest)])
-        case.lower_points.append(
-            (lowest, merge(op.layout, cast(x, op.layout.dtypes), op.objective.non_variables))
-        )
+        at = merge(op.layout, cast(x, op.layout.dtypes), op.objective.non_variables)
+        case.lower_points.append((lowest, at))
     own = max((trial.gain for trial in case.trials.values()), default=0.0)
     # Steps of the user's optimiser, but also plain ones on all samples: what holds the former up (noise, a
     # projection) need not be the valley.
@@ -104,29 +103,21 @@ def check(case: Experiments) -> Found:
     left = (1 - plain) / max(1 - newton, 1e-9) if lowest >= 0 else 0.0
     better = max(newton / plain, left) if plain > 0 else math.inf
     case.measured["condition along the gradient"] = number(model.condition, 3)
-    case.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = (
-        f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
-    )
+    said = f"{number(newton, 3)}, against {number(plain, 3)} by first-order steps"
+    case.measured[f"share of the loss that a damped Newton step of {PRODUCTS} products gains"] = said
     return [
-        ratio_finding(
-            "ill_conditioned",
-            "newton_step",
+        finding(
+            ("ill_conditioned", "newton_step"),
             f"a long valley: most of the possible decrease lies along curvature "
             f"{number(model.condition, 3)} times smaller than the largest; a Newton step of {PRODUCTS} "
             f"products lowers the loss by {number(100 * newton, 3)} %, first-order steps by "
             f"{number(100 * plain, 3)} %",
-            quantity="decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
-            number=better,
-            threshold=BETTER,
-            spread=SPREAD,
-            source="chosen on synthetic failures (make bench-diagnose)",
-            sure=min(
-                log_confidence(better, BETTER, SPREAD),
-                log_confidence(model.condition, LONG, SPREAD),
-                log_confidence(newton - plain, MATERIAL, SPREAD),
+            "decrease by a Newton step ÷ by first-order steps, or what these leave ÷ what it leaves",
+            ratio(better, BETTER, SPREAD),
+            sure=joint_confidence(
+                SPREAD, (better, BETTER), (model.condition, LONG), (newton - plain, MATERIAL)
             ),
-            remedy="precondition",
-            experiment="normalise inputs or activations, or precondition (Adam, Adagrad, L-BFGS)",
+            remedy=("precondition", PRECONDITION),
             cost=f"{PRODUCTS} HVPs, {len(losses)} evaluations",
         )
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import MOST, Found, exact, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import BETTER as LOWER
 from hessian_probe.diagnosis.experiments import LIKELY, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
@@ -27,6 +27,15 @@ SAME = 0.05
 HELD = 0.5
 # Probability of a label that carries none: samples or a prediction decided it.
 UNCERTIFIED = 0.9
+PERTURB = (
+    "add noise to all parameters, a hundredth of their size (for zeros, of the size of usual initial "
+    "weights), then train on with Adam"
+)
+BETTER_INPUTS = (
+    "better_inputs",
+    "more informative inputs: a richer model does no better on held-out samples",
+)
+LARGER_MODEL = ("larger_model", "a larger model, or better data: training on cannot lower this loss")
 
 
 def check(case: Experiments) -> Found:
@@ -38,20 +47,16 @@ def check(case: Experiments) -> Found:
     perturbed = [] if point.label in ("saddle", "minimum") else check_perturbed(case)
     if perturbed:
         return perturbed
-    stuck = point.label == "undetermined" and _stuck(case, point)
-    if point.label == "undetermined" and not stuck:
-        return [NotChecked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
     if point.label == "minimum":
         return [_minimum(case, min(sure, MOST), cost)]
-    if not stuck and (point.label not in ("saddle", "degenerate") or point.escape_direction is None):
+    known = point.escape_direction is not None
+    if point.label == "undetermined":  # then a saddle, where the optimiser gains nothing at any of its rates
+        still = case.trials and all(trial.gain < STILL for trial in case.trials.values())
+        if not (known and still):
+            return [NotChecked(("saddle", "minimum"), f"a label: {'; '.join(point.evidence[:1])}")]
+    elif not known or point.label not in ("saddle", "degenerate"):
         return []
     return [_saddle(case, point, sure, cost)]
-
-
-def _stuck(case: Experiments, point: CriticalPoint) -> bool:
-    """Whether a descent direction is known, and the optimiser gains nothing at any multiple of its rate."""
-    trials = case.trials.values()
-    return point.escape_direction is not None and bool(trials) and all(t.gain < STILL for t in trials)
 
 
 def check_perturbed(case: Experiments) -> Found:
@@ -69,21 +74,16 @@ def check_perturbed(case: Experiments) -> Found:
         return []
     steps = case.num_adam_steps
     return [
-        ratio_finding(
-            "saddle",
-            "perturbation",
+        finding(
+            ("saddle", "perturbation"),
             f"some parameters get no gradient because others are zero or equal: {steps} steps of Adam from "
             f"here end at {number(here, 3)}, from a small perturbation of the same loss at "
             f"{number(after, 3)}",
-            quantity="loss after Adam from here ÷ after Adam from a small perturbation",
-            number=factor,
-            threshold=FREED,
-            spread=SPREAD,
+            "loss after Adam from here ÷ after Adam from a small perturbation",
+            ratio(factor, FREED, SPREAD),
             source="perturbed descent, Jin et al. 2017, arXiv:1703.00887; factor chosen on synthetic "
             "failures",
-            remedy="perturb",
-            experiment="add noise to all parameters, a hundredth of their size (for zeros, of the size of "
-            "usual initial weights), then train on with Adam",
+            remedy=("perturb", PERTURB),
             cost=f"{2 * steps + 1} evaluations of the gradient",
         )
     ]
@@ -106,24 +106,18 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
     case.measured[f"share of the loss that one escape{on} gains over going on"] = number(gain, 3)
     lowest = float(point.lowest.eigenvalues[0])
     going_on = f"; training on, by {number(100 * own, 3)} %" if on else ""
-    labelled, verb = point.label != "undetermined", "lower" if on else "lowers"
-    what = (
-        "a saddle near here" if labelled else "negative curvature near here, and the gradient gains nothing"
-    )
-    return Finding(
-        cause="saddle",
-        reason="label" if labelled else "negative_curvature",
-        claim=f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} {verb} the loss by "
-        f"{number(100 * (own + gain), 3)} % of its value{going_on}",
-        quantity="share of the loss that leaving gains over training on",
-        number=gain,
-        low=gain,
-        high=gain,
-        threshold=MATERIAL,
+    reason, what = "label", "a saddle near here"
+    if point.label == "undetermined":
+        reason, what = "negative_curvature", "negative curvature near here, and the gradient gains nothing"
+    return finding(
+        ("saddle", reason),
+        f"{what} (λ_min = {number(lowest, 3)}): one step along it{on} {'lower' if on else 'lowers'} the loss "
+        f"by {number(100 * (own + gain), 3)} % of its value{going_on}",
+        "share of the loss that leaving gains over training on",
+        exact(gain, MATERIAL),
         source="negative curvature that gains less occurs throughout training; chosen on synthetic failures",
-        confidence=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
-        remedy="escape",
-        experiment="hp.escape(loss, params, data), then train on from its params",
+        sure=min(sure, ahead, log_confidence(gain, MATERIAL, SPREAD)),
+        remedy=("escape", "hp.escape(loss, params, data), then train on from its params"),
         cost=f"{cost}, and {steps + (case.num_steps if on else 0)} evaluations for leaving it",
     )
 
@@ -131,28 +125,19 @@ def _saddle(case: Experiments, point: CriticalPoint, sure: float, cost: str) -> 
 def _minimum(case: Experiments, sure: float, cost: str) -> Finding:
     """A minimum is a cause only where the loss is large; the ranking sees to that."""
     share = case.value / case.constant_predictor_loss if case.constant_predictor_loss > 0 else math.nan
-    # A loss that may be negative has no shares: that no direction descends is known, whether it is low is
-    # not.
+    # A loss that may be negative has no shares: no direction descends, but whether it is low is not known.
     large = MOST if case.constant_predictor_loss <= 0 else log_confidence(share, LARGE, SPREAD)
     if case.samples is None and math.isnan(share):  # nor is its scale
         large = LIKELY
-    no_better = case.random_feature_loss > case.value
     among = " among what the optimiser moves" if case.fixed_by_optimizer else ""
-    return Finding(
-        cause="minimum",
-        reason="label",
-        claim=f"a minimum: at most {number(case.point.gain, 2)} is left to gain within "
+    return finding(
+        ("minimum", "label"),
+        f"a minimum: at most {number(case.point.gain, 2)} is left to gain within "
         f"{number(case.point.reach, 2)} of here{among}, and the loss is {number(case.value, 3)}",
-        quantity="loss ÷ loss of the best constant output",
-        number=share,
-        low=share,
-        high=share,
-        threshold=LARGE,
+        "loss ÷ loss of the best constant output",
+        exact(share, LARGE),
         source="a loss below this share is small; chosen on synthetic failures",
-        confidence=min(sure, large),
-        remedy="better_inputs" if no_better else "larger_model",
-        experiment="more informative inputs: a richer model does no better on held-out samples"
-        if no_better
-        else "a larger model, or better data: training on cannot lower this loss",
+        sure=min(sure, large),
+        remedy=BETTER_INPUTS if case.random_feature_loss > case.value else LARGER_MODEL,
         cost=cost,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hessian_probe.diagnosis.confidence import MOST, Found
+from hessian_probe.diagnosis.confidence import Found, exact, finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding
 from hessian_probe.points.preconditions import derivative_fault
 
 CURES = {
@@ -22,19 +21,13 @@ def check(case: Experiments) -> Found:
     if fault is None:
         return []
     return [
-        Finding(
-            cause="derivative",
-            reason=fault.code,
-            claim=str(fault),
-            quantity="faults of the derivative",
-            number=1.0,
-            low=1.0,
-            high=1.0,
-            threshold=0.0,
+        finding(
+            ("derivative", fault.code),
+            str(fault),
+            "faults of the derivative",
+            exact(1.0),
             source="the loss changes along a line as its slopes there allow",
-            confidence=MOST,
-            remedy="repair_loss",
-            experiment=CURES[fault.code],
+            remedy=("repair_loss", CURES[fault.code]),
             cost="a gradient; four more and up to 72 losses where a derivative may be replaced",
         )
     ]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import first_nonfinite
-from hessian_probe.diagnosis.confidence import MOST, Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import MOST, Found, exact, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.samples import Samples, count_nonfinite, finite_rows
-from hessian_probe.optimizers.trial_runs import float_leaf
+from hessian_probe.optimizers.trial_runs import map_trained
 from hessian_probe.results import number
 
 # A loss RISE times its lowest diverges; SPREAD is the error of that ratio's logarithm on noisy curves.  Both
@@ -34,33 +34,31 @@ LAST = 0.1
 
 def check(case: Experiments) -> Found:
     """Look for numbers that are not finite, then for a loss that rises."""
-    where = nonfinite(case)
+    where = first_nonfinite(case.op.layout, case.op.x) or ("" if math.isfinite(case.value) else "the loss")
     if where and case.samples is not None and _from_data(case, case.samples):
         return [_of_data(count_nonfinite(case.samples))]
     if where:
-        return [_finding("not_finite", f"{where} is not finite", math.inf, MOST)]
+        return [_finding("not_finite", f"{where} is not finite")]
     if case.history is None or "loss" not in case.history:
         return [NotChecked(("divergence",), "history={'loss': […]}, the losses of past steps")]
     losses = case.history["loss"]
     finite = np.isfinite(losses)
     if not finite[-1]:
-        return [_finding("history_not_finite", "the last recorded loss is not finite", math.inf, MOST)]
+        return [_finding("history_not_finite", "the last recorded loss is not finite")]
     if not np.all(finite):  # the run recovered
         case.measured["recorded losses that are not finite"] = f"{np.sum(~finite)} of {len(losses)}"
         losses = losses[finite]
     smooth, noise = _smoothed(losses)
     last = float(np.median(losses[-max(1, int(LAST * len(losses))) :]))
     lowest = float(np.min(smooth))
-    before = np.minimum.accumulate(smooth)
+    before, first = np.minimum.accumulate(smooth), float(smooth[0])
     peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
-    first = float(smooth[0])
-    recovered = last < RECOVERED * first
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
-    case.measured["largest rise of the loss, and at the end ÷ first"] = (
-        f"{number(rise, 3)}, {number(last / first, 3)}"
-    )
+    said = f"{number(rise, 3)}, {number(last / first, 3)}"
+    case.measured["largest rise of the loss, and at the end ÷ first"] = said
     limit = RISE * math.exp(OUTLIERS * noise)
-    if recovered:  # unless it ends far above its lowest, with much of what it had gained lost again
+    # It recovered, unless it ends far above its lowest, with much of what it had gained lost again.
+    if last < RECOVERED * first:
         stays = last / lowest if last - lowest > LOST * (first - lowest) else 0.0
         rise, peak = stays, len(smooth) - 1
     sure = log_confidence(rise, limit, SPREAD)
@@ -72,19 +70,15 @@ def check(case: Experiments) -> Found:
         at_once, single = last / float(losses[0]), noise * math.sqrt(_width(losses))
         sure_of_it = log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD)
         if sure_of_it > sure:
-            claim = (
+            told = (
                 f"the loss was {number(losses[0], 3)} at the first step and is {number(last, 3)} at the end"
             )
-            return [_finding("first_step", claim, at_once, sure_of_it)]
+            return [_finding("first_step", told, at_once, sure_of_it)]
     return [_finding("rise", claim, rise, sure)]
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
-    """Running median of the losses, and the noise that is left in its logarithm.
-
-    Returns:
-        The medians, and their standard deviation, estimated from the differences of successive losses.
-    """
+    """Running median of the losses, and the noise left in its logarithm, by successive differences."""
     width = _width(losses)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=-1)
     # A run can diverge in its first steps, so the start has a median of its own.
@@ -100,21 +94,12 @@ def _width(losses: np.ndarray) -> int:
     return min(2 * (len(losses) // WINDOWS // 2) + 1, len(losses))
 
 
-def nonfinite(case: Experiments) -> str:
-    """Name what is not finite, if anything is."""
-    op = case.op
-    leaf = first_nonfinite(op.layout, op.x)
-    if leaf:
-        return leaf
-    return "" if math.isfinite(case.value) else "the loss"
-
-
 def _from_data(case: Experiments, samples: Samples) -> bool:
     """Whether samples with numbers that are not finite make the loss not finite, and the others do not."""
     rows = finite_rows(samples)
     if np.all(rows):
         return False
-    start = jax.tree.map(lambda x: jnp.nan_to_num(x, posinf=0, neginf=0) if float_leaf(x) else x, case.params)
+    start = map_trained(partial(jnp.nan_to_num, posinf=0, neginf=0), case.params)
     parts = [samples.take(np.flatnonzero(some)) for some in (~rows, rows) if np.any(some)]
     finite = [math.isfinite(case.loss_on(part, start)) for part in parts]
     return not finite[0] and all(finite[1:])
@@ -122,36 +107,26 @@ def _from_data(case: Experiments, samples: Samples) -> bool:
 
 def _of_data(count: int) -> Finding:
     """The loss is not finite because numbers in the data are not."""
-    return Finding(
-        cause="divergence",
-        reason="data_not_finite",
-        claim=f"{count} numbers in the training data are not finite, and so the loss or its gradient is not",
-        quantity="numbers in the training data that are not finite",
-        number=float(count),
-        low=float(count),
-        high=float(count),
-        threshold=0.0,
+    cure = "leave out the samples with such numbers, or fill them in; the step size is not the cause"
+    return finding(
+        ("divergence", "data_not_finite"),
+        f"{count} numbers in the training data are not finite, and so the loss or its gradient is not",
+        "numbers in the training data that are not finite",
+        exact(float(count)),
         source="a mean over samples is finite only if each sample's loss is",
-        confidence=MOST,
-        remedy="repair_data",
-        experiment="leave out the samples with such numbers, or fill them in; the step size is not the cause",
+        remedy=("repair_data", cure),
         cost="one pass over the data",
     )
 
 
-def _finding(reason: str, claim: str, rise: float, sure: float) -> Finding:
-    return ratio_finding(
-        "divergence",
-        reason,
+def _finding(reason: str, claim: str, rise: float = math.inf, sure: float = MOST) -> Finding:
+    cure = "go back to the parameters of the lowest loss and train on with a tenth of the learning rate"
+    return finding(
+        ("divergence", reason),
         claim,
-        quantity="loss ÷ lowest loss before it, at most",
-        number=rise,
-        threshold=RISE,
-        spread=SPREAD,
-        source="chosen on synthetic failures (make bench-diagnose)",
+        "loss ÷ lowest loss before it, at most",
+        ratio(rise, RISE, SPREAD),
         sure=sure,
-        remedy="roll_back",
-        experiment="go back to the parameters of the lowest loss and train on with a tenth of the learning "
-        "rate",
+        remedy=("roll_back", cure),
         cost="none: the recorded history",
     )

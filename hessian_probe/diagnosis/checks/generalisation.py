@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from hessian_probe.diagnosis import baselines
 from hessian_probe.diagnosis.case import FEWEST_LOSSES
-from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, Sign, confidence
+from hessian_probe.diagnosis.confidence import EVEN, STRONG, Found, Measure, Sign, confidence, finding
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.features import Features, RandomFeatures
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -40,6 +40,9 @@ SKILL = 0.8
 # Standard errors by which the reference model's gap must exceed its threshold: small test sets differ by
 # chance, and with equal inputs overfitting explains a gap better.
 MORE = 1.0
+MATCH = "compare test samples with training samples; train on data like the test data"
+REGULARISE = "train again with weight decay (optax.adamw), and keep the step of the lowest test loss"
+HELD_OUT = "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's"
 SOURCE = "area under the curve of a classifier two-sample test, Lopez-Paz and Oquab 2017, arXiv:1610.06545"
 
 
@@ -94,20 +97,15 @@ def _explain(
         same = f"test data {no_more} than held-out training data ({own.text})"
     return [
         _overfitting(here, there, error, min(sure, 1 - other.sure), same),
-        Finding(
-            cause="mismatch",
-            reason=other.reason,
-            claim=f"the test loss is {number(there, 3)}, the training loss {number(here, 3)}, and the test "
+        finding(
+            ("mismatch", other.reason),
+            f"the test loss is {number(there, 3)}, the training loss {number(here, 3)}, and the test "
             f"data are of another kind: {other.text}",
-            quantity=other.quantity,
-            number=other.number,
-            low=other.number - 2 * other.error,
-            high=other.number + 2 * other.error,
-            threshold=other.threshold,
+            other.quantity,
+            other.measure,
             source=other.source,
-            confidence=min(matters, other.sure),
-            remedy="match_data",
-            experiment="compare test samples with training samples; train on data like the test data",
+            sure=min(matters, other.sure),
+            remedy=("match_data", MATCH),
             cost=f"{FOLDS} small classifiers, and {baselines.FOLDS} to {baselines.FOLDS + 2} small models",
         ),
     ]
@@ -160,65 +158,57 @@ def _reference_model_gap(case: Experiments) -> Sign | None:
     found = case.random_feature_held_out
     if found is None or len(found[1]) < FEWEST_LOSSES:
         return None
-    inside, outside, trivial = found
-    here, there, error = _difference(inside, outside)
-    case.measured["loss of a reference model on held-out training samples, and on test data"] = (
-        f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
-    )
-    if here > SKILL * trivial:
+    here, there, error = means = _difference(*found[:2])
+    said = f"{number(here, 3)}, {number(there, 3)} ± {number(error, 1)}"
+    case.measured["loss of a reference model on held-out training samples, and on test data"] = said
+    if here > SKILL * found[2]:
         return None
-    return _sign(
-        "reference_model",
-        "loss on test data − loss on held-out training data, of a reference model",
+    text = (
         f"a reference model has loss {number(here, 3)} on held-out training data and {number(there, 3)} ± "
-        f"{number(error, 1)} on the test data",
-        there - here,
-        error,
-        _large_gap(here, trivial, MATERIAL_MISMATCH) + MORE * error,
-        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's "
-        "at least, and one standard error more",
+        f"{number(error, 1)} on the test data"
     )
+    return _gap_sign("reference_model", "a reference model", text, means, found[2], more=True)
 
 
 def _retrained_gap(case: Experiments) -> Sign | None:
     """Compare this model's loss on test data with its loss on held-out samples, where that can be tried."""
-    found = case.retrained_held_out
-    if found is None:
+    if case.retrained_held_out is None:
         return None
-    here, there, error = _difference(*found)
+    here, there, error = means = _difference(*case.retrained_held_out)
     text = (
         f"retrained on a part of the training data, its loss is {number(here, 3)} on the rest of them and "
         f"{number(there, 3)} ± {number(error, 1)} on the test data"
     )
     case.measured["this model on held-out training samples"] = text
-    return _sign(
-        "retrained_model",
-        "loss on test data − loss on held-out training data, of this model retrained",
-        text,
-        there - here,
-        error,
-        _large_gap(here, case.constant_predictor_loss, MATERIAL_MISMATCH),
-        "a held-out part of the training data (Lee 2021); half the held-out loss and 0.1 of the constant's",
-    )
+    trivial = case.constant_predictor_loss
+    return _gap_sign("retrained_model", "this model retrained", text, means, trivial)
+
+
+def _gap_sign(
+    reason: str, of: str, text: str, means: tuple[float, float, float], trivial: float, more: bool = False
+) -> Sign:
+    """The gap from held-out to test data against the least that counts, or one standard error more."""
+    here, there, error = means
+    quantity = f"loss on test data − loss on held-out training data, of {of}"
+    threshold, source = _large_gap(here, trivial, MATERIAL_MISMATCH), HELD_OUT
+    if more:
+        threshold, source = threshold + MORE * error, f"{HELD_OUT} at least, and one standard error more"
+    return _sign(reason, quantity, text, there - here, error, threshold, source)
 
 
 def _overfitting(here: float, there: float, error: float, sure: float, same: str) -> Finding:
-    ratio = there / here if here > 0 else math.inf
-    return Finding(
-        cause="overfitting",
-        reason="test_loss",
-        claim=f"the test loss is {number(there, 3)} ± {number(error, 1)}, the training loss "
+    gap, low, high = (
+        x / here if here > 0 else math.inf for x in (there, there - 2 * error, there + 2 * error)
+    )
+    return finding(
+        ("overfitting", "test_loss"),
+        f"the test loss is {number(there, 3)} ± {number(error, 1)}, the training loss "
         f"{number(here, 3)}; {same}",
-        quantity="test loss ÷ training loss",
-        number=ratio,
-        low=(there - 2 * error) / here if here > 0 else math.inf,
-        high=(there + 2 * error) / here if here > 0 else math.inf,
-        threshold=GAP,
+        "test loss ÷ training loss",
+        Measure(gap, GAP, low, high, sure),
         source="half the training loss more, and 0.2 of the constant's at least; chosen on synthetic "
         "failures",
-        confidence=sure,
-        remedy="regularise",
-        experiment="train again with weight decay (optax.adamw), and keep the step of the lowest test loss",
+        remedy=("regularise", REGULARISE),
         cost="the loss of single samples of both sets",
     )
 
@@ -262,12 +252,7 @@ def chance_spread(each: int) -> float:
 
 
 def area_under_curve(score: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Area under the curve and its standard error.
-
-    Returns:
-        Area, from the statistic of Mann and Whitney 1947, and its error by Hanley and McNeil 1982, Radiology
-        143, equation 2.
-    """
+    """Area (Mann and Whitney 1947), and its error: Hanley and McNeil 1982, Radiology 143, equation 2."""
     n, m = np.sum(labels == 1), np.sum(labels == 0)
     area = float(mannwhitneyu(score[labels == 1], score[labels == 0]).statistic) / (n * m)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.layer_jacobians import layer_gradients
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -44,11 +44,8 @@ def check(case: Experiments) -> Found:
     slope, start = np.polyfit(places, logs, 1)
     rest = float(np.std(logs - slope * places - start, ddof=2))
     fall = math.exp(slope * (len(logs) - 1))  # last ÷ first
-    spread = max(SPREAD, rest)
-    return [
-        _finding("vanishing_gradients", fall, spread, len(norms)),
-        _finding("exploding_gradients", 1 / fall, spread, len(norms)),
-    ]
+    factors = zip(both, (fall, 1 / fall), strict=True)
+    return [_finding(cause, factor, max(SPREAD, rest), len(norms)) for cause, factor in factors]
 
 
 def off_path(norms: Sequence[float]) -> list[bool]:
@@ -61,21 +58,17 @@ def off_path(norms: Sequence[float]) -> list[bool]:
 
 def _finding(cause: str, factor: float, spread: float, layers: int) -> Finding:
     shrinks = cause == "vanishing_gradients"
-    verb = "shrinks" if shrinks else "grows"
-    return ratio_finding(
-        cause,
-        "norm_by_layer",
+    verb, ends = ("shrinks", ("last layer", "first")) if shrinks else ("grows", ("first", "last"))
+    more = ", and use tanh or ReLU instead of sigmoid" if shrinks else ""
+    return finding(
+        (cause, "norm_by_layer"),
         f"the gradient {verb} by a factor of {number(factor, 3)} from the last of {layers} layers to "
         "the first",
-        quantity="gradient at the last layer ÷ at the first"
-        if shrinks
-        else "gradient at the first ÷ at the last",
-        number=factor,
-        threshold=FACTOR,
-        spread=spread,
-        source="chosen on synthetic failures (make bench-diagnose)",
-        remedy="reinitialise",
-        experiment="re-initialise the weights with variance 1/inputs (2/inputs for ReLU)"
-        + (", and use tanh or ReLU instead of sigmoid" if shrinks else ""),
+        f"gradient at the {ends[0]} ÷ at the {ends[1]}",
+        ratio(factor, FACTOR, spread),
+        remedy=(
+            "reinitialise",
+            f"re-initialise the weights with variance 1/inputs (2/inputs for ReLU){more}",
+        ),
         cost="one gradient over 512 samples",
     )

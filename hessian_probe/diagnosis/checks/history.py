@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.results import number
 
@@ -27,9 +27,8 @@ def check(case: Experiments) -> Found:
         if name in history:
             values = np.abs(history[name])
             most, last = float(np.nanmax(values)), float(np.nanmedian(values[-width:]))
-            case.measured[f"recorded {text} at the end ÷ its largest"] = (
-                number(last / most, 3) if most > 0 else "0"
-            )
+            said = number(last / most, 3) if most > 0 else "0"
+            case.measured[f"recorded {text} at the end ÷ its largest"] = said
     return _overtrained(case, history["test_loss"], width) if "test_loss" in history else []
 
 
@@ -40,27 +39,25 @@ def _overtrained(case: Experiments, losses: np.ndarray, width: int) -> Found:
     smooth = np.convolve(finite, np.ones(width) / width, "valid")
     best = int(np.argmin(smooth))
     low, last, first = float(smooth[best]), float(smooth[-1]), float(finite[0])
+    step = f"step {best + width // 2} of the history"
     case.measured["recorded test loss: first, lowest, at the end"] = (
-        f"{number(first, 3)}, {number(low, 3)} (step {best + width // 2} of the history), {number(last, 3)}"
+        f"{number(first, 3)}, {number(low, 3)} ({step}), {number(last, 3)}"
     )
     if case.test_samples is not None or not low > 0:
         return []
     rise = log_confidence((last - low) / (MATERIAL * first), 1.0, SPREAD) if first > 0 else 0.0
+    gap = ratio(last / low, GAP, SPREAD)
     trained = case.value < first or not math.isfinite(first)
     return [
-        ratio_finding(
-            "overfitting",
-            "recorded_test_loss",
+        finding(
+            ("overfitting", "recorded_test_loss"),
             f"the recorded test loss was lowest at {number(low, 3)} and is {number(last, 3)} at the end, "
             f"while the training loss is {number(case.value, 3)}",
-            quantity="recorded test loss at the end ÷ its lowest",
-            number=last / low,
-            threshold=GAP,
-            spread=SPREAD,
+            "recorded test loss at the end ÷ its lowest",
+            gap,
             source="half as much again, and 0.2 of the first test loss; chosen on synthetic failures",
-            sure=min(rise, log_confidence(last / low, GAP, SPREAD)) if trained and case.value < low else 0.0,
-            remedy="regularise",
-            experiment=f"stop at step {best + width // 2} of the history, or use weight decay or more data",
+            sure=min(rise, gap.sure) if trained and case.value < low else 0.0,
+            remedy=("regularise", f"stop at {step}, or use weight decay or more data"),
             cost="none: the recorded history",
         )
     ]

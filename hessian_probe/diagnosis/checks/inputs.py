@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, ratio
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
@@ -20,6 +20,7 @@ SPREAD = 0.25
 SOURCE = (
     "inputs of mean 0 and variance 1, LeCun et al. 1998, section 4.3; factor chosen on synthetic failures"
 )
+STANDARDISE = "subtract each input's mean, divide by its standard deviation, and train again"
 
 
 def check(case: Experiments) -> Found:
@@ -45,25 +46,19 @@ def check(case: Experiments) -> Found:
     far = f"the mean of the inputs is {number(offset, 3)} times their standard deviation"
     uneven = f"some inputs are {number(spread, 3)} times as large as others"
     faults = [
-        (off, LARGE, "size", "root mean square of the inputs, or its inverse", large),
-        (spread, UNEVEN, "uneven", "95 % ÷ 5 % quantile of sizes", uneven),
-        (offset, FAR, "offset", "mean of the inputs ÷ their standard deviation", far),
+        ("size", large, "root mean square of the inputs, or its inverse", ratio(off, LARGE, SPREAD)),
+        ("uneven", uneven, "95 % ÷ 5 % quantile of sizes", ratio(spread, UNEVEN, SPREAD)),
+        ("offset", far, "mean of the inputs ÷ their standard deviation", ratio(offset, FAR, SPREAD)),
     ]
-    factor, threshold, reason, quantity, claim = max(
-        faults, key=lambda fault: log_confidence(fault[0], fault[1], SPREAD)
-    )
+    reason, claim, quantity, measure = max(faults, key=lambda fault: fault[-1].sure)
     return [
-        ratio_finding(
-            "input_scale",
-            reason,
+        finding(
+            ("input_scale", reason),
             claim,
-            quantity=quantity,
-            number=factor,
-            threshold=threshold,
-            spread=SPREAD,
+            quantity,
+            measure,
             source=SOURCE,
-            remedy="standardise_inputs",
-            experiment="subtract each input's mean, divide by its standard deviation, and train again",
+            remedy=("standardise_inputs", STANDARDISE),
             cost="one pass over the inputs",
         )
     ]

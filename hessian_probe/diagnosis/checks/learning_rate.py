@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, finding, joint_confidence, ratio
 from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding
@@ -21,6 +21,7 @@ STILL = 1e-4
 BEYOND_SLOPE = 10.0
 # Steps within which a rising schedule counts as raising the rate by itself.
 SOON = 1000
+RESTART = "restart the schedule (opt_state = optimizer.init(params)), and make it longer"
 
 
 def check(case: Experiments) -> Found:
@@ -51,20 +52,16 @@ def _slow(case: Experiments) -> Finding:
     room = ""
     if stability is not None and stability.ratio < 1:
         room = f" (sharpness is {number(stability.ratio, 2)} of the stability limit)"
-    return ratio_finding(
-        "slow",
-        sign.reason,
+    return finding(
+        ("slow", sign.reason),
         f"the learning rate is too small{room}: {sign.text}{rising}",
-        quantity=sign.quantity,
-        number=sign.number,
-        threshold=sign.threshold,
-        spread=SPREAD,
+        sign.quantity,
+        ratio(sign.number, sign.threshold, SPREAD),
         source=sign.source,
         # Where the best step is a shorter one the rate is not too small, whatever a longer one gains.
         sure=0.0 if case.best_factor < 1 else min(sign.sure, 1.0 if rise is None else LIKELY),
-        remedy="multiply_rate",
+        remedy=("multiply_rate", f"multiply the learning rate by {best:.3g}"),
         factor=best,
-        experiment=f"multiply the learning rate by {best:.3g}",
         cost=f"{steps} steps on a copy",
     )
 
@@ -82,21 +79,15 @@ def _farther(case: Experiments, best: float, ends: dict[float, float], *, many: 
     gain = case.gain(ends[1.0], ends[best])
     slope = _by_slope({f: Trial(case.value, after).gain for f, after in ends.items()}, best)
     faster = far / step if step > 0 else (math.inf if far > 0 else 0.0)
-    return Sign(
-        "larger_rate_in_more_steps" if many else "larger_rate",
-        min(
-            log_confidence(faster, FASTER, SPREAD),
-            log_confidence(gain, MATERIAL, SPREAD),
-            log_confidence(BEYOND_SLOPE * slope, 1.0, SPREAD),
-        ),
-        "decrease with longer steps ÷ decrease at the present rate",
-        faster,
-        0.0,
-        FASTER,
-        "a rate within a factor 3 of a good one is not too small; chosen on synthetic failures",
-        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much as "
-        f"at the present rate ({number(100 * gain, 3)} % of the loss more)",
+    sure = joint_confidence(SPREAD, (faster, FASTER), (gain, MATERIAL), (BEYOND_SLOPE * slope, 1.0))
+    quantity = "decrease with longer steps ÷ decrease at the present rate"
+    source = "a rate within a factor 3 of a good one is not too small; chosen on synthetic failures"
+    text = (
+        f"{count} steps at {best:.3g} times the rate lower the loss {number(faster, 3)} times as much as at "
+        f"the present rate ({number(100 * gain, 3)} % of the loss more)"
     )
+    reason = "larger_rate_in_more_steps" if many else "larger_rate"
+    return Sign(reason, sure, quantity, faster, 0.0, FASTER, source, text)
 
 
 def _sooner(case: Experiments, best: float) -> Sign:
@@ -105,17 +96,14 @@ def _sooner(case: Experiments, best: float) -> Sign:
     unchanged, gain = case.continued, case.gain(few, longer)
     factor = unchanged / longer if longer > 0 else 0.0
     rises = not unchanged <= few  # longer steps would only do so sooner
-    return Sign(
-        "fewer_steps",
-        0.0 if rises else min(log_confidence(factor, 1.0, SPREAD), log_confidence(gain, MATERIAL, SPREAD)),
-        f"loss after {many} steps ÷ after {case.num_steps} longer ones",
-        factor,
-        0.0,
-        1.0,
-        "as far in a fifth of the steps; chosen on synthetic failures",
+    sure = 0.0 if rises else joint_confidence(SPREAD, (factor, 1.0), (gain, MATERIAL))
+    quantity = f"loss after {many} steps ÷ after {case.num_steps} longer ones"
+    source = "as far in a fifth of the steps; chosen on synthetic failures"
+    text = (
         f"{case.num_steps} steps at {best:.3g} times the rate end at {number(longer, 3)}, {many} steps at "
-        f"the present rate at {number(unchanged, 3)}",
+        f"the present rate at {number(unchanged, 3)}"
     )
+    return Sign("fewer_steps", sure, quantity, factor, 0.0, 1.0, source, text)
 
 
 def _by_slope(gains: dict[float, float], best: float) -> float:
@@ -132,22 +120,17 @@ def _by_slope(gains: dict[float, float], best: float) -> float:
 
 def _ended(case: Experiments) -> Finding:
     """No step of any length moves, and with the schedule restarted they do: the schedule has ended."""
-    again = case.schedule_restarted
-    assert again is not None
-    gain = case.gain(case.value, again.after)
-    what = f"loss after {case.num_steps} steps with the schedule restarted"
-    case.measured[what] = number(again.after, 4)
-    return ratio_finding(
-        "slow",
-        "schedule_ended",
+    steps, initial = case.steps(case.samples_in_a_step, case.num_steps), case.optimizer.init(case.params)
+    after = steps.run(case.params, initial, case.value).after
+    gain = case.gain(case.value, after)
+    case.measured[f"loss after {case.num_steps} steps with the schedule restarted"] = number(after, 4)
+    return finding(
+        ("slow", "schedule_ended"),
         "the optimiser no longer moves: its schedule has reduced the rate to zero; with the schedule "
         f"restarted {case.num_steps} steps lower the loss by {number(100 * gain, 3)} %",
-        quantity="share of the loss that steps gain with the schedule restarted",
-        number=gain,
-        threshold=MATERIAL,
-        spread=SPREAD,
+        "share of the loss that steps gain with the schedule restarted",
+        ratio(gain, MATERIAL, SPREAD),
         source="least share of the loss that counts; chosen on synthetic failures",
-        remedy="restart_schedule",
-        experiment="restart the schedule (opt_state = optimizer.init(params)), and make it longer",
+        remedy=("restart_schedule", RESTART),
         cost=f"{case.num_steps} steps on a copy",
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from hessian_probe.arrays import from_tangent
 from hessian_probe.diagnosis.case import MAX_SINGLE
-from hessian_probe.diagnosis.confidence import Found, log_confidence, ratio_finding
+from hessian_probe.diagnosis.confidence import Found, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.results import number
@@ -48,22 +48,21 @@ def check(case: Experiments) -> Found:
     gain = _gain_of_larger(case, size)
     # The lower end of the interval of the noise scale.
     by_scale, by_trials = log_confidence(scale[1] / size, 1.0, SPREAD), _by_trials(case)
+    experiment = (
+        f"decay the learning rate to zero from here, or use {LARGER} times the batch; by the noise scale "
+        f"twice the batch needs at best {doubled}, half the batch at worst {halved}"
+    )
     return [
-        ratio_finding(
-            "noise",
-            "noise_scale" if by_scale >= by_trials else "larger_batches",
+        finding(
+            ("noise", "noise_scale" if by_scale >= by_trials else "larger_batches"),
             f"with {size} samples a step the gradient is mostly noise: its noise scale is "
             f"{_samples(scale[0])}, and a batch {LARGER} times as large lowers the loss by "
             f"{number(100 * gain, 3)} % more",
-            quantity="gradient noise scale ÷ batch size",
-            number=scale[0] / size,
-            threshold=1.0,
-            spread=SPREAD,
+            "gradient noise scale ÷ batch size",
+            ratio(scale[0] / size, 1.0, SPREAD),
             source="McCandlish et al. 2018, arXiv:1812.06162, section 2.2: below it noise dominates a step",
             sure=min(max(by_scale, by_trials), log_confidence(gain, MATERIAL, SPREAD)),
-            remedy="decay_rate",
-            experiment=f"decay the learning rate to zero from here, or use {LARGER} times the batch; by the "
-            f"noise scale twice the batch needs at best {doubled}, half the batch at worst {halved}",
+            remedy=("decay_rate", experiment),
             cost=f"{min(MAX_SINGLE, samples.size)} gradients of single samples, {2 * case.num_steps} steps",
         )
     ]
@@ -91,12 +90,7 @@ def _by_trials(case: Experiments) -> float:
 
 
 def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
-    """Gradient noise scale tr Σ / |G|², in samples, with an interval from groups left out in turn.
-
-    Returns:
-        The scale and the ends of its interval; None where the loss cannot take single samples.  Infinite
-        where the gradient is zero within its error.
-    """
+    """Noise scale tr Σ / |G|² in samples, and the ends of its interval; None without single samples."""
     samples = case.samples
     assert samples is not None
     rows = case.rng.permutation(samples.size)[: MAX_SINGLE - MAX_SINGLE % GROUPS]
@@ -129,7 +123,7 @@ def noise_scale(case: Experiments) -> tuple[float, float, float] | None:
     trace, signal = parts(everything)
     left = np.array([parts(everything & (np.arange(GROUPS) != g)) for g in range(GROUPS)])
     error = np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean(0)) ** 2, axis=0))
-    least, most = signal - 2 * error[1], signal + 2 * error[1]
+    least, most = signal - 2 * error[1], signal + 2 * error[1]  # infinite where G is zero within its error
     high = trace / least if least > 0 else math.inf
     return (trace / signal if signal > 0 else math.inf), trace / most if most > 0 else math.inf, high
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hessian_probe.diagnosis.confidence import Found, Sign, confidence, log_confidence
+from hessian_probe.diagnosis.confidence import Found, Sign, confidence, finding, log_confidence
 from hessian_probe.diagnosis.experiments import MATERIAL, Experiments
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.trial_runs import Trial
@@ -50,21 +50,19 @@ def _oscillation(case: Experiments) -> Finding:
     found, known = case.known_stability, ""
     if found is not None:
         known = f"sharpness is {number(found.ratio, 3)} of the limit of {found.method}, "
-    return Finding(
-        cause="oscillation",
-        reason=sign.reason,
-        claim=f"steps are too long: {known}{sign.quantity} = {number(sign.number, 3)}, and {best:.3g} times "
-        f"the rate lowers the loss by {number(100 * gain, 3)} % more",
-        quantity=sign.quantity,
-        number=sign.number,
-        low=sign.number - 2 * sign.error,
-        high=sign.number + 2 * sign.error,
-        threshold=sign.threshold,
+    return finding(
+        ("oscillation", sign.reason),
+        f"steps are too long: {known}{sign.quantity} = {number(sign.number, 3)}, and {best:.3g} times the "
+        f"rate lowers the loss by {number(100 * gain, 3)} % more",
+        sign.quantity,
+        sign.measure,
         source=sign.source,
-        confidence=min(gains, sign.sure, 1 - _noise_explains(case, gain)),
-        remedy="multiply_rate",
+        sure=min(gains, sign.sure, 1 - _noise_explains(case, gain)),
+        remedy=(
+            "multiply_rate",
+            f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
+        ),
         factor=best,
-        experiment=f"lower the learning rate, or decay it from here: multiply it by {best:.3g}",
         cost=f"{5 * case.num_steps} steps on a copy, and the products of hp.stability",
     )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from hessian_probe.diagnosis.confidence import MOST, Found
+from hessian_probe.diagnosis.confidence import Found, exact, finding
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.result import Finding, NotChecked
+from hessian_probe.diagnosis.result import NotChecked
 from hessian_probe.optimizers.thresholds import MOST_CALLS
 from hessian_probe.optimizers.uphill import uphill_text
+
+NEGATE = (
+    "end the transformation of these leaves in a negative rate (optax.scale(-rate)), or hold them fixed by "
+    "optax.set_to_zero() in optax.partition; optax.masked hands on the raw gradient of what it leaves out, "
+    "and another rate does not help"
+)
 
 
 def check(case: Experiments) -> Found:
@@ -20,21 +26,13 @@ def check(case: Experiments) -> Found:
         return []
     factors = [leaf.factor for leaf in leaves]
     return [
-        Finding(
-            cause="uphill",
-            reason="update_along_gradient",
-            claim=f"the optimiser climbs: {uphill_text(leaves)}",
-            quantity="largest multiple of its gradient that a leaf moves by",
-            number=max(factors),
-            low=min(factors),
-            high=max(factors),
-            threshold=0.0,
+        finding(
+            ("uphill", "update_along_gradient"),
+            f"the optimiser climbs: {uphill_text(leaves)}",
+            "largest multiple of its gradient that a leaf moves by",
+            exact(max(factors))._replace(low=min(factors)),
             source="a small step lowers the loss only along negative multiples of the gradient",
-            confidence=MOST,
-            remedy="negate_updates",
-            experiment="end the transformation of these leaves in a negative rate (optax.scale(-rate)), or "
-            "hold them fixed by optax.set_to_zero() in optax.partition; optax.masked hands on the raw "
-            "gradient of what it leaves out, and another rate does not help",
+            remedy=("negate_updates", NEGATE),
             cost=f"up to {4 * MOST_CALLS} updates on copies of the state",
         )
     ]
