@@ -10,7 +10,7 @@ from hessian_probe.diagnosis.checks import broadcast
 from hessian_probe.diagnosis.experiments import Experiments
 
 optax = pytest.importorskip("optax")
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.one_precision]  # both dtypes in one run
 N = 48
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((N, 4))

@@ -254,8 +254,8 @@ def test_just_below_the_limit_converges_and_just_above_diverges(momentum, nester
         (optax.lamb(RATE), "trust ratio"),
         (optax.contrib.schedule_free_adamw(RATE), ".z"),
         (optax.set_to_zero(), "does not move"),
-        (optax.scale(RATE), "up the gradient"),
-        (optax.scale_by_lbfgs(), "not known"),
+        (optax.scale(RATE), "up the slope"),
+        (optax.scale_by_lbfgs(), "up the slope"),
     ],
 )
 def test_what_has_no_linear_limit_is_refused_with_its_reason(optimizer, word):

@@ -11,7 +11,7 @@ from hessian_probe.optimizers.uphill import uphill_leaves
 
 optax = pytest.importorskip("optax")
 contrib = optax.contrib
-pytestmark = pytest.mark.any_promotion
+pytestmark = [pytest.mark.any_promotion, pytest.mark.one_precision]  # both dtypes in one run
 ALL = {"b": True, "c": True, "w": True}
 GROUPS = {"b": "one", "c": "two", "w": "one"}
 WARM = optax.warmup_cosine_decay_schedule(0.0, 0.05, 5, 20)

@@ -241,10 +241,11 @@ class _SlopeCheck:
     @property
     def persists(self) -> bool:
         """Whether they disagree, and do as far inwards as rounding lets see: waves that are short do not."""
-        near, share = self.near, CHECK_DISTANCES[-1]
+        near, inwards = self.near, CHECK_DISTANCES[1] / CHECK_DISTANCES[0]
+        share = inwards
         while near and share > self.op.eps:
             near = _SlopeCheck(self.op, self.rounding, self.direction, share).near
-            share *= CHECK_DISTANCES[-1]
+            share *= inwards
         return bool(self.near) and near is not False
 
     def disagreement(self) -> dict[str, float]:

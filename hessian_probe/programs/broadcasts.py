@@ -109,6 +109,8 @@ class _SampleAxes(Walker[Value]):
             return "".join("b" if s == self.samples else next(left) if s == 1 else "." for s in shape)
         if name == "dot_general":
             contracted, batched = params["dimension_numbers"]
+            # An axis that an index gave to parameters sets no sample against another.
+            axes = [one if "b" in one else one.replace("+", "1") for one in axes]
             gone = [(*contracted[side], *batched[side]) for side in (0, 1)]
             rest = [a for side in (0, 1) for i, a in enumerate(axes[side]) if i not in gone[side]]
             return "".join((*(axes[0][i] for i in batched[0]), *rest))

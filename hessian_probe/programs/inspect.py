@@ -233,7 +233,7 @@ class _Inspector(Marks):
             before, after = (v.aval.dtype for v in (equation.invars[0], equation.outvars[0]))
             if jnp.issubdtype(after, jnp.integer) and jnp.issubdtype(before, jnp.floating):
                 self._see_jump("rounding to integers", equation)
-            elif before == jnp.bool_ and jnp.issubdtype(after, jnp.floating):
+            elif before == jnp.bool_:  # means and sums of comparisons pass through integers
                 self._see_jump("comparison", equation)
         elif name == "stop_gradient" and marked and not written_in_jax(equation):
             self._see_blind(name, equation)

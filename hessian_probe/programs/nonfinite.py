@@ -14,6 +14,7 @@ import numpy as np
 
 from hessian_probe.programs.inspect import rule_of
 from hessian_probe.programs.source import place_of
+from hessian_probe.programs.thresholds import MOST_TURNS
 from hessian_probe.programs.walker import called_program, evaluate, is_literal, scan_parts
 
 
@@ -106,8 +107,10 @@ class _Backwards:
         elif equation.primitive.name == "cond":
             branch = params["branches"][int(np.clip(inputs[0], 0, len(params["branches"]) - 1))]
             self.backwards(branch.jaxpr, branch.consts, inputs[1:], cotangents)
-        elif equation.primitive.name == "scan" and (parts := scan_parts(params)) is not None:
-            self._turns(params, parts, inputs, cotangents)
+        elif equation.primitive.name == "scan" and params["length"] <= MOST_TURNS:
+            parts = scan_parts(params)
+            if parts is not None:
+                self._turns(params, parts, inputs, cotangents)
 
     def _turns(self, params: Any, parts: tuple[int, int], inputs: list[Any], cotangents: list[Any]) -> None:
         """Go back through the turns of a scan."""

@@ -6,3 +6,6 @@ TIE_ROUNDINGS = 1e3
 # A scan of at most this many turns is unrolled, so that the layers within it are seen.
 # Source: chosen, not measured: the number of layers of a deep network.
 MAX_TURNS = 64
+# A scan of at most this many turns is gone back through, to name the operation within that is not finite.
+# Source: measured: a hundred turns of a few operations take two seconds.
+MOST_TURNS = 512
