@@ -179,7 +179,7 @@ def checked(loss, data, dtype=np.float32):
     return case, [item for item in broadcast.check(case) if hasattr(item, "reason")]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CROSSED)
 def test_crossed_samples_are_named_with_operation_and_shapes(name, dtype):
     loss, data, operation, shapes = CROSSED[name]

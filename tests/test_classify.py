@@ -453,6 +453,7 @@ def test_a_kink_that_falls_away_is_no_minimum(name):
 
 
 @pytest.mark.parametrize("state", STATES)
+@pytest.mark.slow
 def test_stretches_of_real_training(state):
     pytest.importorskip("sklearn")
     known = plateau_points(0, ["tanh"], [state])[0].astype(FLOAT)

@@ -476,6 +476,7 @@ def test_another_kind_of_inputs_is_the_cause_only_where_it_costs_this_model(harm
     assert max(sure, key=sure.get) == ("mismatch" if harmful else "overfitting"), sure
 
 
+@pytest.mark.slow
 def test_a_loss_over_a_whole_graph_is_diagnosed_as_far_as_that_goes():
     """Neighbours are averaged by a matrix that is fixed: no part of the nodes can be taken alone."""
     x = normal(0, 40, 3)

@@ -174,6 +174,7 @@ def test_data_that_do_not_fit_are_refused_by_name():
         hp.diagnose(cross_entropy, start(), (x, y), history={"loss": (v for v in [1.0, 2.0])})
 
 
+@pytest.mark.slow
 def test_test_data_that_are_not_finite_are_said_to_be():
     x, y = draws(0, 60)
     bad = x.copy()
@@ -226,6 +227,7 @@ NEED_NO_SAMPLES = {
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.slow
 def test_steps_are_judged_without_data(optimizer, steps, first, among, dtype):
     start = jnp.ones(3, dtype)
     found, strong = without_data(valley, optimizer, steps, start)
@@ -238,6 +240,7 @@ def test_steps_are_judged_without_data(optimizer, steps, first, among, dtype):
     assert ("slow" in strong) == (among == "slow")
 
 
+@pytest.mark.slow
 def test_points_and_valleys_are_judged_without_data():
     """A good training, a finished one, a saddle, a long valley and a decay that holds the loss up."""
     start = jnp.ones(3)

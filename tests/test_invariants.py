@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +66,7 @@ def assert_label(point, d):
 
 @FEW
 @given(d=spectra(), seed=seeds)
+@pytest.mark.slow
 def test_the_label_is_that_of_the_spectrum_in_any_axes(d, seed):
     assert_label(classify(d, q=rotation(len(d), seed)), d)
 

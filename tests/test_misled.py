@@ -110,6 +110,7 @@ def test_far_out_on_a_tail_there_is_no_minimum(tail):
 # Groups of a mixture that share one mean, at the mean of the data: a saddle, by symmetry.  Its gradient is
 # rounding of sums over samples; small parameters are hardly rounded, and do not show how large that is.
 @pytest.mark.parametrize("count", [60, *(pytest.param(n, marks=pytest.mark.slow) for n in (100, 150))])
+@pytest.mark.slow
 def test_the_rounding_of_a_sum_over_samples_is_no_slope(count):
     x = np.random.default_rng(0).standard_normal((count, 4))
     x = (x - x.mean(axis=0)).astype(FLOAT)

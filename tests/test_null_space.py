@@ -48,6 +48,7 @@ def test_rigid_motions_left_out(known):
     assert str(size - 6) in " ".join(point.evidence)
 
 
+@pytest.mark.slow
 def test_rigid_motions_as_vectors():
     """A rotation's tangent is flat only with the other directions at rest; a straight line is not."""
     known = CLUSTERS[0].astype(FLOAT)

@@ -45,6 +45,7 @@ def test_r2_the_identity_is_one_and_not_nan():
 
 
 @pytest.mark.parametrize("hidden", [8, 20])
+@pytest.mark.slow
 def test_r3_copies_by_symmetry_of_hidden_units(hidden):
     """Ends ∓1.418, each as often as there are hidden units; the smaller network goes both routes."""
     loss, params, data = known(problems.zero_mlp_point(hidden=hidden))

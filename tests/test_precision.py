@@ -181,6 +181,7 @@ def test_elsewhere_reduced_products_are_taken_as_reduced(monkeypatch, backend, e
     assert tracing.machine_epsilon(layout, facts) == eps
 
 
+@pytest.mark.slow
 def test_eigenvalues_in_half_precision_state_what_they_can():
     """Every eigenvalue of the float64 truth lies where the result says, its rounding allowed for."""
     params, data = at_share(0, -0.2)

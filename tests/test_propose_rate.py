@@ -146,6 +146,7 @@ def test_a_quadratic_without_curvature_falls_by_every_step():
     assert seen.change(MomentumKernel(1.0, 0.0, 0.0), 0.5, 3) == pytest.approx(-0.5 * 3 * 4)
 
 
+@pytest.mark.slow
 def test_a_diagnosis_of_slow_training_reports_it():
     loss, _, x = valley()
     optimizer, params = optax.sgd(1e-3), jnp.asarray(x)

@@ -257,6 +257,7 @@ def test_the_number_of_samples_settles_it():
 
 
 @pytest.mark.parametrize("count", [4, 5, 8])
+@pytest.mark.slow
 def test_few_batches_ask_for_more_of_the_same_data_and_for_no_number_of_samples(count):
     settled = 0
     for seed in range(4):
@@ -422,6 +423,7 @@ def test_sampled_is_a_flag():
 # ---------------------------------------------------------------- the gradient
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_gradient_is_that_of_its_samples():
     rng = np.random.default_rng(15)
     arrays = samples(rng, np.eye(30), 4000, 0.0, slope=np.full(30, 0.1), slope_noise=1.0)

@@ -222,6 +222,7 @@ def test_a_filter_axis_that_a_weight_lacks_is_refused():
 
 
 @pytest.mark.parametrize(("count", "kind"), [(100, "rounding"), (140, "standard_error")])
+@pytest.mark.slow
 def test_small_problems_are_computed_exactly(count, kind):
     loss, x, _ = diagonal(count)
     assert hp.sharpness(loss, jnp.asarray(x))["trace"].error_kind == kind

@@ -90,6 +90,7 @@ def test_hp_escape_leaves_with_the_full_data_and_with_batches(data, plain, start
     assert move.gain > 10 * move.gain_of_slope
 
 
+@pytest.mark.slow
 def test_the_monitor_leaves(data, batches):
     parts = [jax.tree.map(lambda a, i=i: a[i::8], data) for i in range(8)]
     monitor, update = Monitor(LOSS, parts), jax.jit(OPTIMIZER.update)

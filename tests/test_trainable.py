@@ -184,6 +184,7 @@ def verbs(params, optimizer):
     }
 
 
+@pytest.mark.one_precision
 @pytest.mark.parametrize("verb", verbs({}, optax.sgd(0.01)))
 def test_every_verb_takes_it_and_names_the_variables(verb):
     params = {"w": jnp.asarray(BEST), "v": jnp.ones(2, FLOAT), "scale": SCALE}
@@ -342,6 +343,7 @@ def test_a_number_that_decides_in_python_is_kept_as_one():
     assert labels == ["maximum", "minimum"]
 
 
+@pytest.mark.slow
 def test_the_monitor_moves_what_is_varied():
     params = {"x": jnp.zeros(2, FLOAT), "s": -1.0, "t": 1, "shift": np.ones(2, FLOAT)}
     for asked in (None, {"x": True, "s": False, "t": False, "shift": False}):
@@ -392,6 +394,7 @@ def test_a_python_number_in_the_hook_is_an_array_of_the_step():
     assert int(state.num_steps) == 3
 
 
+@pytest.mark.slow
 def test_a_diagnosis_leaves_what_is_not_varied_where_it_is():
     """As if the number stood in the loss itself; freed, it would lower the loss."""
     params = {"w": jnp.asarray(BEST), "scale": SCALE}
@@ -406,6 +409,7 @@ def test_a_diagnosis_leaves_what_is_not_varied_where_it_is():
     assert inside[0] == alone[0]
 
 
+@pytest.mark.slow
 def test_a_loss_that_asks_which_leaves_are_arrays_keeps_its_value():
     """A weight decay over all arrays does not decay a number; a compiled loss and an exponent neither."""
 

@@ -236,6 +236,7 @@ def test_other_data_confirms_an_escape(source):
     assert event.escape.loss_after < -0.1
 
 
+@pytest.mark.slow
 def test_an_escape_that_other_data_does_not_confirm_is_withdrawn():
     """Curvature of opposite sign on the two halves of the data: a decrease on one is a rise on the other."""
 

@@ -355,6 +355,7 @@ def noisy_well(p, batch):
     return well(p) + jnp.mean(batch[:, 0]) * p[0] + jnp.mean(batch[:, 1]) * p[1]
 
 
+@pytest.mark.slow
 def test_batches_that_differ_a_little_agree():
     noise = np.random.default_rng(0).standard_normal((300, 32, 2))
     batches = jnp.asarray(1e-3 * noise, FLOAT)
@@ -439,6 +440,7 @@ def test_moments_are_reset_at_an_escape():
     assert 0 < int(state.inner[0].count) == 100 - int(state.last_step)
 
 
+@pytest.mark.slow
 def test_a_saddle_under_noise_is_left_without_a_verdict():
     """The loss is too noisy for the plateau test to speak; curvature is −1, and the minimum is 1/4 lower."""
 

@@ -91,15 +91,23 @@ def measured(optimizer, steps, dtype=jnp.float32):
     return uphill_leaves(hessian(loss, params, data, check=False), optimizer, state)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("name", DESCEND)
+DTYPES = [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)]
+
+
+def first(names, count):
+    """All names; those after the first ones are slow."""
+    return [*names][:count] + [pytest.param(name, marks=pytest.mark.slow) for name in [*names][count:]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", first(DESCEND, 5))
 def test_optimisers_that_descend_climb_in_no_leaf(name, dtype):
     for steps in (0, 1, 7):
         assert measured(DESCEND[name], steps, dtype) == (), steps
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("name", CLIMB)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", first(CLIMB, 5))
 def test_leaves_that_climb_are_named_with_the_multiple_of_their_gradient(name, dtype):
     optimizer, leaves, factor = CLIMB[name]
     for steps in (0, 8):
@@ -129,6 +137,7 @@ def test_momentum_that_points_up_is_none_and_a_mixing_preconditioner_is_none():
     assert uphill_leaves(op, mixed, ()) == ()
 
 
+@pytest.mark.slow
 def test_an_optimiser_that_needs_more_is_not_checked():
     loss, params, data = network()
     optimizer = optax.lbfgs()  # its line search wants the loss as a function
@@ -149,6 +158,7 @@ def test_a_run_that_is_not_finite_still_shows_its_rule():
     assert [f.cause for f in found.findings] == ["divergence"]
 
 
+@pytest.mark.slow
 def test_a_training_that_climbs_is_told_to_mend_its_optimiser_not_its_rate():
     loss, params, data = network()
     optimizer = CLIMB["masked"][0]

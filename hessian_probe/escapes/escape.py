@@ -158,8 +158,8 @@ def _search(
         return _escaped(point, objective, before, lowest, end, slope, sphere, told)
     status, reason = _no_direction(point)
     if known is not None:
-        status, tried = "no_decrease", {"floor": floor, "margin": max(margin, slope), "lowest": lowest}
-        reason = EscapeReason(status, **tried)
+        status, least = "no_decrease", max(margin, slope)
+        reason = EscapeReason("no_decrease", floor=floor, margin=least, lowest=lowest)
     if found is not None:
         told = (EscapeReason("nothing_found_on_spheres", radii=radii_tried()), *told)
     return Escape.of(point, status, params, before, reason, *told, slope=slope, cost=objective.cost)
