@@ -93,6 +93,7 @@ def stuck(x):
 
 
 @pytest.mark.parametrize("kind", ["here", "nearby"])
+@pytest.mark.slow
 def test_a_classification_goes_on_from_every_snapshot(kind, snapshots, tmp_path):
     loss, params = stuck_point(kind)
     straight = hp.classify(loss, params)

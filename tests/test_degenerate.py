@@ -217,6 +217,7 @@ LINEAR = {
 @pytest.mark.parametrize(
     "name", [slow(name) if name in ("depth 3, all zero", "432 variables") else name for name in LINEAR]
 )
+@pytest.mark.slow
 def test_deep_linear_networks(name):
     """A narrow way down among dozens of flat directions, and floors of many dimensions."""
     widths, subset, label = LINEAR[name]

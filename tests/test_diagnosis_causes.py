@@ -135,6 +135,7 @@ def mixture_loss(p, batch):
 
 
 @pytest.mark.parametrize("bias", [0.0, 30.0])
+@pytest.mark.slow
 def test_experts_that_nothing_is_sent_to_are_dead(bias):
     """Eight experts; a router that prefers one by far sends all samples to it."""
     x = normal(0, 200, 6)
@@ -462,6 +463,7 @@ def memorised():
 
 
 @pytest.mark.parametrize("harmful", [False, True])
+@pytest.mark.slow
 def test_another_kind_of_inputs_is_the_cause_only_where_it_costs_this_model(harmful):
     """Samples learnt by heart; test inputs differ in a column that says nothing, or in one that does."""
     batch, end = memorised()

@@ -460,6 +460,7 @@ def zeros(order):
 
 
 @pytest.mark.parametrize("order", [2, 3, 5])
+@pytest.mark.slow
 def test_weights_of_zero_are_left_whatever_the_order(order):
     params = zeros(order)
     move = hp.escape(layers, params)

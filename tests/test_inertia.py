@@ -83,6 +83,7 @@ def test_a_flat_direction_is_not_scaled_away():
 
 
 @pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.slow
 def test_an_eigenvalue_that_is_zero_to_rounding_has_no_sign_in_any_units(n):
     """½ ‖Bᵀz‖² with n − 1 columns: the lowest eigenvalue of the scaled Hessian is rounding alone.
 

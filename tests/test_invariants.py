@@ -120,6 +120,7 @@ def leaves(p, data):
 
 @FEW
 @given(d=st.lists(curvatures, min_size=12, max_size=12).map(np.array), seed=seeds)
+@pytest.mark.slow
 def test_names_and_order_of_the_variables_change_no_label(d, seed):
     params = {
         "bias": np.zeros((), FLOAT),

@@ -28,6 +28,7 @@ def cross_entropy(p, batch):
 # Longer weights separate by wider margins, so the loss falls for ever and the gradient is nowhere
 # zero, though it underflows and the loss turns into a staircase of roundings.
 @pytest.mark.parametrize("length", [3, 8, 10, 20, 54, 56, 60, 150])
+@pytest.mark.slow
 def test_separable_data_have_no_critical_point(length):
     w = np.stack([-length * NORMAL, length * NORMAL], axis=1).astype(FLOAT)
     point = hp.classify(cross_entropy, {"w": w, "b": np.zeros(2, FLOAT)}, separable())

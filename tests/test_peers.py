@@ -27,6 +27,7 @@ def known(point):
     return cast.loss, *cast.args
 
 
+@pytest.mark.slow
 def test_r1_a_low_rank_matrix_brings_no_ghosts():
     """20 steps on eigenvalues {4, 2, 1} and 47 zeros; a peer answered −110 … +112."""
     op = hp.hessian(*known(problems.quadratic([4.0, 2.0, 1.0, *[0.0] * 47])))
@@ -79,6 +80,7 @@ def test_r3b_a_start_inside_an_invariant_space():
     assert np.all(np.abs(found.eigenvalues - 2) <= 5 + 100 * EPS)
 
 
+@pytest.mark.slow
 def test_r4_the_largest_eight_of_a_thousand_are_eight_different_ones():
     bulk = np.linspace(0, 1, 995)
     result = hp.eigsh(operator([20, 12, 8, 6, 5, *bulk]), lowest=0, highest=8, rtol=1e-4)

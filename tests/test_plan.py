@@ -97,6 +97,7 @@ def test_what_options_cost_is_foreseen():
     assert whole.num_hvps + 2 <= sample.num_hvps <= whole.num_hvps + 18
 
 
+@pytest.mark.slow
 def test_the_default_budget_covers_two_matrices_of_a_few_hundred_variables():
     """390 variables: the matrix is formed, and again beside the minimum."""
     loss, x = bowl(390)

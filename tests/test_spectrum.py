@@ -339,6 +339,7 @@ def test_an_interrupt_keeps_the_partial_result(where):
     np.testing.assert_allclose(result.residual_norms, true, rtol=0.05, atol=100 * EPS)
 
 
+@pytest.mark.slow
 def test_leaves_that_the_loss_ignores_have_curvature_zero():
     """By either route: the Hessian is n by n, and those rows are zero."""
 

@@ -151,6 +151,7 @@ def nullity(outputs, params):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_families_of_a_model(name):
     outputs, params, expected = MODELS[name]
     expected = {leaves.replace(" ", ""): dimension for leaves, dimension in expected.items()}
@@ -234,6 +235,7 @@ def test_leaves_are_paired_up_to_eight_apart(between, flat):
     assert list(found.values()) == ([4] if flat else [])
 
 
+@pytest.mark.slow
 def test_at_most_64_candidates_are_moved():
     loss = lambda p: 1 + sum(jnp.floor(0.5 + 1e-9 * s) for s in p)  # noqa: E731
     op = hp.hessian(loss, [np.ones((), FLOAT)] * 130)

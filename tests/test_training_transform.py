@@ -100,6 +100,7 @@ def test_an_escape_that_the_optimiser_cannot_live_with_is_taken_back():
     assert all(row["num_gradients"] >= 2 and row["gain"] > 0 for row in back)
 
 
+@pytest.mark.slow
 def test_gains_within_the_rounding_of_a_coarse_loss_are_none():
     """At the saddle the loss is 100.3, which bfloat16 calls 100.5; at the minimum 100.05, called 100."""
 
@@ -178,6 +179,7 @@ def test_at_a_minimum_searches_grow_rare_stay_within_their_share_and_move_nothin
 
 
 @pytest.mark.any_promotion
+@pytest.mark.slow
 def test_updates_outside_of_jit_trace_the_loss_once():
     """New values, parameters and batches recompile nothing, searches and moments included."""
     traces = []
@@ -334,6 +336,7 @@ def same(a, b):
     return bool(jnp.array_equal(a, b, equal_nan=True))
 
 
+@pytest.mark.slow
 def test_a_new_state_can_be_donated():
     """No two of its arrays are one buffer."""
     optimizer = escape_saddles(optax.sgd(0.05), well)
@@ -369,6 +372,7 @@ def signed_well(p, batch):
     return jnp.mean(batch) * (0.25 * p[0] ** 4 - 0.5 * p[0] ** 2) + 0.0 * p[1]
 
 
+@pytest.mark.slow
 def test_batches_of_alternating_sign_agree_on_nothing():
     """The loss at the saddle is the same on all; a displacement lowers it on every other one."""
     signs = jnp.asarray(np.resize([-1.0, 1.0], (400, 1)), FLOAT)
@@ -384,6 +388,7 @@ SIGNED = escape_saddles(optax.sgd(0.0), signed_well, window=WINDOW)
 
 
 @pytest.mark.parametrize("denies", [None, *range(SPHERE_CHECKS)])
+@pytest.mark.slow
 def test_a_step_is_taken_only_if_four_fresh_batches_agree(denies):
     """One of them says no, by a thousandth of what the others say."""
     step, params = jax.jit(SIGNED.update), start(0.0, 0.0)
@@ -433,6 +438,7 @@ def test_where_the_loss_is_not_finite_no_step_leads():
 
 
 @pytest.mark.any_promotion
+@pytest.mark.slow
 def test_moments_are_reset_at_an_escape():
     optimizer = escape_saddles(optax.adam(1e-3), well, moments="reset", window=WINDOW)
     _, state, _, _, _ = train(well, start(0.0, 0.0), optimizer, 100)

@@ -134,6 +134,7 @@ def test_a_perturbation_is_a_hundredth_of_the_parameters():
         assert np.std(moved) == pytest.approx(size, rel=0.05)
 
 
+@pytest.mark.slow
 def test_without_optax_training_copies_with_adam_is_not_checked(monkeypatch):
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(ImportError, match=r"hessian_probe\[optax\]"):
