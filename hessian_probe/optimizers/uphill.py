@@ -45,7 +45,7 @@ def uphill_leaves(op: HessianOperator, optimizer: Any, opt_state: Any) -> tuple[
     pairs = zip(op.gradient_vector, signs(layout), strict=True)
     gradient = tuple(jnp.where(jnp.isfinite(g), g, sign) for g, sign in pairs)
     lengths = np.array([float(norm((g,))) for g in gradient])
-    units = tuple(g / max(length, 1e-300) for g, length in zip(gradient, lengths, strict=True))
+    units = tuple(g / (length or 1.0) for g, length in zip(gradient, lengths, strict=True))
     least = CLIMB_ROUNDINGS * max(float(jnp.finfo(dtype).eps) for dtype in layout.work_dtypes)
 
     @jax.jit
