@@ -98,7 +98,7 @@ def plan(
 
     Cost:
         One pass over the data, two or three compilations (which the job itself reuses), four gradients
-        and three products on one batch; four gradients and 16 losses more where the loss has operations
+        and three products on one batch; four gradients and up to 72 losses more where the loss has operations
         whose derivative need not be that of their value.
 
     Example:
