@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays.layout import Layout
@@ -38,5 +37,7 @@ def random_normal(rng: np.random.Generator, layout: Layout, active: tuple[bool, 
     active = active or (True,) * len(layout.shapes)
     rows = zip(layout.shapes, layout.work_dtypes, active, strict=True)
     return tuple(
-        jnp.asarray(rng.standard_normal(shape) if on else np.zeros(shape), dtype) for shape, dtype, on in rows
+        # Cast on the host, and put: what `jnp.asarray` does is a program for each shape.
+        jax.device_put((rng.standard_normal(shape) if on else np.zeros(shape)).astype(dtype))
+        for shape, dtype, on in rows
     )

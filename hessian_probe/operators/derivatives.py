@@ -138,8 +138,14 @@ def reverse_over_reverse(scalar: Scalar, x: Vector, v: Vector) -> Vector:
 
 
 def _on_line(at: Callable[[Vector], Any], x: Vector, d: Vector, ts: jax.Array) -> Any:
-    """What a function of the variables gives at `x + t d` for every `t`."""
-    return jax.lax.map(lambda t: at(tuple(a + t.astype(a.dtype) * b for a, b in zip(x, d, strict=True))), ts)
+    """What a function of the variables gives at `x + t d` for every `t` before the first NaN, zeros after it."""
+
+    def one(index: Any, found: Any) -> Any:
+        there = at(tuple(a + ts[index].astype(a.dtype) * b for a, b in zip(x, d, strict=True)))
+        return jax.tree.map(lambda row, value: row.at[index].set(value), found, there)
+
+    rows = jax.tree.map(lambda one: jnp.zeros((len(ts),), one.dtype), jax.eval_shape(at, x))
+    return jax.lax.fori_loop(0, jnp.sum(~jnp.isnan(ts)), one, rows)
 
 
 @_compiled

@@ -28,6 +28,7 @@ from hessian_probe.arrays import (
 )
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch, Data
+from hessian_probe.operators.thresholds import STEPS_AT_ONCE
 from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
@@ -200,11 +201,13 @@ class Objective:
         else:
             self.cost.add(gradients=len(steps))
         kernel = derivatives.line_forward if self.forward else derivatives.line_reverse
-        values, slopes = np.zeros(len(steps)), np.zeros(len(steps))
+        # One program for any number of them.
+        room = np.pad(steps, (0, -len(steps) % STEPS_AT_ONCE), constant_values=np.nan)
+        found = np.zeros((2, len(room)))
         for batch in self.data:
-            v, s = self._call(kernel, batch, x, direction, jnp.asarray(steps, self.scalar_dtype))
-            values += batch.weight * np.asarray(v, np.float64)
-            slopes += batch.weight * np.asarray(s, np.float64)
+            pair = self._call(kernel, batch, x, direction, room.astype(self.scalar_dtype))
+            found += batch.weight * np.asarray(pair, np.float64)
+        values, slopes = found[:, : len(steps)]
         return values, slopes
 
     def program(self, batch: Batch, x: Vector) -> Any:

@@ -26,6 +26,9 @@ EIGH_MATRICES = 5
 # Rows of the identity that one compiled program multiplies when a dense matrix is formed; bounds memory only.
 # Source: chosen, not measured.
 DENSE_BLOCK = 64
+# Steps along a line for which a compiled program has room; more of them need one of their own.
+# Source: chosen; `classify` takes 8 to 16 at a time, and room costs nothing.
+STEPS_AT_ONCE = 32
 
 # Relative error of a product by central differences, in units of eps^(2/3).
 # Source: derived for steps of eps^(1/3) (see `Objective`), with a margin for the third derivative.

@@ -225,7 +225,7 @@ class Krylov:
     def vectors(self, weights: np.ndarray) -> Basis:
         """Combinations of the basis vectors: `weights` of shape (size, k) gives a basis of k rows."""
         padded = np.pad(weights, [(0, self.basis[0].shape[0] - self.size), (0, 0)])
-        return combine(self.basis, jnp.asarray(padded).astype(accumulator(self.basis)))
+        return combine(self.basis, padded.astype(accumulator(self.basis)))
 
     @uninterrupted()
     def restart(self, chosen: np.ndarray, *, fresh: bool = False) -> None:

@@ -42,16 +42,19 @@ def orthogonalise(
     total = jnp.zeros((basis[0].shape[0],), accumulator(vector))
     total = jax.lax.dynamic_update_index_in_dim(total, alpha, jnp.maximum(index - 1, 0), 0)
 
-    def full_pass(state: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
-        rest, removed = state
+    def removed(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        passes, rest, total, length, _ = state
         part = coefficients(basis, rest)
-        return _minus(rest, combine(basis, part)), removed + part
+        rest = _minus(rest, combine(basis, part))
+        return passes + 1, rest, total + part, norm(rest), length
 
-    before = norm(vector)
-    vector, total = full_pass((vector, total))
-    again = norm(vector) < SHRINKAGE * before
-    vector, total = jax.lax.cond(again, full_pass, lambda state: state, (vector, total))
+    def unfinished(state: tuple[Any, ...]) -> jax.Array:
+        passes, _, _, length, before = state
+        return (passes < 1) | ((passes < 2) & (length < SHRINKAGE * before))
+
     length = norm(vector)
+    state = jnp.zeros((), jnp.int32), vector, total, length, length
+    _, vector, total, length, _ = jax.lax.while_loop(unfinished, removed, state)
     one = jnp.ones((), length.dtype)
     unit = scale(one / jnp.where((length > 0) & jnp.isfinite(length), length, one), vector)
     return unit, total, length
