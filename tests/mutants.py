@@ -135,8 +135,8 @@ GUARDS = (
     _guard(
         "spectrum: orthogonalised twice",
         "spectrum/lanczos",
-        "again = norm(vector) < SHRINKAGE * before",
-        "again = norm(vector) < 0 * before",
+        "(passes < 2) & (length < SHRINKAGE * before)",
+        "(passes < 2) & (length < 0 * before)",
         "lanczos spectrum",
     ),
     _guard(
