@@ -14,10 +14,15 @@ from hessian_probe.flatness.sharpness import sharpness as sharpness
 from hessian_probe.jobs.state import CheckpointError as CheckpointError
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.data import DataChangedError as DataChangedError
+from hessian_probe.operators.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
+from hessian_probe.operators.gauss_newton import gauss_newton as gauss_newton
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
+from hessian_probe.operators.linear_map import LinearMap as LinearMap
+from hessian_probe.operators.linear_map import linear_map as linear_map
 from hessian_probe.operators.self_check import OperatorCheck as OperatorCheck
 from hessian_probe.operators.self_check import OperatorCheckError as OperatorCheckError
+from hessian_probe.operators.symmetric import SymmetricOperator as SymmetricOperator
 from hessian_probe.optimizers.propose_rate import RateProposal as RateProposal
 from hessian_probe.optimizers.propose_rate import propose_rate as propose_rate
 from hessian_probe.optimizers.stability import Stability as Stability

@@ -31,7 +31,9 @@ from hessian_probe.operators.data import Batch, Data
 from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
-    find_derivatives,
+    Route,
+    find_route,
+    has_forward_lines,
     machine_epsilon,
     same_operations,
     shapes_of,
@@ -108,7 +110,12 @@ class Objective:
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
-        self.route, self.forward = find_derivatives(self.loss, self.layout, batch.layout, shapes)
+        self.forward = has_forward_lines(self.loss, self.layout, batch.layout, shapes)
+        self.route = self._find_route(batch, shapes)
+
+    def _find_route(self, batch: Batch, shapes: tuple[Any, ...]) -> Route:
+        """How the gradient is differentiated."""
+        return find_route(self.loss, self.layout, batch.layout, shapes)
 
     def _read(self, loss: Callable[..., Any], params: PyTree, batch: Batch, trainable: Any) -> None:
         """Split the parameters and trace the loss.
