@@ -103,6 +103,25 @@ LEVELS = (1e-3, 1e-2, 0.1, 0.5)
 # Source: 45 units of float64 rounding, for sums of up to 96 shares.
 WEIGHT_ROUNDING = 1e-14
 
+# Sums of the spectrum --------------------------------------------------------------------------
+
+# Random vectors whose products choose the estimator, two products each.
+# Source: chosen: their standard deviations are known to a quarter (1/√18).
+PILOT = 10
+# Standard errors are looked at each time that the vectors are this many times as many.
+# Source: chosen: the last look comes at most a quarter too late, and few looks hardly bias where it stops.
+CHECKED_EVERY = 1.25
+# Standard error of XTrace in units of what it would be were its samples independent.
+# Source: derived in `sums`: √2 where pairs of vectors make the error; measured on spectra i⁻¹ and i⁻²
+# (n = 400, 600 runs each): 1.15 with 10 vectors, 1.25 to 1.3 with 16, 1.4 with 40.
+SHARED_ERROR = 2**0.5
+# The diagonal's errors are looked at after each of this number of products.
+# Source: chosen; not measured.
+DIAGONAL_BATCH = 10
+# An image spans no new direction where orthogonalisation leaves at most DEPENDENT · eps of it.
+# Source: derived: as for FRESH_LENGTH, a hundred roundings.
+DEPENDENT = 100.0
+
 # What is printed ------------------------------------------------------------------------------
 
 # Groups of eigenvalues that are printed at most; one row counts the others.
