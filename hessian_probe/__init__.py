@@ -31,6 +31,8 @@ from hessian_probe.planning.plan import plan as plan
 from hessian_probe.planning.result import Plan as Plan
 from hessian_probe.points.classify import classify as classify
 from hessian_probe.points.result import CriticalPoint as CriticalPoint
+from hessian_probe.spectrum.density import spectral_density as spectral_density
+from hessian_probe.spectrum.density_result import SpectralDensity as SpectralDensity
 from hessian_probe.spectrum.eigsh import eigsh as eigsh
 from hessian_probe.spectrum.result import DiagonalEstimate as DiagonalEstimate
 from hessian_probe.spectrum.result import EigenResult as EigenResult
