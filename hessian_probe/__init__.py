@@ -33,6 +33,7 @@ from hessian_probe.points.classify import classify as classify
 from hessian_probe.points.result import CriticalPoint as CriticalPoint
 from hessian_probe.spectrum.density import spectral_density as spectral_density
 from hessian_probe.spectrum.density_result import SpectralDensity as SpectralDensity
+from hessian_probe.spectrum.diagonal import diagonal as diagonal
 from hessian_probe.spectrum.eigsh import eigsh as eigsh
 from hessian_probe.spectrum.result import DiagonalEstimate as DiagonalEstimate
 from hessian_probe.spectrum.result import EigenResult as EigenResult
@@ -40,7 +41,6 @@ from hessian_probe.spectrum.result import IndexEstimate as IndexEstimate
 from hessian_probe.spectrum.result import Multiplicity as Multiplicity
 from hessian_probe.spectrum.result import NotConvergedError as NotConvergedError
 from hessian_probe.spectrum.result import SpectralSum as SpectralSum
-from hessian_probe.spectrum.sums import diagonal as diagonal
 from hessian_probe.spectrum.sums import frobenius_norm as frobenius_norm
 from hessian_probe.spectrum.sums import trace as trace
 

@@ -1,7 +1,7 @@
-"""Sums of a spectrum from random products: trace, Frobenius norm, and the diagonal, with standard errors.
+"""Sums of a spectrum from random products: trace and Frobenius norm, with standard errors.
 
 Let ω have independent random signs.  ωᵀAω has mean tr A and variance 2(‖A‖_F² − Σ aᵢᵢ²) (Hutchinson),
-‖Aω‖² has mean ‖A‖_F², and the entries of ω∘Aω have mean aᵢᵢ and variance Σ_{j≠i} aᵢⱼ² (Bekas).
+and ‖Aω‖² has mean ‖A‖_F².
 
 Where the spectrum decays, the images y_i = Aω_i of k vectors span most of it.  With P_i the projector onto
 the images of all vectors but the i-th,
@@ -15,9 +15,8 @@ products, so it is not tried.
 The samples X_i are not independent.  Where X_i = Σ_j h(ω_i, ω_j) with h of mean zero given either vector, any
 two share one term, and their mean has twice the variance that independence would give it (SHARED_ERROR).
 
-Source: M. F. Hutchinson, Commun. Stat. Simul. Comput. 18, 1989; C. Bekas, E. Kokiopoulou and Y. Saad, Appl.
-Numer. Math. 57, 2007, doi:10.1016/j.apnum.2007.01.003; E. N. Epperly, J. A. Tropp and R. J. Webber, XTrace,
-SIAM J. Matrix Anal. Appl. 45, 2024, §2, arXiv:2301.07825.
+Source: M. F. Hutchinson, Commun. Stat. Simul. Comput. 18, 1989; E. N. Epperly, J. A. Tropp and R. J. Webber,
+XTrace, SIAM J. Matrix Anal. Appl. 45, 2024, §2, arXiv:2301.07825.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ from hessian_probe.arrays import (
     flatten_rows,
     generator,
     norm,
-    tangent,
-    unflatten,
     unflatten_rows,
 )
 from hessian_probe.operators import memory
@@ -49,12 +46,11 @@ from hessian_probe.operators.symmetric import SymmetricOperator, require_operato
 from hessian_probe.operators.thresholds import DENSE_BLOCK
 from hessian_probe.results import number
 from hessian_probe.spectrum.lanczos import cleared, extend, resized, segment, zeros
-from hessian_probe.spectrum.result import DiagonalEstimate, SpectralSum
+from hessian_probe.spectrum.result import SpectralSum
 from hessian_probe.spectrum.thresholds import (
     BUDGET,
     CHECKED_EVERY,
     DEPENDENT,
-    DIAGONAL_BATCH,
     PILOT,
     SHARED_ERROR,
 )
@@ -143,89 +139,6 @@ def frobenius_norm(
     return _Sum(op, "frobenius_norm", rtol, max_hvps, key, progress).run()
 
 
-def diagonal(
-    op: SymmetricOperator,
-    *,
-    rtol: float = 0.1,
-    max_hvps: int | None = None,
-    key: jax.Array | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> DiagonalEstimate:
-    """Estimate the diagonal, with a standard error for each entry.
-
-    Args:
-        op: an operator of this package.
-        rtol: it stops when the Euclidean norm of all standard errors is at most this share of the diagonal's.
-        max_hvps: products allowed; None means 1000.
-        key: random key of the vectors; None means `jax.random.key(0)`.
-        progress: called with a line of text every few products.
-
-    Returns:
-        DiagonalEstimate: value and standard_error, pytrees like params (loss / params² for a Hessian).
-
-    Raises:
-        TypeError: `op` is no operator.
-        ValueError: rtol is not positive; max_hvps is below 4 and below n.
-
-    Cost:
-        (‖off-diagonal part‖_F / (rtol·‖diagonal‖))² products, and never more than n; three vectors of memory.
-
-    Source:
-        C. Bekas, E. Kokiopoulou and Y. Saad, Appl. Numer. Math. 57, 2007, doi:10.1016/j.apnum.2007.01.003.
-
-    Examples:
-        >>> import hessian_probe as hp
-        >>> hp.diagonal(hp.hessian(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]))).value.tolist()
-        [6.0, 12.0]
-    """
-    budget = _checked(op, rtol, max_hvps)
-    seed, before = _seed(key), op.num_hvps
-    total = squares = tuple(jnp.zeros(shape, d) for shape, d in zip(*_shapes(op), strict=True))
-    count, status, mean, error = 0, "max_hvps", 0.0, math.inf
-    exact: np.ndarray | None = None
-    try:
-        if op.size <= min(budget, 2 * PILOT):
-            exact = exact_diagonal(op)
-        while exact is None and op.num_hvps - before < budget:
-            signs = _signs(op, seed, count)
-            total, squares = _added(total, squares, signs, op.apply(signs))
-            count += 1
-            if count < PILOT or count % DIAGONAL_BATCH:
-                continue
-            error, mean = (float(x) for x in _relative(total, squares, count))
-            if progress is not None:
-                progress(f"{count} products: diagonal of norm {mean:.4e} ± {error:.1e}")
-            if not math.isfinite(error):
-                status = "nonfinite"
-                break
-            if error <= max(rtol * mean, op.eps * mean):
-                status = "converged"
-                break
-            needed = count * (error / (rtol * mean)) ** 2 if mean > 0 else math.inf
-            if needed - count >= op.size and budget - count >= op.size:
-                exact = exact_diagonal(op)
-    except KeyboardInterrupt:
-        status = "interrupted"
-    if exact is not None:
-        values, errors = unflatten(op.layout, exact), unflatten(op.layout, op.eps * np.abs(exact))
-        status = "converged" if np.all(np.isfinite(exact)) else "nonfinite"
-    else:
-        values, errors = _mean_and_error(total, squares, max(count, 1), op.eps)
-        error, mean = (float(norm(part)) for part in (errors, values))
-    still = op.non_variables
-    return DiagonalEstimate(
-        value=tangent(op.layout, values, still),
-        standard_error=tangent(op.layout, errors, still),
-        relative_error=0.0 if exact is not None else error / mean if mean > 0 else math.inf,
-        num_samples=count,
-        num_hvps=op.num_hvps - before,
-        status=status,
-        method="bekas" if exact is None else "exact",
-        size=op.size,
-        variables=str(op.layout),
-    )
-
-
 def exact_diagonal(op: SymmetricOperator) -> Float[np.ndarray, " n"]:
     """Compute the diagonal by n products, float64."""
     found, n = np.zeros(op.size), op.size
@@ -248,12 +161,14 @@ class _Sum:
     def __init__(
         self, op: Any, kind: str, rtol: float, max_hvps: int | None, key: Any, progress: Any
     ) -> None:
-        self.budget = _checked(op, rtol, max_hvps)
+        self.budget = checked_budget(op, rtol, max_hvps)
         self.op, self.kind, self.rtol, self.progress = op, kind, rtol, progress
-        self.seed, self.before = _seed(key), op.num_hvps
+        self.seed, self.before = seed_of(key), op.num_hvps
         self.quadratic: list[float] = []  # ωᵀAω
         self.squares: list[float] = []  # ‖Aω‖²
-        empty = tuple(jnp.zeros((segment(PILOT), *shape), d) for shape, d in zip(*_shapes(op), strict=True))
+        empty = tuple(
+            jnp.zeros((segment(PILOT), *shape), d) for shape, d in zip(*leaf_shapes(op), strict=True)
+        )
         self.signs, self.basis, self.images = (jax.tree.map(jnp.copy, empty) for _ in range(3))
         self.rank_deficient = False
         # R, QᵀΩ, QᵀAQ and (AQ)ᵀAQ.
@@ -315,7 +230,7 @@ class _Sum:
     def _add(self, *, spanning: bool) -> None:
         """Multiply another random vector; a spanning one joins the basis, for one more product."""
         op, index = self.op, len(self.quadratic)
-        signs = _signs(op, self.seed, index)
+        signs = random_signs(op, self.seed, index)
         image = op.apply(signs)
         length = float(norm(image))
         if spanning:
@@ -414,7 +329,7 @@ class _Sum:
         )
 
 
-def _checked(op: Any, rtol: float, max_hvps: int | None) -> int:
+def checked_budget(op: Any, rtol: float, max_hvps: int | None) -> int:
     """Refuse misuse; return the budget."""
     require_operator(op)
     if not rtol > 0:
@@ -426,18 +341,20 @@ def _checked(op: Any, rtol: float, max_hvps: int | None) -> int:
     return BUDGET if max_hvps is None else max_hvps
 
 
-def _seed(key: Any) -> int:
+def seed_of(key: Any) -> int:
+    """Return the seed that the random signs of a key are drawn with."""
     return int(generator(key).integers(2**63))
 
 
-def _shapes(op: SymmetricOperator) -> tuple[Any, Any]:
+def leaf_shapes(op: SymmetricOperator) -> tuple[Any, Any]:
+    """Return shapes and dtypes of a vector's leaves."""
     return op.layout.shapes, op.layout.work_dtypes
 
 
-def _signs(op: SymmetricOperator, seed: int, index: int) -> Vector:
+def random_signs(op: SymmetricOperator, seed: int, index: int) -> Vector:
     """The random signs of one index: the same whenever they are asked for; zero along leaves not read."""
     rng = np.random.default_rng([seed, index])
-    rows = zip(*_shapes(op), op.active, strict=True)
+    rows = zip(*leaf_shapes(op), op.active, strict=True)
     return tuple(jnp.asarray(rng.choice([-1.0, 1.0], s) if on else np.zeros(s), d) for s, d, on in rows)
 
 
@@ -448,30 +365,3 @@ def _host(found: Any, count: int) -> np.ndarray:
 @jax.jit
 def _written(basis: Basis, vector: Vector, index: Any) -> Basis:
     return tuple(b.at[index].set(v.astype(b.dtype)) for b, v in zip(basis, vector, strict=True))
-
-
-@jax.jit
-def _added(total: Vector, squares: Vector, signs: Vector, image: Vector) -> tuple[Vector, Vector]:
-    samples = [s * leaf for s, leaf in zip(signs, image, strict=True)]
-    sums = zip(total, squares, samples, strict=True)
-    both = [(t + x, q + x * x) for t, q, x in sums]
-    return tuple(t for t, _ in both), tuple(q for _, q in both)
-
-
-@jax.jit
-def _mean_and_error(total: Vector, squares: Vector, count: Any, eps: float) -> tuple[Vector, Vector]:
-    means = tuple(t / jnp.asarray(count, t.dtype) for t in total)
-
-    def error(square: jax.Array, mean: jax.Array) -> jax.Array:
-        k = jnp.asarray(count, mean.dtype)
-        spread = jnp.maximum(square / k - mean * mean, jnp.zeros((), mean.dtype))
-        one = jnp.ones((), mean.dtype)
-        return jnp.maximum(jnp.sqrt(spread / jnp.maximum(k - one, one)), eps * jnp.abs(mean))
-
-    return means, tuple(error(q, m) for q, m in zip(squares, means, strict=True))
-
-
-@jax.jit
-def _relative(total: Vector, squares: Vector, count: Any) -> tuple[jax.Array, jax.Array]:
-    means, errors = _mean_and_error(total, squares, count, 0.0)
-    return norm(errors), norm(means)

@@ -112,8 +112,8 @@ PILOT = 10
 # Source: chosen: the last look comes at most a quarter too late, and few looks hardly bias where it stops.
 CHECKED_EVERY = 1.25
 # Standard error of XTrace in units of what it would be were its samples independent.
-# Source: derived in `sums`: √2 where pairs of vectors make the error; measured on spectra i⁻¹ and i⁻²
-# (n = 400, 600 runs each): 1.15 with 10 vectors, 1.25 to 1.3 with 16, 1.4 with 40.
+# Source: derived in `sums`: √2 where pairs of vectors make the error; measured on four spectra (n = 400, 600
+# runs each, traces and norms): 1.15 to 1.4 with 10 vectors, 1.0 to 1.4 with 16, 1.05 to 1.45 with 40.
 SHARED_ERROR = 2**0.5
 # The diagonal's errors are looked at after each of this number of products.
 # Source: chosen; not measured.
