@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[1]
 # Tests, `tests/test_…`, that are run on a mutant of a room's thresholds.
 TESTS_OF = {
     "programs": "thresholds inspect nonsmooth",
-    "operators": "thresholds operators data precision",
-    "spectrum": "thresholds lanczos certificate spectrum counting",
+    "operators": "thresholds operators data precision curvatures",
+    "spectrum": "thresholds lanczos certificate spectrum counting sums density",
     "planning": "thresholds plan",
     "optimizers": "stability propose_rate trial_runs optimizer_state",
     "flatness": "sharpness",

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessian_probe
+from hessian_probe.arrays import generator, random_normal
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import CheckpointError, State, random_state, read, snapshot, write
 from hessian_probe.operators.data import Batch, Data
-from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 
 # The next save waits at least this number of times the duration of the last one: below 2 % of the time.
 REST = 50.0
@@ -81,7 +82,7 @@ class Job:
         CheckpointError: the file to continue from is damaged, or of another job; the message says which.
     """
 
-    def __init__(self, kind: str, op: HessianOperator, options: dict[str, Any], saving: Saving) -> None:
+    def __init__(self, kind: str, op: SymmetricOperator, options: dict[str, Any], saving: Saving) -> None:
         self._every = saving.save_every
         self._path = None if saving.save_to is None else Path(saving.save_to)
         self._saved: list[State] = []
@@ -95,7 +96,7 @@ class Job:
             self._saved = _open(source, self._header)
         self._cost, self._last = 0.0, time.monotonic()
 
-    def begin(self, op: HessianOperator, rng: np.random.Generator) -> State | None:
+    def begin(self, op: SymmetricOperator, rng: np.random.Generator) -> State | None:
         """Begin the next search of an operator; the saved state of this very search, or None."""
         self._begun = True
         if self._path is None and not self._saved:
@@ -149,7 +150,7 @@ class Job:
         self._cost = self._last - began
 
 
-def _described(op: HessianOperator, options: dict[str, Any]) -> State:
+def _described(op: SymmetricOperator, options: dict[str, Any]) -> State:
     """Versions, problem and options: what must be the same when a job is continued."""
     version = {"hessian_probe": hessian_probe.__version__, "jax": jax.__version__}
     plain = {name: _plain(value) for name, value in options.items()}
@@ -214,15 +215,20 @@ def digest(arrays: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-def fingerprint(op: HessianOperator) -> State:
-    """Describe the problem that an operator belongs to, by one pass over its data and parameters."""
-    layout = op.layout
+def fingerprint(op: SymmetricOperator) -> State:
+    """Describe the problem that an operator belongs to, by one pass over its data and parameters.
+
+    Returns:
+        What is compared; a map that is not made of one loss is known by its product with a random vector.
+    """
+    layout, objective = op.layout, getattr(op, "objective", None)
     structure = re.sub(r"0x[0-9a-f]+", "", str(layout.treedef))
+    probe = () if objective else op.product(random_normal(generator(), layout))
     return {
         "layout": (structure, layout.names, layout.shapes, layout.dtypes),
-        "params": digest((*op.x, *op.objective.non_variables)),
-        "loss": op.objective.loss.fingerprint,
-        "data": _data_fingerprint(op.objective.data),
+        "params": digest((*op.x, *op.non_variables)),
+        "loss": objective.loss.fingerprint if objective else digest(probe),
+        "data": _data_fingerprint(objective.data) if objective else {},
     }
 
 

@@ -18,19 +18,31 @@ from jax.interpreters import partial_eval
 from hessian_probe.arrays import Array, Basis, Float, Identity, Layout, Vector, cast, dot, merge
 
 Scalar = Callable[[Vector], jax.Array]
+Arguments = Callable[[Vector], tuple[Any, ...]]
+
+
+def unwrapped(function: Any) -> Any:
+    """Return what `arrays.hashable` may have wrapped."""
+    return function.value if isinstance(function, Identity) else function
+
+
+def arguments_of(layout: Layout, batch_layout: Layout | None, non_variables: Any, batch: Any) -> Arguments:
+    """Return the function from variables to the loss's arguments: params, and the batch if there is one."""
+
+    def arguments(variables: Vector) -> tuple[Any, ...]:
+        params = merge(layout, cast(variables, layout.dtypes), non_variables)
+        return (params,) if batch_layout is None else (params, merge(batch_layout, (), batch))
+
+    return arguments
 
 
 def _scalar(loss: Any, layout: Layout, batch_layout: Layout | None, non_variables: Any, batch: Any) -> Scalar:
-    """Return the loss as a function of the variables alone."""
-    function: Any = loss.function.value if isinstance(loss.function, Identity) else loss.function
-
-    def scalar(variables: Vector) -> jax.Array:
-        params = merge(layout, cast(variables, layout.dtypes), non_variables)
-        if batch_layout is None:
-            return real_scalar(function(params))
-        return real_scalar(function(params, merge(batch_layout, (), batch)))
-
-    return scalar
+    """Return the loss as a function of the variables alone; with linearised outputs where the key says so."""
+    function = unwrapped(loss.function)
+    arguments = arguments_of(layout, batch_layout, non_variables, batch)
+    if loss.linearised:
+        return function.linearised(loss.linearised, arguments)
+    return lambda variables: real_scalar(function(*arguments(variables)))
 
 
 def real_scalar(output: Any) -> jax.Array:

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from hessian_probe.arrays import (
-    Basis,
-    Float,
-    PyTree,
-    Vector,
-    add_scaled,
-    cast,
-    flatten,
-    from_tangent,
-    generator,
-    random_normal,
-    row,
-    tangent,
-    unflatten,
-)
+from hessian_probe.arrays import Basis, PyTree, Vector, add_scaled, cast, tangent
 from hessian_probe.operators import derivatives, memory
-from hessian_probe.operators.dense import symmetric_matrix
 from hessian_probe.operators.objective import Objective, accumulate
-from hessian_probe.operators.self_check import OperatorCheck, check_products
+from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.operators.thresholds import CHECK_TOLERANCE, CHECK_TOLERANCE_DIFFERENCES, MEMORY_SHARE
 from hessian_probe.operators.tracing import DIFFERENCES, FORWARD
-
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
 
 
 def hessian(
@@ -84,6 +63,7 @@ def hessian(
         doi:10.1162/neco.1994.6.1.147.
 
     Examples:
+        >>> import jax.numpy as jnp
         >>> op = hessian(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]))
         >>> op(jnp.ones(2)).tolist()
         [6.0, 12.0]
@@ -97,30 +77,25 @@ def hessian(
     return op
 
 
-class HessianOperator:
+class HessianOperator(SymmetricOperator):
     """A Hessian at fixed parameters, as `hessian` returns it.
 
     Attributes:
-        objective: the loss with its data.
-        layout: layout of the parameters.
-        active: for each variable leaf, whether the loss reads it; elsewhere the Hessian is zero.
-        size: number of scalar variables n; the Hessian is n by n.
-        dtype: lowest precision among the variables.
-        eps: relative spacing of the coarsest numbers that the loss computes with; sets every tolerance.
-        x: the variables at which the Hessian is taken.
-        cost: what was computed so far, the products of the self-check left out; a part of the objective's.
-        unchecked: the self-check has not been made; the first product makes it.
+        objective: the loss with its data; its ledger holds the costs of all its operators.
     """
 
     def __init__(
         self, objective: Objective, x: Vector | None = None, *, max_residual_bytes: int | None = None
     ) -> None:
+        super().__init__(
+            objective.layout,
+            objective.variables if x is None else x,
+            objective.non_variables,
+            active=objective.active,
+            eps=objective.eps,
+            cost=objective.cost.part(),
+        )
         self.objective = objective
-        self.layout, self.active = objective.layout, objective.active
-        self.size, self.dtype, self.eps = self.layout.size, self.layout.dtype, objective.eps
-        self.x = objective.variables if x is None else x
-        self.cost = objective.cost.part()
-        self.unchecked = False
         self._max_residual_bytes = max_residual_bytes
         self._found: tuple[float, Vector] | None = None
         self._maps: list[tuple[float, Any]] | None = None
@@ -133,14 +108,25 @@ class HessianOperator:
         return f"{self.objective.route.name}, {kind}"
 
     @property
+    def precision(self) -> str:
+        """Precision of the parameters and, where the loss computes in less, that too."""
+        return self.objective.precision
+
+    @property
+    def check_tolerance(self) -> float:
+        """Largest relative defect that the self-check allows."""
+        exact = self.objective.route is not DIFFERENCES
+        return CHECK_TOLERANCE if exact else CHECK_TOLERANCE_DIFFERENCES
+
+    @property
+    def suspect(self) -> str:
+        """Where the self-check seeks the cause of a defect."""
+        return "batches" if self.objective.data.is_sequence else "loss"
+
+    @property
     def accuracy(self) -> str:
         """Accuracy of the products, in words."""
         return self.objective.route.accuracy
-
-    @property
-    def num_hvps(self) -> int:
-        """Products computed so far, those of the self-check left out."""
-        return self.cost.num_hvps
 
     @property
     def evaluated(self) -> bool:
@@ -162,15 +148,6 @@ class HessianOperator:
         """Gradient at the operator's parameters, a pytree like them, in loss / params."""
         return tangent(self.layout, self.gradient_vector, self.objective.non_variables)
 
-    def search_dimension(self, active: tuple[bool, ...]) -> int:
-        """Dimension of the searched space: the variables of active leaves, without a given null space."""
-        flags = zip(active, self.layout.shapes, strict=True)
-        return int(sum(np.prod(shape, dtype=np.int64) for on, shape in flags if on))
-
-    def project(self, v: Vector) -> Vector:
-        """Project onto the searched space: the complement of a null space, if one is given."""
-        return v
-
     @property
     def x_vector(self) -> Vector:
         """Variables in working dtypes."""
@@ -188,48 +165,6 @@ class HessianOperator:
         """An operator with the same options."""
         return type(self)(objective, x, max_residual_bytes=self._max_residual_bytes)
 
-    def __call__(self, v: PyTree) -> PyTree:
-        """Multiply: a pytree like params in, a pytree like params out (at least float32).
-
-        Args:
-            v: pytree like params.
-
-        Returns:
-            ∇²loss·v.
-
-        Raises:
-            ValueError: structure or shapes of `v` are not those of params.
-        """
-        vector = from_tangent(self.layout, v, "v")
-        return tangent(self.layout, self.apply(vector), self.objective.non_variables)
-
-    def check(self) -> OperatorCheck:
-        """Check that products are repeatable, symmetric and linear.
-
-        Returns:
-            The relative defects; call `require()` on them to raise on a failure.
-
-        Cost:
-            Four products, which are not counted, and one more linearisation of the gradient.
-
-        >>> hessian(lambda x: jnp.sum(x**3), jnp.ones(2)).check().cause
-        ''
-        """
-        self.unchecked = False
-        rng = generator()
-        u, v = (random_normal(rng, self.layout, self.active) for _ in range(2))
-        exact = self.objective.route is not DIFFERENCES
-        tolerance = CHECK_TOLERANCE if exact else CHECK_TOLERANCE_DIFFERENCES
-        again, in_batches = self.at(self.x).product, self.objective.data.is_sequence
-        return check_products(u, v, self.product, again, tolerance=tolerance, in_batches=in_batches)
-
-    def apply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space, after the self-check if it has not been made."""
-        if self.unchecked:
-            self.check().require()
-        self.cost.add(hvps=1)
-        return self.product(v)
-
     def product(self, v: Vector) -> Vector:
         """Multiply a vector of the parameter space; the caller counts."""
         total: Vector | None = None
@@ -237,6 +172,10 @@ class HessianOperator:
             total = accumulate(total, weight, product(v))
         assert total is not None
         return total
+
+    def product_again(self, v: Vector) -> Vector:
+        """Multiply with the gradient linearised and the data read a second time; the caller counts."""
+        return self.at(self.x).product(v)
 
     def batch_products(self) -> Iterator[tuple[float, Callable[[Vector], Vector]]]:
         """For each batch its weight and its product; the caller counts."""
@@ -258,26 +197,6 @@ class HessianOperator:
             other._maps = [(weight / total, tangent_map) for weight, tangent_map in chosen]
         return other
 
-    def dense(self, *, max_bytes: int | None = None) -> Float[np.ndarray, "n n"]:
-        """Form the whole Hessian.
-
-        Args:
-            max_bytes: refuse above this many bytes; None means a quarter of the free memory.
-
-        Returns:
-            The symmetric part, float64, shape (n, n); variables in the order of `jax.tree.leaves`.
-
-        Raises:
-            MemoryError: the matrix does not fit; the message says how many bytes it needs.
-
-        Cost:
-            n products and 8 n² bytes.
-
-        >>> hessian(lambda x: x[0] * x[1], jnp.ones(2)).dense().tolist()
-        [[0.0, 1.0], [1.0, 0.0]]
-        """
-        return symmetric_matrix(self.layout, self._block, max_bytes)
-
     def _block(self, vectors: Basis) -> Basis:
         """Products with the rows of a basis; one compiled program where the map is stored."""
         if self.unchecked:
@@ -287,27 +206,10 @@ class HessianOperator:
         if self._maps is not None and len(self._maps) == 1:
             self.cost.add(hvps=count)
             return derivatives.apply_to_rows(self._maps[0][1], vectors)
-        rows = [self.apply(row(vectors, index)) for index in range(count)]
-        return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
+        return super()._block(vectors)
 
-    def to_scipy(self) -> LinearOperator:
-        """Return a `scipy.sparse.linalg.LinearOperator` on flat float64 arrays of shape (n,).
-
-        >>> hessian(lambda x: jnp.sum(x**3), jnp.ones(2)).to_scipy().matvec(np.ones(2))
-        array([6., 6.])
-        """
-        from scipy.sparse.linalg import LinearOperator
-
-        def matvec(flat: np.ndarray) -> np.ndarray:
-            return flatten(self.apply(unflatten(self.layout, jnp.ravel(jnp.asarray(flat)))))
-
-        return LinearOperator((self.size, self.size), matvec=matvec, rmatvec=matvec, dtype=np.float64)
-
-    def __repr__(self) -> str:
-        return (
-            f"HessianOperator({np.dtype(self.dtype).name}, "
-            f"{self.objective.route.name}, {self.num_hvps} products so far; {self.layout})"
-        )
+    def _described(self) -> str:
+        return self.objective.route.name
 
     def _prepare(self) -> tuple[float, Vector]:
         """Loss and gradient, evaluated once; the linearisation is kept if it fits."""

@@ -32,7 +32,9 @@ from hessian_probe.operators.thresholds import STEPS_AT_ONCE
 from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
-    find_derivatives,
+    Route,
+    find_route,
+    has_forward_lines,
     machine_epsilon,
     same_operations,
     shapes_of,
@@ -109,7 +111,12 @@ class Objective:
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
-        self.route, self.forward = find_derivatives(self.loss, self.layout, batch.layout, shapes)
+        self.forward = has_forward_lines(self.loss, self.layout, batch.layout, shapes)
+        self.route = self._find_route(batch, shapes)
+
+    def _find_route(self, batch: Batch, shapes: tuple[Any, ...]) -> Route:
+        """How the gradient is differentiated."""
+        return find_route(self.loss, self.layout, batch.layout, shapes)
 
     def _read(self, loss: Callable[..., Any], params: PyTree, batch: Batch, trainable: Any) -> None:
         """Split the parameters and trace the loss.

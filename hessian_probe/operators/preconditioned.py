@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from hessian_probe.arrays import Basis, Vector, row
+from hessian_probe.arrays import Basis, Vector
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 
 
 class PreconditionedOperator(HessianOperator):
@@ -39,5 +40,4 @@ class PreconditionedOperator(HessianOperator):
         return tuple(s + k * leaf for s, k, leaf in zip(scaled, self.shift, v, strict=True))
 
     def _block(self, vectors: Basis) -> Basis:
-        rows = [self.apply(row(vectors, index)) for index in range(len(vectors[0]))]
-        return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
+        return SymmetricOperator._block(self, vectors)

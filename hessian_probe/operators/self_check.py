@@ -15,6 +15,24 @@ from hessian_probe.results import number, result
 
 Product = Callable[[Vector], Vector]
 
+# The likely cause of each defect, by what may be at fault, and the cure.
+_STATISTICS = "or its batch statistics move; pass fixed keys and fixed batches"
+RANDOM = {
+    "batches": "the data differ from pass to pass (a loader that shuffles and drops, or augments), "
+    + _STATISTICS,
+    "loss": f"the loss is random (a dropout key drawn inside it, a host callback), {_STATISTICS}",
+    "matvec": "matvec is random, or keeps a state; let it depend on its argument alone",
+}
+BENT = (
+    "the gradient jumps or is random near these parameters; use float64, or a smooth loss",
+    "matvec(u + v) must be matvec(u) + matvec(v); look for an offset, a clipping or a normalisation",
+)
+LOPSIDED = (
+    "the gradient is not that of one loss; look for a custom derivative (custom_vjp, custom_jvp, "
+    "stop_gradient, straight-through)",
+    "⟨u, matvec(v)⟩ must be ⟨v, matvec(u)⟩; pass a symmetric map, for instance its symmetric part",
+)
+
 
 class OperatorCheckError(ValueError):
     """The operator failed its self-check; `check` holds the figures."""
@@ -62,12 +80,12 @@ class OperatorCheck:
 
 
 def check_products(
-    u: Vector, v: Vector, product: Product, again: Product, *, tolerance: float, in_batches: bool
+    u: Vector, v: Vector, product: Product, again: Product, *, tolerance: float, suspect: str
 ) -> OperatorCheck:
     """Return the three defects on two random vectors, measured by four products.
 
-    `again` multiplies with the gradient linearised and the data read a second time; whether the data are a
-    sequence, `in_batches`, decides which cause is the likely one.
+    `again` multiplies with everything read and computed a second time; `suspect` is what may be at fault: the
+    "loss", its "batches", or a user's "matvec".
     """
     hu, hu_again, hv = product(u), again(u), product(v)
     both = product(add_scaled(u, 1.0, v))
@@ -78,7 +96,7 @@ def check_products(
     repeatability = _ratio(float(norm(add_scaled(hu_again, -1.0, hu))), sizes[0])
     asymmetry = _ratio(abs(float(dot(u, hv)) - float(dot(v, hu))), sizes[2] * sizes[1])
     nonlinearity = _ratio(float(norm(remainder)), sizes[0] + sizes[1])
-    cause = _cause(repeatability, asymmetry, nonlinearity, tolerance, in_batches)
+    cause = _cause(repeatability, asymmetry, nonlinearity, tolerance, suspect)
     return OperatorCheck(repeatability, asymmetry, nonlinearity, tolerance, cause)
 
 
@@ -87,26 +105,12 @@ def _ratio(defect: float, size: float) -> float:
 
 
 def _cause(
-    repeatability: float, asymmetry: float, nonlinearity: float, tolerance: float, in_batches: bool
+    repeatability: float, asymmetry: float, nonlinearity: float, tolerance: float, suspect: str
 ) -> str:
     if not repeatability <= tolerance:
-        likely = (
-            "the data differ from pass to pass (a loader that shuffles and drops, or augments)"
-            if in_batches
-            else "the loss is random (a dropout key drawn inside it, a host callback)"
-        )
-        return (
-            f"the same product computed twice differs by {number(repeatability, 2)}: {likely}, or its "
-            "batch statistics move; pass fixed keys and fixed batches"
-        )
+        return f"the same product computed twice differs by {number(repeatability, 2)}: {RANDOM[suspect]}"
     if not nonlinearity <= tolerance:
-        return (
-            f"products are not linear (by {number(nonlinearity, 2)}): the gradient jumps or is random near "
-            "these parameters; use float64, or a smooth loss"
-        )
+        return f"products are not linear (by {number(nonlinearity, 2)}): {BENT[suspect == 'matvec']}"
     if not asymmetry <= tolerance:
-        return (
-            f"products are not symmetric (by {number(asymmetry, 2)}): the gradient is not that of one loss; "
-            "look for a custom derivative (custom_vjp, custom_jvp, stop_gradient, straight-through)"
-        )
+        return f"products are not symmetric (by {number(asymmetry, 2)}): {LOPSIDED[suspect == 'matvec']}"
     return ""

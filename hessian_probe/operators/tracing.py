@@ -52,10 +52,14 @@ DIFFERENCES = Route(
 
 
 class LossKey(NamedTuple):
-    """A loss as a static argument of compiled functions: the function and a fingerprint of its program."""
+    """A loss as a static argument of compiled functions: the function and a fingerprint of its program.
+
+    `linearised` says how the outputs of a `gauss_newton.LossOfOutputs` are linearised; "" leaves them.
+    """
 
     function: Any  # hashable
     fingerprint: str
+    linearised: str = ""
 
 
 class TracedLoss(NamedTuple):
@@ -145,30 +149,43 @@ def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -
     return found
 
 
-@lru_cache(maxsize=512)
-def find_derivatives(
-    key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: tuple[Any, ...]
-) -> tuple[Route, bool]:
-    """Return the first route by which JAX differentiates the gradient, and whether lines have forward mode.
+@lru_cache(maxsize=1024)
+def derivative_exists(
+    kernel: Any,
+    key: LossKey,
+    layout: Layout,
+    batch_layout: Layout | None,
+    shapes: tuple[Any, ...],
+    *extra: Any,
+) -> bool:
+    """Return whether a kernel of a vector can be differentiated so.
 
     A derivative exists where its program can be traced, and holds no part without one: forward mode through
     a `custom_vjp` function traces, and leaves a placeholder that fails only when it is compiled.
     """
-
-    def exists(kernel: Any, *extra: Any) -> bool:
-        function = partial(inspect.unwrap(kernel), key, layout, batch_layout)
-        try:
-            program = jax.make_jaxpr(function)(*shapes, *extra)
-        except Exception:  # libraries refuse a derivative with errors of their own
-            return False
-        needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-        return "custom_lin" not in walker.primitives(needed)
-
     pairs = zip(layout.shapes, layout.work_dtypes, strict=True)
     vector = tuple(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape, dtype in pairs)
-    if exists(derivatives.forward_over_reverse, vector):
-        route = FORWARD
-    else:
-        route = REVERSE if exists(derivatives.reverse_over_reverse, vector) else DIFFERENCES
+    function = partial(inspect.unwrap(kernel), key, layout, batch_layout)
+    try:
+        program = jax.make_jaxpr(function)(*shapes, vector, *extra)
+    except Exception:  # libraries refuse a derivative with errors of their own
+        return False
+    needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    return "custom_lin" not in walker.primitives(needed)
+
+
+def find_route(key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: tuple[Any, ...]) -> Route:
+    """Return the first route by which JAX differentiates the gradient."""
+    routes = (derivatives.forward_over_reverse, FORWARD), (derivatives.reverse_over_reverse, REVERSE)
+    for kernel, route in routes:
+        if derivative_exists(kernel, key, layout, batch_layout, shapes):
+            return route
+    return DIFFERENCES
+
+
+def has_forward_lines(
+    key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: tuple[Any, ...]
+) -> bool:
+    """Return whether slopes along lines have forward mode."""
     steps = jax.ShapeDtypeStruct((1,), widest(layout.work_dtypes))
-    return route, exists(derivatives.line_forward, vector, steps)
+    return derivative_exists(derivatives.line_forward, key, layout, batch_layout, shapes, steps)

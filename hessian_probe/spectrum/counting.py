@@ -218,9 +218,8 @@ class IndexCounter:
         while not krylov.full and not krylov.ended_runs:
             if not krylov.step():
                 return None
-        matrix = krylov.extended()
         self._note(krylov.ritz())
-        return QuadratureProbe(np.diag(matrix).copy(), np.diag(matrix, -1).copy(), float(norm(start)) ** 2)
+        return probe_of(krylov, float(norm(start)) ** 2)
 
 
 # Quadrature ----------------------------------------------------------------------------------
@@ -262,6 +261,12 @@ class QuadratureProbe(NamedTuple):
         return sure, min(sure + doubtful, 1.0)
 
 
+def probe_of(krylov: Krylov, weight: float) -> QuadratureProbe:
+    """Read the quadrature off a run that was never restarted, from a vector of this squared length."""
+    matrix = krylov.extended()
+    return QuadratureProbe(np.diag(matrix).copy(), np.diag(matrix, -1).copy(), weight)
+
+
 def count_interval(
     probes: list[QuadratureProbe], value: float, size: int, confidence: float
 ) -> tuple[float, int, int, float]:
@@ -271,10 +276,27 @@ def count_interval(
         The estimate, the two ends of the interval, and the part of its width (in eigenvalues) that more
         steps of each probe, rather than more probes, would remove.
     """
+    sure, possible = pooled_share(probes, value)
+    return interval_of_share(sure, possible, len(probes), size, confidence)
+
+
+def pooled_share(probes: list[QuadratureProbe], value: float) -> tuple[float, float]:
+    """Bounds on the share of all probes' squared length that lies on eigenvectors below a value."""
     bounds = np.array([probe.share_below(value) for probe in probes])
     weights = np.array([probe.weight for probe in probes])
     sure, possible = weights @ bounds / np.sum(weights)
-    tail, num, counts = 0.5 * (1.0 - confidence), len(probes), range(size + 1)
+    return float(sure), float(possible)
+
+
+def interval_of_share(
+    sure: float, possible: float, num: int, size: int, confidence: float
+) -> tuple[float, int, int, float]:
+    """Enclose a number of eigenvalues whose pooled share of `num` probes lies between two bounds.
+
+    Returns:
+        As `count_interval`.
+    """
+    tail, counts = 0.5 * (1.0 - confidence), range(size + 1)
     low = 0  # where the weight surely below is rounding
     if sure > WEIGHT_ROUNDING:
         low = bisect_left(counts, True, key=lambda count: _at_most(count, size, num, sure) < 1.0 - tail)

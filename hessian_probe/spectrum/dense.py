@@ -7,7 +7,7 @@ import numpy as np
 from hessian_probe.arrays import tangent, unflatten_rows
 from hessian_probe.operators import memory
 from hessian_probe.operators.dense import ENDS_INSTEAD
-from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.operators.thresholds import EIGH_MATRICES, MEMORY_SHARE
 from hessian_probe.spectrum.result import EigenResult
 
@@ -19,7 +19,7 @@ EMPTY = {
 }
 
 
-def dense_eigh(operator: HessianOperator) -> tuple[np.ndarray, np.ndarray]:
+def dense_eigh(operator: SymmetricOperator) -> tuple[np.ndarray, np.ndarray]:
     """Return all eigenvalues (n,), ascending, and eigenvectors (n, n) by column, float64.
 
     Where a null space of k dimensions is excluded, these are the n − k pairs of its complement.
@@ -45,14 +45,14 @@ def ends(count: int, lowest: int, highest: int) -> np.ndarray:
 
 
 def empty_result(
-    op: HessianOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
+    op: SymmetricOperator, num_hvps: int, method: str, rtol: float, status: str, wanted: int = 1
 ) -> EigenResult:
     """Return a result without any pair, with the reason in its evidence."""
     zero = np.zeros(0)
     basis = unflatten_rows(op.layout, np.zeros((0, op.size)))
     return EigenResult(
         eigenvalues=zero,
-        eigenvectors=tangent(op.layout, basis, op.objective.non_variables, 0),
+        eigenvectors=tangent(op.layout, basis, op.non_variables, 0),
         residual_norms=zero,
         converged=zero.astype(bool),
         num_lowest=0,

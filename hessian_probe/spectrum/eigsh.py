@@ -16,6 +16,7 @@ from hessian_probe.jobs.checkpoint import Job, Saving
 from hessian_probe.jobs.state import random_state
 from hessian_probe.operators import memory
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator, require_operator
 from hessian_probe.spectrum.dense import dense_eigh, empty_result, ends
 from hessian_probe.spectrum.result import EigenResult
 from hessian_probe.spectrum.standard_errors import eigenvalue_errors
@@ -24,7 +25,7 @@ from hessian_probe.spectrum.thresholds import DENSE_MANY, LAPACK_SIZE
 
 
 def eigsh(
-    op: HessianOperator,
+    op: SymmetricOperator,
     *,
     lowest: int = 1,
     highest: int = 1,
@@ -39,7 +40,7 @@ def eigsh(
     save_every: float = 30.0,
     resume: bool | str | os.PathLike[str] = True,
 ) -> EigenResult:
-    """Estimate the algebraically smallest and largest eigenpairs of a Hessian.
+    """Estimate the algebraically smallest and largest eigenpairs of a symmetric map.
 
     Both ends come from one Krylov space, grown by Lanczos with full re-orthogonalisation and bounded
     by thick restarts.  Where more than one pair is wanted at an end, further runs start from fresh vectors
@@ -47,7 +48,7 @@ def eigsh(
     problems are solved densely.
 
     Args:
-        op: operator made by `hp.hessian`.
+        op: an operator of this package: of `hp.hessian`, `hp.gauss_newton`, `hp.linear_map`, …
         lowest: pairs wanted at the lower end, 0 or more.
         highest: pairs wanted at the upper end, 0 or more.
         rtol: a pair has converged when ‖Hv − λv‖ ≤ rtol·‖H‖ (‖H‖: largest Ritz value in magnitude).
@@ -96,10 +97,10 @@ def eigsh(
     """
     options = EigenOptions(lowest, highest, rtol, max_hvps, max_basis, progress)
     _check(op, options)
-    if standard_errors and op.objective.data.count < 2:
+    if standard_errors and (not isinstance(op, HessianOperator) or op.objective.data.count < 2):
         raise ValueError(
-            "standard_errors=True needs data that are a sequence of at least two batches: one batch does "
-            "not show how much the data scatter; pass a list of batches"
+            "standard_errors=True needs a Hessian or a Gauss–Newton matrix whose data are a sequence of at "
+            "least two batches: one batch does not show how much the data scatter; pass a list of batches"
         )
     saving = Saving(save_to, save_every, resume)
     rng = generator(key)
@@ -113,11 +114,15 @@ def eigsh(
         found = _search(op, options, rng, start, saving)
     except KeyboardInterrupt:
         return empty_result(op, op.num_hvps - counted, "lanczos", rtol, "interrupted", options.wanted)
-    return _with_errors(op, found) if standard_errors else found
+    return _with_errors(op, found) if isinstance(op, HessianOperator) and standard_errors else found
 
 
 def _search(
-    op: HessianOperator, options: EigenOptions, rng: np.random.Generator, start: Vector | None, saving: Saving
+    op: SymmetricOperator,
+    options: EigenOptions,
+    rng: np.random.Generator,
+    start: Vector | None,
+    saving: Saving,
 ) -> EigenResult:
     """Search by the cheaper route."""
     n = op.size
@@ -128,7 +133,7 @@ def _search(
     return EigenSearch(op, options, rng, job).run(start)
 
 
-def _start(op: HessianOperator, initial: PyTree | EigenResult) -> Vector:
+def _start(op: SymmetricOperator, initial: PyTree | EigenResult) -> Vector:
     """Read a start: one vector, or the sum of several, each as long as the others."""
     if not isinstance(initial, EigenResult):
         return from_tangent(op.layout, initial, "initial")
@@ -163,8 +168,7 @@ def _with_errors(op: HessianOperator, found: EigenResult) -> EigenResult:
 def _check(op: Any, options: EigenOptions) -> None:
     """Refuse misuse that is visible before the first product."""
     lowest, highest, rtol, max_hvps, max_basis, _ = options
-    if not hasattr(op, "apply"):
-        raise TypeError(f"op must be made by hp.hessian; got {type(op).__name__}")
+    require_operator(op)
     for name, count in (("lowest", lowest), ("highest", highest), ("max_hvps", max_hvps)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer)):
             raise TypeError(f"{name}={count!r}; expected a whole number")
@@ -181,7 +185,7 @@ def _check(op: Any, options: EigenOptions) -> None:
         raise ValueError(f"max_basis={max_basis}; expected at least lowest + highest + 2")
 
 
-def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
+def _dense(op: SymmetricOperator, options: EigenOptions) -> EigenResult:
     """Compute the whole spectrum, and keep the wanted ends."""
     before, n = op.num_hvps, op.size
     lowest, highest, rtol = options.lowest, options.highest, options.rtol
@@ -195,7 +199,7 @@ def _dense(op: HessianOperator, options: EigenOptions) -> EigenResult:
     good = rounding <= rtol * top
     return EigenResult(
         eigenvalues=values[chosen],
-        eigenvectors=tangent(op.layout, basis, op.objective.non_variables, len(chosen)),
+        eigenvectors=tangent(op.layout, basis, op.non_variables, len(chosen)),
         residual_norms=np.full(len(chosen), rounding),
         converged=np.full(len(chosen), good),
         num_lowest=lowest,

@@ -21,7 +21,7 @@ from scipy.linalg import eigh_tridiagonal
 from hessian_probe.arrays import Basis, Vector, accumulator, combine, host_norm, norm, random_normal, scale
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State
-from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
 from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
 from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH, LOOKED_AT_EACH, LOOKED_AT_EVERY
@@ -77,7 +77,7 @@ class Krylov:
 
     def __init__(
         self,
-        operator: HessianOperator,
+        operator: SymmetricOperator,
         start: Vector | None,
         rng: np.random.Generator,
         max_basis: int,

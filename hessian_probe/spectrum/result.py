@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.special import stdtrit
 
 from hessian_probe.arrays import Bool, Float
 from hessian_probe.results import number, result, signed
@@ -202,3 +203,82 @@ class EigenResult:
         rows.append(("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"))
         rows.extend(("note", text) for text in self.evidence)
         return title, rows
+
+
+@result(leaves=())
+class SpectralSum:
+    """A sum over all eigenvalues, with its standard error.
+
+    Attributes:
+        kind: "trace", "frobenius_norm", or the sum that a density was asked for.
+        value: the estimate; that of a trace is unbiased.
+        standard_error: its standard error; where `method` is "exact" the rounding error.
+        num_samples: independent samples behind the error (n where exact).
+        num_hvps: products spent.
+        status: "converged" (the asked accuracy is met), "max_hvps" (the budget ran out), "interrupted" or
+            "nonfinite".
+        method: "exact" (n products), "hutchinson", "xtrace" or "lanczos_quadrature".
+        size: number of variables n.
+        evidence: sentences on what decided the method.
+        variables: which leaves were varied, and which were left out and why.
+    """
+
+    kind: str
+    value: float
+    standard_error: float
+    num_samples: int
+    num_hvps: int
+    status: str
+    method: str
+    size: int
+    evidence: tuple[str, ...] = ()
+    variables: str = ""
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Interval that contains the true sum with this probability, by Student's t."""
+        half = float(stdtrit(max(self.num_samples - 1, 1), 0.5 * (1 + confidence))) * self.standard_error
+        return self.value - half, self.value + half
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        name = self.kind.replace("_", " ")
+        kind = "rounding" if self.method == "exact" else f"standard error, {self.num_samples} samples"
+        rows = [
+            (name, f"{signed(self.value, 6)} ± {number(self.standard_error, 2)} ({kind})"),
+            ("cost", f"{self.num_hvps} HVPs, {self.method.replace('_', ' ')}, {self.size} variables"),
+        ]
+        return f"SpectralSum: {self.status.upper()}", rows + [("note", text) for text in self.evidence]
+
+
+@result(leaves=("value", "standard_error"))
+class DiagonalEstimate:
+    """The diagonal of a symmetric map, with a standard error for each entry.
+
+    Attributes:
+        value: pytree like params: unbiased estimates, in loss / params² for a Hessian.
+        standard_error: pytree like params; where `method` is "exact" the rounding error.
+        relative_error: ‖standard_error‖ / ‖value‖ (Euclidean norms over all entries).
+        num_samples: random vectors behind the errors.
+        num_hvps: products spent.
+        status: "converged" (the asked accuracy is met), "max_hvps" (the budget ran out), "interrupted" or
+            "nonfinite".
+        method: "exact" (n products) or "bekas".
+        size: number of variables n.
+        variables: which leaves were varied, and which were left out and why.
+    """
+
+    value: Any
+    standard_error: Any
+    relative_error: float
+    num_samples: int
+    num_hvps: int
+    status: str
+    method: str
+    size: int
+    variables: str = ""
+
+    def _summary(self) -> tuple[str, list[tuple[str, str]]]:
+        rows = [
+            ("error", f"{number(100 * self.relative_error, 2)} % of the diagonal's norm"),
+            ("cost", f"{self.num_hvps} HVPs, {self.method}, {self.size} variables"),
+        ]
+        return f"DiagonalEstimate: {self.status.upper()}", rows

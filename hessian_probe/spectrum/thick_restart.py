@@ -18,7 +18,7 @@ from hessian_probe.jobs.checkpoint import Job
 from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State, random_state, set_random_state
 from hessian_probe.operators import memory
-from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.spectrum.certificate import log_inverse_weight
 from hessian_probe.spectrum.dense import empty_result, ends
 from hessian_probe.spectrum.krylov import Krylov, Ritz
@@ -66,7 +66,7 @@ class EigenSearch:
     """
 
     def __init__(
-        self, op: HessianOperator, options: EigenOptions, rng: np.random.Generator, job: Job
+        self, op: SymmetricOperator, options: EigenOptions, rng: np.random.Generator, job: Job
     ) -> None:
         self.op, self.rng, self.job = op, rng, job
         self.lowest, self.highest, self.rtol = options.lowest, options.highest, options.rtol
@@ -245,7 +245,7 @@ class EigenSearch:
             status = "stagnated"
         return EigenResult(
             eigenvalues=values,
-            eigenvectors=tangent(op.layout, vectors, op.objective.non_variables, len(values)),
+            eigenvectors=tangent(op.layout, vectors, op.non_variables, len(values)),
             residual_norms=residuals,
             converged=converged,
             num_lowest=min(self.lowest, len(values)),
@@ -264,7 +264,7 @@ class EigenSearch:
         if status == "stagnated":
             return (
                 f"residuals stay above rtol·‖H‖ = {self.rtol * top:.1e}: rounding in "
-                f"{self.op.objective.precision} forbids more; use float64 or rtol ≥ "
+                f"{self.op.precision} forbids more; use float64 or rtol ≥ "
                 f"{float(np.max(residuals)) / max(top, 1e-300):.0e}",
             )
         if status == "nonfinite":
@@ -289,7 +289,7 @@ def default_basis(layout: Layout, wanted: int) -> int:
     return max(min(max(MAX_BASIS, 2 * wanted + BASIS_SPARE), fits), wanted + 4)
 
 
-def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> np.ndarray:
+def true_residuals(op: SymmetricOperator, vectors: Basis, values: np.ndarray) -> np.ndarray:
     """Multiply each row and return ‖Hv − λv‖, shape (k,)."""
     residuals = np.zeros(len(values))
     for index, value in enumerate(values):
@@ -298,7 +298,7 @@ def true_residuals(op: HessianOperator, vectors: Basis, values: np.ndarray) -> n
     return residuals
 
 
-def _mixed(initial: Vector, rng: np.random.Generator, op: HessianOperator) -> Vector | None:
+def _mixed(initial: Vector, rng: np.random.Generator, op: SymmetricOperator) -> Vector | None:
     """Add a small random vector to a given start, so that it is orthogonal to no eigenvector."""
     length = float(norm(initial))
     if not 0 < length < np.inf:

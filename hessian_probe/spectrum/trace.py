@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import Vector, add_scaled, coefficients, combine, dot, norm
-from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.spectrum.lanczos import cleared, extend, zeros
 
 
@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     num_hvps: int
 
 
-def trace(op: HessianOperator, probes: int, rng: np.random.Generator) -> Trace:
+def trace(op: SymmetricOperator, probes: int, rng: np.random.Generator) -> Trace:
     """Estimate the trace; a third of the probes each go to finding a basis, within it, and outside it."""
 
     def signs() -> Vector:
