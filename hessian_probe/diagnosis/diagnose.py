@@ -33,6 +33,7 @@ BLOCKED = {
     "gradient_nonfinite": "a gradient that is finite",
     "not_finite": FINITE,
     "data_not_finite": FINITE,
+    **dict.fromkeys(("index_outside", "label_outside", "samples_mix"), "a program without that fault"),
     "crossed_samples": "a loss that is a mean over samples: this one is about pairs of them",
 }
 
@@ -125,7 +126,8 @@ def diagnose(
     found: Found = []
     for check in CHECKS:
         found += check(case)
-        needs = [BLOCKED[f.reason] for f in found if isinstance(f, Finding) and f.reason in BLOCKED]
+        certain = [f.reason for f in found if isinstance(f, Finding) and f.confidence >= EVEN]
+        needs = [BLOCKED[reason] for reason in certain if reason in BLOCKED]
         if needs:
             found += [*inputs.check(case), NotChecked((), needs[0], "everything else")]
             break

@@ -43,6 +43,8 @@ NEED_HEADROOM = HINDRANCES - {"uphill", "divergence"} | {"optimization"}
 OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle"})
 # How a recorded loss that rises shows.
 OF_HISTORY = frozenset({"rise", "first_step", "history_not_finite", "not_finite"})
+# Causes that a sum in place of a mean brings about by long steps; without one of them it is no fault.
+OF_LENGTH = frozenset({"divergence", "oscillation", "exploding_gradients", "dead_units", "saturation"})
 # Causes measured on the test data.
 OF_TEST = frozenset({"overfitting", "mismatch"})
 # Causes about units that do not respond to the data.
@@ -68,9 +70,12 @@ HEADROOM = 0.05
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" alone where nothing remains."""
     kept = [f for f in found if f.confidence >= EVEN]
-    if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
+    proved = [f for f in kept if f.cause == "program" and f.confidence >= STRONG]
+    if proved or any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
         # Nothing that depends on it was checked.
         return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
+    if case.samples is not None and not any(f.cause in OF_LENGTH for f in kept):
+        kept = [f for f in kept if f.reason != "sum_for_mean"]
     headroom = _headroom(case, any(f.cause == "input_scale" for f in kept))
     converged = _converged(case, kept)
     if (not headroom >= HEADROOM and not _test_loss_improves(case)) or converged:

@@ -11,6 +11,7 @@ from hessian_probe.results import number, plain, result
 # Below this confidence "healthy" is printed as "nothing found, and little checked".
 LITTLE = 0.5
 CAUSES = (
+    "program",
     "derivative",
     "broadcast",
     "uphill",
@@ -56,6 +57,8 @@ class Finding:
         experiment: the one next thing to try, in words.
         cost: what the measurement took.
         factor: what the remedy multiplies the learning rate by; None where it is no such remedy.
+        place: for a fault of the program: leaf, operation, source line, batch and index, as far as they are
+            known.
     """
 
     cause: str
@@ -72,6 +75,12 @@ class Finding:
     experiment: str
     cost: str
     factor: float | None = None
+    place: str = ""
+
+    @property
+    def code(self) -> str:
+        """The same as `reason`: which fault of the program it is, for the cause "program"."""
+        return self.reason
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         return f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}", self.rows()
@@ -81,7 +90,9 @@ class Finding:
         spread = ""
         if math.isfinite(self.low) and math.isfinite(self.high) and self.low != self.high:
             spread = f" ({number(self.low, 3)} to {number(self.high, 3)})"
+        where = [("place", self.place)] if self.place else []
         return [
+            *where,
             ("number", f"{self.quantity} = {number(self.number, 3)}{spread}"),
             ("threshold", f"{number(self.threshold, 3)}: {self.source}"),
             ("try", self.experiment),

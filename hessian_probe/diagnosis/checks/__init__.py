@@ -12,6 +12,8 @@ from hessian_probe.diagnosis.checks import (
     history,
     inputs,
     learning_rate,
+    lookups,
+    mixing,
     noise,
     oscillation,
     underfitting,
@@ -19,10 +21,12 @@ from hessian_probe.diagnosis.checks import (
 )
 
 CHECKS = (
+    lookups.check,
     derivative.check,
     uphill.check,
     divergence.check,
     broadcast.check,
+    mixing.check,
     inputs.check,
     activations.check,
     gradient_flow.check,

@@ -1,0 +1,276 @@
+"""Faults of the program: each beside its twin, the same program without the fault."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hessian_probe as hp
+from hessian_probe.diagnosis.checks import lookups, mixing
+from hessian_probe.diagnosis.experiments import Experiments
+
+optax = pytest.importorskip("optax")
+pytestmark = [pytest.mark.any_promotion, pytest.mark.one_precision]
+N, CLASSES, WORDS = 24, 3, 20
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((N, 4)).astype(np.float32)
+LABELS = RNG.integers(0, CLASSES, N).astype(np.int32)
+ONE_HOT = np.eye(CLASSES, dtype=np.float32)[LABELS]
+TOKENS = RNG.integers(0, WORDS, (N, 5)).astype(np.int32)
+SERIES = RNG.standard_normal((N, 5, 4)).astype(np.float32)
+
+
+def weights(*shape):
+    return jnp.asarray(RNG.standard_normal(shape) / 2, jnp.float32)
+
+
+PARAMS = {
+    "table": weights(WORDS, 4),
+    "a": weights(4, 4),
+    "out": weights(4, CLASSES),
+    "long": weights(20, CLASSES),
+}
+
+
+def found(check, loss, data, params=PARAMS):
+    items = check.check(Experiments(loss, params, data))
+    return [item for item in items if getattr(item, "confidence", 0) >= 0.5]
+
+
+# Indices
+
+
+def picked(logits, labels):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def flat(p, d):
+    return picked(d[0] @ p["out"], d[1])
+
+
+def moving(p, d):
+    return jnp.mean((jnp.cumsum(d[0] @ p["out"], 0) - d[1]) ** 2)
+
+
+def words(p, d):
+    return picked(p["table"][d[0]].mean(1) @ p["out"], d[1])
+
+
+def words_taken(p, d):
+    return picked(jnp.take(p["table"], d[0], axis=0).mean(1) @ p["out"], d[1])
+
+
+def words_one_by_one(p, d):
+    return picked(jax.vmap(jax.vmap(lambda t: p["table"][t]))(d[0]).mean(1) @ p["out"], d[1])
+
+
+def words_in_a_scan(p, d):
+    def turn(h, token):
+        return jnp.tanh(h @ p["a"] + p["table"][token]), None
+
+    return picked(jax.lax.scan(turn, jnp.zeros((len(d[0]), 4)), d[0].T)[0] @ p["out"], d[1])
+
+
+def words_masked(p, d):
+    inside = (d[0] < WORDS)[..., None]
+    return picked(jnp.where(inside, p["table"][d[0]], 0.0).sum(1) @ p["out"], d[1])
+
+
+def rows_of_labels(p, d):
+    return -jnp.mean(jnp.sum(jax.nn.one_hot(d[1], CLASSES) * jax.nn.log_softmax(d[0] @ p["out"]), 1))
+
+
+def labels_by_index(p, d):
+    return -jnp.mean(jax.nn.log_softmax(d[0] @ p["out"])[jnp.arange(len(d[1])), d[1]])
+
+
+def masked_labels(p, d):
+    each = optax.softmax_cross_entropy_with_integer_labels(d[0] @ p["out"], jnp.clip(d[1], 0, CLASSES - 1))
+    return jnp.sum(jnp.where(d[1] < CLASSES, each, 0.0)) / jnp.sum(d[1] < CLASSES)
+
+
+def places(p, d):
+    return picked((SERIES[: len(d[0])] + p["table"][jnp.arange(d[0].shape[1])]).mean(1) @ p["out"], d[1])
+
+
+def put(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+BAD_TOKENS = put(put(TOKENS, (7, 2), 45), (9, 0), 21)
+BAD_LABELS = put(LABELS, 5, 3)
+# A loss, its data, the code, what the place says; and the data or the loss of its twin.
+OUTSIDE = {
+    "index": (words, (BAD_TOKENS, LABELS), "index_outside", "data[0][7, 2]", "params['table']"),
+    "take": (words_taken, (BAD_TOKENS, LABELS), "index_outside", "data[0][7, 2]", "params['table']"),
+    "vmap": (words_one_by_one, (BAD_TOKENS, LABELS), "index_outside", "data[0][7, 2]", "params['table']"),
+    "scan": (words_in_a_scan, (BAD_TOKENS, LABELS), "index_outside", "data[0][9, 0]", "params['table']"),
+    "from the end": (
+        words, (put(TOKENS, (3, 1), -21), LABELS), "index_outside", "data[0][3, 1]", "index -21"
+    ),
+    "one hot": (rows_of_labels, (X, BAD_LABELS), "label_outside", "data[1][5]", "label 3"),
+    "optax": (flat, (X, BAD_LABELS), "label_outside", "data[1][5]", "label 3"),
+    "by index": (labels_by_index, (X, BAD_LABELS), "label_outside", "data[1][5]", "label 3"),
+    "from one": (rows_of_labels, (X, LABELS + 1), "label_outside", "data[1]", "one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_indices_outside_are_named_with_their_place(name):
+    loss, data, code, place, said = OUTSIDE[name]
+    [fault] = found(lookups, loss, data)
+    assert (fault.cause, fault.code) == ("program", code)
+    assert place in fault.place
+    assert "test_program_faults.py:" in fault.place
+    assert said in fault.claim
+    inside = (data[0] % WORDS if data[0].dtype.kind == "i" else data[0], data[1] % CLASSES)
+    assert not found(lookups, loss, inside)
+
+
+INSIDE = {
+    "the last entry": (words, (put(TOKENS, (3, 1), WORDS - 1), LABELS)),
+    "from the end": (words, (put(TOKENS, (3, 1), -1), LABELS)),
+    "masked tokens": (words_masked, (BAD_TOKENS, LABELS)),
+    "clipped on purpose": (
+        lambda p, d: picked(p["table"][jnp.clip(d[0], 0, WORDS - 1)].mean(1) @ p["out"], d[1]),
+        (BAD_TOKENS, LABELS),
+    ),
+    "masked labels": (masked_labels, (X, BAD_LABELS)),
+    "no class": (rows_of_labels, (X, put(LABELS, 4, -1))),
+    "void": (rows_of_labels, (X, put(LABELS, 4, 255))),
+    "filled on purpose": (
+        lambda p, d: picked(p["table"].at[d[0]].get(mode="fill", fill_value=0.0).mean(1) @ p["out"], d[1]),
+        (BAD_TOKENS, LABELS),
+    ),
+    "places": (places, (TOKENS, LABELS)),
+    "no index": (lambda p, d: jnp.mean((d[0] @ p["out"] - d[1]) ** 2), (X, ONE_HOT)),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_indices_that_are_meant_are_no_fault(name):
+    assert not found(lookups, *INSIDE[name])
+
+
+def test_positions_beyond_their_table_are_outside():
+    [fault] = found(lookups, places, (np.zeros((N, 5), np.int32), LABELS), PARAMS | {"table": weights(4, 4)})
+    assert "counts positions" in fault.place
+    assert "params['table']" in fault.claim
+
+
+def test_the_batch_is_named_and_a_ragged_one_is_read():
+    batches = [(TOKENS[:10], LABELS[:10]), (TOKENS[10:20], LABELS[10:20]), (BAD_TOKENS[6:10], LABELS[6:10])]
+    [fault] = found(lookups, words, batches)
+    assert "data[0][1, 2] of batch 2" in fault.place
+
+
+def test_a_token_beyond_the_table_is_told_first_in_a_diagnosis():
+    told = hp.diagnose(words, PARAMS, (BAD_TOKENS, LABELS))
+    assert [f.cause for f in told.findings] == ["program"]
+    assert told.findings[0].confidence > 0.9
+    assert "place" in str(told)
+    gone = hp.diagnose(words_taken, PARAMS, (BAD_TOKENS, LABELS))  # reads NaN
+    assert (gone.findings[0].cause, gone.findings[0].code) == ("program", "index_outside")
+
+
+# Samples
+
+
+def crossed_softmax(axis):
+    def loss(p, d):
+        return -jnp.mean(jnp.sum(d[1] * jax.nn.log_softmax(d[0] @ p["out"], axis=axis), 1))
+
+    return loss
+
+
+def shares(axis):
+    def loss(p, d):
+        e = jnp.exp(d[0] @ p["out"])
+        return jnp.mean((e / e.sum(axis, keepdims=True) - d[1]) ** 2)
+
+    return loss
+
+
+def time_first(wrong):
+    def loss(p, d):
+        h = jnp.swapaxes(jnp.tanh(d[0] @ p["a"]), 0, 1)  # time first, as a loop over time leaves it
+        h = h if wrong else jnp.swapaxes(h, 0, 1)
+        return picked(h.reshape(len(d[0]), -1) @ p["long"], d[1])
+
+    return loss
+
+
+MIXED = {
+    "log softmax": (crossed_softmax(0), crossed_softmax(1), (X, ONE_HOT), "softmax"),
+    "shares": (shares(0), shares(1), (X, ONE_HOT), "softmax"),
+    "shares of all": (shares(None), shares(-1), (X, ONE_HOT), "softmax"),
+    "reshape": (time_first(True), time_first(False), (SERIES, LABELS), "reshape"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_samples_that_mix_are_told_with_the_operation(name):
+    loss, twin, data, operation = MIXED[name]
+    [fault] = found(mixing, loss, data)
+    assert (fault.cause, fault.code) == ("program", "samples_mix")
+    assert fault.place.startswith(f"`{operation}` (test_program_faults.py:")
+    assert not found(mixing, twin, data)
+
+
+def normalised(p, d):
+    h = d[0] @ p["a"]
+    return picked(jnp.tanh((h - h.mean(0)) / (h.std(0) + 0.1)) @ p["out"], d[1])
+
+
+def contrast(p, d):
+    z = d[0] @ p["a"]
+    return -jnp.mean(jnp.diag(jax.nn.log_softmax(z @ z.T, axis=0)))
+
+
+def ranked(p, d):
+    return -jnp.sum(jax.nn.softmax(d[1].astype(float)) * jax.nn.log_softmax((d[0] @ p["out"])[:, 0]))
+
+
+def pooled(p, d):
+    weight = jax.nn.softmax(d[0] @ p["a"][:, :2], axis=0)  # two heads, over the elements of one set
+    return jnp.mean((weight.T @ d[0]) ** 2) + jnp.mean((d[0] @ p["out"]) ** 2)
+
+
+def prototypes(p, d):
+    scores = d[0] @ p["out"]
+    return -jnp.mean(jax.lax.stop_gradient(jax.nn.softmax(scores, axis=0)) * jax.nn.log_softmax(scores))
+
+
+def worst(p, d):
+    return jax.nn.logsumexp(jnp.mean((d[0] @ p["out"] - d[1]) ** 2, axis=1))
+
+
+MEANT = {
+    "normalised": (normalised, (X, LABELS)),
+    "contrast": (contrast, (X, LABELS)),
+    "ranked": (ranked, (X, LABELS)),
+    "pooled": (pooled, (X, LABELS)),
+    "prototypes": (prototypes, (X, LABELS)),
+    "worst": (worst, (X, ONE_HOT)),
+    "penalty": (lambda p, d: picked(d[0] @ p["out"], d[1]) + jnp.sum(p["out"] ** 2), (X, LABELS)),
+    "sum over outputs": (lambda p, d: jnp.mean(jnp.sum((d[0] @ p["out"] - d[1]) ** 2, 1)), (X, ONE_HOT)),
+    "moving sum of one series": (moving, (X, ONE_HOT)),
+    "windows": (lambda p, d: jnp.mean((d[0] @ p["a"]).reshape(-1, 2, 4) ** 2), (X, LABELS)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_samples_that_meet_on_purpose_are_no_fault(name):
+    assert not found(mixing, *MEANT[name])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_a_sum_is_told_from_a_mean_by_doubling(penalty):
+    def loss(reduce, p, d):
+        return reduce((d[0] @ p["out"] - d[1]) ** 2) + penalty * jnp.sum(p["out"] ** 2)
+
+    [fault] = found(mixing, lambda p, d: loss(jnp.sum, p, d), (X, ONE_HOT))
+    assert (fault.cause, fault.code) == ("program", "sum_for_mean")
+    assert not found(mixing, lambda p, d: loss(jnp.mean, p, d), (X, ONE_HOT))
