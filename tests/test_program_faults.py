@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.checks import lookups, mixing
+from hessian_probe.diagnosis.checks import lookups, mixing, outputs
 from hessian_probe.diagnosis.experiments import Experiments
 
 optax = pytest.importorskip("optax")
@@ -274,3 +274,142 @@ def test_a_sum_is_told_from_a_mean_by_doubling(penalty):
     [fault] = found(mixing, lambda p, d: loss(jnp.sum, p, d), (X, ONE_HOT))
     assert (fault.cause, fault.code) == ("program", "sum_for_mean")
     assert not found(mixing, lambda p, d: loss(jnp.mean, p, d), (X, ONE_HOT))
+
+
+# Outputs and targets
+
+PIXELS = RNG.integers(0, 256, (60, 6)).astype(np.float32)
+ROWS = RNG.standard_normal((60, 6)).astype(np.float32)
+THREE = (np.arange(60) % 3).astype(np.int32)
+TWO = (np.arange(60) % 2).astype(np.float32)
+ROWS3, ROWS2 = np.eye(3, dtype=np.float32)[THREE], np.eye(2, dtype=np.float32)[TWO.astype(int)]
+REAL = np.sin(ROWS.sum(1, keepdims=True))
+SOME = np.abs(RNG.standard_normal((60, 3))).astype(np.float32)
+
+
+def layers(width):
+    return {"a": weights(6, 8), "b": jnp.zeros(8), "c": weights(8, width)}
+
+
+def network(last=lambda z: z):
+    return lambda p, x: last(jnp.tanh(x @ p["a"] / 4 + p["b"]) @ p["c"])
+
+
+def blind(p, x):
+    return network()(p, jnp.zeros_like(x)) + p["c"][0]
+
+
+def by(apply, of):
+    return lambda p, d: of(apply(p, d[0]), d[1])
+
+
+def squared(out, y):
+    return jnp.mean((out - y) ** 2)
+
+
+def of_labels(out, y):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out, y.astype(int)))
+
+
+def of_rows(out, y):
+    return jnp.mean(optax.softmax_cross_entropy(out, y))
+
+
+def of_probabilities(out, y):
+    return -jnp.mean(jnp.sum(y * jnp.log(jnp.clip(out, 1e-7, 1 - 1e-7)), axis=-1))
+
+
+def binary(out, y):
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(out[:, 0], y.astype(float)))
+
+
+def of_shares(out, y):
+    p = jnp.clip(out[:, 0], 1e-7, 1 - 1e-7)
+    return -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
+
+
+def of_real_shares(out, y):
+    return of_shares(out, y[:, 0])
+
+
+def of_logarithms(out, y):
+    return -jnp.mean(jnp.sum(out * y, axis=1))
+
+
+def of_numbers(out, y):
+    return squared(out[:, 0], y)
+
+
+# Width, last activation, loss, data; the code; and what the twin changes of the first four.
+UNFIT = {
+    "softmax of one unit": (1, jax.nn.softmax, squared, (ROWS, REAL), "constant_loss", {1: lambda z: z}),
+    "categorical over one unit": (1, None, of_rows, (ROWS, TWO[:, None]), "constant_loss",
+                                  {2: binary, 3: (ROWS, TWO)}),
+    "inputs never used": (3, "zero", of_labels, (ROWS, THREE), "inputs_ignored", {1: None}),
+    "inputs alike": (3, None, of_labels, (ROWS[:1].repeat(60, 0), THREE), "inputs_alike", {3: (ROWS, THREE)}),
+    "labels scaled": (1, None, squared, (PIXELS, THREE[:, None] / np.float32(255)), "labels_scaled",
+                      {3: (PIXELS / 255, THREE[:, None].astype(np.float32))}),
+    "tied": (3, jax.nn.softmax, squared, (ROWS, SOME), "tied_outputs", {1: None}),
+    "rectified targets": (1, jax.nn.relu, squared, (ROWS, REAL), "targets_out_of_reach", {1: jnp.tanh}),
+    "large targets": (1, jax.nn.sigmoid, squared, (ROWS, 30 + 5 * REAL), "targets_out_of_reach",
+                      {3: (ROWS, 0.5 + 0.4 * REAL)}),
+    "softmax twice": (3, jax.nn.softmax, of_labels, (ROWS, THREE), "bounded_logits", {1: None}),
+    "sigmoid twice": (1, jax.nn.sigmoid, binary, (ROWS, TWO), "bounded_logits", {2: of_shares}),
+    "rectified logits": (3, jax.nn.relu, of_labels, (ROWS, THREE), "rectified_logits", {1: None}),
+    "one unit for three": (1, None, binary, (ROWS, THREE), "binary_loss_beyond_targets", {3: (ROWS, TWO)}),
+    "binary of reals": (1, jax.nn.sigmoid, of_real_shares, (ROWS, REAL), "binary_loss_beyond_targets",
+                        {3: (ROWS, 0.5 + 0.4 * REAL)}),
+    "no softmax": (3, None, of_probabilities, (ROWS, ROWS3), "logits_as_probabilities", {1: jax.nn.softmax}),
+    "no sigmoid": (1, None, of_shares, (ROWS, TWO), "logits_as_probabilities", {1: jax.nn.sigmoid}),
+    "no logarithm": (3, None, of_logarithms, (ROWS, ROWS3), "logits_as_probabilities",
+                     {1: jax.nn.log_softmax}),
+    "squared error of classes": (3, jax.nn.softmax, squared, (ROWS, ROWS3), "squared_error_of_classes",
+                                 {2: of_probabilities}),
+    "classes as numbers": (1, None, of_numbers, (ROWS, THREE), "squared_error_of_classes",
+                           {0: 3, 2: of_labels}),
+    "targets in the thousands": (1, None, squared, (ROWS, 4000 + 900 * REAL), "target_scale", {3: (ROWS, REAL)}),
+}  # fmt: skip
+
+
+def told(width, last, of, data):
+    apply = blind if last == "zero" else network(last or (lambda z: z))
+    case = Experiments(by(apply, of), layers(width), data, apply=apply)
+    return [item.code for item in outputs.check(case) if getattr(item, "confidence", 0) >= 0.5]
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_outputs_that_cannot_reach_their_targets(name):
+    *given, code, change = UNFIT[name]
+    assert told(*given) == [code]
+    assert not told(*(change.get(place, value) for place, value in enumerate(given)))
+
+
+def test_batches_of_one_class_each():
+    order = np.argsort(THREE, kind="stable")
+    for rows, wrong in ((order, True), (np.arange(60), False)):
+        data = [(ROWS[part], THREE[part]) for part in np.split(rows, 12)]
+        case = Experiments(by(network(), of_labels), layers(3), data, apply=network())
+        assert [item.code for item in outputs.check(case) if hasattr(item, "code")] == [
+            "one_class_batches"
+        ] * wrong
+    alone = [(ROWS[:30], np.zeros(30, np.int32)), (ROWS[30:], np.zeros(30, np.int32))]
+    case = Experiments(by(network(), of_labels), layers(3), alone, apply=network())
+    assert not [item for item in outputs.check(case) if hasattr(item, "code")]
+
+
+def test_a_dead_network_still_has_outputs_that_may_depend_on_inputs():
+    """Constant here, by its parameters; not by its program."""
+
+    def apply(p, x):
+        return jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+
+    dead = layers(3) | {"b": jnp.full(8, -1e3)}
+    case = Experiments(by(apply, of_labels), dead, (ROWS, THREE), apply=apply)
+    assert not [item for item in outputs.check(case) if hasattr(item, "code")]
+
+
+def test_a_softmax_of_one_unit_is_told_first_with_its_place():
+    apply = network(jax.nn.softmax)
+    found = hp.diagnose(by(apply, squared), layers(1), (ROWS, REAL))  # without apply
+    assert [f.code for f in found.findings] == ["constant_loss"]
+    assert "test_program_faults.py:" in found.findings[0].place

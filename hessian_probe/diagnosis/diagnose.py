@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import CHECKS, inputs
+from hessian_probe.diagnosis.checks import CHECKS, PROGRAM_CHECKS, inputs
 from hessian_probe.diagnosis.confidence import EVEN, Found
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.ranking import rank
+from hessian_probe.diagnosis.ranking import proved, rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
 from hessian_probe.optimizers.propose_rate import propose_rate
 from hessian_probe.results import number
@@ -28,12 +28,13 @@ BY_STEPS = ("oscillation", "slow", "ill_conditioned")
 BY_ADAM = ("optimization", "model_bias", "saddle", "mismatch")
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 # Reasons for which no check that follows can be made, but that of the inputs; and what these would need.
+SOUND = "a program without that fault"
 FINITE = "finite parameters, from before the loss diverged"
 BLOCKED = {
     "gradient_nonfinite": "a gradient that is finite",
     "not_finite": FINITE,
     "data_not_finite": FINITE,
-    **dict.fromkeys(("index_outside", "label_outside", "samples_mix"), "a program without that fault"),
+    **dict.fromkeys(("index_outside", "label_outside", "samples_mix"), SOUND),
     "crossed_samples": "a loss that is a mean over samples: this one is about pairs of them",
 }
 
@@ -123,15 +124,21 @@ def diagnose(
     given: dict[str, Any] = {"trainable": trainable, "test_data": test_data, "history": read, "key": key}
     given |= {"optimizer": optimizer, "opt_state": opt_state, "apply": apply, "baseline": baseline}
     case = Experiments(loss, params, data, trial_factor=int(trial_factor), **given)
+    return _diagnosis(case, _checked(case))
+
+
+def _checked(case: Experiments) -> Found:
+    """Run the checks; a proved fault of the program ends them, since all else is about another program."""
     found: Found = []
-    for check in CHECKS:
+    for check in PROGRAM_CHECKS:
         found += check(case)
-        certain = [f.reason for f in found if isinstance(f, Finding) and f.confidence >= EVEN]
-        needs = [BLOCKED[reason] for reason in certain if reason in BLOCKED]
+        certain = {f.reason for f in found if isinstance(f, Finding) and f.confidence >= EVEN}
+        needs = [BLOCKED[reason] for reason in BLOCKED if reason in certain]
         if needs:
-            found += [*inputs.check(case), NotChecked((), needs[0], "everything else")]
-            break
-    return _diagnosis(case, found)
+            return [*found, *inputs.check(case), NotChecked((), needs[0], "everything else")]
+    if any(map(proved, found)):
+        return [*found, *inputs.check(case), NotChecked((), SOUND, "everything else")]
+    return found + [item for check in CHECKS for item in check(case)]
 
 
 def _check_baseline(baseline: Any) -> None:

@@ -67,11 +67,17 @@ ERRORS = 3.0
 HEADROOM = 0.05
 
 
+def proved(found: Finding | NotChecked) -> bool:
+    """Whether an experiment shows a fault of the program."""
+    return isinstance(found, Finding) and found.cause == "program" and found.confidence >= STRONG
+
+
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" alone where nothing remains."""
     kept = [f for f in found if f.confidence >= EVEN]
-    proved = [f for f in kept if f.cause == "program" and f.confidence >= STRONG]
-    if proved or any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
+    if any(map(proved, kept)) or any(
+        f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept
+    ):
         # Nothing that depends on it was checked.
         return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
     if case.samples is not None and not any(f.cause in OF_LENGTH for f in kept):

@@ -1,4 +1,4 @@
-"""One file for each check; `CHECKS` is the order in which they run."""
+"""One file for each check, in the order in which they run; faults of the program end them."""
 
 from hessian_probe.diagnosis.checks import (
     activations,
@@ -16,17 +16,21 @@ from hessian_probe.diagnosis.checks import (
     mixing,
     noise,
     oscillation,
+    outputs,
     underfitting,
     uphill,
 )
 
-CHECKS = (
+PROGRAM_CHECKS = (
     lookups.check,
     derivative.check,
     uphill.check,
     divergence.check,
     broadcast.check,
     mixing.check,
+    outputs.check,
+)
+CHECKS = (
     inputs.check,
     activations.check,
     gradient_flow.check,
