@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.checks import lookups, mixing, outputs
+from hessian_probe.diagnosis.checks import lookups, loop, mixing, outputs
 from hessian_probe.diagnosis.experiments import Experiments
 
 optax = pytest.importorskip("optax")
@@ -367,7 +367,7 @@ UNFIT = {
                                  {2: of_probabilities}),
     "classes as numbers": (1, None, of_numbers, (ROWS, THREE), "squared_error_of_classes",
                            {0: 3, 2: of_labels}),
-    "targets in the thousands": (1, None, squared, (ROWS, 4000 + 900 * REAL), "target_scale", {3: (ROWS, REAL)}),
+    "thousands": (1, None, squared, (ROWS, 4000 + 900 * REAL), "target_scale", {3: (ROWS, REAL)}),
 }  # fmt: skip
 
 
@@ -413,3 +413,111 @@ def test_a_softmax_of_one_unit_is_told_first_with_its_place():
     found = hp.diagnose(by(apply, squared), layers(1), (ROWS, REAL))  # without apply
     assert [f.code for f in found.findings] == ["constant_loss"]
     assert "test_program_faults.py:" in found.findings[0].place
+
+
+# The training loop
+
+DATA = [(ROWS[:30], THREE[:30]), (ROWS[30:], THREE[30:])]
+LOSS = by(network(), of_labels)
+ADAM = optax.adam(1e-2)
+
+
+def kept(params, state, batch):
+    updates, state = ADAM.update(jax.grad(LOSS)(params, batch), state, params)
+    return optax.apply_updates(params, updates), state, 0.0
+
+
+def not_applied(params, state, batch):
+    return params, kept(params, state, batch)[1]
+
+
+def one_layer(params, state, batch):
+    moved, state, _ = kept(params, state, batch)
+    return params | {"c": moved["c"]}, state
+
+
+def new_state(params, state, batch):
+    return kept(params, ADAM.init(params), batch)[0], state
+
+
+def new_params(params, state, batch):
+    start = jax.tree.map(lambda x: 1.0 + jnp.zeros_like(x), params)
+    return kept(start, state, batch)[:2]
+
+
+def subtracted(params, state, batch):
+    updates, state = ADAM.update(jax.grad(LOSS)(params, batch), state, params)
+    return jax.tree.map(jnp.subtract, params, updates), state
+
+
+def one_batch(params, state, batch):
+    return kept(params, state, DATA[0])
+
+
+def with_noise(params, state, batch):
+    noise = 0.3 * RNG.standard_normal(batch[0].shape).astype(np.float32)
+    return kept(params, state, (batch[0] + noise, batch[1]))
+
+
+TRAINERS = {
+    kept: None, with_noise: None, not_applied: "never_moved", one_layer: "leaves_not_moved",
+    new_state: "state_not_kept", new_params: "overwritten", subtracted: "update_subtracted",
+    one_batch: "batch_ignored",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda trainer: trainer.__name__)
+def test_a_step_of_the_trainer_is_held_against_the_optimiser(trainer):
+    params = layers(3)
+    before = jax.tree.map(np.array, params)
+    given = {"optimizer": ADAM, "opt_state": ADAM.init(params), "trainer": trainer}
+    faults = [item for item in loop.check(Experiments(LOSS, params, DATA, **given)) if hasattr(item, "code")]
+    assert [item.code for item in faults] == [TRAINERS[trainer]] * (TRAINERS[trainer] is not None)
+    assert all(np.array_equal(before[name], params[name]) for name in before)
+    if trainer is one_layer:
+        assert "params['a']" in faults[0].place
+
+
+def looped(optimizer, losses=None):
+    params = layers(3)
+    given = {"optimizer": optimizer, "opt_state": optimizer.init(params)} if optimizer else {}
+    history = None if losses is None else {"loss": np.asarray(losses)}
+    case = Experiments(LOSS, params, DATA, history=history, **given)
+    return [item.code for item in loop.check(case) if hasattr(item, "code")]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "code"),
+    [
+        (optax.sgd(0.0), "rate_of_zero"),
+        (optax.sgd(optax.piecewise_constant_schedule(0.0, {1000: 1.0})), "rate_of_zero"),
+        (optax.masked(optax.set_to_zero(), True), "rate_of_zero"),
+        (optax.sgd(optax.warmup_constant_schedule(0.0, 0.1, 1000)), None),
+        (optax.MultiSteps(optax.sgd(0.1), 8), None),
+        (optax.adamw(1e-6), None),
+    ],
+)
+def test_a_rate_that_stays_at_zero(optimizer, code):
+    assert looped(optimizer) == [code] * (code is not None)
+
+
+def test_recorded_losses_that_repeat_to_the_last_digit():
+    assert looped(ADAM, [1.25, 1.5] * 10) == ["never_moved"]
+    assert looped(None, [1.25] * 12) == ["never_moved"]
+    assert not looped(ADAM, [1.25, 1.5] * 9 + [1.25, 1.4999])
+    assert not looped(optax.sgd(1e-9), [1.25] * 12), "slow, and not lost"
+
+
+def test_leaves_that_the_training_needs_are_not_held():
+    """Features of small random weights tell little: the first layer must move."""
+    x = RNG.standard_normal((60, 6)).astype(np.float32)
+    data, apply = (x, np.sin(3 * x[:, :1])), network()
+    params = layers(1)
+    params["a"] = params["a"] * 0.01
+    for held, wrong in ((("a", "b"), True), (("b",), False)):
+        labels = {name: "held" if name in held else "moves" for name in params}
+        optimizer = optax.partition({"held": optax.set_to_zero(), "moves": optax.adam(1e-2)}, labels)
+        given = {"optimizer": optimizer, "opt_state": optimizer.init(params)}
+        case = Experiments(by(apply, squared), params, data, apply=apply, trial_factor=3, **given)
+        faults = [item for item in loop.check_frozen(case) if item.confidence >= 0.5]
+        assert [item.code for item in faults] == ["frozen_leaves"] * wrong

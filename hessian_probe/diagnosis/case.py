@@ -69,6 +69,7 @@ class Case:
         apply: Callable[..., Any] | None = None,
         baseline: Any = None,
         key: jax.Array | None = None,
+        trainer: Callable[..., Any] | None = None,
         trial_factor: int = 1,
     ) -> None:
         layout = split(params, trainable=trainable)[0].require_variables()
@@ -80,6 +81,7 @@ class Case:
         self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply: Any = apply
+        self.trainer: Any = trainer
         self.baseline, self.key = baseline, key
         self.rng = generator(key)
         self.num_steps, self.num_adam_steps = trial_factor * TRIAL_STEPS, trial_factor * ADAM_STEPS

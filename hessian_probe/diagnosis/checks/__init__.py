@@ -13,6 +13,7 @@ from hessian_probe.diagnosis.checks import (
     inputs,
     learning_rate,
     lookups,
+    loop,
     mixing,
     noise,
     oscillation,
@@ -29,6 +30,7 @@ PROGRAM_CHECKS = (
     broadcast.check,
     mixing.check,
     outputs.check,
+    loop.check,
 )
 CHECKS = (
     inputs.check,
@@ -40,6 +42,7 @@ CHECKS = (
     noise.check,
     conditioning.check,
     underfitting.check,
+    loop.check_frozen,
     generalisation.check,
     history.check,
 )
