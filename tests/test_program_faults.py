@@ -501,6 +501,19 @@ def test_a_rate_that_stays_at_zero(optimizer, code):
     assert looped(optimizer) == [code] * (code is not None)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rate", "lost"),
+    [(jnp.bfloat16, 1e-4, True), (jnp.bfloat16, 1e-1, False), (jnp.float32, 1e-4, False)],
+)
+def test_updates_that_low_precision_loses(dtype, rate, lost):
+    params = jax.tree.map(lambda x: (x + 0.5).astype(dtype), layers(3))
+    optimizer = optax.adam(rate)
+    given = {"optimizer": optimizer, "opt_state": optimizer.init(params), "apply": network()}
+    case = Experiments(LOSS, params, (ROWS, THREE), **given)
+    faults = [item for item in loop.check(case) if hasattr(item, "code")]
+    assert [item.code for item in faults] == ["updates_lost"] * lost
+
+
 def test_recorded_losses_that_repeat_to_the_last_digit():
     assert looped(ADAM, [1.25, 1.5] * 10) == ["never_moved"]
     assert looped(None, [1.25] * 12) == ["never_moved"]

@@ -100,6 +100,10 @@ FAULTS = {
         "largest update",
         ("mend_rate", "look at what is masked, and at the learning rate, which begins at zero and stays "
         "there")),
+    "updates_lost": Text("the optimiser's updates are lost to rounding: the parameters' {dtype} is too coarse",
+        "{share} % of updates that are not zero leave their parameter as it was, in {leaf} {worst} %",
+        "share of the updates that are lost",
+        ("keep_float32", "keep the parameters in float32, and cast them inside the loss")),
     "never_moved": Text("the parameters never move: updates are computed and not kept", "{said}",
         "leaves that move", KEEP),
     "leaves_not_moved": Text("the trainer does not keep the updates of some leaves",

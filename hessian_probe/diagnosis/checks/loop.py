@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessian_probe.arrays import PyTree, leaf_name
+from hessian_probe.arrays import PyTree, from_tangent, leaf_name
 from hessian_probe.diagnosis.confidence import Found, log_confidence
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.faults import OF_LOOP, fault
@@ -24,6 +25,8 @@ from hessian_probe.results import number
 FEWEST_STEPS = 10
 # Share of the loss by which a step must lower it to show in its digits: ten roundings of float32.
 FELT = 1e-6
+# Share of the updates that rounding may take, where the loss is large.
+LOST = 0.75
 # A step is another one where it is this many times as long as the optimiser's, at a cosine below the first of
 # these, or where it points against it; random layers and batches change a step by less.
 LONG, APART, AGAINST = 100.0, 0.5, -0.5
@@ -38,7 +41,7 @@ def check(case: Experiments) -> Found:
     moved = any(np.any(np.asarray(leaf)) for leaf in case.op.gradient_vector)
     if not moved or not math.isfinite(case.value):
         return []
-    found = _no_update(case) or _recorded(case)
+    found = _no_update(case) or _recorded(case) or _lost(case)
     if found is not None:
         return [found]
     if case.trainer is None or case.optimizer is None:
@@ -60,6 +63,12 @@ def check_frozen(case: Experiments) -> Found:
     return [fault("frozen_leaves", ratio, told, NEEDED, sure=sure, cost=OF_LOOP, place=some)]
 
 
+def _updates(case: Experiments) -> Callable[[Any], Any]:
+    """The optimiser's updates for the present gradient, and its state after, as a function of its state."""
+    run = jax.jit(lambda g, s, x: call_update(case.optimizer, g, s, x, case.value))
+    return lambda state: run(case.op.gradient, state, case.params)
+
+
 def _some(names: Any) -> str:
     """Names of at most three leaves."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -69,11 +78,11 @@ def _no_update(case: Experiments) -> Finding | None:
     """An optimiser that moves nothing from its first step on, although there is a gradient."""
     if case.optimizer is None:
         return None
-    step = jax.jit(lambda g, s, x: call_update(case.optimizer, g, s, x, case.value))
+    run = _updates(case)
     try:
-        state = case.optimizer.init(case.params)
+        state = jax.jit(case.optimizer.init)(case.params)
         for _ in range(MOST_CALLS):
-            updates, state = step(case.op.gradient, state, case.params)
+            updates, state = run(state)
             if any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(updates)):
                 return None
     except Exception:  # an optimiser that needs more: the check of uphill leaves says so
@@ -90,7 +99,7 @@ def _recorded(case: Experiments) -> Finding | None:
     if not np.array_equal(losses[period:], losses[:-period]):
         return None
     if case.optimizer is not None:  # steps too short to change the last digit are slow ones
-        update = call_update(case.optimizer, case.op.gradient, case.opt_state, case.params, case.value)[0]
+        update = _updates(case)(case.opt_state)[0]
         pairs = zip(_arrays(case.op.gradient).values(), _arrays(update).values(), strict=False)
         if abs(sum(float(np.vdot(g, u)) for g, u in pairs)) < FELT * abs(case.value):
             return None
@@ -99,19 +108,43 @@ def _recorded(case: Experiments) -> Finding | None:
     return fault("never_moved", 0.0, {"said": told}, cost="none: the recorded history")
 
 
+def _lost(case: Experiments) -> Finding | None:
+    """Updates that low precision rounds away, where the loss is still large."""
+    layout, x = case.op.layout, case.op.x
+    if case.optimizer is None or all(jnp.finfo(leaf.dtype).bits >= 32 for leaf in x):
+        return None
+    updates = from_tangent(layout, _updates(case)(case.opt_state)[0])
+    moves = [np.asarray(update != 0) for update in updates]
+    kept = [np.asarray((at + u).astype(at.dtype) == at) for at, u in zip(x, updates, strict=True)]
+    lost = [int(np.sum(move & same)) for move, same in zip(moves, kept, strict=True)]
+    shares = [count / max(int(move.sum()), 1) for count, move in zip(lost, moves, strict=True)]
+    share, worst = sum(lost) / max(sum(int(move.sum()) for move in moves), 1), int(np.argmax(shares))
+    if share < LOST or case.samples is None or not case.value > LARGE * case.constant_predictor_loss:
+        return None
+    leaf, dtype = layout.names[worst], x[worst].dtype.name
+    told = {"share": 100 * share, "worst": 100 * shares[worst], "leaf": leaf, "dtype": dtype}
+    return fault("updates_lost", share, told, LOST, cost=OF_LOOP, place=leaf)
+
+
 def _trainer(case: Experiments) -> Found:
     """Hold a step of the user's trainer on copies against the optimiser's own."""
     batches = [*case.given_data][:2] if Data(case.given_data).is_sequence else [case.given_data]
-    copied = (case.params, case.opt_state)
+
+    @jax.jit
+    def step(params: PyTree, state: Any, batch: Any) -> tuple[PyTree, Any]:
+        gradient = jax.grad(case.loss, allow_int=True)(params, batch)
+        updates, state = call_update(case.optimizer, gradient, state, params, case.value)
+        return jax.tree.map(_moved, params, updates), state
+
+    given = case.params, case.opt_state
     try:
-        ends = [case.trainer(*jax.tree.map(_copy, copied), batch)[:2] for batch in batches]
-        gradients = [jax.grad(case.loss, allow_int=True)(case.params, batch) for batch in batches]
-        updates = [call_update(case.optimizer, g, case.opt_state, case.params, case.value) for g in gradients]
+        ends = [_run(case.trainer, *given, batch) for batch in batches]
+        wanted = [step(*given, batch) for batch in batches]
     except Exception as error:  # whatever a user's step raises
         raised = f"{type(error).__name__}: " + str(error).strip().split("\n")[0]
         return [NotChecked((), f"a trainer that takes a step here; it raised {raised}", "the training loop")]
     before, after = _arrays(case.params), [_arrays(end) for end, _ in ends]
-    due = [_arrays(jax.tree.map(_moved, case.params, update)) for update, _ in updates]
+    due = [_arrays(end) for end, _ in wanted]
     moving = [name for name in before if not np.array_equal(due[0][name], before[name])]
     still = [name for name in moving if np.array_equal(after[0].get(name, before[name]), before[name])]
     if still and len(still) == len(moving):
@@ -121,7 +154,7 @@ def _trainer(case: Experiments) -> Found:
         some = _some(still)
         told = {"some": some, "count": len(moving)}
         return [fault("leaves_not_moved", len(still), told, cost=OF_LOOP, place=some)]
-    states = [_arrays(state) for state in (case.opt_state, ends[0][1], updates[0][1])]
+    states = [_arrays(state) for state in (case.opt_state, ends[0][1], wanted[0][1])]
     out = _direction(before, after[0], due[0], moving)
     if _alike(states[0], states[1]) and not _alike(states[0], states[2]):
         out.append(fault("state_not_kept", 0.0, {}, cost=OF_LOOP))
@@ -145,6 +178,15 @@ def _direction(before: Leaves, after: Leaves, due: Leaves, moving: list[str]) ->
         return []
     told = {"taken": lengths[0], "wanted": lengths[1], "cosine": cosine}
     return [fault("overwritten" if far else "update_subtracted", cosine, told, cost=OF_LOOP)]
+
+
+def _run(trainer: Any, params: PyTree, state: Any, batch: Any) -> Any:
+    """A step on copies, compiled where the trainer allows that."""
+    copies = jax.tree.map(_copy, (params, state))
+    try:
+        return jax.jit(lambda *given: trainer(*given)[:2])(*copies, batch)
+    except Exception:  # a step with parts that are no program, such as prints of numbers
+        return trainer(*jax.tree.map(_copy, (params, state)), batch)[:2]
 
 
 def _moved(leaf: Any, update: Any) -> Any:
