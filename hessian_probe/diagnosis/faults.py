@@ -100,7 +100,7 @@ FAULTS = {
         "largest update",
         ("mend_rate", "look at what is masked, and at the learning rate, which begins at zero and stays "
         "there")),
-    "updates_lost": Text("the optimiser's updates are lost to rounding: the parameters' {dtype} is too coarse",
+    "updates_lost": Text("updates are lost to rounding: the parameters' {dtype} is too coarse for them",
         "{share} % of updates that are not zero leave their parameter as it was, in {leaf} {worst} %",
         "share of the updates that are lost",
         ("keep_float32", "keep the parameters in float32, and cast them inside the loss")),

@@ -63,10 +63,11 @@ def check_frozen(case: Experiments) -> Found:
     return [fault("frozen_leaves", ratio, told, NEEDED, sure=sure, cost=OF_LOOP, place=some)]
 
 
-def _updates(case: Experiments) -> Callable[[Any], Any]:
+def _updates(case: Experiments, factor: float = 1.0) -> Callable[[Any], Any]:
     """The optimiser's updates for the present gradient, and its state after, as a function of its state."""
     run = jax.jit(lambda g, s, x: call_update(case.optimizer, g, s, x, case.value))
-    return lambda state: run(case.op.gradient, state, case.params)
+    gradient = jax.tree.map(lambda leaf: factor * leaf, case.op.gradient) if factor != 1 else case.op.gradient
+    return lambda state: run(gradient, state, case.params)
 
 
 def _some(names: Any) -> str:
@@ -78,7 +79,7 @@ def _no_update(case: Experiments) -> Finding | None:
     """An optimiser that moves nothing from its first step on, although there is a gradient."""
     if case.optimizer is None:
         return None
-    run = _updates(case)
+    run = _updates(case, 3.0)  # decay and the gradient itself may cancel
     try:
         state = jax.jit(case.optimizer.init)(case.params)
         for _ in range(MOST_CALLS):
