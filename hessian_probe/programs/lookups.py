@@ -25,7 +25,7 @@ READS = frozenset(("gather", "dynamic_slice", "eq"))
 SAME = frozenset(("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "transpose", "copy"))
 
 
-class Origin(NamedTuple):
+class IndexSource(NamedTuple):
     """Numbers of the inputs that a value depends on; for 0, 1, …, k − 1 along an axis, that axis and k."""
 
     sources: frozenset[int]
@@ -110,7 +110,7 @@ def find_lookups(program: Any, batches: Sequence[list[Any]], variables: int) -> 
     return out
 
 
-class _Search(Evaluation[Origin]):
+class _Search(Evaluation[IndexSource]):
     """Computes the loss and collects all lookups by indices that no parameter moves."""
 
     max_turns = MAX_TURNS
@@ -126,18 +126,20 @@ class _Search(Evaluation[Origin]):
 
     def loss(self, jaxpr: Any, consts: Any, inputs: list[Any]) -> Any:
         """The program's first output."""
-        given = [(value, Origin(frozenset((number,)))) for number, value in enumerate(inputs)]
+        given = [(value, IndexSource(frozenset((number,)))) for number, value in enumerate(inputs)]
         return self.run(jaxpr, [self.constant(value) for value in consts], given)[0][0]
 
-    def constant(self, value: Any) -> Noted[Origin]:
+    def constant(self, value: Any) -> Noted[IndexSource]:
         """A constant depends on no input."""
-        return value, Origin(frozenset())
+        return value, IndexSource(frozenset())
 
-    def united(self, notes: tuple[Origin, ...]) -> Origin:
+    def united(self, notes: tuple[IndexSource, ...]) -> IndexSource:
         """What a stack of values depends on."""
-        return Origin(frozenset().union(*(note.sources for note in notes)))
+        return IndexSource(frozenset().union(*(note.sources for note in notes)))
 
-    def equation(self, equation: Any, inputs: list[Noted[Origin]], scope: Any) -> list[Noted[Origin]]:
+    def equation(
+        self, equation: Any, inputs: list[Noted[IndexSource]], scope: Any
+    ) -> list[Noted[IndexSource]]:
         """Unroll only loops that read."""
         called = called_program(equation)
         if called is not None:
@@ -153,8 +155,8 @@ class _Search(Evaluation[Origin]):
         return super().equation(equation, inputs, scope)
 
     def operation(
-        self, equation: Any, inputs: list[Noted[Origin]], outputs: list[Any]
-    ) -> list[Noted[Origin]]:
+        self, equation: Any, inputs: list[Noted[IndexSource]], outputs: list[Any]
+    ) -> list[Noted[IndexSource]]:
         """Follow what a value depends on, and where it counts from zero."""
         sources = frozenset[int]().union(*(note.sources for _, note in inputs))
         name, counts = equation.primitive.name, None
@@ -169,9 +171,9 @@ class _Search(Evaluation[Origin]):
                 counts = before
             elif length > 1 and [size for size in outputs[0].shape if size > 1] == [length]:
                 counts = (outputs[0].shape.index(length), length)
-        return [(value, Origin(sources, counts)) for value in outputs]
+        return [(value, IndexSource(sources, counts)) for value in outputs]
 
-    def _read(self, equation: Any, inputs: list[Noted[Origin]]) -> list[Noted[Origin]]:
+    def _read(self, equation: Any, inputs: list[Noted[IndexSource]]) -> list[Noted[IndexSource]]:
         """Collect a lookup; returns its operands, indices outside replaced where that is asked for."""
         name, params, (operand, table) = equation.primitive.name, equation.params, inputs[0]
         if name == "eq":
@@ -193,7 +195,7 @@ class _Search(Evaluation[Origin]):
         ]
         return [inputs[0], (jnp.stack(columns, axis=-1) if columns else index, at)]
 
-    def _one_hot(self, equation: Any, inputs: list[Noted[Origin]]) -> list[Noted[Origin]]:
+    def _one_hot(self, equation: Any, inputs: list[Noted[IndexSource]]) -> list[Noted[IndexSource]]:
         """Compare labels with 0, 1, …: those beyond the last class give zeros; negative ones are a mask."""
         for side in (0, 1):
             (value, note), counts = inputs[side], inputs[1 - side][1].counts
@@ -208,7 +210,7 @@ class _Search(Evaluation[Origin]):
         return inputs
 
     def _checked(
-        self, equation: Any, sources: frozenset[int], table: Origin | None, index: Any, last: int
+        self, equation: Any, sources: frozenset[int], table: IndexSource | None, index: Any, last: int
     ) -> Any:
         """Count the indices outside; with positions, which depend on no input, where they read parameters.
 
