@@ -16,6 +16,7 @@ from hessian_probe.diagnosis.checks import (
     gradient_flow,
     inputs,
     learning_rate,
+    outputs,
     underfitting,
 )
 from hessian_probe.diagnosis.confidence import Sign
@@ -270,7 +271,7 @@ def test_a_narrow_layer_lets_few_directions_through():
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_a_softmax_before_a_loss_of_logits_is_a_limit_of_the_model(twice):
+def test_a_softmax_before_a_loss_of_logits_is_a_fault_of_the_program(twice):
     """Outputs between 0 and 1 as logits: of three classes no loss is below log(1 + 2 / e) = 0.5514."""
     x = normal(0, 90, 4)
     batch = (x, np.argmax(x[:, :3], axis=1))
@@ -285,13 +286,12 @@ def test_a_softmax_before_a_loss_of_logits_is_a_limit_of_the_model(twice):
 
     seen = case(loss, params, batch, apply=apply)
     assert seen.loss_floor == pytest.approx(np.log(1 + 2 / np.e) if twice else 0.0)
-    found = underfitting.check(seen)
-    sure = {f.cause: f for f in found if isinstance(f, Finding)}
-    assert (sure["model_bias"].remedy == "remove_last_activation") == twice
+    found = told(outputs.check, seen)
+    assert [(f.code, f.remedy) for f in found] == [("bounded_logits", "remove_last_activation")] * twice
+    sure = {f.cause: f for f in underfitting.check(seen) if isinstance(f, Finding)}
     assert sure["optimization"].confidence < 0.2 or not twice
-    assert [f.cause for f in rank(seen, told(underfitting.check, seen), [])] == [
-        "model_bias" if twice else "healthy"
-    ]
+    ranked = rank(seen, [*found, *told(underfitting.check, seen)], [])
+    assert ranked[0].cause == ("program" if twice else "healthy")
 
 
 def test_units_without_any_input_are_no_dead_ones():
@@ -346,7 +346,7 @@ def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
 class Stub:
     """Numbers of a case as the ranking reads them."""
 
-    samples, test_samples, trials = "train", "test", {}
+    samples, given_data, test_samples, trials = "train", "train", "test", {}
     blocks_without_gradient, limited_by_decay = None, False
     value, constant_predictor_loss, best_seen, random_feature_loss = 1.0, 2.0, 0.1, 2.0
     task = baselines.Task("squared_error", 1.0, np.zeros((1, 1)), 1)

@@ -12,17 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, generator, hashable, leaf_name, split
+from hessian_probe.operators.data import Data
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.optimizers.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
-from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner, float_leaf
+from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner, float_leaf, perturb, reinitialise
 from hessian_probe.optimizers.untrained_params import moved_variables
+from hessian_probe.programs.mixes import Mix, find_mix
 from hessian_probe.results import Cost
 
 # At most this number of samples enter where losses or gradients of single samples are computed.
 MAX_SINGLE = 512
 # Fewer samples than this give no standard error of a mean loss.
 FEWEST_LOSSES = 8
+# A prime that no other axis has by chance.
+PRIME = 10_007
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Case:
         apply: Callable[..., Any] | None = None,
         baseline: Any = None,
         key: jax.Array | None = None,
+        trainer: Callable[..., Any] | None = None,
         trial_factor: int = 1,
     ) -> None:
         layout = split(params, trainable=trainable)[0].require_variables()
@@ -76,6 +81,7 @@ class Case:
         self.loss = self._holding(loss, frozenset(layout.names))
         self.history, self.optimizer, self.opt_state = history, optimizer, opt_state
         self.apply: Any = apply
+        self.trainer: Any = trainer
         self.baseline, self.key = baseline, key
         self.rng = generator(key)
         self.num_steps, self.num_adam_steps = trial_factor * TRIAL_STEPS, trial_factor * ADAM_STEPS
@@ -209,6 +215,56 @@ class Case:
             return losses, self.loss_on(batch, params)
         except Exception:  # a loss that cannot take one sample, or this number of them
             return None
+
+    def compared(self, samples: Samples, at: PyTree) -> tuple[np.ndarray, float] | None:
+        """The same without samples that have no loss alone, as masked ones; None unless all are finite."""
+        found = self.alone_and_together(samples, at)
+        if found is None:
+            return None
+        rows = np.flatnonzero(np.isfinite(found[0]))
+        if 1 < len(rows) < len(found[0]):
+            found = self.alone_and_together(samples.part(single_rows(samples)[rows]), at)
+        return found if found is not None and np.all(np.isfinite([*found[0], found[1]])) else None
+
+    @cached_property
+    def compared_here(self) -> tuple[np.ndarray, float] | None:
+        """The same at the parameters, of the samples as they were given."""
+        return None if self.given_samples is None else self.compared(self.given_samples, self.params)
+
+    @cached_property
+    def draws(self) -> tuple[PyTree, ...]:
+        """The parameters, re-initialised ones, and ones as far away as they are large."""
+        rng = np.random.default_rng(0)
+        return self.params, reinitialise(self.params, rng), perturb(self.params, rng, 1.0)
+
+    @cached_property
+    def sample_programs(self) -> tuple[Any, list[int], int, int] | None:
+        """The loss's program for a number of samples that no other axis has, if it takes that number.
+
+        With it a label for each input, 0 for the parameters and others for data; that number of samples; and
+        the usual one, which takes its place in texts.  None where the loss takes neither number.
+        """
+        samples = self.given_samples
+        if samples is None:
+            return None
+        usual = samples.batch_size or samples.size
+        leaves, tree = jax.tree.flatten(samples.batch)
+        for size in (PRIME, usual):
+            shapes = [jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for x in leaves]
+            batch = next(iter(Data(jax.tree.unflatten(tree, shapes))))
+            try:
+                program = self.op.objective.program(batch, self.op.x)
+            except Exception:  # whatever a user's loss raises for another number of samples
+                continue
+            num_params = len(program.jaxpr.invars) - len(shapes)
+            return program, [0] * num_params + list(range(1, len(shapes) + 1)), size, usual
+        return None
+
+    @cached_property
+    def mix(self) -> Mix | None:
+        """An operation of the loss that mixes samples, where it takes a number of them that no axis has."""
+        known = self.sample_programs
+        return find_mix(*known[:3]) if known is not None and known[2] == PRIME else None
 
 
 def single_rows(samples: Samples) -> np.ndarray:

@@ -91,8 +91,10 @@ def finding(
     remedy: tuple[str, str],
     cost: str,
     factor: float | None = None,
+    place: str = "",
 ) -> Finding:
     """A finding of a cause for a reason (`code`); `sure` replaces the confidence of the measure."""
     number, threshold, low, high, known = measure
     sure = known if sure is None else sure
-    return Finding(*code, claim, quantity, number, low, high, threshold, source, sure, *remedy, cost, factor)
+    numbers = (number, low, high, threshold)
+    return Finding(*code, claim, quantity, *numbers, source, sure, *remedy, cost, factor, place)

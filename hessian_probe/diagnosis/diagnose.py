@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from hessian_probe.arrays import PyTree, leaf_name
-from hessian_probe.diagnosis.checks import CHECKS, inputs
+from hessian_probe.diagnosis.checks import CHECKS, PROGRAM_CHECKS, inputs
 from hessian_probe.diagnosis.confidence import EVEN, Found
 from hessian_probe.diagnosis.experiments import Experiments
-from hessian_probe.diagnosis.ranking import rank
+from hessian_probe.diagnosis.ranking import REST, proved, rank
 from hessian_probe.diagnosis.result import Diagnosis, Finding, NotChecked
 from hessian_probe.optimizers.propose_rate import propose_rate
 from hessian_probe.results import number
@@ -28,11 +28,13 @@ BY_STEPS = ("oscillation", "slow", "ill_conditioned")
 BY_ADAM = ("optimization", "model_bias", "saddle", "mismatch")
 HISTORY = ("loss", "grad_norm", "test_loss", "learning_rate")
 # Reasons for which no check that follows can be made, but that of the inputs; and what these would need.
+SOUND = "a program without that fault"
 FINITE = "finite parameters, from before the loss diverged"
 BLOCKED = {
     "gradient_nonfinite": "a gradient that is finite",
     "not_finite": FINITE,
     "data_not_finite": FINITE,
+    **dict.fromkeys(("index_outside", "label_outside", "samples_mix"), SOUND),
     "crossed_samples": "a loss that is a mean over samples: this one is about pairs of them",
 }
 
@@ -49,6 +51,7 @@ def diagnose(
     opt_state: Any = None,
     apply: Callable[..., Any] | None = None,
     baseline: Any = None,
+    trainer: Callable[..., Any] | None = None,
     trial_factor: int = 1,
     key: jax.Array | None = None,
 ) -> Diagnosis:
@@ -74,6 +77,8 @@ def diagnose(
         opt_state: its state at `params`.
         apply: `apply(params, inputs) -> outputs`; allows reference models to be trained on the same task.
         baseline: what a simpler model reaches: its training loss, or a pair (loss, params) to train here.
+        trainer: a step of the training, `trainer(params, opt_state, batch) -> (params, opt_state, …)`: two
+            are taken, on copies, and held against those of `optimizer`.
         trial_factor: multiplies the 40 steps of the user's optimiser and the 200 of Adam that a trial takes.
             A larger one shows what few steps cannot where training is long; Newton steps and escapes do
             not change.
@@ -103,8 +108,9 @@ def diagnose(
         >>> found.findings[0].cause, found.findings[0].reason, found.findings[0].remedy
         ('divergence', 'rise', 'roll_back')
     """
-    if apply is not None and not callable(apply):
-        raise TypeError(f"apply must be a function of params and inputs; got {type(apply).__name__}")
+    for name, function, of in (("apply", apply, "inputs"), ("trainer", trainer, "opt_state and a batch")):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function of params and {of}; got {type(function).__name__}")
     if (optimizer is None) != (opt_state is None):
         missing = "opt_state" if opt_state is None else "optimizer"
         raise ValueError(f"{missing} is missing: pass optimizer and opt_state together")
@@ -121,15 +127,23 @@ def diagnose(
     read = None if history is None else _read_history(history)
     given: dict[str, Any] = {"trainable": trainable, "test_data": test_data, "history": read, "key": key}
     given |= {"optimizer": optimizer, "opt_state": opt_state, "apply": apply, "baseline": baseline}
+    given["trainer"] = trainer
     case = Experiments(loss, params, data, trial_factor=int(trial_factor), **given)
+    return _diagnosis(case, _checked(case))
+
+
+def _checked(case: Experiments) -> Found:
+    """Run the checks; a proved fault of the program ends them, since all else is about another program."""
     found: Found = []
-    for check in CHECKS:
+    for check in PROGRAM_CHECKS:
         found += check(case)
-        needs = [BLOCKED[f.reason] for f in found if isinstance(f, Finding) and f.reason in BLOCKED]
+        certain = {f.reason for f in found if isinstance(f, Finding) and f.confidence >= EVEN}
+        needs = [BLOCKED[reason] for reason in BLOCKED if reason in certain]
         if needs:
-            found += [*inputs.check(case), NotChecked((), needs[0], "everything else")]
-            break
-    return _diagnosis(case, found)
+            return [*found, *inputs.check(case), NotChecked((), needs[0], REST)]
+    if any(map(proved, found)):
+        return [*found, *inputs.check(case), NotChecked((), SOUND, REST)]
+    return found + [item for check in CHECKS for item in check(case)]
 
 
 def _check_baseline(baseline: Any) -> None:

@@ -43,6 +43,8 @@ NEED_HEADROOM = HINDRANCES - {"uphill", "divergence"} | {"optimization"}
 OF_STEPS = frozenset({"oscillation", "noise", "slow", "ill_conditioned", "saddle"})
 # How a recorded loss that rises shows.
 OF_HISTORY = frozenset({"rise", "first_step", "history_not_finite", "not_finite"})
+# Causes that a sum in place of a mean brings about by long steps; without one of them it is no fault.
+OF_LENGTH = frozenset({"divergence", "oscillation", "exploding_gradients", "dead_units", "saturation"})
 # Causes measured on the test data.
 OF_TEST = frozenset({"overfitting", "mismatch"})
 # Causes about units that do not respond to the data.
@@ -51,6 +53,19 @@ UNIT_CAUSES = frozenset({"dead_units", "saturation"})
 SMALL = 0.1
 # Share of the constant's loss above which nothing was learnt.
 NOTHING_LEARNT = 0.9
+# What is missing where a finding ends the checks.
+REST = "everything else"
+# Share of the causes that must have been checked for "healthy", of those that apply: these need data.
+MOST_CHECKED = 0.75
+NEED_DATA = {
+    "broadcast", "input_scale", "dead_units", "saturation", "exploding_gradients", "vanishing_gradients",
+    "noise", "model_bias", "mismatch", "overfitting",
+}  # fmt: skip
+# Arguments by how many causes they allow to check, most first.
+NEXT = {
+    "given_data": "data", "optimizer": "optimizer and opt_state", "apply": "apply", "history": "history",
+    "test_samples": "test_data", "trainer": "trainer",
+}  # fmt: skip
 # Share of dead or saturated units that leaves a layer little to learn with: then a re-initialisation need
 # only end SLIGHTLY lower.
 NEARLY_ALL = 0.9
@@ -65,12 +80,21 @@ ERRORS = 3.0
 HEADROOM = 0.05
 
 
+def proved(found: Finding | NotChecked) -> bool:
+    """Whether an experiment shows a fault of the program."""
+    return isinstance(found, Finding) and found.cause == "program" and found.confidence >= STRONG
+
+
 def rank(case: Experiments, found: list[Finding], missing: list[NotChecked]) -> tuple[Finding, ...]:
     """Drop what is not supported and order the rest; "healthy" alone where nothing remains."""
     kept = [f for f in found if f.confidence >= EVEN]
-    if any(f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept):
+    if any(map(proved, kept)) or any(
+        f.cause == "broadcast" or f.reason == "gradient_nonfinite" for f in kept
+    ):
         # Nothing that depends on it was checked.
         return tuple(sorted(kept, key=lambda f: CAUSES.index(f.cause)))
+    if case.samples is not None and not any(f.cause in OF_LENGTH for f in kept):
+        kept = [f for f in kept if f.reason != "sum_for_mean"]
     headroom = _headroom(case, any(f.cause == "input_scale" for f in kept))
     converged = _converged(case, kept)
     if (not headroom >= HEADROOM and not _test_loss_improves(case)) or converged:
@@ -193,20 +217,31 @@ def _still_large(case: Experiments) -> str:
 
 
 def _healthy(case: Experiments, found: list[Finding], headroom: float, missing: list[NotChecked]) -> Finding:
-    """Nothing was found; every cause that was not checked lowers the confidence."""
+    """Nothing was found; every cause that was not checked lowers the confidence.
+
+    Returns:
+        "nothing_found" where the loss is about that of a model without inputs or too little was checked.
+    """
     worst = max(found, key=lambda f: f.confidence, default=None)
     doubt = max((f.confidence for f in found if f.confidence < EVEN), default=0.0)
-    causes = set(CAUSES) - {"healthy"}
+    causes = set(CAUSES) - {"healthy", "nothing_found"} - (NEED_DATA if case.given_data is None else set())
     checked = len(causes - {cause for item in missing for cause in item.causes})
     nearest = f"; the nearest one was {worst.cause}" if worst is not None and worst.confidence >= 0.1 else ""
+    cause, reason, said = "healthy", "nothing_found", _still_large(case)
+    if case.samples is not None and case.value > NOTHING_LEARNT * case.constant_predictor_loss:
+        cause, reason = "nothing_found", "like_without_inputs"
+        said = f", though the loss is about that of a model without inputs{said.replace(', though', ':', 1)}"
+    elif checked < MOST_CHECKED * len(causes):
+        cause, reason = "nothing_found", "little_checked"
+    pass_next = ", ".join(NEXT[name] for name in NEXT if cause != "healthy" and getattr(case, name) is None)
+    remedy = ("pass_more", f"pass {pass_next}") if pass_next else ("none", "nothing")
     return finding(
-        ("healthy", "nothing_found"),
-        f"nothing wrong was found{_still_large(case)}; {checked} of {len(causes)} causes were "
-        f"checked{nearest}",
+        (cause, reason),
+        f"nothing wrong was found{said}; {checked} of {len(causes)} causes were checked{nearest}",
         "share of the constant's loss that training could still gain",
         exact(headroom if math.isfinite(headroom) else math.nan, HEADROOM),
         source="chosen on synthetic failures",
         sure=min((1 - doubt) * checked / len(causes), MOST),
-        remedy=("none", "nothing: `not_checked` lists what was not checked"),
+        remedy=(remedy[0], f"{remedy[1]}: `not_checked` lists what was not checked"),
         cost="all checks together",
     )

@@ -8,9 +8,8 @@ from typing import Any
 
 from hessian_probe.results import number, plain, result
 
-# Below this confidence "healthy" is printed as "nothing found, and little checked".
-LITTLE = 0.5
 CAUSES = (
+    "program",
     "derivative",
     "broadcast",
     "uphill",
@@ -30,6 +29,7 @@ CAUSES = (
     "minimum",
     "mismatch",
     "overfitting",
+    "nothing_found",
     "healthy",
 )
 
@@ -39,7 +39,8 @@ class Finding:
     """One cause that was measured; made by `diagnose`.
 
     Attributes:
-        cause: one of `hessian_probe.diagnosis.result.CAUSES`, such as "saddle"; "healthy" for none.
+        cause: one of `hessian_probe.diagnosis.result.CAUSES`, such as "saddle"; for none "healthy", or
+            "nothing_found" where too little was checked to say so.
         reason: a code: the measurement that decided, of those that the cause has, such as "sharpness" or
             "schedule_ended".
         claim: what was found, in a sentence.
@@ -50,12 +51,14 @@ class Finding:
         threshold: the value that it is held against.
         source: where the threshold comes from.
         confidence: probability that the number is beyond its threshold, given the uncertainty; not that
-            the cause is the only one.  For "healthy": one minus the largest such probability below one
-            half, times the share of causes that were checked.
+            the cause is the only one.  For these two: one minus the largest such probability below one half,
+            times the share of causes that were checked.
         remedy: a code for `experiment`, such as "multiply_rate", "escape" or "standardise_inputs".
         experiment: the one next thing to try, in words.
         cost: what the measurement took.
         factor: what the remedy multiplies the learning rate by; None where it is no such remedy.
+        place: for a fault of the program: leaf, operation, source line, batch and index, as far as they are
+            known.
     """
 
     cause: str
@@ -72,6 +75,12 @@ class Finding:
     experiment: str
     cost: str
     factor: float | None = None
+    place: str = ""
+
+    @property
+    def code(self) -> str:
+        """The same as `reason`: which fault of the program it is, for the cause "program"."""
+        return self.reason
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
         return f"{self.cause.upper()} (confidence {self.confidence:.2f}): {self.claim}", self.rows()
@@ -81,7 +90,9 @@ class Finding:
         spread = ""
         if math.isfinite(self.low) and math.isfinite(self.high) and self.low != self.high:
             spread = f" ({number(self.low, 3)} to {number(self.high, 3)})"
+        where = [("place", self.place)] if self.place else []
         return [
+            *where,
             ("number", f"{self.quantity} = {number(self.number, 3)}{spread}"),
             ("threshold", f"{number(self.threshold, 3)}: {self.source}"),
             ("try", self.experiment),
@@ -117,7 +128,7 @@ class Diagnosis:
     """Why training is stuck; made by `diagnose`.
 
     Attributes:
-        findings: ranked, the strongest evidence first; "healthy" alone where nothing was found.
+        findings: ranked, the strongest evidence first; "healthy" or "nothing_found" alone where nothing was.
         not_checked: checks that were not made, each with what it would need.
         loss: training loss at the parameters.
         measured: every figure that was measured, as pairs of a name and a text.
@@ -139,9 +150,9 @@ class Diagnosis:
         return dict(plain(dataclasses.asdict(self)))
 
     def _summary(self) -> tuple[str, list[tuple[str, str]]]:
-        first = self.findings[0].cause.upper()
-        if self.findings[0].cause == "healthy" and self.findings[0].confidence < LITTLE:
-            first = "NOTHING FOUND, AND LITTLE CHECKED"
+        first = self.findings[0].cause.upper().replace("_", " ")
+        if self.findings[0].reason == "little_checked":
+            first += ", AND LITTLE CHECKED"
         rows: list[tuple[str, str]] = []
         for rank, finding in enumerate(self.findings, 1):
             rows.append((f"{rank}. {finding.cause} ({finding.confidence:.2f})", finding.claim))

@@ -16,11 +16,12 @@ class Value(NamedTuple):
     """What is known of a value: the labels of the inputs that it depends on, and a letter for each axis.
 
     "b" samples; "1" of length one; "+" the same, inserted by an index or a promotion of ranks; "c" and "i"
-    copies of these two along samples; "." anything else.
+    copies of these two along samples; "." anything else.  `part` is for further rules.
     """
 
     sources: frozenset[int]
     axes: str
+    part: Any = None
 
 
 class Broadcast(NamedTuple):
@@ -53,20 +54,25 @@ def find_broadcast(program: Any, labels: Sequence[int], samples: int) -> Broadca
     Returns:
         The operation; None where there is none.
     """
-    jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars), instantiate=True)
-    search = _SampleAxes(samples)
-    pairs = zip(jaxpr.invars, labels, strict=True)
-    inputs = [search.by_size(var, frozenset((label,))) for var, label in pairs]
-    search.run(jaxpr, [search.by_size(var, frozenset()) for var in jaxpr.constvars], inputs, "")
+    search = SampleAxes(samples)
+    search.follow(program, labels)
     return search.found
 
 
-class _SampleAxes(Walker[Value]):
+class SampleAxes(Walker[Value]):
     """Follows axes of samples; the scope is the place of a call into JAX's own functions."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.found: Broadcast | None = None
+
+    def follow(self, program: Any, labels: Sequence[int]) -> list[Value]:
+        """Walk the part of a program that its outputs need; returns what is known of these."""
+        needed = [True] * len(program.jaxpr.outvars)
+        jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, needed, instantiate=True)
+        pairs = zip(jaxpr.invars, labels, strict=True)
+        inputs = [self.by_size(var, frozenset((label,))) for var, label in pairs]
+        return self.run(jaxpr, [self.by_size(var, frozenset()) for var in jaxpr.constvars], inputs, "")
 
     def constant(self, value: Any) -> Value:
         """A constant has no samples."""

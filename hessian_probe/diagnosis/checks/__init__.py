@@ -1,4 +1,4 @@
-"""One file for each check; `CHECKS` is the order in which they run."""
+"""One file for each check, in the order in which they run; faults of the program end them."""
 
 from hessian_probe.diagnosis.checks import (
     activations,
@@ -12,17 +12,27 @@ from hessian_probe.diagnosis.checks import (
     history,
     inputs,
     learning_rate,
+    lookups,
+    loop,
+    mixing,
     noise,
     oscillation,
+    outputs,
     underfitting,
     uphill,
 )
 
-CHECKS = (
+PROGRAM_CHECKS = (
+    lookups.check,
     derivative.check,
     uphill.check,
     divergence.check,
     broadcast.check,
+    mixing.check,
+    outputs.check,
+    loop.check,
+)
+CHECKS = (
     inputs.check,
     activations.check,
     gradient_flow.check,
@@ -32,6 +42,7 @@ CHECKS = (
     noise.check,
     conditioning.check,
     underfitting.check,
+    loop.check_frozen,
     generalisation.check,
     history.check,
 )

@@ -7,19 +7,14 @@ import math
 import jax
 import numpy as np
 
-from hessian_probe.arrays import PyTree
-from hessian_probe.diagnosis.case import is_mean, single_rows
+from hessian_probe.diagnosis.case import is_mean
 from hessian_probe.diagnosis.confidence import Found, exact, finding
 from hessian_probe.diagnosis.experiments import Experiments
 from hessian_probe.diagnosis.result import NotChecked
-from hessian_probe.operators.data import Data
 from hessian_probe.optimizers.samples import Samples
 from hessian_probe.optimizers.trial_runs import perturb
 from hessian_probe.programs.broadcasts import Broadcast, find_broadcast
 from hessian_probe.results import number
-
-# A prime that no other axis has by chance.
-PRIME = 10_007
 
 
 def check(case: Experiments) -> Found:
@@ -27,16 +22,16 @@ def check(case: Experiments) -> Found:
     samples = case.given_samples
     if samples is None:
         return [NotChecked(("broadcast",), case.need_of_samples)]
-    crossed = _crossed(case, samples)
-    places = [(samples, case.params)]
+    crossed = _crossed(case)
+    known = [case.compared_here]
     if crossed is not None:  # where every output is the mean target, or by a symmetry, both are the same
         rng = np.random.default_rng(0)
         half = samples.part(rng.permutation(samples.size)[: samples.size // 2 + 1])
-        places += [(half, perturb(at, rng, 1.0)) for at in (case.params, case.reinitialised)]
-    known = [pair for place in places if (pair := _compared(case, *place)) is not None]
-    if not known:
+        places = (perturb(at, rng, 1.0) for at in (case.params, case.reinitialised))
+        known += [case.compared(half, at) for at in places]
+    if all(pair is None for pair in known):
         return [NotChecked(("broadcast",), "a loss that can take one sample")]
-    apart = [pair for pair in known if not is_mean(*pair)]
+    apart = [pair for pair in known if pair is not None and not is_mean(*pair)]
     if not apart:
         return []
     alone, together = apart[0]
@@ -63,34 +58,17 @@ def check(case: Experiments) -> Found:
     ]
 
 
-def _compared(case: Experiments, samples: Samples, at: PyTree) -> tuple[np.ndarray, float] | None:
-    """Losses of single samples and of all of them, without those that have none alone, as masked ones."""
-    found = case.alone_and_together(samples, at)
+def _crossed(case: Experiments) -> Broadcast | None:
+    """Look through the program of the loss."""
+    known = case.sample_programs
+    if known is None:
+        return None
+    program, labels, size, usual = known
+    found = find_broadcast(program, labels, size)
     if found is None:
         return None
-    rows = np.flatnonzero(np.isfinite(found[0]))
-    if 1 < len(rows) < len(found[0]):
-        found = case.alone_and_together(samples.part(single_rows(samples)[rows]), at)
-    return found if found is not None and np.all(np.isfinite([*found[0], found[1]])) else None
-
-
-def _crossed(case: Experiments, samples: Samples) -> Broadcast | None:
-    """Look through the program of the loss, at a number of samples that no other axis has if it can."""
-    usual = samples.batch_size or samples.size
-    for size in (PRIME, usual):
-        shapes = [jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for x in jax.tree.leaves(samples.batch)]
-        batch = next(iter(Data(jax.tree.unflatten(jax.tree.structure(samples.batch), shapes))))
-        try:
-            program = case.op.objective.program(batch, case.op.x)
-        except Exception:  # whatever a user's loss raises for another number of samples
-            continue
-        labels = [0] * (len(program.jaxpr.invars) - len(shapes)) + list(range(1, len(shapes) + 1))
-        found = find_broadcast(program, labels, size)
-        if found is None:
-            return None
-        one, other = (tuple(usual if n == size else n for n in shape) for shape in found.shapes)
-        return found._replace(shapes=(one, other))
-    return None
+    one, other = (tuple(usual if n == size else n for n in shape) for shape in found.shapes)
+    return found._replace(shapes=(one, other))
 
 
 def _told(found: Broadcast, samples: Samples) -> str:

@@ -146,34 +146,19 @@ def _model_bias(case: Experiments) -> Finding:
     rich = case.random_feature_loss
     reached = float(np.nanmin([case.value, case.best_of_model, *(loss for loss, _ in case.lower_points)]))
     measure = ratio(reached / rich if rich > 0 else math.inf, BETTER, SPREAD)
-    reason, remedy = "richer_model", ("larger_model", "a wider or deeper model, or more informative inputs")
-    if BETTER * case.loss_floor > case.value >= case.loss_floor:
-        reason, remedy = "limited_output", ("remove_last_activation", _free_output(case))
     share = (reached - rich) / case.constant_predictor_loss if case.constant_predictor_loss > 0 else 0.0
     # A simpler model that does better is evidence against it.
     most = LIKELY if BETTER * case.best_seen < reached else 1.0
     return finding(
-        ("model_bias", reason),
+        ("model_bias", "richer_model"),
         f"no training of this model came below {number(reached, 3)}; a linear model on {3 * FEATURES} random "
         f"features reaches {number(rich, 3)} on held-out samples",
         "best loss of this model ÷ held-out loss of a richer one",
         measure,
         source="a richer model that does better on held-out samples; margin chosen on synthetic failures",
         sure=min(measure.sure, log_confidence(share, SHARE, WIDE), most),
-        remedy=remedy,
+        remedy=("larger_model", "a wider or deeper model, or more informative inputs"),
         cost=f"{4 * case.num_adam_steps} full gradients; small models by L-BFGS",
-    )
-
-
-def _free_output(case: Experiments) -> str:
-    """What to do where the range of the outputs is too narrow for this loss."""
-    assert case.task is not None
-    (low, high), logits = case.output_range, case.task.kind != "squared_error"
-    other = " (a loss of logits applies its own)" if logits else ", or scale the targets into its range"
-    keep = f"within {low:.0f} and {high:.0f}" if math.isfinite(high) else f"above {low:.0f}"
-    return (
-        f"remove the last activation of the model{other}: outputs stay {keep} at all parameters "
-        f"that were tried, so the loss cannot fall below {number(case.loss_floor, 3)}"
     )
 
 
