@@ -1,5 +1,6 @@
 """Models whose trainings end in the ways that users meet: each a loss, a start and samples, from a seed."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +24,14 @@ class Model(NamedTuple):
 
     def make(self, seed: int) -> tuple[Callable[..., Any], Any, Any]:
         """Loss, start and one batch, in float64."""
-        init, apply = self.network
-        return self.objective(apply), *nn.cast((init(seed), self.data(seed)), jnp.float64)
+        init, _ = self.network
+        return loss_of(self), *nn.cast((init(seed), self.data(seed)), jnp.float64)
+
+
+@functools.cache
+def loss_of(model: Model) -> Callable[..., Any]:
+    """One loss for all seeds, so that it is compiled once."""
+    return model.objective(model.network[1])
 
 
 def digits(count: int, side: int = 8) -> Callable[[int], Any]:

@@ -1,5 +1,7 @@
 """What is left to gain at an ending, by going on from there for very long in float64."""
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +18,7 @@ SETTLED, SLOPE = 1e-6, 1e-3
 NEGATIVE = 1e-4
 DENSE = 1200
 ADAM_STEPS = 2000
+NEWTON_STEPS = 100
 REACHES = 2.0 ** np.arange(-8, 1)
 
 
@@ -66,39 +69,80 @@ def truth_of(loss: Any, start: np.ndarray, x: np.ndarray, batch: Any) -> Truth:
 
 def by_adam(loss: Any, counted: Any, x: np.ndarray, batch: Any) -> np.ndarray:
     """Adam with a falling rate, which goes on where kinks stop quasi-Newton methods."""
-    rate = 0.003 * np.linalg.norm(x) / np.sqrt(len(x))
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, ADAM_STEPS))
-
-    def step(carry: Any, _: None) -> Any:
-        y, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(y, batch), state, y)
-        return (optax.apply_updates(y, updates), state), y
-
-    start = jnp.asarray(x)
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=ADAM_STEPS // 10))
-    carry = (start, optimizer.init(start))
+    rate, carry = 0.003 * np.linalg.norm(x) / np.sqrt(len(x)), (jnp.asarray(x), ADAM.init(jnp.asarray(x)))
     for _ in range(10):
-        carry, _ = run(carry)
+        carry = adam_of(loss)(carry, rate, batch)
         counted(np.asarray(carry[0]))
     return np.asarray(carry[0])
 
 
+# With a rate of 1 at first; a step is linear in the rate.
+ADAM = optax.adam(optax.cosine_decay_schedule(1.0, ADAM_STEPS))
+
+
+@functools.cache
+def adam_of(loss: Any) -> Any:
+    """A tenth of Adam's steps, compiled."""
+
+    def run(carry: Any, rate: Any, batch: Any) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            y, state = carry
+            updates, state = ADAM.update(jax.grad(loss)(y, batch), state, y)
+            return (optax.apply_updates(y, rate * updates), state), None
+
+        return jax.lax.scan(step, carry, None, length=ADAM_STEPS // 10)[0]
+
+    return jax.jit(run)
+
+
+@functools.cache
+def hessian_of(loss: Any) -> Any:
+    """The dense Hessian, compiled."""
+    return jax.jit(jax.hessian(loss))
+
+
+@functools.cache
+def product_of(loss: Any) -> Any:
+    """Hessian-vector products, compiled: x, vector, batch."""
+    gradient = jax.grad(loss)
+    return jax.jit(lambda x, v, batch: jax.jvp(lambda y: gradient(y, batch), (x,), (v,))[1])
+
+
 def newton(loss: Any, counted: Any, x: np.ndarray, batch: Any) -> np.ndarray:
-    """Newton steps within a trust region, by the dense Hessian."""
-    dense, options = jax.jit(jax.hessian(loss)), {"maxiter": 100, "gtol": 1e-14}
-    hess = lambda y: np.asarray(dense(jnp.asarray(y), batch))  # noqa: E731
-    return scipy.optimize.minimize(counted, x, method="trust-exact", jac=True, hess=hess, options=options).x
+    """Newton steps within a trust region, by all eigenpairs of the dense Hessian."""
+    radius, (value, slope), idle = 0.1 * np.linalg.norm(x), counted(x), 0
+    for _ in range(NEWTON_STEPS):
+        curvature, axes = np.linalg.eigh(np.asarray(hessian_of(loss)(jnp.asarray(x), batch)))
+        along, least = axes.T @ slope, 1e-15 * np.abs(curvature).max()
+        length = lambda shift: np.linalg.norm(along / (curvature + shift))  # noqa: B023, E731
+        low, shift = max(-curvature[0], 0.0) + least, 0.0
+        if curvature[0] <= least or length(0.0) > radius:
+            high = low + np.linalg.norm(along) / radius
+            excess = lambda shift: length(shift) - radius  # noqa: B023, E731
+            shift = scipy.optimize.brentq(excess, low, high, rtol=1e-6) if excess(low) > 0 else low
+        step = -along / (curvature + shift)
+        if shift and np.linalg.norm(step) < radius:  # off a saddle
+            step[0] += math.copysign(math.sqrt(radius**2 - step @ step), step[0])
+        there, model = x + axes @ step, -along @ step - 0.5 * step @ (curvature * step)
+        new, its_slope = counted(there)
+        fall = value - new
+        idle = 0 if fall > 1e-15 * abs(value) else idle + 1
+        if idle == 12:
+            break
+        radius *= 0.25 if not fall > 0.25 * model else 2.0 if fall > 0.75 * model else 1.0
+        if fall > 0:
+            x, value, slope = there, new, its_slope
+    return x
 
 
 def lowest_share(loss: Any, x: np.ndarray, batch: Any) -> float:
     """Lowest eigenvalue over the largest in magnitude."""
     if len(x) <= DENSE:
-        values = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(loss))(jnp.asarray(x), batch)))
+        values = np.linalg.eigvalsh(np.asarray(hessian_of(loss)(jnp.asarray(x), batch)))
     else:
-        gradient = jax.grad(loss)
-        product = jax.jit(lambda v: jax.jvp(lambda y: gradient(y, batch), (jnp.asarray(x),), (v,))[1])
+        at = functools.partial(product_of(loss), jnp.asarray(x))
         operator = scipy.sparse.linalg.LinearOperator(
-            (len(x),) * 2, matvec=lambda v: np.asarray(product(jnp.asarray(v).ravel())), dtype=np.float64
+            (len(x),) * 2, matvec=lambda v: np.asarray(at(jnp.asarray(v).ravel(), batch)), dtype=np.float64
         )
         values = scipy.sparse.linalg.eigsh(operator, 2, which="BE", tol=1e-3, return_eigenvectors=False)
     return float(values.min() / np.abs(values).max())
