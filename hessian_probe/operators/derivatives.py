@@ -150,7 +150,7 @@ def reverse_over_reverse(scalar: Scalar, x: Vector, v: Vector) -> Vector:
 
 
 def _on_line(at: Callable[[Vector], Any], x: Vector, d: Vector, ts: jax.Array) -> Any:
-    """What a function of the variables gives at `x + t d` for every `t` before the first NaN, zeros after it."""
+    """What a function of the variables gives at `x + t d` for every `t` before the first NaN; zeros after."""
 
     def one(index: Any, found: Any) -> Any:
         there = at(tuple(a + ts[index].astype(a.dtype) * b for a, b in zip(x, d, strict=True)))
