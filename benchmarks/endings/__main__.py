@@ -28,8 +28,7 @@ from benchmarks.report import command_line, seconds
 from benchmarks.zoo.layers import cast
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "endings"
-# Name, kind, loss at the ending, what training gained, what going on gains, lowest eigenvalue over the largest,
-# and the gains within `REACHES`.
+# Name, kind, loss at the ending, and the numbers of `Truth`, the lowest eigenvalue before the gains `within`.
 RECORD = Path(__file__).parents[1] / "data" / "endings.tsv"
 # An ending is the one on record where the loss agrees up to this share of what training gained.
 SAME_END = 1e-4

@@ -20,8 +20,8 @@ FEW = 2000
 
 def flat_loss(loss: Callable[..., Any], params: Any) -> tuple[Any, Any, Any]:
     """The loss of one vector, loss(x, batch), in any precision; x, and back to params."""
-    x, unravel = ravel_pytree(params)
-    return of_vector(loss, jax.tree.structure(params), tuple(map(np.shape, jax.tree.leaves(params)))), x, unravel
+    (x, unravel), (leaves, structure) = ravel_pytree(params), jax.tree.flatten(params)
+    return of_vector(loss, structure, tuple(map(np.shape, leaves))), x, unravel
 
 
 # Programs are made once for a model and compiled once for a precision, whatever the seed and the stop.
