@@ -284,5 +284,5 @@ def _of_squares(case: Experiments, targets: np.ndarray) -> Finding | None:
         return fault("squared_error_of_classes", share, told, LARGE, sure=UNFIT)
     size = float(np.sqrt(np.mean(np.square(task.targets))))
     sure = log_confidence(size, FAR_TARGETS, SPREAD)
-    source = "outputs begin at about 1; factor chosen on synthetic failures"
+    source = "outputs begin at about 1; factor chosen, not measured"
     return fault("target_scale", size, {"size": size, "share": share}, FAR_TARGETS, sure=sure, source=source)
