@@ -56,6 +56,8 @@ def check_frozen(case: Experiments) -> Found:
     if not names or case.samples is None or not case.value > LARGE * case.constant_predictor_loss:
         return []
     held = min(case.value, case.best_by_adam(case.params, case.samples.batch, case.loss_of_moved)[0])
+    if not held > LARGE * case.constant_predictor_loss:
+        return []  # training needs no more than what moves
     free = case.adam_from_here
     ratio = held / free if free > 0 else math.inf
     sure, some = log_confidence(ratio, NEEDED, SPREAD), _some(names)
