@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, hashable, norm, scale
+from hessian_probe.arrays import Layout, PyTree, Vector, add_scaled, cast, hashable, scale
 from hessian_probe.operators import derivatives
 from hessian_probe.operators.data import Batch
 from hessian_probe.operators.hessian import HessianOperator
@@ -193,13 +193,8 @@ class OutputsObjective(Objective):
         return partial(kernel, self.loss._replace(linearised=mode), self.layout, batch.layout)
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
-        work = cast(x, self.layout.work_dtypes)
-        length, size = float(norm(v)), float(norm(work))
-        if length == 0:
-            return v
-        h = self.eps ** (1 / 3) * (size or 1.0) / length
-        step = scale(h, v)
-        return scale(1 / h, self._call(_by_differences, batch, x, step))
+        h = self._difference_step(cast(x, self.layout.work_dtypes), v)
+        return scale(1 / h, self._call(_by_differences, batch, x, scale(h, v))) if h else v
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
