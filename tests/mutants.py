@@ -100,8 +100,8 @@ GUARDS = (
     _guard(
         "operators: the key of compiled losses holds the program and what it closes over",
         "operators/tracing",
-        "return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts, program)",
-        "return TracedLoss(key, active, facts, program)",
+        "key = key._replace(fingerprint=digest.hexdigest())",
+        'key = key._replace(fingerprint="")',
         "operators",
     ),
     _guard(

@@ -7,7 +7,7 @@ import pytest
 
 import hessian_probe as hp
 from hessian_probe.operators.objective import Objective
-from hessian_probe.programs.active_kinks import operands_tie
+from hessian_probe.programs.active_kinks import ties
 from hessian_probe.programs.inspect import ProgramFacts, inspect_program
 from hessian_probe.programs.walker import scan_parts
 
@@ -226,7 +226,7 @@ TIES = {
 def test_operands_tie_where_they_are_equal_and_nowhere_else(name, tied):
     loss, x = (TIES | NO_TIES)[name], jnp.asarray(AT)
     program = jax.make_jaxpr(loss)(x)
-    assert operands_tie(program, 1, [x], set(facts(loss, AT).kinks), float(jnp.finfo(x.dtype).eps)) is tied
+    assert ties(program, 1, frozenset(facts(loss, AT).kinks), float(jnp.finfo(x.dtype).eps))([x]) is tied
 
 
 @pytest.mark.parametrize("name", ["nan_to_num compares with infinity", "sorted, entries apart"])

@@ -23,7 +23,7 @@ from hessian_probe.planning import cost_analysis
 from hessian_probe.points.extremes import ExtremesSearch
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.problems import mlp_init, mlp_loss, quadratic
-from hessian_probe.programs.active_kinks import operands_tie
+from hessian_probe.programs.active_kinks import ties
 from hessian_probe.programs.layers import run_model, trace_model
 from hessian_probe.results import Cost
 from hessian_probe.spectrum import counting, krylov, thick_restart
@@ -79,7 +79,7 @@ def network(seed=0):
 def test_operands_tie_up_to_a_thousand_roundings(roundings, tied):
     x = jnp.asarray([1.0, 1.0 + roundings * EPS])
     program = jax.make_jaxpr(lambda x: jnp.maximum(x[0], x[1]))(x)
-    assert operands_tie(program, 1, [x], {"max"}, EPS) is tied
+    assert ties(program, 1, frozenset({"max"}), EPS)([x]) is tied
 
 
 @pytest.mark.parametrize(("turns", "seen"), [(64, 64), (65, 0)])

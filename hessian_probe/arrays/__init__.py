@@ -8,6 +8,7 @@ forth; everything else here is linear algebra on such tuples and on bases (the s
 
 from hessian_probe.arrays.algebra import accumulator as accumulator
 from hessian_probe.arrays.algebra import add_scaled as add_scaled
+from hessian_probe.arrays.algebra import as_basis as as_basis
 from hessian_probe.arrays.algebra import cast as cast
 from hessian_probe.arrays.algebra import coefficients as coefficients
 from hessian_probe.arrays.algebra import combine as combine

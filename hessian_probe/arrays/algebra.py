@@ -14,7 +14,8 @@ from hessian_probe.arrays.types import Array, Basis, Float, PyTree, Vector
 
 def cast(vector: Vector, dtypes: tuple[Any, ...]) -> Vector:
     """Cast each leaf to the dtype beside it."""
-    return tuple(v.astype(dtype) for v, dtype in zip(vector, dtypes, strict=True))
+    pairs = zip(vector, dtypes, strict=True)
+    return tuple(v if v.dtype == dtype else v.astype(dtype) for v, dtype in pairs)
 
 
 def accumulator(vector: Vector) -> Any:
@@ -107,10 +108,17 @@ def combine(basis: Basis, weights: Float[Array, "rows ..."]) -> Vector:
 
 
 @jax.jit
-def _finite(vector: Vector) -> list[jax.Array]:
-    return [jnp.all(jnp.isfinite(leaf)) for leaf in vector]
+def as_basis(vector: Vector) -> Basis:
+    """A vector as a basis of one row."""
+    return tuple(leaf[None] for leaf in vector)
+
+
+@jax.jit
+def _finite(vector: Vector) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in vector])
 
 
 def first_nonfinite(layout: Layout, vector: Vector) -> str | None:
     """Name the first leaf that holds a NaN or an infinity, or return None."""
-    return next((name for name, good in zip(layout.names, _finite(vector), strict=True) if not good), None)
+    good = np.asarray(_finite(vector)) if vector else ()
+    return next((name for name, finite in zip(layout.names, good, strict=True) if not finite), None)

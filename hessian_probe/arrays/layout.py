@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -341,19 +342,26 @@ def flatten_rows(basis: Basis) -> Float[np.ndarray, "k n"]:
 
 def unflatten_rows(layout: Layout, flat: Float[np.ndarray | Array, "k n"]) -> Basis:
     """Undo `flatten_rows`."""
-    out, start = [], 0
-    for shape, dtype in zip(layout.shapes, layout.work_dtypes, strict=True):
-        width = int(np.prod(shape))
-        out.append(jnp.asarray(flat[:, start : start + width]).astype(dtype).reshape(len(flat), *shape))
-        start += width
-    return tuple(out)
+    return _split_rows(flat, layout.shapes, layout.work_dtypes)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _split_rows(flat: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...]) -> Basis:
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    rows = zip(jnp.split(flat, ends, axis=1), shapes, dtypes, strict=True)
+    return tuple(part.astype(dtype).reshape(len(part), *shape) for part, shape, dtype in rows)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _split(flat: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[Any, ...]) -> Vector:
+    return tuple(leaf[0] for leaf in _split_rows(flat[None], shapes, dtypes))
 
 
 def flatten(vector: Vector) -> Float[np.ndarray, " n"]:
     """Write a vector as a float64 array of shape (n,)."""
-    return flatten_rows(tuple(leaf[None] for leaf in vector))[0]
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in vector])
 
 
 def unflatten(layout: Layout, flat: Float[np.ndarray | Array, " n"]) -> Vector:
     """Undo `flatten`."""
-    return tuple(leaf.reshape(leaf.shape[1:]) for leaf in unflatten_rows(layout, flat[None]))
+    return _split(flat, layout.shapes, layout.work_dtypes)

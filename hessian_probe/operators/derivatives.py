@@ -182,6 +182,12 @@ def line_reverse(
 
 
 @_compiled
+def values(scalar: Scalar, x: Vector, moves: Basis) -> Float[Array, " k"]:
+    """Loss at `x + move` for every row of a basis of moves, one after the other."""
+    return jax.lax.map(lambda move: scalar(tuple(a + b for a, b in zip(x, move, strict=True))), moves)
+
+
+@_compiled
 def values_and_gradients(scalar: Scalar, x: Vector, moves: Basis) -> tuple[Float[Array, " k"], Basis]:
     """Loss and gradient at `x + move` for every row of a basis of moves, one after the other."""
 
@@ -192,4 +198,4 @@ def values_and_gradients(scalar: Scalar, x: Vector, moves: Basis) -> tuple[Float
 
 
 # Those of several points at once, which are the last operand.
-AT_SEVERAL = (line_forward, line_reverse, values_and_gradients)
+AT_SEVERAL = (line_forward, line_reverse, values, values_and_gradients)

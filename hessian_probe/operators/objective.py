@@ -33,6 +33,7 @@ from hessian_probe.operators.tracing import (
     DIFFERENCES,
     FORWARD,
     Route,
+    abstract,
     find_route,
     has_forward_lines,
     machine_epsilon,
@@ -105,9 +106,9 @@ class Objective:
         self._evaluated = 0  # batches
         batch = next(iter(self.data))
         self._read(loss, params, batch, trainable)
-        shapes = shapes_of(self.variables, self.non_variables, batch)
+        shapes = self._shapes = shapes_of(self.variables, self.non_variables, batch)
         try:
-            self._abstract(derivatives.value_and_gradient, batch, self.variables)
+            abstract(derivatives.value_and_gradient, self.loss, self.layout, batch.layout, shapes)
         except Exception as error:
             note_in_loss(error, "differentiated the loss")
             raise
@@ -172,6 +173,14 @@ class Objective:
         """Loss at `x`, averaged over the batches by weight."""
         self.cost.add(losses=1)
         return float(sum(b.weight * float(self._call(derivatives.value, b, x)) for b in self.data))
+
+    def values(self, x: Vector, moves: Basis) -> Float[np.ndarray, " k"]:
+        """Losses at `x + move`, float64 of shape (k,), for all k rows of a basis."""
+        self.cost.add(losses=len(moves[0]))
+        total = np.zeros(len(moves[0]))
+        for batch in self.data:
+            total += batch.weight * np.asarray(self._call(derivatives.values, batch, x, moves), np.float64)
+        return total
 
     def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         """Loss and gradient at `x`, averaged over the batches by weight."""
@@ -246,7 +255,11 @@ class Objective:
 
     def abstract_linearized(self, batch: Batch, x: Vector) -> Any:
         """Shapes of what `linearized` would return; nothing is computed."""
-        return self._abstract(derivatives.linearized, batch, x)
+        return abstract(derivatives.linearized, self.loss, self.layout, batch.layout, self.shapes(batch))
+
+    def shapes(self, batch: Batch) -> tuple[Any, ...]:
+        """Shapes and dtypes of variables, non-variables and a batch, hashable."""
+        return shapes_of(self.variables, self.non_variables, batch) if self.data.is_sequence else self._shapes
 
     def product_of(self, batch: Batch, x: Vector) -> Callable[[Vector], Vector]:
         """Hessian-vector product of one batch, by the objective's route."""
@@ -262,18 +275,14 @@ class Objective:
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
         work = cast(x, self.layout.work_dtypes)
-        h = self._difference_step(work, v)
-        if not h:
+        length, size = float(norm(v)), float(norm(work))
+        if length == 0:
             return v
+        # The error eps/h + h² of central differences is smallest near h = eps^(1/3) times the scale of x.
+        h = self.eps ** (1 / 3) * (size or 1.0) / length
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
         behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]
         return scale(1 / (2 * h), add_scaled(ahead, -1.0, behind))
-
-    def _difference_step(self, work: Vector, v: Vector) -> float:
-        """What central differences multiply `v` by; 0 where it is zero."""
-        # Their error eps/h + h² is smallest near h = eps^(1/3) times the scale of x.
-        length = float(norm(v))
-        return self.eps ** (1 / 3) * (float(norm(work)) or 1.0) / length if length else 0.0
 
     def _partial(self, kernel: Any, batch: Batch) -> Any:
         return partial(kernel, self.loss, self.layout, batch.layout)

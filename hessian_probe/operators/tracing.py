@@ -125,11 +125,29 @@ def trace(
         if jnp.issubdtype(constant.dtype, jax.dtypes.extended):
             constant = jax.random.key_data(constant)
         digest.update(np.ascontiguousarray(constant).tobytes())
-    _, used = partial_eval.dce_jaxpr(program.jaxpr, [True])
-    flags = zip(used[: len(variables)], layout.shapes, strict=True)
+    key = key._replace(fingerprint=digest.hexdigest())
+    return TracedLoss(key, *_read_program(key.fingerprint, layout, _Shown(program)), program)
+
+
+class _Shown(NamedTuple):
+    """A program beside its fingerprint: equal to any other, so that one fingerprint is looked at once."""
+
+    program: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shown)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _read_program(fingerprint: str, layout: Layout, shown: _Shown) -> tuple[tuple[bool, ...], ProgramFacts]:
+    """For each variable whether the program of a fingerprint reads it, and what it shows."""
+    _, used = partial_eval.dce_jaxpr(shown.program.jaxpr, [True])
+    flags = zip(used[: len(layout.shapes)], layout.shapes, strict=True)
     active = tuple(bool(flag) and bool(np.prod(shape)) for flag, shape in flags)
-    facts = inspect_program(program, len(variables))
-    return TracedLoss(key._replace(fingerprint=digest.hexdigest()), active, facts, program)
+    return active, inspect_program(shown.program, len(layout.shapes))
 
 
 def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
@@ -144,9 +162,23 @@ def machine_epsilon(layout: Layout, facts: ProgramFacts) -> float:
 
 def shapes_of(variables: Vector, non_variables: tuple[Any, ...], batch: Batch) -> tuple[Any, ...]:
     """Reduce the arguments of a compiled derivative to shapes and dtypes (hashable), Python numbers too."""
+    given = variables, non_variables, batch.arrays
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(given)):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, weak_type=getattr(leaf, "weak_type", False)
+            ),
+            given,
+        )
     # By `eval_shape`, since NumPy's 64 bits are 32 where JAX has them switched off.
-    found: tuple[Any, ...] = jax.eval_shape(lambda *given: given, variables, non_variables, batch.arrays)
+    found: tuple[Any, ...] = jax.eval_shape(lambda *given: given, *given)
     return found
+
+
+@lru_cache(maxsize=512)
+def abstract(kernel: Any, key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Any) -> Any:
+    """Shapes of what a compiled derivative returns; nothing is computed, and nothing traced again."""
+    return jax.eval_shape(partial(kernel, key, layout, batch_layout), *shapes)
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,7 @@ import numpy as np
 from hessian_probe.arrays import (
     PyTree,
     add_scaled,
+    as_basis,
     dot,
     flatten,
     flatten_rows,
@@ -128,8 +129,9 @@ def classify(
 
     Cost:
         About a dozen products for a saddle; n for a small minimum; at most `max_hvps`.  What is left to
-        gain takes 6 losses where the gradient is zero, else at most 40 products at each of up to four
-        points (n at each of up to eight where n ≤ 400), and up to 300 evaluations.  With data in
+        gain takes 6 losses where the gradient is zero, else at most 40 products at each of up to two
+        points (n at each of up to eight where n ≤ 400), and up to 300 evaluations; a few products and
+        20 losses on a steep slope.  With data in
         batches, about five dozen products more and three gradients for the noise of the data.  Where
         second order is silent (and n ≤ 400), 400 to 3,000 gradients: few in one flat dimension.
 
@@ -268,7 +270,7 @@ def _eigen(m: Measurements, end: Eigenpair | None, num_lowest: int, error: float
     early = "ended when the label was settled; rtol=… asks for more accuracy"
     return EigenResult(
         eigenvalues=np.array([end.value]),
-        eigenvectors=tangent(op.layout, tuple(v[None] for v in end.vector), op.objective.non_variables, 1),
+        eigenvectors=tangent(op.layout, as_basis(end.vector), op.objective.non_variables, 1),
         residual_norms=np.array([end.residual]),
         converged=np.array([good]),
         num_lowest=num_lowest,

@@ -193,7 +193,7 @@ class ExtremesSearch:
         if krylov.steps == 1:
             assert krylov.first is not None
             self.rounding.compare_product(*krylov.first)
-        if krylov.size < 2 or not krylov.due:
+        if krylov.size < 2 or not krylov.grown:
             return ""
         values, residuals = self._ends_of_ritz()
         affordable = self.dimension <= DENSE_SIZE and self._affords_dense()

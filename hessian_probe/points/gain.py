@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from hessian_probe.arrays import (
+    Basis,
     Vector,
     add_scaled,
+    as_basis,
     cast,
+    coefficients,
+    combine,
+    dot,
     flatten,
+    flatten_rows,
     host_norm,
     norm,
     random_normal,
     row,
     scale,
     unflatten,
+    unflatten_rows,
 )
 from hessian_probe.operators.hessian import HessianOperator
+from hessian_probe.points.descent import AdamSearch, Within, adam, advance, begin, trial
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.extremes import ExtremeEigenpairs
 from hessian_probe.points.line_check import parameter_scale
@@ -36,10 +44,13 @@ from hessian_probe.points.sphere_search import drawn_length, search_on_spheres
 from hessian_probe.points.thresholds import (
     ADAM_SHARE,
     AS_MODELLED,
+    CLEAR,
+    CLEARLY,
     DENSE_POINTS,
     DENSE_SIZE,
     DISPLACED,
     DISPLACED_EVALUATIONS,
+    DISPLACED_FURTHER,
     EIGENVECTOR_POINTS,
     FLAT_SHARE,
     FURTHER,
@@ -63,19 +74,12 @@ from hessian_probe.points.thresholds import (
     TAIL_STEPS,
     TRIAL_BESIDE,
     TRIAL_EVALUATIONS,
+    TRIAL_SHARES,
     WAY,
 )
 from hessian_probe.points.trust_region import TrustRegion
 from hessian_probe.spectrum.dense import dense_eigh
 from hessian_probe.spectrum.krylov import Krylov
-
-
-class _Seen:
-    """Decreases below the parameters, one for each evaluation, and the largest with its displacement."""
-
-    def __init__(self) -> None:
-        self.falls: list[float] = []
-        self.best: tuple[float, Vector | None] = (-math.inf, None)
 
 
 class Gain(NamedTuple):
@@ -134,6 +138,7 @@ class GainEstimate:
         budget: int,
         resolution: float | None = None,
         sampled: bool = False,
+        space: Krylov | None = None,
     ) -> None:
         self.op, self.extremes, self.rounding, self.rng, self.sign = op, extremes, rounding, rng, 1.0
         self.stop_at = op.objective.cost.num_hvps + budget
@@ -143,7 +148,7 @@ class GainEstimate:
         self.uneven = False
         self.move: Vector | None = None
         self.origin = op.x_vector
-        self.there, self.spectrum = op, extremes.spectrum
+        self.there, self.spectrum, self.space = op, extremes.spectrum, space
         self.least = GAIN_ROUNDINGS * rounding.value
         scale = min(self.scales())
         self.least = max(self.least, GAIN_ROUNDINGS * op.eps * scale)
@@ -172,15 +177,17 @@ class GainEstimate:
         left, that of the curvature stands in, or what a random displacement changes.
         """
         objective, here, layout = self.op.objective, self.op.value, self.op.layout
-        x: list[Any] = [np.asarray(leaf) for leaf in self.op.x]
-        others = [tuple(np.zeros_like(leaf) for leaf in x)]
+        flat = flatten(self.op.x)
+        ends = np.cumsum([leaf.size for leaf in self.op.x])[:-1]
+        others = [np.zeros_like(flat)]
         for _ in range(SHUFFLES):
-            shuffled = (leaf.ravel()[self.rng.permutation(leaf.size)] for leaf in x)
-            others.append(tuple(y.reshape(leaf.shape) for y, leaf in zip(shuffled, x, strict=True)))
-        rises = [math.nan] * len(others)
-        for i, other in enumerate(() if objective.facts.callback else others):  # a callback may refuse them
-            if float(norm(add_scaled(self.origin, -1.0, cast(other, layout.work_dtypes)))) >= self.reach:
-                rises[i] = objective.value(cast(other, layout.dtypes)) - here
+            leaves = np.split(flat, ends)
+            others.append(np.concatenate([leaf[self.rng.permutation(leaf.size)] for leaf in leaves]))
+        moves = unflatten_rows(layout, np.stack(others) - flat)
+        rises = np.full(len(others), math.nan)
+        if not objective.facts.callback:  # that may refuse them
+            far = np.linalg.norm(flatten_rows(moves), axis=1) >= self.reach
+            rises = np.where(far, objective.values(self.op.x, moves) - here, math.nan)
         curved = 0.5 * self.extremes.top * self.reach**2
         found = [curved, rises[0], float(np.median(rises[1:]))]
         found = [s for s in found if math.isfinite(s) and s > GAIN_ROUNDINGS * self.least]
@@ -192,11 +199,11 @@ class GainEstimate:
         changes = self._falls(self.op, draw, self.reach / float(norm(draw)) * np.array([-1.0, 1.0]))
         return [float(np.max(np.abs(changes)))]
 
-    def run(self, *, tries: bool = True, walk: bool = True) -> Gain:
+    def run(self, *, tries: bool = True, walk: bool = True, slope: bool = False) -> Gain:
         """Estimate the gain, by trust-region steps (`walk`) and by descents beyond their model (`tries`)."""
-        points = DENSE_POINTS if self.op.size <= DENSE_SIZE else REGION_POINTS
-        modelled, left, converges, tail = self._walk(tries, points if walk else 1)
-        curvature = self._along_lowest()
+        # On a slope that the loss has shown, curvature changes no label.
+        modelled, left, converges, tail = self._walk(tries, walk)
+        curvature = 0.0 if slope and self.shown > self.resolution else self._along_lowest()
         fallen = max(self._fall(self.there.value), 0.0)
         rest, unmeasured = SAFETY * left, self.kinks or not converges
         if tries and (unmeasured or rest + fallen > self.resolution) and self.shown <= self.resolution:
@@ -220,46 +227,48 @@ class GainEstimate:
             return None
         return float(falls[-1]), float(steps[-1])
 
-    def _walk(self, tries: bool, points: int) -> tuple[float, float, bool, bool]:
+    def _walk(self, tries: bool, walk: bool) -> tuple[float, float, bool, bool]:
         """Step until little is left or much is shown: modelled at first, left, whether that holds, a tail."""
         modelled, left, kept, tail = 0.0, math.inf, 0.0, False
         if self.at_rest and not tries:
             return 0.0, float(norm(self.op.gradient_vector)) * self.reach / SAFETY, True, False
-        for visit in range(points):
-            region, vector, solved = self._region()
+        for visit in range(DENSE_POINTS if self.op.size <= DENSE_SIZE else REGION_POINTS):
+            region, vectors, solved = self._region()
             _, decrease = region.step(self.reach)
             if visit == 0:
                 modelled = decrease
-                tail = tries and solved and not self.at_rest and self._is_tail(region, vector)
+                tail = tries and solved and not self.at_rest and self._is_tail(region, vectors)
             left = region.bound(self.reach, self.extremes.band)
             if left <= SHARP * decrease:
                 left = decrease
-            kept = self._kept(region, vector) if solved and not self.at_rest else 0.0
+            kept = self._kept(region, vectors) if solved and not self.at_rest else 0.0
             small = left <= SMALL * self.resolution and kept <= REGULAR_KEPT
-            shown = self.shown > SHARP * self.resolution
-            if small or shown or visit == points - 1 or not self._advance(region, vector):
+            if small or not walk or not self._advance(region, vectors):
+                break
+            if self.shown > SHARP * self.resolution:  # of what was left, this is gained
+                left = max(left - self._fall(self.there.value) / SAFETY, 0.0)
                 break
         return modelled, left, kept <= REGULAR_KEPT, tail
 
-    def _kept(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> float:
+    def _kept(self, region: TrustRegion, vectors: Callable[[np.ndarray], Basis]) -> float:
         """Return the share of the gradient that a whole Newton step leaves; 0 where that is rounding."""
         op = self.there
         with np.errstate(over="ignore", invalid="ignore"):  # along flat directions a step may have any length
-            step = vector(region.step(math.inf)[0])
+            step = row(vectors(region.step(math.inf)[0][:, None]), 0)
             there = cast(add_scaled(op.x_vector, 1.0, step), op.layout.dtypes)
         gradient = op.objective.value_and_gradient(there)[1]
         if self._is_rounding(gradient):
             return 0.0
         return float(norm(gradient)) / float(norm(op.gradient_vector))
 
-    def _is_tail(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> bool:
+    def _is_tail(self, region: TrustRegion, vectors: Callable[[np.ndarray], Basis]) -> bool:
         """Whether two Newton steps in a row leave much of the gradient where the loss falls as modelled."""
         op, in_a_row = self.op, 0  # what converges is gone after the first steps
         for _ in range(TAIL_STEPS):
             y, decrease = region.step(math.inf)
             if host_norm(y) > parameter_scale(op) or decrease <= self.rounding.value:
                 return False
-            there = op.moved(vector(y))
+            there = op.moved(row(vectors(y[:, None]), 0))
             fall, gradient = self.sign * (op.value - there.value), there.gradient_vector
             if not (math.isfinite(fall) and fall >= AS_MODELLED * decrease) or self._is_rounding(gradient):
                 return False
@@ -267,14 +276,15 @@ class GainEstimate:
             in_a_row = in_a_row + 1 if slow else 0
             if in_a_row == 2:
                 return True
-            op, (region, vector, solved) = there, self._region(at=there)
+            op, (region, vectors, solved) = there, self._region(at=there)
             if not solved:
                 break
         return False
 
     def _try_displaced(self) -> None:
         """Go down from points displaced to both sides; a lower loss behind a rise ends the reach there."""
-        for share in DISPLACED:
+        several = self._flat_columns().shape[1] > 1  # falls may be thin where directions meet
+        for share in (*DISPLACED, *DISPLACED[-1:] * several * DISPLACED_FURTHER):
             direction = self._displacement()
             for side in (share, -share):
                 falls, move = self._descend(side * self.reach * direction, DISPLACED_EVALUATIONS)
@@ -284,6 +294,8 @@ class GainEstimate:
                         self.beyond, self.reach = (max(falls), float(norm(move))), rise
                         return
                 self._show(max(falls), move)
+                if self.shown > self.resolution:
+                    return
         if self.op.size > DENSE_SIZE and self.at_rest:
             ends = self.reach * direction * np.array([[1.0], [-1.0]])
             lowest = [max(self._descend(end, DISPLACED_EVALUATIONS, direction)[0]) for end in ends]
@@ -348,7 +360,7 @@ class GainEstimate:
 
     def _region(
         self, slope: Vector | None = None, at: HessianOperator | None = None
-    ) -> tuple[TrustRegion, Callable[[np.ndarray], Vector], bool]:
+    ) -> tuple[TrustRegion, Callable[[np.ndarray], Basis], bool]:
         """Return the model, the map from its coordinates to vectors, and whether it explains the gradient."""
         # `slope` stands in for the gradient, `at` for the point reached.
         op, sign = self.there if at is None else at, self.sign
@@ -361,44 +373,61 @@ class GainEstimate:
             self.spectrum = spectrum if at is None else self.spectrum
             values, columns = spectrum
             region = TrustRegion(sign * values, sign * (columns.T @ flatten(g)), np.zeros(len(values)))
-            return region, lambda y: unflatten(op.layout, columns @ y), True
+            return region, lambda y: unflatten_rows(op.layout, (columns @ y).T), True
         length = float(norm(g))
         region = TrustRegion(np.zeros(1), np.array([sign * length]), np.zeros(1))
-        if self.left < 1:
-            return region, lambda y: scale(float(y[0]) / max(length, 1e-300), g), False
-        krylov, weights = Krylov(op, g, self.rng, min(REGION_HVPS, self.left), op.active), np.ones((1, 1))
-        while krylov.step():
-            if not krylov.due:
-                continue
-            ritz = krylov.ritz()
-            weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
-            region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
-            bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
-            shown = decrease > SHARP * self.resolution and bound <= SHARP * decrease
-            if shown or bound <= SMALL * self.resolution:
+        space = self.space if op is self.op and slope is None else None
+        if self.left < 1 and not (space and space.size):
+            unit = scale(1 / max(length, 1e-300), g)
+            return region, lambda y: combine(as_basis(unit), jnp.asarray(y)), False
+        krylov, weights = space or Krylov(op, g, self.rng, REGION_HVPS, op.active), np.ones((1, 1))
+        krylov.max_basis = max(min(REGION_HVPS, krylov.size + self.left, krylov.dimension), 1)
+        while krylov.size or krylov.step():
+            if krylov.grown:
+                ritz = krylov.ritz()
+                weights, tail = ritz.weights, krylov.extended()[-1] @ ritz.weights
+                region = TrustRegion(sign * ritz.values, sign * length * weights[0], tail)
+                bound, (_, decrease) = region.bound(self.reach, self.extremes.band), region.step(self.reach)
+                clear = decrease > CLEAR * self.resolution
+                shown = (
+                    decrease > SHARP * self.resolution and bound <= (CLEARLY if clear else SHARP) * decrease
+                )
+                if shown or bound <= SMALL * self.resolution:
+                    break
+            if krylov.full:
                 break
+            krylov.step()
         solved = krylov.invariant or krylov.exhausted
-        return region, lambda y: row(krylov.vectors((weights @ y)[:, None]), 0), solved
+        return region, lambda y: krylov.vectors(weights @ y), solved
 
-    def _advance(self, region: TrustRegion, vector: Callable[[np.ndarray], Vector]) -> bool:
+    def _lengths(self, direction: Vector, steps: np.ndarray) -> tuple[Vector, np.ndarray]:
+        """Displacement of the point reached, and its length after steps along a direction."""
+        moved = add_scaled(self.there.x_vector, -1.0, self.origin)
+        size, along = (float(dot(direction, vector)) for vector in (direction, moved))
+        return moved, self._distances(moved, steps * along, steps**2 * size)
+
+    def _distances(self, moved: Vector, along: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Lengths of sums of a displacement and of steps, from their inner products and squares."""
+        return np.sqrt(np.maximum(float(dot(moved, moved)) + 2 * along + squares, 0.0))
+
+    def _advance(self, region: TrustRegion, vectors: Callable[[np.ndarray], Basis]) -> bool:
         """Take the step that lowers the loss the most, of several lengths; whether one does."""
-        op, best, lowest = self.there, None, self._fall(self.there.value)
-        moved, size = add_scaled(op.x_vector, -1.0, self.origin), math.inf
+        op, columns, size = self.there, list[np.ndarray](), math.inf
         # Valleys are often bent: a model of them holds over a shorter distance than the reach.
         for radius in self.reach * 0.25 ** np.arange(REGION_RADII):
-            if size < INTERIOR * radius:
-                continue  # the same step once more
-            y, _ = region.step(radius)
-            size, step = host_norm(y), vector(y)
-            if float(norm(add_scaled(moved, 1.0, step))) > (1 + 1e-3) * self.reach:
-                continue
-            fall = float(self._falls(op, step, np.ones(1))[0])
-            if fall > lowest:
-                best, lowest = step, fall
-        if best is None:
+            if size >= INTERIOR * radius:  # else the same step once more
+                columns.append(region.step(radius)[0])
+                size = host_norm(columns[-1])
+        steps = vectors(np.stack(columns, axis=1))
+        falls = self.sign * (self.op.value - op.objective.values(op.x, steps))
+        moved = add_scaled(op.x_vector, -1.0, self.origin)
+        squares = np.array([host_norm(column) ** 2 for column in columns])
+        lengths = self._distances(moved, np.asarray(coefficients(steps, moved), np.float64), squares)
+        falls = np.where(np.isfinite(falls) & (lengths <= (1 + 1e-3) * self.reach), falls, -np.inf)
+        if not np.max(falls) > self._fall(op.value):
             return False
-        shares = np.array(STEP_SHARES)
-        lengths = np.array([float(norm(add_scaled(moved, t, best))) for t in shares])
+        best, shares = row(steps, int(np.argmax(falls))), np.array(STEP_SHARES)
+        moved, lengths = self._lengths(best, shares)
         shares = shares[lengths <= (1 + 1e-3) * self.reach]
         falls = self._falls(op, best, shares)
         share = shares[int(np.argmax(falls))]
@@ -422,8 +451,7 @@ class GainEstimate:
             return 0.0
         outward = self.reach * 0.25 ** np.arange(EIGENVECTOR_POINTS)
         steps = np.concatenate([outward, -outward])
-        moved = add_scaled(self.there.x_vector, -1.0, self.origin)
-        lengths = np.array([float(norm(add_scaled(moved, step, low.vector))) for step in steps])
+        moved, lengths = self._lengths(low.vector, steps)
         falls = self._falls(self.there, low.vector, steps)
         falls = np.where(lengths <= (1 + 1e-3) * self.reach, falls, -np.inf)
         sides = falls.reshape(2, -1)[:, ::-1]  # from near to far: what lies behind a rise is not counted
@@ -441,71 +469,77 @@ class GainEstimate:
         # At a kink L-BFGS stops early: there Adam runs first, whose steps do not rest on one gradient.  And
         # wherever L-BFGS stops early, it goes on from a little beside the best point.
         falls = self._adam(TRIAL_EVALUATIONS) if self.kinks else []
-        while len(falls) < TRIAL_EVALUATIONS:
-            beside = TRIAL_BESIDE * self.reach * bool(falls) * self._displacement()
-            more, move = self._descend(beside, TRIAL_EVALUATIONS - len(falls))
-            self._show(max(more), move)
-            falls += more
-        best = np.maximum.accumulate(np.maximum(falls, 0.0))
-        rest = REST * float(best[-1] - best[len(best) // 2])
+        for share in TRIAL_SHARES:
+            while len(falls) < share * TRIAL_EVALUATIONS and self.shown <= SHARP * self.resolution:
+                beside = TRIAL_BESIDE * self.reach * bool(falls) * self._displacement()
+                more, move = self._descend(beside, math.ceil(share * TRIAL_EVALUATIONS) - len(falls))
+                self._show(max(more), move)
+                falls += more
+            best = np.maximum.accumulate(np.maximum(falls, 0.0))
+            rest = REST * float(best[-1] - best[len(best) // 2])
+            if self.shown > SHARP * self.resolution or self.shown + rest <= self.resolution:
+                break
         return rest if self.shown + rest > self.resolution else self.resolution - self.shown
+
+    def _within(self, first: float, rate: float, held: np.ndarray | None = None) -> Within:
+        """The reach as descents take it."""
+        held = np.zeros(self.op.size) if held is None else held
+        return Within(self.reach, jnp.asarray(held, self.op.objective.scalar_dtype), first, rate)
+
+    def _evaluated(self, there: Vector) -> tuple[float, Vector]:
+        """Decrease below the parameters, −∞ where that is not finite, and the signed gradient."""
+        value, gradient = self.op.objective.value_and_gradient(there)
+        fall = self._fall(value)
+        return fall if math.isfinite(fall) else -math.inf, scale(self.sign, gradient)
 
     def _adam(self, steps: int) -> list[float]:
         """Run Adam with steps of a small share of the reach; decreases below the parameters."""
-        y, seen = np.zeros(self.op.size), _Seen()
-        mean, square = np.zeros_like(y), np.zeros_like(y)
-        rate = ADAM_SHARE * self.reach / math.sqrt(len(y))
-        for step in range(1, steps + 1):
-            _, g = self._evaluate(y, 1.0, None, seen)
-            mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g**2
-            scale = np.sqrt(square / (1 - 0.99**step)) + 1e-300
-            y = y - rate * mean / (1 - 0.9**step) / scale
-        self._show(*seen.best)
-        return seen.falls
-
-    def _evaluate(
-        self, y: np.ndarray, unit: float, held: np.ndarray | None, seen: _Seen
-    ) -> tuple[float, np.ndarray]:
-        """Return signed loss and gradient, but along `held`, after y units, drawn back to the reach."""
-        op, move = self.op, unit * y
-        over = max(host_norm(move) / self.reach, 1.0)
-        move = move / over
-        there = cast(unflatten(op.layout, flatten(op.x).astype(np.float64) + move), op.layout.dtypes)
-        found, g = op.objective.value_and_gradient(there)
-        gradient, fall = flatten(g).astype(np.float64), self._fall(found)
-        if not math.isfinite(fall) or not np.all(np.isfinite(gradient)):
-            seen.falls.append(-math.inf)
-            return 1e300, np.zeros_like(y)
-        seen.falls.append(fall)
-        if fall > seen.best[0]:
-            seen.best = fall, unflatten(op.layout, move)
-        if over > 1.0:
-            gradient -= (gradient @ move) / (move @ move) * move
-        if held is not None:
-            gradient -= (gradient @ held) * held
-        return self.sign * found, self.sign * unit / over * gradient
+        x, layout, still = self.op.x, self.op.layout, jnp.zeros(self.op.size, self.op.objective.scalar_dtype)
+        within = self._within(0.0, ADAM_SHARE * self.reach / math.sqrt(self.op.size))
+        state, there, falls = AdamSearch(still, still, still, jnp.zeros((), jnp.int32)), x, list[float]()
+        for _ in range(steps):
+            fall, gradient = self._evaluated(there)
+            if fall > max(falls, default=-math.inf):
+                lowest, best = there, fall
+            falls.append(fall)
+            state, there = adam(layout, x, state, gradient, within)
+        if max(falls) > self.shown:
+            self._show(best, add_scaled(cast(lowest, layout.work_dtypes), -1.0, self.op.x_vector))
+        return falls
 
     def _descend(
         self, aside: np.ndarray, evaluations: int, held: np.ndarray | None = None
     ) -> tuple[list[float], Vector | None]:
         """Run L-BFGS aside of the best point, or with a direction held of the parameters."""
-        seen, unit = _Seen(), max(host_norm(aside), TRIAL_BESIDE * self.reach)
+        # A fall of twice the resolution counts; where a direction is held, a rise by it is asked for.
+        enough = SHARP * self.resolution if held is None else -self.resolution
+        x, layout, falls = self.op.x, self.op.layout, list[float]()
+        first = max(host_norm(aside), TRIAL_BESIDE * self.reach)
+        within = self._within(first, 1 / max(self.extremes.top, 1e-30), held)
         start = aside if held is not None or self.move is None else aside + flatten(self.move)
-        options = {"maxfun": evaluations, "ftol": 0.0, "gtol": 0.0, "maxls": 10}
-        scipy.optimize.minimize(
-            self._evaluate, start / unit, (unit, held, seen), jac=True, method="L-BFGS-B", options=options
-        )
-        return seen.falls, seen.best[1]
+        state = begin(jnp.asarray(start, self.op.objective.scalar_dtype))
+        there, ended = trial(layout, x, state.at, self.reach), False
+        while len(falls) < evaluations and not ended:
+            fall, gradient = self._evaluated(there)
+            falls.append(fall)
+            state, there, over = advance(layout, x, state, fall, gradient, within)
+            ended = bool(over) or fall > enough
+        return falls, unflatten(layout, state.at) if math.isfinite(float(state.fall)) else None
 
     def _displacement(self) -> np.ndarray:
         """Return a random unit vector along which the loss is flattest, as far as that is known."""
         direction = flatten(random_normal(self.rng, self.op.layout, self.op.active)).astype(np.float64)
-        low = self.extremes.lowest(self.sign)
-        if self.spectrum is not None:
-            values, columns = self.spectrum
-            flat = np.abs(values) <= max(self.extremes.band, FLAT_SHARE * self.extremes.top)
-            if np.any(flat):
-                direction = np.asarray(columns[:, flat] @ self.rng.standard_normal(int(np.sum(flat))))
-        elif abs(low.value) < FLAT_SHARE * self.extremes.top:
+        low, flat = self.extremes.lowest(self.sign), self._flat_columns()
+        if flat.size:
+            direction = np.asarray(flat @ self.rng.standard_normal(flat.shape[1]))
+        elif self.spectrum is None and abs(low.value) < FLAT_SHARE * self.extremes.top:
             direction = flatten(low.vector).astype(np.float64)
         return direction / host_norm(direction)
+
+    def _flat_columns(self) -> np.ndarray:
+        """Eigenvectors of little curvature, in columns, where the whole spectrum is known."""
+        if self.spectrum is None:
+            return np.zeros((self.op.size, 0))
+        values, columns = self.spectrum
+        flat = np.abs(values) <= max(self.extremes.band, FLAT_SHARE * self.extremes.top)
+        return np.asarray(columns[:, flat])

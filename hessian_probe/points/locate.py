@@ -40,6 +40,7 @@ from hessian_probe.points.thresholds import (
     STEP_TAIL,
     UNEXPLAINED,
 )
+from hessian_probe.spectrum.krylov import Krylov
 
 
 class LocatedPoint(NamedTuple):
@@ -51,6 +52,7 @@ class LocatedPoint(NamedTuple):
         critical_loss: loss at x + s.
         operator: the Hessian at x + s where "near", else None.
         regular: False where the gradient fell only as fast as towards a point without curvature.
+        space: Krylov space of the gradient at x, as far as it was built, or None.
         polished: whether the gradient at x + s is zero to a few tolerances; else that it vanishes nearby is a
             prediction.
         evidence: the numbers, what decided first.
@@ -63,6 +65,7 @@ class LocatedPoint(NamedTuple):
     evidence: tuple[Reason, ...]
     regular: bool = True
     polished: bool = True
+    space: Krylov | None = None
 
 
 def far(*evidence: Reason) -> LocatedPoint:
@@ -106,7 +109,7 @@ def locate(
     iteration.one_sign, iteration.tolerance = not both_signs, tolerance
     if small:  # as a whole, but not along weak curvature: steps must show that it falls there
         iteration.tolerance, iteration.doubtful = KEPT_IN_ALL * length, tolerance
-    return iteration.run()
+    return iteration.run()._replace(space=iteration.space)
 
 
 def _gradient_rounding(
@@ -191,6 +194,7 @@ class NewtonIteration:
         self.op, self.extremes, self.rounding, self.rng = op, extremes, rounding, rng
         self.change = self.radius = self.tolerance = self.doubtful = 0.0
         self.polish = self.one_sign = False
+        self.space: Krylov | None = None
         self.stop_at = op.objective.cost.num_hvps + budget
         self.limit = parameter_scale(op)
         self.length = float(norm(op.gradient_vector))
@@ -273,7 +277,9 @@ class NewtonIteration:
         goal = max(goal, 0.5 * self.tolerance / float(norm(op.gradient_vector)))
         limits = self.limit, MODEL_SHARE * self.change
         left = self.stop_at - op.objective.cost.num_hvps
-        return krylov_step(op, self.extremes.band, goal, limits, self.rng, left)
+        step = krylov_step(op, self.extremes.band, goal, limits, self.rng, left)
+        self.space = step.space if op is self.op else self.space
+        return step
 
     def _path(self, there: HessianOperator) -> Vector:
         return add_scaled(there.x_vector, -1.0, self.op.x_vector)

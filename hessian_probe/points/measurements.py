@@ -20,7 +20,7 @@ from hessian_probe.points.null_space import check_symmetry
 from hessian_probe.points.preconditions import no_product, nonfinite, not_repeatable
 from hessian_probe.points.rounding import Rounding
 from hessian_probe.points.settings import Settings
-from hessian_probe.points.thresholds import MIN_HVPS, RESERVED_HVPS, SAMPLING_HVPS
+from hessian_probe.points.thresholds import DENSE_SIZE, MIN_HVPS, REGION_HVPS, RESERVED_HVPS, SAMPLING_HVPS
 
 UNLOCATED = LocatedPoint("unknown", math.nan, math.nan, None, ())
 
@@ -92,7 +92,10 @@ def measure(op: HessianOperator, settings: Settings, rng: np.random.Generator, j
     false = derivative_check(op, rounding, rng.spawn(1)[0])
     if false is not None:
         return m._replace(problem=false.reason, lower=false.lower)
-    extremes = ExtremesSearch(op, rounding, rng, settings, m.unreserved, job).run()
+    # Where no matrix can be formed, what is left to gain takes products of its own.
+    kept = REGION_HVPS if op.size > max(m.unreserved, DENSE_SIZE) and not settings.counting else 0
+    budget = max(m.unreserved - kept, min(m.unreserved, kept))
+    extremes = ExtremesSearch(op, rounding, rng, settings, budget, job).run()
     m = m._replace(rounding=rounding, extremes=extremes)
     if extremes.low is None or extremes.high is None:
         return m._replace(problem=no_product(extremes), failed=extremes.status == "nonfinite")

@@ -20,12 +20,14 @@ class NewtonStep(NamedTuple):
         unexplained: ‖g + Hs‖ / ‖g‖.
         change: ½ Σ gᵢ²/|λᵢ| over the spectrum seen, what the step changes the loss by at most.
         outcome: "solved", "flat", "beyond" (too long), "costly" (too large a change) or "budget".
+        space: Krylov space of the gradient, as far as it was built, or None.
     """
 
     vector: Vector | None
     unexplained: float
     change: float
     outcome: str
+    space: Krylov | None = None
 
 
 def krylov_step(
@@ -82,13 +84,13 @@ def krylov_step(
             break
     unexplained = float(np.linalg.norm(rest))
     if krylov.size == 0 or outcome == "costly":
-        return NewtonStep(None, unexplained, least, outcome)
+        return NewtonStep(None, unexplained, least, outcome, krylov)
     ritz = krylov.ritz()
     beyond = np.abs(ritz.values) > band
     parts = ritz.weights[0, beyond] ** 2 * (length / np.abs(ritz.values[beyond]))
     change = 0.5 * length * float(np.sum(parts))
     vector = scale(length, row(krylov.vectors(y[:, None]), 0))
-    return NewtonStep(vector, unexplained, change, outcome)
+    return NewtonStep(vector, unexplained, change, outcome, krylov)
 
 
 def dense_step(op: HessianOperator, spectrum: tuple[np.ndarray, np.ndarray], band: float) -> NewtonStep:

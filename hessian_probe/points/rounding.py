@@ -73,10 +73,12 @@ class Rounding:
         Cost:
             ROUNDING_DRAWS evaluations of loss and gradient.
         """
-        others = [perturbed_operator(op, rng) for _ in range(ROUNDING_DRAWS)]
-        changes = tuple(add_scaled(o.gradient_vector, -1.0, op.gradient_vector) for o in others)
-        value = _value_rounding(op) + max(abs(o.value - op.value) for o in others)
-        return cls(op, others[0], value, max(float(norm(c)) for c in changes), changes)
+        first, *others = [perturbed_operator(op, rng) for _ in range(ROUNDING_DRAWS)]
+        found = [(first.value, first.gradient_vector)]  # of which products are asked, too
+        found += [op.objective.value_and_gradient(other.x) for other in others]
+        changes = tuple(add_scaled(gradient, -1.0, op.gradient_vector) for _, gradient in found)
+        value = _value_rounding(op) + max(abs(value - op.value) for value, _ in found)
+        return cls(op, first, value, max(float(norm(c)) for c in changes), changes)
 
     @classmethod
     def unmeasured(cls, op: HessianOperator) -> Rounding:

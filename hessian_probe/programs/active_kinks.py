@@ -6,6 +6,7 @@ nothing ties, the loss is smooth in a neighbourhood, and its second derivative i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,32 +20,35 @@ COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 PAIRS = frozenset(("max", "min"))
 
 
-def operands_tie(program: Any, num_variables: int, inputs: list[Any], kinks: set[str], eps: float) -> bool:
-    """Return False only if no kink of a closed jaxpr lies at these inputs; True where that cannot be told.
+def ties(program: Any, num_variables: int, kinks: frozenset[str], eps: float) -> Callable[[list[Any]], bool]:
+    """Compile the question whether a kink of a closed jaxpr lies at given inputs.
 
     Args:
         program: the jaxpr.
         num_variables: how many of its first inputs are the parameters' variables.
-        inputs: values of all its inputs, flat.
         kinks: names of the kinks that matter (`ProgramFacts.kinks`).
         eps: rounding unit of the variables' dtype.
+
+    Returns:
+        A function of the values of all inputs, flat: False only if no kink lies there; True where that cannot
+        be told.
     """
     watch = _KinkWatch(kinks, eps)
-    marks = [index < num_variables for index in range(len(inputs))]
 
     @jax.jit
     def any_tie(consts: list[Any], inputs: list[Any]) -> jax.Array:
-        given = list(zip(inputs, marks, strict=True))
+        given = [(value, index < num_variables) for index, value in enumerate(inputs)]
+        watch.ties.clear()
         watch.run(program.jaxpr, [watch.constant(value) for value in consts], given)
         return jnp.any(jnp.stack(watch.ties)) if watch.ties else jnp.zeros((), bool)
 
-    return bool(any_tie(program.consts, inputs)) or watch.hidden
+    return lambda inputs: bool(any_tie(program.consts, inputs)) or watch.hidden
 
 
 class _KinkWatch(Evaluation[bool]):
     """Compares the operands of kinks; the note on a value is whether it depends on the parameters."""
 
-    def __init__(self, kinks: set[str], eps: float) -> None:
+    def __init__(self, kinks: frozenset[str], eps: float) -> None:
         self.kinks, self.eps = kinks, eps
         self.hidden = False  # a kink inside a program that is not entered
         self.ties: list[jax.Array] = []

@@ -23,8 +23,14 @@ from hessian_probe.jobs.interrupt import uninterrupted
 from hessian_probe.jobs.state import State
 from hessian_probe.operators.symmetric import SymmetricOperator
 from hessian_probe.spectrum.certificate import Certificate, KrylovRun
-from hessian_probe.spectrum.lanczos import breakdown_length, cleared, extend, resized, segment, zeros
-from hessian_probe.spectrum.thresholds import FRESH_DRAWS, FRESH_LENGTH, LOOKED_AT_EACH, LOOKED_AT_EVERY
+from hessian_probe.spectrum.lanczos import breakdown_length, cleared, empty, extend, resized, segment, zeros
+from hessian_probe.spectrum.thresholds import (
+    FRESH_DRAWS,
+    FRESH_LENGTH,
+    LOOKED_AT_EACH,
+    LOOKED_AT_EVERY,
+    LOOKED_AT_GROWTH,
+)
 
 # Not part of a saved state: the caller gives them again when the run is continued.
 GIVEN = ("operator", "_rng", "_active")
@@ -100,7 +106,7 @@ class Krylov:
         self._run = KrylovRun(0)
         if start is None or not 0 < float(norm(start)) < np.inf:
             start = self._draw()
-        self.basis = tuple(jnp.zeros((segment(2), *v.shape), v.dtype) for v in start)
+        self.basis = empty(start, rows=segment(2))
         self._continue_from(start)
 
     def _draw(self) -> Vector:
@@ -136,6 +142,11 @@ class Krylov:
     def due(self) -> bool:
         """Whether to compute the Ritz values now: after every product at first, later after every third."""
         return self.full or self.size <= LOOKED_AT_EACH or self.size % LOOKED_AT_EVERY == 0
+
+    @property
+    def grown(self) -> bool:
+        """Whether the basis grew by an eighth since this was true, and so what it shows may have changed."""
+        return self.full or self.size % max(self.size // LOOKED_AT_GROWTH, 1) == 0
 
     def step(self) -> bool:
         """Multiply the newest vector; False if nothing could be added: full, exhausted or not finite."""

@@ -95,9 +95,16 @@ def cleared(basis: Basis, index: Any) -> Basis:
     return tuple(b.at[index].set(jnp.zeros((), b.dtype)) for b in basis)
 
 
+@jax.jit
 def zeros(vector: Vector) -> Vector:
     """Return the zero vector of the same shapes."""
     return tuple(jnp.zeros_like(leaf) for leaf in vector)
+
+
+@partial(jax.jit, static_argnames="rows")
+def empty(vector: Vector, rows: int) -> Basis:
+    """Storage for a basis of this many rows, zeros."""
+    return tuple(jnp.zeros((rows, *leaf.shape), leaf.dtype) for leaf in vector)
 
 
 def segment(rows: int) -> int:

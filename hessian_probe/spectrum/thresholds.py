@@ -43,6 +43,9 @@ BASIS_SPARE = 32
 # Source: chosen; not measured.
 LOOKED_AT_EACH = 24
 LOOKED_AT_EVERY = 3
+# Where a small loss makes that dearer than a product, after every growth by one in this number.
+# Source: chosen; at most an eighth of the products is not needed.
+LOOKED_AT_GROWTH = 8
 # A restart keeps, beside the wanted pairs, one in this number of basis vectors as their neighbours.
 # Source: chosen; not measured.
 KEPT_ONE_IN = 3

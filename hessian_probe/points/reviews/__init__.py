@@ -17,7 +17,7 @@ REVIEWS = (
     (nonsmooth.applies, nonsmooth.review),  # 4 gradients at a saddle, else about 240
     (inertia.applies, inertia.review),  # two products for each variable
     (higher_order.applies, higher_order.review),  # 400 to 3,000 gradients
-    (resolution.applies, resolution.review),  # at most 40 products at each of 4 points; 400 losses
+    (resolution.applies, resolution.review),  # at most 40 products at each of 2 points; 400 losses
     (sampling.applies, sampling.review),  # about two dozen products and two gradients
 )
 

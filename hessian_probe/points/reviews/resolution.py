@@ -41,7 +41,8 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     """Say what is left to gain, and label by that what no exact statement labels."""
     assert m.extremes is not None
     sampled = m.sampled and m.op.objective.data.count >= FEWEST_BATCHES
-    estimate = GainEstimate(m.op, m.extremes, m.rounding, m.rng, m.unreserved, m.settings.resolution, sampled)
+    asked = m.settings.resolution, sampled, m.located.space
+    estimate = GainEstimate(m.op, m.extremes, m.rounding, m.rng, m.unreserved, *asked)
     sign = estimate.sign = _side(m, verdict, m.extremes, estimate)
     for seen in verdict.higher_order:
         if seen.sign == sign and seen.lower is not None:
@@ -49,7 +50,8 @@ def review(m: Measurements, verdict: Verdict) -> Verdict:
     # Curvature that holds only very near says little of what lies within the reach.
     radii = [check.radius for check in m.line_checks.values() if check.radius > 0]
     narrow = verdict.label != "saddle" and min(radii, default=math.inf) < NARROW * estimate.reach
-    gain = estimate.run(tries=narrow or verdict.label not in EXACT, walk=verdict.label != "saddle")
+    slope, tries = verdict.label == "not_critical", narrow or verdict.label not in EXACT
+    gain = estimate.run(tries=tries, walk=verdict.label != "saddle", slope=slope)
     if estimate.kinks and verdict.label in ("minimum", "maximum") and gain.shown <= gain.resolution:
         gain = gain._replace(slope=gain.shown)  # a gradient at a kink is no slope
     numbers = Reason(

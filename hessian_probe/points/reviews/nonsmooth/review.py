@@ -7,15 +7,21 @@ gain (`reviews/resolution.py`).
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 
-from hessian_probe.arrays import Vector, add_scaled, norm, random_normal, scale
+from hessian_probe.arrays import Layout, Vector, add_scaled, norm, random_normal, scale
+from hessian_probe.operators import derivatives
+from hessian_probe.operators.data import Batch
 from hessian_probe.operators.hessian import HessianOperator
 from hessian_probe.operators.objective import Objective
+from hessian_probe.operators.tracing import LossKey
 from hessian_probe.points.evidence import Reason
 from hessian_probe.points.line_check import parameter_scale
 from hessian_probe.points.locate import LocatedPoint
@@ -38,7 +44,7 @@ from hessian_probe.points.thresholds import (
     TILT_SHARE,
 )
 from hessian_probe.points.verdict import Descent, Verdict, undetermined
-from hessian_probe.programs.active_kinks import operands_tie
+from hessian_probe.programs.active_kinks import ties
 from hessian_probe.results import number, signed
 
 
@@ -147,15 +153,23 @@ def at_a_kink(objective: Objective, x: Vector) -> bool:
         False only if none of these kinks lies at `x`, on any batch.
 
     Cost:
-        One evaluation of the loss, and its compilation.
+        One evaluation of the loss, and its compilation the first time.
     """
-    kinks, eps = set(objective.facts.kinks), float(objective.eps)
+    kinks, eps = frozenset(objective.facts.kinks), float(objective.eps)
 
-    def tie(batch: Any) -> bool:
-        inputs = jax.tree.leaves((x, objective.non_variables, batch.arrays))
-        return operands_tie(objective.program(batch, x), len(x), inputs, kinks, eps)
+    def tie(batch: Batch) -> bool:
+        program = objective.loss, objective.layout, batch.layout, objective.shapes(batch)
+        return _ties(*program, kinks, eps)(jax.tree.leaves((x, objective.non_variables, batch.arrays)))
 
     return bool(kinks) and any(map(tie, objective.data))
+
+
+@lru_cache(maxsize=64)
+def _ties(
+    key: LossKey, layout: Layout, batch_layout: Layout | None, shapes: Any, kinks: frozenset[str], eps: float
+) -> Callable[[list[Any]], bool]:
+    kernel = partial(inspect.unwrap(derivatives.value), key, layout, batch_layout)
+    return ties(jax.make_jaxpr(kernel)(*shapes), len(shapes[0]), kinks, eps)
 
 
 def examine_stationarity(op: HessianOperator, m: Measurements, *, near: bool) -> Stationarity:
