@@ -152,6 +152,19 @@ def fall_within(terms, radius):
     return -min(scipy.optimize.minimize(value, start, bounds=bounds).fun for start in starts)
 
 
+def labelled(name, seed):
+    """The label of a polynomial, held against the truth, and the truth."""
+    terms, label = FAMILIES[name]
+    params, batch = placed(terms, seed)
+    point = hp.classify(polynomial, params, batch)
+    if point.label == "minimum" and not point.strict and label == "saddle":  # it may fall by less than counts
+        unit, scale = float(batch[2]), float(batch[-2])
+        assert scale * fall_within(terms, unit * point.reach) <= point.resolution, point
+    else:
+        assert point.label in {label} | NO_CLAIM, point
+    return point, label
+
+
 def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
@@ -162,17 +175,17 @@ def slow(*values):
     + [(name, 0) if name in ("circle", "nearly a floor") else slow(name, 0) for name in list(FAMILIES)[::3]],
 )
 def test_polynomials_wherever_they_stand(name, seed):
-    terms, label = FAMILIES[name]
-    params, batch = placed(terms, seed)
-    point = hp.classify(polynomial, params, batch)
-    if point.label == "minimum" and not point.strict and label == "saddle":  # it may fall by less than counts
-        unit, scale = float(batch[2]), float(batch[-2])
-        assert scale * fall_within(terms, unit * point.reach) <= point.resolution, point
-    else:
-        assert point.label in {label} | NO_CLAIM, point
+    point, label = labelled(name, seed)
     # In float32 rounding hides about half of them.
     if X64 and (name not in BARELY or (seed == 0 and name != "orders that cross")):
         assert point.label == label, point
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cusp", "orders that cross"])
+def test_thin_falls_between_flat_directions_are_no_minima(name):
+    for seed in (4, 6, 7, 10):
+        labelled(name, seed)
 
 
 @pytest.mark.parametrize("name", ["parabola", "nearly a floor", slow("crossing"), slow("x4+y6")])
