@@ -45,6 +45,9 @@ mutants: $(READY)/test,demo ## halve and double every threshold, take out every 
 bench: $(READY)/demo ## print the speed of products and of both spectrum ends
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
+bench-verdict: $(READY)/demo ## the price of a verdict in gradients' time, and of its first answer
+	$(BIN)/python -m benchmarks.verdict $(ARGS)
+
 bench-noise: $(READY)/demo ## count how often what is said about noisy data holds
 	$(BIN)/python -m benchmarks.noise $(ARGS)
 
@@ -130,4 +133,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-verdict bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
