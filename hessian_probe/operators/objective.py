@@ -275,14 +275,18 @@ class Objective:
 
     def _difference(self, batch: Batch, x: Vector, v: Vector) -> Vector:
         work = cast(x, self.layout.work_dtypes)
-        length, size = float(norm(v)), float(norm(work))
-        if length == 0:
+        h = self._difference_step(work, v)
+        if not h:
             return v
-        # The error eps/h + h² of central differences is smallest near h = eps^(1/3) times the scale of x.
-        h = self.eps ** (1 / 3) * (size or 1.0) / length
         ahead = self._call(derivatives.value_and_gradient, batch, add_scaled(work, h, v))[1]
         behind = self._call(derivatives.value_and_gradient, batch, add_scaled(work, -h, v))[1]
         return scale(1 / (2 * h), add_scaled(ahead, -1.0, behind))
+
+    def _difference_step(self, work: Vector, v: Vector) -> float:
+        """What central differences multiply `v` by; 0 where it is zero."""
+        # Their error eps/h + h² is smallest near h = eps^(1/3) times the scale of x.
+        length = float(norm(v))
+        return self.eps ** (1 / 3) * (float(norm(work)) or 1.0) / length if length else 0.0
 
     def _partial(self, kernel: Any, batch: Batch) -> Any:
         return partial(kernel, self.loss, self.layout, batch.layout)
