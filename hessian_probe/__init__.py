@@ -12,6 +12,10 @@ from hessian_probe.flatness.result import Sharpness as Sharpness
 from hessian_probe.flatness.result import SharpnessMeasure as SharpnessMeasure
 from hessian_probe.flatness.sharpness import sharpness as sharpness
 from hessian_probe.jobs.state import CheckpointError as CheckpointError
+from hessian_probe.operators.blocks import BlockDiagonalOperator as BlockDiagonalOperator
+from hessian_probe.operators.blocks import BlockOperator as BlockOperator
+from hessian_probe.operators.blocks import block_diagonal as block_diagonal
+from hessian_probe.operators.blocks import restrict as restrict
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.data import DataChangedError as DataChangedError
 from hessian_probe.operators.gauss_newton import GaussNewtonOperator as GaussNewtonOperator

@@ -169,3 +169,92 @@ def test_what_is_no_combination_is_named():
         h * np.nan
     assert "+1 HessianOperator -0.5 identity" in repr(other.shifted(-0.5))
     assert "-2 HessianOperator" in repr(jnp.asarray(-2.0) * other)
+
+
+# Blocks --------------------------------------------------------------------------------------
+
+# Where each variable of the flattened case lies: leaves in the order of `jax.tree.leaves`.
+PARTS = {"params['unread']": slice(0, 2), "params['v']": slice(2, 8), "params['w']": slice(8, 20)}
+
+
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ("params['w']", [8, 20]),
+        (lambda leaf: jnp.shape(leaf)[0] == 3, [2, 8]),
+        (lambda path, leaf: path != "params['w']", [0, 8]),
+        ({"w": True, "v": False, "frozen": False, "unread": False, "count": False, "none": None}, [8, 20]),
+    ],
+    ids=["path", "leaf", "path and leaf", "mask"],
+)
+def test_a_restriction_is_the_block_of_the_dense_matrix(where, parts):
+    h, g = both()
+    (hessian, gauss_newton), part = matrices(), slice(*parts)
+    op = hp.restrict(2 * h - g, where=where)
+    assert off(op, (2 * hessian - gauss_newton)[part, part]) <= CLOSE
+    assert op.num_hvps == op.size == h.num_hvps == g.num_hvps
+    image = op(case()[0])
+    assert image["frozen"].shape == (3,)
+    assert not np.any(image["frozen"])
+    same = hp.restrict(op, where=lambda leaf: True)
+    assert same.layout == op.layout
+
+
+def test_a_restriction_is_what_is_differentiated_by_the_block_alone():
+    params, data = case()
+    h, _ = both()
+    alone = hp.hessian(loss, params, data, trainable=lambda path, leaf: path == "params['w']")
+    block = hp.restrict(h, where="params['w']")
+    assert off(block, alone.dense()) <= CLOSE
+    found, other = hp.eigsh(block), hp.eigsh(alone)
+    np.testing.assert_allclose(found.eigenvalues, other.eigenvalues, rtol=1e-3)
+    assert not np.any(found.eigenvectors["v"])
+    assert "params['v'] (outside where=)" in found.variables
+
+
+@pytest.mark.parametrize("by", ["layer", lambda path: path == "params['w']"])
+def test_a_block_diagonal_map_is_that_of_the_dense_matrix(by):
+    h, _ = both()
+    bounds = list(PARTS.values()) if by == "layer" else [slice(0, 8), slice(8, 20)]
+    expected = np.zeros((20, 20))
+    for part in bounds:
+        expected[part, part] = matrices()[0][part, part]
+    op = hp.block_diagonal(h, by=by)
+    assert off(op, expected) <= CLOSE
+    assert (op.num_hvps, h.num_hvps) == (20, 40)  # of a block that is not read there is no product
+    exact = np.linalg.eigvalsh(expected)
+    np.testing.assert_allclose(hp.eigsh(op).eigenvalues, exact[[0, -1]], atol=2e-3 * exact[-1])
+    assert hp.trace(op).value == pytest.approx(np.trace(matrices()[0]), rel=1e-4)
+    residual = h - op
+    assert np.max(np.abs(residual.dense()[8:, 8:])) <= CLOSE * np.max(np.abs(expected))
+
+
+def test_a_layer_is_what_differs_in_the_last_step_of_its_path_alone():
+    layer = {"kernel": jnp.ones((2, 2), FLOAT), "bias": jnp.ones(2, FLOAT)}
+    params = {"dense": layer, "tower": [layer, layer], "scale": jnp.ones(1, FLOAT), "count": 3}
+    op = hp.linear_map(lambda v: v, params)
+    blocks = hp.block_diagonal(op).blocks
+    assert list(blocks) == [
+        "params['dense']",
+        "params['scale']",
+        "params['tower'][0]",
+        "params['tower'][1]",
+    ]
+    assert blocks["params['dense']"] == (True, True, False, False, False, False, False)
+    assert len(hp.block_diagonal(op, by="leaf").blocks) == 7
+    assert hp.restrict(op, where="params['tower']").size == 12
+    assert list(hp.block_diagonal(hp.linear_map(lambda v: v, jnp.ones(2, FLOAT))).blocks) == ["params"]
+
+
+def test_blocks_that_are_none_are_named():
+    h, _ = both()
+    with pytest.raises(ValueError, match=r"where=\"params\['q'\]\" chooses none of the variables params"):
+        hp.restrict(h, where="params['q']")
+    with pytest.raises(ValueError, match="where= chooses none"):
+        hp.restrict(h, where=lambda path, leaf: path == "params['frozen']")
+    with pytest.raises(TypeError, match="where is a int; expected a function"):
+        hp.restrict(h, where=3)
+    with pytest.raises(ValueError, match='by=\'module\'; expected "layer", "leaf" or a function'):
+        hp.block_diagonal(h, by="module")
+    with pytest.raises(TypeError, match="expected an operator"):
+        hp.restrict(np.eye(3), where="params")

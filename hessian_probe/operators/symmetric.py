@@ -277,9 +277,7 @@ class DerivedOperator(SymmetricOperator):
             first.layout if layout is None else layout,
             first.x if x is None else x,
             first.non_variables if non_variables is None else non_variables,
-            active=tuple(map(any, zip(*(p.active for p in parts), strict=True)))
-            if active is None
-            else active,
+            active=read if active is None else active,
             eps=max(p.eps for p in parts),
             cost=Cost(wholes=tuple(p.cost for p in parts)),
         )
