@@ -18,6 +18,9 @@ from hessian_probe.operators.blocks import block_diagonal as block_diagonal
 from hessian_probe.operators.blocks import restrict as restrict
 from hessian_probe.operators.data import Batches as Batches
 from hessian_probe.operators.data import DataChangedError as DataChangedError
+from hessian_probe.operators.fisher import FisherOperator as FisherOperator
+from hessian_probe.operators.fisher import empirical_fisher as empirical_fisher
+from hessian_probe.operators.fisher import fisher as fisher
 from hessian_probe.operators.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
 from hessian_probe.operators.gauss_newton import gauss_newton as gauss_newton
 from hessian_probe.operators.hessian import HessianOperator as HessianOperator
