@@ -27,10 +27,12 @@ from hessian_probe.operators.hessian import HessianOperator as HessianOperator
 from hessian_probe.operators.hessian import hessian as hessian
 from hessian_probe.operators.linear_map import LinearMap as LinearMap
 from hessian_probe.operators.linear_map import linear_map as linear_map
+from hessian_probe.operators.preconditioned import PreconditionedOperator as PreconditionedOperator
 from hessian_probe.operators.self_check import OperatorCheck as OperatorCheck
 from hessian_probe.operators.self_check import OperatorCheckError as OperatorCheckError
 from hessian_probe.operators.symmetric import LinearCombination as LinearCombination
 from hessian_probe.operators.symmetric import SymmetricOperator as SymmetricOperator
+from hessian_probe.optimizers.precondition import precondition as precondition
 from hessian_probe.optimizers.propose_rate import RateProposal as RateProposal
 from hessian_probe.optimizers.propose_rate import propose_rate as propose_rate
 from hessian_probe.optimizers.stability import Stability as Stability

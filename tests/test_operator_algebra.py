@@ -258,3 +258,55 @@ def test_blocks_that_are_none_are_named():
         hp.block_diagonal(h, by="module")
     with pytest.raises(TypeError, match="expected an operator"):
         hp.restrict(np.eye(3), where="params")
+
+
+# Preconditioned ------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "adam": (lambda optax: optax.adam(0.01, b2=0.9), lambda nu, steps: np.sqrt(nu / (1 - 0.9**steps)) + 1e-8),
+    "rmsprop": (lambda optax: optax.rmsprop(0.01, eps=0.02), lambda nu, steps: np.sqrt(nu + 0.02)),
+    "sgd": (lambda optax: optax.sgd(0.01, momentum=0.9), lambda nu, steps: np.ones_like(nu)),
+}
+
+
+@pytest.mark.any_promotion
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_preconditioned_operator_is_the_dense_matrix_scaled_by_hand(name):
+    optax = pytest.importorskip("optax")
+    build, scaled = OPTIMIZERS[name]
+    optimizer, rng = build(optax), np.random.default_rng(4)
+    params, (h, g) = case()[0], both()
+    varied_ones = {key: params[key] for key in ("unread", "v", "w")}
+    state = optimizer.init(params)
+    for _ in range(3):
+        gradients = jax.tree.map(
+            lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), params
+        )
+        _, state = optimizer.update(gradients, state, params)
+    node = next((part for part in state if hasattr(part, "nu")), None)
+    nu = {key: varied_ones[key] if node is None else node.nu[key] for key in varied_ones}
+    root = scaled(np.asarray(ravel_pytree(nu)[0], np.float64), 4) ** -0.5
+    close = max(CLOSE, 5e-8) if name == "adam" else CLOSE  # its ε of 1e-8 counts as zero
+    op, matrix = (h, matrices()[0]) if name == "sgd" else (g, matrices()[1])
+    seen = hp.precondition(op, optimizer=optimizer, opt_state=state)
+    assert off(seen, root[:, None] * matrix * root) <= close
+    block = hp.restrict(seen, where="params['w']")
+    assert off(block, (root[:, None] * matrix * root)[8:, 8:]) <= close
+    assert (seen.num_hvps, op.num_hvps) == (32, 32)
+
+
+@pytest.mark.any_promotion
+def test_what_no_preconditioner_can_be_read_from_is_named():
+    optax = pytest.importorskip("optax")
+    h, g = both()
+    params, lion = case()[0], optax.lion(0.1)
+    with pytest.raises(TypeError, match="op is a LinearCombination; expected"):
+        hp.precondition(h - g, optimizer=lion, opt_state=lion.init(params))
+    with pytest.raises(ValueError, match="preconditioner is not known: "):
+        hp.precondition(h, optimizer=lion, opt_state=lion.init(params))
+    fresh = optax.adam(0.1)
+    with pytest.raises(ValueError, match="no step has been taken with this state"):
+        hp.precondition(h, optimizer=fresh, opt_state=fresh.init(params))
+    broken = hp.hessian(lambda x: jnp.sum(jnp.log(x)), jnp.zeros(2, FLOAT))
+    with pytest.raises(ValueError, match="the loss is -inf at these parameters"):
+        hp.precondition(broken, optimizer=fresh, opt_state=fresh.init(jnp.zeros(2, FLOAT)))

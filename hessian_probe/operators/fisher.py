@@ -94,9 +94,9 @@ def fisher(
         ...     jnp.zeros(2),
         ...     (x, y),
         ...     draw=lambda key, z, batch: (batch[0], z + jax.random.normal(key, z.shape) / 2**0.5),
-        ...     num_draws=10_000,
+        ...     num_draws=1000,
         ... )
-        >>> op.dense().round(1).tolist()  # the Gauss–Newton matrix is [[1, 2], [2, 5]]
+        >>> op.dense().round().tolist()  # the Gauss–Newton matrix is [[1, 2], [2, 5]]
         [[1.0, 2.0], [2.0, 5.0]]
     """
     require_functions(outputs=outputs, loss_of_outputs=loss_of_outputs, draw=draw)
