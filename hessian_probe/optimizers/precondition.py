@@ -46,8 +46,8 @@ def precondition(op: HessianOperator, *, optimizer: Any, opt_state: Any) -> Prec
     Examples:
         >>> import hessian_probe as hp, jax.numpy as jnp, optax
         >>> op = hp.hessian(lambda x: 5.0 * x[0] ** 2 + x[1] ** 2, jnp.ones(2))
-        >>> optimizer = optax.rmsprop(0.1, decay=0.0, eps=0.0)
-        >>> _, state = optimizer.update(jnp.array([2.0, 0.5]), optimizer.init(jnp.ones(2)))
+        >>> optimizer = optax.rmsprop(0.1, decay=0.75, eps=0.0)
+        >>> _, state = optimizer.update(jnp.array([4.0, 1.0]), optimizer.init(jnp.ones(2)))  # P = (2, 0.5)
         >>> precondition(op, optimizer=optimizer, opt_state=state).dense().round(2).tolist()
         [[5.0, 0.0], [0.0, 4.0]]
     """
