@@ -45,6 +45,8 @@ from hessian_probe.spectrum.density import spectral_density as spectral_density
 from hessian_probe.spectrum.density_result import SpectralDensity as SpectralDensity
 from hessian_probe.spectrum.diagonal import diagonal as diagonal
 from hessian_probe.spectrum.eigsh import eigsh as eigsh
+from hessian_probe.spectrum.layers import LayerTable as LayerTable
+from hessian_probe.spectrum.layers import layer_table as layer_table
 from hessian_probe.spectrum.result import DiagonalEstimate as DiagonalEstimate
 from hessian_probe.spectrum.result import EigenResult as EigenResult
 from hessian_probe.spectrum.result import IndexEstimate as IndexEstimate
