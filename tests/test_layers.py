@@ -1,5 +1,6 @@
 """The table of layers against the blocks of a dense matrix."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def table_of(matrix, **options):
         return jnp.ones(size, FLOAT)
 
     like = {"head": {"w": leaf(5)}, "tower": [{"b": leaf(2), "w": leaf(10)}, {"b": leaf(3), "w": leaf(20)}]}
-    op = hp.linear_map(matvec, {**like, "count": 3, "none": None}, check=False)
+    op = hp.linear_map(jax.jit(matvec), {**like, "count": 3, "none": None}, check=False)
     return hp.layer_table(op, **options), op
 
 

@@ -128,7 +128,7 @@ def layer_table(
         >>> params = {"a": jnp.ones(2), "b": jnp.ones(3)}
         >>> op = hp.hessian(lambda p: jnp.sum(p["a"] ** 2) - jnp.sum(p["b"] ** 2) ** 2, params)
         >>> found = layer_table(op)
-        >>> found.names, found.highest.tolist(), found.negative_mass.tolist()
+        >>> found.names, found.highest.round(3).tolist(), found.negative_mass.tolist()
         (("params['a']", "params['b']"), [2.0, -12.0], [0.0, 1.0])
     """
     require_operator(op)
