@@ -270,7 +270,9 @@ OPTIMIZERS = {
 
 
 @pytest.mark.any_promotion
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "adam")) for name in OPTIMIZERS]
+)
 def test_a_preconditioned_operator_is_the_dense_matrix_scaled_by_hand(name):
     optax = pytest.importorskip("optax")
     build, scaled = OPTIMIZERS[name]
