@@ -55,13 +55,13 @@ def result(*, leaves: tuple[str, ...]) -> Callable[[type[T]], type[T]]:
 
 @dataclasses.dataclass
 class Cost:
-    """A ledger of what was computed.  An entry counts in the ledger that this one is a part of, too.
+    """A ledger of what was computed.  An entry counts in the ledgers that this one is a part of, too.
 
     Attributes:
         num_hvps: Hessian-vector products.
         num_gradients: gradients, each with its loss.
         num_losses: losses, with a slope along a line or without.
-        whole: the ledger that this one is a part of, if it is.
+        wholes: the ledgers that this one is a part of; an entry counts in one as often as it is named.
 
     Examples:
         >>> whole = Cost()
@@ -74,7 +74,7 @@ class Cost:
     num_hvps: int = 0
     num_gradients: int = 0
     num_losses: int = 0
-    whole: Cost | None = dataclasses.field(default=None, repr=False)
+    wholes: tuple[Cost, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def num_evaluations(self) -> int:
@@ -86,8 +86,8 @@ class Cost:
         self.num_hvps += hvps
         self.num_gradients += gradients
         self.num_losses += losses
-        if self.whole is not None:
-            self.whole.add(hvps=hvps, gradients=gradients, losses=losses)
+        for whole in self.wholes:
+            whole.add(hvps=hvps, gradients=gradients, losses=losses)
 
     def enter(self, found: Any) -> None:
         """Enter what a result says that it spent; which of its evaluations were gradients it does not say."""
@@ -99,7 +99,7 @@ class Cost:
 
     def part(self) -> Cost:
         """An empty ledger that is a part of this one."""
-        return Cost(whole=self)
+        return Cost(wholes=(self,))
 
 
 def _array(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Gauss–Newton matrices and users' own maps against their dense counterparts."""
+"""Gauss–Newton and Fisher matrices and users' own maps against their dense counterparts."""
 
 import jax
 import jax.numpy as jnp
@@ -224,6 +224,153 @@ def test_curvature_of_many_outputs_takes_a_few_times_their_memory():
     batch = next(iter(op.objective.data))
     logits = samples * vocabulary * FLOAT.itemsize
     assert memory.tree_bytes(op.objective.abstract_linearized(batch, op.x)[2]) <= 5 * logits
+
+
+# Fisher matrices -----------------------------------------------------------------------------
+
+
+def flipped(key, z, batch):
+    """Labels that are drawn with certainty."""
+    return {**batch, "y": 1 - batch["y"]}
+
+
+def from_the_model(loss):
+    def draw(key, z, batch):
+        if loss is cross_entropy:
+            return {**batch, "y": jax.random.categorical(key, z)}
+        return {**batch, "y": z + jax.random.normal(key, z.shape, z.dtype) / np.sqrt(2.0).astype(z.dtype)}
+
+    return draw
+
+
+def squares_of_all(z, batch):
+    """Squares, of labels for each output where they are drawn."""
+    y = batch["y"]
+    return jnp.mean(jnp.sum((z - (y if y.ndim == 2 else y[:, None]).astype(z.dtype)) ** 2, axis=1))
+
+
+def second_moment_by_hand(outputs, loss, params, batches, weights, labels):
+    """Σ w ggᵀ in float64, g one sample's gradient after the other, for the leaves v and w."""
+    flat, unravel = ravel_pytree({"v": params["v"], "w": params["w"]})
+    whole = {"x": np.concatenate([batch["x"] for batch in batches])}
+
+    def each(v):
+        z = outputs({**params, **unravel(v)}, whole)
+        return jax.vmap(lambda row, y: loss(row[None], {"y": y[None]}))(z, jnp.asarray(labels))
+
+    rows = np.asarray(jax.jit(jax.jacrev(each))(flat), np.float64)
+    counts = [len(batch["x"]) for batch in batches]
+    shares = np.repeat(np.asarray(weights) / np.sum(weights) / counts, counts)
+    return np.einsum("s,si,sj->ij", shares, rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn", "limit"),
+    [(name, drawn, None) for name in MODELS for drawn in (False, True)] + [("dense", True, 0)],
+)
+def test_fisher_matrices_are_second_moments_of_the_gradients_of_samples(name, drawn, limit):
+    outputs, params, batches = case(name)
+    weights, y = (4.0, 1.5, 3.0), np.concatenate([batch["y"] for batch in batches])
+    given = (outputs, cross_entropy, params, hp.Batches(batches, weights))
+    options = {"trainable": varied, "max_residual_bytes": limit}
+    if drawn:
+        op = hp.fisher(*given, draw=flipped, num_draws=3, **options)
+    else:
+        op = hp.empirical_fisher(*given, **options)
+    labels = 1 - y if drawn else y
+    expected = second_moment_by_hand(outputs, cross_entropy, params, batches, weights, labels)
+    assert off(op, expected) <= CLOSE
+    assert np.min(np.linalg.eigvalsh(op.dense())) >= -CLOSE * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, squares_of_all])
+def test_the_fisher_matrix_is_gauss_newton_in_expectation(loss):
+    """By 2,000 draws to a few per cent, and ten times closer than by 20: the bias is zero."""
+    outputs, params, batches = case("dense")
+    curvature = hp.gauss_newton(outputs, loss, params, batches, trainable=varied).dense()
+    options = {"draw": from_the_model(loss), "trainable": varied}
+    many = hp.fisher(outputs, loss, params, batches, num_draws=2000, **options)
+    deviation = np.linalg.norm(many.dense() - curvature) / np.linalg.norm(curvature)
+    few = hp.fisher(outputs, loss, params, batches, num_draws=20, **options)
+    rough = np.linalg.norm(few.dense() - curvature) / np.linalg.norm(curvature)
+    assert deviation <= 0.05
+    assert 2 * deviation <= rough <= 50 * deviation  # about a tenth: in proportion to 1/√draws
+    assert np.min(np.linalg.eigvalsh(few.dense())) >= -CLOSE * np.max(np.abs(curvature))
+
+
+def test_draws_stay_for_all_products_and_differ_by_key():
+    outputs, params, (batch, *_) = case("dense")
+    options = {"draw": from_the_model(cross_entropy), "trainable": varied}
+    one = hp.fisher(outputs, cross_entropy, params, batch, **options)
+    assert not one.check().cause
+    again = hp.fisher(outputs, cross_entropy, params, batch, max_residual_bytes=0, **options)
+    assert off(again, one.dense()) <= CLOSE
+    other = hp.fisher(outputs, cross_entropy, params, batch, key=jax.random.key(1), **options)
+    assert off(other, one.dense()) > 0.01
+
+
+def sine(p, batch):
+    return batch * jnp.sin(p)[None]
+
+
+def square(z, batch):
+    return jnp.mean((z - batch) ** 2)
+
+
+def test_draws_differ_by_batch():
+    keys = []
+
+    def noted(key, z, batch):
+        jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
+        return batch
+
+    batches = [jnp.full((2, 1), value, FLOAT) for value in (1.0, 2.0, 1.0)]
+    hp.fisher(sine, square, jnp.ones(3, FLOAT), batches, draw=noted, check=False)(jnp.ones(3, FLOAT))
+    jax.effects_barrier()
+    assert len(set(keys)) == 2
+
+
+def test_a_saved_search_is_not_that_of_other_draws(tmp_path):
+    big, data = jnp.linspace(-1, 1, 40, dtype=FLOAT), jnp.ones((3, 1), FLOAT)
+    jobs = [hp.fisher(sine, square, big, data, draw=lambda k, z, b, t=t: z + t) for t in (1, 2)]
+    hp.eigsh(jobs[0], save_to=tmp_path / "job")
+    with pytest.raises(hp.CheckpointError, match="another loss"):
+        hp.eigsh(jobs[1], save_to=tmp_path / "job")
+
+
+def test_tokens_of_sequences_are_samples_of_their_own():
+    """Of 2 sequences of 3 tokens: by hand over the 6 tokens, and a mean over both axes."""
+    rng = np.random.default_rng(8)
+    x = jnp.asarray(rng.standard_normal((2, 3, 4)), FLOAT)
+    y, weights = jnp.asarray(rng.integers(0, 2, (2, 3))), jnp.asarray(rng.standard_normal((4, 2)), FLOAT)
+
+    def loss(z, batch):
+        picked = jnp.take_along_axis(jax.nn.log_softmax(z), batch["y"][..., None], axis=-1)
+        return -jnp.mean(picked)
+
+    def outputs(w, batch):
+        return jnp.tanh(batch["x"] @ w)
+
+    op = hp.empirical_fisher(outputs, loss, weights, {"x": x, "y": y}, sample_axes=2)
+    flat = {"x": x.reshape(6, 4), "y": y.reshape(6)}
+    assert off(op, hp.empirical_fisher(outputs, loss, weights, flat).dense()) <= CLOSE
+
+
+def test_fisher_matrices_of_custom_derivatives_and_misuse():
+    x = jnp.asarray([1.0, 2.0], FLOAT)
+    for function, close in ((squared, CLOSE), (squared_on_host, 1e-6 if X64 else 5e-3)):
+        op = hp.empirical_fisher(function, lambda z: jnp.mean(z**2), x)
+        assert off(op, np.diag([8.0, 512.0])) <= close  # (2z · 2x)² / 2 of z = x²
+    with pytest.raises(TypeError, match="draw must be a function; got NoneType"):
+        hp.fisher(jnp.sin, jnp.sum, x, x, draw=None)
+    with pytest.raises(TypeError, match="data is None; expected batches"):
+        hp.fisher(jnp.sin, jnp.sum, x, None, draw=flipped)
+    with pytest.raises(ValueError, match="num_draws=0; expected at least 1"):
+        hp.fisher(jnp.sin, jnp.sum, x, x, draw=flipped, num_draws=0)
+    with pytest.raises(ValueError, match="sample_axes=0; expected at least 1"):
+        hp.empirical_fisher(jnp.sin, jnp.sum, x, sample_axes=0)
+    with pytest.raises(ValueError, match=r"outputs have shapes \[\(\), \(2,\)\]; expected the samples"):
+        hp.empirical_fisher(lambda p: (jnp.sum(p), p), lambda z: jnp.sum(z[1]) + z[0], x)
 
 
 # A user's own map ----------------------------------------------------------------------------

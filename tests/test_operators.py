@@ -523,7 +523,7 @@ def test_matrix_products_of_derivatives_run_at_full_precision(limit, multiply):
     )
     assert op.value > 0
     rows = (jnp.stack([op.x[0]] * 2),)
-    for function, operand in ((op.product, op.x), (op._block, rows)):
+    for function, operand in ((op.product, op.x), (op.product_rows, rows)):
         found = list(precisions(jax.make_jaxpr(function)(operand).jaxpr))
         assert found
         assert all(each == (jax.lax.Precision.HIGHEST,) * 2 for each in found)

@@ -22,10 +22,12 @@ from hessian_probe.arrays.algebra import select as select
 from hessian_probe.arrays.layout import Identity as Identity
 from hessian_probe.arrays.layout import Layout as Layout
 from hessian_probe.arrays.layout import at_least_float32 as at_least_float32
+from hessian_probe.arrays.layout import chosen_variables as chosen_variables
 from hessian_probe.arrays.layout import flatten as flatten
 from hessian_probe.arrays.layout import flatten_rows as flatten_rows
 from hessian_probe.arrays.layout import from_tangent as from_tangent
 from hessian_probe.arrays.layout import hashable as hashable
+from hessian_probe.arrays.layout import hold_others as hold_others
 from hessian_probe.arrays.layout import leaf_name as leaf_name
 from hessian_probe.arrays.layout import merge as merge
 from hessian_probe.arrays.layout import split as split

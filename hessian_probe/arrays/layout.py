@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Hashable, Iterable
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -149,7 +150,7 @@ def _floating(dtype: Any, kind: Any = jnp.floating) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, kind))
 
 
-def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
+def _asked(trainable: Any, tree: PyTree, paths: list[Any], option: str = "trainable") -> list[bool | None]:
     """For each leaf whether `trainable` asks for it; None leaves that to what is usual."""
     if trainable is None:
         return [None] * len(paths)
@@ -165,7 +166,7 @@ def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
             jax.tree.map(spread, trainable, tree)
         except ValueError as error:
             raise ValueError(
-                f"trainable is a mask that does not fit params: {error}; give booleans in the structure of "
+                f"{option} is a mask that does not fit params: {error}; give booleans in the structure of "
                 "params or of its upper levels, or a function of (path, leaf)"
             ) from None
         return flags
@@ -174,7 +175,7 @@ def _asked(trainable: Any, tree: PyTree, paths: list[Any]) -> list[bool | None]:
     count = sum(p.default is p.empty for p in plain)
     if count not in (1, 2):
         raise TypeError(
-            f"trainable is a {type(trainable).__name__}; expected a function of (leaf) or of (path, leaf), "
+            f"{option} is a {type(trainable).__name__}; expected a function of (leaf) or of (path, leaf), "
             "or a pytree of booleans like params"
         )
     asked = [(leaf_name(path), leaf)[2 - count :] for path, leaf in paths]
@@ -279,6 +280,56 @@ def split(
         tuple(sorted(left_out, key=lambda pair: pair[1] != NUMBER)),  # printed first
     )
     return layout, tuple(variables), tuple(non_variables)
+
+
+def chosen_variables(layout: Layout, tree: PyTree, where: Any) -> tuple[bool, ...]:
+    """Choose variables: by a path, with all below it, or as `trainable` of `split` chooses leaves.
+
+    Returns:
+        For each variable whether it is chosen.
+
+    Raises:
+        TypeError: `where` is neither.
+        ValueError: it is a mask of another structure, or chooses no variable.
+    """
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if isinstance(where, str):
+        names = (leaf_name(path) for path, _ in paths)
+        flags: list[Any] = [name.startswith(where) and name[len(where) :][:1] in "[." for name in names]
+    else:
+        flags = _asked(where, tree, paths, "where")
+    pairs = zip(flags, layout.kinds, strict=True)
+    chosen = tuple(flag is not False for flag, kind in pairs if kind == "variable")
+    if not any(chosen):
+        text = f"where={where!r}" if isinstance(where, str) else "where="
+        raise ValueError(f"{text} chooses none of the variables {', '.join(layout.names)}")
+    return chosen
+
+
+def hold_others(
+    layout: Layout, variables: Vector, non_variables: tuple[Any, ...], chosen: tuple[bool, ...], why: str
+) -> tuple[Layout, Vector, tuple[Any, ...]]:
+    """Return what `split` returned, with the variables that are not chosen among the other arrays."""
+    values, others, flags = iter(variables), iter(non_variables), iter(chosen)
+    kinds, arrays = [], []
+    for kind in layout.kinds:
+        if kind == "array":
+            arrays.append(next(others))
+        elif kind == "variable" and not next(flags):
+            kind = "array"
+            arrays.append(next(values))
+        elif kind == "variable":
+            next(values)
+        kinds.append(kind)
+    held = tuple((name, why) for name, on in zip(layout.names, chosen, strict=True) if not on)
+    new = layout._replace(
+        kinds=tuple(kinds),
+        names=tuple(compress(layout.names, chosen)),
+        shapes=tuple(compress(layout.shapes, chosen)),
+        dtypes=tuple(compress(layout.dtypes, chosen)),
+        left_out=(*held, *layout.left_out),
+    )
+    return new, tuple(compress(variables, chosen)), tuple(arrays)
 
 
 def merge(layout: Layout, variables: tuple[Any, ...], non_variables: tuple[Any, ...]) -> PyTree:

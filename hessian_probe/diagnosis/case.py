@@ -103,7 +103,7 @@ class Case:
 
     def _operator(self, data: Any) -> HessianOperator:
         op = hessian(self.loss, self.params, data, check=False, trainable=self.trainable)
-        op.objective.cost.whole = self.cost
+        op.objective.cost.wholes = (self.cost,)
         return op
 
     @property

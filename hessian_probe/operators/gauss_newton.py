@@ -25,6 +25,8 @@ from hessian_probe.operators.tracing import DIFFERENCES, FORWARD, REVERSE, Route
 # Ways to linearise outputs: by forward mode, or by reverse mode transposed (where a custom derivative has no
 # forward mode).
 FORWARD_MODE, TRANSPOSED = "forward mode", "transposed reverse mode"
+# A function of moves of the outputs, a list of arrays.
+Model = Callable[[list[Any]], jax.Array]
 # Kernels of second derivatives, in which outputs are linearised.
 SECOND = (derivatives.linearized, derivatives.forward_over_reverse, derivatives.reverse_over_reverse)
 
@@ -91,14 +93,23 @@ def gauss_newton(
         >>> op.dense().tolist()
         [[1.0, 2.0], [2.0, 5.0]]
     """
-    for name, given in (("outputs", outputs), ("loss_of_outputs", loss_of_outputs)):
-        if not callable(given):
-            raise TypeError(f"{name} must be a function; got {type(given).__name__}")
+    require_functions(outputs=outputs, loss_of_outputs=loss_of_outputs)
     loss = LossOfOutputs(hashable(outputs), hashable(loss_of_outputs))
     objective = OutputsObjective(loss, params, data, trainable=trainable)
     op = GaussNewtonOperator(objective, max_residual_bytes=max_residual_bytes)
     op.unchecked = check
     return op
+
+
+def require_functions(**given: Any) -> None:
+    """Refuse what is no function.
+
+    Raises:
+        TypeError: one is none; the message names it.
+    """
+    for name, function in given.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function; got {type(function).__name__}")
 
 
 class GaussNewtonOperator(HessianOperator):
@@ -121,10 +132,14 @@ class LossOfOutputs:
         """Loss at params."""
         return derivatives.unwrapped(self.loss)(derivatives.unwrapped(self.outputs)(params, *batch), *batch)
 
-    def parts(self, arguments: derivatives.Arguments) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Return the outputs as a function of the variables, and the loss as a function of those.
+    def loss_at(self, outputs: PyTree, *batch: PyTree) -> jax.Array:
+        """Loss at outputs, a real scalar."""
+        return derivatives.real_scalar(derivatives.unwrapped(self.loss)(outputs, *batch))
 
-        Of the outputs' arrays the first list is to be linearised, the second is not (integers).
+    def parts(self, arguments: derivatives.Arguments) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Return the function from variables to outputs, two lists of arrays, and how to put these together.
+
+        The first list is to be linearised, the second is not (integers).
         """
         seen: list[Any] = []  # structure of the outputs
 
@@ -139,29 +154,43 @@ class LossOfOutputs:
             pairs = list(zip(arrays, kinds, strict=True))
             return [leaf for leaf, on in pairs if on], [leaf for leaf, on in pairs if not on]
 
-        def loss(values: list[Any], others: list[Any], at: Vector) -> jax.Array:
+        def together(values: list[Any], others: list[Any]) -> PyTree:
             treedef, kinds = seen
             first, second = iter(values), iter(others)
-            tree = jax.tree.unflatten(treedef, [next(first if on else second) for on in kinds])
-            return derivatives.real_scalar(derivatives.unwrapped(self.loss)(tree, *arguments(at)[1:]))
+            return jax.tree.unflatten(treedef, [next(first if on else second) for on in kinds])
 
-        return outputs, loss
+        return outputs, together
+
+    def model(
+        self, together: Callable[..., PyTree], values: list[Any], others: list[Any], *batch: Any
+    ) -> Model:
+        """Return the function of moves of the outputs whose Hessian at zero stands between Jᵀ and J."""
+
+        def loss(moves: list[Any]) -> jax.Array:
+            moved = [value + move for value, move in zip(values, moves, strict=True)]
+            return self.loss_at(together(moved, others), *batch)
+
+        return loss
 
     def linearised(self, mode: str, arguments: derivatives.Arguments) -> derivatives.Scalar:
-        """Return the loss of outputs that are linearised at the very variables: its Hessian there is G."""
+        """Return the model at outputs that are linearised at the very variables: its Hessian there is G."""
 
         def scalar(variables: Vector) -> jax.Array:
             at = jax.lax.stop_gradient(variables)
             step = tuple(v - a for v, a in zip(variables, at, strict=True))
-            outputs, loss = self.parts(arguments)
+            outputs, together = self.parts(arguments)
             if mode == FORWARD_MODE:
                 values, moves, others = jax.jvp(outputs, (at,), (step,), has_aux=True)
             else:
                 values, pullback, others = jax.vjp(outputs, at, has_aux=True)
                 (moves,) = jax.linear_transpose(lambda z: pullback(z)[0], values)(step)
-            return loss([value + move for value, move in zip(values, moves, strict=True)], others, at)
+            return self.model(together, values, others, *arguments(at)[1:])(moves)
 
         return scalar
+
+    def kind(self, arguments: derivatives.Arguments, x: Vector) -> str:
+        """What tells a matrix at x from others of the same loss."""
+        return "Gauss-Newton"
 
 
 class OutputsObjective(Objective):
@@ -172,9 +201,11 @@ class OutputsObjective(Objective):
     """
 
     def _find_route(self, batch: Batch, shapes: tuple[Any, ...]) -> Route:
-        self.loss = self.loss._replace(fingerprint=f"Gauss-Newton {self.loss.fingerprint}")
         arguments = derivatives.arguments_of(self.layout, batch.layout, self.non_variables, batch.arrays)
-        jax.eval_shape(derivatives.unwrapped(self.loss.function).parts(arguments)[0], self.variables)
+        function = derivatives.unwrapped(self.loss.function)
+        jax.eval_shape(function.parts(arguments)[0], self.variables)
+        kind = function.kind(arguments, self.variables)
+        self.loss = self.loss._replace(fingerprint=f"{kind} {self.loss.fingerprint}")
         options = (
             (FORWARD_MODE, derivatives.forward_over_reverse, FORWARD),
             (TRANSPOSED, derivatives.forward_over_reverse, FORWARD),
@@ -207,19 +238,15 @@ def _by_differences(
     batch: Any,
     step: Vector,
 ) -> Vector:
-    """Product of G and a small step, by central differences of outputs and of their gradient."""
+    """Product of G and a small step, by central differences of outputs and of the model's gradient."""
     with jax.default_matmul_precision("highest"):
-        outputs, loss_of = derivatives.unwrapped(loss.function).parts(
-            derivatives.arguments_of(layout, batch_layout, non_variables, batch)
-        )
+        function = derivatives.unwrapped(loss.function)
+        arguments = derivatives.arguments_of(layout, batch_layout, non_variables, batch)
+        outputs, together = function.parts(arguments)
         at = cast(x, layout.work_dtypes)
         values, pullback, others = jax.vjp(outputs, at, has_aux=True)
         ahead, behind = (outputs(add_scaled(at, sign, step))[0] for sign in (1.0, -1.0))
         moves = [0.5 * (a - b) for a, b in zip(ahead, behind, strict=True)]
-
-        def gradient(sign: float) -> Any:
-            moved = [value + sign * move for value, move in zip(values, moves, strict=True)]
-            return jax.grad(loss_of)(moved, others, at)
-
-        bent = [0.5 * (a - b) for a, b in zip(gradient(1.0), gradient(-1.0), strict=True)]
-        return pullback(bent)[0]
+        gradient = jax.grad(function.model(together, values, others, *arguments(at)[1:]))
+        there, back = gradient(moves), gradient([-move for move in moves])
+        return pullback([0.5 * (a - b) for a, b in zip(there, back, strict=True)])[0]

@@ -197,16 +197,12 @@ class HessianOperator(SymmetricOperator):
             other._maps = [(weight / total, tangent_map) for weight, tangent_map in chosen]
         return other
 
-    def _block(self, vectors: Basis) -> Basis:
-        """Products with the rows of a basis; one compiled program where the map is stored."""
-        if self.unchecked:
-            self.check().require()
+    def product_rows(self, vectors: Basis) -> Basis:
+        """Multiply every row of a basis; one compiled program where the map is stored.  The caller counts."""
         self._prepare()
-        count = len(vectors[0])
         if self._maps is not None and len(self._maps) == 1:
-            self.cost.add(hvps=count)
             return derivatives.apply_to_rows(self._maps[0][1], vectors)
-        return super()._block(vectors)
+        return super().product_rows(vectors)
 
     def _described(self) -> str:
         return self.objective.route.name

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hessian_probe.arrays import Basis, Vector, add_scaled, coefficients, combine
-from hessian_probe.operators.symmetric import SymmetricOperator
+from hessian_probe.operators.symmetric import DerivedOperator, SymmetricOperator
 
 
-class ProjectedOperator(SymmetricOperator):
+class ProjectedOperator(DerivedOperator):
     """P A P, where P projects onto the complement of k orthonormal rows.
 
     Args:
@@ -15,17 +15,17 @@ class ProjectedOperator(SymmetricOperator):
     """
 
     def __init__(self, op: SymmetricOperator, rows: Basis) -> None:
-        super().__init__(op.layout, op.x, op.non_variables, active=op.active, eps=op.eps, cost=op.cost.part())
-        self._op, self.rows = op, rows
+        super().__init__([op])
+        self.rows = rows
 
     def search_dimension(self, active: tuple[bool, ...]) -> int:
         """Dimension of the searched space."""
-        return self._op.search_dimension(active) - len(self.rows[0])
+        return self.parts[0].search_dimension(active) - len(self.rows[0])
 
     def project(self, v: Vector) -> Vector:
         """Multiply P and a vector."""
-        return self._op.project(add_scaled(v, -1.0, combine(self.rows, coefficients(self.rows, v))))
+        return self.parts[0].project(add_scaled(v, -1.0, combine(self.rows, coefficients(self.rows, v))))
 
     def product(self, v: Vector) -> Vector:
         """Multiply P A P and a vector; the caller counts."""
-        return self.project(self._op.product(self.project(v)))
+        return self.project(self.parts[0].product(self.project(v)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -13,11 +15,13 @@ from hessian_probe.arrays import (
     Layout,
     PyTree,
     Vector,
+    add_scaled,
     flatten,
     from_tangent,
     generator,
     random_normal,
     row,
+    scale,
     tangent,
     unflatten,
 )
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
 class SymmetricOperator:
     """A symmetric linear map A on pytrees like params, known by its products; made by functions, not by hand.
 
-    `hp.hessian`, `hp.gauss_newton` and `hp.linear_map` return one, and so do the methods below.  Whatever
-    takes an operator (`hp.eigsh`, `hp.trace`, …) takes any of them.
+    `hp.hessian`, `hp.gauss_newton` and `hp.linear_map` return one.  Sums `A + B`, differences `A - B`
+    (the residual of Gauss–Newton is `H - G`), multiples `2 * A`, `A / 2`, `-A` and `A.shifted(sigma)` are
+    operators again.  Whatever takes an operator (`hp.eigsh`, `hp.trace`, …) takes any of them.
+
+    A product of a combination counts as one there, and as one more of each operator that it is made of.
 
     Attributes:
         layout: layout of the parameters.
@@ -102,12 +109,27 @@ class SymmetricOperator:
         """Multiply a vector with everything read and computed a second time; the caller counts."""
         return self.product(v)
 
-    def apply(self, v: Vector) -> Vector:
-        """Multiply a vector of the parameter space, after the self-check if it has not been made."""
+    def product_rows(self, vectors: Basis) -> Basis:
+        """Multiply every row of a basis; the caller counts."""
+        rows = [self.product(row(vectors, index)) for index in range(len(vectors[0]))]
+        return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
+
+    def require_checked(self) -> None:
+        """Make the self-check if it has not been made."""
         if self.unchecked:
             self.check().require()
+
+    def apply(self, v: Vector) -> Vector:
+        """Multiply a vector of the parameter space, after the self-check if it has not been made."""
+        self.require_checked()
         self.cost.add(hvps=1)
         return self.product(v)
+
+    def apply_rows(self, vectors: Basis) -> Basis:
+        """Multiply every row of a basis, as `apply` does."""
+        self.require_checked()
+        self.cost.add(hvps=len(vectors[0]))
+        return self.product_rows(vectors)
 
     def __call__(self, v: PyTree) -> PyTree:
         """Multiply: a pytree like params in, a pytree like params out (at least float32).
@@ -162,12 +184,7 @@ class SymmetricOperator:
         >>> hp.hessian(lambda x: x[0] * x[1], jnp.ones(2)).dense().tolist()
         [[0.0, 1.0], [1.0, 0.0]]
         """
-        return symmetric_matrix(self.layout, self._block, max_bytes)
-
-    def _block(self, vectors: Basis) -> Basis:
-        """Products with the rows of a basis."""
-        rows = [self.apply(row(vectors, index)) for index in range(len(vectors[0]))]
-        return tuple(jnp.stack(leaf) for leaf in zip(*rows, strict=True))
+        return symmetric_matrix(self.layout, self.apply_rows, max_bytes)
 
     def to_scipy(self) -> LinearOperator:
         """Return a `scipy.sparse.linalg.LinearOperator` on flat float64 arrays of shape (n,).
@@ -183,6 +200,49 @@ class SymmetricOperator:
 
         return LinearOperator((self.size, self.size), matvec=matvec, rmatvec=matvec, dtype=np.float64)
 
+    # NumPy's numbers leave `number * operator` to the operator.
+    __array_ufunc__ = None
+
+    def shifted(self, sigma: float) -> LinearCombination:
+        """Return A + σI, on all variables.
+
+        Raises:
+            TypeError: sigma is no real number.
+            ValueError: sigma is not finite.
+
+        >>> import hessian_probe as hp
+        >>> hp.hessian(lambda x: x[0] ** 2, jnp.ones(2)).shifted(-0.5).dense().tolist()
+        [[1.5, 0.0], [0.0, -0.5]]
+        """
+        return LinearCombination([(1.0, self)], _finite_number(sigma, "sigma"))
+
+    def __add__(self, other: SymmetricOperator) -> LinearCombination:
+        return self._plus(other, 1.0)
+
+    def __sub__(self, other: SymmetricOperator) -> LinearCombination:
+        return self._plus(other, -1.0)
+
+    def __neg__(self) -> LinearCombination:
+        return self * -1.0
+
+    def __mul__(self, factor: float) -> LinearCombination:
+        if isinstance(factor, SymmetricOperator):
+            raise TypeError("a product of two operators need not be symmetric; expected a number times one")
+        return LinearCombination([(_finite_number(factor, "the factor"), self)])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> LinearCombination:
+        return self * (1.0 / _finite_number(divisor, "the divisor"))
+
+    def _plus(self, other: Any, sign: float) -> LinearCombination:
+        if not isinstance(other, SymmetricOperator):
+            raise TypeError(
+                f"an operator and a {type(other).__name__} have no sum; expected another operator: a "
+                "multiple of the identity is added by op.shifted(sigma)"
+            )
+        return LinearCombination([(1.0, self), (sign, other)])
+
     def _described(self) -> str:
         """How products are computed, for printing; empty where there is nothing to say."""
         return ""
@@ -190,6 +250,128 @@ class SymmetricOperator:
     def __repr__(self) -> str:
         parts = (np.dtype(self.dtype).name, self._described(), f"{self.num_hvps} products so far")
         return f"{type(self).__name__}({', '.join(filter(None, parts))}; {self.layout})"
+
+
+class DerivedOperator(SymmetricOperator):
+    """A map that is computed from products with others, its parts; it has their ledgers, too.
+
+    Args:
+        parts: the operators, all of one layout; one that a product uses k times is entered k times.
+
+    Attributes:
+        parts: each operator once.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[SymmetricOperator],
+        *,
+        layout: Layout | None = None,
+        x: Vector | None = None,
+        non_variables: tuple[Any, ...] | None = None,
+        active: tuple[bool, ...] | None = None,
+    ) -> None:
+        first = parts[0]
+        read = tuple(map(any, zip(*(part.active for part in parts), strict=True)))
+        super().__init__(
+            first.layout if layout is None else layout,
+            first.x if x is None else x,
+            first.non_variables if non_variables is None else non_variables,
+            active=read if active is None else active,
+            eps=max(p.eps for p in parts),
+            cost=Cost(wholes=tuple(p.cost for p in parts)),
+        )
+        self.parts = tuple(dict.fromkeys(parts))
+
+    @property
+    def precision(self) -> str:
+        """Lowest precision of the parts."""
+        return max(self.parts, key=lambda part: part.eps).precision
+
+    def require_checked(self) -> None:
+        """Make the self-checks of those parts for which it has not been made."""
+        for part in self.parts:
+            part.require_checked()
+
+    def check(self) -> OperatorCheck:
+        """Check the parts; of parts that cancel each other, what is left may be rounding error alone.
+
+        Returns:
+            The relative defects of the worst part.
+        """
+        checks = [part.check() for part in self.parts]
+        return max(checks, key=lambda c: (c.cause, c.repeatability, c.asymmetry, c.nonlinearity))
+
+
+class LinearCombination(DerivedOperator):
+    """Σ wᵢAᵢ + σI, as sums, differences, multiples and `shifted` return it.
+
+    Args:
+        terms: pairs of a factor and an operator; of a combination, its own terms count.
+        shift: σ.
+
+    Attributes:
+        terms: pairs (wᵢ, Aᵢ); no Aᵢ is a combination.
+        shift: σ.
+
+    Raises:
+        ValueError: the operators have other variables.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]], shift: float = 0.0) -> None:
+        self.terms: list[tuple[float, SymmetricOperator]] = []
+        self.shift = shift
+        for weight, op in terms:
+            nested = op.terms if isinstance(op, LinearCombination) else [(1.0, op)]
+            self.terms += [(weight * inner, part) for inner, part in nested]
+            self.shift += weight * op.shift if isinstance(op, LinearCombination) else 0.0
+        first, *others = (op for _, op in self.terms)
+        for other in others:
+            if _variables(first.layout) != _variables(other.layout):
+                raise ValueError(
+                    f"operators of other variables have no sum: {first.layout}, and {other.layout}; make "
+                    "both with the same params and trainable="
+                )
+        every = tuple(bool(np.prod(shape)) for shape in first.layout.shapes)
+        super().__init__([first, *others], active=every if self.shift else None)
+
+    def product(self, v: Vector) -> Vector:
+        """Multiply a vector of the parameter space; the caller counts."""
+        return self._sum(v, lambda op: op.product(v))
+
+    def product_again(self, v: Vector) -> Vector:
+        """Multiply a vector with everything read and computed a second time; the caller counts."""
+        return self._sum(v, lambda op: op.product_again(v))
+
+    def product_rows(self, vectors: Basis) -> Basis:
+        """Multiply every row of a basis; the caller counts."""
+        return self._sum(vectors, lambda op: op.product_rows(vectors))
+
+    def _sum(self, v: Vector, image: Callable[[SymmetricOperator], Vector]) -> Vector:
+        total = scale(self.shift, v)
+        for weight, op in self.terms:
+            total = add_scaled(total, weight, image(op))
+        return total
+
+    def _described(self) -> str:
+        text = " ".join(f"{weight:+g} {type(op).__name__}" for weight, op in self.terms)
+        return text + (f" {self.shift:+g} identity" if self.shift else "")
+
+
+def _variables(layout: Layout) -> tuple[Any, ...]:
+    """What two layouts must share where vectors of one are those of the other."""
+    kinds = tuple(kind == "variable" for kind in layout.kinds)
+    return layout.treedef, kinds, layout.shapes, layout.work_dtypes
+
+
+def _finite_number(value: Any, name: str) -> float:
+    """Return a real number, or an array that holds one."""
+    if not (isinstance(value, Real) or (hasattr(value, "dtype") and np.shape(value) == ())):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a real number")
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{name} is {number}; expected a finite number")
+    return number
 
 
 def require_operator(op: Any) -> None:

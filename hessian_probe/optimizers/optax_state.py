@@ -289,4 +289,10 @@ def advanced(
 
 
 def _times(tree: Any, factor: float) -> Any:
-    return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)
+    """Multiply moments; those of integers, which are not trained, stay."""
+
+    def leaf(moment: Any) -> Any:
+        floating = jnp.issubdtype(moment.dtype, jnp.floating)
+        return moment * jnp.asarray(factor, moment.dtype) if floating else moment
+
+    return jax.tree.map(leaf, tree)

@@ -173,7 +173,7 @@ def propose_rate(
     for name, value in (("steps", steps), ("max_hvps", max_hvps)):
         if value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
-    op = hessian(loss, params, data, trainable=trainable)
+    op = hessian(loss, params, data, check=False, trainable=trainable)
     bad = nonfinite(op)
     if bad is not None:
         return _undetermined(op, (str(bad),), steps)

@@ -172,7 +172,7 @@ def stability(
         >>> found.status, round(found.sharpness, 3), round(found.limit, 3)
         ('stable', 10.0, 20.0)
     """
-    op = hessian(loss, params, data, trainable=trainable)
+    op = hessian(loss, params, data, check=False, trainable=trainable)
     bad = nonfinite(op)
     if bad is not None:
         return Stability("undetermined", evidence=(str(bad),), variables=str(op.layout))

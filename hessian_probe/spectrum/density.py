@@ -121,8 +121,7 @@ def spectral_density(
         )
     if probes not in ("gaussian", "rademacher"):
         raise ValueError(f"probes={probes!r}; expected 'gaussian' or 'rademacher'")
-    if op.unchecked:
-        op.check().require()
+    op.require_checked()
     saving, rng = Saving(save_to, save_every, resume), generator(key)
     run = _Density(op, rtol, max_hvps, num_steps, probes, zero_band, confidence, rng, progress)
     if op.size <= min(run.budget, DENSE_MANY) and memory.eigh_fits(op.size):

@@ -109,8 +109,7 @@ def eigsh(
     if standard_errors and max_hvps is not None:
         options = options._replace(max_hvps=max(max_hvps - min(options.wanted, op.size), 1))
     try:
-        if op.unchecked:
-            op.check().require()
+        op.require_checked()
         found = _search(op, options, rng, start, saving)
     except KeyboardInterrupt:
         return empty_result(op, op.num_hvps - counted, "lanczos", rtol, "interrupted", options.wanted)

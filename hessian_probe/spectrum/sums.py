@@ -144,7 +144,7 @@ def exact_diagonal(op: SymmetricOperator) -> Float[np.ndarray, " n"]:
     found, n = np.zeros(op.size), op.size
     for start in range(0, n, DENSE_BLOCK):
         units = np.eye(min(DENSE_BLOCK, n - start), n, start)
-        rows = flatten_rows(op._block(unflatten_rows(op.layout, units)))
+        rows = flatten_rows(op.apply_rows(unflatten_rows(op.layout, units)))
         found[start : start + len(units)] = rows[np.arange(len(units)), start + np.arange(len(units))]
     return found
 
@@ -336,8 +336,7 @@ def checked_budget(op: Any, rtol: float, max_hvps: int | None) -> int:
         raise ValueError(f"rtol={rtol}; expected a positive number")
     if max_hvps is not None and max_hvps < min(4, op.size):
         raise ValueError(f"max_hvps={max_hvps}; expected at least {min(4, op.size)}: an error needs samples")
-    if op.unchecked:
-        op.check().require()
+    op.require_checked()
     return BUDGET if max_hvps is None else max_hvps
 
 
