@@ -55,6 +55,7 @@ def jacobi(values, start, steps):
 # The all-zero tanh network of R3.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_r3_has_index_eight_from_a_plain_call(precision, x64):
     if precision == "float64" and not x64:

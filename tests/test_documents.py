@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTIONAL = ("flax", "keras", "matplotlib", "optax", "sklearn")
-SLOW = ("index.md", "sharpness.md")
+SLOW = ("derivatives.md", "index.md", "operators.md", "sharpness.md", "training.md")
 WITH_CODE = [
     pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page.name in SLOW))
     for page in PAGES
@@ -20,6 +20,7 @@ WITH_CODE = [
 
 
 @pytest.mark.any_promotion
+@pytest.mark.float32
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_code_of_page_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run in order in one namespace; an `assert` in a block is a test."""
