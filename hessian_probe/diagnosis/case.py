@@ -16,7 +16,14 @@ from hessian_probe.operators.data import Data
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.optimizers.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
-from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner, float_leaf, perturb, reinitialise
+from hessian_probe.optimizers.trial_runs import (
+    NO_OPTAX,
+    AdamRunner,
+    TrialRunner,
+    float_leaf,
+    perturb,
+    reinitialise,
+)
 from hessian_probe.optimizers.untrained_params import moved_variables
 from hessian_probe.programs.mixes import Mix, find_mix
 from hessian_probe.results import Cost
@@ -88,6 +95,7 @@ class Case:
         self.measured: dict[str, str] = {}
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
+        self._trial_runners: dict[tuple[int | None, int, bool], TrialRunner] = {}
         self.cost = Cost()
         self.lower_points: list[tuple[float, Any]] = []
         self.samples: Samples | None = None if data is None else join_batches(data)

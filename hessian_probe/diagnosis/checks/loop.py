@@ -31,9 +31,9 @@ LOST = 0.75
 # these, or where it points against it; random layers and batches change a step by less.
 LONG, APART, AGAINST = 100.0, 0.5, -0.5
 # Loss with leaves held ÷ without, and ÷ the constant predictor's, from which the training needs them, and
-# their spread; chosen: the fine-tuning of a part ends above that of all, too. On ten networks with features of
-# small random weights, the first layer held ends at 0.94 to 1.07 of the constant predictor, its bias held at
-# 0.02 to 0.38.
+# their spread; chosen: the fine-tuning of a part ends above that of all, too.  On ten networks with features
+# of small random weights, the first layer held ends at 0.94 to 1.07 of the constant predictor, its bias held
+# at 0.02 to 0.38.
 NEEDED, NEAR_CONSTANT, SPREAD = 3.0, 0.65, 0.3
 Leaves = dict[str, np.ndarray]
 
