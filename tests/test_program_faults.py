@@ -522,6 +522,30 @@ def test_recorded_losses_that_repeat_to_the_last_digit():
     assert not looped(optax.sgd(1e-9), [1.25] * 12), "slow, and not lost"
 
 
+HELD_BACK = {
+    "warm-up": (lambda steps: optax.sgd(optax.linear_schedule(0.0, 0.5, steps)), 1_000_000, 20,
+                "warm_up_too_long"),
+    "clipped": (lambda norm: optax.chain(optax.clip_by_global_norm(norm), optax.sgd(0.5)), 1e-4, 1.0,
+                "clipped_away"),
+    "slow alone": (optax.sgd, 1e-5, 0.5, None),
+    "slow Adam": (optax.adam, 1e-6, 1e-2, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD_BACK)
+def test_steps_that_a_warm_up_or_clipping_holds_back(name):
+    make, wrong, right, code = HELD_BACK[name]
+    for value in (wrong, right):
+        optimizer, params = make(value), layers(1)
+        state, data = optimizer.init(params), (ROWS, ROWS[:, :1])
+        if name == "warm-up":
+            state = optax.tree_utils.tree_set(state, count=jnp.asarray(300))
+        given = {"optimizer": optimizer, "opt_state": state, "apply": network()}
+        case = Experiments(by(network(), squared), params, data, **given)
+        faults = [item.code for item in loop.check_held_back(case)]
+        assert faults == [code] * (code is not None and value == wrong)
+
+
 def test_leaves_that_the_training_needs_are_not_held():
     """Features of small random weights tell little: the first layer must move."""
     x = np.random.default_rng(4).standard_normal((60, 6)).astype(np.float32)

@@ -43,6 +43,7 @@ CHECKS = (
     conditioning.check,
     underfitting.check,
     loop.check_frozen,
+    loop.check_held_back,
     generalisation.check,
     history.check,
 )
