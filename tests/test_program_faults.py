@@ -409,6 +409,19 @@ def test_a_dead_network_still_has_outputs_that_may_depend_on_inputs():
     assert not [item for item in outputs.check(case) if hasattr(item, "code")]
 
 
+def test_a_loss_that_clips_all_outputs_is_not_constant():
+    """No gradient here nor at two other sets of usual weights: the outputs are far above 1 there."""
+
+    def apply(p, x):
+        return jnp.abs(x * p["c"][:6, 0]).sum(1, keepdims=True)
+
+    params = {"c": layers(1)["c"]}
+    for size, codes in ((100.0, ["logits_as_probabilities"]), (1e-3, [])):
+        data = (size * (1.0 + np.abs(ROWS)), TWO)
+        case = Experiments(by(apply, of_shares), params, data, apply=apply)
+        assert [item.code for item in outputs.check(case) if hasattr(item, "code")] == codes
+
+
 def test_a_softmax_of_one_unit_is_told_first_with_its_place():
     apply = network(jax.nn.softmax)
     found = hp.diagnose(by(apply, squared), layers(1), (ROWS, REAL))  # without apply

@@ -21,6 +21,7 @@ from hessian_probe.optimizers.trial_runs import (
     AdamRunner,
     TrialRunner,
     float_leaf,
+    map_trained,
     perturb,
     reinitialise,
 )
@@ -32,6 +33,8 @@ from hessian_probe.results import Cost
 MAX_SINGLE = 512
 # Fewer samples than this give no standard error of a mean loss.
 FEWEST_LOSSES = 8
+# Share of usual weights at which outputs are small.
+NEAR = 1e-3
 # A prime that no other axis has by chance.
 PRIME = 10_007
 
@@ -241,9 +244,12 @@ class Case:
 
     @cached_property
     def draws(self) -> tuple[PyTree, ...]:
-        """The parameters, re-initialised ones, and ones as far away as they are large."""
+        """The parameters, re-initialised ones, ones as far away as they are large, and very small ones."""
+        # Outputs that a loss clips are far outside at all usual weights, and not at very small ones.
         rng = np.random.default_rng(0)
-        return self.params, reinitialise(self.params, rng), perturb(self.params, rng, 1.0)
+        usual = reinitialise(self.params, rng)
+        small = (map_trained(lambda x, by=by: by * x, usual) for by in (NEAR, -NEAR))
+        return self.params, usual, perturb(self.params, rng, 1.0), *small
 
     @cached_property
     def sample_programs(self) -> tuple[Any, list[int], int, int] | None:
