@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.checks import lookups, loop, mixing, outputs
+from hessian_probe.diagnosis.checks import divergence, lookups, loop, mixing, outputs
 from hessian_probe.diagnosis.experiments import Experiments
 
 optax = pytest.importorskip("optax")
@@ -427,6 +427,22 @@ def test_a_softmax_of_one_unit_is_told_first_with_its_place():
     found = hp.diagnose(by(apply, squared), layers(1), (ROWS, REAL))  # without apply
     assert [f.code for f in found.findings] == ["constant_loss"]
     assert "test_program_faults.py:" in found.findings[0].place
+
+
+def test_a_step_that_killed_the_units_is_no_recovery():
+    """The loss comes back from 500, to that of a constant output; or to what was learnt."""
+
+    def apply(p, x):
+        return jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+
+    history = {"loss": np.array([2.0, 500.0, 60.0, 8.0, *np.linspace(1.11, 1.10, 40)])}
+    for offset, told in ((-1e3, ["first_step"]), (0.0, [])):
+        params = layers(3) | {"b": jnp.full(8, offset)}
+        y = np.asarray(apply(params, ROWS).argmax(1)) if offset == 0 else THREE
+        params["c"] = params["c"] * (30 if offset == 0 else 0)
+        case = Experiments(by(apply, of_labels), params, (ROWS, y), apply=apply, history=history)
+        items = [item for item in divergence.check(case) if getattr(item, "confidence", 0) >= 0.5]
+        assert [item.code for item in items] == told
 
 
 # The training loop
