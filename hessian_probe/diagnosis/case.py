@@ -16,15 +16,7 @@ from hessian_probe.operators.data import Data
 from hessian_probe.operators.hessian import HessianOperator, hessian
 from hessian_probe.optimizers.samples import Samples, join_batches
 from hessian_probe.optimizers.thresholds import ADAM_STEPS, TRIAL_STEPS
-from hessian_probe.optimizers.trial_runs import (
-    NO_OPTAX,
-    AdamRunner,
-    TrialRunner,
-    float_leaf,
-    map_trained,
-    perturb,
-    reinitialise,
-)
+from hessian_probe.optimizers.trial_runs import NO_OPTAX, AdamRunner, float_leaf, perturb, reinitialise
 from hessian_probe.optimizers.untrained_params import moved_variables
 from hessian_probe.programs.mixes import Mix, find_mix
 from hessian_probe.results import Cost
@@ -98,7 +90,7 @@ class Case:
         self.measured: dict[str, str] = {}
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
-        self._trial_runners: dict[tuple[int | None, int, bool], TrialRunner] = {}
+        self._trial_runners: dict[Hashable, Any] = {}
         self.cost = Cost()
         self.lower_points: list[tuple[float, Any]] = []
         self.samples: Samples | None = None if data is None else join_batches(data)
@@ -248,7 +240,10 @@ class Case:
         # Outputs that a loss clips are far outside at all usual weights, and not at very small ones.
         rng = np.random.default_rng(0)
         usual = reinitialise(self.params, rng)
-        small = (map_trained(lambda x, by=by: by * x, usual) for by in (NEAR, -NEAR))
+        small = (
+            jax.tree.map(lambda x, by=by: (by * x).astype(x.dtype) if float_leaf(x) else x, usual)
+            for by in (NEAR, -NEAR)
+        )
         return self.params, usual, perturb(self.params, rng, 1.0), *small
 
     @cached_property

@@ -69,7 +69,8 @@ def check(case: Experiments) -> Found:
     )
     if losses[0] > 0:  # a single step can be enough to blow up
         worst, reached = float(np.max(losses)), ""
-        if worst > RISE * losses[0] and _nothing_learnt(case):  # such as units that it killed
+        nothing = case.samples is not None and worst > RISE * losses[0]
+        if nothing and case.value > NOTHING_LEARNT * case.constant_predictor_loss:  # such as units it killed
             reached = f", reached {number(worst, 3)} (step {int(np.argmax(losses))})"
         at_once, single = (worst if reached else last) / losses[0], noise * math.sqrt(_width(losses))
         sure_of_it = log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD)
@@ -79,11 +80,6 @@ def check(case: Experiments) -> Found:
             )
             return [_finding("first_step", f"{told} the end", at_once, sure_of_it)]
     return [_finding("rise", claim, rise, sure)]
-
-
-def _nothing_learnt(case: Experiments) -> bool:
-    """Whether the loss is about that of the best constant output."""
-    return case.samples is not None and case.value > NOTHING_LEARNT * case.constant_predictor_loss
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:

@@ -32,9 +32,8 @@ LOST = 0.75
 # these, or where it points against it; random layers and batches change a step by less.
 LONG, APART, AGAINST = 100.0, 0.5, -0.5
 # Loss with leaves held ÷ without, and ÷ the constant predictor's, from which the training needs them, and
-# their spread; chosen: the fine-tuning of a part ends above that of all, too.  On ten networks with features
-# of small random weights, the first layer held ends at 0.94 to 1.07 of the constant predictor, its bias held
-# at 0.02 to 0.38.
+# their spread; chosen.  On ten networks with features of small random weights, the first layer held ends at
+# 0.94 to 1.07 of the constant predictor, its bias held at 0.02 to 0.38.
 NEEDED, NEAR_CONSTANT, SPREAD = 3.0, 0.65, 0.3
 # Multiples of the gradient that show clipping, and the share to which steps are proportional to it.
 SCALES, ALIKE = (1.0, 1e-8, 1e-10), 0.01
@@ -76,10 +75,9 @@ def check_held_back(case: Experiments) -> Found:
     if not case.trials or case.no_step_moves or case.best_factor < max(FACTORS) or not large:
         return []
     schedule = case.stability.schedule if case.stability is not None else ()
-    rise = next(((steps, by) for steps, by in schedule if by >= max(FACTORS)), (0, 1.0))
-    if rise[0] > SOON:
-        told = {"steps": rise[0], "by": rise[1]}
-        return [fault("warm_up_too_long", rise[1], told, max(FACTORS), cost=OF_LOOP)]
+    steps, by = next((rise for rise in schedule if rise[1] >= max(FACTORS)), (0, 1.0))
+    if steps > SOON:
+        return [fault("warm_up_too_long", by, {"steps": steps, "by": by}, max(FACTORS), cost=OF_LOOP)]
     left = _left_by_clipping(case)
     told = {"share": 100 * left, "by": 1 / left if left > 0 else math.inf}
     return [fault("clipped_away", left, told, 1 / max(FACTORS), cost=OF_LOOP)] * (left < 1 / max(FACTORS))
