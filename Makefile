@@ -54,6 +54,9 @@ bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the 
 bench-diagnose: $(READY)/demo ## diagnose synthetic failures; print the confusion table
 	$(BIN)/python -m benchmarks.diagnose $(ARGS)
 
+bench-wild: $(READY)/demo ## diagnose 23 faulty programs that people asked about; --twins: their repairs
+	$(BIN)/python -m benchmarks.wild $(ARGS)
+
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
 	$(BIN)/python -m benchmarks.stability $(ARGS)
 

@@ -314,7 +314,8 @@ def trained(program: Program, seed: int) -> Trained:
     half = 4 * len(x) // 5 if len(x) > 4 else len(x)
     train, test = (x[:half], y[:half]), (x[half:], y[half:])
     if program.by_class:
-        train = tuple(a[np.argsort(train[1], kind="stable")] for a in train)
+        rows = np.argsort(train[1], kind="stable")
+        train = (train[0][rows], train[1][rows])
     apply, optimizer = model(program), program.optimizer(program.rate)
     params = start(program, x.shape[1:], rng)
 
@@ -343,8 +344,8 @@ def trained(program: Program, seed: int) -> Trained:
     given |= {"opt_state": state, "history": {"loss": np.asarray(values)}}
     if half < len(x):
         given["test_data"] = test
-    last = (float(jax.jit(loss)(params, part)) if len(part[0]) else np.nan for part in (train, test))
-    return Trained(loss, params, given, *last, float(np.min(unseen)))
+    end, there = (float(jax.jit(loss)(params, part)) if len(part[0]) else np.nan for part in (train, test))
+    return Trained(loss, params, given, end, there, float(np.min(unseen)))
 
 
 def acted(program: Program, finding: hp.Finding) -> Program | None:
@@ -388,9 +389,12 @@ def main() -> int:
     )
     options = parser.parse_args()
     compiled: list[float] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compiled.append(seconds) if name == COMPILED else None
-    )
+
+    def watch(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED:
+            compiled.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(watch)
     first, two, of_all, idle = 0, 0, 0, 0
     for number, (names, faulty, repair) in PROGRAMS.items():
         program = faulty._replace(**repair) if options.twins else faulty

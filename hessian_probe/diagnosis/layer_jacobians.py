@@ -18,8 +18,8 @@ def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[
     first = jax.eval_shape(lambda p, b: run_model(program, count, p, b).layers, params, batch)
     seen = {}
 
-    def tapped(taps: Any, *given: Any) -> Any:
-        found = run_model(program, count, *given, taps)
+    def tapped(taps: Any, at: Any, data: Any) -> Any:
+        found = run_model(program, count, at, data, taps)
         seen["loops"] = found.loops
         return found.output
 
@@ -43,9 +43,9 @@ def activation_slopes(
     named: list[bool] = []
 
     @jax.jit
-    def read(taps: Any, *given: Any) -> tuple[list[jax.Array], list[jax.Array]]:
+    def read(taps: Any, at: Any, data: Any) -> tuple[list[jax.Array], list[jax.Array]]:
         def values(taps: Any) -> list[jax.Array]:
-            found = run_model(program, num_params, *given, taps, cut=True).read
+            found = run_model(program, num_params, at, data, taps, cut=True).read
             named[:] = [known for _, known in found]
             return [value for value, _ in found]
 
