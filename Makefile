@@ -133,4 +133,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-wild bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
