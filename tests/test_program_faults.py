@@ -429,6 +429,13 @@ def test_a_softmax_of_one_unit_is_told_first_with_its_place():
     assert "test_program_faults.py:" in found.findings[0].place
 
 
+def test_a_loss_of_zero_from_the_first_step_on():
+    """Categorical cross-entropy of one unit, with the losses that were recorded."""
+    given = {"apply": network(), "history": {"loss": np.zeros(40)}}
+    found = hp.diagnose(by(network(), of_rows), layers(1), (ROWS, TWO[:, None]), **given)
+    assert [f.code for f in found.findings] == ["constant_loss"]
+
+
 def test_a_step_that_killed_the_units_is_no_recovery():
     """The loss comes back from 500, to that of a constant output; or to what was learnt."""
 

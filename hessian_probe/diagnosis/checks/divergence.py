@@ -55,7 +55,7 @@ def check(case: Experiments) -> Found:
     before, first = np.minimum.accumulate(smooth), float(smooth[0])
     peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
-    said = f"{number(rise, 3)}, {number(last / first, 3)}"
+    said = f"{number(rise, 3)}, {number(last / first if first else math.nan, 3)}"
     case.measured["largest rise of the loss, and at the end ÷ first"] = said
     limit = RISE * math.exp(OUTLIERS * noise)
     # It recovered, unless it ends far above its lowest, with much of what it had gained lost again.
