@@ -320,6 +320,10 @@ def of_probabilities(out, y):
     return -jnp.mean(jnp.sum(y * jnp.log(jnp.clip(out, 1e-7, 1 - 1e-7)), axis=-1))
 
 
+def of_parts(out, y):
+    return of_probabilities(out / (out.sum(-1, keepdims=True) + 1e-7), y)
+
+
 def binary(out, y):
     return jnp.mean(optax.sigmoid_binary_cross_entropy(out[:, 0], y.astype(float)))
 
@@ -361,6 +365,8 @@ UNFIT = {
     "binary of reals": (1, jax.nn.sigmoid, of_real_shares, (ROWS, REAL), "binary_loss_beyond_targets",
                         {3: (ROWS, 0.5 + 0.4 * REAL)}),
     "no softmax": (3, None, of_probabilities, (ROWS, ROWS3), "logits_as_probabilities", {1: jax.nn.softmax}),
+    "divided by their sum": (3, jax.nn.relu, of_parts, (ROWS, ROWS3), "logits_as_probabilities",
+                             {1: jax.nn.softmax}),
     "no sigmoid": (1, None, of_shares, (ROWS, TWO), "logits_as_probabilities", {1: jax.nn.sigmoid}),
     "no logarithm": (3, None, of_logarithms, (ROWS, ROWS3), "logits_as_probabilities",
                      {1: jax.nn.log_softmax}),
