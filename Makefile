@@ -57,6 +57,9 @@ bench-kill: $(READY)/demo ## kill long jobs at random times, go on, compare the 
 bench-diagnose: $(READY)/demo ## diagnose synthetic failures; print the confusion table
 	$(BIN)/python -m benchmarks.diagnose $(ARGS)
 
+bench-wild: $(READY)/demo ## diagnose 23 faulty programs that people asked about; --twins: their repairs
+	$(BIN)/python -m benchmarks.wild $(ARGS)
+
 bench-stability: $(READY)/demo ## stability limits against observed divergence; the edge of stability
 	$(BIN)/python -m benchmarks.stability $(ARGS)
 
@@ -133,4 +136,4 @@ $(READY)/venv:
 	echo "make PYTHON=/path/to/python3 ..." >&2; \
 	exit 1
 
-.PHONY: demo test slow examples truth golden mutants bench bench-verdict bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help
+.PHONY: demo test slow examples truth golden mutants bench bench-verdict bench-escape bench-health bench-stuck bench-noise bench-kill bench-stability bench-diagnose bench-wild bench-sharpness bench-coverage lint format types docs notebooks lecture setup clean help

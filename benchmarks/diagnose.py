@@ -34,6 +34,8 @@ CONFIDENT = 0.9
 # What stops training, as the documentation of `hp.diagnose` lists it.
 HINDRANCES = {"divergence", "input_scale", "dead_units", "saturation", "exploding_gradients", "oscillation"}
 HINDRANCES |= {"vanishing_gradients", "noise", "slow", "ill_conditioned", "saddle", "broadcast", "uphill"}
+# Faults of the program: what is wrong where none is, and what no hindrance beside it contradicts.
+FAULTS = {"program", "derivative"}
 OPPOSITES = [{"divergence", "slow"}, {"oscillation", "slow"}, {"saddle", "minimum"}]
 OPPOSITES += [{"vanishing_gradients", "exploding_gradients"}, {"overfitting", "mismatch"}]
 Record = dict[str, Any]
@@ -87,7 +89,7 @@ def diagnosis(failure: Failure, seed: int) -> Record:
     found = hp.diagnose(run.loss, run.params, **run.arguments())
     record: Record = {"failure": failure.name, "seed": seed, "measured": found.measured}
     record |= {"round": failure.round, "cause": failure.cause, "also": failure.also_true.split()}
-    record["findings"] = [(finding.cause, finding.confidence, finding.claim) for finding in found.findings]
+    record["findings"] = [(f.cause, f.confidence, f.claim, f.reason) for f in found.findings]
     if failure.curable:
         record["acted"] = act(run, found.findings[0])
     record["seconds"] = [time.perf_counter() - began]
@@ -141,17 +143,22 @@ def go_on(run: Run, params: Any, optimizer: Any, state: Any, batch: int | None) 
 
 def contradictions(record: Record) -> list[str]:
     """Causes found with confidence that cannot be true beside the failure, or what comes with it."""
-    told = {cause for cause, confidence, _ in record["findings"] if confidence >= CONFIDENT}
+    told = {cause for cause, confidence, *_ in record["findings"] if confidence >= CONFIDENT}
     return sorted(cause for cause in told - {*record["also"]} if excludes(record["cause"], cause))
 
 
 def excludes(true: str, told: str) -> bool:
-    """Whether both cannot be true: a failure beside health, an opposite, a hindrance beside what is done."""
-    if true == told or "healthy" in (true, told):
+    """Whether both cannot be true: a failure beside health, an opposite, a hindrance beside what is done.
+
+    A fault of the program that is not there contradicts every other cause; "nothing_found" contradicts none.
+    """
+    if told == "nothing_found":
+        return False
+    if told in FAULTS or "healthy" in (true, told):
         return true != told
     if {true, told} in OPPOSITES:
         return True
-    if true in HINDRANCES | {"optimization"}:
+    if true in HINDRANCES | FAULTS | {"optimization"}:
         return told in ("model_bias", "minimum")
     return told in HINDRANCES | {"optimization"}
 
@@ -192,7 +199,12 @@ def summary(records: list[Record]) -> str:
     for cause in rows:
         row = Counter(record["findings"][0][0] for record in records if record["cause"] == cause)
         out.append(f"{cause:28s}" + " ".join(f"{row[name] or '.':>9}" for name in told))
-    out.append("")
+    false = [record for record in records if record["cause"] not in FAULTS]
+    told_faults = Counter(record["findings"][0][-1] for record in false if record["findings"][0][0] in FAULTS)
+    out.append(
+        f"\nfaults of the program told first where none is: {share(sum(told_faults.values()), len(false))}"
+    )
+    out += [f"  {code} {count}" for code, count in told_faults.most_common()]
     for number in [*sorted({record["round"] for record in records}), "all"]:
         part = [record for record in records if number in ("all", record["round"])]
         for name, healthy in (("healthy", True), ("failure", False)):

@@ -270,6 +270,7 @@ def test_a_narrow_layer_lets_few_directions_through():
     assert jacobian_rank(lambda p, x: x @ p["v"], params, np.zeros((20, 2), int)) == np.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twice", [True, False])
 def test_a_softmax_before_a_loss_of_logits_is_a_fault_of_the_program(twice):
     """Outputs between 0 and 1 as logits: of three classes no loss is below log(1 + 2 / e) = 0.5514."""
@@ -324,6 +325,7 @@ def test_a_rate_that_needs_five_times_the_steps_is_slow():
         assert (finding.confidence > 0.5) == too_slow, finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm_up", [True, False])
 def test_a_rate_that_rises_by_itself_is_said_to(warm_up):
     """A small part of the rate that a warm-up over 500 steps ends with, and the same without one."""

@@ -105,6 +105,7 @@ def test_a_narrow_layer_holds_no_linear_model():
 # Test data of another kind
 
 
+@pytest.mark.slow
 def test_the_same_inputs_with_other_labels_are_a_mismatch():
     """The inputs are alike; another model holds on held-out training data and fails on the test data."""
     x, unseen = rows(200), rows(200, seed=5)
@@ -327,6 +328,7 @@ def test_what_the_optimizer_holds_fixed_is_named_where_adam_moved_it():
         assert ("params['w']" in claim) == held, claim
 
 
+@pytest.mark.slow
 def test_numbers_of_python_that_are_asked_for_are_trained_like_arrays():
     x = rows(width=3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hessian_probe as hp
-from hessian_probe.diagnosis.checks import lookups, loop, mixing, outputs
+from hessian_probe.diagnosis.checks import divergence, lookups, loop, mixing, outputs
 from hessian_probe.diagnosis.experiments import Experiments
 
 optax = pytest.importorskip("optax")
@@ -320,6 +320,10 @@ def of_probabilities(out, y):
     return -jnp.mean(jnp.sum(y * jnp.log(jnp.clip(out, 1e-7, 1 - 1e-7)), axis=-1))
 
 
+def of_parts(out, y):
+    return of_probabilities(out / (out.sum(-1, keepdims=True) + 1e-7), y)
+
+
 def binary(out, y):
     return jnp.mean(optax.sigmoid_binary_cross_entropy(out[:, 0], y.astype(float)))
 
@@ -361,6 +365,8 @@ UNFIT = {
     "binary of reals": (1, jax.nn.sigmoid, of_real_shares, (ROWS, REAL), "binary_loss_beyond_targets",
                         {3: (ROWS, 0.5 + 0.4 * REAL)}),
     "no softmax": (3, None, of_probabilities, (ROWS, ROWS3), "logits_as_probabilities", {1: jax.nn.softmax}),
+    "divided by their sum": (3, jax.nn.relu, of_parts, (ROWS, ROWS3), "logits_as_probabilities",
+                             {1: jax.nn.softmax}),
     "no sigmoid": (1, None, of_shares, (ROWS, TWO), "logits_as_probabilities", {1: jax.nn.sigmoid}),
     "no logarithm": (3, None, of_logarithms, (ROWS, ROWS3), "logits_as_probabilities",
                      {1: jax.nn.log_softmax}),
@@ -409,11 +415,47 @@ def test_a_dead_network_still_has_outputs_that_may_depend_on_inputs():
     assert not [item for item in outputs.check(case) if hasattr(item, "code")]
 
 
+def test_a_loss_that_clips_all_outputs_is_not_constant():
+    """No gradient here nor at two other sets of usual weights: the outputs are far above 1 there."""
+
+    def apply(p, x):
+        return jnp.abs(x * p["c"][:6, 0]).sum(1, keepdims=True)
+
+    params = {"c": layers(1)["c"]}
+    for size, codes in ((100.0, ["logits_as_probabilities"]), (1e-3, [])):
+        data = (size * (1.0 + np.abs(ROWS)), TWO)
+        case = Experiments(by(apply, of_shares), params, data, apply=apply)
+        assert [item.code for item in outputs.check(case) if hasattr(item, "code")] == codes
+
+
 def test_a_softmax_of_one_unit_is_told_first_with_its_place():
     apply = network(jax.nn.softmax)
     found = hp.diagnose(by(apply, squared), layers(1), (ROWS, REAL))  # without apply
     assert [f.code for f in found.findings] == ["constant_loss"]
     assert "test_program_faults.py:" in found.findings[0].place
+
+
+def test_a_loss_of_zero_from_the_first_step_on():
+    """Categorical cross-entropy of one unit, with the losses that were recorded."""
+    given = {"apply": network(), "history": {"loss": np.zeros(40)}}
+    found = hp.diagnose(by(network(), of_rows), layers(1), (ROWS, TWO[:, None]), **given)
+    assert [f.code for f in found.findings] == ["constant_loss"]
+
+
+def test_a_step_that_killed_the_units_is_no_recovery():
+    """The loss comes back from 500, to that of a constant output; or to what was learnt."""
+
+    def apply(p, x):
+        return jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+
+    history = {"loss": np.array([2.0, 500.0, 60.0, 8.0, *np.linspace(1.11, 1.10, 40)])}
+    for offset, told in ((-1e3, ["first_step"]), (0.0, [])):
+        params = layers(3) | {"b": jnp.full(8, offset)}
+        y = np.asarray(apply(params, ROWS).argmax(1)) if offset == 0 else THREE
+        params["c"] = params["c"] * (30 if offset == 0 else 0)
+        case = Experiments(by(apply, of_labels), params, (ROWS, y), apply=apply, history=history)
+        items = [item for item in divergence.check(case) if getattr(item, "confidence", 0) >= 0.5]
+        assert [item.code for item in items] == told
 
 
 # The training loop
@@ -520,6 +562,30 @@ def test_recorded_losses_that_repeat_to_the_last_digit():
     assert looped(None, [1.25] * 12) == ["never_moved"]
     assert not looped(ADAM, [1.25, 1.5] * 9 + [1.25, 1.4999])
     assert not looped(optax.sgd(1e-9), [1.25] * 12), "slow, and not lost"
+
+
+HELD_BACK = {
+    "warm-up": (lambda steps: optax.sgd(optax.linear_schedule(0.0, 0.5, steps)), 1_000_000, 20,
+                "warm_up_too_long"),
+    "clipped": (lambda norm: optax.chain(optax.clip_by_global_norm(norm), optax.sgd(0.5)), 1e-4, 1.0,
+                "clipped_away"),
+    "slow alone": (optax.sgd, 1e-5, 0.5, None),
+    "slow Adam": (optax.adam, 1e-6, 1e-2, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD_BACK)
+def test_steps_that_a_warm_up_or_clipping_holds_back(name):
+    make, wrong, right, code = HELD_BACK[name]
+    for value in (wrong, right):
+        optimizer, params = make(value), layers(1)
+        state, data = optimizer.init(params), (ROWS, ROWS[:, :1])
+        if name == "warm-up":
+            state = optax.tree_utils.tree_set(state, count=jnp.asarray(300))
+        given = {"optimizer": optimizer, "opt_state": state, "apply": network()}
+        case = Experiments(by(network(), squared), params, data, **given)
+        faults = [item.code for item in loop.check_held_back(case)]
+        assert faults == [code] * (code is not None and value == wrong)
 
 
 def test_leaves_that_the_training_needs_are_not_held():

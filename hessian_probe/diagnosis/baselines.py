@@ -66,7 +66,8 @@ def recognise_task(
     if raw.ndim > 2 and wanted.shape == raw.shape[:-1]:  # a label at each place
         raw, wanted = raw.reshape(-1, raw.shape[-1]), wanted.ravel()
     out = raw.reshape(len(raw), -1)
-    for task, forms in _candidates(out, wanted):
+    own = np.float32 if outputs.dtype == np.float32 else np.float64  # 1 − 1e-7 differs by a fifth
+    for task, forms in _candidates(out, wanted, np.clip(out.astype(own), 1e-7, 1 - 1e-7)):
         for index, given in enumerate(forms):
             value = evaluate_outputs(given, task)
             usual = (1.0, 2.0, 1 / out.shape[1], 2 / out.shape[1])
@@ -78,12 +79,14 @@ def recognise_task(
     return None
 
 
-def _candidates(out: np.ndarray, targets: np.ndarray) -> list[tuple[Task, list[np.ndarray]]]:
-    """Tasks that fit such targets, each with the logits that the outputs may stand for."""
+def _candidates(
+    out: np.ndarray, targets: np.ndarray, inside: np.ndarray
+) -> list[tuple[Task, list[np.ndarray]]]:
+    """Tasks that fit such targets, each with the logits that outputs, or their part inside, may stand for."""
     found: list[tuple[Task, list[np.ndarray]]] = []
     labels = _labels(targets, out.shape[1])
     between = bool(np.all((out >= 0) & (out <= 1)))
-    inside = np.clip(out, 1e-7, 1 - 1e-7)
+    inside = inside.astype(np.float64)
     if labels is not None and out.shape[1] > 1:
         forms = [out, np.log(inside)] if between else [out]
         found.append((Task("cross_entropy", 1.0, labels, out.shape[1]), forms))

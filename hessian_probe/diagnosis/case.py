@@ -25,6 +25,8 @@ from hessian_probe.results import Cost
 MAX_SINGLE = 512
 # Fewer samples than this give no standard error of a mean loss.
 FEWEST_LOSSES = 8
+# Share of usual weights at which outputs are small.
+NEAR = 1e-3
 # A prime that no other axis has by chance.
 PRIME = 10_007
 
@@ -88,6 +90,7 @@ class Case:
         self.measured: dict[str, str] = {}
         self.trials_failed = self.adam_failed = ""
         self._adam_runners: dict[Hashable, AdamRunner] = {}
+        self._trial_runners: dict[Hashable, Any] = {}
         self.cost = Cost()
         self.lower_points: list[tuple[float, Any]] = []
         self.samples: Samples | None = None if data is None else join_batches(data)
@@ -233,9 +236,15 @@ class Case:
 
     @cached_property
     def draws(self) -> tuple[PyTree, ...]:
-        """The parameters, re-initialised ones, and ones as far away as they are large."""
+        """The parameters, re-initialised ones, ones as far away as they are large, and very small ones."""
+        # Outputs that a loss clips are far outside at all usual weights, and not at very small ones.
         rng = np.random.default_rng(0)
-        return self.params, reinitialise(self.params, rng), perturb(self.params, rng, 1.0)
+        usual = reinitialise(self.params, rng)
+        small = (
+            jax.tree.map(lambda x, by=by: (by * x).astype(x.dtype) if float_leaf(x) else x, usual)
+            for by in (NEAR, -NEAR)
+        )
+        return self.params, usual, perturb(self.params, rng, 1.0), *small
 
     @cached_property
     def sample_programs(self) -> tuple[Any, list[int], int, int] | None:

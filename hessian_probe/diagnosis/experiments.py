@@ -128,11 +128,8 @@ class Experiments(ReferenceModels):
 
     def continued_at(self, factor: float) -> float:
         """The same at a multiple of the rate."""
-        return self._many_steps.run(self.params, self.opt_state, self.value, factor).after
-
-    @cached_property
-    def _many_steps(self) -> TrialRunner:
-        return self.steps(self.samples_in_a_step, self.num_adam_steps)
+        steps = self.steps(self.samples_in_a_step, self.num_adam_steps)
+        return steps.run(self.params, self.opt_state, self.value, factor).after
 
     @cached_property
     def decays_weights(self) -> bool | None:
@@ -196,7 +193,10 @@ class Experiments(ReferenceModels):
     def steps(self, batch_size: int | None, count: int, *, pull: bool = True) -> TrialRunner:
         """Steps of the user's optimiser on batches of a size, with its weight decay or without (`pull`)."""
         assert self.whole is not None
-        return TrialRunner(self.loss, self.optimizer, self.whole, batch_size, count, self.cost, pull=pull)
+        given, kind = (self.loss, self.optimizer, self.whole), (batch_size, count, pull)
+        if kind not in self._trial_runners:  # each is compiled once
+            self._trial_runners[kind] = TrialRunner(*given, batch_size, count, self.cost, pull=pull)
+        return self._trial_runners[kind]
 
     @cached_property
     def retrained_held_out(self) -> tuple[np.ndarray, np.ndarray] | None:

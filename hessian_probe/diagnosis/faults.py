@@ -18,6 +18,10 @@ REACH = (
     "constant output is {constant}",
     "lowest loss within the range of outputs ÷ that of the best constant",
 )
+ADD = (
+    "its length is {taken}, the optimiser's {wanted}, at a cosine of {cosine}", "cosine between both steps",
+    ("step_from_params", "add the updates to the parameters given, as optax.apply_updates does"),
+)  # fmt: skip
 FREE = ("remove_last_activation", "remove the last activation of the model{other}")
 
 
@@ -100,6 +104,14 @@ FAULTS = {
         "largest update",
         ("mend_rate", "look at what is masked, and at the learning rate, which begins at zero and stays "
         "there")),
+    "warm_up_too_long": Text("the learning rate is still in its warm-up, far below where it is to come",
+        "far longer steps lower the loss more, and the schedule raises the rate by a factor of {by} only in "
+        "{steps} steps", "learning rate within that number of steps ÷ now",
+        ("shorten_warm_up", "end the warm-up within a tenth of the steps of the training")),
+    "clipped_away": Text("clipping leaves next to nothing of the gradient",
+        "{share} % of the step's length are left, and far longer steps lower the loss more",
+        "length of a step ÷ without clipping",
+        ("raise_clip", "clip at {by} times this norm, a little above the gradients' usual one")),
     "updates_lost": Text("updates are lost to rounding: the parameters' {dtype} is too coarse for them",
         "{share} % of updates that are not zero leave their parameter as it was, in {leaf} {worst} %",
         "share of the updates that are lost",
@@ -115,14 +127,9 @@ FAULTS = {
     "batch_ignored": Text("the trainer takes the same step whatever the batch",
         "two batches lead to the same parameters, by the optimiser to others", "difference after two batches",
         ("use_batch", "let the step take its loss on the batch that it is given")),
-    "overwritten": Text("a step of the trainer sets new parameters, and does not step from those given",
-        "its length is {taken}, the optimiser's {wanted}, at a cosine of {cosine}",
-        "cosine between both steps",
-        ("step_from_params", "add the updates to the parameters given, as optax.apply_updates does")),
-    "update_subtracted": Text("a step of the trainer goes against the optimiser's update",
-        "its length is {taken}, the optimiser's {wanted}, at a cosine of {cosine}",
-        "cosine between both steps",
-        ("step_from_params", "add the updates to the parameters given, as optax.apply_updates does")),
+    "overwritten": Text(
+        "a step of the trainer sets new parameters, and does not step from those given", *ADD),
+    "update_subtracted": Text("a step of the trainer goes against the optimiser's update", *ADD),
     "frozen_leaves": Text("the optimiser holds {some} fixed, which this training needs",
         "{steps} steps of Adam on all leaves reach a loss of {free}, without these {held}",
         "loss with these leaves held ÷ with all of them moved",

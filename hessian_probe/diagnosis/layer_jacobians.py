@@ -18,12 +18,13 @@ def layer_gradients(loss: Callable[..., Any], params: Any, batch: Any) -> tuple[
     first = jax.eval_shape(lambda p, b: run_model(program, count, p, b).layers, params, batch)
     seen = {}
 
-    def tapped(taps: Any) -> Any:
-        found = run_model(program, count, params, batch, taps)
+    def tapped(taps: Any, at: Any, data: Any) -> Any:
+        found = run_model(program, count, at, data, taps)
         seen["loops"] = found.loops
         return found.output
 
-    gradients = jax.jit(jax.grad(tapped))(tuple(jnp.zeros(leaf.shape, leaf.dtype) for leaf in first))
+    zero = tuple(jnp.zeros(leaf.shape, leaf.dtype) for leaf in first)
+    gradients = jax.jit(jax.grad(tapped))(zero, params, batch)
     return [float(jnp.linalg.norm(leaf.ravel())) for leaf in gradients], bool(seen["loops"])
 
 
@@ -41,13 +42,16 @@ def activation_slopes(
     signs = tuple(jnp.asarray(rng.choice((-1.0, 1.0), s.shape), s.dtype) for s in shapes)
     named: list[bool] = []
 
-    def read(taps: Any) -> list[jax.Array]:
-        found = run_model(program, num_params, params, batch, taps, cut=True).read
-        named[:] = [known for _, known in found]
-        return [value for value, _ in found]
+    @jax.jit
+    def read(taps: Any, at: Any, data: Any) -> tuple[list[jax.Array], list[jax.Array]]:
+        def values(taps: Any) -> list[jax.Array]:
+            found = run_model(program, num_params, at, data, taps, cut=True).read
+            named[:] = [known for _, known in found]
+            return [value for value, _ in found]
 
-    zero = tuple(jnp.zeros(s.shape, s.dtype) for s in shapes)
-    values, changes = jax.jit(lambda taps: jax.jvp(read, (zero,), (taps,)))(signs)
+        return jax.jvp(values, (jax.tree.map(jnp.zeros_like, taps),), (taps,))
+
+    values, changes = read(signs, params, batch)
     return [
         (np.asarray(value, np.float64), np.abs(np.asarray(change, np.float64)))
         for value, change, known in zip(values, changes, named, strict=True)

@@ -8,17 +8,11 @@
    nothing hinders training, and explains a high minimum.  `CAUSES` lists them in this order.
 3. Moderate ones come by confidence: the order of causes means nothing for what may not be there.
 
-"optimization" says only that the loss can be lower; any finding that hinders training explains more and comes
-before it.
-
-Some findings depend on others.  A limit of the model is reported only where nothing hinders training, since
-both show in the same measurements.  What hinders training counts only where the training loss can be lower:
-such findings are dropped where no experiment lowered it, and where training has converged, that is, where the
-training loss is small and a lower one did not improve the test loss.  Where training has converged and the
-test loss shows a problem, strong findings about the steps come after that one.
-Dead or saturated units are reported only if training from a re-initialisation reaches a lower loss than
-training on from here: a narrow, well-separated layer saturates legitimately.  Saturation is also reported
-where nothing was learnt, since then no classes are separated.
+"optimization" says only that the loss can be lower: findings that hinder training come before it.  A limit of
+the model is reported only where nothing hinders training; what hinders it counts only where the training loss
+can be lower, and has not converged: small, and a lower one did not improve the test loss.  Dead or saturated
+units are reported only if training from a re-initialisation ends lower than from here: a narrow,
+well-separated layer saturates legitimately.
 """
 
 from __future__ import annotations

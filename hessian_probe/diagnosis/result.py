@@ -9,29 +9,10 @@ from typing import Any
 from hessian_probe.results import number, plain, result
 
 CAUSES = (
-    "program",
-    "derivative",
-    "broadcast",
-    "uphill",
-    "input_scale",
-    "divergence",
-    "dead_units",
-    "saturation",
-    "exploding_gradients",
-    "vanishing_gradients",
-    "oscillation",
-    "noise",
-    "slow",
-    "ill_conditioned",
-    "saddle",
-    "optimization",
-    "model_bias",
-    "minimum",
-    "mismatch",
-    "overfitting",
-    "nothing_found",
-    "healthy",
-)
+    "program", "derivative", "broadcast", "uphill", "input_scale", "divergence", "dead_units", "saturation",
+    "exploding_gradients", "vanishing_gradients", "oscillation", "noise", "slow", "ill_conditioned", "saddle",
+    "optimization", "model_bias", "minimum", "mismatch", "overfitting", "nothing_found", "healthy",
+)  # fmt: skip
 
 
 @result(leaves=())

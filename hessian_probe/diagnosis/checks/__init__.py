@@ -22,27 +22,10 @@ from hessian_probe.diagnosis.checks import (
     uphill,
 )
 
-PROGRAM_CHECKS = (
-    lookups.check,
-    derivative.check,
-    uphill.check,
-    divergence.check,
-    broadcast.check,
-    mixing.check,
-    outputs.check,
-    loop.check,
-)
-CHECKS = (
-    inputs.check,
-    activations.check,
-    gradient_flow.check,
-    critical_point.check,
-    oscillation.check,
-    learning_rate.check,
-    noise.check,
-    conditioning.check,
-    underfitting.check,
-    loop.check_frozen,
-    generalisation.check,
-    history.check,
-)
+FIRST = (lookups, derivative, uphill, divergence, broadcast, mixing, outputs, loop)
+REST = (
+    inputs, activations, gradient_flow, critical_point, oscillation, learning_rate, noise, conditioning,
+    underfitting, generalisation, history,
+)  # fmt: skip
+PROGRAM_CHECKS = tuple(module.check for module in FIRST)
+CHECKS = (*(module.check for module in REST), loop.check_frozen, loop.check_held_back)

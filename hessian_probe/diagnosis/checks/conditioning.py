@@ -30,21 +30,13 @@ PRECONDITION = "normalise inputs or activations, or precondition (Adam, Adagrad,
 
 
 class GradientKrylovModel(NamedTuple):
-    """The quadratic model along the gradient's Krylov space.
+    """The quadratic model along the gradient's Krylov space; decreases are by the model."""
 
-    Attributes:
-        top: largest curvature, in magnitude.
-        condition: largest curvature ÷ curvature where most of the decrease lies.
-        plain: decrease by as many gradient steps of length 1/λ_max, by the model.
-        krylov: decrease within the Krylov space along positive curvature, by the model.
-        steps: the step that makes it, and damped ones for each of DAMPINGS.
-    """
-
-    top: float
-    condition: float
-    plain: float
-    krylov: float
-    steps: tuple[Vector, ...]
+    top: float  # largest curvature, in magnitude
+    condition: float  # the same ÷ curvature where most of the decrease lies
+    plain: float  # decrease by as many gradient steps of length 1/λ_max
+    krylov: float  # decrease within the Krylov space along positive curvature
+    steps: tuple[Vector, ...]  # the step that makes it, and damped ones for each of DAMPINGS
 
 
 def gradient_krylov_model(case: Experiments) -> GradientKrylovModel | None:

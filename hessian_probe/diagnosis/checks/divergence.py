@@ -11,6 +11,7 @@ import numpy as np
 from hessian_probe.arrays import first_nonfinite
 from hessian_probe.diagnosis.confidence import MOST, Found, exact, finding, log_confidence, ratio
 from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.ranking import NOTHING_LEARNT
 from hessian_probe.diagnosis.result import Finding, NotChecked
 from hessian_probe.optimizers.samples import Samples, count_nonfinite, finite_rows
 from hessian_probe.optimizers.trial_runs import map_trained
@@ -54,7 +55,7 @@ def check(case: Experiments) -> Found:
     before, first = np.minimum.accumulate(smooth), float(smooth[0])
     peak = int(np.argmax(smooth / before)) if lowest > 0 else 0
     rise = float(smooth[peak] / before[peak]) if lowest > 0 else math.nan
-    said = f"{number(rise, 3)}, {number(last / first, 3)}"
+    said = f"{number(rise, 3)}, {number(last / first if first else math.nan, 3)}"
     case.measured["largest rise of the loss, and at the end ÷ first"] = said
     limit = RISE * math.exp(OUTLIERS * noise)
     # It recovered, unless it ends far above its lowest, with much of what it had gained lost again.
@@ -67,13 +68,17 @@ def check(case: Experiments) -> Found:
         f"history) and ended at {number(last, 3)}; it started at {number(first, 3)}"
     )
     if losses[0] > 0:  # a single step can be enough to blow up
-        at_once, single = last / float(losses[0]), noise * math.sqrt(_width(losses))
+        worst, reached = float(np.max(losses)), ""
+        nothing = case.samples is not None and worst > RISE * losses[0]
+        if nothing and case.value > NOTHING_LEARNT * case.constant_predictor_loss:  # such as units it killed
+            reached = f", reached {number(worst, 3)} (step {int(np.argmax(losses))})"
+        at_once, single = (worst if reached else last) / losses[0], noise * math.sqrt(_width(losses))
         sure_of_it = log_confidence(at_once, RISE * math.exp(OUTLIERS * single), SPREAD)
         if sure_of_it > sure:
             told = (
-                f"the loss was {number(losses[0], 3)} at the first step and is {number(last, 3)} at the end"
+                f"the loss was {number(losses[0], 3)} at the first step{reached} and is {number(last, 3)} at"
             )
-            return [_finding("first_step", told, at_once, sure_of_it)]
+            return [_finding("first_step", f"{told} the end", at_once, sure_of_it)]
     return [_finding("rise", claim, rise, sure)]
 
 
@@ -120,7 +125,7 @@ def _of_data(count: int) -> Finding:
 
 
 def _finding(reason: str, claim: str, rise: float = math.inf, sure: float = MOST) -> Finding:
-    cure = "go back to the parameters of the lowest loss and train on with a tenth of the learning rate"
+    cure = "go back to the parameters from before it rose and train on with a tenth of the learning rate"
     return finding(
         ("divergence", reason),
         claim,

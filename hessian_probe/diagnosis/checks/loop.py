@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, from_tangent, leaf_name
+from hessian_probe.diagnosis.checks.learning_rate import SOON
 from hessian_probe.diagnosis.confidence import Found, joint_confidence
-from hessian_probe.diagnosis.experiments import Experiments
+from hessian_probe.diagnosis.experiments import FACTORS, Experiments
 from hessian_probe.diagnosis.faults import OF_LOOP, fault
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding, NotChecked
@@ -31,10 +32,11 @@ LOST = 0.75
 # these, or where it points against it; random layers and batches change a step by less.
 LONG, APART, AGAINST = 100.0, 0.5, -0.5
 # Loss with leaves held ÷ without, and ÷ the constant predictor's, from which the training needs them, and
-# their spread; chosen: the fine-tuning of a part ends above that of all, too. On ten networks with features
-# of small random weights, the first layer held ends at 0.94 to 1.07 of the constant predictor, its bias held
-# at 0.02 to 0.38.
+# their spread; chosen.  On ten networks with features of small random weights, the first layer held ends at
+# 0.94 to 1.07 of the constant predictor, its bias held at 0.02 to 0.38.
 NEEDED, NEAR_CONSTANT, SPREAD = 3.0, 0.65, 0.3
+# Multiples of the gradient that show clipping, and the share to which steps are proportional to it.
+SCALES, ALIKE = (1.0, 1e-8, 1e-10), 0.01
 Leaves = dict[str, np.ndarray]
 
 
@@ -65,6 +67,34 @@ def check_frozen(case: Experiments) -> Found:
     sure = joint_confidence(SPREAD, (ratio, NEEDED), (held / case.constant_predictor_loss, NEAR_CONSTANT))
     told = {"some": some, "steps": case.num_adam_steps, "held": held, "free": free}
     return [fault("frozen_leaves", ratio, told, NEEDED, sure=sure, cost=OF_LOOP, place=some)]
+
+
+def check_held_back(case: Experiments) -> Found:
+    """Where far longer steps are better: do a warm-up or clipping hold them back?"""
+    large = case.value > LARGE * case.constant_predictor_loss
+    if not case.trials or case.no_step_moves or case.best_factor < max(FACTORS) or not large:
+        return []
+    schedule = case.stability.schedule if case.stability is not None else ()
+    steps, by = next((rise for rise in schedule if rise[1] >= max(FACTORS)), (0, 1.0))
+    if steps > SOON:
+        return [fault("warm_up_too_long", by, {"steps": steps, "by": by}, max(FACTORS), cost=OF_LOOP)]
+    left = _left_by_clipping(case)
+    told = {"share": 100 * left, "by": 1 / left if left > 0 else math.inf}
+    return [fault("clipped_away", left, told, 1 / max(FACTORS), cost=OF_LOOP)] * (left < 1 / max(FACTORS))
+
+
+def _left_by_clipping(case: Experiments) -> float:
+    """Share that clipping by the norm leaves of a first step; 1 where steps are of no such kind."""
+    state = case.optimizer.init(case.params)
+    gradient, *steps = (
+        np.concatenate([leaf.ravel() for leaf in _arrays(tree).values()])
+        for tree in (case.op.gradient, *(_updates(case, by)(state)[0] for by in SCALES))
+    )
+    lengths = [float(np.linalg.norm(step)) / by for step, by in zip(steps, SCALES, strict=True)]
+    along = -float(gradient @ steps[0]) / max(float(np.linalg.norm(gradient)) * lengths[0], 1e-300)
+    # Steps that are shorter than the gradient by one factor, and proportional to small gradients.
+    linear = abs(lengths[2] - lengths[1]) < ALIKE * lengths[1]
+    return lengths[0] / lengths[1] if along > 1 - ALIKE and linear else 1.0
 
 
 def _updates(case: Experiments, factor: float = 1.0) -> Callable[[Any], Any]:

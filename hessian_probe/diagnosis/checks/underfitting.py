@@ -94,7 +94,6 @@ def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
     losses = {name: loss for name, loss in {**simpler, **by_adam}.items() if math.isfinite(loss)}
     name = min(losses, key=lambda name: losses[name]) if losses else ""
     best = losses.get(name, math.nan)
-    moved = "" if name in simpler else _moved(case)
     anew = case.adam_from_reinit < case.adam_from_here
     alone = name in simpler and not BETTER * min(case.adam_from_here, case.adam_from_reinit) < case.value
     # That this model contains the simpler one is assumed, and no training of its own confirms it.
@@ -108,7 +107,7 @@ def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
     code, where = ("adam_from_reinit", "re-initialised weights") if anew else ("adam", "here")
     return finding(
         ("optimization", "simpler_model" if name in simpler else f"adam_from_{'reinit' if anew else 'here'}"),
-        f"the loss {number(case.value, 3)} is not the model's limit: {name} reaches {number(best, 3)}{moved}",
+        f"the loss {number(case.value, 3)} is not the model's limit: {name} reaches {number(best, 3)}",
         "training loss (or that after training on, where lower) ÷ the lowest loss of the others",
         measure,
         source=LEE,
@@ -116,14 +115,6 @@ def _optimization(case: Experiments, simpler: dict[str, float]) -> Finding:
         remedy=(code, f"Adam with rates 1e-3 and 1e-2 from {where}"),
         cost=f"{4 * case.num_adam_steps} full gradients; a linear model by L-BFGS",
     )
-
-
-def _moved(case: Experiments) -> str:
-    """Say that the trial by Adam moved parameters that the user's optimiser holds fixed."""
-    if not case.fixed_by_optimizer:
-        return ""
-    some = ", ".join(case.fixed_by_optimizer[:3]) + (", …" if len(case.fixed_by_optimizer) > 3 else "")
-    return f", moving also what the optimiser holds fixed ({some})"
 
 
 def _decay(case: Experiments) -> Finding:
