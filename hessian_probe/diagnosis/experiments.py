@@ -25,6 +25,8 @@ from hessian_probe.points.result import CriticalPoint
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 LADDER = 16.0
 MOST_FACTOR = 16.0**7
+# Steps within which a rising schedule counts as raising the rate by itself.
+SOON = 1000
 # Budget of the classification, in Hessian-vector products.
 CLASSIFY_HVPS = 200
 # Share of the loss that a change of the steps must gain over as many unchanged steps.

@@ -150,7 +150,7 @@ class MonitorState:
         own: State = self._numbers() | {
             "last": LASTING.index(self.last),
             "backoff": self.backoff._asdict(),
-            "cost": {name: value for name, value in vars(self._cost).items() if value is not None},
+            "cost": {name: value for name, value in vars(self._cost).items() if name != "wholes"},
             "rollback_params": {str(index): leaf for index, leaf in enumerate(self.rollback_params)},
         }
         for name, test in self._tests.items():

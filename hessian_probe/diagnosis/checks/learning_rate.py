@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hessian_probe.diagnosis.confidence import EVEN, Found, Sign, finding, joint_confidence, ratio
-from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, Experiments
+from hessian_probe.diagnosis.experiments import LIKELY, MATERIAL, SOON, Experiments
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding
 from hessian_probe.optimizers.trial_runs import Trial
@@ -19,8 +19,6 @@ STILL = 1e-4
 # On a slope, steps longer by a factor gain at most that factor more; where they gain more than BEYOND_SLOPE
 # times that, they left a plateau instead.
 BEYOND_SLOPE = 10.0
-# Steps within which a rising schedule counts as raising the rate by itself.
-SOON = 1000
 RESTART = "restart the schedule (opt_state = optimizer.init(params)), and make it longer"
 
 

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessian_probe.arrays import PyTree, from_tangent, leaf_name
-from hessian_probe.diagnosis.checks.learning_rate import SOON
 from hessian_probe.diagnosis.confidence import Found, joint_confidence
-from hessian_probe.diagnosis.experiments import FACTORS, Experiments
+from hessian_probe.diagnosis.experiments import FACTORS, SOON, Experiments
 from hessian_probe.diagnosis.faults import OF_LOOP, fault
 from hessian_probe.diagnosis.reference_models import LARGE
 from hessian_probe.diagnosis.result import Finding, NotChecked
