@@ -79,3 +79,14 @@ def test_adam_takes_steps_of_its_rate_within_the_reach():
             assert np.abs(state.at) == pytest.approx(0.05, rel=1e-4)
         assert np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in there])) <= 1 + 1e-5
     assert op.objective.value(there) < 0.6 * op.value
+
+
+def test_adam_keeps_its_steps_where_squares_of_the_gradient_underflow():
+    op = hessian(lambda x: jnp.abs(x[0]) + 1e-30 * x[1], jnp.ones(2), check=False)
+    still = jnp.zeros(2, op.dtype)
+    within, state = Within(1.0, still, 0.0, 0.05), AdamSearch(still, still, still, jnp.zeros((), jnp.int32))
+    there = op.x
+    for _ in range(10):
+        state, there = adam(op.layout, op.x, state, op.objective.value_and_gradient(there)[1], within)
+    assert np.max(np.abs(state.at)) <= 10 * 0.05 + 1e-6
+    assert op.objective.value(there) < 0.7 * op.value

@@ -331,3 +331,17 @@ def test_what_falls_on_one_side_alone_is_no_gain_by_curvature():
     found = measure(op, settings, rng, Job("classify", op, {}, Saving(None, 30.0, False)))
     gain = GainEstimate(op, found.extremes, found.rounding, rng, 50).run()
     assert 0 < gain.curvature < 1e-4 < 0.02 < gain.shown
+
+
+def test_a_lower_loss_whose_gradient_is_not_finite_is_no_gain():
+    """Flat up to r = 0.28 on both sides, where the loss is lower and a root's derivative has no end."""
+    r = 0.28
+
+    def loss(p):
+        u = p[0]
+        root = jnp.sqrt(jnp.where(u * u < r * r, r * r - u * u, 0 * u))
+        return root + u * u / (2 * r) + 0.2 * u**4 / r**3 + 0.5 * (p[1] - 1) ** 2
+
+    point = hp.classify(loss, jnp.array([0.0, 1.0]))
+    assert point.label in ("minimum", "degenerate", "undetermined")
+    assert point.gain < 1e-3

@@ -143,12 +143,14 @@ def adam(
     layout: Layout, x: Vector, state: AdamSearch, gradient: Vector, within: Within
 ) -> tuple[AdamSearch, Vector]:
     """Take a step of length `within.rate` in each entry: the state, the next trial."""
-    slope = jnp.nan_to_num(_projected(_drawn_back(state.at, within.reach), gradient, within))
+    slope = _projected(_drawn_back(state.at, within.reach), gradient, within)
+    slope = jnp.where(jnp.all(jnp.isfinite(slope)), slope, 0.0)
     turn, mean = state.turn + 1, 0.9 * state.mean + 0.1 * slope
     count = turn.astype(slope.dtype)
     square = 0.99 * state.square + 0.01 * slope**2
     size = jnp.sqrt(square / (1 - 0.99**count)) + jnp.finfo(slope.dtype).tiny
-    at = state.at - within.rate * mean / (1 - 0.9**count) / size
+    # No entry of a step is longer than the rate, where squares do not underflow.
+    at = state.at - within.rate * jnp.clip(mean / (1 - 0.9**count) / size, -1, 1)
     return AdamSearch(at, mean, square, turn), trial(layout, x, at, within.reach)
 
 

@@ -24,13 +24,11 @@ from hessian_probe.arrays import (
     combine,
     dot,
     flatten,
-    flatten_rows,
     host_norm,
     norm,
     random_normal,
     row,
     scale,
-    unflatten,
     unflatten_rows,
 )
 from hessian_probe.operators.hessian import HessianOperator
@@ -183,11 +181,11 @@ class GainEstimate:
         for _ in range(SHUFFLES):
             leaves = np.split(flat, ends)
             others.append(np.concatenate([leaf[self.rng.permutation(leaf.size)] for leaf in leaves]))
-        moves = unflatten_rows(layout, np.stack(others) - flat)
-        rises = np.full(len(others), math.nan)
-        if not objective.facts.callback:  # that may refuse them
-            far = np.linalg.norm(flatten_rows(moves), axis=1) >= self.reach
-            rises = np.where(far, objective.values(self.op.x, moves) - here, math.nan)
+        rises = [math.nan] * len(others)
+        for i, other in enumerate(() if objective.facts.callback else others):  # a callback may refuse them
+            if host_norm(other - flat) >= self.reach:
+                move = unflatten_rows(layout, (other - flat)[None])
+                rises[i] = float(objective.values(self.op.x, move)[0]) - here
         curved = 0.5 * self.extremes.top * self.reach**2
         found = [curved, rises[0], float(np.median(rises[1:]))]
         found = [s for s in found if math.isfinite(s) and s > GAIN_ROUNDINGS * self.least]
@@ -243,10 +241,11 @@ class GainEstimate:
                 left = decrease
             kept = self._kept(region, vectors) if solved and not self.at_rest else 0.0
             small = left <= SMALL * self.resolution and kept <= REGULAR_KEPT
+            fallen = self._fall(self.there.value)
             if small or not walk or not self._advance(region, vectors):
                 break
             if self.shown > SHARP * self.resolution:  # of what was left, this is gained
-                left = max(left - self._fall(self.there.value) / SAFETY, 0.0)
+                left = max(left - (self._fall(self.there.value) - fallen) / SAFETY, 0.0)
                 break
         return modelled, left, kept <= REGULAR_KEPT, tail
 
@@ -477,7 +476,8 @@ class GainEstimate:
                 falls += more
             best = np.maximum.accumulate(np.maximum(falls, 0.0))
             rest = REST * float(best[-1] - best[len(best) // 2])
-            if self.shown > SHARP * self.resolution or self.shown + rest <= self.resolution:
+            slowing = rest <= REST * best[len(best) // 2]  # what grows is not over
+            if self.shown > SHARP * self.resolution or (slowing and self.shown + rest <= self.resolution):
                 break
         return rest if self.shown + rest > self.resolution else self.resolution - self.shown
 
@@ -490,7 +490,8 @@ class GainEstimate:
         """Decrease below the parameters, −∞ where that is not finite, and the signed gradient."""
         value, gradient = self.op.objective.value_and_gradient(there)
         fall = self._fall(value)
-        return fall if math.isfinite(fall) else -math.inf, scale(self.sign, gradient)
+        finite = math.isfinite(fall) and math.isfinite(float(norm(gradient)))
+        return fall if finite else -math.inf, scale(self.sign, gradient)
 
     def _adam(self, steps: int) -> list[float]:
         """Run Adam with steps of a small share of the reach; decreases below the parameters."""
@@ -518,13 +519,16 @@ class GainEstimate:
         within = self._within(first, 1 / max(self.extremes.top, 1e-30), held)
         start = aside if held is not None or self.move is None else aside + flatten(self.move)
         state = begin(jnp.asarray(start, self.op.objective.scalar_dtype))
-        there, ended = trial(layout, x, state.at, self.reach), False
+        there, ended, lowest = trial(layout, x, state.at, self.reach), False, None
         while len(falls) < evaluations and not ended:
             fall, gradient = self._evaluated(there)
+            lowest = there if fall > max(falls, default=-math.inf) else lowest
             falls.append(fall)
             state, there, over = advance(layout, x, state, fall, gradient, within)
             ended = bool(over) or fall > enough
-        return falls, unflatten(layout, state.at) if math.isfinite(float(state.fall)) else None
+        if lowest is None:
+            return falls, None
+        return falls, add_scaled(cast(lowest, layout.work_dtypes), -1.0, self.op.x_vector)
 
     def _displacement(self) -> np.ndarray:
         """Return a random unit vector along which the loss is flattest, as far as that is known."""
